@@ -1,0 +1,113 @@
+"""How a stage becomes a command: arguments, configuration, run directory, workspace, exit code.
+
+A stage is a function of what it needs, by name: ``config``, ``run``, ``workspace``::
+
+    def gate(config: Config, run: Run) -> Judged: ...
+
+
+    def main(argv: Sequence[str] | None = None) -> int:
+        return stage.run(gate, argv)
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from mlops.core import console
+from mlops.core.config import Config, load
+from mlops.core.errors import INTERRUPTED, MlopsError
+from mlops.core.run import Run
+
+__all__ = ["Settings", "parser", "run", "settings"]
+
+Stage = Callable[..., Any]
+
+
+class Settings:
+    """What the common options say."""
+
+    def __init__(self, config: Config, run: Run) -> None:
+        self.config = config
+        self.run = run
+        self._workspace: Any = None
+
+    def workspace(self) -> Any:
+        """The session with the workspace, opened at the first call and then kept."""
+        if self._workspace is None:
+            # Here, not above: --help and the stages that don't talk to Azure must not pay for the SDK's import.
+            from mlops.cloud.workspace import Workspace
+
+            self._workspace = Workspace.open(self.config)
+        return self._workspace
+
+    def call(self, function: Stage) -> Any:
+        """Call a stage with what it names."""
+        offered: dict[str, Callable[[], Any]] = {"config": lambda: self.config, "run": lambda: self.run, "workspace": self.workspace}
+        return function(**{name: offered[name]() for name in inspect.signature(function).parameters})
+
+
+def parser(description: str, prog: str | None = None) -> argparse.ArgumentParser:
+    """A parser with the options that every command has."""
+    common = argparse.ArgumentParser(description=description, prog=prog, formatter_class=argparse.RawDescriptionHelpFormatter)
+    common.add_argument("--target", default=os.environ.get("MLOPS_TARGET", "local"), help="a table under [targets] (default: local)")
+    common.add_argument("--config", type=Path, default=Path("pipeline.toml"), metavar="FILE", help="default: pipeline.toml")
+    common.add_argument("--run", type=Path, default=Path("run"), metavar="DIR", help="where records are kept (default: run)")
+    common.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting, e.g. training.parameters.max_steps=5"
+    )
+    return common
+
+
+def settings(arguments: argparse.Namespace) -> Settings:
+    """Load what the common options name."""
+    return Settings(load(arguments.config, arguments.target, arguments.set), Run(arguments.run))
+
+
+def run(function: Stage, argv: Sequence[str] | None = None) -> int:
+    """Run one stage as a command and return its exit code."""
+    # The calling module's docstring opens with what the stage does and the command that runs it.
+    module = sys.modules[function.__module__]
+    name = function.__name__.replace("_", "-")
+    arguments = parser(inspect.cleandoc(module.__doc__ or ""), prog=f"mlops {name}").parse_args(argv)
+    return guarded(lambda: step(settings(arguments), name, function))
+
+
+def step(given: Settings, name: str, function: Stage) -> int:
+    """Run a stage inside its titled section. A verdict decides the exit code; every other result is success."""
+    with console.step(name):
+        result = given.call(function)
+    verdict = getattr(result, "verdict", None)
+    return int(verdict.exit_code) if verdict is not None else 0
+
+
+def guarded(command: Callable[[], int]) -> int:
+    """Turn every way to fail into a message and an exit code."""
+    previous = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return command()
+    except MlopsError as problem:
+        console.error(str(problem))
+        return problem.exit_code
+    except KeyboardInterrupt:
+        console.error("Interrupted.")
+        return INTERRUPTED
+    except Exception as problem:
+        traceback.print_exc()
+        console.error(f"Unforeseen: {type(problem).__name__}: {problem}\nFix: this is a bug of ours; please report the lines above.")
+        return 1
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _interrupt(_signum: int, _frame: FrameType | None) -> None:
+    # SIGTERM takes the way of Ctrl-C, so that `finally` blocks run and a cancelled workflow cancels its job.
+    raise KeyboardInterrupt
