@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["Progress", "error", "info", "in_github", "mask", "notice", "output", "step", "summary", "warning"]
+__all__ = ["Progress", "error", "in_github", "info", "mask", "notice", "output", "step", "summary", "warning"]
 
 
 def in_github() -> bool:
