@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mlops.core.errors import ConfigError
 
-__all__ = ["COORDINATES", "Config", "json_schema", "load"]
+__all__ = ["COORDINATES", "Config", "json_schema", "load", "locate"]
 
 COORDINATES = {
     "subscription_id": "AZURE_SUBSCRIPTION_ID",
@@ -53,6 +53,7 @@ class DataConfig(Table):
     max_rows: dict[str, int] = Field(default_factory=dict, description="split → at most so many rows, after `percent`")
     max_messages: int | None = Field(None, ge=2, description="cut conversations to so many messages")
     max_characters: int | None = Field(None, ge=1, description="drop conversations longer than this")
+    deduplicate: bool = Field(True, description="drop repeated conversations, and training rows that a test split has too")
     seed: int = 42
 
 
@@ -173,6 +174,7 @@ class Config(Table):
     smoke: SmokeConfig = SmokeConfig()
     tags: dict[str, str] = Field(default_factory=dict, description="put on everything that we create")
     command_line_parameters: tuple[str, ...] = Field((), description="names of training.parameters given with --set", exclude=True)
+    file: str = Field("pipeline.toml", description="where it was read from", exclude=True)
 
 
 class _Document(Table):
@@ -220,18 +222,38 @@ def load(path: Path, target: str, overrides: Sequence[str] = (), environment: Ma
         if keys[:2] == ["training", "parameters"] and len(keys) == 3:
             given.append(keys[2])
     try:
-        return Config.model_validate({**settings, "target": target, "command_line_parameters": tuple(given)})
+        return Config.model_validate({**settings, "target": target, "command_line_parameters": tuple(given), "file": str(path)})
     except ValidationError as problem:
         raise ConfigError(
             _explain(path, text, problem, Config, ("defaults", f"targets.{target}")), f"mend {path} or the --set option"
         ) from problem
 
 
+def locate(config: Config, key: str) -> str:
+    """Where a setting was given: ``file:line`` of it or of the table that holds it, the ``--set`` option, or the file alone (a default).
+
+    Args:
+        config: as loaded.
+        key: dotted, e.g. ``"training.parameters.max_steps"``.
+    """
+    if key.removeprefix("training.parameters.") in config.command_line_parameters:
+        return f"--set {key}"
+    try:
+        text = Path(config.file).read_text(encoding="utf-8")
+    except OSError:
+        return config.file
+    parts = key.split(".")
+    for length in range(len(parts), 0, -1):
+        if line := _line_of(text, parts[:length], ("defaults", f"targets.{config.target}"), missing=0):
+            return f"{config.file}:{line}"
+    return config.file
+
+
 def json_schema() -> dict[str, Any]:
     """JSON Schema of pipeline.toml, for editors (kept fresh in ``docs/pipeline.schema.json`` by a test)."""
     table = Config.model_json_schema()
     definitions = table.pop("$defs")
-    for key in ("target", "command_line_parameters"):
+    for key in ("target", "command_line_parameters", "file"):
         table["properties"].pop(key, None)
     table.pop("required", None)
     definitions["Target"] = {**table, "title": "Target"}
@@ -301,10 +323,10 @@ def _nearest(word: str, known: Any) -> str:
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 
-def _line_of(text: str, location: Sequence[str], sections: Sequence[str]) -> int:
-    """Best guess at the line of a key: the last place where its table stands in one of the sections, else 1."""
+def _line_of(text: str, location: Sequence[str], sections: Sequence[str], missing: int = 1) -> int:
+    """Best guess at the line of a key: the last place where its table stands in one of the sections, else ``missing``."""
     keys = [part for part in location if not part.isdigit()]
-    table, found = "", 1
+    table, found = "", missing
     for number, line in enumerate(text.splitlines(), start=1):
         stripped = line.strip()
         if stripped.startswith("["):

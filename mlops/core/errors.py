@@ -20,6 +20,7 @@ The class is the meaning, the exit code is what a workflow reads, the message is
     ├── TrafficError               15   traffic is not what it should be
     ├── TeardownIncomplete         16   something of ours still exists
     ├── NotPromoted                17   a stage behind the gate was called without PROMOTE
+    ├── DataError                  18   the data set can't be had, or lacks a split
     └── Rejected                   20   the gate says REJECT
 
 An interrupt (Ctrl-C, SIGTERM) ends with 130, as shells expect.
@@ -32,6 +33,7 @@ __all__ = [
     "AzureError",
     "ConfigError",
     "CredentialError",
+    "DataError",
     "DeploymentFailed",
     "EvidenceError",
     "Held",
@@ -173,6 +175,12 @@ class NotPromoted(MlopsError):
     """A stage behind the gate was called without PROMOTE."""
 
     exit_code = 17
+
+
+class DataError(MlopsError):
+    """The data set can't be had, or lacks a split. What is wrong inside a row is a finding (ValidationFailed)."""
+
+    exit_code = 18
 
 
 class Rejected(MlopsError):

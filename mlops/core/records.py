@@ -78,11 +78,16 @@ class Prepared(Record):
     """The data, as JSON Lines under ``run/data/``. ``files`` has one entry per split."""
 
     stage: ClassVar[str] = "prepare"
+    volatile: ClassVar[frozenset[str]] = Record.volatile | {"source_seen"}
     dataset: str
     revision: str
     percent: float = Field(description="of each split that was kept, in (0, 100]")
     seed: int
     fingerprint: str = Field(description="sha256 over the split digests")
+    settings: str = Field("", description="sha256 over every setting that decides what is kept")
+    source: dict[str, str] = Field(default_factory=dict, description="file → sha256; empty for the hub, whose revision says it")
+    source_seen: dict[str, tuple[int, int]] = Field(default_factory=dict, description="file → size and mtime_ns when it was last read")
+    dropped: dict[str, dict[str, int]] = Field(default_factory=dict, description="split → reason → rows that were left out")
 
 
 class Finding(Frozen):

@@ -1,0 +1,111 @@
+"""Run history: what a job's run says about itself, its children and its log files.
+
+Public surface: run-history.json of Azure/azure-sdk-for-python (``{api}/history/v1.0{workspace}/runs/{run}/details`` and ``/children``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from mlops.cloud.errors import translated
+from mlops.cloud.rest import Rest
+
+if TYPE_CHECKING:
+    from mlops.cloud.workspace import Workspace
+
+__all__ = ["History", "RunDetails"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunDetails:
+    """A run as run history has it."""
+
+    run: str
+    name: str
+    """Its step's name in a pipeline, else its display name."""
+    status: str
+    error: str
+    """The service's message, with its codes; empty where there is none."""
+    logs: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Log file → URL that reads it (with a signature: not for showing)."""
+
+
+class History:
+    """The workspace's run history. Use it as ``workspace.history``."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._rest = Rest(workspace.credential)
+        # The tracking URI's host is the region's data plane, which also serves run history.
+        host = urlsplit(workspace.tracking_uri).netloc
+        self._base = f"https://{host}/history/v1.0{workspace.arm_id}/runs"
+
+    def details(self, run: str) -> RunDetails:
+        """A run's details.
+
+        Raises:
+            NotFound: no such run.
+        """
+        with translated(f"reading the run {run}"):
+            return _details(self._rest.get(f"{self._base}/{run}/details"))
+
+    def children(self, run: str) -> list[RunDetails]:
+        """The runs right below, e.g. a pipeline's steps, in the order in which they were made."""
+        found: list[Any] = []
+        with translated(f"listing the children of {run}"):
+            page = self._rest.get(f"{self._base}/{run}/children")
+            found += page.get("value") or ()
+            while following := page.get("nextLink"):
+                page = self._rest.get(following)
+                found += page.get("value") or ()
+        found.sort(key=lambda child: (str(child.get("createdUtc") or child.get("createdTimeUtc") or ""), child.get("runNumber") or 0))
+        return [_details(child) for child in found]
+
+    def descendants(self, run: str) -> list[RunDetails]:
+        """All runs below, nearest first. A registry component sits as one child of the pipeline and has its steps below it."""
+        found, level = [], [run]
+        while level:
+            children = [child for parent in level for child in self.children(parent)]
+            found += children
+            level = [child.run for child in children]
+        return found
+
+    def log(self, url: str, start: int = 0) -> bytes:
+        """A log file from byte ``start`` on, by the URL that :class:`RunDetails` gives; empty where nothing has come since."""
+        from azure.core.exceptions import HttpResponseError
+        from azure.storage.blob import BlobClient
+
+        with translated("reading a log file"), BlobClient.from_blob_url(url) as blob:
+            try:
+                return bytes(blob.download_blob(offset=start, max_concurrency=1).readall())
+            except HttpResponseError as problem:
+                # 416: the file ends where we stand.
+                if problem.status_code == 416:
+                    return b""
+                raise
+
+
+def _details(body: Mapping[str, Any]) -> RunDetails:
+    properties = body.get("properties") or {}
+    return RunDetails(
+        run=str(body.get("runId") or ""),
+        name=str(properties.get("azureml.moduleName") or body.get("displayName") or body.get("name") or body.get("runId") or ""),
+        status=str(body.get("status") or "Unknown"),
+        error=_error(body.get("error")),
+        logs=dict(body.get("logFiles") or {}),
+    )
+
+
+def _error(error: Any) -> str:
+    """The message of ``{"error": {"code", "message", "innerError"}}`` with its codes, outermost first."""
+    inner = error.get("error") if isinstance(error, Mapping) else None
+    if not isinstance(inner, Mapping):
+        return ""
+    message, codes, level = str(inner.get("message") or "").strip(), [], inner
+    while isinstance(level, Mapping):
+        if level.get("code"):
+            codes.append(str(level["code"]))
+        level = level.get("innerError") or level.get("inner_error")
+    return f"{'/'.join(codes)}: {message}" if codes else message

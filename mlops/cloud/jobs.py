@@ -1,0 +1,223 @@
+"""Jobs: submit, find again, watch, cancel; their metrics and outputs.
+
+A job's name is made from what decides its result: ``mlops-{name_hint}-{first 16 of tags[KEY]}-{n}``, n = 1 for the first attempt. So the
+job of a key is found with one GET per attempt instead of paging through every job of the workspace, and two runners that submit the
+same work at the same moment ask for the same name: Azure keeps one job, and nobody pays twice.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlops.cloud.errors import NotFound, translated
+from mlops.core import console
+from mlops.core.errors import AzureError
+
+if TYPE_CHECKING:
+    from mlops.cloud.workspace import Workspace
+
+__all__ = ["ACTIVE", "KEY", "JobInput", "JobView", "Jobs"]
+
+KEY = "mlops.run_key"
+"""Tag: hex sha256 over everything that decides the job's result. Every job that we submit has it."""
+
+ACTIVE = frozenset({"NotStarted", "Starting", "Provisioning", "Preparing", "Queued", "Running", "Finalizing", "Scheduled"})
+"""Statuses from which a job can still complete."""
+
+_LITERALS = frozenset({"string", "integer", "number", "boolean"})
+
+
+@dataclass(frozen=True)
+class JobInput:
+    """A job's input: ``uri_file``, ``uri_folder``, ``mlflow_model``, … and a local path or an azureml:// URI.
+
+    For literals, ``type`` is ``string``, ``integer``, ``number`` or ``boolean`` and ``path`` the value.
+    """
+
+    type: str
+    path: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobView:
+    """A job as it stands."""
+
+    name: str
+    """Also its MLflow run id."""
+    status: str
+    display_name: str = ""
+    experiment: str = ""
+    studio_url: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    properties: Mapping[str, str] = field(default_factory=dict)
+    outputs: Mapping[str, str] = field(default_factory=dict)
+    """Output → azureml:// URI, or empty where the service gives none."""
+    created_at: datetime | None = None
+
+    @property
+    def active(self) -> bool:
+        """Whether it can still complete."""
+        return self.status in ACTIVE
+
+
+class Jobs:
+    """The workspace's jobs. Use it as ``workspace.jobs``."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._workspace = workspace
+
+    def submit_command(
+        self,
+        *,
+        name_hint: str,
+        code: Path,
+        command: str,
+        inputs: Mapping[str, JobInput],
+        outputs: Mapping[str, str],
+        environment: str,
+        compute: str,
+        environment_variables: Mapping[str, str],
+        tags: Mapping[str, str],
+        experiment: str,
+        display_name: str,
+    ) -> str:
+        """Submit a command job and return its name.
+
+        ``tags`` must hold :data:`KEY`; the workspace's own tags are added. ``outputs`` is name → type (``uri_folder``, …).
+        """
+        from azure.ai.ml import Input, Output
+        from azure.ai.ml import command as command_job
+
+        with translated(f"building the job {display_name}"):
+            job = command_job(
+                code=str(code),
+                command=command,
+                inputs={
+                    name: given.path if given.type in _LITERALS else Input(type=given.type, path=given.path)
+                    for name, given in inputs.items()
+                },
+                outputs={name: Output(type=kind, mode="rw_mount") for name, kind in outputs.items()},
+                environment=environment,
+                compute=compute,
+                environment_variables=dict(environment_variables),
+            )
+        return self._submit(job, name_hint, tags, experiment, display_name)
+
+    def submit_pipeline(self, pipeline: Any, *, name_hint: str, tags: Mapping[str, str], experiment: str, display_name: str) -> str:
+        """Submit a pipeline built with ``azure.ai.ml.dsl`` and return the job's name. ``tags`` must hold :data:`KEY`."""
+        return self._submit(pipeline, name_hint, tags, experiment, display_name)
+
+    def find(self, experiment: str, tags: Mapping[str, str], *, name_hint: str) -> list[JobView]:
+        """The jobs of a key, newest attempt first. ``tags`` must hold :data:`KEY`; ``name_hint`` is the one of the submit.
+
+        Tags are compared, too: a job that has the name by chance, or another's key with the same beginning, is left out.
+        """
+        found = [view for view in self._attempts(name_hint, tags[KEY]) if view.experiment == experiment]
+        return [view for view in reversed(found) if tags.items() <= view.tags.items()]
+
+    def ours(self) -> Iterator[JobView]:
+        """Every job of this pipeline and target, in the order in which the service lists them."""
+        with translated("listing jobs"):
+            # The service filters by the tag's name; its value is for us to compare.
+            for job in self._workspace.ml.jobs.list(tag=KEY):
+                if job is not None and self._workspace.ours(job.tags):
+                    yield _view(job)
+
+    def get(self, job: str) -> JobView:
+        """A job as it stands.
+
+        Raises:
+            NotFound: no such job.
+        """
+        with translated(f"reading job {job}"):
+            return _view(self._workspace.ml.jobs.get(job))
+
+    def wait(self, job: str, timeout_s: float) -> JobView:
+        """Watch a job until it ends, with its log, and return only if it Completed.
+
+        Raises:
+            JobFailed: with the service's error, the last log lines and the studio's URL.
+            JobCanceled: Canceled or CancelRequested.
+            JobStatusUnknown: any other status, or still active after ``timeout_s`` (then it is cancelled).
+            KeyboardInterrupt: after the job was told to cancel.
+        """
+        from mlops.cloud.watch import Watch
+
+        return Watch(self._workspace, job).wait(timeout_s)
+
+    def cancel(self, job: str) -> None:
+        """Tell a job to stop; one that has ended already is left alone."""
+        try:
+            with translated(f"cancelling job {job}"):
+                self._workspace.ml.jobs.begin_cancel(job)
+        except AzureError as problem:
+            if not self.get(job).active:
+                return
+            raise AzureError(
+                f"Job {job} could not be cancelled and may go on costing money: {problem.what}", f"cancel it in the studio, or run `az ml job cancel -n {job}`"
+            ) from problem
+
+    def metrics(self, job: str, expected: Iterable[str] = (), patience_s: float = 60.0) -> dict[str, float]:
+        """Last value of each metric on the job's root run, else on its children, from MLflow.
+
+        Metrics can arrive after the job has ended: waits up to ``patience_s`` for ``expected`` (or for any) and returns what is there.
+        """
+        return self._workspace.tracking.metrics(job, expected, patience_s)
+
+    def download_output(self, job: str, output: str, into: Path) -> Path:
+        """Download a job's named output into a folder (replaced if it is there) and return the folder.
+
+        Raises:
+            AzureError: the output has no files.
+        """
+        from mlops.cloud.outputs import Outputs
+
+        return Outputs(self._workspace).download(self.get(job).outputs.get(output, ""), job, output, into)
+
+    def _submit(self, job: Any, name_hint: str, tags: Mapping[str, str], experiment: str, display_name: str) -> str:
+        attempts = sum(1 for _ in self._attempts(name_hint, tags[KEY]))
+        job.name = _name(name_hint, tags[KEY], attempts + 1)
+        job.display_name = display_name
+        job.experiment_name = experiment
+        job.tags = {**self._workspace.tags, **tags}
+        with translated(f"submitting the job {display_name}"):
+            made = self._workspace.ml.jobs.create_or_update(job)
+        console.info(f"  submitted {made.name}: {made.studio_url}")
+        return str(made.name)
+
+    def _attempts(self, name_hint: str, key: str) -> Iterator[JobView]:
+        """The jobs of a key, oldest first."""
+        number = 1
+        while True:
+            try:
+                yield self.get(_name(name_hint, key, number))
+            except NotFound:
+                return
+            number += 1
+
+
+def _name(name_hint: str, key: str, attempt: int) -> str:
+    """A job's name: letters, digits, ``-`` and ``_`` only, as the service wants it."""
+    hint = re.sub(r"[^a-z0-9]+", "-", name_hint.lower()).strip("-")
+    return f"mlops-{hint}-{key[:16]}-{attempt}"
+
+
+def _view(job: Any) -> JobView:
+    outputs = {name: str(getattr(output, "path", None) or "") for name, output in (getattr(job, "outputs", None) or {}).items()}
+    created = job.creation_context.created_at if job.creation_context else None
+    return JobView(
+        name=str(job.name),
+        status=str(job.status or "Unknown"),
+        display_name=str(job.display_name or ""),
+        experiment=str(job.experiment_name or ""),
+        studio_url=str(job.studio_url or ""),
+        tags=dict(job.tags or {}),
+        properties=dict(job.properties or {}),
+        outputs=outputs,
+        created_at=created,
+    )

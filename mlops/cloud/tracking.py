@@ -1,0 +1,75 @@
+"""MLflow of the workspace, through azureml-mlflow, as ourselves."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from mlops.cloud.errors import translated
+
+if TYPE_CHECKING:
+    from mlops.cloud.workspace import Workspace
+
+__all__ = ["Tracking"]
+
+
+class Tracking:
+    """Reads and tags the workspace's MLflow runs. Use it as ``workspace.tracking``."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._workspace = workspace
+        self._client: Any = None
+
+    @property
+    def client(self) -> Any:
+        """An ``mlflow.MlflowClient`` on the workspace's tracking URI.
+
+        Left alone, azureml-mlflow builds a credential of its own, which may wait for a device-code log-in where nobody sits. It looks
+        for a context by tracking URI first, so we put one there that carries the credential we have checked.
+        """
+        if self._client is None:
+            import mlflow
+            from azureml.mlflow._common._cloud.cloud import KNOWN_CLOUDS
+            from azureml.mlflow._internal.service_context_loader import _AzureMLServiceContextLoader
+            from azureml.mlflow._internal.utils import ServiceContext
+
+            uri, at = self._workspace.tracking_uri, self._workspace.coordinates
+            context = ServiceContext(
+                host_url=f"https://{urlsplit(uri).netloc}",
+                subscription_id=at["subscription_id"],
+                resource_group_name=at["resource_group"],
+                workspace_name=at["name"],
+                auth=self._workspace.credential,
+                cloud=KNOWN_CLOUDS["AzureCloud"],
+            )
+            _AzureMLServiceContextLoader.add_service_context(uri, context)
+            self._client = mlflow.MlflowClient(tracking_uri=uri)
+        return self._client
+
+    def metrics(self, run: str, expected: Iterable[str], patience_s: float) -> dict[str, float]:
+        """See :meth:`mlops.cloud.jobs.Jobs.metrics`."""
+        wanted, deadline = set(expected), time.monotonic() + patience_s
+        while True:
+            found = self._metrics_once(run, wanted)
+            if (found and wanted <= found.keys()) or time.monotonic() >= deadline:
+                return found
+            time.sleep(min(5.0, max(0.1, patience_s / 10)))
+
+    def _metrics_once(self, run: str, wanted: set[str]) -> dict[str, float]:
+        with translated(f"reading the metrics of {run} from MLflow"):
+            found = dict(self.client.get_run(run).data.metrics)
+        if found and wanted <= found.keys():
+            return found
+        # Some components log on the step's run only. The root's own values win.
+        for child in self._workspace.history.descendants(run):
+            with translated(f"reading the metrics of {child.run} from MLflow"):
+                found = {**self.client.get_run(child.run).data.metrics, **found}
+        return found
+
+    def set_tags(self, run: str, tags: dict[str, str]) -> None:
+        """Put tags on a run."""
+        with translated(f"tagging {run} in MLflow"):
+            for key, value in tags.items():
+                self.client.set_tag(run, key, value)

@@ -1,0 +1,166 @@
+"""Watching a job until it ends.
+
+The SDK's ``jobs.stream`` returns without an error for jobs that were cancelled, that don't respond or that are paused, and has no
+time limit; so the job is watched here, and what counts is its status at the end.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from mlops.cloud.history import RunDetails
+from mlops.core import console
+from mlops.core.errors import AzureError, JobCanceled, JobFailed, JobStatusUnknown, MlopsError
+
+if TYPE_CHECKING:
+    from mlops.cloud.jobs import JobView
+    from mlops.cloud.workspace import Workspace
+
+__all__ = ["Watch"]
+
+FIRST_POLL_S = 1.0
+SLOWEST_POLL_S = 15.0
+TAIL_LINES = 30
+LOST_POLLS = 5
+"""So many failed looks at a job in a row are too many."""
+
+
+class Watch:
+    """Follows one job: says when it or one of its steps changes, shows new log lines, ends with the truth.
+
+    Args:
+        workspace: where the job runs.
+        job: its name.
+    """
+
+    def __init__(self, workspace: Workspace, job: str) -> None:
+        self._workspace = workspace
+        self._job = job
+        self._statuses: dict[str, str] = {}
+        self._shown: dict[str, int] = {}
+
+    def wait(self, timeout_s: float) -> JobView:
+        """See :meth:`mlops.cloud.jobs.Jobs.wait`."""
+        try:
+            view = self._until_ended(timeout_s)
+        except KeyboardInterrupt:
+            console.warning(f"Interrupted: cancelling job {self._job}, so that it doesn't go on costing money.")
+            self._workspace.jobs.cancel(self._job)
+            raise
+        return self._judge(view)
+
+    def _until_ended(self, timeout_s: float) -> JobView:
+        deadline, pause, lost = time.monotonic() + timeout_s, FIRST_POLL_S, 0
+        while True:
+            try:
+                view = self._workspace.jobs.get(self._job)
+                self._tell(view)
+                lost = 0
+            except AzureError as problem:
+                # The job runs on whatever happens to our view of it, so one bad answer is no reason to leave it.
+                lost += 1
+                if lost >= LOST_POLLS:
+                    raise JobStatusUnknown(
+                        f"Job {self._job} can't be watched any more and may still run and cost money: {problem.what}",
+                        "run the same command again: it attaches to the job",
+                    ) from problem
+            else:
+                if not view.active:
+                    return view
+                if time.monotonic() >= deadline:
+                    self._workspace.jobs.cancel(self._job)
+                    raise JobStatusUnknown(
+                        f"Job {self._job} was still {view.status} after {timeout_s / 3600:.1f} hours and was told to cancel.",
+                        "raise training.timeout_hours in pipeline.toml if it needs longer",
+                    )
+            time.sleep(min(pause, max(0.0, deadline - time.monotonic())))
+            pause = min(pause * 1.2, SLOWEST_POLL_S)
+
+    def _tell(self, view: JobView) -> None:
+        if self._statuses.get(self._job) != view.status:
+            self._statuses[self._job] = view.status
+            console.info(f"  {view.display_name or self._job}: {view.status}")
+        for run in self._runs():
+            if run.run != self._job and self._statuses.get(run.run) != run.status:
+                self._statuses[run.run] = run.status
+                console.info(f"    {run.name}: {run.status}")
+            self._show_log(run)
+
+    def _runs(self) -> list[RunDetails]:
+        """The job's own run and those of its steps, as far as run history has them yet."""
+        history = self._workspace.history
+        try:
+            return [history.details(self._job), *(self._with_logs(child) for child in history.descendants(self._job))]
+        except MlopsError:
+            # What the job is doing is a courtesy; how it ends is read elsewhere.
+            return []
+
+    def _with_logs(self, child: RunDetails) -> RunDetails:
+        """A list of children leaves out their log files; asking each child at every poll would be wasteful."""
+        news = child.status != self._statuses.get(child.run)
+        return self._workspace.history.details(child.run) if news or child.status == "Running" else child
+
+    def _show_log(self, run: RunDetails) -> None:
+        for name in _readable(run.logs):
+            key = f"{run.run}/{name}"
+            try:
+                new = self._workspace.history.log(run.logs[name], self._shown.get(key, 0))
+            except MlopsError:
+                return
+            # Half a line waits for its other half.
+            whole = new[: new.rfind(b"\n") + 1]
+            self._shown[key] = self._shown.get(key, 0) + len(whole)
+            for line in whole.decode("utf-8", errors="replace").splitlines():
+                console.info(f"      {line}")
+
+    def _judge(self, view: JobView) -> JobView:
+        where = f"\nStudio: {view.studio_url}" if view.studio_url else ""
+        if view.status == "Completed":
+            return view
+        if view.status == "Failed":
+            error, tail = self._post_mortem()
+            raise JobFailed(
+                f"Job {view.name} failed: {error}{tail}{where}",
+                "mend what the log shows and run the command again: it makes a new attempt",
+            )
+        if view.status in ("Canceled", "CancelRequested"):
+            raise JobCanceled(
+                f"Job {view.name} was cancelled ({view.status}); its outputs are not to be trusted.{where}",
+                "run the command again: it makes a new attempt",
+            )
+        raise JobStatusUnknown(
+            f"Job {view.name} stands at {view.status}, which is neither running nor done; it may still cost money.{where}",
+            f"look at it in the studio; cancel it with `az ml job cancel -n {view.name}` if it is stuck",
+        )
+
+    def _post_mortem(self) -> tuple[str, str]:
+        """The service's error and the end of the log of the step that failed first."""
+        history = self._workspace.history
+        try:
+            own = history.details(self._job)
+            failed = [history.details(child.run) for child in history.descendants(self._job) if child.status == "Failed"]
+        except MlopsError as problem:
+            return f"(run history could not be read: {problem.what})", ""
+        # The deepest failed step is the one that broke; those above it failed because of it.
+        culprit = failed[-1] if failed else own
+        error = culprit.error or own.error or "the service gave no error"
+        tail = self._tail(culprit)
+        step = f"step {culprit.name}: " if culprit is not own else ""
+        return step + error, "\nLast lines of its log:\n" + "\n".join(f"  {line}" for line in tail) if tail else ""
+
+    def _tail(self, run: RunDetails) -> list[str]:
+        try:
+            texts = [self._workspace.history.log(run.logs[name]).decode("utf-8", errors="replace") for name in _readable(run.logs)]
+        except MlopsError as problem:
+            return [f"(the log could not be read: {problem.what})"]
+        return "\n".join(texts).splitlines()[-TAIL_LINES:]
+
+
+def _readable(logs: Iterable[str]) -> list[str]:
+    """The log files that carry the user's own output: ``user_logs/std_log*.txt``, else the pipeline's execution log."""
+    names = sorted(logs)
+    own = [name for name in names if name.startswith("user_logs/std_log")]
+    # With several processes each has a log of its own; the first speaks for all.
+    return own[:1] or [name for name in names if name.endswith("executionlogs.txt")]

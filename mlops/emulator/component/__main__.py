@@ -1,0 +1,72 @@
+"""Run one step of the emulated component.
+
+    python -m mlops.emulator.component STEP SPEC.json
+
+Exit code 0, or 1 with ``error.json`` in the working folder: ``{"code", "message", "inner"}``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from mlops.core import console
+from mlops.emulator.component.failures import StepError
+from mlops.emulator.component.step import Step
+
+__all__ = ["STEPS", "main"]
+
+STEPS = {
+    "ft_nlp_common_validation": "validation",
+    "chat_completion_model_import": "model_import",
+    "chat_completion_datapreprocess": "preprocess",
+    "chat_completion_finetune": "finetune",
+    "ft_nlp_model_converter": "converter",
+}
+"""Node → the module here that does its work. Each is imported when it runs: only two of them need torch."""
+
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "2",
+    # Spinning threads starve their neighbours (and a neighbour's then starve us).
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_OFFLINE": "1",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a step; returns its exit code."""
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    if len(arguments) != 2 or arguments[0] not in STEPS:
+        console.error(f"usage: python -m mlops.emulator.component {{{','.join(STEPS)}}} SPEC.json")
+        return 2
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    start = time.monotonic()
+    try:
+        importlib.import_module(f"mlops.emulator.component.{STEPS[arguments[0]]}").run(Step.read(Path(arguments[1])))
+    except Exception as problem:
+        traceback.print_exc()
+        _report(problem)
+        return 1
+    console.info(f"{arguments[0]}: done in {time.monotonic() - start:.1f} s")
+    return 0
+
+
+def _report(problem: Exception) -> None:
+    """Leave error.json, which becomes the job's error."""
+    if isinstance(problem, StepError):
+        error = {"code": problem.code, "message": problem.message, "inner": problem.inner}
+    else:
+        error = {"code": "SystemError", "message": f"{type(problem).__name__}: {problem}", "inner": "InternalServerError"}
+    Path("error.json").write_text(json.dumps(error, indent=2), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

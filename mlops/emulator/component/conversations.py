@@ -1,0 +1,114 @@
+"""Reads conversations from the file formats that the component takes: jsonl, json, csv, tsv, parquet, and MLTable folders of those."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mlops.emulator.component.failures import UserError
+
+__all__ = ["read"]
+
+
+def read(path: Path, column: str) -> Iterator[tuple[str, Any]]:
+    """Every row's value of one column.
+
+    Args:
+        path: a file, or a folder: an MLTable, or one with a single file of data.
+        column: its name. In csv and tsv the value is JSON text.
+
+    Yields:
+        Where the row stands (``train.jsonl:3``) and the value.
+
+    Raises:
+        UserError: an unknown format, a file that is not what its suffix says, or a row without the column.
+    """
+    for file in _files(path):
+        reader = _READERS.get(file.suffix.lower())
+        if reader is None:
+            raise UserError(f"{file.name}: the format is not supported; use one of {', '.join(sorted(_READERS))}.")
+        for number, row in reader(file):
+            place = f"{file.name}:{number}"
+            if not isinstance(row, dict) or column not in row:
+                raise UserError(f"The row has no column {column!r}. ({place})")
+            yield place, _plain(row[column], place)
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    if (path / "MLTable").is_file():
+        return _mltable(path)
+    files = sorted(file for file in path.iterdir() if file.suffix.lower() in _READERS)
+    if len(files) != 1:
+        raise UserError(f"{path.name} is a folder with {len(files)} files of data; a file is wanted.")
+    return files
+
+
+def _mltable(folder: Path) -> list[Path]:
+    """The files that an MLTable names. Its transformations are not followed: a file's suffix says how to read it."""
+    import yaml
+
+    try:
+        entries = yaml.safe_load((folder / "MLTable").read_text(encoding="utf-8"))["paths"]
+        named = [folder / str(entry["file"]) for entry in entries if "file" in entry]
+        named += [file for entry in entries if "pattern" in entry for file in sorted(folder.glob(str(entry["pattern"]).removeprefix("./")))]
+    except (yaml.YAMLError, KeyError, TypeError, ValueError) as problem:
+        raise UserError(f"{folder.name}/MLTable does not name files under `paths`: {problem!r}") from problem
+    if not named or any(not file.is_file() for file in named):
+        raise UserError(f"{folder.name}/MLTable names files that are not beside it.", "NotFound")
+    return named
+
+
+def _jsonl(path: Path) -> Iterator[tuple[int, Any]]:
+    with path.open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                yield number, _json(line, f"{path.name}:{number}")
+
+
+def _json_array(path: Path) -> Iterator[tuple[int, Any]]:
+    text = path.read_text(encoding="utf-8-sig")
+    try:
+        rows = json.loads(text)
+    except ValueError:
+        # Many a .json file holds one object a line.
+        yield from _jsonl(path)
+        return
+    yield from enumerate(rows if isinstance(rows, list) else [rows], start=1)
+
+
+def _delimited(path: Path) -> Iterator[tuple[int, Any]]:
+    csv.field_size_limit(sys.maxsize)
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        yield from enumerate(csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ","), start=2)
+
+
+def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        batches = parquet.ParquetFile(path).iter_batches(batch_size=1000)
+        yield from enumerate((row for batch in batches for row in batch.to_pylist()), start=1)
+    except pyarrow.ArrowException as problem:
+        raise UserError(f"{path.name} is not parquet: {problem}") from problem
+
+
+_READERS = {".jsonl": _jsonl, ".json": _json_array, ".csv": _delimited, ".tsv": _delimited, ".parquet": _parquet}
+
+
+def _plain(value: Any, place: str) -> Any:
+    """The value; text is JSON, since csv and tsv hold nothing else."""
+    return _json(value, place) if isinstance(value, str) else value
+
+
+def _json(text: str, place: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as problem:
+        raise UserError(f"The row is not JSON: {problem} ({place})") from problem

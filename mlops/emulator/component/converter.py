@@ -1,0 +1,23 @@
+"""Step 5, ``ft_nlp_model_converter``: the fine-tuned weights as an MLflow model."""
+
+from __future__ import annotations
+
+from mlops.core import console
+from mlops.emulator.component.folders import find_model
+from mlops.emulator.component.packaging import save_mlflow_model
+from mlops.emulator.component.step import Step
+
+__all__ = ["run"]
+
+
+def run(step: Step) -> None:
+    """Convert what the fine-tuning step left; checkpoints are not taken along.
+
+    Raises:
+        UserError: there is no model.
+    """
+    weights = find_model(step.needed("model_path"))
+    target = step.output("mlflow_model_folder")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    digest = save_mlflow_model(weights, target, {"task": "chat-completion"})
+    console.info(f"MLflow model in {target}, weights sha256 {digest}")

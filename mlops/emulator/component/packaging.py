@@ -1,0 +1,66 @@
+"""A Hugging Face folder as an MLflow model: ``artifacts/model/`` with the weights, and the code that answers.
+
+No pickles and no signature; the weights' digest is in MLmodel's metadata. Needs no torch.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import logging
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mlops.emulator.component.folders import copy_folder, weights_digest
+
+__all__ = ["save_mlflow_model"]
+
+_REQUIREMENTS = ("mlflow", "torch", "transformers", "safetensors")
+
+
+def save_mlflow_model(weights: Path, target: Path, metadata: Mapping[str, Any]) -> str:
+    """Package a model.
+
+    Args:
+        weights: a folder with config, tokenizer and safetensors, perhaps with an unmerged adapter beside them.
+        target: the MLflow model's folder; made anew.
+        metadata: goes into MLmodel, beside ``weights_digest``.
+
+    Returns:
+        The digest of the weights, see :func:`mlops.emulator.component.folders.weights_digest`.
+    """
+    import mlflow.pyfunc
+
+    digest = weights_digest(weights)
+    adapter = (weights / "adapter_config.json").is_file()
+    requirements = [_pin(name) for name in (*_REQUIREMENTS, *(["peft"] if adapter else []))]
+    if target.exists():
+        shutil.rmtree(target)
+    # MLflow warns of a predict without type hints. Hints would give the model a signature, and with one Azure's script does not boot it.
+    logging.getLogger("mlflow.pyfunc").setLevel(logging.ERROR)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".packaging-") as temporary:
+        # The weights are linked in afterwards: MLflow would copy half a gigabyte.
+        placeholder = Path(temporary, "model")
+        placeholder.mkdir()
+        (placeholder / "config.json").write_bytes((weights / "config.json").read_bytes())
+        mlflow.pyfunc.save_model(
+            path=str(target),
+            python_model=str(Path(__file__).with_name("chat_model.py")),
+            artifacts={"model": str(placeholder)},
+            pip_requirements=requirements,
+            metadata={**metadata, "weights_digest": digest, "model_type": _model_type(weights)},
+        )
+    copy_folder(weights, target / "artifacts" / "model")
+    return digest
+
+
+def _model_type(weights: Path) -> str:
+    return str(json.loads((weights / "config.json").read_text(encoding="utf-8")).get("model_type", ""))
+
+
+def _pin(name: str) -> str:
+    # Without the local part (+cpu), which no index serves under that name.
+    return f"{name}=={importlib.metadata.version(name).partition('+')[0]}"

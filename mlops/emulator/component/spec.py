@@ -1,0 +1,258 @@
+"""What the registry component ``chat_completion_pipeline`` 0.0.82 is: inputs, nodes, outputs, and how it looks on the wire.
+
+Facts from Azure/azureml-assets, ``assets/training/finetune_acft_hf_nlp/components/`` (2026-06-30). Literals are strings throughout,
+as the SDK sends them (``"5e-06"``, ``"true"``) and as the service returns them (``"optional": "True"``).
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from mlops.emulator.component.inputs import INPUTS, PATH_TYPES, Input
+
+__all__ = ["ENVIRONMENT", "INPUTS", "NAME", "NODES", "OUTPUTS", "VERSION", "Input", "Node", "Output", "check", "resolve", "wire"]
+
+NAME = "chat_completion_pipeline"
+VERSION = "0.0.82"
+ENVIRONMENT = "azureml://registries/azureml/environments/acft-hf-nlp-gpu/versions/112"
+"""Environment id of every node."""
+
+_BINDING = re.compile(r"^\$\{\{parent\.(?:inputs\.(?P<input>\w+)|jobs\.(?P<node>\w+)\.outputs\.(?P<output>\w+))\}\}$")
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a node or the pipeline leaves behind.
+
+    Attributes:
+        type: Azure ML's asset type.
+        pipeline: the pipeline's output that this node output is, or empty.
+    """
+
+    type: str
+    pipeline: str = ""
+
+
+@dataclass(frozen=True)
+class Node:
+    """One command node of the pipeline.
+
+    Attributes:
+        name: of the node; the component bears the same.
+        version: of the component.
+        compute: the pipeline input that names the compute.
+        instance_type: the pipeline input that names the SKU where that compute is ``serverless``.
+        inputs: the node's input → a literal, ``${{parent.inputs.X}}`` or ``${{parent.jobs.NODE.outputs.X}}``.
+        outputs: by name.
+        settings: bindings of ``distribution`` and ``resources`` beside the instance type.
+    """
+
+    name: str
+    version: str
+    compute: str
+    instance_type: str
+    inputs: Mapping[str, str]
+    outputs: Mapping[str, Output]
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def component_id(self) -> str:
+        """The registry id of the node's component."""
+        return f"azureml://registries/azureml/components/{self.name}/versions/{self.version}"
+
+    @property
+    def after(self) -> tuple[str, ...]:
+        """The nodes whose outputs this one takes."""
+        found = (_BINDING.match(value) for value in self.inputs.values())
+        return tuple(dict.fromkeys(match["node"] for match in found if match and match["node"]))
+
+    def bind(self, parent: Mapping[str, str], outputs: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+        """The node's inputs with every binding replaced; what the parent lacks is left out.
+
+        Args:
+            parent: the pipeline's inputs, literals and paths alike.
+            outputs: node → output name → where it lies.
+
+        Raises:
+            KeyError: an output of an earlier node is not given.
+        """
+        bound = {}
+        for name, value in self.inputs.items():
+            match = _BINDING.match(value)
+            if match is None:
+                bound[name] = value
+            elif match["node"]:
+                bound[name] = outputs[match["node"]][match["output"]]
+            elif match["input"] in parent:
+                bound[name] = parent[match["input"]]
+        return bound
+
+
+def _same(*names: str, **others: str) -> dict[str, str]:
+    """Bindings to pipeline inputs: of the same name, or ``child=parent`` where they differ."""
+    return {name: f"${{{{parent.inputs.{name}}}}}" for name in names} | {
+        child: f"${{{{parent.inputs.{parent}}}}}" for child, parent in others.items()
+    }
+
+
+def _from(node: str, output: str) -> str:
+    return f"${{{{parent.jobs.{node}.outputs.{output}}}}}"
+
+
+_DATA = (
+    "train_file_path", "validation_file_path", "test_file_path", "train_mltable_path", "validation_mltable_path", "test_mltable_path",
+)  # fmt: skip
+
+NODES: tuple[Node, ...] = (
+    Node(
+        name="ft_nlp_common_validation",
+        version="0.0.80",
+        compute="compute_model_import",
+        instance_type="instance_type_model_import",
+        inputs=_same(
+            "mlflow_model_path", "compute_finetune", "compute_model_import", "num_nodes_finetune", "number_of_gpu_to_use_finetuning",
+            *_DATA, "num_train_epochs", "max_steps", "per_device_train_batch_size", "per_device_eval_batch_size", "learning_rate",
+            "adam_beta1", "adam_beta2", "adam_epsilon", "apply_deepspeed", "precision", "deepspeed_stage", "apply_ort", "apply_lora",
+            "ignore_mismatched_sizes", "max_seq_length", "auto_find_batch_size", compute_data_preprocess="compute_preprocess",
+        )
+        | {"task_name": "chat-completion", "user_column_names": "messages"},
+        outputs={"validation_info": Output("uri_file")},
+    ),
+    Node(
+        name="chat_completion_model_import",
+        version="0.0.81",
+        compute="compute_model_import",
+        instance_type="instance_type_model_import",
+        inputs=_same("huggingface_id", "pytorch_model_path", "mlflow_model_path", "finetune_config_path")
+        | {"validation_output": _from("ft_nlp_common_validation", "validation_info")},
+        outputs={"output_dir": Output("uri_folder")},
+    ),
+    Node(
+        name="chat_completion_datapreprocess",
+        version="0.0.80",
+        compute="compute_preprocess",
+        instance_type="instance_type_preprocess",
+        inputs=_same("batch_size", "pad_to_max_length", "max_seq_length", *_DATA, "trust_remote_code")
+        | {"model_selector_output": _from("chat_completion_model_import", "output_dir")},
+        outputs={"output_dir": Output("uri_folder")},
+    ),
+    Node(
+        name="chat_completion_finetune",
+        version="0.0.81",
+        compute="compute_finetune",
+        instance_type="instance_type_finetune",
+        inputs=_same(
+            "apply_lora", "merge_lora_weights", "lora_alpha", "lora_r", "lora_dropout", "num_train_epochs", "max_steps",
+            "per_device_train_batch_size", "per_device_eval_batch_size", "auto_find_batch_size", "optim", "learning_rate", "warmup_steps",
+            "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "gradient_accumulation_steps", "eval_accumulation_steps",
+            "lr_scheduler_type", "precision", "seed", "enable_full_determinism", "dataloader_num_workers", "ignore_mismatched_sizes",
+            "max_grad_norm", "evaluation_strategy", "evaluation_steps_interval", "eval_steps", "logging_strategy", "logging_steps",
+            "metric_for_best_model", "resume_from_checkpoint", "save_total_limit", "apply_early_stopping", "early_stopping_patience",
+            "early_stopping_threshold", "apply_deepspeed", "deepspeed", "deepspeed_stage", "apply_ort",
+        )
+        | {
+            "preprocess_output": _from("chat_completion_datapreprocess", "output_dir"),
+            "model_selector_output": _from("chat_completion_model_import", "output_dir"),
+        },
+        outputs={"pytorch_model_folder": Output("uri_folder", pipeline="pytorch_model_folder")},
+        settings=_same(
+            process_count_per_instance="number_of_gpu_to_use_finetuning",
+            instance_count="num_nodes_finetune",
+            shm_size="shm_size_finetune",
+        ),
+    ),
+    Node(
+        name="ft_nlp_model_converter",
+        version="0.0.80",
+        compute="compute_finetune",
+        instance_type="instance_type_finetune",
+        inputs={"model_path": _from("chat_completion_finetune", "pytorch_model_folder")},
+        outputs={"mlflow_model_folder": Output("mlflow_model", pipeline="mlflow_model_folder")},
+    ),
+)  # fmt: skip
+"""The graph, in the order in which it runs."""
+
+OUTPUTS: Mapping[str, Output] = {
+    output.pipeline: Output(output.type) for node in NODES for output in node.outputs.values() if output.pipeline
+}
+"""What the pipeline gives."""
+
+
+def check(values: Mapping[str, str]) -> list[str]:
+    """All problems of submitted inputs: unknown names, types, enums, minima, and required inputs without a value.
+
+    Args:
+        values: input name → literal as a string; of a path input, any non-empty string.
+
+    Returns:
+        One sentence per problem, in the order given; empty if there is none.
+    """
+    problems = []
+    for name, value in values.items():
+        if name not in INPUTS:
+            near = difflib.get_close_matches(name, INPUTS, n=1)
+            problems.append(f"{name}: no such input of {NAME} {VERSION}" + (f" (did you mean {near[0]!r}?)" if near else ""))
+        elif problem := _problem(INPUTS[name], value):
+            problems.append(f"{name}: {problem}")
+    missing = [item.name for item in INPUTS.values() if not item.optional and item.default is None and item.name not in values]
+    return problems + [f"{name}: required, but not given" for name in missing]
+
+
+def resolve(values: Mapping[str, str]) -> dict[str, str]:
+    """The inputs with defaults filled in; inputs with neither a value nor a default are left out."""
+    defaults = {item.name: item.default for item in INPUTS.values() if item.default is not None}
+    return defaults | dict(values)
+
+
+def wire() -> dict[str, Any]:
+    """``componentSpec`` as the registry returns it: scalars are strings, ``jobs`` is left out."""
+    return {
+        "name": NAME,
+        "version": VERSION,
+        "display_name": "Chat Completion Pipeline",
+        "description": "Fine-tunes a chat model and gives it as an MLflow model.",
+        "type": "pipeline",
+        "inputs": {item.name: _wire_input(item) for item in INPUTS.values()},
+        "outputs": {name: {"type": output.type, "mode": "rw_mount"} for name, output in OUTPUTS.items()},
+    }
+
+
+def _wire_input(item: Input) -> dict[str, Any]:
+    entry: dict[str, Any] = {"type": item.type, "optional": str(item.optional), "description": item.effect}
+    if item.default is not None:
+        entry["default"] = item.default
+    if item.minimum is not None:
+        entry["min"] = str(item.minimum)
+    if item.enum:
+        entry["enum"] = list(item.enum)
+    if item.mode:
+        entry["mode"] = item.mode
+    return entry
+
+
+def _problem(item: Input, value: str) -> str:
+    if item.enum:
+        return "" if value in item.enum else f"{value!r} is not one of {', '.join(item.enum)}"
+    if item.type in PATH_TYPES:
+        return "" if value.strip() else f"a {item.type} is wanted, nothing is given"
+    if item.type == "string":
+        return ""
+    if item.type == "integer":
+        if not re.fullmatch(r"[+-]?[0-9]+", value):
+            return f"{value!r} is not an integer"
+        number: float = int(value)
+    else:
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not math.isfinite(number):
+            return f"{value!r} is not a finite number"
+    if item.minimum is not None and number < item.minimum:
+        return f"{value} is less than the minimum, {item.minimum}"
+    return ""

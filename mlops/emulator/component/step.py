@@ -1,0 +1,94 @@
+"""A step's inputs and outputs, read from the file that its command line names.
+
+    {"inputs": {"learning_rate": "5e-06", "train_file_path": "/…/train.jsonl"}, "outputs": {"output_dir": "/…/out"}}
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlops.emulator.component.failures import SystemFailure, UserError
+from mlops.emulator.component.spec import INPUTS
+
+__all__ = ["Step"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step was given. A literal that was not given has the component's default."""
+
+    inputs: Mapping[str, str]
+    outputs: Mapping[str, Path]
+
+    @classmethod
+    def read(cls, path: Path) -> Step:
+        """From a file.
+
+        Raises:
+            SystemFailure: it is not of the form above.
+        """
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+            inputs = {str(name): str(value) for name, value in document["inputs"].items()}
+            return cls(inputs, {str(name): Path(value) for name, value in document["outputs"].items()})
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
+            raise SystemFailure(f"{path} is not a step's specification: {problem!r}") from problem
+
+    def text(self, name: str) -> str:
+        """A string literal."""
+        value = self.inputs.get(name, INPUTS[name].default if name in INPUTS else None)
+        if value is None:
+            raise UserError(f"Input {name} is required, but it is not given.")
+        return value
+
+    def integer(self, name: str) -> int:
+        """An integer literal."""
+        try:
+            return int(self.text(name))
+        except ValueError:
+            raise UserError(f"Input {name}: {self.text(name)!r} is not an integer.") from None
+
+    def number(self, name: str) -> float:
+        """A number literal."""
+        try:
+            return float(self.text(name))
+        except ValueError:
+            raise UserError(f"Input {name}: {self.text(name)!r} is not a number.") from None
+
+    def flag(self, name: str) -> bool:
+        """A literal ``true`` or ``false``."""
+        value = self.text(name)
+        if value not in ("true", "false"):
+            raise UserError(f"Input {name}: {value!r} is not one of true, false.")
+        return value == "true"
+
+    def path(self, name: str) -> Path | None:
+        """An asset, or None if it is not given.
+
+        Raises:
+            UserError: it is given, but there is nothing.
+        """
+        value = self.inputs.get(name)
+        if not value:
+            return None
+        path = Path(value)
+        if not path.exists():
+            raise UserError(f"Input {name}: {path} does not exist.", "NotFound")
+        return path
+
+    def needed(self, name: str) -> Path:
+        """An asset that must be there."""
+        path = self.path(name)
+        if path is None:
+            raise UserError(f"Input {name} is required, but it is not given.")
+        return path
+
+    def output(self, name: str) -> Path:
+        """Where an output goes."""
+        try:
+            return self.outputs[name]
+        except KeyError:
+            raise SystemFailure(f"The specification names no output {name}.") from None

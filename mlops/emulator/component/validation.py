@@ -1,0 +1,16 @@
+"""Step 1, ``ft_nlp_common_validation``: says that it validated. Azure's own does no more."""
+
+from __future__ import annotations
+
+from mlops.core import console
+from mlops.emulator.component.step import Step
+
+__all__ = ["run"]
+
+
+def run(step: Step) -> None:
+    """Write the one text that this step ever writes."""
+    path = step.output("validation_info")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("Validation Completed", encoding="utf-8")
+    console.info("Validation Completed")

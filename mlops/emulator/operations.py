@@ -1,0 +1,115 @@
+"""Long-running operations, as ARM does them: an answer at once, and a status URL to ask until the work is done.
+
+Protocol: Azure Resource Manager asynchronous operations (``Azure-AsyncOperation`` header, then GET until a terminal status). How long an
+operation takes is the work itself, plus as many polls as the emulator's option says; nothing sleeps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Awaitable
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from mlops.emulator.app import PROVIDER, Answer, Route
+from mlops.emulator.cloud import LOCATION, Cloud
+from mlops.emulator.errors import AzureFault, not_found
+
+__all__ = ["ROUTES", "accepted", "interrupted", "start"]
+
+RETRY_AFTER = {"Retry-After": "1"}
+"""The SDK ignores 0 and would wait 30 seconds without the header."""
+
+_running: set[asyncio.Task[None]] = set()
+
+log = logging.getLogger("mlops.emulator")
+
+
+def start(cloud: Cloud, kind: Literal["computeOperationsStatus", "mfeOperationsStatus"], prefix: str, work: Awaitable[None]) -> str:
+    """Begin ``work`` and return the path of its status.
+
+    Args:
+        prefix: of the operation's id, e.g. ``"od:"`` for an online deployment.
+        work: ends when the resource is ready, or raises AzureFault with the reason why it never will be.
+    """
+    operation = f"{prefix}{cloud.identity.workspace_guid}:{uuid.uuid4()}" if prefix else str(uuid.uuid4())
+    cloud.store.put(
+        "operation", operation, {"status": "InProgress", "polls": cloud.options.polls, "start": _now(), "end": None, "error": None}
+    )
+    task = asyncio.create_task(_finish(cloud, operation, work))
+    _running.add(task)  # asyncio itself holds tasks only weakly
+    task.add_done_callback(_running.discard)
+    return f"/subscriptions/{cloud.identity.subscription}{PROVIDER}/locations/{LOCATION}/{kind}/{operation}"
+
+
+def accepted(status: int, path: str, version: str, content: Any, location: str | None = None) -> Response:
+    """The first answer: 201 with the resource after PUT, 202 with no body after DELETE."""
+    service = "&service=new" if "computeOperationsStatus" in path else ""
+    url = f"https://management.azure.com{path}?api-version={version}{service}"
+    headers = {"Azure-AsyncOperation": url, "x-ms-async-operation-timeout": "PT30M", **RETRY_AFTER}
+    if location is not None:
+        headers["Location"] = location
+    return (
+        JSONResponse(content, status_code=status, headers=headers) if content is not None else Response(status_code=status, headers=headers)
+    )
+
+
+async def get_status(cloud: Cloud, request: Request) -> Answer:
+    """How an operation stands."""
+    operation = request.path_params["operation"]
+    try:
+        with cloud.store.change("operation", operation) as document:
+            done = document["status"] != "InProgress"
+            waiting = done and document["polls"] > 0
+            if waiting:
+                document["polls"] -= 1
+            status = "InProgress" if waiting or not done else document["status"]
+    except KeyError:
+        raise not_found(f"Operation {operation} not found.", "NotFound", "OperationNotFound") from None
+    answer: dict[str, Any] = {"id": request.url.path, "name": operation, "status": status, "startTime": document["start"]}
+    if status != "InProgress":
+        answer |= {"endTime": document["end"], "percentComplete": 100.0}
+    if status == "Failed":
+        answer["error"] = document["error"]
+    return JSONResponse(answer, headers=RETRY_AFTER)
+
+
+def interrupted(cloud: Cloud) -> None:
+    """After a restart: what was under way has failed, and says so."""
+    for operation, document in cloud.store.list("operation"):
+        if document["status"] == "InProgress":
+            fault = AzureFault(500, "OperationCanceled", "The emulator was stopped while the operation was under way.")
+            cloud.store.put(
+                "operation", operation, document | {"status": "Failed", "end": _now(), "error": fault.envelope(LOCATION)["error"]}
+            )
+
+
+async def _finish(cloud: Cloud, operation: str, work: Awaitable[None]) -> None:
+    error = None
+    try:
+        await work
+    except AzureFault as fault:
+        error = fault.envelope(LOCATION)["error"]
+    except asyncio.CancelledError:
+        raise
+    except Exception as problem:
+        log.exception("operation %s", operation)
+        error = AzureFault(500, "InternalServerError", f"{type(problem).__name__}: {problem}").envelope(LOCATION)["error"]
+    with cloud.store.change("operation", operation) as document:
+        document |= {"status": "Failed" if error else "Succeeded", "end": _now(), "error": error}
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat()
+
+
+_STATUS = "/subscriptions/{subscription}" + PROVIDER + "/locations/{location}"
+ROUTES = [
+    Route("arm", "GET", _STATUS + "/computeOperationsStatus/{operation}", get_status),
+    Route("arm", "GET", _STATUS + "/mfeOperationsStatus/{operation}", get_status),
+]

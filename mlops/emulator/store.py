@@ -1,0 +1,80 @@
+"""What the emulator remembers: JSON documents by kind and key, in one SQLite file."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Document", "Store"]
+
+Document = dict[str, Any]
+
+
+class Store:
+    """Documents that survive a restart.
+
+    A kind is a table in the reader's mind (``"job"``, ``"endpoint"``), a key is unique within it. Safe to use from several threads.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = threading.RLock()
+        self._database = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+        self._database.execute("PRAGMA journal_mode=WAL")
+        self._database.execute("PRAGMA synchronous=NORMAL")
+        self._database.execute(
+            "CREATE TABLE IF NOT EXISTS documents (kind TEXT, key TEXT, born INTEGER, body TEXT, PRIMARY KEY (kind, key)) WITHOUT ROWID"
+        )
+
+    def put(self, kind: str, key: str, document: Document) -> Document:
+        """Create or replace; the order of creation is kept."""
+        with self._lock:
+            self._database.execute(
+                "INSERT INTO documents VALUES (?, ?, (SELECT COALESCE(MAX(born), 0) + 1 FROM documents), ?)"
+                " ON CONFLICT (kind, key) DO UPDATE SET body = excluded.body",
+                (kind, key, json.dumps(document)),
+            )
+        return document
+
+    def get(self, kind: str, key: str) -> Document | None:
+        """The document, or None."""
+        with self._lock:
+            row = self._database.execute("SELECT body FROM documents WHERE kind = ? AND key = ?", (kind, key)).fetchone()
+        return json.loads(row[0]) if row else None
+
+    def list(self, kind: str, prefix: str = "") -> list[tuple[str, Document]]:
+        """(key, document) of a kind whose key starts with ``prefix``, oldest first."""
+        with self._lock:
+            rows = self._database.execute(
+                "SELECT key, body FROM documents WHERE kind = ? AND substr(key, 1, ?) = ? ORDER BY born", (kind, len(prefix), prefix)
+            ).fetchall()
+        return [(key, json.loads(body)) for key, body in rows]
+
+    def delete(self, kind: str, key: str) -> bool:
+        """Remove; False if it was not there."""
+        with self._lock:
+            return self._database.execute("DELETE FROM documents WHERE kind = ? AND key = ?", (kind, key)).rowcount > 0
+
+    @contextmanager
+    def change(self, kind: str, key: str) -> Iterator[Document]:
+        """Read, change in place, write back, with nobody in between.
+
+        Raises:
+            KeyError: there is no such document.
+        """
+        with self._lock:
+            document = self.get(kind, key)
+            if document is None:
+                raise KeyError(f"{kind} {key}")
+            yield document
+            self.put(kind, key, document)
+
+    def close(self) -> None:
+        """Write what is pending and let go of the file."""
+        with self._lock:
+            self._database.close()

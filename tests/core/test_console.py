@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mlops.core import console
+
+
+@pytest.fixture
+def github(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setenv("GITHUB_OUTPUT", str(tmp_path / "output"))
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary"))
+    return tmp_path
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("GITHUB_ACTIONS", "GITHUB_OUTPUT", "GITHUB_STEP_SUMMARY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.usefixtures("github")
+def test_an_error_on_github_is_one_command(capsys: pytest.CaptureFixture[str]) -> None:
+    console.error("50% lost\n::set-output name=a::b")
+    assert capsys.readouterr().out == "::error::50%25 lost%0A::set-output name=a::b\n"
+
+
+@pytest.mark.usefixtures("terminal")
+def test_an_error_elsewhere_goes_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    console.error("lost")
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "error: lost\n")
+
+
+def test_an_output_can_not_smuggle_in_another(github: Path) -> None:
+    console.output("verdict", "HOLD\nverdict=PROMOTE")
+    first, *rest, last = (github / "output").read_text().splitlines()
+    assert first == f"verdict<<{last}"
+    assert rest == ["HOLD", "verdict=PROMOTE"]
+
+
+def test_a_step_is_folded_and_closed_also_when_it_fails(github: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ValueError, match="no"), console.step("train"):
+        raise ValueError("no")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "::group::train"
+    assert lines[-1] == "::endgroup::"
+
+
+def test_a_summary_is_appended(github: Path) -> None:
+    console.summary("# one")
+    console.summary("# two")
+    assert (github / "summary").read_text() == "# one\n\n# two\n\n"
+
+
+@pytest.mark.usefixtures("github")
+def test_a_secret_is_masked_line_by_line(capsys: pytest.CaptureFixture[str]) -> None:
+    console.mask("a\nb")
+    assert capsys.readouterr().out == "::add-mask::a\n::add-mask::b\n"
+
+
+@pytest.mark.usefixtures("terminal")
+def test_nothing_is_masked_where_nobody_reads_masks(capsys: pytest.CaptureFixture[str]) -> None:
+    console.mask("secret")
+    assert capsys.readouterr().out == ""
+
+
+def test_progress_counts(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = console.Progress("rows", total=3)
+    progress.advance()
+    progress.advance(2)
+    progress.close()
+    assert "3/3 rows" in capsys.readouterr().out
