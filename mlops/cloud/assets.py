@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from mlops.cloud.entities import word
 from mlops.cloud.errors import NotFound, translated
 from mlops.cloud.rest import Rest
 from mlops.core.errors import AzureError
@@ -81,7 +82,6 @@ class RegisteredModel:
 
 _DISCOVERY = "https://eastus.api.azureml.ms/registrymanagement/v1.0/registries/{registry}/discovery"
 _DATAPLANE = "2021-10-01-dataplanepreview"
-_CHAT_TASK = "chat-completion"
 _SUCCESSORS = 5
 
 
@@ -117,18 +117,19 @@ class Assets:
         )
 
     def successors(self, registry: str, name: str) -> list[str]:
-        """Ids of models that may be taken instead of an archived one, at most five: same family, for chat, not archived."""
+        """Ids of models that may be taken instead of an archived one, at most five: same family, made for fine-tuning, not archived."""
         models = self._workspace.registry(registry).models
         family = _family(name)
         with translated(f"listing the models of registry {registry}"):
-            names = sorted({str(model.name) for model in models.list() if _family(str(model.name)) == family})
+            names = sorted({str(model.name) for model in models.list(list_view_type="ActiveOnly") if _family(str(model.name)) == family})
         found: list[str] = []
         for candidate in names:
             try:
                 model = self.base_model(registry, candidate, "latest")
             except AzureError:
                 continue
-            if not model.archived and model.defaults and _CHAT_TASK in json.dumps(dict(self._raw_model(registry, candidate, model.version))):
+            # Only models that can be fine-tuned carry defaults for it.
+            if model.defaults and not model.archived:
                 found.append(model.id)
             if len(found) == _SUCCESSORS:
                 break
@@ -148,7 +149,7 @@ class Assets:
             name=name,
             version=str(found.version),
             inputs={key: _input(key, given) for key, given in found.inputs.items()},
-            outputs={key: str(given.type) for key, given in found.outputs.items()},
+            outputs={key: word(given.type) for key, given in found.outputs.items()},
             sdk=found,
         )
 
@@ -214,7 +215,7 @@ class Assets:
 
 def _registered(model: Any) -> RegisteredModel:
     return RegisteredModel(
-        id=str(model.id), name=str(model.name), version=str(model.version), tags=dict(model.tags or {}), path=str(model.path or "")
+        id=str(model.id), name=str(model.name), version=str(model.version), tags=dict(model.tags or {}), path=word(model.path)
     )
 
 
@@ -229,10 +230,10 @@ def _input(name: str, given: Any) -> ComponentInput:
     default = getattr(given, "default", None)
     return ComponentInput(
         name=name,
-        type=str(given.type),
+        type=word(given.type),
         optional=str(getattr(given, "optional", False)).lower() == "true",
         default=None if default is None else str(default),
-        enum=tuple(str(value) for value in getattr(given, "enum", None) or ()),
+        enum=tuple(word(value) for value in getattr(given, "enum", None) or ()),
         min=_number(getattr(given, "min", None)),
         max=_number(getattr(given, "max", None)),
     )
@@ -265,4 +266,6 @@ def _parsed(tag: str | None) -> Any:
         try:
             return ast.literal_eval(tag)
         except (ValueError, SyntaxError):
-            raise AzureError(f"A tag of the base model is neither JSON nor a Python literal: {tag[:80]!r}", "choose another base model") from None
+            raise AzureError(
+                f"A tag of the base model is neither JSON nor a Python literal: {tag[:80]!r}", "choose another base model"
+            ) from None

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from mlops.cloud.entities import word
 from mlops.cloud.errors import NotFound, translated
 from mlops.core import console
 from mlops.core.config import ComputeConfig
@@ -88,7 +89,7 @@ class Computes:
             size.name.lower(): VmSize(
                 name=size.name,
                 family=size.family or "",
-                vcpus=int(size.v_cpus or 0),
+                vcpus=int(size.v_cp_us or 0),
                 gpus=int(size.gpus or 0),
                 memory_gb=float(size.memory_gb or 0),
             )
@@ -137,13 +138,13 @@ class Computes:
         return view
 
     def _view(self, compute: Any, *, created: bool) -> ComputeView:
-        size = str(getattr(compute, "size", "") or "")
+        size = word(getattr(compute, "size", None))
         known = self._sizes.get(size.lower())
         return ComputeView(
             name=compute.name,
             size=known.name if known else size,
-            state=str(compute.provisioning_state or "Unknown"),
-            tier=str(getattr(compute, "tier", "") or "").lower().replace("lowpriority", "low_priority"),
+            state=word(compute.provisioning_state, "Unknown"),
+            tier=word(getattr(compute, "tier", None)).lower().replace("lowpriority", "low_priority"),
             gpus_per_node=known.gpus if known else 0,
             created=created,
         )

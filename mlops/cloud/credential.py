@@ -43,7 +43,9 @@ def checked_credential() -> Any:
         credential.get_token(MANAGEMENT_SCOPE)
         return credential
     except (ClientAuthenticationError, CredentialUnavailableError) as problem:
-        raise CredentialError(f"No identity that Azure accepts, and the browser log-in failed: {problem}. {tried}", _WHAT_TO_SET) from problem
+        raise CredentialError(
+            f"No identity that Azure accepts, and the browser log-in failed: {problem}. {tried}", _WHAT_TO_SET
+        ) from problem
 
 
 _WHAT_TO_SET = (

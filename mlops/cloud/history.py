@@ -5,8 +5,10 @@ Public surface: run-history.json of Azure/azure-sdk-for-python (``{api}/history/
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -29,6 +31,8 @@ class RunDetails:
     status: str
     error: str
     """The service's message, with its codes; empty where there is none."""
+    seconds: float | None = None
+    """From start to end; None while it is not over."""
     logs: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Log file → URL that reads it (with a signature: not for showing)."""
 
@@ -94,8 +98,17 @@ def _details(body: Mapping[str, Any]) -> RunDetails:
         name=str(properties.get("azureml.moduleName") or body.get("displayName") or body.get("name") or body.get("runId") or ""),
         status=str(body.get("status") or "Unknown"),
         error=_error(body.get("error")),
+        seconds=_seconds(body.get("startTimeUtc"), body.get("endTimeUtc")),
         logs=dict(body.get("logFiles") or {}),
     )
+
+
+def _seconds(start: Any, end: Any) -> float | None:
+    if not start or not end:
+        return None
+    # Seven decimals of a second, as .NET writes them; Python 3.11 reads six.
+    times = [datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", str(text))) for text in (start, end)]
+    return (times[1] - times[0]).total_seconds()
 
 
 def _error(error: Any) -> str:
@@ -103,9 +116,10 @@ def _error(error: Any) -> str:
     inner = error.get("error") if isinstance(error, Mapping) else None
     if not isinstance(inner, Mapping):
         return ""
-    message, codes, level = str(inner.get("message") or "").strip(), [], inner
+    message, codes = str(inner.get("message") or "").strip(), []
+    level: Any = inner
     while isinstance(level, Mapping):
         if level.get("code"):
             codes.append(str(level["code"]))
-        level = level.get("innerError") or level.get("inner_error")
+        level = level.get("innerError")
     return f"{'/'.join(codes)}: {message}" if codes else message

@@ -14,6 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mlops.cloud.entities import word
 from mlops.cloud.errors import NotFound, translated
 from mlops.core import console
 from mlops.core.errors import AzureError
@@ -70,6 +71,7 @@ class Jobs:
 
     def __init__(self, workspace: Workspace) -> None:
         self._workspace = workspace
+        self._started: set[str] = set()
 
     def submit_command(
         self,
@@ -98,7 +100,7 @@ class Jobs:
                 code=str(code),
                 command=command,
                 inputs={
-                    name: given.path if given.type in _LITERALS else Input(type=given.type, path=given.path)
+                    name: given.path if given.type in _LITERALS else Input(type=given.type, path=_asset_path(given.path))
                     for name, given in inputs.items()
                 },
                 outputs={name: Output(type=kind, mode="rw_mount") for name, kind in outputs.items()},
@@ -143,12 +145,12 @@ class Jobs:
         Raises:
             JobFailed: with the service's error, the last log lines and the studio's URL.
             JobCanceled: Canceled or CancelRequested.
-            JobStatusUnknown: any other status, or still active after ``timeout_s`` (then it is cancelled).
-            KeyboardInterrupt: after the job was told to cancel.
+            JobStatusUnknown: any other status, or still active after ``timeout_s`` (then it is cancelled if this process started it).
+            KeyboardInterrupt: after the job was told to cancel if this process started it; somebody else's is left to run.
         """
         from mlops.cloud.watch import Watch
 
-        return Watch(self._workspace, job).wait(timeout_s)
+        return Watch(self._workspace, job, ours=job in self._started).wait(timeout_s)
 
     def cancel(self, job: str) -> None:
         """Tell a job to stop; one that has ended already is left alone."""
@@ -159,8 +161,13 @@ class Jobs:
             if not self.get(job).active:
                 return
             raise AzureError(
-                f"Job {job} could not be cancelled and may go on costing money: {problem.what}", f"cancel it in the studio, or run `az ml job cancel -n {job}`"
+                f"Job {job} could not be cancelled and may go on costing money: {problem.what}",
+                f"cancel it in the studio, or run `az ml job cancel -n {job}`",
             ) from problem
+
+    def seconds(self, job: str) -> float | None:
+        """How long a job ran, or None where the service doesn't say."""
+        return self._workspace.history.details(job).seconds
 
     def metrics(self, job: str, expected: Iterable[str] = (), patience_s: float = 60.0) -> dict[str, float]:
         """Last value of each metric on the job's root run, else on its children, from MLflow.
@@ -187,6 +194,7 @@ class Jobs:
         job.tags = {**self._workspace.tags, **tags}
         with translated(f"submitting the job {display_name}"):
             made = self._workspace.ml.jobs.create_or_update(job)
+        self._started.add(str(made.name))
         console.info(f"  submitted {made.name}: {made.studio_url}")
         return str(made.name)
 
@@ -207,15 +215,20 @@ def _name(name_hint: str, key: str, attempt: int) -> str:
     return f"mlops-{hint}-{key[:16]}-{attempt}"
 
 
+def _asset_path(path: str) -> str:
+    """The SDK takes a full ARM id for a local path unless it has its prefix."""
+    return f"azureml:{path}" if path.startswith("/subscriptions/") else path
+
+
 def _view(job: Any) -> JobView:
-    outputs = {name: str(getattr(output, "path", None) or "") for name, output in (getattr(job, "outputs", None) or {}).items()}
+    outputs = {name: word(getattr(output, "path", None)) for name, output in (getattr(job, "outputs", None) or {}).items()}
     created = job.creation_context.created_at if job.creation_context else None
     return JobView(
         name=str(job.name),
-        status=str(job.status or "Unknown"),
-        display_name=str(job.display_name or ""),
-        experiment=str(job.experiment_name or ""),
-        studio_url=str(job.studio_url or ""),
+        status=word(job.status, "Unknown"),
+        display_name=word(job.display_name),
+        experiment=word(job.experiment_name),
+        studio_url=word(job.studio_url),
         tags=dict(job.tags or {}),
         properties=dict(job.properties or {}),
         outputs=outputs,

@@ -33,11 +33,13 @@ class Watch:
     Args:
         workspace: where the job runs.
         job: its name.
+        ours: whether this process started it, and so may cancel it.
     """
 
-    def __init__(self, workspace: Workspace, job: str) -> None:
+    def __init__(self, workspace: Workspace, job: str, *, ours: bool) -> None:
         self._workspace = workspace
         self._job = job
+        self._ours = ours
         self._statuses: dict[str, str] = {}
         self._shown: dict[str, int] = {}
 
@@ -46,8 +48,11 @@ class Watch:
         try:
             view = self._until_ended(timeout_s)
         except KeyboardInterrupt:
-            console.warning(f"Interrupted: cancelling job {self._job}, so that it doesn't go on costing money.")
-            self._workspace.jobs.cancel(self._job)
+            if self._ours:
+                console.warning(f"Interrupted: cancelling job {self._job}, so that it doesn't go on costing money.")
+                self._workspace.jobs.cancel(self._job)
+            else:
+                console.warning(f"Interrupted: job {self._job} was started by somebody else and goes on.")
             raise
         return self._judge(view)
 
@@ -70,13 +75,18 @@ class Watch:
                 if not view.active:
                     return view
                 if time.monotonic() >= deadline:
-                    self._workspace.jobs.cancel(self._job)
-                    raise JobStatusUnknown(
-                        f"Job {self._job} was still {view.status} after {timeout_s / 3600:.1f} hours and was told to cancel.",
-                        "raise training.timeout_hours in pipeline.toml if it needs longer",
-                    )
+                    raise self._overdue(view, timeout_s)
             time.sleep(min(pause, max(0.0, deadline - time.monotonic())))
             pause = min(pause * 1.2, SLOWEST_POLL_S)
+
+    def _overdue(self, view: JobView, timeout_s: float) -> JobStatusUnknown:
+        if self._ours:
+            self._workspace.jobs.cancel(self._job)
+        what = "was told to cancel" if self._ours else "goes on, since somebody else started it"
+        return JobStatusUnknown(
+            f"Job {self._job} was still {view.status} after {timeout_s / 3600:.1f} hours and {what}.",
+            "raise training.timeout_hours in pipeline.toml if it needs longer",
+        )
 
     def _tell(self, view: JobView) -> None:
         if self._statuses.get(self._job) != view.status:

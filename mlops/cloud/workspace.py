@@ -5,9 +5,12 @@ from __future__ import annotations
 import getpass
 import logging
 import os
+import socket
+import sys
 import warnings
 from collections.abc import Mapping
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlops.cloud.credential import checked_credential
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
     from mlops.cloud.jobs import Jobs
     from mlops.cloud.tracking import Tracking
 
-__all__ = ["MARK", "OWNER", "PIPELINE", "RUN", "TARGET", "Workspace"]
+__all__ = ["EXPIRES", "MARK", "OWNER", "PIPELINE", "PREVIOUS", "RUN", "TARGET", "Workspace"]
 
 PIPELINE = "mlops.pipeline"
 """Tag on everything that we create; its value is :data:`MARK`. Nothing without it is ever deleted."""
@@ -33,7 +36,11 @@ TARGET = "mlops.target"
 OWNER = "mlops.owner"
 """Tag: who started the pipeline, on GitHub the actor."""
 RUN = "mlops.run"
-"""Tag: the GitHub run, ``owner/repository/run id``; ``local`` elsewhere."""
+"""Tag: which run of the pipeline; on GitHub ``owner/repository/run id``, elsewhere ``host:folder``."""
+EXPIRES = "mlops.expires_at"
+"""Tag on endpoints: when the reaper may take them (ISO 8601)."""
+PREVIOUS = "mlops.previous"
+"""Tag on endpoints: the deployment that is kept at 0 % for rollback."""
 
 
 class Workspace:
@@ -68,24 +75,27 @@ class Workspace:
     @cached_property
     def ml(self) -> Any:
         """The SDK's client for the workspace (``azure.ai.ml.MLClient``)."""
-        from azure.ai.ml import MLClient
-
-        return MLClient(
-            self.credential,
-            self.coordinates["subscription_id"],
-            self.coordinates["resource_group"],
-            self.coordinates["name"],
-            enable_telemetry=False,
-        )
+        at = self.coordinates
+        return self._client(subscription_id=at["subscription_id"], resource_group_name=at["resource_group"], workspace_name=at["name"])
 
     def registry(self, name: str) -> Any:
         """The SDK's client for a registry, e.g. ``azureml``."""
         if name not in self._registries:
-            from azure.ai.ml import MLClient
-
             with translated(f"looking up registry {name}", "check model.registry in pipeline.toml"):
-                self._registries[name] = MLClient(self.credential, registry_name=name, enable_telemetry=False)
+                self._registries[name] = self._client(registry_name=name)
         return self._registries[name]
+
+    def _client(self, **where: str) -> Any:
+        from azure.ai.ml import MLClient
+        from azure.ai.ml._utils._azureml_polling import AzureMLPolling
+        from azure.mgmt.core.polling.arm_polling import ARMPolling
+
+        # The SDK prints a dot per look at a long-running operation; we say more than that ourselves.
+        AzureMLPolling.update_status = ARMPolling.update_status
+        client = MLClient(self.credential, **where, enable_telemetry=False, show_progress=sys.stdout.isatty())
+        # Building a client sets its loggers to talk.
+        _quieten()
+        return client
 
     @cached_property
     def _registries(self) -> dict[str, Any]:
@@ -161,7 +171,11 @@ class Workspace:
 
     def ours(self, tags: Mapping[str, str] | None) -> bool:
         """Whether something with these tags was made by this pipeline for this target."""
-        return bool(tags) and tags.get(PIPELINE) == MARK and tags.get(TARGET) == self.config.target  # type: ignore[union-attr]
+        return tags is not None and tags.get(PIPELINE) == MARK and tags.get(TARGET) == self.config.target
+
+    def ours_now(self, tags: Mapping[str, str] | None) -> bool:
+        """Whether it was made by this very run of the pipeline."""
+        return tags is not None and self.ours(tags) and all(tags.get(key) == self.tags[key] for key in (OWNER, RUN))
 
 
 def _coordinates(config: Config) -> dict[str, str]:
@@ -201,12 +215,12 @@ def _owner() -> str:
 def _run() -> str:
     if run := os.environ.get("GITHUB_RUN_ID"):
         return f"{os.environ.get('GITHUB_REPOSITORY', '')}/{run}"
-    return "local"
+    return f"{socket.gethostname()}:{Path.cwd()}"
 
 
 def _quieten() -> None:
     """Keep what the libraries say about themselves (experimental classes, retries that go on, dots) out of the user's sight."""
-    for name in ("azure", "azureml", "msrest", "mlflow", "urllib3"):
+    for name in ("azure", "azure.ai.ml", "azureml", "msrest", "mlflow", "urllib3"):
         logging.getLogger(name).setLevel(logging.ERROR)
     for module in ("azure", "azureml", "mlflow", "marshmallow", "pydantic"):
         warnings.filterwarnings("ignore", module=rf"{module}(\.|$)")

@@ -231,6 +231,9 @@ class Judgement(Frozen):
 
     rule: str
     metric: str
+    direction: Literal["lower", "higher"] = Field(description="which is better")
+    test: str = Field(description="how it was answered; 'none' compares two numbers")
+    seed: int | None = Field(None, description="of the test's resampling")
     baseline: Literal["champion", "base", "none"]
     answered_against: Literal["champion", "base", "none"]
     critical: bool
@@ -238,8 +241,8 @@ class Judgement(Frozen):
     reference: float | None
     difference: float | None = Field(description="candidate − baseline, in the metric's unit")
     interval: Interval | None = None
-    margin: float | None
-    n: int | None
+    margin: float | None = Field(description="tolerated (> 0) or demanded (< 0), in the metric's unit")
+    n: int | None = Field(description="rows that it was answered on")
     mde: float | None = Field(None, description="minimum detectable effect at 80 % power")
     outcome: Outcome
     reason: str

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 __all__ = ["Child", "Children"]
@@ -109,16 +109,40 @@ class Children:
             thread.join()
 
 
-def guard(pipe: int, command: Sequence[str]) -> int:
-    """Run ``command`` in a group of its own until it ends or the pipe closes; the exit code."""
+def guard(pipe: int, command: Sequence[str], *, attached: bool = False) -> int:
+    """Run ``command`` in a group of its own until it ends or the pipe closes; the exit code.
+
+    Args:
+        pipe: reading end.
+        command: with its arguments.
+        attached: stay in the terminal's foreground group instead, so that the command may read from the terminal; signals are passed on.
+    """
+    if attached:
+        return _attached(pipe, command)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # A child must not inherit what the guard ignores.
     child = subprocess.Popen(command, start_new_session=True, close_fds=True, preexec_fn=_default_signals)
-    threading.Thread(target=_kill_when_closed, args=(pipe, child.pid), daemon=True).start()
+    threading.Thread(target=_kill_when_closed, args=(pipe, child.pid, _signal_group), daemon=True).start()
     code = child.wait()
     # What the child left running in its group ends with it: a job's helpers are part of the job.
     _signal_group(child.pid, signal.SIGKILL)
+    return 128 - code if code < 0 else code
+
+
+def _attached(pipe: int, command: Sequence[str]) -> int:
+    # A terminal sends its interrupt to the whole foreground group: passed on, the command would see it twice.
+    at_terminal = os.isatty(0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        child = subprocess.Popen(command, close_fds=True, preexec_fn=_default_signals)
+    except OSError as problem:
+        sys.stderr.write(f"{command[0]}: {problem.strerror}\n")
+        return 127 if isinstance(problem, FileNotFoundError) else 126
+    for number in (signal.SIGTERM, signal.SIGHUP, *(() if at_terminal else (signal.SIGINT,))):
+        signal.signal(number, lambda received, _: _signal_one(child.pid, received))
+    threading.Thread(target=_kill_when_closed, args=(pipe, child.pid, _signal_one), daemon=True).start()
+    code = child.wait()
     return 128 - code if code < 0 else code
 
 
@@ -127,11 +151,11 @@ def _default_signals() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def _kill_when_closed(pipe: int, group: int) -> None:
+def _kill_when_closed(pipe: int, number: int, send: Callable[[int, int], None]) -> None:
     select.select([pipe], [], [])
-    _signal_group(group, signal.SIGTERM)
+    send(number, signal.SIGTERM)
     time.sleep(GRACE_S)
-    _signal_group(group, signal.SIGKILL)
+    send(number, signal.SIGKILL)
 
 
 def _signal_group(group: int, number: int) -> None:
@@ -139,5 +163,10 @@ def _signal_group(group: int, number: int) -> None:
         os.killpg(group, number)
 
 
+def _signal_one(process: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(process, number)
+
+
 if __name__ == "__main__":
-    sys.exit(guard(int(sys.argv[1]), sys.argv[3:]))
+    sys.exit(guard(int(sys.argv[1]), sys.argv[3:], attached=sys.argv[2] == "--attached"))

@@ -36,7 +36,6 @@ RESOURCE = {
     "compute-quota": "creating a compute is refused for want of quota; subject: compute, or 'Dedicated NAME', 'LowPriority NAME'",
     "compute-failed": "provisioning of a compute ends Failed; subject: compute",
     "operation-slow": "a long-running operation takes three polls more; subject: resource",
-    "operation-failed": "a long-running operation ends Failed, its work undone; subject: resource",
     "job-failed": "a job fails when it starts to run; subject: job, or its display name",
     "job-queued": "a job stays Queued for three reads of its status; subject: job, or its display name",
     "job-canceled": "a job is cancelled by somebody else when it starts to run; subject: job, or its display name",

@@ -251,7 +251,9 @@ def _no_federation(code: int, what: str, value: str) -> AzureFault:
 def _audience(cloud: Cloud, scope: str) -> str:
     resource, dot, _ = scope.rpartition("/.default")
     if not dot or " " in scope:
-        raise _entra(400, "invalid_scope", 70011, f"The provided value for the input parameter 'scope' is not valid. The scope {scope} is not valid.")
+        raise _entra(
+            400, "invalid_scope", 70011, f"The provided value for the input parameter 'scope' is not valid. The scope {scope} is not valid."
+        )
     audience = RESOURCES.get(resource.rstrip("/"))
     if audience is None:
         raise _entra(

@@ -25,22 +25,27 @@ __all__ = ["ROUTES", "accepted", "interrupted", "start"]
 RETRY_AFTER = {"Retry-After": "1"}
 """The SDK ignores 0 and would wait 30 seconds without the header."""
 
+SLOW_POLLS = 3
+"""How many status reads more a slow operation takes."""
+
 _running: set[asyncio.Task[None]] = set()
 
 log = logging.getLogger("mlops.emulator")
 
 
-def start(cloud: Cloud, kind: Literal["computeOperationsStatus", "mfeOperationsStatus"], prefix: str, work: Awaitable[None]) -> str:
+def start(
+    cloud: Cloud, kind: Literal["computeOperationsStatus", "mfeOperationsStatus"], prefix: str, work: Awaitable[None], subject: str = ""
+) -> str:
     """Begin ``work`` and return the path of its status.
 
     Args:
         prefix: of the operation's id, e.g. ``"od:"`` for an online deployment.
         work: ends when the resource is ready, or raises AzureFault with the reason why it never will be.
+        subject: the resource's name, for the fault ``operation-slow``.
     """
+    polls = cloud.options.polls + (SLOW_POLLS if cloud.faults.take("operation-slow", subject) else 0)
     operation = f"{prefix}{cloud.identity.workspace_guid}:{uuid.uuid4()}" if prefix else str(uuid.uuid4())
-    cloud.store.put(
-        "operation", operation, {"status": "InProgress", "polls": cloud.options.polls, "start": _now(), "end": None, "error": None}
-    )
+    cloud.store.put("operation", operation, {"status": "InProgress", "polls": polls, "start": _now(), "end": None, "error": None})
     task = asyncio.create_task(_finish(cloud, operation, work))
     _running.add(task)  # asyncio itself holds tasks only weakly
     task.add_done_callback(_running.discard)

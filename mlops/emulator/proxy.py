@@ -28,6 +28,7 @@ class Proxy:
         self._target = target
         self._note = note
         self._server: asyncio.Server | None = None
+        self._tunnels: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
 
     async def start(self, port: int = 0) -> int:
         """Listen; the port."""
@@ -40,7 +41,20 @@ class Proxy:
         if self._server is not None:
             self._server.close()
 
+    async def hang_up(self) -> None:
+        """Close the tunnels of clients that keep their connections open."""
+        tunnels = dict(self._tunnels)
+        for writer in tunnels.values():
+            writer.transport.abort()
+        await asyncio.gather(*tunnels, return_exceptions=True)
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        tunnel = asyncio.ensure_future(self._tunnel(reader, writer))
+        self._tunnels[tunnel] = writer
+        tunnel.add_done_callback(self._tunnels.pop)
+        await tunnel
+
+    async def _tunnel(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), timeout=30)
             method, address, _ = head.split(b"\r\n", 1)[0].decode("latin-1").split(" ", 2)

@@ -70,14 +70,17 @@ def check(cloud: Cloud, container: str, blob: str, query: QueryParams, needed: s
     if not hmac.compare_digest(query["sig"], _signature(cloud, container, blob if resource == "b" else "", query)):
         raise _failed("Signature did not match.")
     try:
-        begin, end = (datetime.fromisoformat(query.get(name) or fallback) for name, fallback in (("st", "2000-01-01T00:00:00Z"), ("se", "")))
+        begin, end = (_moment(query.get(name) or fallback) for name, fallback in (("st", "2000-01-01"), ("se", "")))
     except ValueError:
         raise _failed("Signature fields not well formed.") from None
     now = datetime.now(UTC)
     if not begin <= now < end:
-        raise _failed(f"Signature not valid in the specified time frame: Start [{_time(begin)}] - Expiry [{_time(end)}] - Current [{_time(now)}]")
+        frame = f"Start [{_time(begin)}] - Expiry [{_time(end)}] - Current [{_time(now)}]"
+        raise _failed(f"Signature not valid in the specified time frame: {frame}")
     if not set(needed) & set(query.get("sp", "")):
-        raise SasProblem("AuthorizationPermissionMismatch", "This request is not authorized to perform this operation using this permission.")
+        raise SasProblem(
+            "AuthorizationPermissionMismatch", "This request is not authorized to perform this operation using this permission."
+        )
 
 
 def _signature(cloud: Cloud, container: str, blob: str, fields: QueryParams | dict[str, str]) -> str:
@@ -91,9 +94,16 @@ def _signature(cloud: Cloud, container: str, blob: str, fields: QueryParams | di
 
 def _failed(detail: str) -> SasProblem:
     message = (
-        "Server failed to authenticate the request. Make sure the value of Authorization header is formed correctly including the signature."
+        "Server failed to authenticate the request. Make sure the value of Authorization header is formed correctly"
+        " including the signature."
     )
     return SasProblem("AuthenticationFailed", message, detail)
+
+
+def _moment(text: str) -> datetime:
+    # A date alone, or a time without a zone, means UTC.
+    moment = datetime.fromisoformat(text)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _time(moment: datetime) -> str:

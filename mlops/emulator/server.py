@@ -25,8 +25,8 @@ from mlops.emulator.tls import certificates
 __all__ = ["Emulator"]
 
 MODULES = (
-    "identity", "registry", "workspace", "compute", "blobs", "tracking", "runs", "artifacts", "jobs", "models", "endpoints", "deployments",
-    "scoring",
+    "identity", "registry", "workspace", "compute", "blobs", "tracking", "runs", "artifacts", "assets", "jobs", "models", "endpoints",
+    "deployments", "scoring",
 )  # fmt: skip
 """One per resource, each with ``ROUTES``; ``startup(cloud)`` and ``shutdown(cloud)`` where it has something to begin or end."""
 
@@ -121,8 +121,14 @@ class Emulator:
         await self._hooks(modules, "shutdown")
         # Off the loop: a child that is being ended may still talk to us.
         await asyncio.to_thread(self.cloud.children.stop)
+        await proxy.hang_up()
         server.should_exit = True
         await serving
+        # Operations under way; after a restart they tell that they were interrupted.
+        rest = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in rest:
+            task.cancel()
+        await asyncio.gather(*rest, return_exceptions=True)
 
     async def _hooks(self, modules: list[ModuleType], name: str) -> None:
         for module in modules:

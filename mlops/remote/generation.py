@@ -87,11 +87,11 @@ def _generate_batch(model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]]
         ids[number, longest - len(prompt) :] = torch.tensor(prompt)
         attention[number, longest - len(prompt) :] = 1
     # The model's own generation settings may sample or penalise; only its end tokens are taken from there.
-    settings = GenerationConfig(do_sample=False, num_beams=1, max_new_tokens=max_new_tokens, eos_token_id=ends, pad_token_id=ends[0])
+    settings = GenerationConfig(
+        do_sample=False, num_beams=1, max_new_tokens=max_new_tokens, eos_token_id=ends, pad_token_id=ends[0], use_cache=True
+    )
     with torch.inference_mode():
-        made = model.generate(
-            input_ids=ids.to(model.device), attention_mask=attention.to(model.device), generation_config=settings, use_cache=True
-        )
+        made = model.generate(input_ids=ids.to(model.device), attention_mask=attention.to(model.device), generation_config=settings)
     return [_read(tokenizer, row, ends) for row in made[:, longest:].tolist()]
 
 

@@ -11,7 +11,10 @@ TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-WORDS = "the cat sat on a mat and said that rain in spain stays mainly on the plain while seven small birds sing of summer".split()
+FROM_ANOTHER = TEMPLATE.replace("'\n'", "' : '")
+"""A template of another family: the same conversation gives other tokens."""
+TEXT = "the cat sat on a mat and said that rain in spain stays mainly on the plain while seven small birds sing of summer"
+WORDS = TEXT.split()
 
 
 def conversation(number: int, turns: int = 1, kind: str = "") -> dict[str, Any]:
@@ -43,7 +46,7 @@ def make_tokenizer(template: str = TEMPLATE) -> Any:
     trainer = trainers.BpeTrainer(
         vocab_size=320, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
-    tokenizer.train_from_iterator([" ".join(WORDS), "user\nassistant\nsystem\n"] * 3, trainer)
+    tokenizer.train_from_iterator([TEXT, "user\nassistant\nsystem\n"] * 3, trainer)
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|im_end|>", bos_token="<|im_start|>")
     fast.chat_template = template
     return fast

@@ -10,9 +10,13 @@ and gives ``{"output": "…"}`` for one conversation and ``{"output": ["…", "�
 Azure's own scoring script boots a pyfunc without one, and hands over either a dict of numpy arrays or what it was sent.
 """
 
+from __future__ import annotations
+
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import mlflow.pyfunc
 from mlflow.models import set_model
@@ -27,19 +31,19 @@ ACCEPTED = (
 
 ROLES = ("system", "user", "assistant")
 
-PARAMETERS = {
-    "max_new_tokens": (int, 128, lambda value: 1 <= value),
-    "do_sample": (bool, False, lambda value: True),
+PARAMETERS: dict[str, tuple[type, Any, Callable[[Any], bool]]] = {
+    "max_new_tokens": (int, 128, lambda value: value >= 1),
+    "do_sample": (bool, False, lambda value: value in (True, False)),
     "temperature": (float, 1.0, lambda value: 0 <= value <= 100),
     "top_p": (float, 1.0, lambda value: 0 < value <= 1),
-    "top_k": (int, 0, lambda value: 0 <= value),
+    "top_k": (int, 0, lambda value: value >= 0),
     "repetition_penalty": (float, 1.0, lambda value: 0 < value <= 100),
     "return_full_text": (bool, False, lambda value: value is False),
 }
 """Name → type, default, what is allowed. Names are those of Hugging Face's text generation."""
 
 
-def plain(value):
+def plain(value: Any) -> Any:
     """Numpy arrays and pandas frames as lists, dicts and scalars; other things as they are."""
     if hasattr(value, "to_dict") and hasattr(value, "columns"):
         return {str(name): plain(list(value[name])) for name in value.columns}
@@ -52,43 +56,42 @@ def plain(value):
     return value
 
 
-def parse(payload, params=None):
-    """Conversations, parameters, and whether one bare conversation was sent.
+def parse(payload: Any) -> tuple[list[Any], dict[str, Any]]:
+    """Conversations and parameters, the latter with defaults.
 
     Args:
         payload: see the module; also the whole request body with ``input_data``, a frame with a column ``input_string`` (a row per
             message or per conversation), or the list alone.
-        params: MLflow's own way to hand over parameters; they win.
 
     Raises:
         ValueError: naming what is wrong and what is accepted.
     """
     payload = plain(payload)
-    parameters = {}
+    sources = []
     if isinstance(payload, dict) and "input_data" in payload:
-        parameters.update(payload.get("params") or {})
+        sources.append(payload.get("params"))
         payload = payload["input_data"]
     if isinstance(payload, dict):
-        unknown = set(payload) - {"input_string", "parameters", "params"}
-        if "input_string" not in payload or unknown:
-            raise ValueError(f"input_data has the keys {sorted(payload)}. Accepted: {ACCEPTED}")
-        for given in (payload.get("params"), payload.get("parameters")):
-            # A frame repeats its parameters in every row.
-            given = given[0] if isinstance(given, list) and given else given
-            if given and not isinstance(given, dict):
-                raise ValueError(f"parameters should be an object. Accepted: {ACCEPTED}")
-            parameters.update(given or {})
+        if "input_string" not in payload or set(payload) - {"input_string", "parameters", "params"}:
+            raise ValueError(f"The keys {', '.join(payload)} are not what is taken. Accepted: {ACCEPTED}")
+        sources += [payload.get("params"), payload.get("parameters")]
         payload = payload["input_string"]
     if not isinstance(payload, list) or not payload:
         raise ValueError(f"input_string should be a list that is not empty. Accepted: {ACCEPTED}")
-    single = isinstance(payload[0], dict)
-    conversations = [payload] if single else payload
+    parameters: dict[str, Any] = {}
+    for given in sources:
+        # A frame repeats its parameters in every row.
+        given = given[0] if isinstance(given, list) and given else given
+        if given is not None and not isinstance(given, dict):
+            raise ValueError(f"Parameters should be an object. Accepted: {ACCEPTED}")
+        parameters.update(given or {})
+    conversations = [payload] if isinstance(payload[0], dict) else payload
     for conversation in conversations:
         check_conversation(conversation)
-    return conversations, check_parameters({**parameters, **(plain(params) or {})}), single or len(conversations) == 1
+    return conversations, check_parameters(parameters)
 
 
-def check_conversation(conversation):
+def check_conversation(conversation: Any) -> None:
     """Raise ValueError if it is no list of messages."""
     if not isinstance(conversation, list) or not conversation:
         raise ValueError(f"A conversation should be a list of messages that is not empty. Accepted: {ACCEPTED}")
@@ -97,12 +100,12 @@ def check_conversation(conversation):
             raise ValueError(f"A message should have a role ({', '.join(ROLES)}) and a text as content. Accepted: {ACCEPTED}")
 
 
-def check_parameters(given):
+def check_parameters(given: dict[str, Any]) -> dict[str, Any]:
     """All parameters, with defaults; raise ValueError if one is unknown or out of range."""
     unknown = sorted(set(given) - set(PARAMETERS))
     if unknown:
         raise ValueError(f"Unknown parameters {', '.join(unknown)}. Known: {', '.join(PARAMETERS)}.")
-    checked = {}
+    checked: dict[str, Any] = {}
     for name, (kind, default, allowed) in PARAMETERS.items():
         value = given.get(name, default)
         number = kind is float and isinstance(value, int) and not isinstance(value, bool)
@@ -112,10 +115,10 @@ def check_parameters(given):
     return checked
 
 
-class ChatModel(mlflow.pyfunc.PythonModel):
+class Answers:
     """Loads the weights in 32 bits and answers conversations, several at once."""
 
-    def load_context(self, context):
+    def load_context(self, context: Any) -> None:
         """Load tokenizer and model from the artifact."""
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
         import torch
@@ -128,13 +131,12 @@ class ChatModel(mlflow.pyfunc.PythonModel):
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
 
-    def predict(self, context, model_input, params=None):
+    def predict(self, context, model_input):  # type: ignore[no-untyped-def]  # noqa: ARG002 - the signature is MLflow's
         """Answer; see the module for what goes in and out."""
-        conversations, parameters, single = parse(model_input, params)
-        answers = self.answer(conversations, parameters)
-        return {"output": answers[0] if single else answers}
+        answers = self.answer(*parse(model_input))
+        return {"output": answers[0] if len(answers) == 1 else answers}
 
-    def answer(self, conversations, parameters):
+    def answer(self, conversations: list[Any], parameters: dict[str, Any]) -> list[str]:
         """One text per conversation: greedy unless ``do_sample`` and a temperature above 0 are given."""
         import torch
 
@@ -144,7 +146,7 @@ class ChatModel(mlflow.pyfunc.PythonModel):
         limit = self.model.config.max_position_embeddings
         if length + parameters["max_new_tokens"] > limit:
             raise ValueError(f"{length} prompt tokens and {parameters['max_new_tokens']} new ones exceed the model's {limit}.")
-        sampling = {"do_sample": False}
+        sampling: dict[str, Any] = {"do_sample": False}
         if parameters["do_sample"] and parameters["temperature"] > 0:
             sampling = {"do_sample": True, **{name: parameters[name] for name in ("temperature", "top_p", "top_k")}}
         with torch.inference_mode():
@@ -157,6 +159,10 @@ class ChatModel(mlflow.pyfunc.PythonModel):
                 **sampling,
             )
         return [text.strip() for text in self.tokenizer.batch_decode(output[:, length:], skip_special_tokens=True)]
+
+
+class ChatModel(Answers, mlflow.pyfunc.PythonModel):  # type: ignore[misc]
+    """The same for MLflow, which asks a ``predict`` of the class itself for type hints and would take them for a signature."""
 
 
 set_model(ChatModel())

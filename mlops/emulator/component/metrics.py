@@ -47,7 +47,9 @@ class Metrics:
         Raises:
             mlflow.exceptions.MlflowException: the server refuses or is gone.
         """
-        fresh = {name: value for name, value in values.items() if not math.isnan(value) and (self._stepless or (step, name) not in self._seen)}
+        fresh = {
+            name: value for name, value in values.items() if not math.isnan(value) and (self._stepless or (step, name) not in self._seen)
+        }
         self._seen |= {(step, name) for name in fresh}
         if self._client is None or not fresh:
             return

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import logging
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -39,21 +38,17 @@ def save_mlflow_model(weights: Path, target: Path, metadata: Mapping[str, Any]) 
     requirements = [_pin(name) for name in (*_REQUIREMENTS, *(["peft"] if adapter else []))]
     if target.exists():
         shutil.rmtree(target)
-    # MLflow warns of a predict without type hints. Hints would give the model a signature, and with one Azure's script does not boot it.
-    logging.getLogger("mlflow.pyfunc").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".packaging-") as temporary:
-        # The weights are linked in afterwards: MLflow would copy half a gigabyte.
-        placeholder = Path(temporary, "model")
-        placeholder.mkdir()
-        (placeholder / "config.json").write_bytes((weights / "config.json").read_bytes())
+        # The artifact's folder is called as the folder that is given.
+        staged = Path(temporary, "model")
+        copy_folder(weights, staged)
         mlflow.pyfunc.save_model(
             path=str(target),
             python_model=str(Path(__file__).with_name("chat_model.py")),
-            artifacts={"model": str(placeholder)},
+            artifacts={"model": str(staged)},
             pip_requirements=requirements,
             metadata={**metadata, "weights_digest": digest, "model_type": _model_type(weights)},
         )
-    copy_folder(weights, target / "artifacts" / "model")
     return digest
 
 

@@ -1,6 +1,6 @@
 """A step's inputs and outputs, read from the file that its command line names.
 
-    {"inputs": {"learning_rate": "5e-06", "train_file_path": "/…/train.jsonl"}, "outputs": {"output_dir": "/…/out"}}
+{"inputs": {"learning_rate": "5e-06", "train_file_path": "/…/train.jsonl"}, "outputs": {"output_dir": "/…/out"}}
 """
 
 from __future__ import annotations

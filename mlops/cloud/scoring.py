@@ -1,0 +1,135 @@
+"""Requests to an online endpoint.
+
+Own requests instead of the SDK's ``invoke``: that keeps the deployment header of one call for all later ones, and turns a time-out of
+the container (408) into a TypeError.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from mlops.cloud.errors import translated
+from mlops.cloud.rest import Rest
+from mlops.core import console
+
+if TYPE_CHECKING:
+    from mlops.cloud.workspace import Workspace
+
+__all__ = ["Answer", "Scorer", "payload"]
+
+DEPLOYMENT_HEADER = "azureml-model-deployment"
+"""In a request: which deployment shall answer, whatever the traffic. In an answer: which one did."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What an endpoint answered."""
+
+    status: int
+    """HTTP status; 0 where no answer came."""
+    body: Any
+    """Parsed JSON, or the text where it is none."""
+    deployment: str
+    """Who answered, where the service says so."""
+    reason: str
+    """Why it is no success; empty with status 200."""
+    latency_ms: float
+
+    @property
+    def text(self) -> str | None:
+        """The generated text of ``{"output": "…"}`` (or a list of one such), or None where the answer has another shape."""
+        body = self.body[0] if isinstance(self.body, list) and len(self.body) == 1 else self.body
+        output = body.get("output") if isinstance(body, Mapping) else body
+        return output if isinstance(output, str) else None
+
+
+def payload(messages: Sequence[Mapping[str, str]], max_new_tokens: int) -> dict[str, Any]:
+    """A request in the form that the fine-tuned MLflow model takes: a flat list of messages that ends with the user's turn.
+
+    Greedy decoding, so that the same model gives the same answer twice.
+    """
+    return {
+        "input_data": {
+            "input_string": [{"role": message["role"], "content": message["content"]} for message in messages],
+            "parameters": {"do_sample": False, "max_new_tokens": max_new_tokens},
+        }
+    }
+
+
+class Scorer:
+    """Sends requests to one endpoint with its key.
+
+    Args:
+        workspace: where the endpoint lives.
+        endpoint: its name.
+        uri: its scoring URI.
+        timeout_s: for one answer.
+    """
+
+    def __init__(self, workspace: Workspace, endpoint: str, uri: str, timeout_s: float) -> None:
+        self._workspace = workspace
+        self._endpoint = endpoint
+        self._uri = uri
+        self._timeout_s = timeout_s
+        # A retry would hide a failure from whoever counts failures.
+        self._rest = Rest(None, retries=0)
+
+    def ask(self, body: Mapping[str, Any], deployment: str | None = None) -> Answer:
+        """Send one request, to a named deployment or to whom the traffic goes. Never raises for what the endpoint answers."""
+        from azure.core.exceptions import AzureError as CoreError
+
+        headers = {"Authorization": f"Bearer {self._key}", "Content-Type": "application/json"}
+        if deployment is not None:
+            headers[DEPLOYMENT_HEADER] = deployment
+        start = time.monotonic()
+        try:
+            response = self._rest.post(self._uri, json=dict(body), headers=headers, timeout_s=self._timeout_s)
+        except CoreError as problem:
+            took = (time.monotonic() - start) * 1000
+            return Answer(status=0, body=None, deployment="", reason=f"no answer: {problem}", latency_ms=took)
+        took = (time.monotonic() - start) * 1000
+        return Answer(
+            status=response.status_code,
+            body=_body(response),
+            deployment=response.headers.get(DEPLOYMENT_HEADER, ""),
+            reason="" if response.status_code == 200 else _reason(response),
+            latency_ms=took,
+        )
+
+    @cached_property
+    def _key(self) -> str:
+        with translated(f"reading the key of endpoint {self._endpoint}"):
+            key = str(self._workspace.ml.online_endpoints.get_keys(self._endpoint).primary_key)
+        console.mask(key)
+        return key
+
+
+def _body(response: Any) -> Any:
+    try:
+        body = response.json()
+        # Azure's no-code server sends the JSON text of an answer as a JSON string.
+        return json.loads(body) if isinstance(body, str) and body[:1] in "[{" else body
+    except ValueError:
+        return response.text()
+
+
+_MEANINGS = {
+    401: "the key is not accepted",
+    404: "no deployment takes this request: wrong name, or no traffic",
+    408: "the container took longer than request_timeout_ms",
+    424: "the container failed",
+    429: "too many requests at once for the instances",
+}
+
+
+def _reason(response: Any) -> str:
+    status = response.status_code
+    model_status = response.headers.get("ms-azureml-model-error-statuscode", "")
+    model_reason = response.headers.get("ms-azureml-model-error-reason", "")
+    details = " ".join(part for part in (model_status, model_reason, response.text()[:300].strip()) if part)
+    return f"HTTP {status}: {_MEANINGS.get(status, 'not a success')}{': ' + details if details else ''}"

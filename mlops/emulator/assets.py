@@ -1,0 +1,168 @@
+"""Assets that jobs are made of: code snapshots, and environments. Versions are immutable, as on Azure.
+
+A code asset is the folder of blobs that the client has uploaded. An environment is kept and told, and acts on nothing: jobs run with the
+emulator's own Python.
+"""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from starlette.requests import Request
+
+from mlops.emulator import blobs
+from mlops.emulator.app import WS, Answer, Route, body
+from mlops.emulator.blobstore import BlobProblem
+from mlops.emulator.cloud import BLOB_SUFFIX, Cloud, arm_id
+from mlops.emulator.errors import not_found, user_error
+from mlops.emulator.resources import document, page, resource
+from mlops.emulator.store import Document
+
+__all__ = ["ROUTES", "code_folder", "has_environment"]
+
+CODE_VERSIONS = {"2023-04-01", "2023-04-01-preview", "2023-10-01"}
+ENVIRONMENT_VERSIONS = {"2023-04-01-preview", "2023-02-01-preview", "2024-01-01-preview"}
+KINDS = {"codes": "Code", "environments": "Environment"}
+
+
+async def start_pending_upload(cloud: Cloud, request: Request) -> Answer:
+    """A new container that a code snapshot may be uploaded to."""
+    container = f"code-{uuid.uuid4()}"
+    blobs.path(cloud, container)
+    place = f"https://{cloud.identity.account}.{BLOB_SUFFIX}/{container}"
+    group = cloud.workspace_id.partition("/providers/")[0]
+    return {
+        "pendingUploadId": str(uuid.uuid4()),
+        "pendingUploadType": "TemporaryBlobReference",
+        "blobReferenceForConsumption": {
+            "blobUri": place,
+            "storageAccountArmId": f"{group}/providers/Microsoft.Storage/storageAccounts/{cloud.identity.account}",
+            "credential": {"credentialType": "SAS", "sasUri": f"{place}?{blobs.sas_token(cloud, container, permissions='racwl')}"},
+        },
+    }
+
+
+async def list_versions(cloud: Cloud, request: Request) -> Answer:
+    """Versions of an asset, newest first; of code, those with the content hash that is asked for."""
+    kind, name = _kind(request), request.path_params["name"]
+    wanted = request.query_params.get("hash")
+    found = [
+        (key.rpartition("/")[2], known)
+        for key, known in reversed(cloud.store.list(kind, f"{name}/"))
+        if wanted is None or known["properties"].get("properties", {}).get("hash_sha256") == wanted
+    ]
+    count = int(request.query_params.get("$top") or len(found))
+    return page([_resource(cloud, kind, name, version, known) for version, known in found[:count]])
+
+
+async def get_version(cloud: Cloud, request: Request) -> Answer:
+    """One version."""
+    kind, name, version = _kind(request), request.path_params["name"], request.path_params["version"]
+    known = cloud.store.get(kind, f"{name}/{version}")
+    if known is None:
+        raise not_found(f"Not found {KINDS[kind].lower()} {name}:{version}.", "NotFound", f"{KINDS[kind]}NotFound")
+    return _resource(cloud, kind, name, version, known)
+
+
+async def put_version(cloud: Cloud, request: Request) -> Answer:
+    """Make a version. The same again changes nothing but tags; anything else is refused."""
+    kind, name, version = _kind(request), request.path_params["name"], request.path_params["version"]
+    properties = (await body(request)).get("properties")
+    if not isinstance(properties, dict):
+        raise user_error("The request is invalid: properties is missing.")
+    known = cloud.store.get(kind, f"{name}/{version}")
+    fixed = "codeUri" if kind == "codes" else "image"
+    if known is not None and known["properties"].get(fixed) != properties.get(fixed):
+        raise user_error(
+            f'Failed to update {KINDS[kind].lower()} {name} since field "{fixed}" is immutable, try specifying a new version.',
+            "BadArgument", "ArgumentInvalid", f"Update{KINDS[kind]}Failed",
+        )  # fmt: skip
+    if kind == "codes" and not _uploaded(cloud, str(properties.get("codeUri"))).is_dir():
+        raise user_error(f"The code at '{properties.get('codeUri')}' does not exist or is not accessible.")
+    kept = cloud.store.put(kind, f"{name}/{version}", document(cloud, known, {"properties": properties}))
+    return _resource(cloud, kind, name, version, kept)
+
+
+async def get_container(cloud: Cloud, request: Request) -> Answer:
+    """What the versions have in common."""
+    kind, name = _kind(request), request.path_params["name"]
+    versions = cloud.store.list(kind, f"{name}/")
+    if not versions:
+        raise not_found(f"Not found {KINDS[kind].lower()} {name}.", "NotFound", f"{KINDS[kind]}NotFound")
+    key, known = versions[-1]
+    latest = key.rpartition("/")[2]
+    common: dict[str, Any] = {"description": None, "tags": {}, "properties": {}, "isArchived": False, "latestVersion": latest, "nextVersion": None}
+    return resource(arm_id(cloud, kind, name), kind, name, known, properties=common)
+
+
+def code_folder(cloud: Cloud, asset: str) -> Path:
+    """The snapshot of a code asset, by its ARM id.
+
+    Raises:
+        AzureFault: 404, there is none.
+    """
+    name, _, version = asset.rpartition("/codes/")[2].partition("/versions/")
+    known = cloud.store.get("codes", f"{name}/{version}")
+    if known is None:
+        raise not_found(f"Not found code {name}:{version}.", "NotFound", "CodeNotFound")
+    return _uploaded(cloud, known["properties"]["codeUri"])
+
+
+def has_environment(cloud: Cloud, asset: str) -> bool:
+    """Whether there is an environment of that ARM id or registry id; every one of the registry is taken to be."""
+    if asset.startswith("azureml://registries/"):
+        return True
+    name, _, version = asset.rpartition("/environments/")[2].partition("/versions/")
+    if not version:
+        name, _, version = asset.removeprefix("azureml:").rpartition(":")
+    return cloud.store.get("environments", f"{name}/{version}") is not None
+
+
+def _uploaded(cloud: Cloud, uri: str) -> Path:
+    parts = urlsplit(uri)
+    container, _, blob = unquote(parts.path).strip("/").partition("/")
+    if parts.hostname != f"{cloud.identity.account}.{BLOB_SUFFIX}":
+        raise user_error(f"The code URI '{uri}' is not in the workspace's storage.")
+    try:
+        return blobs.path(cloud, container, blob)
+    except BlobProblem as problem:
+        raise user_error(f"The code URI '{uri}' is not valid: {problem.message}") from None
+
+
+def _kind(request: Request) -> str:
+    kind: str = request.path_params["kind"].lower()
+    return kind
+
+
+def _resource(cloud: Cloud, kind: str, name: str, version: str, known: Document) -> dict[str, Any]:
+    told = {"description": None, "tags": {}, "properties": {}, "isArchived": False, "isAnonymous": False} | known["properties"]
+    return resource(arm_id(cloud, kind, name, "versions", version), f"{kind}/versions", version, known, properties=told)
+
+
+def _routes(kind: str, versions: set[str]) -> list[Route]:
+    base = WS + "/" + kind + "/{name}"
+
+    def bound(handler: Any) -> Any:
+        async def handle(cloud: Cloud, request: Request) -> Answer:
+            request.path_params["kind"] = kind
+            answer: Answer = await handler(cloud, request)
+            return answer
+
+        return handle
+
+    return [
+        Route("arm", "GET", base, bound(get_container), versions),
+        Route("arm", "GET", base + "/versions", bound(list_versions), versions),
+        Route("arm", "GET", base + "/versions/{version}", bound(get_version), versions),
+        Route("arm", "PUT", base + "/versions/{version}", bound(put_version), versions),
+    ]
+
+
+ROUTES = [
+    *_routes("codes", CODE_VERSIONS),
+    Route("arm", "POST", WS + "/codes/{name}/versions/{version}/startPendingUpload", start_pending_upload, CODE_VERSIONS),
+    *_routes("environments", ENVIRONMENT_VERSIONS),
+]

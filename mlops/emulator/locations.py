@@ -1,0 +1,152 @@
+"""Where things are: the folder or file that an asset's URI means, for jobs that read it and for models that are made of it.
+
+URI forms are those of azure-ai-ml: datastores (short and long), job outputs, registry models, workspace models by ARM id or short name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sys
+from pathlib import Path
+from typing import cast
+
+from mlops.emulator import blobs, jobenvironment, runstore, weights
+from mlops.emulator.blobstore import BlobProblem
+from mlops.emulator.cloud import Cloud
+from mlops.emulator.errors import AzureFault, not_found, user_error
+from mlops.emulator.registry import base_model
+
+__all__ = ["check", "datastore_path", "datastore_uri", "locate", "output_path", "resolve"]
+
+_DATASTORE = re.compile(
+    r"azureml://(?:subscriptions/[^/]+/resourcegroups/[^/]+/(?:providers/[^/]+/)?workspaces/[^/]+/)?datastores/(?P<store>[^/]+)/paths/(?P<path>.*)",
+    re.IGNORECASE,
+)
+_OUTPUT = re.compile(r"azureml://jobs/(?P<job>[^/]+)/outputs/(?P<output>[^/]+)(?:/paths/(?P<path>.*))?/?", re.IGNORECASE)
+_RUN = re.compile(r"runs:/(?P<job>[^/]+)/(?P<path>.+)")
+_REGISTRY_MODEL = re.compile(r"azureml://registries/(?P<registry>[^/]+)/models/(?P<name>[^/]+)/versions/(?P<version>[^/]+)", re.IGNORECASE)
+_MODEL = re.compile(r"(?:azureml:)?/subscriptions/.*/models/(?P<name>[^/]+)/versions/(?P<version>[^/]+)", re.IGNORECASE)
+_SHORT_MODEL = re.compile(r"azureml:(?P<name>[^/:]+):(?P<version>[^/:]+)")
+
+DATASTORE_URI = "azureml://datastores/workspaceblobstore/paths/"
+
+
+def resolve(cloud: Cloud, uri: str) -> Path:
+    """The file or folder that a URI means; whether anything is there yet is not asked.
+
+    Raises:
+        AzureFault: 400 for a form that the emulator doesn't know, 404 for a job, output or model that there is not.
+    """
+    if match := _DATASTORE.fullmatch(uri):
+        return datastore_path(cloud, match["store"], match["path"])
+    if match := _OUTPUT.fullmatch(uri):
+        return _within(output_path(cloud, match["job"], match["output"]), match["path"] or "", uri)
+    if match := _RUN.fullmatch(uri):
+        return _blob(cloud, blobs.ARTIFACTS, f"ExperimentRun/dcid.{match['job']}/{match['path']}", uri)
+    if match := _REGISTRY_MODEL.fullmatch(uri):
+        _check_registry_model(cloud, match)
+        return weights.standin(cast(weights.Kind, cloud.options.weights), cloud.options.cache)
+    if match := _MODEL.fullmatch(uri) or _SHORT_MODEL.fullmatch(uri):
+        return _model(cloud, match["name"], match["version"])
+    raise user_error(f"The emulator can't resolve the URI '{uri}': it knows datastore paths, job outputs and models.")
+
+
+def check(cloud: Cloud, uri: str) -> None:
+    """Whether there is something where a URI points. Doesn't make a base model's weights for it.
+
+    Raises:
+        AzureFault: as :func:`resolve`, and 404 if there is nothing.
+    """
+    if match := _REGISTRY_MODEL.fullmatch(uri):
+        _check_registry_model(cloud, match)
+    elif not resolve(cloud, uri).exists():
+        raise user_error(f"The path of the asset '{uri}' does not exist or is not accessible.", "NotFound", "DataPathNotFound", status=404)
+
+
+async def locate(cloud: Cloud, uri: str) -> Path:
+    """As :func:`resolve`, off the event loop: weights of a base model are made, in a child, when they are needed first.
+
+    Raises:
+        AzureFault: as :func:`resolve`, and 500 if the weights can't be made.
+    """
+    if match := _REGISTRY_MODEL.fullmatch(uri):
+        _check_registry_model(cloud, match)
+        await _make_weights(cloud)
+    return resolve(cloud, uri)
+
+
+def datastore_path(cloud: Cloud, store: str, path: str) -> Path:
+    """A path in a datastore.
+
+    Raises:
+        AzureFault: 404, there is no such datastore.
+    """
+    containers = {"workspaceblobstore": blobs.datastore_container(cloud), "workspaceartifactstore": blobs.ARTIFACTS}
+    if store not in containers:
+        raise not_found(f"Could not find datastore: {store}.", "NotFoundError")
+    return _blob(cloud, containers[store], path, f"azureml://datastores/{store}/paths/{path}")
+
+
+def datastore_uri(run: str, output: str) -> str:
+    """Where an output goes that names no place: ``azureml/{run}/{output}/`` of the default datastore."""
+    return f"{DATASTORE_URI}azureml/{run}/{output}/"
+
+
+def output_path(cloud: Cloud, job: str, output: str) -> Path:
+    """A job's output.
+
+    Raises:
+        AzureFault: 404, there is no such job, or it has no such output.
+    """
+    run = runstore.get(cloud, job)
+    if run is None:
+        raise not_found(f"Job {job} not found.", "NotFound", "JobNotFound")
+    if output == "artifacts":
+        return blobs.path(cloud, blobs.ARTIFACTS, f"ExperimentRun/dcid.{job}")
+    if output not in run["outputs"]:
+        raise not_found(f"Output {output} of job {job} not found.", "NotFound", "JobOutputNotFound")
+    return resolve(cloud, run["outputs"][output]["uri"])
+
+
+def _check_registry_model(cloud: Cloud, match: re.Match[str]) -> None:
+    registry = match["registry"]
+    if registry != "azureml":
+        raise AzureFault(
+            401, "UserError", f"User/tenant/subscription is not allowed to access registry {registry}", inner=("Unauthorized",)
+        )
+    if base_model(cloud, match["name"], match["version"]) is None:
+        raise not_found(f"Could not find asset with ID: {match[0]}", "NotFound")
+
+
+async def _make_weights(cloud: Cloud) -> None:
+    # A child, so that torch doesn't stay in the emulator's memory.
+    log = cloud.folder("weights") / "standin.log"
+    script = "import sys, pathlib; from mlops.emulator import weights; weights.standin(sys.argv[1], pathlib.Path(sys.argv[2]))"
+    command = [sys.executable, "-c", script, cloud.options.weights, str(cloud.options.cache)]
+    child = cloud.children.start(command, cwd=log.parent, environment=jobenvironment.for_component(), log=log)
+    while child.returncode is None:
+        await asyncio.sleep(0.05)
+    if child.returncode != 0:
+        tail = log.read_text(encoding="utf-8", errors="replace")[-1000:]
+        raise AzureFault(500, "ServiceError", f"The base model's weights can't be made: {tail}")
+
+
+def _model(cloud: Cloud, name: str, version: str) -> Path:
+    from mlops.emulator.models import model_path
+
+    return model_path(cloud, name, version)
+
+
+def _blob(cloud: Cloud, container: str, blob: str, uri: str) -> Path:
+    try:
+        return blobs.path(cloud, container, blob)
+    except BlobProblem as problem:
+        raise user_error(f"The path '{uri}' is not valid: {problem.message}") from None
+
+
+def _within(root: Path, path: str, uri: str) -> Path:
+    found = root / path
+    if not found.resolve().is_relative_to(root.resolve()):
+        raise user_error(f"The path '{uri}' leads out of the output.")
+    return found

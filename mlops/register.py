@@ -1,0 +1,133 @@
+"""Register the fine-tuned model in the workspace, with where it comes from. Needs the gate's PROMOTE.
+
+python -m mlops.register --target local
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from mlops.core import console, guard, stage
+from mlops.core.config import Config
+from mlops.core.errors import ConfigError, RegistrationError
+from mlops.core.records import Evaluated, Judged, Registered, Trained
+from mlops.core.run import Run
+
+if TYPE_CHECKING:
+    from mlops.cloud.assets import RegisteredModel
+    from mlops.cloud.jobs import JobView
+    from mlops.cloud.workspace import Workspace
+
+__all__ = ["JOB_TAG", "main", "register", "version"]
+
+JOB_TAG = "mlops.job"
+"""Tag on a model: the job that made it. One job, one model version."""
+NAME = re.compile(r"[a-zA-Z0-9][-a-zA-Z0-9._]{0,254}")
+"""What Azure ML takes as the name of a model."""
+
+
+def register(config: Config, run: Run, workspace: Workspace) -> Registered:
+    """Register the job's output as an MLflow model, or find the version that was made from this job.
+
+    Raises:
+        NotPromoted: the gate doesn't say PROMOTE.
+        RegistrationError: the verdict is about another job, the job is not Completed, or the service has something else afterwards.
+    """
+    judged, trained, evaluated = guard.promoted(run), run.read(Trained), run.read(Evaluated)
+    name = config.registration.name
+    if not NAME.fullmatch(name):
+        raise ConfigError(
+            f"registration.name {name!r} is no name for a model.", "use letters, digits, '-', '.', '_', beginning with a letter or digit"
+        )
+    job = _completed(workspace, judged, trained)
+    found = workspace.assets.find_model(name, {JOB_TAG: trained.job})
+    before = run.find(Registered)
+    if before is not None and found is not None and before.model == found.id:
+        console.info(f"  nothing to do: {found.name}:{found.version} is registered")
+        return before
+    reused = found is not None
+    if found is None:
+        tags = _lineage(trained, evaluated, judged)
+        wanted = version(job.created_at, trained.run_key)
+        workspace.assets.register_model(
+            name=name, version=wanted, path=trained.model_output, description=f"Fine-tuned by {trained.job}", tags=tags
+        )
+        found = _verified(workspace, name, wanted, trained.job)
+    console.info(f"  {found.name}:{found.version} ← {trained.job}")
+    return run.write(
+        Registered(
+            inputs={"train": trained.digest(), "gate": judged.digest()},
+            name=found.name,
+            version=found.version,
+            model=found.id,
+            tags=dict(found.tags),
+            reused=reused,
+        )
+    )
+
+
+def version(created_at: datetime | None, run_key: str) -> str:
+    """When the job was made, as the tutorial's time stamp, and the beginning of its run key: the same job always gets the same version,
+    and two jobs of the same second get two."""
+    moment = created_at if created_at is not None else datetime.fromtimestamp(0, UTC)
+    return f"{moment.astimezone(UTC):%Y%m%d%H%M%S}-{run_key[:8]}"
+
+
+def _completed(workspace: Workspace, judged: Judged, trained: Trained) -> JobView:
+    """The job, still Completed: the service would register the output of a failed job, too."""
+    if judged.candidate_job != trained.job:
+        raise RegistrationError(
+            f"The gate has judged {judged.candidate_job}, but the trained model is of {trained.job}.", "run `mlops evaluate-gate`"
+        )
+    job = workspace.jobs.get(trained.job)
+    if job.status != "Completed":
+        raise RegistrationError(f"Job {job.name} is {job.status}, so its output is not a model.", "run `mlops train`")
+    return job
+
+
+def _verified(workspace: Workspace, name: str, wanted: str, job: str) -> RegisteredModel:
+    found = workspace.assets.model(name, wanted)
+    if found.tags.get(JOB_TAG) != job:
+        raise RegistrationError(f"Model {name}:{wanted} exists and is not of job {job}.", "set another registration.name in pipeline.toml")
+    return found
+
+
+def _lineage(trained: Trained, evaluated: Evaluated, judged: Judged) -> dict[str, str]:
+    metrics = evaluated.models["candidate"].metrics
+    return {
+        JOB_TAG: trained.job,
+        "mlops.run_key": trained.run_key,
+        "mlops.base_model": trained.base_model,
+        "mlops.component": trained.component,
+        "mlops.data_fingerprint": trained.data_fingerprint,
+        "mlops.git_commit": _commit(),
+        "mlops.verdict": judged.verdict.value,
+        **{f"metric.{key}": f"{value:.6g}" for key, value in sorted(metrics.items())},
+    }
+
+
+def _commit() -> str:
+    """The commit of this pipeline's code, ``+changes`` where the folder differs from it, or ``unknown`` outside git."""
+    if commit := os.environ.get("GITHUB_SHA"):
+        return commit
+    try:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changes = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return f"{head}+changes" if changes else head
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the stage as a command."""
+    return stage.run(register, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,146 @@
+"""One self-contained HTML page about a run: verdict, rules with their intervals, figures, sample answers, cost, lineage.
+
+The page loads nothing: styles and plots are inside. Whatever comes from a model or a data set is escaped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+from mlops.core.records import Evaluated, Judged, Judgement, Record, Trained, Validated
+from mlops.core.run import Run, write_atomically
+from mlops.judging.wording import number
+from mlops.report.markdown import FIGURES, MEANING
+
+__all__ = ["Plot", "plot", "render", "write"]
+
+R = TypeVar("R", bound=Record)
+
+WIDTH = 260
+"""Of a plot, in pixels."""
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Where an interval plot's parts stand, in pixels from the left."""
+
+    zero: float
+    low: float | None
+    high: float | None
+    point: float
+    limit: float
+    good_start: float
+    good_width: float
+
+
+def write(run: Run) -> Path:
+    """Write ``run/report.html`` from the records that are there, and return its path."""
+    path = run.path("report.html")
+    write_atomically(path, render(list(run.records())).encode())
+    return path
+
+
+def render(records: Sequence[Record]) -> str:
+    """The page.
+
+    Args:
+        records: those of one run; sections whose record is missing are left out.
+    """
+    from jinja2 import Environment, StrictUndefined
+
+    judged, evaluated = _one(records, Judged), _one(records, Evaluated)
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(resources.files("mlops.report").joinpath("report.html.jinja").read_text(encoding="utf-8"))
+    return template.render(
+        judged=judged,
+        meaning=MEANING[judged.verdict] if judged else "",
+        rules=[(judgement, plot(judgement)) for judgement in judged.judgements] if judged else [],
+        evaluated=evaluated,
+        roles=_roles(evaluated),
+        figures=_figures(evaluated),
+        samples=_samples(evaluated),
+        cost=_cost(_one(records, Validated), _one(records, Trained)),
+        lineage=_lineage(records),
+        number=number,
+        width=WIDTH,
+    )
+
+
+def plot(judgement: Judgement) -> Plot | None:
+    """Difference, interval and margin on one axis that also shows 0; None for a rule without a baseline or with figures that are none."""
+    if judgement.difference is None or judgement.margin is None:
+        return None
+    limit = judgement.margin if judgement.direction == "lower" else -judgement.margin
+    interval = judgement.interval
+    shown = [0.0, judgement.difference, limit, *((interval.low, interval.high) if interval else ())]
+    if not all(abs(value) < float("inf") for value in shown):  # False for NaN, too
+        return None
+    start, end = min(shown), max(shown)
+    reach = (end - start) * 1.2 or 1.0
+    start -= (reach - (end - start)) / 2
+
+    def x(value: float) -> float:
+        return float(round((value - start) / reach * WIDTH, 1))
+
+    good = (0.0, x(limit)) if judgement.direction == "lower" else (x(limit), round(WIDTH - x(limit), 1))
+    return Plot(
+        x(0), x(interval.low) if interval else None, x(interval.high) if interval else None, x(judgement.difference), x(limit), *good
+    )
+
+
+def _one(records: Sequence[Record], kind: type[R]) -> R | None:
+    return next((record for record in records if isinstance(record, kind)), None)
+
+
+def _roles(evaluated: Evaluated | None) -> list[str]:
+    return [role for role in ("candidate", "champion", "base") if evaluated and role in evaluated.models]
+
+
+def _figures(evaluated: Evaluated | None) -> list[tuple[str, list[str]]]:
+    if evaluated is None:
+        return []
+    others = {name for model in evaluated.models.values() for name in model.metrics} - set(FIGURES)
+    return [
+        (name, [number(evaluated.models[role].metrics.get(name)) for role in _roles(evaluated)]) for name in (*FIGURES, *sorted(others))
+    ]
+
+
+def _samples(evaluated: Evaluated | None) -> list[dict[str, Any]]:
+    """Questions with every model's answer; only what all models were asked."""
+    if evaluated is None:
+        return []
+    by_role: Mapping[str, Mapping[str, str]] = {
+        role: {sample.prompt: sample.answer for sample in evaluated.models[role].samples} for role in _roles(evaluated)
+    }
+    first = evaluated.models[_roles(evaluated)[0]].samples if by_role else ()
+    return [
+        {"prompt": sample.prompt, "reference": sample.reference, "answers": [by_role[role][sample.prompt] for role in by_role]}
+        for sample in first
+        if all(sample.prompt in answers for answers in by_role.values())
+    ]
+
+
+def _cost(validated: Validated | None, trained: Trained | None) -> list[tuple[str, str]]:
+    rows = []
+    if validated is not None:
+        estimate = validated.cost_estimate_usd
+        rows.append(("estimated on Azure", f"{'unknown' if estimate is None else f'{estimate:,.2f} USD'} ({validated.cost_note})"))
+        rows.append(("compute", f"{validated.compute} ({validated.compute_size}, {validated.gpus_per_node} GPU a node)"))
+    if trained is not None:
+        hours = "unknown" if trained.gpu_hours is None else f"{trained.gpu_hours:.3g} GPU hours"
+        rows.append(("training used", f"{hours} on {trained.gpus} GPU{', reused from an earlier run' if trained.reused else ''}"))
+    return rows
+
+
+def _lineage(records: Sequence[Record]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Per record, its plain fields; tables and texts have their own sections."""
+    skipped = {"schema_version", "reasons", "champion_note", "cost_note", "verdict", "first_run", "cost_estimate_usd"}
+    lineage = []
+    for record in records:
+        plain = record.model_dump(mode="json", exclude=skipped)
+        lineage.append((record.stage, [(name, str(value)) for name, value in plain.items() if isinstance(value, (str, int, float))]))
+    return lineage

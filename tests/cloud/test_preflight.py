@@ -1,0 +1,307 @@
+"""The rules on configuration and workspace: each has a case that breaks it and no other."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlops.cloud.assets import BaseModel, Component, ComponentInput
+from mlops.cloud.compute import ComputeView, VmSize
+from mlops.cloud.preflight import (
+    check_cluster,
+    check_endpoint_size,
+    check_model,
+    check_parameters,
+    check_size,
+    estimate_cost,
+    nearest,
+)
+from mlops.core.config import Config, load, locate
+from mlops.core.records import Finding
+
+TODAY = date(2026, 6, 15)
+A100, H100 = "Standard_NC24ads_A100_v4", "Standard_NC40ads_H100_v5"
+SIZES = {
+    name.lower(): VmSize(name=name, family="f", vcpus=24, gpus=gpus, memory_gb=220.0)
+    for name, gpus in ((A100, 1), (H100, 1), ("Standard_NC6", 1), ("Standard_DS3_v2", 0))
+}
+
+
+def given(name: str, kind: str, default: str | None = None, *enum: str, **limits: Any) -> ComponentInput:
+    return ComponentInput(name=name, type=kind, optional=limits.pop("optional", True), default=default, enum=enum, **limits)
+
+
+INPUTS = (
+    given("task_name", "string", "ChatCompletion", "ChatCompletion", optional=False),
+    given("mlflow_model_path", "mlflow_model"),
+    given("train_file_path", "uri_file", optional=False),
+    given("evaluation_config", "uri_file"),
+    given("evaluation_config_params", "string"),
+    given("instance_type_finetune", "string", "Standard_nc24rs_v3"),
+    given("compute_finetune", "string", "serverless"),
+    given("num_train_epochs", "integer", "1", min=1),
+    given("num_nodes_finetune", "integer", "1", min=1),
+    given("number_of_gpu_to_use_finetuning", "integer", "1", min=1),
+    given("lora_dropout", "number", "0.0", min=0, max=1),
+    given("learning_rate", "number", "0.00002"),
+    given("lr_scheduler_type", "string", "linear", "linear", "cosine"),
+    given("deepspeed_stage", "string", "2", "2", "3"),
+    given("evaluation_strategy", "string", "epoch", "epoch", "steps", "disable"),
+    *(given(name, "string", "false", "true", "false") for name in ("apply_lora", "apply_deepspeed", "apply_ort", "auto_find_batch_size")),
+    given("apply_early_stopping", "string", "false", "true", "false"),
+    given("verbose", "boolean", "false"),
+)
+
+
+def component(*more: ComponentInput) -> Component:
+    inputs = {each.name: each for each in (*INPUTS, *more)}
+    return Component(id="azureml://c", name="chat_completion_pipeline", version="0.0.82", inputs=inputs, outputs={}, sdk=None)
+
+
+def model(**changes: Any) -> BaseModel:
+    fields: dict[str, Any] = {
+        "id": "azureml://registries/azureml/models/Phi-4/versions/8",
+        "name": "Phi-4",
+        "version": "8",
+        "tags": {},
+        "archived": False,
+        "retired_on": None,
+        "finetune_skus": (A100,),
+        "inference_skus": (A100,),
+        "defaults": {},
+    }
+    return BaseModel(**{**fields, **changes})
+
+
+def cluster(**changes: Any) -> ComputeView:
+    fields: dict[str, Any] = {"name": "gpu", "size": A100, "state": "Succeeded", "tier": "dedicated", "gpus_per_node": 1, "created": False}
+    return ComputeView(**{**fields, **changes})
+
+
+def config(**tables: Any) -> Config:
+    return Config.model_validate({"target": "local", "compute": {"name": "gpu", "size": A100}, **tables})
+
+
+def on_parameters(parameters: dict[str, Any], defaults: dict[str, Any] | None = None, *more: ComponentInput) -> list[Finding]:
+    training = config(training={"parameters": parameters}).training
+    return check_parameters(component(*more), training, defaults or {}, lambda key: f"pipeline.toml: {key}")
+
+
+def one(findings: list[Finding]) -> tuple[str, str, str]:
+    (finding,) = findings
+    return finding.rule, finding.where, finding.message
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"num_train_epochs": 3, "learning_rate": 5e-6, "lr_scheduler_type": "cosine"},
+        {"num_train_epochs": "3", "learning_rate": "5e-6", "deepspeed_stage": 3, "apply_deepspeed": True},
+        {"num_train_epochs": 3.0, "lora_dropout": 1, "verbose": True, "apply_lora": "true"},
+        {"apply_early_stopping": True, "evaluation_strategy": "steps"},
+        {"number_of_gpu_to_use_finetuning": 1},
+        {},
+    ],
+)
+def test_what_the_component_takes_is_no_finding(value: dict[str, Any]) -> None:
+    assert on_parameters(value) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "rule", "message"),
+    [
+        ("num_train_epoch", 1, "parameter.unknown", "did you mean 'num_train_epochs'"),
+        ("num_train_epochs", "three", "parameter.type", "not of type integer"),
+        ("num_train_epochs", 1.5, "parameter.type", "not of type integer"),
+        ("num_train_epochs", True, "parameter.type", "not of type integer"),
+        ("learning_rate", "fast", "parameter.type", "not of type number"),
+        ("learning_rate", "nan", "parameter.type", "not of type number"),
+        ("learning_rate", float("inf"), "parameter.type", "not of type number"),
+        ("verbose", "yes", "parameter.type", "not of type boolean"),
+        ("evaluation_config", "file.json", "parameter.type", "is a uri_file"),
+        ("num_train_epochs", 0, "parameter.range", "is 0, less than 1"),
+        ("lora_dropout", 1.1, "parameter.range", "is 1.1, more than 1"),
+        ("lr_scheduler_type", "cosin", "parameter.enum", "did you mean 'cosine'"),
+        ("apply_lora", 1, "parameter.enum", "not one of true, false"),
+        ("deepspeed_stage", 5, "parameter.enum", "not one of 2, 3"),
+        ("task_name", "TextGeneration", "parameter.enum", "not one of ChatCompletion"),
+        ("compute_finetune", "other", "parameter.reserved", "set by the pipeline"),
+        ("train_file_path", "x.jsonl", "parameter.reserved", "set by the pipeline"),
+        ("evaluation_config_params", "{}", "parameter.ignored", "no longer evaluates"),
+        ("instance_type_finetune", A100, "parameter.ignored", "serverless"),
+        ("learning_rate", 0, "parameter.combination", "greater than 0"),
+    ],
+)
+def test_a_wrong_parameter_breaks_one_rule(name: str, value: Any, rule: str, message: str) -> None:
+    found = on_parameters({name: value, "apply_lora" if name != "apply_lora" else "apply_ort": "true"})
+    assert one(found)[:2] == (rule, f"pipeline.toml: training.parameters.{name}")
+    assert message in found[0].message
+    assert found[0].severity == ("warning" if rule == "parameter.ignored" else "error")
+
+
+@pytest.mark.parametrize(
+    ("values", "first"),
+    [
+        ({"apply_early_stopping": "true", "evaluation_strategy": "disable"}, "apply_early_stopping"),
+        ({"apply_deepspeed": "true", "auto_find_batch_size": "true"}, "auto_find_batch_size"),
+        ({"apply_deepspeed": "true", "deepspeed_stage": "3", "apply_ort": "true"}, "apply_ort"),
+    ],
+)
+def test_parameters_that_do_not_go_together(values: dict[str, str], first: str) -> None:
+    assert one(on_parameters(values))[:2] == ("parameter.combination", f"pipeline.toml: training.parameters.{first}")
+    for left_out in values:
+        assert on_parameters({name: value for name, value in values.items() if name != left_out}) == []
+    # It is the same when the model's defaults hold all of them, or one.
+    assert one(on_parameters({}, dict(values)))[:2] == ("parameter.combination", f"model_specific_defaults.{first}")
+    last = list(values)[-1]
+    mixed = on_parameters({last: values[last]}, {name: value for name, value in values.items() if name != last})
+    assert one(mixed)[1] == f"pipeline.toml: training.parameters.{last}"
+    assert on_parameters({last: component().inputs[last].default}, dict(values)) == [], "pipeline.toml wins"
+
+
+def test_the_models_defaults_are_checked_where_they_count() -> None:
+    assert on_parameters({}, {"learning_rate_min": 5e-7, "learning_rate": "5e-6", "precision": 16}) == [], "what it doesn't take is dropped"
+    assert one(on_parameters({}, {"lr_scheduler_type": "bogus"}))[:2] == ("parameter.enum", "model_specific_defaults.lr_scheduler_type")
+    assert on_parameters({"lr_scheduler_type": "linear"}, {"lr_scheduler_type": "bogus"}) == [], "it is overruled"
+
+
+def test_a_required_input_without_a_value() -> None:
+    needed = given("prompt_style", "string", optional=False)
+    assert one(on_parameters({}, None, needed))[0] == "parameter.missing"
+    assert on_parameters({"prompt_style": "x"}, None, needed) == []
+
+
+def test_all_wrong_parameters_are_found() -> None:
+    found = on_parameters({"num_train_epochs": 0, "lr_scheduler_type": "x", "nonsense": 1, "learning_rate": -1})
+    assert [finding.rule for finding in found] == ["parameter.range", "parameter.enum", "parameter.unknown", "parameter.combination"]
+
+
+def test_an_archived_model_names_its_successors() -> None:
+    found = check_model(model(archived=True), ["azureml://x/Phi-4"], False, TODAY, "pipeline.toml:7")
+    assert one(found)[:2] == ("model.archived", "pipeline.toml:7")
+    assert "azureml://x/Phi-4" in found[0].message
+    assert found[0].severity == "error"
+    assert check_model(model(archived=True), [], True, TODAY, "")[0].severity == "warning"
+    assert "none that the registry lists" in check_model(model(archived=True), [], False, TODAY, "")[0].message
+
+
+@pytest.mark.parametrize(
+    ("day", "rules"), [("2026-06-14", ["model.retired"]), ("2026-06-15", []), ("2026-06-14T00:00:00Z", ["model.retired"]), (None, [])]
+)
+def test_a_model_past_its_date(day: str | None, rules: list[str]) -> None:
+    assert [finding.rule for finding in check_model(model(retired_on=day), [], False, TODAY, "")] == rules
+
+
+@pytest.mark.parametrize(
+    ("size", "allowed", "rules"),
+    [
+        (A100, (A100,), []),
+        (A100.upper(), (A100.lower(),), []),
+        (H100, (A100,), ["compute.size.not-allowed"]),
+        ("Standard_NC6", (A100,), ["compute.size.not-allowed"]),
+        (H100, None, []),
+        ("STANDARD_NC6", None, ["compute.size.unsupported"]),
+        (A100, (), ["compute.size.not-allowed"]),
+        ("Standard_NC24ads_A100", None, ["compute.size.unknown"]),
+    ],
+)
+def test_the_size_to_train_on(size: str, allowed: tuple[str, ...] | None, rules: list[str]) -> None:
+    assert [finding.rule for finding in check_size(size, model(finetune_skus=allowed), SIZES, "")] == rules
+
+
+def test_an_unknown_size_names_the_nearest() -> None:
+    (finding,) = check_size("standard_nc24ads_a100", model(finetune_skus=None), SIZES, "pipeline.toml:3")
+    assert A100 in finding.message
+    assert finding.where == "pipeline.toml:3"
+
+
+@pytest.mark.parametrize(
+    ("size", "allowed", "rules"),
+    [
+        (A100.lower(), (A100,), []),
+        (H100, (A100,), ["endpoint.size.not-allowed"]),
+        (H100, None, []),
+        ("Standard_X", None, ["endpoint.size.unknown"]),
+    ],
+)
+def test_the_size_to_serve_on(size: str, allowed: tuple[str, ...] | None, rules: list[str]) -> None:
+    endpoint = config(endpoint={"instance_type": size}).endpoint
+    assert [finding.rule for finding in check_endpoint_size(endpoint, model(inference_skus=allowed), SIZES, "")] == rules
+
+
+@pytest.mark.parametrize(
+    ("changes", "parameters", "rules"),
+    [
+        ({}, {}, []),
+        ({"state": "succeeded", "size": A100.upper()}, {}, []),
+        ({"state": "Failed"}, {}, ["compute.state"]),
+        ({"state": "Deleting"}, {}, ["compute.state"]),
+        ({"size": H100}, {}, ["compute.size.differs"]),
+        ({}, {"num_nodes_finetune": 2}, []),
+        ({}, {"num_nodes_finetune": 3}, ["compute.too-small"]),
+        ({}, {"number_of_gpu_to_use_finetuning": 2}, ["compute.too-small"]),
+        ({"gpus_per_node": 4}, {"number_of_gpu_to_use_finetuning": "4"}, []),
+        ({"gpus_per_node": 0}, {"number_of_gpu_to_use_finetuning": 1}, []),
+    ],
+)
+def test_the_cluster(changes: dict[str, Any], parameters: dict[str, Any], rules: list[str]) -> None:
+    found = check_cluster(cluster(**changes), config().compute, parameters, lambda key: key)
+    assert [finding.rule for finding in found] == rules
+
+
+def test_cost_is_price_times_nodes_times_hours() -> None:
+    priced = config(
+        compute={"size": A100, "price_per_hour_usd": 3.5},
+        training={"expected_hours": 2.0, "parameters": {"num_nodes_finetune": 2}},
+        endpoint={"price_per_hour_usd": 3.0, "instance_count": 2},
+    )
+    cost, note = estimate_cost(priced.compute, priced.training, priced.endpoint)
+    assert cost == pytest.approx(14.0)
+    assert "3.5 USD an hour × 2 node(s)" in note
+    assert "6.00 USD for every hour" in note
+
+
+@pytest.mark.parametrize(
+    ("compute", "training", "missing"),
+    [
+        ({}, {"expected_hours": 1.0}, "compute.price_per_hour_usd not set"),
+        ({"price_per_hour_usd": 1.0}, {}, "training.expected_hours not set"),
+        ({}, {}, "compute.price_per_hour_usd and training.expected_hours not set"),
+    ],
+)
+def test_without_a_figure_there_is_no_estimate_but_a_reason(compute: dict[str, Any], training: dict[str, Any], missing: str) -> None:
+    priced = config(compute=compute, training=training)
+    cost, note = estimate_cost(priced.compute, priced.training, priced.endpoint)
+    assert cost is None
+    assert missing in note
+
+
+def test_nearest_says_nothing_where_nothing_is_near() -> None:
+    assert nearest("zzz", ["alpha"]) == ""
+    assert nearest("ALPHA1", ["Alpha", "beta"]) == " (did you mean 'Alpha'?)"
+
+
+def test_a_setting_is_located_by_line_or_option(tmp_path: Path) -> None:
+    path = tmp_path / "pipeline.toml"
+    lines = (
+        "[defaults.training.parameters]",
+        "max_steps = 1",
+        "seed = 2",
+        "[targets.a.training.parameters]",
+        "max_steps = 3",
+        "[targets.b]",
+        "model = { name = 'x' }",
+    )
+    path.write_text("\n".join(lines))
+    a, b = (load(path, target, ["training.parameters.warmup_steps=1"], {}) for target in "ab")
+    assert locate(a, "training.parameters.max_steps") == f"{path}:5"
+    assert locate(b, "training.parameters.max_steps") == f"{path}:2"
+    assert locate(a, "training.parameters.seed") == f"{path}:3"
+    assert locate(a, "training.parameters.warmup_steps") == "--set training.parameters.warmup_steps"
+    assert locate(b, "model.name") == f"{path}:7"
+    assert locate(a, "compute.size") == str(path)
+    path.unlink()
+    assert locate(a, "training.parameters.seed") == str(path)

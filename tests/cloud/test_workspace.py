@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mlops.cloud.errors import NotFound
+from mlops.cloud.workspace import MARK, OWNER, PIPELINE, RUN, TARGET, Workspace
+from mlops.core.config import Config
+from mlops.core.errors import ConfigError, CredentialError
+from mlops.emulator.server import Emulator
+
+Settings = Callable[..., Config]
+Open = Callable[[Config], Workspace]
+Start = Callable[..., Emulator]
+
+
+def test_a_session_finds_the_workspace(start_emulator: Start, settings: Settings, open_workspace: Open) -> None:
+    emulator = start_emulator()
+    workspace = open_workspace(settings())
+    assert workspace.location == "eastus"
+    assert workspace.tracking_uri.startswith("azureml://")
+    assert workspace.arm_id.lower() == str(workspace.entity.id).lower()
+    # No other host was asked for: telemetry, metadata services and metrics stay at home.
+    assert all(emulator.hosts_asked.values()), emulator.hosts_asked
+
+
+def test_missing_coordinates_name_the_variables(
+    settings: Settings, open_workspace: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        open_workspace(settings(environment={}))
+    for name in ("AZURE_SUBSCRIPTION_ID", "AZUREML_RESOURCE_GROUP", "AZUREML_WORKSPACE"):
+        assert name in str(caught.value)
+
+
+def test_half_of_the_coordinates_is_an_error_that_names_the_rest(settings: Settings, open_workspace: Open) -> None:
+    with pytest.raises(ConfigError, match="AZUREML_RESOURCE_GROUP, AZUREML_WORKSPACE not set"):
+        open_workspace(settings(environment={"AZURE_SUBSCRIPTION_ID": "s"}))
+
+
+def test_config_json_gives_the_coordinates(
+    start_emulator: Start, settings: Settings, open_workspace: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = start_emulator().environment()
+    (tmp_path / "config.json").write_text(
+        json.dumps(
+            {
+                "subscription_id": environment["AZURE_SUBSCRIPTION_ID"],
+                "resource_group": environment["AZUREML_RESOURCE_GROUP"],
+                "workspace_name": environment["AZUREML_WORKSPACE"],
+            }
+        )
+    )
+    monkeypatch.chdir(tmp_path)
+    assert open_workspace(settings(environment={})).location == "eastus"
+
+
+def test_a_wrong_secret_says_what_was_tried(
+    start_emulator: Start, settings: Settings, open_workspace: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start_emulator()
+    config = settings()
+    monkeypatch.setenv("AZURE_CLIENT_SECRET", "not-the-secret")
+    monkeypatch.setenv("AZURE_TOKEN_CREDENTIALS", "EnvironmentCredential")
+    with pytest.raises(CredentialError, match=r"Tried: .*EnvironmentCredential") as caught:
+        open_workspace(config)
+    assert "AZURE_CLIENT_SECRET" in caught.value.fix
+
+
+def test_a_workspace_that_does_not_exist_names_the_variables(
+    start_emulator: Start, settings: Settings, open_workspace: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start_emulator()
+    monkeypatch.setenv("AZUREML_WORKSPACE", "nowhere")
+    workspace = open_workspace(settings())
+    with pytest.raises(NotFound, match="looking up workspace nowhere"):
+        _ = workspace.location
+
+
+def test_our_tags_tell_pipeline_target_owner_and_run(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GITHUB_ACTOR", "octocat")
+    monkeypatch.setenv("GITHUB_RUN_ID", "42")
+    monkeypatch.setenv("GITHUB_REPOSITORY", "o/r")
+    workspace = Workspace(settings("tags = { team = 'a' }", environment={}), None, {})
+    assert workspace.tags == {"team": "a", PIPELINE: MARK, TARGET: "test", OWNER: "octocat", RUN: "o/r/42"}
+
+
+def test_configured_tags_cannot_take_our_marks_away(settings: Settings) -> None:
+    workspace = Workspace(settings(f"tags = {{ '{PIPELINE}' = 'x' }}", environment={}), None, {})
+    assert workspace.ours(workspace.tags)
+
+
+@pytest.mark.parametrize(
+    ("tags", "ours", "ours_now"),
+    [
+        (None, False, False),
+        ({}, False, False),
+        ({PIPELINE: MARK}, False, False),
+        ({PIPELINE: MARK, TARGET: "other"}, False, False),
+        ({PIPELINE: "x", TARGET: "test"}, False, False),
+        ({PIPELINE: MARK, TARGET: "test"}, True, False),
+        ({PIPELINE: MARK, TARGET: "test", OWNER: "me", RUN: "another"}, True, False),
+        ({PIPELINE: MARK, TARGET: "test", OWNER: "me", RUN: "r/1"}, True, True),
+    ],
+)
+def test_what_is_ours(tags: dict[str, str] | None, ours: bool, ours_now: bool, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GITHUB_ACTOR", "me")
+    monkeypatch.setenv("GITHUB_RUN_ID", "1")
+    monkeypatch.setenv("GITHUB_REPOSITORY", "r")
+    workspace = Workspace(settings(environment={}), None, {})
+    assert (workspace.ours(tags), workspace.ours_now(tags)) == (ours, ours_now)

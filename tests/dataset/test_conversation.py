@@ -1,0 +1,154 @@
+"""Reading conversations: what is a row, and what is refused with which rule."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlops.dataset import conversation as module
+from mlops.dataset.conversation import (
+    Conversation,
+    Message,
+    RetentionItem,
+    Unreadable,
+    content_id,
+    convert,
+    decode,
+    encode,
+    hash64,
+    lines,
+    normalise,
+    read_jsonl,
+)
+
+ROW = {
+    "prompt": "Hi",
+    "messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}],
+    "prompt_id": "1",
+}
+text = st.text(st.characters(codec="utf-8"))
+
+
+def line(**changes: Any) -> bytes:
+    return json.dumps({**ROW, **changes}).encode()
+
+
+def rule_of(raw: bytes, kind: type[Conversation] = Conversation) -> str:
+    with pytest.raises(Unreadable) as caught:
+        decode(raw, kind)
+    assert str(caught.value)
+    return caught.value.rule
+
+
+@given(prompt=text, contents=st.lists(text), roles=st.lists(text), prompt_id=text)
+def test_what_is_written_is_read_again(prompt: str, contents: list[str], roles: list[str], prompt_id: str) -> None:
+    messages = [Message(role, content) for role, content in zip(roles, contents, strict=False)]
+    row = Conversation(prompt=prompt, messages=messages, prompt_id=prompt_id)
+    assert decode(encode(row)) == row
+
+
+@pytest.mark.parametrize(
+    ("raw", "rule"),
+    [
+        pytest.param(b"\xef\xbb\xbf" + line(), "json.bom", id="byte order mark"),
+        pytest.param(b"\n", "json.blank", id="blank line"),
+        pytest.param(line()[:-1], "json.malformed", id="cut off"),
+        pytest.param(line() + line(), "json.malformed", id="two objects"),
+        pytest.param(line(score=float("nan")), "json.malformed", id="NaN"),
+        pytest.param(line(prompt="\ud800"), "json.malformed", id="lone surrogate, escaped"),
+        pytest.param(line().replace(b"Hello", "\ud800".encode("utf-8", "surrogatepass")), "json.encoding", id="lone surrogate, raw"),
+        pytest.param(line().replace(b"Hello", b"Gr\xfc\xdfe"), "json.encoding", id="Latin-1"),
+        pytest.param(b"[]", "schema.field", id="not an object"),
+        pytest.param(json.dumps({"prompt": "Hi", "messages": []}).encode(), "schema.field", id="field missing"),
+        pytest.param(line(prompt=3), "schema.field", id="number for text"),
+        pytest.param(line(prompt_id=None), "schema.field", id="null for text"),
+        pytest.param(line(messages="Hi"), "schema.field", id="text for a list"),
+        pytest.param(line(messages=[{"role": "user"}]), "schema.field", id="content missing"),
+        pytest.param(line(messages=[{"role": "user", "content": "Hi", "name": "Bo"}]), "schema.field", id="unknown field of a message"),
+        pytest.param(b'{"prompt":"No",' + line()[1:], "json.duplicate-key", id="key of the row twice"),
+        pytest.param(
+            line().replace(b'"role": "user"', b'"role":"system","role":"user"'), "json.duplicate-key", id="key of a message twice"
+        ),
+        pytest.param(
+            line().replace(b'"role": "user"', b'"r\\u006fle":"system","role":"user"'), "json.duplicate-key", id="… spelled otherwise"
+        ),
+    ],
+)
+def test_a_row_that_is_none_is_refused(raw: bytes, rule: str) -> None:
+    assert rule_of(raw) == rule
+
+
+def test_a_text_may_hold_the_name_of_a_key() -> None:
+    messages = [{"role": "user", "content": "role"}, {"role": "assistant", "content": 'say "prompt": "prompt_id"'}]
+    assert decode(line(prompt="messages", messages=messages, prompt_id="content")).messages[0].content == "role"
+    assert decode(line(prompt="\u0041")).prompt == "A"
+
+
+def test_fields_of_a_row_beyond_the_schema_are_left_out_but_not_from_the_retention_suite() -> None:
+    assert encode(decode(line(source="web"))) == encode(decode(line()))
+    assert decode(line(kind="fact"), RetentionItem).kind == "fact"
+    assert rule_of(line(), RetentionItem) == "schema.field"
+    assert rule_of(line(kind="fact", source="web"), RetentionItem) == "schema.field"
+
+
+def test_python_data_is_held_to_the_same_schema() -> None:
+    assert convert(ROW) == decode(line())
+    with pytest.raises(Unreadable, match=r"messages\[0\]") as caught:
+        convert({**ROW, "messages": [{"role": "user", "content": None}]})
+    assert caught.value.rule == "schema.field"
+
+
+def test_lines_are_numbered_and_a_bad_one_does_not_end_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(line() + b"\r\nnonsense\n" + line(prompt="Last"))
+    found = list(read_jsonl(path))
+    assert [number for number, _ in found] == [1, 2, 3]
+    assert isinstance(found[1][1], Unreadable)
+    assert isinstance(found[2][1], Conversation)
+    assert found[2][1].prompt == "Last"
+    offsets = [offset for _, offset, _ in lines(path)]
+    assert [path.read_bytes()[offset:][:5] for offset in offsets] == [b'{"pro', b"nonse", b'{"pro']
+
+
+def test_a_line_beyond_the_limit_is_refused_and_the_next_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_LINE_BYTES", 200)
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(line(prompt="x" * 1000) + b"\n" + line() + b"\n")
+    (first, long), (second, fine) = read_jsonl(path)
+    assert (first, second) == (1, 2)
+    assert isinstance(long, Unreadable)
+    assert long.rule == "json.too-long"
+    assert fine == decode(line())
+
+
+@given(text)
+def test_case_space_and_punctuation_do_not_count(value: str) -> None:
+    assert normalise(value) == normalise(f"  {value}\n")
+    if value.isascii() and any(letter.isalnum() for letter in value):
+        assert normalise(value) == normalise(value.upper() + " !?") == normalise(value + "\u2026\u3000")
+
+
+def test_what_normalises_to_the_same() -> None:
+    assert normalise("Hello, World!") == normalise("hello world") == normalise("ＨＥＬＬＯ\u3000ｗｏｒｌｄ")
+    assert normalise("Straße.") == normalise("STRASSE")
+    assert normalise(":)") != normalise(":(")
+    assert normalise("क") != normalise("कि")
+    assert normalise(" ") == b""
+
+
+def test_hashes_tell_parts_apart() -> None:
+    assert hash64(b"ab", b"c") != hash64(b"a", b"bc")
+    assert hash64(b"a") != hash64(b"a", b"")
+    assert 0 <= hash64(b"a") < 2**64
+
+
+def test_content_id_follows_what_is_said_and_by_whom() -> None:
+    row: Conversation = decode(line())
+    assert content_id(row.messages) == content_id(decode(line(prompt_id="2")).messages)
+    assert content_id(row.messages) != content_id(row.messages[::-1])
+    assert len(content_id(row.messages)) == 64

@@ -1,0 +1,59 @@
+"""The frozen suites: which rows, how many, of which kinds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mlops.core.config import EvaluationConfig
+from mlops.dataset.suites import freeze, stratified, target_lines
+
+
+def line(number: int, kind: str | None = None, prompt_id: str = "") -> bytes:
+    messages = [{"role": "user", "content": f"Q{number}"}, {"role": "assistant", "content": "A"}]
+    row = {"prompt": f"Q{number}", "messages": messages, "prompt_id": prompt_id or str(number)}
+    return json.dumps(row | ({"kind": kind} if kind else {})).encode() + b"\n"
+
+
+@pytest.fixture
+def held_out(tmp_path: Path) -> Path:
+    path = tmp_path / "test_sft.jsonl"
+    path.write_bytes(line(1) + line(2) + line(3, prompt_id="1") + b"nonsense\n" + line(4).rstrip())
+    return path
+
+
+@pytest.fixture
+def retention(tmp_path: Path) -> Path:
+    path = tmp_path / "all.jsonl"
+    kinds = ["fact"] * 5 + ["sum"] * 2 + ["refusal"] * 1
+    path.write_bytes(b"".join(line(number, kind) for number, kind in enumerate(kinds)) + line(8, "sum", prompt_id="0"))
+    return path
+
+
+def test_the_target_suite_is_the_first_readable_rows_with_different_ids(held_out: Path) -> None:
+    assert target_lines(held_out, 2) == [line(1), line(2)]
+    assert target_lines(held_out, 9) == [line(1), line(2), line(4)]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "numbers"),
+    [(3, [0, 5, 7]), (4, [0, 1, 5, 7]), (5, [0, 1, 5, 6, 7]), (6, [0, 1, 2, 5, 6, 7]), (None, [0, 1, 2, 3, 4, 5, 6, 7])],
+)
+def test_the_retention_suite_holds_every_kind(wanted: int | None, numbers: list[int], retention: Path) -> None:
+    found, kinds = stratified(retention, wanted)
+    assert [int(json.loads(text)["prompt"][1:]) for text in found] == numbers
+    assert kinds == 3
+
+
+def test_freezing_writes_both_and_says_what_is_short(held_out: Path, retention: Path, tmp_path: Path) -> None:
+    files, findings = freeze(held_out, retention, tmp_path / "suites", EvaluationConfig(target_rows=5, retention_rows=2))
+    assert {name: rows for name, (_, rows) in files.items()} == {"target": 3, "retention": 2}
+    assert {name: path.read_bytes().count(b"\n") for name, (path, _) in files.items()} == {"target": 3, "retention": 2}
+    assert [(finding.rule, finding.severity) for finding in findings] == [("suite.short", "warning"), ("suite.kinds", "error")]
+
+
+def test_freezing_enough_rows_finds_nothing(held_out: Path, retention: Path, tmp_path: Path) -> None:
+    _, findings = freeze(held_out, retention, tmp_path / "suites", EvaluationConfig(target_rows=3, retention_rows=3))
+    assert findings == []

@@ -1,0 +1,114 @@
+"""Models in the layouts that the component, the registry and Hugging Face produce."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlops.remote.models import find, load, weights_digest
+from tests.remote.tiny import make_model, make_tokenizer, save
+
+# peft 0.21 asks a model of transformers 5.23 by the old name.
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return make_tokenizer()
+
+
+def save_adapter(folder: Path, base: Any, seed: int = 3) -> Any:
+    """Save a LoRA adapter that does something, and return the merged model."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(seed)
+    tuned = get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False, task_type="CAUSAL_LM"))
+    tuned.save_pretrained(folder)
+    return tuned.merge_and_unload()
+
+
+@pytest.mark.parametrize("layout", ["plain", "mlflow"])
+def test_layouts(tmp_path: Path, tokenizer: Any, layout: str) -> None:
+    model = make_model(tokenizer, seed=1)
+    loaded = load(save(tmp_path, model, tokenizer, layout), None, "float32", "cpu")
+    assert loaded.digest == weights_digest(model)
+    assert loaded.tokenizer.chat_template == tokenizer.chat_template
+    assert not loaded.model.training
+
+
+@pytest.mark.parametrize("own_base", [True, False], ids=["with its base", "alone"])
+def test_an_adapter_is_merged(tmp_path: Path, tokenizer: Any, own_base: bool) -> None:
+    import torch
+
+    base = save(tmp_path / "base", make_model(tokenizer, seed=1), tokenizer)
+    folder = tmp_path / "tuned"
+    if own_base:
+        save(folder, make_model(tokenizer, seed=1), tokenizer, "mlflow")
+    merged = save_adapter(folder / "data" / "adapter", make_model(tokenizer, seed=1))
+    loaded = load(folder, base, "float32", "cpu")
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with torch.no_grad():
+        assert torch.allclose(loaded.model(ids).logits, merged(ids).logits, atol=1e-4)
+        assert not torch.allclose(loaded.model(ids).logits, make_model(tokenizer, seed=1)(ids).logits, atol=1e-1)
+    assert loaded.tokenizer.chat_template == tokenizer.chat_template
+
+
+def test_an_adapter_needs_its_base(tmp_path: Path, tokenizer: Any) -> None:
+    save_adapter(tmp_path, make_model(tokenizer, seed=1))
+    with pytest.raises(ValueError, match="holds an adapter only"):
+        load(tmp_path, None, "float32", "cpu")
+
+
+def test_the_outermost_model_counts(tmp_path: Path, tokenizer: Any) -> None:
+    model = make_model(tokenizer, seed=1)
+    save(tmp_path, model, tokenizer)
+    save(tmp_path / "checkpoint-10", make_model(tokenizer, seed=2), tokenizer)
+    assert load(tmp_path, None, "float32", "cpu").digest == weights_digest(model)
+
+
+def test_two_models_are_refused(tmp_path: Path, tokenizer: Any) -> None:
+    for number in (1, 2):
+        save(tmp_path / f"model-{number}", make_model(tokenizer, seed=number), tokenizer)
+    with pytest.raises(ValueError, match="several weights, can't tell which one counts"):
+        find(tmp_path)
+
+
+def test_weights_and_adapter_in_one_folder_are_refused(tmp_path: Path, tokenizer: Any) -> None:
+    save_adapter(save(tmp_path, make_model(tokenizer, seed=1), tokenizer), make_model(tokenizer, seed=1))
+    with pytest.raises(ValueError, match="can't tell whether the adapter is merged already"):
+        find(tmp_path)
+
+
+def test_a_folder_without_a_model_is_named_with_its_files(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"holds no model.*\['config.json'\]"):
+        find(tmp_path)
+
+
+def test_a_model_without_chat_template_is_refused(tmp_path: Path) -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = None
+    with pytest.raises(ValueError, match="this is not a chat model"):
+        load(save(tmp_path, make_model(tokenizer, seed=1), tokenizer), None, "float32", "cpu")
+
+
+def test_digest_depends_on_values_and_not_on_files(tmp_path: Path, tokenizer: Any) -> None:
+    import torch
+
+    model = make_model(tokenizer, seed=1)
+    model.save_pretrained(tmp_path / "sharded", max_shard_size="20KB")
+    tokenizer.save_pretrained(tmp_path / "sharded")
+    assert load(tmp_path / "sharded", None, "float32", "cpu").digest == weights_digest(model)
+    with torch.no_grad():
+        model.model.layers[0].mlp.up_proj.weight[3, 5] += 1e-3
+    assert load(tmp_path / "sharded", None, "float32", "cpu").digest != weights_digest(model)
+
+
+def test_precision(tmp_path: Path, tokenizer: Any) -> None:
+    import torch
+
+    folder = save(tmp_path, make_model(tokenizer, seed=1), tokenizer)
+    assert load(folder, None, "bfloat16", "cpu").model.dtype is torch.bfloat16

@@ -1,0 +1,196 @@
+"""Markdown, HTML and the end screen, from the same records."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlops.core.config import Config, GateConfig
+from mlops.core.records import Evaluated, Interval, Judged, Judgement, Outcome, Verdict
+from mlops.core.run import Run
+from mlops.gate import gate
+from mlops.report import html, markdown
+from mlops.report.screen import screen
+from tests.judging.making import rows, rule
+from tests.report.making import make_run
+
+RULES = (
+    rule(baseline="champion", test="paired_bootstrap"),
+    rule("target.perplexity", baseline="base", margin=0.1, critical=False),
+    rule("retention.kl_base", ceiling=0.5),
+)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    made = make_run(tmp_path)
+    gate(Config(target="test", gate=GateConfig(rules=RULES)), made)
+    return made
+
+
+def judgement(**changes: Any) -> Judgement:
+    given: dict[str, Any] = {
+        "rule": "target.nll: not worse than the base", "metric": "target.nll", "direction": "lower", "test": "paired_bootstrap", "seed": 1,
+        "baseline": "base", "answered_against": "base", "critical": True, "candidate": 1.8, "reference": 2.0, "difference": -0.2,
+        "interval": Interval(low=-0.3, high=-0.1, confidence=0.95), "margin": 0.1, "n": 1234, "mde": 0.14, "outcome": Outcome.SHOWN,
+        "reason": "It is.",
+    }  # fmt: skip
+    return Judgement(**{**given, **changes})
+
+
+class Page(HTMLParser):
+    """The tags and texts of a page; refuses what is not nested properly."""
+
+    VOID = frozenset({"meta", "br", "circle", "line"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self._open: list[str] = []
+        self.feed(text)
+        self.close()
+        assert not self._open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.VOID:
+            assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self._open[-1:] != ["style"]:
+            self.text += data
+
+
+def test_rule_table_has_every_figure() -> None:
+    row = markdown.rule_table([judgement()]).splitlines()[2]
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells == [
+        "target.nll: not worse than the base", "1.8", "2 (base)", "-0.2 [-0.3, -0.1]", "0.1", "1,234", "0.14", "✅ shown", "It is.",
+    ]  # fmt: skip
+
+
+def test_unknown_figures_are_dashes() -> None:
+    unknown = judgement(
+        candidate=None, reference=None, difference=None, interval=None, margin=None, n=None, mde=None, answered_against="none"
+    )
+    assert markdown.rule_table([unknown]).splitlines()[2].count("–") == 6
+
+
+def test_cells_cannot_break_the_table() -> None:
+    row = markdown.rule_table([judgement(reason="a | b\nc <img src=x>")]).splitlines()
+    assert len(row) == 3
+    assert row[2].endswith(r"| a \| b c &lt;img src=x> |")
+
+
+def test_gate_page(run: Run) -> None:
+    page = (run.directory / "gate.md").read_text()
+    assert page == markdown.gate_page(run.read(Judged), run.read(Evaluated))
+    assert page.startswith("## Gate: PROMOTE\n")
+    assert "| metric | candidate | champion | base |" in page
+    assert "(not critical)" in page
+    assert "`retention.facts.nll`" in page
+    assert "seed" in page
+
+
+def test_first_run_is_told(tmp_path: Path) -> None:
+    made = make_run(tmp_path, {"candidate": rows("candidate", shift=-0.4), "base": rows("base")})
+    gate(Config(target="test", gate=GateConfig(rules=RULES)), made)
+    assert "First run. Endpoint chat serves nothing" in (tmp_path / "gate.md").read_text()
+    assert "First run. Endpoint chat serves nothing" in Page((tmp_path / "report.html").read_text()).text
+    assert "there is no champion yet" in screen(made)
+
+
+def test_html_is_one_self_contained_page(run: Run) -> None:
+    text = (run.directory / "report.html").read_text()
+    page = Page(text)
+    assert not [tag for tag, attributes in page.tags if tag in ("script", "link", "img", "iframe") or {"src", "href"} & attributes.keys()]
+    assert "http" not in re.sub(r"https://ml\.azure\.com/\S*", "", text)
+    for expected in ("PROMOTE", "target.rouge_l", "14.68 USD", "0.5 GPU hours", "train-1", "says the champion"):
+        assert expected in page.text
+
+
+def test_html_escapes_what_models_say(run: Run) -> None:
+    text = (run.directory / "report.html").read_text()
+    assert "<script>" not in text
+    assert "<b>rain</b>" not in text
+    assert "Rain, says the base & <script>alert(1)</script>" in Page(text).text
+
+
+def test_html_of_an_unfinished_run(tmp_path: Path) -> None:
+    made = make_run(tmp_path)
+    page = Page(html.write(made).read_text())
+    assert "PROMOTE" not in page.text
+    assert "target.nll" in page.text
+    assert "svg" not in {tag for tag, _ in page.tags}
+
+
+@pytest.mark.parametrize(
+    ("direction", "margin", "good_left"), [("lower", 0.1, True), ("lower", -0.1, True), ("higher", 0.1, False), ("higher", -0.1, False)]
+)
+def test_plot_shows_the_good_side_of_the_margin(direction: str, margin: float, good_left: bool) -> None:
+    plot = html.plot(judgement(direction=direction, margin=margin))
+    assert plot is not None
+    assert plot.low is not None
+    assert plot.high is not None
+    assert 0 < plot.low < plot.point < plot.high < html.WIDTH
+    assert plot.point < plot.zero
+    # Worse is to the right where lower is better: a tolerated worsening lies there.
+    worse_is_right = direction == "lower"
+    assert (plot.limit > plot.zero) is ((margin > 0) is worse_is_right)
+    if good_left:
+        assert (plot.good_start, plot.good_width) == (0.0, plot.limit)
+    else:
+        assert plot.good_start == plot.limit
+        assert plot.good_start + plot.good_width == pytest.approx(html.WIDTH)
+
+
+@pytest.mark.parametrize("changes", [{"difference": None}, {"margin": None}, {"difference": float("nan")}, {"difference": float("inf")}])
+def test_no_plot_of_what_is_no_figure(changes: dict[str, Any]) -> None:
+    assert html.plot(judgement(**changes)) is None
+
+
+def test_plot_of_no_difference_at_all() -> None:
+    plot = html.plot(judgement(difference=0.0, margin=0.0, interval=None))
+    assert plot is not None
+    assert plot.point == plot.zero == plot.limit == html.WIDTH / 2
+
+
+def test_screen(run: Run) -> None:
+    text = screen(run, mlflow_page="mlflow ui")
+    assert text.startswith("PROMOTE: every critical rule is shown to hold\n")
+    assert re.search(r"\n +candidate +champion +base\ntarget.nll +\d", text)
+    assert "old (champion)    Rain, says the champion" in text
+    assert "new (candidate)   Rain, says the candidate" in text
+    assert "14.68 USD (4 hours at 3.67 USD)" in text
+    assert "0.5 GPU hours" in text
+    assert f"report   {run.directory / 'report.html'}" in text
+    assert "MLflow   mlflow ui" in text
+    assert str(run.directory) in text
+    assert max(len(line) for line in text.splitlines() if "says" in line) <= 100
+
+
+def test_screen_before_the_gate(tmp_path: Path) -> None:
+    text = screen(make_run(tmp_path))
+    assert text.startswith("No verdict yet")
+    assert "https://ml.azure.com/runs/train-1" in text
+
+
+def test_screen_of_nothing(tmp_path: Path) -> None:
+    assert "No verdict yet" in screen(Run(tmp_path))
+
+
+def test_screen_says_why_not(tmp_path: Path) -> None:
+    made = make_run(tmp_path, {"candidate": rows("candidate", shift=0.4), "champion": rows("champion"), "base": rows("base")})
+    judged = gate(Config(target="test", gate=GateConfig(rules=RULES)), made)
+    assert judged.verdict is Verdict.REJECT
+    assert screen(made).startswith("REJECT: a critical rule is shown to fail")
+    assert "target.nll: The candidate had to be not worse than the champion, and is not: 2.4" in " ".join(screen(made).split())

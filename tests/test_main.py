@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mlops.__main__ import STAGES, main
+from mlops.core.records import RECORDS, TornDown
+from mlops.core.run import Run
+
+ROOT = Path(__file__).parents[1]
+HEAVY = ("azure.ai.ml", "azure.identity", "datasets", "mlflow", "pandas", "torch", "transformers")
+
+
+def test_the_stages_are_those_that_leave_records_in_their_order() -> None:
+    assert tuple(record.stage for record in RECORDS) == STAGES
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], *([name, "--help"] for name in STAGES), ["run", "--help"], ["schema"], ["show", "--run", "nowhere"]]
+)
+def test_help_and_showing_import_nothing_heavy(arguments: list[str]) -> None:
+    code = (
+        "import sys\n"
+        "from mlops.__main__ import main\n"
+        "try:\n"
+        f"    main({arguments!r})\n"
+        "except SystemExit as end:\n"
+        "    assert not end.code, end.code\n"
+        f"found = [name for name in {HEAVY!r} if name in sys.modules]\n"
+        "assert not found, found\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+
+
+def test_an_unknown_command_names_the_near_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["trian"]) == 2
+    assert "Did you mean `mlops train`?" in capsys.readouterr().err
+
+
+def test_no_command_is_a_request_for_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    assert "mlops evaluate-gate" in capsys.readouterr().out
+
+
+def test_a_chain_that_ends_before_it_begins_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--from", "deploy", "--until", "train"]) == 2
+    assert "--from deploy comes after --until train" in capsys.readouterr().err
+
+
+def test_the_schema_is_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["schema"]) == 0
+    assert json.loads(capsys.readouterr().out)["title"] == "pipeline.toml"
+
+
+def test_show_tells_what_the_records_hold(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Run(tmp_path).write(TornDown(deleted=("endpoint e",), refused={"deployment blue of e": "is kept for rollback"}, remaining=()))
+    assert main(["show", "--run", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert "▸ teardown" in shown
+    assert "is kept for rollback" in shown
+
+
+def test_show_of_nothing_says_how_to_begin(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", "--run", str(tmp_path)]) == 0
+    assert "`mlops prepare`" in capsys.readouterr().out

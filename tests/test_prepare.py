@@ -1,0 +1,376 @@
+"""The prepare stage: what is kept, in which order, and when nothing needs to be done."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+
+from mlops.core.config import Config
+from mlops.core.errors import ConfigError, DataError, ValidationFailed
+from mlops.core.records import Prepared
+from mlops.core.run import Run, file_sha256
+from mlops.dataset.checks import check
+from mlops.dataset.conversation import SPLITS, Conversation, Message, read_jsonl
+from mlops.prepare import ORDER, prepare, sample, shorten
+
+specification = importlib.util.spec_from_file_location("hub", Path(__file__).parent / "dataset" / "hub.py")
+assert specification is not None
+assert specification.loader is not None
+hub = importlib.util.module_from_spec(specification)
+specification.loader.exec_module(hub)
+
+COMMIT, OTHER_COMMIT = "a" * 40, "b" * 40
+
+
+def row(split: str, number: int, turns: int = 2) -> dict[str, Any]:
+    messages = [{"role": ("user", "assistant")[turn % 2], "content": f"{split} {number} turn {turn}"} for turn in range(turns)]
+    return {"prompt": messages[0]["content"], "messages": messages, "prompt_id": f"{split}-{number}"}
+
+
+def rows(count: int = 40, turns: int = 2) -> dict[str, list[dict[str, Any]]]:
+    return {split: [row(split, number, turns) for number in range(count)] for split in SPLITS}
+
+
+def write(folder: Path, splits: Mapping[str, Sequence[Any]]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, found in splits.items():
+        (folder / f"{split}.jsonl").write_text("".join((text if isinstance(text, str) else json.dumps(text)) + "\n" for text in found))
+    return folder
+
+
+def config(dataset: Path | str, **data: Any) -> Config:
+    return Config.model_validate({"target": "local", "data": {"dataset": str(dataset), "percent": 100, **data}})
+
+
+def kept(run: Run, split: str) -> list[Conversation]:
+    found = [conversation for _, conversation in read_jsonl(run.directory / "data" / f"{split}.jsonl")]
+    assert all(isinstance(conversation, Conversation) for conversation in found)
+    return [conversation for conversation in found if isinstance(conversation, Conversation)]
+
+
+def ids(run: Run, split: str) -> list[str]:
+    return [conversation.prompt_id for conversation in kept(run, split)]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run(tmp_path / "run")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write(tmp_path / "source", rows())
+
+
+def test_the_record_says_what_was_kept_and_where_it_came_from(folder: Path, run: Run) -> None:
+    record = prepare(config(folder, percent=25), run)
+    assert run.read(Prepared) == record
+    assert {split: file.rows for split, file in record.files.items()} == dict.fromkeys(SPLITS, 10)
+    assert {split: file.sha256 for split, file in record.files.items()} == {
+        split: file_sha256(run.directory / "data" / f"{split}.jsonl") for split in SPLITS
+    }
+    assert (record.dataset, record.revision, record.percent, record.seed) == (str(folder), "local", 25.0, 42)
+    assert record.source == {f"{split}.jsonl": file_sha256(folder / f"{split}.jsonl") for split in SPLITS}
+    assert record.dropped == {}
+    assert not [path for path in (run.directory / "data").iterdir() if path.name.startswith(".")]
+
+
+def test_the_same_is_kept_every_time_and_another_seed_keeps_others(folder: Path, tmp_path: Path) -> None:
+    records = [prepare(config(folder, percent=25, seed=seed), Run(tmp_path / name)) for name, seed in (("a", 42), ("b", 42), ("c", 7))]
+    assert records[0].fingerprint == records[1].fingerprint != records[2].fingerprint
+    assert records[0].digest() == records[1].digest()
+    assert set(ids(Run(tmp_path / "a"), "train_sft")) != set(ids(Run(tmp_path / "c"), "train_sft"))
+
+
+def test_what_is_kept_does_not_depend_on_the_order_of_the_source(folder: Path, tmp_path: Path) -> None:
+    shuffled = write(tmp_path / "shuffled", {split: found[::-1] for split, found in rows().items()})
+    one, other = (prepare(config(source, percent=25), Run(tmp_path / name)) for source, name in ((folder, "a"), (shuffled, "b")))
+    assert one.fingerprint == other.fingerprint
+
+
+def test_a_larger_percentage_keeps_what_a_smaller_one_kept_and_adds_to_it(folder: Path, tmp_path: Path) -> None:
+    found = []
+    for percent in (10, 30, 100):
+        prepare(config(folder, percent=percent), Run(tmp_path / str(percent)))
+        found.append(ids(Run(tmp_path / str(percent)), "test_sft"))
+    assert [len(part) for part in found] == [4, 12, 40]
+    assert found[1][:4] == found[0]
+    assert found[2][:12] == found[1]
+    assert found[2] != sorted(found[2], key=lambda name: int(name.split("-")[1])), "the source's own order would be no sample"
+
+
+@pytest.mark.parametrize(("count", "percent", "wanted"), [(40, 2.5, 1), (40, 2.6, 2), (3, 1, 1), (7, 100, 7)])
+def test_percentages_are_rounded_up(count: int, percent: float, wanted: int, tmp_path: Path) -> None:
+    splits = datasets_rows(count)
+    assert len(sample(splits, percent, 42)) == wanted
+
+
+def datasets_rows(count: int) -> Any:
+    from mlops.dataset.rows import ListRows
+
+    return ListRows((str(n), Conversation(prompt="", messages=[], prompt_id=str(n))) for n in range(count))
+
+
+def test_rows_are_limited_after_the_percentage(folder: Path, run: Run) -> None:
+    record = prepare(config(folder, percent=50, max_rows={"train_sft": 7, "test_gen": 100}), run)
+    assert {split: file.rows for split, file in record.files.items()} == {"train_sft": 7, "test_sft": 20, "train_gen": 20, "test_gen": 20}
+
+
+@pytest.mark.parametrize(
+    ("roles", "limit", "split", "wanted"),
+    [
+        ("uaua", None, "train_sft", "uaua"),
+        ("uaua", 4, "train_sft", "uaua"),
+        ("uaua", 3, "train_sft", "ua"),
+        ("uaua", 3, "train_gen", "uau"),
+        ("suaua", 2, "train_sft", "sua"),
+        ("suaua", 3, "train_sft", "sua"),
+        # What was wrong before the cut is left for validate to find.
+        ("uau", 4, "train_sft", "uau"),
+    ],
+)
+def test_conversations_are_cut_back_to_an_answer(roles: str, limit: int | None, split: str, wanted: str) -> None:
+    names = {"u": "user", "a": "assistant", "s": "system"}
+    whole = Conversation(prompt="p", messages=[Message(names[role], str(place)) for place, role in enumerate(roles)], prompt_id="i")
+    short = shorten(whole, limit, split)
+    assert short == Conversation(prompt="p", messages=whole.messages[: len(wanted)], prompt_id="i")
+
+
+def test_long_conversations_are_left_out_and_counted(tmp_path: Path, run: Run) -> None:
+    splits = rows(4)
+    splits["train_sft"][2] = row("train_sft", 2, turns=8)
+    splits["train_gen"][2] = row("train_gen", 2, turns=8)
+    record = prepare(config(write(tmp_path / "s", splits), max_characters=100), run)
+    assert record.dropped == {"train_sft": {"longer than max_characters": 1}, "train_gen": {"longer than max_characters": 1}}
+    assert "train_sft-2" not in ids(run, "train_sft")
+    again = prepare(config(tmp_path / "s", max_characters=100, max_messages=2), run)
+    assert again.dropped == {}, "the cut comes first"
+
+
+def test_repeated_rows_are_left_out_and_a_test_split_keeps_its_own(tmp_path: Path, run: Run) -> None:
+    splits = rows(6)
+    splits["train_sft"][0]["messages"] = splits["test_sft"][0]["messages"]
+    splits["train_gen"][1]["messages"] = splits["test_gen"][1]["messages"]
+    splits["test_sft"][5]["messages"] = [
+        {**message, "content": message["content"].upper() + "!"} for message in splits["test_sft"][4]["messages"]
+    ]
+    source = write(tmp_path / "s", splits)
+    record = prepare(config(source), run)
+    assert record.dropped == {split: {"repeated": 1} for split in ("test_sft", "train_sft", "train_gen")}
+    assert {"test_sft-0"} <= set(ids(run, "test_sft"))
+    assert "train_sft-0" not in ids(run, "train_sft")
+    assert not check({split: run.directory / "data" / f"{split}.jsonl" for split in SPLITS}).findings
+
+    assert prepare(config(source, deduplicate=False), run).dropped == {}
+    found = check({split: run.directory / "data" / f"{split}.jsonl" for split in SPLITS}).findings
+    assert {finding.rule for finding in found} == {"overlap.exact", "duplicate.normalised", "prompt.mismatch"}
+
+
+def test_a_cut_that_makes_conversations_equal_leaves_one(tmp_path: Path, run: Run) -> None:
+    splits = rows(4, turns=4)
+    for number, conversation in enumerate([*splits["test_sft"][:2], *splits["train_sft"][:2]]):
+        for place, content in enumerate(("Hello", "Hi there", f"{number}", f"{number}!")):
+            conversation["messages"][place]["content"] = content
+    record = prepare(config(write(tmp_path / "s", splits), max_messages=2), run)
+    assert record.dropped == {"test_sft": {"repeated": 1}, "train_sft": {"repeated": 2}}
+    assert ORDER.index("test_sft") < ORDER.index("train_sft")
+
+
+def test_done_once_it_is_not_done_again_nor_the_source_read(folder: Path, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    first = prepare(config(folder), run)
+    assert "nothing to do" not in capsys.readouterr().out
+    stamps = {split: (folder / f"{split}.jsonl").stat().st_mtime_ns for split in SPLITS}
+    for split, stamp in stamps.items():
+        # Same size, same time, other content: only who reads the file would notice.
+        path = folder / f"{split}.jsonl"
+        path.write_text(path.read_text().replace("turn 1", "TURN 1"))
+        os.utime(path, ns=(stamp, stamp))
+    assert prepare(config(folder), run) == first
+    assert "nothing to do" in capsys.readouterr().out
+
+
+def test_a_fresh_checkout_of_the_same_files_is_the_same_source(folder: Path, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    first = prepare(config(folder), run)
+    for split in SPLITS:
+        os.utime(folder / f"{split}.jsonl", ns=(1, 1))
+    assert prepare(config(folder), run) == first
+    assert "nothing to do" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"percent": 50}, {"seed": 1}, {"max_rows": {"train_sft": 3}}, {"max_messages": 2}, {"max_characters": 9999}, {"deduplicate": False}],
+)
+def test_other_settings_are_done_again(change: dict[str, Any], folder: Path, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    prepare(config(folder), run)
+    capsys.readouterr()
+    prepare(config(folder, **change), run)
+    assert "nothing to do" not in capsys.readouterr().out
+
+
+def test_another_source_or_spoilt_files_are_done_again(folder: Path, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    first = prepare(config(folder), run)
+    (run.directory / "data" / "test_gen.jsonl").write_text("spoilt\n")
+    assert prepare(config(folder), run).digest() == first.digest()
+    with (folder / "train_sft.jsonl").open("a") as file:
+        file.write(json.dumps(row("train_sft", 99)) + "\n")
+    assert prepare(config(folder), run).files["train_sft"].rows == 41
+    assert "nothing to do" not in capsys.readouterr().out
+
+
+def test_rows_that_are_none_are_all_told_with_file_and_line(tmp_path: Path, run: Run) -> None:
+    splits: dict[str, list[Any]] = {**rows(5)}
+    splits["train_sft"][1] = "nonsense"
+    splits["train_sft"][3] = json.dumps({"prompt": "x"})
+    source = write(tmp_path / "s", splits)
+    with pytest.raises(ValidationFailed) as caught:
+        prepare(config(source, percent=20), run)
+    assert f"{source}/train_sft.jsonl:2: json.malformed: " in str(caught.value)
+    assert f"{source}/train_sft.jsonl:4: schema.field: " in str(caught.value)
+    assert "2 row(s)" in str(caught.value)
+    assert not run.has(Prepared)
+
+
+def test_no_more_bad_rows_are_listed_than_can_be_read(tmp_path: Path, run: Run) -> None:
+    source = write(tmp_path / "s", {**rows(5), "test_sft": ["?"] * 30})
+    with pytest.raises(ValidationFailed, match=r"30 row\(s\)") as caught:
+        prepare(config(source), run)
+    assert "… and 10 more" in str(caught.value)
+
+
+def test_readable_but_wrong_rows_are_left_for_validate(tmp_path: Path, run: Run) -> None:
+    splits = rows(5)
+    splits["train_sft"][0]["messages"][0]["role"] = "bot"
+    prepare(config(write(tmp_path / "s", splits)), run)
+    assert {finding.rule for finding in check({"train_sft": run.directory / "data" / "train_sft.jsonl"}).findings} == {"role.unknown"}
+
+
+def test_a_missing_or_empty_split_is_refused(tmp_path: Path, run: Run) -> None:
+    without = {split: found for split, found in rows(5).items() if split != "test_gen"}
+    with pytest.raises(DataError, match="has no split test_gen"):
+        prepare(config(write(tmp_path / "a", without)), run)
+    with pytest.raises(DataError, match=r"split train_gen .* is empty"):
+        prepare(config(write(tmp_path / "b", {**rows(5), "train_gen": []})), run)
+    with pytest.raises(DataError, match="Nothing is left of test_sft"):
+        prepare(config(write(tmp_path / "c", rows(5)), max_characters=3), run)
+    assert not run.has(Prepared)
+
+
+def test_a_file_alone_is_shared_out(run: Run) -> None:
+    record = prepare(config(Path(__file__).parent.parent / "data" / "sample.jsonl"), run)
+    assert sum(file.rows or 0 for file in record.files.values()) == 24
+    assert not check({split: run.directory / "data" / f"{split}.jsonl" for split in SPLITS}).findings
+
+
+def test_chitchat_obeys_every_rule(run: Run) -> None:
+    record = prepare(config("chitchat", max_messages=4, max_characters=600, percent=20), run)
+    assert record.revision == "chitchat-dataset 0.9.0"
+    assert not check({split: run.directory / "data" / f"{split}.jsonl" for split in SPLITS}).findings
+
+
+# The hub: a process of its own for each, since `datasets` reads its endpoint and its cache folder when it is imported.
+
+
+def parquet(found: Sequence[Mapping[str, Any]]) -> bytes:
+    content = io.BytesIO()
+    datasets.Dataset.from_list(list(found)).to_parquet(content)
+    return content.getvalue()
+
+
+def repository(splits: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, bytes]:
+    files = {f"data/{split}-00000-of-00001.parquet": parquet(found) for split, found in splits.items()}
+    return {**files, "README.md": b"---\nlicense: mit\n---\nTest data.\n"}
+
+
+def from_hub(folder: Path, endpoint: str, revision: str = COMMIT, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    folder.joinpath("pipeline.toml").write_text(
+        f"[defaults.data]\ndataset = 'tester/chats'\nrevision = '{revision}'\npercent = 50\n[targets.local]\n"
+    )
+    variables = {name: value for name, value in os.environ.items() if "proxy" not in name.lower() and not name.startswith("HF_")}
+    return subprocess.run(
+        [sys.executable, "-m", "mlops.prepare", *options],
+        cwd=folder,
+        env={
+            **variables,
+            "PYTHONPATH": str(Path(__file__).parent.parent),
+            "HF_HOME": str(folder / "hf"),
+            "HF_ENDPOINT": endpoint,
+            **environment,
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str], list[str]]:
+    """A folder into which the stage has loaded the pinned revision; what it said; and what it asked the hub."""
+    folder = tmp_path_factory.mktemp("hub")
+    with hub.Hub("tester/chats", COMMIT, repository(rows())) as server:
+        done = from_hub(folder, server.url)
+    assert done.returncode == 0, done.stderr
+    return folder, done, server.requests
+
+
+def test_the_hub_is_read_at_the_pinned_revision_and_with_progress(loaded: Any, tmp_path: Path) -> None:
+    folder, done, asked = loaded
+    files = [request for request in asked if "parquet" in request]
+    assert files
+    assert all(f"/resolve/{COMMIT}/" in request for request in files)
+    assert "4/4 files downloaded" in done.stdout
+    assert "20 rows of train_sft" in done.stdout
+    record = Run(folder / "run").read(Prepared)
+    assert (record.dataset, record.revision, record.source) == ("tester/chats", COMMIT, {})
+    local = prepare(config(write(tmp_path / "source", rows()), percent=50), Run(tmp_path / "local"))
+    assert local.fingerprint == record.fingerprint, "the same rows, whatever they come from"
+
+
+def test_a_second_run_does_not_ask_the_hub(loaded: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    # No hub is running here, and this process has the real one's address.
+    prepare(config("tester/chats", revision=COMMIT, percent=50), Run(loaded[0] / "run"))
+    assert "nothing to do" in capsys.readouterr().out
+
+
+def test_a_revision_that_the_hub_does_not_have_is_refused(loaded: Any) -> None:
+    with hub.Hub("tester/chats", COMMIT, repository(rows(4))) as server:
+        refused = from_hub(loaded[0], server.url, OTHER_COMMIT)
+    assert refused.returncode == DataError.exit_code
+    assert f"no tester/chats at {OTHER_COMMIT}" in refused.stderr
+
+
+def test_another_revision_is_never_taken_from_the_cache(loaded: Any) -> None:
+    # `datasets` itself would take the cached revision here, whichever was asked for.
+    refused = from_hub(loaded[0], "http://127.0.0.1:9", OTHER_COMMIT, HF_HUB_OFFLINE="1")
+    assert refused.returncode == DataError.exit_code
+    assert f"({COMMIT}) than {OTHER_COMMIT}" in refused.stderr
+
+
+def test_the_pinned_revision_may_come_from_the_cache(loaded: Any) -> None:
+    folder = loaded[0]
+    cached = from_hub(folder, "http://127.0.0.1:9", COMMIT, "--run", "cached", HF_HUB_OFFLINE="1")
+    assert cached.returncode == 0, cached.stderr
+    assert Run(folder / "cached").read(Prepared).fingerprint == Run(folder / "run").read(Prepared).fingerprint
+
+
+def test_a_hub_that_is_not_there_says_what_to_do(tmp_path: Path) -> None:
+    found = from_hub(tmp_path, "http://127.0.0.1:9", HF_HUB_OFFLINE="1")
+    assert found.returncode == DataError.exit_code, found.stderr
+    assert "tester/chats can't be loaded from the hub" in found.stderr
+    assert "Fix: " in found.stderr
+    assert "Traceback" not in found.stderr
+
+
+def test_a_hub_data_set_needs_a_commit(run: Run) -> None:
+    with pytest.raises(ConfigError, match="not a commit"):
+        prepare(config("tester/chats", revision="main"), run)
