@@ -3,8 +3,13 @@
     mlops STAGE            prepare, validate, train, evaluate, gate, register, deploy, smoke-test, promote, teardown
     mlops evaluate-gate    evaluate, then gate
     mlops run              all of them in this order; --from STAGE and --until STAGE take a part
+    mlops rollback         traffic back to the deployment that the last promotion kept
+    mlops resume           carry detached trainings on
+    mlops reap             what has expired or was forgotten; --delete ends it
+    mlops init             put the workflows and a configuration into a repository
     mlops show             what the stages have left in run/
     mlops schema           JSON Schema of pipeline.toml
+    mlops plan, comment    what the workflows call: which jobs have something to do, the pull request's comment
 
 Every command takes --target, --config, --run and --set; `mlops COMMAND --help` tells more.
 """
@@ -18,7 +23,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from mlops.core import console, stage
-from mlops.core.errors import UsageError
+from mlops.core.errors import Detached, MlopsError, UsageError
 from mlops.core.records import Record, describe
 from mlops.core.run import Run
 
@@ -26,6 +31,15 @@ __all__ = ["STAGES", "entrypoint", "main"]
 
 STAGES = ("prepare", "validate", "train", "evaluate", "gate", "register", "deploy", "smoke-test", "promote", "teardown")
 """In the order in which they follow from each other."""
+OPERATIONS = {
+    "rollback": "mlops.rollback",
+    "resume": "mlops.resume",
+    "reap": "mlops.reap",
+    "init": "mlops.github.init",
+    "plan": "mlops.github.plan",
+    "comment": "mlops.github.comment",
+}
+"""Command that is no stage → its module."""
 WIDTH = 100
 """Characters of a value that `mlops show` prints."""
 
@@ -36,8 +50,8 @@ def main(argv: Sequence[str]) -> int:
     if command in ("-h", "--help", "help"):
         console.info((__doc__ or "").rstrip())
         return 0
-    if command in STAGES:
-        code: int = importlib.import_module(_module(command)).main(rest)
+    if command in STAGES or command in OPERATIONS:
+        code: int = importlib.import_module(OPERATIONS.get(command, _module(command))).main(rest)
         return code
     commands: dict[str, Callable[[Sequence[str]], int]] = {
         "evaluate-gate": _evaluate_gate,
@@ -47,7 +61,7 @@ def main(argv: Sequence[str]) -> int:
     }
     if command in commands:
         return commands[command](rest)
-    return stage.guarded(lambda: _unknown(command, (*STAGES, *commands)))
+    return stage.guarded(lambda: _unknown(command, (*STAGES, *OPERATIONS, *commands)))
 
 
 def entrypoint() -> None:
@@ -70,6 +84,7 @@ def _run(argv: Sequence[str]) -> int:
     parser = stage.parser((_run.__doc__ or ""), prog="mlops run")
     parser.add_argument("--from", dest="first", choices=STAGES, default=STAGES[0], metavar="STAGE", help="begin here (default: prepare)")
     parser.add_argument("--until", dest="last", choices=STAGES, default=STAGES[-1], metavar="STAGE", help="end here (default: teardown)")
+    parser.add_argument("--keep", action="store_true", help="leave an ephemeral target standing: a later job tears it down")
     arguments = parser.parse_args(argv)
 
     def chain() -> int:
@@ -78,40 +93,69 @@ def _run(argv: Sequence[str]) -> int:
             raise UsageError(f"--from {arguments.first} comes after --until {arguments.last}.", f"the order is {', '.join(STAGES)}")
         given = stage.settings(arguments)
         wanted = STAGES[first : last + 1]
-        code = stage.guarded(lambda: _stages(given, [name for name in wanted if name != "teardown"]))
-        ephemeral = given.config.endpoint.ephemeral
+        try:
+            code = _chained(given, [name for name in wanted if name != "teardown"])
+        except Detached as told:
+            # Nothing is torn down: that would cancel the training.
+            console.notice(str(told))
+            console.output("state", "detached")
+            return told.exit_code
+        if "train" in wanted and code == 0:
+            console.output("state", "completed")
+        ephemeral = given.config.endpoint.ephemeral and not arguments.keep
         if "teardown" in wanted if code == 0 else ephemeral:
             cleaned = stage.guarded(lambda: _stages(given, ["teardown"]))
             # The first failure is the reason; one while cleaning up has been told, and counts where there is no other.
             code = code or cleaned
         elif ephemeral:
             console.warning(f"Endpoint {given.config.endpoint.name} is left standing and bills by the hour. End it with `mlops teardown`.")
-        _report(given.run)
-        return code
+        reported = stage.guarded(lambda: _report(given.run))
+        return code or reported
 
     return stage.guarded(chain)
 
 
+def _chained(given: stage.Settings, names: Sequence[str]) -> int:
+    """As :func:`_stages`, with failures turned into exit codes, and a training that was left to itself passed on."""
+    detached: list[Detached] = []
+
+    def chain() -> int:
+        try:
+            return _stages(given, names)
+        except Detached as told:
+            detached.append(told)
+            return told.exit_code
+
+    code = stage.guarded(chain)
+    if detached:
+        raise detached[0]
+    return code
+
+
 def _stages(given: stage.Settings, names: Sequence[str]) -> int:
-    """Run stages until one doesn't return 0."""
+    """Run stages until one doesn't return 0; why one failed is kept in the run directory."""
     for name in names:
         function = getattr(importlib.import_module(_module(name)), name.replace("-", "_"))
-        if (code := stage.step(given, name, function)) != 0:
+        try:
+            code = stage.step(given, name, function)
+        except Detached:
+            raise
+        except (MlopsError, KeyboardInterrupt) as problem:
+            given.run.note_failure(name, str(problem) or "It was interrupted.")
+            raise
+        given.run.clear_failure(name)
+        if code != 0:
             return code
     return 0
 
 
-def _report(run: Run) -> None:
-    """The short screen, and the long page beside the records."""
+def _report(run: Run) -> int:
+    """The long page beside the records, and the short screen."""
     from mlops.report.html import write
     from mlops.report.screen import screen
 
-    stage.guarded(lambda: _said(screen(run)))
-    stage.guarded(lambda: _said(f"Report: {write(run)}"))
-
-
-def _said(text: str) -> int:
-    console.info(text)
+    write(run)
+    console.info(screen(run))
     return 0
 
 

@@ -51,6 +51,7 @@ def deploy(config: Config, run: Run, workspace: Workspace) -> Deployed:
         console.warning(told)
         raise
     console.info(f"  {deployment.name} is healthy and takes {after.traffic.get(name, 0)} % of the traffic")
+    console.output("endpoint", wanted.name)
     record = run.find(Deployed)
     if reused and record is not None and (record.deployment, record.model) == (deployment.name, deployment.model):
         console.info("  nothing to do")

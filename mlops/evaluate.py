@@ -87,7 +87,8 @@ def evaluate(config: Config, run: Run, workspace: Workspace) -> Evaluated:
     """
     validated, trained = run.read(Validated), run.read(Trained)
     version = evaluation_version(config, validated)
-    champion = workspace.endpoints.live_model(config.endpoint.name)
+    endpoint = config.evaluation.champion_endpoint or config.endpoint.name
+    champion = workspace.endpoints.live_model(endpoint)
     models: dict[Role, str] = {"candidate": trained.model_output, "base": validated.base_model}
     if champion is not None:
         models["champion"] = champion
@@ -106,7 +107,7 @@ def evaluate(config: Config, run: Run, workspace: Workspace) -> Evaluated:
         files={f"scores.{role}": run.keep(_scores_path(run, role), sum(s.result.rows.values())) for role, s in results.items()},
         evaluation_version=version,
         models={role: _model_scores(role, models[role], scored) for role, scored in results.items()},
-        champion_note="" if champion else f"Endpoint {config.endpoint.name} serves nothing: this is a first run.",
+        champion_note="" if champion else f"Endpoint {endpoint} serves nothing: this is a first run.",
     )
     _tell(record)
     return run.write(record)
@@ -142,18 +143,24 @@ class _Scoring:
         unique = {subject.key: subject for subject in subjects}
         found = {key: scored for key, subject in unique.items() if (scored := self._reuse(subject))}
         waiting: dict[str, str] = {}
+        submitted: set[str] = set()
         try:
             for key, subject in unique.items():
-                if key not in found:
-                    waiting[key] = self._running(subject) or self._submit(subject)
+                if key in found:
+                    continue
+                if running := self._running(subject):
+                    waiting[key] = running
+                else:
+                    waiting[key] = self._submit(subject)
+                    submitted.add(waiting[key])
             for key, job in list(waiting.items()):
                 console.info(f"  waiting for the score of the {unique[key].role} ({unique[key].model}), job {job}")
                 self.workspace.jobs.wait(job, self.config.training.timeout_hours * 3600)
                 del waiting[key]
                 found[key] = self._collect(job, unique[key], reused=False)
         except BaseException:
-            # Nobody will read what the others find; they must not go on billing.
-            for job in waiting.values():
+            # Nobody will read what the others find; they must not go on billing. A job of another runner's is not ours to stop.
+            for job in submitted & set(waiting.values()):
                 self._cancel(job)
             raise
         for subject in subjects:

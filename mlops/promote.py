@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from mlops.core import console, guard, stage
 from mlops.core.config import Config
-from mlops.core.errors import MlopsError, TrafficError
-from mlops.core.records import Deployed, Promoted, Smoked
+from mlops.core.errors import MlopsError, NotPromoted, TrafficError
+from mlops.core.records import Deployed, Evaluated, Promoted, Smoked
 from mlops.core.run import Run
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def promote(config: Config, run: Run, workspace: Workspace) -> Promoted:
     """Move the traffic, read back who is live, ask a question without naming a deployment; on any failure put the traffic back.
 
     Raises:
-        NotPromoted: the gate doesn't say PROMOTE.
+        NotPromoted: the gate doesn't say PROMOTE, or said it about another champion than the one that is live.
         TrafficError: the new deployment is not live; says whether the traffic is as it was before.
     """
     judged, deployed, smoked = guard.promoted(run), run.read(Deployed), run.read(Smoked)
@@ -45,6 +45,7 @@ def promote(config: Config, run: Run, workspace: Workspace) -> Promoted:
             return record
         now = before
     else:
+        _same_champion(run.read(Evaluated), workspace.endpoints.live_model(deployed.endpoint), deployed.endpoint)
         now = _switched(config, workspace, before, deployed, previous)
         steps.append(_moving(now.traffic))
         console.info(f"  {new} is live on {deployed.endpoint}; before: {_moving(before.traffic) or 'nothing'}")
@@ -62,6 +63,16 @@ def promote(config: Config, run: Run, workspace: Workspace) -> Promoted:
             previous_kept=kept,
         )
     )
+
+
+def _same_champion(evaluated: Evaluated, live: str | None, endpoint: str) -> None:
+    """The verdict is about whom the candidate was held against. If somebody else has been promoted since, it says nothing any more."""
+    judged = evaluated.models.get("champion")
+    if (judged.model.lower() if judged else None) != (live.lower() if live else None):
+        raise NotPromoted(
+            f"The candidate was judged against {judged.model if judged else 'no champion'}, but {endpoint} serves {live or 'nothing'} now.",
+            "run `mlops evaluate-gate` again",
+        )
 
 
 def _switched(config: Config, workspace: Workspace, before: EndpointView, deployed: Deployed, previous: str | None) -> EndpointView:

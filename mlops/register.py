@@ -5,9 +5,7 @@ python -m mlops.register --target local
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -18,6 +16,7 @@ from mlops.core.config import Config
 from mlops.core.errors import ConfigError, RegistrationError
 from mlops.core.records import Evaluated, Judged, Registered, Trained
 from mlops.core.run import Run
+from mlops.core.source import commit
 
 if TYPE_CHECKING:
     from mlops.cloud.assets import RegisteredModel
@@ -106,22 +105,10 @@ def _lineage(trained: Trained, evaluated: Evaluated, judged: Judged) -> dict[str
         "mlops.base_model": trained.base_model,
         "mlops.component": trained.component,
         "mlops.data_fingerprint": trained.data_fingerprint,
-        "mlops.git_commit": _commit(),
+        "mlops.git_commit": commit(),
         "mlops.verdict": judged.verdict.value,
         **{f"metric.{key}": f"{value:.6g}" for key, value in sorted(metrics.items())},
     }
-
-
-def _commit() -> str:
-    """The commit of this pipeline's code, ``+changes`` where the folder differs from it, or ``unknown`` outside git."""
-    if commit := os.environ.get("GITHUB_SHA"):
-        return commit
-    try:
-        head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changes = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return f"{head}+changes" if changes else head
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -2,12 +2,15 @@
 
 python -m mlops.train --target local
 mlops train --target prod --set training.parameters.num_train_epochs=1
+mlops train --target prod --detach 30      leaves it to itself if it takes longer than 30 minutes; run it again to attach
 """
 
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 from mlops.core import console, stage
 from mlops.core.config import Config
-from mlops.core.errors import ConfigError
+from mlops.core.errors import ConfigError, Detached
 from mlops.core.records import Parameter, Prepared, Trained, Validated
 from mlops.core.run import Run
+from mlops.core.source import commit
 
 if TYPE_CHECKING:
     from mlops.cloud.assets import BaseModel, Component
@@ -38,9 +42,12 @@ def train(config: Config, run: Run, workspace: Workspace) -> Trained:
 
     Raises:
         JobFailed, JobCanceled, JobStatusUnknown: the job ended otherwise.
+        Detached: it takes longer than ``training.detach_after_minutes`` and goes on; its tags say how to carry the pipeline on.
         ConfigError: the component does not take a parameter.
     """
+    from mlops.cloud.jobs import DETACHED, WAITING
     from mlops.cloud.parameters import resolve
+    from mlops.cloud.workspace import RUN
 
     prepared, validated = run.read(Prepared), run.read(Validated)
     base = workspace.assets.base_model(config.model.registry, config.model.name, _pinned(validated.base_model))
@@ -63,8 +70,11 @@ def train(config: Config, run: Run, workspace: Workspace) -> Trained:
             pipeline, name_hint=NAME_HINT, tags=tags, experiment=config.training.experiment, display_name=name
         )
         job = workspace.jobs.get(submitted)
-    if job.active:
-        job = workspace.jobs.wait(job.name, config.training.timeout_hours * 3600)
+    if job.status != "Completed":
+        # Also where it has ended already: only a Completed job comes back from being waited for.
+        job = _waited(config, workspace, job)
+    if job.tags.get(DETACHED) == WAITING:
+        workspace.tracking.set_tags(job.name, {DETACHED: workspace.tags[RUN]})
     seconds = workspace.jobs.seconds(job.name)
     gpus = _gpus(resolved)
     return run.write(
@@ -74,7 +84,7 @@ def train(config: Config, run: Run, workspace: Workspace) -> Trained:
             job=job.name,
             display_name=job.display_name or name,
             experiment=config.training.experiment,
-            status=job.status,
+            status="Completed",
             studio_url=job.studio_url,
             mlflow_run_id=job.name,
             model_output=f"azureml://jobs/{job.name}/outputs/{OUTPUT}",
@@ -147,6 +157,20 @@ def _found(config: Config, workspace: Workspace, key: str) -> tuple[JobView | No
     if jobs:
         console.info(f"  the last attempt, {jobs[0].name}, is {jobs[0].status}; making a new one")
     return None, False
+
+
+def _waited(config: Config, workspace: Workspace, job: JobView) -> JobView:
+    from mlops.cloud.jobs import COMMIT, DETACHED, SETTINGS, WAITING
+
+    minutes = config.training.detach_after_minutes
+    try:
+        return workspace.jobs.wait(job.name, config.training.timeout_hours * 3600, None if minutes is None else minutes * 60)
+    except Detached as told:
+        marks = {DETACHED: WAITING, COMMIT: commit(), SETTINGS: os.environ.get("MLOPS_SET", "")}
+        workspace.tracking.set_tags(job.name, {name: value for name, value in marks.items() if value})
+        raise Detached(
+            f"{told.what}\nschedule.yml carries the pipeline on when it has completed; by hand: `mlops run --from train`."
+        ) from told
 
 
 def _pipeline(run: Run, prepared: Prepared, base: BaseModel, component: Component, resolved: Resolved) -> Any:
@@ -227,7 +251,14 @@ def _pinned(asset: str) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage as a command."""
-    return stage.run(train, argv)
+    parser = stage.parser(inspect.cleandoc(__doc__ or ""), prog="mlops train")
+    parser.add_argument(
+        "--detach", nargs="?", const=0.0, type=float, metavar="MINUTES", help="leave it to itself, at once or after MINUTES"
+    )
+    arguments = parser.parse_args(argv)
+    if arguments.detach is not None:
+        arguments.set = [*arguments.set, f"training.detach_after_minutes={arguments.detach}"]
+    return stage.guarded(lambda: stage.step(stage.settings(arguments), "train", train))
 
 
 if __name__ == "__main__":

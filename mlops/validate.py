@@ -118,8 +118,9 @@ def _look(config: Config, workspace: Workspace, findings: list[Finding]) -> _See
     gone = model is None or model.archived or model.retired_on is not None
     successors = assets.successors(registry, config.model.name) if gone else []
     if model is None:
-        note = f"models of this family that can be fine-tuned: {', '.join(successors) or 'none'}"
-        findings.append(preflight.finding("model.missing", at("model.name"), note))
+        findings[-1] = findings[-1].model_copy(
+            update={"message": f"{findings[-1].message}. Of this family can be fine-tuned: {', '.join(successors) or 'none'}"}
+        )
     else:
         today = datetime.now(UTC).date()
         findings += preflight.check_model(model, successors, config.model.allow_archived, today, at("model.name"))
@@ -179,7 +180,7 @@ def _tell(run: Run, findings: Sequence[Finding]) -> None:
     first = "\n".join(f"{found.where}: {found.rule}: {found.message}" for found in errors[:3])
     more = f"\n… and {len(errors) - 3} more" if len(errors) > 3 else ""
     raise ValidationFailed(
-        f"{len(errors)} finding(s) stand against training; nothing was started and nothing is billed. All are in {path}.\n{first}{more}",
+        f"{len(errors)} finding(s) stand against training; no job was started. All are in {path}.\n{first}{more}",
         "mend what the findings name, then run `mlops prepare` (if it was data) and `mlops validate` again",
     )
 

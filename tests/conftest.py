@@ -92,3 +92,20 @@ def _enter(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
     for name, value in emulator.environment().items():
         monkeypatch.setenv(name, value)
+
+
+@pytest.fixture(scope="session")
+def trained_job(azure: Emulator, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A Completed job of the common emulator with a servable model in its output."""
+    from tests.serving import model_job
+
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("default")
+        _enter(azure, patch)
+        folder = tmp_path_factory.mktemp("job")
+        (folder / "pipeline.toml").write_text("[targets.test]\n")
+        return model_job(Workspace.open(load(folder / "pipeline.toml", "test")), folder / "code")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--write-docs", action="store_true", help="bring the generated parts of the documents up to date")

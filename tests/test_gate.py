@@ -120,6 +120,15 @@ def test_an_evaluation_of_another_training_is_refused(tmp_path: Path) -> None:
         gate(config(), run)
 
 
+def test_another_candidate_is_refused(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    evaluated = run.read(Evaluated)
+    other = evaluated.models["candidate"].model_copy(update={"model": "azureml://jobs/other/outputs/trained_model"})
+    run.write(evaluated.model_copy(update={"models": {**evaluated.models, "candidate": other}}))
+    with pytest.raises(EvidenceError, match="evaluated as the candidate azureml://jobs/other"):
+        gate(config(), run)
+
+
 def test_a_record_of_another_schema_is_refused(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     path = tmp_path / "evaluate.json"

@@ -30,6 +30,7 @@ def question(text: str = "What is the capital of France?") -> Question:
         pytest.param({"result": "Paris"}, "has not the shape", id="other-key"),
         pytest.param({"output": 7}, "has not the shape", id="number"),
         pytest.param([{"output": "a"}, {"output": "b"}], "has not the shape", id="two-answers"),
+        pytest.param("Paris.", "has not the shape", id="bare-text"),
         pytest.param([], "has not the shape", id="nothing"),
     ],
 )

@@ -1,7 +1,31 @@
 from __future__ import annotations
 
-from mlops.core.records import Parameter
-from mlops.train import display_name, run_key
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mlops.cloud.jobs import KEY, Jobs
+from mlops.cloud.workspace import Workspace
+from mlops.core.config import ComputeConfig, Config
+from mlops.core.errors import ConfigError, JobCanceled, JobFailed
+from mlops.core.records import Parameter, Trained
+from mlops.train import display_name, run_key, train
+from tests.serving import ready_to_train
+
+Settings = Callable[..., Config]
+Open = Callable[[Config], Workspace]
+Fault = Callable[[str], None]
+
+TOML = """
+[targets.test.compute]
+name = "cluster"
+[targets.test.training.parameters]
+max_steps = 1
+apply_deepspeed = "false"
+evaluation_strategy = "disable"
+max_seq_length = 64
+"""
 
 
 def parameters(**values: str) -> tuple[Parameter, ...]:
@@ -44,3 +68,94 @@ def test_the_run_key_does_not_depend_on_order_or_source() -> None:
     one = (Parameter(name="a", value="1", source="default"), Parameter(name="b", value="2", source="default"))
     two = (Parameter(name="b", value="2", source="command line"), Parameter(name="a", value="1", source="pipeline.toml"))
     assert run_key("c", "b", one, "s", "d") == run_key("c", "b", two, "s", "d")
+
+
+@pytest.fixture
+def opened(inside: object, settings: Settings, open_workspace: Open) -> Callable[..., tuple[Config, Workspace]]:
+    def session(*overrides: str) -> tuple[Config, Workspace]:
+        config = settings(TOML, *overrides)
+        workspace = open_workspace(config)
+        workspace.compute.ensure(ComputeConfig(name="cluster"))
+        return config, workspace
+
+    return session
+
+
+def attempts(config: Config, workspace: Workspace, key: str) -> list[str]:
+    return [job.status for job in workspace.jobs.find(config.training.experiment, {KEY: key}, name_hint="train")]
+
+
+def test_a_training_is_attached_to_after_a_crash_and_reused_when_it_is_done(
+    opened: Callable[..., tuple[Config, Workspace]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, workspace = opened("training.parameters.seed=7")
+    run = ready_to_train(tmp_path / "run")
+
+    def killed(*_: object) -> None:
+        raise SystemExit(137)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Jobs, "wait", killed)
+        with pytest.raises(SystemExit):
+            train(config, run, workspace)
+    assert not run.has(Trained)
+
+    config, workspace = opened("training.parameters.seed=7")
+    done = train(config, run, workspace)
+    assert "attached to" in capsys.readouterr().out
+    assert (done.status, done.reused, done.gpus) == ("Completed", True, 1)
+    assert done.metrics["train_loss"] > 0
+    assert done.train_s is not None
+    sources = {parameter.name: (parameter.value, parameter.source) for parameter in done.parameters}
+    assert sources["seed"] == ("7", "command line")
+    assert sources["max_steps"] == ("1", "pipeline.toml")
+    assert sources["apply_lora"] == ("true", "model_specific_defaults")
+    assert sources["learning_rate"] == ("5e-06", "model_specific_defaults")
+    assert sources["weight_decay"] == ("0.0", "default")
+    assert sources["compute_finetune"] == ("cluster", "pipeline")
+    job = workspace.jobs.get(done.job)
+    assert job.tags[KEY] == done.run_key
+    assert workspace.ours_now(job.tags)
+    assert "trained_model" in job.outputs
+
+    # The same again changes nothing; another folder, or another runner, pays nothing.
+    assert train(config, run, workspace) == done
+    assert "nothing to do" in capsys.readouterr().out
+    elsewhere = train(config, ready_to_train(tmp_path / "elsewhere"), workspace)
+    assert (elsewhere.job, elsewhere.reused) == (done.job, True)
+    assert attempts(config, workspace, done.run_key) == ["Completed"]
+
+
+def test_a_failed_or_cancelled_training_stops_and_the_next_run_tries_again(
+    opened: Callable[..., tuple[Config, Workspace]], tmp_path: Path, fault: Fault
+) -> None:
+    config, workspace = opened("training.parameters.seed=8")
+    run = ready_to_train(tmp_path / "run")
+    fault("job-failed@mlops-train-*")
+    with pytest.raises(JobFailed, match=r"https://ml\.azure\.com/runs/"):
+        train(config, run, workspace)
+    fault("job-canceled@mlops-train-*")
+    with pytest.raises(JobCanceled):
+        train(config, run, workspace)
+    assert not run.has(Trained)
+    [key] = {job.tags[KEY] for job in workspace.jobs.ours() if job.name.startswith("mlops-train-") and job.status == "Canceled"}
+    assert attempts(config, workspace, key) == ["Canceled", "Failed"]
+
+
+def test_a_wrong_parameter_is_refused_before_anything_is_submitted(
+    opened: Callable[..., tuple[Config, Workspace]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, workspace = opened("training.parameters.num_train_epoch=1")
+    monkeypatch.setattr(Jobs, "submit_pipeline", None)
+    with pytest.raises(ConfigError, match="did you mean 'num_train_epochs'"):
+        train(config, ready_to_train(tmp_path / "run"), workspace)
+
+
+def test_a_component_without_the_models_output_is_refused(opened: Callable[..., tuple[Config, Workspace]], tmp_path: Path) -> None:
+    config, workspace = opened()
+    run = ready_to_train(tmp_path / "run")
+    path = run.directory / "validate.json"
+    path.write_text(path.read_text().replace("components/chat_completion_pipeline", "components/chat_completion_datapreprocess"))
+    config = config.model_copy(update={"training": config.training.model_copy(update={"component": "chat_completion_datapreprocess"})})
+    with pytest.raises(Exception, match="chat_completion_datapreprocess"):
+        train(config, run, workspace)

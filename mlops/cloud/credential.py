@@ -1,7 +1,8 @@
 """Who we are towards Azure.
 
-The order is the tutorial's: ``DefaultAzureCredential`` (environment, workload identity, managed identity, Azure CLI, …), and where that
-has nothing, the browser, but only where a person sits at a terminal: a browser log-in on a runner would wait for ever.
+In a GitHub workflow it is the job itself (:mod:`mlops.cloud.federated`). Elsewhere the order is the tutorial's:
+``DefaultAzureCredential`` (environment, workload identity, managed identity, Azure CLI, …), and where that has nothing, the browser, but
+only where a person sits at a terminal: a browser log-in on a runner would wait for ever.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import os
 import sys
 from typing import Any
 
+from mlops.cloud.federated import GitHubCredential, in_workflow
 from mlops.core.errors import CredentialError
 
 __all__ = ["MANAGEMENT_SCOPE", "checked_credential"]
@@ -30,6 +32,10 @@ def checked_credential() -> Any:
     from azure.core.exceptions import ClientAuthenticationError
     from azure.identity import CredentialUnavailableError, DefaultAzureCredential, InteractiveBrowserCredential
 
+    if in_workflow():
+        federated = GitHubCredential()
+        federated.get_token(MANAGEMENT_SCOPE)
+        return federated
     credential: Any = DefaultAzureCredential()
     try:
         credential.get_token(MANAGEMENT_SCOPE)

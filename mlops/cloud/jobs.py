@@ -22,10 +22,18 @@ from mlops.core.errors import AzureError
 if TYPE_CHECKING:
     from mlops.cloud.workspace import Workspace
 
-__all__ = ["ACTIVE", "KEY", "JobInput", "JobView", "Jobs"]
+__all__ = ["ACTIVE", "COMMIT", "DETACHED", "KEY", "SETTINGS", "WAITING", "JobInput", "JobView", "Jobs"]
 
 KEY = "mlops.run_key"
 """Tag: hex sha256 over everything that decides the job's result. Every job that we submit has it."""
+
+DETACHED = "mlops.detached"
+"""Tag on a training that was left to itself: :data:`WAITING` until somebody carries the pipeline on, then who."""
+WAITING = "waiting"
+COMMIT = "mlops.commit"
+"""Tag on a detached training: the commit whose pipeline it belongs to."""
+SETTINGS = "mlops.settings"
+"""Tag on a detached training: the ``--set`` options of its pipeline."""
 
 ACTIVE = frozenset({"NotStarted", "Starting", "Provisioning", "Preparing", "Queued", "Running", "Finalizing", "Scheduled"})
 """Statuses from which a job can still complete."""
@@ -124,10 +132,16 @@ class Jobs:
 
     def ours(self) -> Iterator[JobView]:
         """Every job of this pipeline and target, in the order in which the service lists them."""
+        return (job for job in self.of_pipeline() if self._workspace.ours(job.tags))
+
+    def of_pipeline(self) -> Iterator[JobView]:
+        """Every job of this pipeline, whatever its target."""
+        from mlops.cloud.workspace import MARK, PIPELINE
+
         with translated("listing jobs"):
             # The service filters by the tag's name; its value is for us to compare.
             for job in self._workspace.ml.jobs.list(tag=KEY):
-                if job is not None and self._workspace.ours(job.tags):
+                if job is not None and (job.tags or {}).get(PIPELINE) == MARK:
                     yield _view(job)
 
     def get(self, job: str) -> JobView:
@@ -139,18 +153,19 @@ class Jobs:
         with translated(f"reading job {job}"):
             return _view(self._workspace.ml.jobs.get(job))
 
-    def wait(self, job: str, timeout_s: float) -> JobView:
+    def wait(self, job: str, timeout_s: float, detach_s: float | None = None) -> JobView:
         """Watch a job until it ends, with its log, and return only if it Completed.
 
         Raises:
             JobFailed: with the service's error, the last log lines and the studio's URL.
             JobCanceled: Canceled or CancelRequested.
             JobStatusUnknown: any other status, or still active after ``timeout_s`` (then it is cancelled if this process started it).
+            Detached: still active after ``detach_s``; it goes on.
             KeyboardInterrupt: after the job was told to cancel if this process started it; somebody else's is left to run.
         """
         from mlops.cloud.watch import Watch
 
-        return Watch(self._workspace, job, ours=job in self._started).wait(timeout_s)
+        return Watch(self._workspace, job, ours=job in self._started).wait(timeout_s, detach_s)
 
     def cancel(self, job: str) -> None:
         """Tell a job to stop; one that has ended already is left alone."""
@@ -192,11 +207,26 @@ class Jobs:
         job.display_name = display_name
         job.experiment_name = experiment
         job.tags = {**self._workspace.tags, **tags}
-        with translated(f"submitting the job {display_name}"):
-            made = self._workspace.ml.jobs.create_or_update(job)
-        self._started.add(str(made.name))
+        try:
+            with translated(f"submitting the job {display_name}"):
+                made = _view(self._workspace.ml.jobs.create_or_update(job))
+        except AzureError:
+            # Refused, perhaps because somebody was faster: then there is a job of this name now, and theirs can't be changed by us.
+            rival = self._same_work(job.name, tags[KEY])
+            if rival is None:
+                raise
+            console.info(f"  {rival.name} was submitted by somebody else just now: {rival.studio_url}")
+            return rival.name
+        self._started.add(made.name)
         console.info(f"  submitted {made.name}: {made.studio_url}")
-        return str(made.name)
+        return made.name
+
+    def _same_work(self, name: str, key: str) -> JobView | None:
+        try:
+            found = self.get(name)
+        except NotFound:
+            return None
+        return found if found.tags.get(KEY) == key else None
 
     def _attempts(self, name_hint: str, key: str) -> Iterator[JobView]:
         """The jobs of a key, oldest first."""

@@ -42,9 +42,9 @@ class Answer:
 
     @property
     def text(self) -> str | None:
-        """The generated text of ``{"output": "…"}`` (or a list of one such), or None where the answer has another shape."""
+        """The generated text of ``{"output": "…"}`` (or a list of one such) with status 200, or None for anything else."""
         body = self.body[0] if isinstance(self.body, list) and len(self.body) == 1 else self.body
-        output = body.get("output") if isinstance(body, Mapping) else body
+        output = body.get("output") if self.status == 200 and isinstance(body, Mapping) else None
         return output if isinstance(output, str) else None
 
 

@@ -6,13 +6,14 @@ time limit; so the job is watched here, and what counts is its status at the end
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from mlops.cloud.history import RunDetails
 from mlops.core import console
-from mlops.core.errors import AzureError, JobCanceled, JobFailed, JobStatusUnknown, MlopsError
+from mlops.core.errors import AzureError, Detached, JobCanceled, JobFailed, JobStatusUnknown, MlopsError
 
 if TYPE_CHECKING:
     from mlops.cloud.jobs import JobView
@@ -43,10 +44,10 @@ class Watch:
         self._statuses: dict[str, str] = {}
         self._shown: dict[str, int] = {}
 
-    def wait(self, timeout_s: float) -> JobView:
+    def wait(self, timeout_s: float, detach_s: float | None = None) -> JobView:
         """See :meth:`mlops.cloud.jobs.Jobs.wait`."""
         try:
-            view = self._until_ended(timeout_s)
+            view = self._until_ended(timeout_s, detach_s)
         except KeyboardInterrupt:
             if self._ours:
                 console.warning(f"Interrupted: cancelling job {self._job}, so that it doesn't go on costing money.")
@@ -56,8 +57,9 @@ class Watch:
             raise
         return self._judge(view)
 
-    def _until_ended(self, timeout_s: float) -> JobView:
+    def _until_ended(self, timeout_s: float, detach_s: float | None) -> JobView:
         deadline, pause, lost = time.monotonic() + timeout_s, FIRST_POLL_S, 0
+        detach = time.monotonic() + detach_s if detach_s is not None else math.inf
         while True:
             try:
                 view = self._workspace.jobs.get(self._job)
@@ -74,9 +76,11 @@ class Watch:
             else:
                 if not view.active:
                     return view
+                if time.monotonic() >= detach:
+                    raise Detached(f"Job {self._job} is {view.status} and goes on without us: {view.studio_url}")
                 if time.monotonic() >= deadline:
                     raise self._overdue(view, timeout_s)
-            time.sleep(min(pause, max(0.0, deadline - time.monotonic())))
+            time.sleep(min(pause, max(0.0, min(deadline, detach) - time.monotonic())))
             pause = min(pause * 1.2, SLOWEST_POLL_S)
 
     def _overdue(self, view: JobView, timeout_s: float) -> JobStatusUnknown:
@@ -92,11 +96,14 @@ class Watch:
         if self._statuses.get(self._job) != view.status:
             self._statuses[self._job] = view.status
             console.info(f"  {view.display_name or self._job}: {view.status}")
-        for run in self._runs():
+        runs = self._runs()
+        for run in runs:
             if run.run != self._job and self._statuses.get(run.run) != run.status:
                 self._statuses[run.run] = run.status
                 console.info(f"    {run.name}: {run.status}")
-            self._show_log(run)
+            # A pipeline's own log only tells of its steps, and these speak for themselves.
+            if run.run != self._job or len(runs) == 1:
+                self._show_log(run)
 
     def _runs(self) -> list[RunDetails]:
         """The job's own run and those of its steps, as far as run history has them yet."""

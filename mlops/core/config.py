@@ -85,6 +85,9 @@ class TrainingConfig(Table):
     experiment: str = "chat-completion-ultrachat"
     parameters: dict[str, Scalar] = Field(default_factory=dict, description="component inputs")
     expected_hours: float | None = Field(None, ge=0, description="for the cost estimate")
+    detach_after_minutes: float | None = Field(
+        None, ge=0, description="leave a training to itself that takes longer, and carry the pipeline on later; None waits for it"
+    )
     timeout_hours: float = Field(24.0, gt=0, description="after which we stop waiting (the job is cancelled)")
 
 
@@ -99,6 +102,7 @@ class EvaluationConfig(Table):
     max_new_tokens: int = Field(128, ge=1)
     batch_tokens: int = Field(8192, ge=1, description="tokens in a batch, padding included")
     precision: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    champion_endpoint: str = Field("", description="whose live model is the champion; empty: the endpoint that we deploy to")
     environment: str = Field(
         "azureml://registries/azureml/environments/acft-hf-nlp-gpu/versions/112", description="curated environment of the command job"
     )
@@ -158,10 +162,9 @@ class SmokeConfig(Table):
     max_new_tokens: int = Field(64, ge=1)
 
 
-class Config(Table):
-    """All of it, for one target."""
+class Tables(Table):
+    """What may stand in the file, for one target."""
 
-    target: str
     workspace: WorkspaceConfig = WorkspaceConfig()
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
@@ -173,8 +176,15 @@ class Config(Table):
     endpoint: EndpointConfig = EndpointConfig()
     smoke: SmokeConfig = SmokeConfig()
     tags: dict[str, str] = Field(default_factory=dict, description="put on everything that we create")
+
+
+class Config(Tables):
+    """The settings of one target, and where they came from."""
+
+    target: str
     command_line_parameters: tuple[str, ...] = Field((), description="names of training.parameters given with --set", exclude=True)
     file: str = Field("pipeline.toml", description="where it was read from", exclude=True)
+    overridden: tuple[str, ...] = Field((), description="dotted keys given with --set", exclude=True)
 
 
 class _Document(Table):
@@ -214,18 +224,22 @@ def load(path: Path, target: str, overrides: Sequence[str] = (), environment: Ma
     coordinates = {key: environment[name] for key, name in COORDINATES.items() if environment.get(name)}
     settings = _merge(settings, {"workspace": coordinates})
     given: list[str] = []
+    overridden: list[str] = []
     for override in overrides:
         keys, value = _parse_override(override)
+        overridden.append(".".join(keys))
         for key in reversed(keys):
             value = {key: value}
         settings = _merge(settings, value)
         if keys[:2] == ["training", "parameters"] and len(keys) == 3:
             given.append(keys[2])
+    told = {"target": target, "command_line_parameters": tuple(given), "overridden": tuple(overridden), "file": str(path)}
     try:
-        return Config.model_validate({**settings, "target": target, "command_line_parameters": tuple(given), "file": str(path)})
+        Tables.model_validate(settings)  # so that what we add below can't be said in the file
+        return Config.model_validate({**settings, **told})
     except ValidationError as problem:
         raise ConfigError(
-            _explain(path, text, problem, Config, ("defaults", f"targets.{target}")), f"mend {path} or the --set option"
+            _explain(path, text, problem, Tables, ("defaults", f"targets.{target}")), f"mend {path} or the --set option"
         ) from problem
 
 
@@ -236,7 +250,7 @@ def locate(config: Config, key: str) -> str:
         config: as loaded.
         key: dotted, e.g. ``"training.parameters.max_steps"``.
     """
-    if key.removeprefix("training.parameters.") in config.command_line_parameters:
+    if key in config.overridden:
         return f"--set {key}"
     try:
         text = Path(config.file).read_text(encoding="utf-8")
@@ -251,11 +265,8 @@ def locate(config: Config, key: str) -> str:
 
 def json_schema() -> dict[str, Any]:
     """JSON Schema of pipeline.toml, for editors (kept fresh in ``docs/pipeline.schema.json`` by a test)."""
-    table = Config.model_json_schema()
+    table = Tables.model_json_schema()
     definitions = table.pop("$defs")
-    for key in ("target", "command_line_parameters", "file"):
-        table["properties"].pop(key, None)
-    table.pop("required", None)
     definitions["Target"] = {**table, "title": "Target"}
     for definition in definitions.values():
         # A target holds differences only, so nothing is required in it but what makes a rule a rule.

@@ -3,6 +3,7 @@
 The class is the meaning, the exit code is what a workflow reads, the message is for the person who pays::
 
     MlopsError                      1   something we did not foresee
+    ├── Detached                    0   not a failure: the training goes on without us
     ├── UsageError                  2   a command or an option that does not exist
     ├── ConfigError                 2   pipeline.toml or the environment is wrong
     ├── RecordError                 3   a record in run/ is missing, unreadable or out of date
@@ -35,6 +36,7 @@ __all__ = [
     "CredentialError",
     "DataError",
     "DeploymentFailed",
+    "Detached",
     "EvidenceError",
     "Held",
     "JobCanceled",
@@ -73,6 +75,12 @@ class MlopsError(Exception):
 
     def __str__(self) -> str:
         return f"{self.what}\nFix: {self.fix}" if self.fix else self.what
+
+
+class Detached(MlopsError):
+    """The training goes on without us, as was asked for; whoever runs the command again attaches to it."""
+
+    exit_code = 0
 
 
 class UsageError(MlopsError):

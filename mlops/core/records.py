@@ -61,9 +61,15 @@ class Record(Frozen):
     files: dict[str, FileDigest] = Field(default_factory=dict, description="name → file beside the record")
 
     def digest(self) -> str:
-        """sha256 over everything but the volatile fields: equal results have equal digests."""
-        content = self.model_dump(mode="json", exclude=set(self.volatile))
+        """sha256 over everything but the volatile fields, at any depth: equal results have equal digests."""
+        content = _without(self.model_dump(mode="json"), self.volatile)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _without(value: Any, names: frozenset[str]) -> Any:
+    if isinstance(value, dict):
+        return {key: _without(part, names) for key, part in value.items() if key not in names}
+    return [_without(part, names) for part in value] if isinstance(value, list) else value
 
 
 class FileDigest(Frozen):
@@ -143,7 +149,7 @@ class Trained(Record):
     job: str
     display_name: str
     experiment: str
-    status: str
+    status: Literal["Completed"]
     studio_url: str
     mlflow_run_id: str
     model_output: str = Field(description="azureml://jobs/{job}/outputs/trained_model")

@@ -15,9 +15,10 @@ def markdown() -> str:
     lines = [
         "# Configuration",
         "",
-        "`pipeline.toml` has `[defaults]` and `[targets.NAME]`; a target holds differences only. Later wins: built-in default, `[defaults]`,",
-        "the target, the environment (workspace coordinates only), `--set path.to.key=value`. Tables merge, lists are replaced. An unknown key",
-        "is an error that names the nearest known one. Editors check the file against [pipeline.schema.json](pipeline.schema.json).",
+        "`pipeline.toml` has `[defaults]` and `[targets.NAME]`; a target holds differences only. Later wins: built-in default,",
+        "`[defaults]`, the target, the environment (workspace coordinates only), `--set path.to.key=value`. Tables merge, lists are",
+        "replaced. An unknown key is an error that names the nearest known one. Editors check the file against",
+        "[pipeline.schema.json](pipeline.schema.json).",
         "",
         "| coordinate | environment variable |",
         "|---|---|",

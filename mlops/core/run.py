@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import tempfile
@@ -18,6 +19,7 @@ from mlops.core.records import RECORDS, FileDigest, Record
 __all__ = ["Run", "file_sha256"]
 
 R = TypeVar("R", bound=Record)
+_FAILURE = "failure.json"
 
 
 class Run:
@@ -83,6 +85,23 @@ class Run:
         for kind in RECORDS:
             if self.has(kind):
                 yield self._load(kind)
+
+    def note_failure(self, stage: str, told: str) -> None:
+        """Keep why a stage stopped, for those who report on the run."""
+        write_atomically(self.path(_FAILURE), json.dumps({"stage": stage, "told": told}, indent=2).encode() + b"\n")
+
+    def failure(self) -> tuple[str, str] | None:
+        """The stage that stopped last, and what it told; None where it has succeeded since, or none has stopped."""
+        path = self.directory / _FAILURE
+        if not path.is_file():
+            return None
+        noted = json.loads(path.read_bytes())
+        return noted["stage"], noted["told"]
+
+    def clear_failure(self, stage: str) -> None:
+        """The stage has succeeded: what it had told before no longer holds. Other stages' failures stay."""
+        if (noted := self.failure()) is not None and noted[0] == stage:
+            self.path(_FAILURE).unlink()
 
     def forget(self, kind: type[Record]) -> None:
         """Remove a record."""

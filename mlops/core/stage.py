@@ -24,10 +24,10 @@ from typing import Any
 
 from mlops.core import console
 from mlops.core.config import Config, load
-from mlops.core.errors import INTERRUPTED, MlopsError
+from mlops.core.errors import INTERRUPTED, Detached, MlopsError
 from mlops.core.run import Run
 
-__all__ = ["Settings", "parser", "run", "settings"]
+__all__ = ["Settings", "bare_parser", "parser", "run", "settings"]
 
 Stage = Callable[..., Any]
 
@@ -55,14 +55,24 @@ class Settings:
         return function(**{name: offered[name]() for name in inspect.signature(function).parameters})
 
 
+def bare_parser(description: str, prog: str | None = None) -> argparse.ArgumentParser:
+    """A parser without options, that leaves the description's lines as they are."""
+    return argparse.ArgumentParser(description=description, prog=prog, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
 def parser(description: str, prog: str | None = None) -> argparse.ArgumentParser:
     """A parser with the options that every command has."""
-    common = argparse.ArgumentParser(description=description, prog=prog, formatter_class=argparse.RawDescriptionHelpFormatter)
+    common = bare_parser(description, prog)
     common.add_argument("--target", default=os.environ.get("MLOPS_TARGET", "local"), help="a table under [targets] (default: local)")
     common.add_argument("--config", type=Path, default=Path("pipeline.toml"), metavar="FILE", help="default: pipeline.toml")
     common.add_argument("--run", type=Path, default=Path("run"), metavar="DIR", help="where records are kept (default: run)")
     common.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting, e.g. training.parameters.max_steps=5"
+        "--set",
+        action="append",
+        # A copy for each parser: argparse appends to its default.
+        default=[line.strip() for line in os.environ.get("MLOPS_SET", "").splitlines() if line.strip()],
+        metavar="KEY=VALUE",
+        help="override a setting, e.g. training.parameters.max_steps=5 (MLOPS_SET: the same, one a line)",
     )
     return common
 
@@ -94,6 +104,9 @@ def guarded(command: Callable[[], int]) -> int:
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
         return command()
+    except Detached as told:
+        console.notice(str(told))
+        return told.exit_code
     except MlopsError as problem:
         console.error(str(problem))
         return problem.exit_code

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import fcntl
-import json
 import os
 import shlex
 import signal
@@ -25,6 +25,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from mlops.emulator.faults import Faults
     from mlops.emulator.server import Emulator
 
 __all__ = ["main"]
@@ -47,13 +48,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("serve takes --state DIR and no command")
     if options.action is None and not command:
         parser.error("give a command after --, or 'serve --state DIR'")
+    if options.federated_subject and not options.github:
+        parser.error("--federated-subject takes effect only with --github OWNER/NAME")
+    faults = _ordered(options.fault, parser)
     with _signals(), contextlib.ExitStack() as stack:
         state = options.state or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="emulator-")))
         stack.enter_context(_lock(state, parser))
-        emulator = _emulator(options, state, parser)
+        emulator = _emulator(options, state, faults)
         try:
             stack.enter_context(emulator)
         except OSError as problem:
+            if problem.errno not in (errno.EADDRINUSE, errno.EACCES):
+                raise
             parser.exit(
                 1, f"The emulator can't listen on port {options.port}: {problem.strerror}. Take another --port, or 0 for a free one.\n"
             )
@@ -78,12 +84,25 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--catalog", choices=CATALOGS, default="tutorial", help="what the azureml registry holds (default: %(default)s)")
     parser.add_argument(
-        "--weights", choices=WEIGHTS, default="real", help="which stand-in weights the base models have (default: %(default)s)"
+        "--weights",
+        choices=WEIGHTS,
+        default=os.environ.get("MLOPS_EMULATOR_WEIGHTS", "real"),
+        help="which stand-in weights the base models have (default: MLOPS_EMULATOR_WEIGHTS, else real)",
     )
     parser.add_argument("--fault", action="append", default=[], metavar="SPEC", help="NAME[@GLOB] [xN | always]; see --faults")
     parser.add_argument("--faults", action=_Faults, help="list the faults that can be ordered")
     parser.add_argument("--port", type=int, default=0, help="of the proxy (default: a free one)")
     parser.add_argument("--polls", type=int, default=0, help="status reads a long-running operation takes beyond its work (default: 0)")
+    parser.add_argument(
+        "--github", default="", metavar="OWNER/NAME", help="stand for GitHub as well: the token issuer and the REST API of this repository"
+    )
+    parser.add_argument(
+        "--federated-subject",
+        action="append",
+        default=[],
+        metavar="SUBJECT",
+        help="let the application trust GitHub's tokens with this subject, e.g. repo:OWNER/NAME:environment:prod",
+    )
     parser.add_argument("--hosts", type=Path, metavar="FILE", help="write there which host names were asked for, and which were refused")
     return parser
 
@@ -97,29 +116,45 @@ class _Faults(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         from mlops.emulator.faults import KNOWN
 
-        parser.exit(0, "".join(f"{name:<22}{what}\n" for name, what in KNOWN.items()))
+        sys.stdout.writelines(f"{name:<22}{what}\n" for name, what in KNOWN.items())
+        parser.exit()
 
 
-def _emulator(options: argparse.Namespace, state: Path, parser: argparse.ArgumentParser) -> Emulator:
-    from mlops.emulator.cloud import Options
+def _ordered(specs: Sequence[str], parser: argparse.ArgumentParser) -> Faults:
     from mlops.emulator.faults import Faults
-    from mlops.emulator.server import Emulator
 
     try:
-        faults = Faults(options.fault)
+        return Faults(specs)
     except ValueError as problem:
         parser.error(str(problem))
-    return Emulator(state, Options(catalog=options.catalog, weights=options.weights, polls=options.polls), faults, options.port)
+
+
+def _emulator(options: argparse.Namespace, state: Path, faults: Faults) -> Emulator:
+    from mlops.emulator.cloud import Options
+    from mlops.emulator.server import Emulator
+
+    chosen = Options(
+        catalog=options.catalog,
+        weights=options.weights,
+        polls=options.polls,
+        github=options.github,
+        federated_subjects=tuple(options.federated_subject),
+    )
+    return Emulator(state, chosen, faults, options.port)
 
 
 def _serve(emulator: Emulator, state: Path) -> int:
+    from mlops.emulator import tracking
+
     variables = state.resolve() / "env"
     variables.touch(mode=0o600)  # it holds the client secret
     variables.write_text("".join(f"export {name}={shlex.quote(value)}\n" for name, value in emulator.environment().items()))
-    page = json.loads((state / "mlflow.json").read_text())["url"]
-    sys.stdout.write(
-        f"The Azure ML emulator is running.\n  in another shell   . {shlex.quote(str(variables))}\n  MLflow page        {page}\n"
-    )
+    lines = [
+        "The Azure ML emulator is running.",
+        f"  in another shell   . {shlex.quote(str(variables))}",
+        f"  MLflow page        {tracking.url(emulator.cloud)}",
+    ]
+    sys.stdout.write("\n".join(lines) + "\n")
     sys.stdout.flush()
     try:
         with contextlib.suppress(KeyboardInterrupt, SystemExit):

@@ -44,7 +44,7 @@ class Route:
     """One line of a route table.
 
     Args:
-        host: ``arm``, ``login``, ``api``, ``blob``, ``scoring`` or ``studio``.
+        host: ``arm``, ``login``, ``api``, ``blob``, ``scoring``, ``studio``, ``github`` or ``oidc``.
         method: HTTP method.
         path: as in Starlette, e.g. ``WS + "/jobs/{job}"``; matched without regard to case in its fixed parts, as ARM does.
         handler: what answers.
@@ -144,6 +144,10 @@ def host_role(host: str) -> str:
         return "login"
     if host == "ml.azure.com":
         return "studio"
+    if host == "api.github.com":
+        return "github"
+    if host.endswith(".actions.githubusercontent.com"):
+        return "oidc"
     if host.endswith(f".{BLOB_SUFFIX}"):
         return "blob"
     if host.endswith(f".{SCORING_SUFFIX}"):

@@ -38,14 +38,15 @@ async def create_artifacts(cloud: Cloud, request: Request) -> Answer:
     artifacts, contents, errors = {}, {}, {}
     for path in (entry["path"] for entry in paths):
         try:
-            if blobs.path(cloud, blobs.ARTIFACTS, _blob(run["name"], path)).exists():
-                conflict = f"Resource Conflict: ArtifactId {ORIGIN}/{container(run['name'])}/{path} already exists."
-                errors[path] = AzureFault(409, "UserError", conflict).envelope(LOCATION)
-                continue
+            file = blobs.path(cloud, blobs.ARTIFACTS, _blob(run["name"], path) + "/")
         except BlobProblem:
             raise user_error(f"Invalid artifact path: {path!r}.") from None
-        artifacts[path] = _artifact(run["name"], path)
-        contents[path] = _content(cloud, run["name"], path, "rcw")
+        if file.exists():
+            conflict = f"Resource Conflict: ArtifactId {ORIGIN}/{container(run['name'])}/{path} already exists."
+            errors[path] = AzureFault(409, "UserError", conflict).envelope(LOCATION)
+        else:
+            artifacts[path] = _artifact(run["name"], path)
+            contents[path] = _content(cloud, run["name"], path, "rcw")
     return {"artifacts": artifacts, "artifactContentInformation": contents, "errors": errors}
 
 

@@ -94,7 +94,14 @@ async def get_container(cloud: Cloud, request: Request) -> Answer:
         raise not_found(f"Not found {KINDS[kind].lower()} {name}.", "NotFound", f"{KINDS[kind]}NotFound")
     key, known = versions[-1]
     latest = key.rpartition("/")[2]
-    common: dict[str, Any] = {"description": None, "tags": {}, "properties": {}, "isArchived": False, "latestVersion": latest, "nextVersion": None}
+    common: dict[str, Any] = {
+        "description": None,
+        "tags": {},
+        "properties": {},
+        "isArchived": False,
+        "latestVersion": latest,
+        "nextVersion": None,
+    }
     return resource(arm_id(cloud, kind, name), kind, name, known, properties=common)
 
 

@@ -22,7 +22,7 @@ from xml.sax.saxutils import escape, quoteattr
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from mlops.emulator import blobstore, sas
+from mlops.emulator import blobforms, blobstore, sas
 from mlops.emulator.app import Answer, Handler, Route
 from mlops.emulator.blobstore import Blob, BlobProblem, path
 from mlops.emulator.cloud import BLOB_SUFFIX, Cloud
@@ -91,7 +91,7 @@ async def put_blob(cloud: Cloud, request: Request, container: str, name: str) ->
         blob = blobstore.store(cloud, container, name, file, _noted(request) | {"md5": request.headers.get("x-ms-blob-content-md5", md5)})
     finally:
         file.unlink(missing_ok=True)
-    return Response(status_code=201, headers=_stamp(blob) | {"Content-MD5": md5, "x-ms-request-server-encrypted": "true"})
+    return Response(status_code=201, headers=blobforms.stamp(blob) | {"Content-MD5": md5, "x-ms-request-server-encrypted": "true"})
 
 
 async def put_block(cloud: Cloud, request: Request, container: str, name: str) -> Response:
@@ -122,7 +122,7 @@ async def put_block_list(cloud: Cloud, request: Request, container: str, name: s
     blocks = [block for _, block in BLOCKS.findall(content.decode("utf-8", "replace"))]
     noted = _noted(request) | {"md5": request.headers.get("x-ms-blob-content-md5")}
     blob = blobstore.commit(cloud, container, name, blocks, noted)
-    return Response(status_code=201, headers=_stamp(blob) | {"x-ms-request-server-encrypted": "true"})
+    return Response(status_code=201, headers=blobforms.stamp(blob) | {"x-ms-request-server-encrypted": "true"})
 
 
 async def get_block_list(cloud: Cloud, request: Request, container: str, name: str) -> Response:
@@ -131,35 +131,41 @@ async def get_block_list(cloud: Cloud, request: Request, container: str, name: s
     rows = "".join(
         f"<Block><Name>{block}</Name><Size>{size}</Size></Block>" for block, size in blobstore.uncommitted(cloud, container, name)
     )
-    return _xml(f"<BlockList><CommittedBlocks /><UncommittedBlocks>{rows}</UncommittedBlocks></BlockList>")
+    return blobforms.xml(f"<BlockList><CommittedBlocks /><UncommittedBlocks>{rows}</UncommittedBlocks></BlockList>")
 
 
 async def put_metadata(cloud: Cloud, request: Request, container: str, name: str) -> Response:
     """Replace the metadata."""
     _check_match(request, blobstore.find(cloud, container, name))
     blob = blobstore.note(cloud, container, name, {"metadata": _metadata(request)})
-    return Response(status_code=200, headers=_stamp(blob) | {"x-ms-request-server-encrypted": "true"})
+    return Response(status_code=200, headers=blobforms.stamp(blob) | {"x-ms-request-server-encrypted": "true"})
 
 
 async def put_properties(cloud: Cloud, request: Request, container: str, name: str) -> Response:
     """Replace content type and the like."""
     _check_match(request, blobstore.find(cloud, container, name))
     noted = {"headers": _content_headers(request), "md5": request.headers.get("x-ms-blob-content-md5")}
-    return Response(status_code=200, headers=_stamp(blobstore.note(cloud, container, name, noted)))
+    return Response(status_code=200, headers=blobforms.stamp(blobstore.note(cloud, container, name, noted)))
 
 
 async def get_blob(cloud: Cloud, request: Request, container: str, name: str) -> Response:
     """Read all of it, or a range; HEAD answers with the headers alone."""
     blob = blobstore.find(cloud, container, name)
     if request.headers.get("if-none-match") in (blob.etag, "*"):
-        return Response(status_code=304, headers=_stamp(blob))
+        return Response(status_code=304, headers=blobforms.stamp(blob))
     _check_match(request, blob)
-    headers = _stamp(blob) | _properties(blob) | {f"x-ms-meta-{key}": value for key, value in blob.noted.get("metadata", {}).items()}
+    headers = (
+        blobforms.stamp(blob)
+        | blobforms.properties(blob)
+        | {f"x-ms-meta-{key}": value for key, value in blob.noted.get("metadata", {}).items()}
+    )
     if request.method == "HEAD":
-        return Response(headers=headers | _md5(blob) | {"Content-Length": str(blob.size)})
+        return Response(headers=headers | blobforms.md5_header(blob) | {"Content-Length": str(blob.size)})
     wanted = request.headers.get("x-ms-range") or request.headers.get("range")
     if wanted is None:
-        return StreamingResponse(_read(blob.file, 0, blob.size), headers=headers | _md5(blob) | {"Content-Length": str(blob.size)})
+        return StreamingResponse(
+            _read(blob.file, 0, blob.size), headers=headers | blobforms.md5_header(blob) | {"Content-Length": str(blob.size)}
+        )
     begin, end = _range(wanted, blob.size)
     headers |= {"Content-Length": str(end - begin), "Content-Range": f"bytes {begin}-{end - 1}/{blob.size}"}
     if md5 := blob.noted.get("md5"):
@@ -209,17 +215,17 @@ async def list_blobs(cloud: Cloud, request: Request, container: str, _: str) -> 
         )
     count = min(int(asked), LIST_MAX)
     include = set(query.get("include", "").split(",")) - {""}
-    if extra := include - {"metadata", "uncommittedblobs"}:
+    if extra := include - {"metadata"}:
         raise not_implemented(f"listing blobs with include={','.join(sorted(extra))}")
     prefix, delimiter, marker = query.get("prefix", ""), query.get("delimiter", ""), query.get("marker", "")
     found = list(islice(blobstore.walk(cloud, container, prefix, delimiter, marker), count + 1))
     page = found[:count]
-    following = _name(page[-1]) if len(found) > count else ""
-    rows = "".join(_prefix(entry) if isinstance(entry, str) else _entry(entry, "metadata" in include) for entry in page)
+    following = blobforms.name_of(page[-1]) if len(found) > count else ""
+    rows = "".join(blobforms.listed(entry, with_metadata="metadata" in include) for entry in page)
     asked_for = "".join(
         f"<{tag}>{escape(value)}</{tag}>" for tag, value in (("Prefix", prefix), ("Marker", marker), ("Delimiter", delimiter)) if value
     )
-    return _xml(
+    return blobforms.xml(
         f"<EnumerationResults ServiceEndpoint={quoteattr(f'https://{cloud.identity.account}.{BLOB_SUFFIX}/')}"
         f" ContainerName={quoteattr(container)}>{asked_for}<MaxResults>{count}</MaxResults><Blobs>{rows}</Blobs>"
         f"<NextMarker>{escape(following)}</NextMarker></EnumerationResults>"
@@ -293,7 +299,10 @@ def _noted(request: Request) -> dict[str, Any]:
 
 
 def _metadata(request: Request) -> dict[str, str]:
-    return {name.removeprefix("x-ms-meta-"): value for name, value in request.headers.items() if name.startswith("x-ms-meta-")}
+    found = {name.removeprefix("x-ms-meta-"): value for name, value in request.headers.items() if name.startswith("x-ms-meta-")}
+    if any(not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII) for name in found):
+        raise BlobProblem(400, "InvalidMetadata", "The metadata specified is invalid. It has characters that are not permitted.")
+    return found
 
 
 def _content_headers(request: Request) -> dict[str, str]:
@@ -318,66 +327,6 @@ def _read(file: Path, begin: int, end: int) -> Iterator[bytes]:
         while left and (chunk := source.read(min(left, blobstore.CHUNK))):
             left -= len(chunk)
             yield chunk
-
-
-def _stamp(blob: Blob) -> dict[str, str]:
-    return {"ETag": blob.etag, "Last-Modified": formatdate(blob.modified_ns / 1e9, usegmt=True)}
-
-
-def _md5(blob: Blob) -> dict[str, str]:
-    return {"Content-MD5": blob.noted["md5"]} if blob.noted.get("md5") else {}
-
-
-def _properties(blob: Blob) -> dict[str, str]:
-    return {
-        "Accept-Ranges": "bytes",
-        "Content-Type": "application/octet-stream",
-        "x-ms-blob-type": "BlockBlob",
-        "x-ms-lease-status": "unlocked",
-        "x-ms-lease-state": "available",
-        "x-ms-server-encrypted": "true",
-        "x-ms-access-tier": "Hot",
-        "x-ms-access-tier-inferred": "true",
-        "x-ms-creation-time": formatdate(blob.noted.get("created_ns", blob.modified_ns) / 1e9, usegmt=True),
-        **{name.title(): value for name, value in blob.noted.get("headers", {}).items()},
-    }
-
-
-def _entry(blob: Blob, with_metadata: bool) -> str:
-    stamp, headers = _stamp(blob), _properties(blob)
-    values = {
-        "Creation-Time": headers["x-ms-creation-time"],
-        "Last-Modified": stamp["Last-Modified"],
-        "Etag": blob.etag.strip('"'),
-        "Content-Length": str(blob.size),
-        **{
-            name: headers.get(name, "")
-            for name in ("Content-Type", "Content-Encoding", "Content-Language", "Cache-Control", "Content-Disposition")
-        },
-        "Content-MD5": blob.noted.get("md5") or "",
-        "BlobType": "BlockBlob",
-        "AccessTier": "Hot",
-        "AccessTierInferred": "true",
-        "LeaseStatus": "unlocked",
-        "LeaseState": "available",
-        "ServerEncrypted": "true",
-    }
-    properties = "".join(f"<{tag}>{escape(value)}</{tag}>" for tag, value in values.items())
-    metadata = "".join(f"<{key}>{escape(value)}</{key}>" for key, value in blob.noted.get("metadata", {}).items())
-    shown = f"<Metadata>{metadata}</Metadata>" if with_metadata else ""
-    return f"<Blob><Name>{escape(blob.name)}</Name><Properties>{properties}</Properties>{shown}</Blob>"
-
-
-def _prefix(name: str) -> str:
-    return f"<BlobPrefix><Name>{escape(name)}</Name></BlobPrefix>"
-
-
-def _name(entry: Blob | str) -> str:
-    return entry if isinstance(entry, str) else entry.name
-
-
-def _xml(content: str) -> Response:
-    return Response('<?xml version="1.0" encoding="utf-8"?>' + content, media_type="application/xml")
 
 
 def _common(request: Request) -> dict[str, str]:

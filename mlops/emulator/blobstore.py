@@ -79,7 +79,7 @@ def path(cloud: Cloud, container: str, blob: str = "") -> Path:
     if not blob:
         return root
     segments = blob.removesuffix("/").split("/")
-    if any(segment in ("", ".", "..") or "\0" in segment or len(segment.encode()) > 255 for segment in segments):
+    if any(segment in ("", ".", "..") or min(segment) < " " or len(segment.encode()) > 255 for segment in segments):
         raise BlobProblem(400, "InvalidUri", "The requested URI does not represent any resource on the server.")
     file = root.joinpath(*segments)
     # A job may leave links in its outputs.

@@ -75,12 +75,18 @@ class Options:
         weights: which stand-in weights its models have, ``real`` (SmolLM2-135M-Instruct), ``tiny-llama`` or ``tiny-phi3``.
         polls: how many status reads a long-running operation stays ``InProgress`` after its work is done.
         cache: where converted weights are kept between emulators.
+        github: the repository (``owner/name``) if GitHub is emulated beside Azure; empty if not.
+        federated_subjects: subjects of GitHub's tokens that the application trusts.
+        immutable_subjects: whether GitHub's subjects carry ids, as in repositories made since July 2026.
     """
 
     catalog: str = "tutorial"
     weights: str = "real"
     polls: int = 0
     cache: Path = Path.home() / ".cache" / "azureml-chat-mlops"
+    github: str = ""
+    federated_subjects: tuple[str, ...] = ()
+    immutable_subjects: bool = False
 
 
 @dataclasses.dataclass

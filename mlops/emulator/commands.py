@@ -28,6 +28,8 @@ LOG = "user_logs/std_log.txt"
 TAIL_LINES = 40
 REFERENCE = re.compile(r"\$\{\{\s*(inputs|outputs)\.([^}\s]+)\s*\}\}")
 ANY_EXPRESSION = re.compile(r"\$\{\{(.*?)\}\}")
+DURATION = r"P(?!$)(?:(?P<D>\d+)D)?(?:T(?:(?P<H>\d+)H)?(?:(?P<M>\d+)M)?(?:(?P<S>\d+(?:\.\d+)?)S)?)?"
+UNITS = {"D": 86400, "H": 3600, "M": 60, "S": 1}
 OPTIONAL = re.compile(r"\$\[\[(.*?)\]\]", re.DOTALL)
 
 
@@ -36,6 +38,12 @@ class Limits(Body):
 
     job_limits_type: str = "Command"
     timeout: str | None = None
+
+    @property
+    def seconds(self) -> float | None:
+        """How long the job may run, if that is limited."""
+        match = re.fullmatch(DURATION, self.timeout or "")
+        return sum(float(match[unit] or 0) * seconds for unit, seconds in UNITS.items()) if match else None
 
 
 class CommandProperties(JobProperties):
@@ -59,10 +67,10 @@ def check(cloud: Cloud, job: CommandProperties) -> None:
     Raises:
         AzureFault: 400 or 404, with what is wrong; 501 for what the emulator doesn't do.
     """
+    if job.limits and job.limits.timeout and job.limits.seconds is None:
+        raise user_error(f"The time limit '{job.limits.timeout}' is no ISO 8601 duration.")
     if job.distribution:
         raise not_implemented("command jobs with a distribution")
-    if job.limits and job.limits.timeout:
-        raise not_implemented("command jobs with a time limit")
     name = compute_name(job)
     if name != SERVERLESS and compute.find(cloud, name) is None:
         raise user_error(f"Compute {name} not found.", "NotFound", "ComputeNotFound", status=404)
@@ -101,9 +109,9 @@ async def run(worker: Worker, job: CommandProperties) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
         await runstore.move(cloud, worker.name, "Running")
         command = render(job.command, values)
-        code = await worker.execute(
-            ["/bin/bash", "-c", command], cwd=folder, environment=environment | job.environment_variables, output=log
-        )
+        limit = job.limits.seconds if job.limits else None
+        variables = environment | job.environment_variables
+        code = await worker.execute(["/bin/bash", "-c", command], cwd=folder, environment=variables, output=log, limit_s=limit)
     if code != 0:
         tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL_LINES:])
         how = f"was ended by signal {code - 128}" if code > 128 else f"exited with status code {code}"

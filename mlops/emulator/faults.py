@@ -28,11 +28,13 @@ WIRE = {
     "503": "the request is answered 503 with Retry-After: 1",
     "drop": "the connection is closed without an answer",
 }
-"""Hit any request, before its handler; the subject is ``HOST METHOD PATH``, HOST being arm, login, api, blob, scoring or studio."""
+"""Hit any request, before its handler; the subject is ``HOST METHOD PATH``, HOST being arm, login, api, blob,
+scoring, studio, github or oidc."""
 
 RESOURCE = {
     "token-expired": "an access token is issued that has expired already; subject: audience",
     "token-short": "an access token is issued that lives a minute; subject: audience",
+    "assertion-expired": "GitHub issues a token that has expired already; subject: the token's subject",
     "compute-quota": "creating a compute is refused for want of quota; subject: compute, or 'Dedicated NAME', 'LowPriority NAME'",
     "compute-failed": "provisioning of a compute ends Failed; subject: compute",
     "operation-slow": "a long-running operation takes three polls more; subject: resource",

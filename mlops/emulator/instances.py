@@ -83,6 +83,8 @@ class Instance:
         """
         ready = self.folder / "ready"
         ready.unlink(missing_ok=True)
+        if self._closed:
+            raise _stopping()
         self.child = cloud.children.start(
             [
                 *(sys.executable, "-m", "mlops.emulator.container", "--model", str(self.launch.model), "--port", "0"),
@@ -95,6 +97,8 @@ class Instance:
         )
         deadline = time.monotonic() + self.launch.patience_s
         while not ready.is_file():
+            if self._closed:
+                raise _stopping()
             if (code := self.child.returncode) is not None:
                 raise Unhealthy(f"User container has crashed or terminated with exit code {code}.")
             if time.monotonic() > deadline:
@@ -108,6 +112,10 @@ class Instance:
             await client.aclose()
             raise Unhealthy(f"User container has crashed or terminated: Liveness probe failed: {problem!r}.") from None
         self.client = client
+
+    def abandon(self) -> None:
+        """The emulator is shutting down: what happens to the container from now on is not its own fault."""
+        self._closed = True
 
     def watch(self, cloud: Cloud) -> None:
         """From now on, start the container again when it ends by itself."""
@@ -134,7 +142,7 @@ class Instance:
             if left:
                 try:
                     await self.up(cloud)
-                except (Unhealthy, RuntimeError) as problem:  # RuntimeError: the emulator is shutting down
+                except Unhealthy as problem:
                     note(self.folder, str(problem))
                     break
         self.gave_up = True
@@ -145,6 +153,7 @@ class Instance:
             await client.aclose()
 
 
+_starting: set[Instance] = set()
 _instances: dict[Path, Instance] = {}
 """By folder, which no other emulator has. Only touched from the emulator's event loop."""
 
@@ -160,6 +169,7 @@ async def start(cloud: Cloud, key: str, launch: Launch, doom: str | None = None)
     """
     folder = cloud.folder("deployments", *key.split("/"))
     instance = Instance(folder, launch)
+    _starting.add(instance)
     try:
         await instance.up(cloud)
         if doom is not None:
@@ -168,6 +178,8 @@ async def start(cloud: Cloud, key: str, launch: Launch, doom: str | None = None)
         await instance.down()
         note(folder, str(problem))
         raise
+    finally:
+        _starting.discard(instance)
     before = _instances.get(folder)
     _instances[folder] = instance
     instance.watch(cloud)
@@ -192,6 +204,9 @@ async def stop(cloud: Cloud, key: str, remove: bool = False) -> None:
 
 async def forget(cloud: Cloud) -> None:
     """End the containers of this emulator, all at once."""
+    for instance in _starting:
+        if instance.folder.is_relative_to(cloud.state):
+            instance.abandon()
     keys = [folder for folder in _instances if folder.is_relative_to(cloud.state)]
     await asyncio.gather(*(_instances.pop(folder).down() for folder in keys))
 
@@ -206,6 +221,11 @@ def note(folder: Path, line: str) -> None:
     log.info("%s: %s", folder.name, line)
     with (folder / "container.log").open("a", encoding="utf-8") as file:
         file.write(f"[azureml] {line}\n")
+
+
+def _stopping() -> asyncio.CancelledError:
+    # As if our task had been cancelled, which is about to happen: the operation remains under way for the next emulator to find.
+    return asyncio.CancelledError("The emulator is shutting down.")
 
 
 def _environment(cloud: Cloud, launch: Launch) -> dict[str, str]:

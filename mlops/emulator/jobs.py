@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import jwt
@@ -28,6 +30,7 @@ KINDS: dict[str, type[CommandProperties] | type[PipelineProperties]] = {"Command
 CHANGEABLE = {"displayName", "description", "tags", "properties", "isArchived", "services"}
 """What a second PUT may change."""
 PAGE = 100
+_submitting: dict[tuple[Path, str], asyncio.Lock] = {}
 FILTERS = {"api-version", "listViewType", "tag", "jobType", "$skip"}
 
 
@@ -39,8 +42,15 @@ async def put_job(cloud: Cloud, request: Request) -> Answer:
     job, given = await _read(request)
     if isinstance(job, PipelineProperties):
         _check_user_token(cloud, request)
-    if (known := runstore.get(cloud, name)) is not None:
-        return await _change(cloud, known, given)
+    # A client that gives up waiting sends the same again, and must not get a second job.
+    async with _submitting.setdefault((cloud.state, name), asyncio.Lock()):
+        if (known := runstore.get(cloud, name)) is not None:
+            return await _change(cloud, known, given)
+        await _submit(cloud, name, job, given)
+    return JSONResponse(_resource(cloud, _known(cloud, name)), status_code=201)
+
+
+async def _submit(cloud: Cloud, name: str, job: CommandProperties | PipelineProperties, given: Document) -> None:
     if isinstance(job, CommandProperties):
         commands.check(cloud, job)
         target, nodes, work = commands.compute_name(job), job.resources.instance_count, _bind(commands.run, job)
@@ -67,7 +77,6 @@ async def put_job(cloud: Cloud, request: Request) -> Answer:
         hidden=job.is_archived,
     )
     supervisor.submit(cloud, name, work)
-    return JSONResponse(_resource(cloud, _known(cloud, name)), status_code=201)
 
 
 async def get_job(cloud: Cloud, request: Request) -> Answer:

@@ -7,6 +7,7 @@ moment the model is registered; what a model's path is can't be changed afterwar
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -293,7 +294,7 @@ def _flavours(given: VersionProperties, files: Path, kind: str) -> dict[str, Any
     return {name: {"data": {key: str(value) for key, value in data.items()}} for name, data in content["flavors"].items()}
 
 
-def _wanted(stored: Document, query: Any) -> bool:
+def _wanted(stored: Document, query: Mapping[str, str]) -> bool:
     if not _visible(stored, query):
         return False
     for field in ("tags", "properties"):
@@ -305,14 +306,14 @@ def _wanted(stored: Document, query: Any) -> bool:
     return all(wish is None or wish == stored[field] for field, wish in wishes.items())
 
 
-def _visible(stored: Document, query: Any) -> bool:
+def _visible(stored: Document, query: Mapping[str, str]) -> bool:
     view = query.get("listViewType", "ActiveOnly")
     if view not in ("ActiveOnly", "ArchivedOnly", "All"):
         raise user_error(f"listViewType '{view}' is none of ActiveOnly, ArchivedOnly, All.")
     return view == "All" or bool(stored["archived"]) == (view == "ArchivedOnly")
 
 
-def _known_query(given: Any, known: set[str]) -> None:
+def _known_query(given: Iterable[str], known: set[str]) -> None:
     unknown = set(given) - known - {"api-version"}
     if unknown:
         raise not_implemented(f"listing models by {', '.join(sorted(unknown))}")

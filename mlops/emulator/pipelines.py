@@ -108,11 +108,11 @@ def check(cloud: Cloud, job: PipelineProperties) -> None:
         target = spec.resolve(literals)[name]
         if target != SERVERLESS and compute.find(cloud, target) is None:
             raise user_error(f"{name}: compute {target} not found.", "NotFound", "ComputeNotFound", status=404)
-    for uri in assets.values():
-        locations.check(cloud, uri)
     bound = set(_bound_outputs(job).values())
     if missing := [name for name in job.outputs if name not in bound]:
         raise _invalid(f"Output {missing[0]} of the pipeline job is bound to no output of a job in it.", "InvalidPipelineJob")
+    for uri in assets.values():
+        locations.check(cloud, uri)
     for output in job.outputs.values():
         if output.uri:
             locations.resolve(cloud, output.uri)

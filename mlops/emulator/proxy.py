@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatch
 
 from mlops.emulator.tls import HOSTS
@@ -21,12 +21,14 @@ class Proxy:
 
     Args:
         target: port of the emulator's TLS server on 127.0.0.1.
+        hosts: names that are let through; ``*`` stands for one label.
         note: called with (host, allowed) for each request, for the list of hosts asked for.
     """
 
-    def __init__(self, target: int, note: Callable[[str, bool], None]) -> None:
+    def __init__(self, target: int, note: Callable[[str, bool], None], hosts: Sequence[str] = HOSTS) -> None:
         self._target = target
         self._note = note
+        self._hosts = hosts
         self._server: asyncio.Server | None = None
         self._tunnels: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
 
@@ -60,7 +62,7 @@ class Proxy:
             method, address, _ = head.split(b"\r\n", 1)[0].decode("latin-1").split(" ", 2)
             host = address.removeprefix("http://").split("/")[0].rpartition(":")[0] if method == "CONNECT" else address
             # fnmatch's * would cross dots, and Azure's wildcards cover one label.
-            allowed = method == "CONNECT" and any(fnmatch(host, name) and host.count(".") == name.count(".") for name in HOSTS)
+            allowed = method == "CONNECT" and any(fnmatch(host, name) and host.count(".") == name.count(".") for name in self._hosts)
             self._note(host, allowed)
             if not allowed:
                 text = f"The Azure ML emulator is offline: {host} is none of the hosts it stands for.\n"

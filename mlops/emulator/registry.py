@@ -143,7 +143,7 @@ def _names(request: Request, kind: str, versions: list[tuple[str, str, bool]]) -
     containers = {}
     for name, version, _ in versions:
         archived = all(gone for other, _, gone in versions if other == name)
-        properties = {"description": None, "tags": {}, "properties": {}, "isArchived": archived, "latestVersion": version}
+        properties: dict[str, Any] = {"description": None, "tags": {}, "properties": {}, "isArchived": archived, "latestVersion": version}
         author = {"createdAt": BORN, "createdBy": "Microsoft", "createdByType": "User", "lastModifiedAt": BORN}
         path = f"azureml://registries/{REGISTRY}/{kind}/{name}"
         container = {"id": path, "name": name, "type": f"{TYPE}/{kind}", "systemData": author, "properties": properties}

@@ -35,6 +35,7 @@ async def get_run(cloud: Cloud, request: Request) -> Answer:
 
 async def get_details(cloud: Cloud, request: Request) -> Answer:
     """A run with the URLs of its logs and what it was asked to do."""
+    runstore.seen(cloud, request.path_params["run"])
     run = read(cloud, request.path_params["run"])
     names = ("rootRunId", "runNumber", "status", "parentRunId", "startTimeUtc", "endTimeUtc", "error", "warnings", "tags", "properties")
     more = (
@@ -138,7 +139,7 @@ def services(cloud: Cloud, run: Document) -> dict[str, Any]:
     wsid = f"/subscriptions/{i.subscription}/resourcegroups/{i.group}/workspaces/{i.workspace}"
     places = {
         "Tracking": f"azureml://{API_HOST}/mlflow/v1.0{cloud.workspace_id}?",
-        "Studio": f"https://ml.azure.com/runs/{run['name']}?wsid={wsid}&tid={i.tenant}",
+        "Studio": f"https://ml.azure.com/runs/{run['name']}?wsid={wsid}",
     }
     return {
         name: {

@@ -115,9 +115,9 @@ async def create(cloud: Cloud, name: str, experiment: str, **fields: Any) -> Doc
 
 
 async def move(cloud: Cloud, name: str, status: str, error: dict[str, Any] | None = None) -> None:
-    """Give a run another status, here and in MLflow. A run that has ended stays as it is."""
+    """Give a run another status, here and in MLflow. A run that has ended stays as it is, and one that is to be cancelled only ends."""
     with change(cloud, name) as run:
-        if run["status"] in TERMINAL:
+        if run["status"] in TERMINAL or (run["status"] == "CancelRequested" and status not in TERMINAL):
             return
         advance(run, status)
         if error is not None:

@@ -58,16 +58,22 @@ async def score(cloud: Cloud, request: Request) -> Answer:
     _faults(cloud, deployment["name"])
     limit = timeout_s(deployment)
     deadline = time.monotonic() + limit
-    instance = await _serving(cloud, key, deployment, deadline)
-    if instance.in_flight >= 2 * instance.launch.concurrency:
-        raise refusal(429, "Too many pending requests.", deployment["name"])
-    instance.in_flight += 1
-    try:
-        answer = await _relay(instance, request, deployment["name"], deadline)
-    except BaseException:
-        instance.in_flight -= 1
-        raise
-    return _Relayed(instance, answer, deployment["name"])
+    while True:
+        instance = await _serving(cloud, key, deployment, deadline)
+        if instance.in_flight >= 2 * instance.launch.concurrency:
+            raise refusal(429, "Too many pending requests.", deployment["name"])
+        instance.in_flight += 1
+        try:
+            answer = await _relay(instance, request, deployment["name"], deadline)
+        except httpx.ConnectError:
+            # It has ended, and whoever watches it has not seen it yet: nothing has been sent.
+            instance.in_flight -= 1
+            await asyncio.sleep(instances.TICK_S)
+            continue
+        except BaseException:
+            instance.in_flight -= 1
+            raise
+        return _Relayed(instance, answer, deployment["name"])
 
 
 async def get_health(cloud: Cloud, request: Request) -> Answer:
@@ -195,6 +201,8 @@ async def _relay(instance: Instance, request: Request, deployment: str, deadline
             return await instance.client.send(sent, stream=True)
     except TimeoutError:
         raise refusal(408, "Request timed out.", deployment) from None
+    except httpx.ConnectError:
+        raise
     except httpx.HTTPError:
         # It has died with the request in its hands.
         raise model_error(502, "Bad Gateway", deployment) from None

@@ -20,7 +20,7 @@ from mlops.emulator.cloud import Cloud, Identity, Options
 from mlops.emulator.faults import Faults
 from mlops.emulator.proxy import Proxy
 from mlops.emulator.store import Store
-from mlops.emulator.tls import certificates
+from mlops.emulator.tls import GITHUB_HOSTS, HOSTS, certificates
 
 __all__ = ["Emulator"]
 
@@ -29,6 +29,8 @@ MODULES = (
     "deployments", "scoring",
 )  # fmt: skip
 """One per resource, each with ``ROUTES``; ``startup(cloud)`` and ``shutdown(cloud)`` where it has something to begin or end."""
+GITHUB_MODULES = ("githuboidc", "github")
+"""And those where GitHub is emulated as well."""
 
 
 class Emulator:
@@ -92,8 +94,11 @@ class Emulator:
             self._loop.close()
 
     async def _serve(self) -> None:
+        github = bool(self.cloud.options.github)
+        names = (*MODULES, *(GITHUB_MODULES if github else ()))
+        hosts = (*HOSTS, *(GITHUB_HOSTS if github else ()))
         modules = [
-            importlib.import_module(f"mlops.emulator.{name}") for name in MODULES if importlib.util.find_spec(f"mlops.emulator.{name}")
+            importlib.import_module(f"mlops.emulator.{name}") for name in names if importlib.util.find_spec(f"mlops.emulator.{name}")
         ]
         identity = importlib.import_module("mlops.emulator.identity")
         routes: list[Route] = [*operations.ROUTES, *(route for module in modules for route in module.ROUTES)]
@@ -105,25 +110,33 @@ class Emulator:
             log_config=None,
             access_log=False,
             timeout_graceful_shutdown=2,
-            ssl_context_factory=lambda _config, _default: certificates(self.state),
+            ssl_context_factory=lambda _config, _default: certificates(self.state, hosts),
         )
         # In a thread uvicorn leaves signals alone: the main thread owns them.
         server = uvicorn.Server(config)
         serving = asyncio.create_task(server.serve(sockets=[listener]))
-        proxy = Proxy(listener.getsockname()[1], self._note)
-        self._port = await proxy.start(self._port)
-        self.cloud.environment = self._client_environment()
-        operations.interrupted(self.cloud)
-        await self._hooks(modules, "startup")
-        self._ready.set()
-        await self._stop.wait()
-        await proxy.stop()
-        await self._hooks(modules, "shutdown")
-        # Off the loop: a child that is being ended may still talk to us.
-        await asyncio.to_thread(self.cloud.children.stop)
-        await proxy.hang_up()
-        server.should_exit = True
-        await serving
+        proxy = Proxy(listener.getsockname()[1], self._note, hosts)
+        try:
+            # A server that is told to exit before it has started leaves its socket open.
+            while not (server.started or serving.done()):
+                await asyncio.sleep(0.01)
+            self._port = await proxy.start(self._port)
+            self.cloud.environment = self._client_environment()
+            operations.interrupted(self.cloud)
+            await self._hooks(modules, "startup")
+            self._ready.set()
+            await self._stop.wait()
+        finally:
+            await proxy.stop()
+            await self._hooks(modules, "shutdown")
+            # Off the loop: a child that is being ended may still talk to us.
+            await asyncio.to_thread(self.cloud.children.stop)
+            await proxy.hang_up()
+            server.should_exit = True
+            await serving
+            await self._cancel_rest()
+
+    async def _cancel_rest(self) -> None:
         # Operations under way; after a restart they tell that they were interrupted.
         rest = asyncio.all_tasks() - {asyncio.current_task()}
         for task in rest:

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
+import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
@@ -140,17 +141,25 @@ class Worker:
         cwd: Path,
         environment: Mapping[str, str],
         output: Path,
+        limit_s: float | None = None,
         meanwhile: Callable[[], None] | None = None,
     ) -> int:
         """Run a child to its end; its exit code. What it prints is appended to ``output``.
 
+        Args:
+            limit_s: the job is cancelled after so many seconds.
+            meanwhile: called again and again while it runs.
+
         Raises:
             Stopped: the job has been cancelled, and the child with all that it started is gone.
         """
+        end = None if limit_s is None else time.monotonic() + limit_s
         child = self.cloud.children.start(command, cwd=cwd, environment=environment, log=output)
         try:
             while child.returncode is None:
                 await self.pause()
+                if end is not None and time.monotonic() > end:
+                    raise Stopped
                 if meanwhile:
                     meanwhile()
             return child.returncode

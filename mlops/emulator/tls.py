@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Sequence
 from pathlib import Path
 
 import trustme
 
 from mlops.emulator.cloud import LOCATION
 
-__all__ = ["HOSTS", "certificates"]
+__all__ = ["GITHUB_HOSTS", "HOSTS", "certificates"]
 
 HOSTS = (
     "management.azure.com",
@@ -20,10 +21,12 @@ HOSTS = (
     "ml.azure.com",
 )
 """The host names that the emulator answers for. A wildcard covers one label, as in the certificate."""
+GITHUB_HOSTS = ("api.github.com", "*.actions.githubusercontent.com")
+"""And those where it stands for GitHub as well."""
 
 
-def certificates(folder: Path) -> ssl.SSLContext:
-    """Make an authority and a server certificate; ``folder/ca.pem`` is what clients must trust.
+def certificates(folder: Path, hosts: Sequence[str] = HOSTS) -> ssl.SSLContext:
+    """Make an authority and a server certificate for these hosts; ``folder/ca.pem`` is what clients must trust.
 
     New at every start: the private keys never touch the disk.
     """
@@ -31,5 +34,5 @@ def certificates(folder: Path) -> ssl.SSLContext:
     authority.cert_pem.write_to_path(str(folder / "ca.pem"))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    authority.issue_cert(*HOSTS).configure_cert(context)
+    authority.issue_cert(*hosts).configure_cert(context)
     return context

@@ -306,13 +306,23 @@ def _tiny_tokenizer(kind: Kind) -> Any:
 
 def _sentences() -> Iterator[str]:
     """Plain English of a kind, enough for a few hundred merges."""
-    who = ("I", "you", "we", "they", "the teacher", "my friend", "a good answer", "the question")
-    does = ("think about", "would like", "can help with", "did not know", "want to hear", "is talking to", "remember", "was asking for")
-    what = ("the weather today", "some music", "what to eat for dinner", "a new story", "the other people", "how it works", "your name")
-    why = ("because it is late.", "and that is fine!", "when the sun is shining.", "if you have time?", "but there is no hurry.")
+    who = ("I", "you", "we", "they", "the teacher", "my friend", "a good answer", "the question", "somebody", "her brother", "everyone")
+    does = (
+        "think about", "would like", "can help with", "did not know", "want to hear", "is talking to", "remember", "was asking for",
+        "should never forget", "has already seen", "could not believe", "will always need", "started looking at",
+    )  # fmt: skip
+    what = (
+        "the weather today", "some music", "what to eat for dinner", "a new story", "the other people", "how it works", "your name",
+        "a long journey", "this little village", "which book is best", "my favourite animal", "their first computer",
+        "something different", "the morning newspaper", "those green mountains", "several cheap tickets", "an empty kitchen",
+    )  # fmt: skip
+    why = (
+        "because it is late.", "and that is fine!", "when the sun is shining.", "if you have time?", "but there is no hurry.",
+        "before school begins.", "although nobody agreed.", "since yesterday evening.", "while waiting outside.", "just for fun!",
+    )  # fmt: skip
     for index in range(len(who) * len(does) * len(what)):
-        a, b, c, d = who[index % 8], does[index // 8 % 8], what[index // 64 % 7], why[index % 5]
-        yield f"{a} {b} {c} {d}"
+        # The lengths have no common factor, so every word meets every other.
+        yield " ".join(part[index % len(part)] for part in (who, does, what, why))
 
 
 # ---- both

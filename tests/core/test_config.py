@@ -95,3 +95,9 @@ def test_the_schema_knows_every_table() -> None:
     properties = json_schema()["$defs"]["Target"]["properties"]
     assert {"data", "model", "compute", "training", "evaluation", "gate", "endpoint", "smoke"} <= set(properties)
     assert "target" not in properties
+
+
+@pytest.mark.parametrize("key", ["target", "file", "overridden", "command_line_parameters"])
+def test_what_the_loader_adds_can_not_be_said_in_the_file(tmp_path: Path, key: str) -> None:
+    with pytest.raises(ConfigError, match="unknown key"):
+        load(written(tmp_path, f"[defaults]\n{key} = 'x'\n[targets.pr]\n"), "pr", environment={})

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mlops.core.errors import RecordError
-from mlops.core.records import ModelScores, Prepared, Smoked, Validated
+from mlops.core.records import Evaluated, ModelScores, Prepared, Smoked, Validated
 from mlops.core.run import Run, write_atomically
 
 
@@ -32,6 +32,13 @@ def test_a_record_comes_back_as_it_was(tmp_path: Path) -> None:
 def test_equal_results_have_equal_digests() -> None:
     assert prepared().digest() == prepared(made_at="2020-01-01T00:00:00Z").digest()
     assert prepared().digest() != prepared(fingerprint="g").digest()
+
+
+def test_whether_something_was_reused_changes_no_digest() -> None:
+    fields = {"role": "base", "model": "m", "weights_digest": "w", "job": "j", "mlflow_run_id": "r", "metrics": {}, "rows": {}}
+    scores = [ModelScores.model_validate({**fields, "suite_digests": {}, "scores": "s", "reused": reused}) for reused in (True, False)]
+    first, second = (Evaluated(evaluation_version="v", models={"base": one}).digest() for one in scores)
+    assert first == second
 
 
 def test_what_is_not_a_number_survives() -> None:

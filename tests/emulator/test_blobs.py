@@ -25,8 +25,6 @@ from azure.storage.blob import (
     generate_blob_sas,
     generate_container_sas,
 )
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from mlops.emulator import blobs, blobstore
 from mlops.emulator.server import Emulator
@@ -372,6 +370,11 @@ class TestRefused:
         assert requests.get(url(emulator, "b"), timeout=30).status_code == 404
         assert list(emulator.cloud.folder("uploads").iterdir()) == []
 
+    def test_metadata_names(self, emulator: Emulator) -> None:
+        headers = {"x-ms-blob-type": "BlockBlob", "x-ms-meta-no.name": "x"}
+        answer = requests.put(url(emulator, "b"), data=b"x", headers=headers, timeout=30)
+        assert (answer.status_code, code(answer)) == (400, "InvalidMetadata")
+
     @pytest.mark.parametrize(
         ("method", "query", "headers"),
         [
@@ -394,7 +397,17 @@ class TestRefused:
         assert answer.status_code == 501
 
     @pytest.mark.parametrize(
-        "name", ["..%2F..%2Femulator.db", "%2e%2e/%2e%2e/emulator.db", "a/..%2F..%2F..%2Femulator.db", "a//b", "%2Fetc/passwd", "a%00b"]
+        "name",
+        [
+            "..%2F..%2Femulator.db",
+            "%2e%2e/%2e%2e/emulator.db",
+            "a/..%2F..%2F..%2Femulator.db",
+            "a//b",
+            "a%2F..%2Fb",
+            "a%2F.%2Fb",
+            "%2Fetc/passwd",
+            "a%00b",
+        ],
     )
     def test_no_way_out_of_the_container(self, emulator: Emulator, name: str) -> None:
         session = requests.Session()
@@ -406,18 +419,6 @@ class TestRefused:
         assert (answer.status_code, code(answer)) == (400, "InvalidUri")
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(name=st.text(st.sampled_from("ab./\\\0 ~ü"), min_size=1, max_size=12))
-def test_no_name_leads_out(emulator: Emulator, name: str) -> None:
-    root = blobs.path(emulator.cloud, CONTAINER)
-    try:
-        found = blobs.path(emulator.cloud, CONTAINER, name)
-    except blobstore.BlobProblem:
-        return
-    assert found.resolve().is_relative_to(root)
-    assert found.resolve() != root
-
-
 def test_links_lead_nowhere(emulator: Emulator, container: ContainerClient, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("s")
     link = blobs.path(emulator.cloud, CONTAINER, "link")
@@ -426,9 +427,3 @@ def test_links_lead_nowhere(emulator: Emulator, container: ContainerClient, tmp_
         blobs.path(emulator.cloud, CONTAINER, "link/secret")
     assert [blob.name for blob in container.list_blobs(name_starts_with="link/")] == []
     link.unlink()
-
-
-@pytest.mark.parametrize("name", ["", "A", "ab", "a--b", "-abc", "a/b", "..", "x" * 64])
-def test_container_names(emulator: Emulator, name: str) -> None:
-    with pytest.raises(blobstore.BlobProblem):
-        blobs.path(emulator.cloud, name)

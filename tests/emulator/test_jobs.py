@@ -8,13 +8,14 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 
-from mlops.emulator import locations
+from mlops.emulator import jobs, locations
 from mlops.emulator.cloud import Options
 from mlops.emulator.server import Emulator
 
@@ -58,6 +59,16 @@ def shell(ml: Any, line: str, **more: Any) -> Any:
     return ml.jobs.create_or_update(command(command=line, environment=ENVIRONMENT, **more))
 
 
+def working_in(folder: Path) -> list[int]:
+    """Processes whose working folder is below ``folder``."""
+    found = []
+    for link in Path("/proc").glob("[0-9]*/cwd"):
+        with contextlib.suppress(OSError):
+            if link.readlink().is_relative_to(folder):
+                found.append(int(link.parent.name))
+    return found
+
+
 def alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
@@ -95,7 +106,6 @@ def pipeline(emulator: Emulator, client: Any, tmp_path_factory: pytest.TempPathF
     turns = [[{"role": "user", "content": f"say {n}"}, {"role": "assistant", "content": f"I say {n}"}] for n in range(6)]
     data.write_text("\n".join(json.dumps({"messages": messages}) for messages in turns), encoding="utf-8")
 
-    @dsl.pipeline()
     def finetune() -> dict[str, Any]:
         file = Input(type="uri_file", path=str(data))
         node = component(
@@ -110,7 +120,7 @@ def pipeline(emulator: Emulator, client: Any, tmp_path_factory: pytest.TempPathF
         )
         return {"trained_model": node.outputs.mlflow_model_folder}
 
-    job = finetune()
+    job = dsl.pipeline(finetune)()
     job.settings.force_rerun = True
     job.settings.continue_on_step_failure = False
     job.display_name = "tiny fine-tune"
@@ -331,6 +341,8 @@ def test_a_job_that_is_not_there(ml: Any) -> None:
 # ---- command jobs
 
 
+@pytest.mark.filterwarnings("ignore:The use of a 'BlobProperties' instance:DeprecationWarning")  # the SDK's own download
+@pytest.mark.filterwarnings("ignore:content_as_bytes is deprecated:DeprecationWarning")
 def test_command_job_gets_code_inputs_outputs_and_environment(emulator: Emulator, ml: Any, tmp_path: Path) -> None:
     from azure.ai.ml import Input, Output, command
 
@@ -383,7 +395,7 @@ def test_a_failed_command_says_why(ml: Any) -> None:
     from azure.ai.ml.exceptions import JobException
 
     name = shell(ml, "echo before; echo 'the disk is on fire' >&2; exit 3").name
-    with pytest.raises(JobException, match="exited with status code 3.*the disk is on fire"):
+    with pytest.raises(JobException, match=r"exited with status code 3.*the disk is on fire"):
         ml.jobs.stream(name)
     assert ml.jobs.get(name).status == "Failed"
 
@@ -392,7 +404,7 @@ def test_a_killed_command_has_failed(ml: Any) -> None:
     from azure.ai.ml.exceptions import JobException
 
     name = shell(ml, "echo alive; kill -9 $$").name
-    with pytest.raises(JobException, match="was ended by signal 9.*alive"):
+    with pytest.raises(JobException, match=r"was ended by signal 9.*alive"):
         ml.jobs.stream(name)
 
 
@@ -411,6 +423,14 @@ def test_cancel_ends_the_process_and_what_it_started(emulator: Emulator, ml: Any
     ml.jobs.stream(job.name)  # returns: a cancelled job is no failed one
     with pytest.raises(HttpResponseError, match=f"The run {job.name} is in terminal status, it can't be canceled."):
         ml.jobs.begin_cancel(job.name)
+
+
+def test_a_job_that_runs_into_its_time_limit_is_cancelled(ml: Any) -> None:
+    from azure.ai.ml import command
+
+    job = command(command="sleep 600", environment=ENVIRONMENT)
+    job.set_limits(timeout=1)
+    assert finish(ml, ml.jobs.create_or_update(job).name).status == "Canceled"
 
 
 def test_jobs_wait_for_a_node(ml: Any, tmp_path: Path) -> None:
@@ -451,6 +471,21 @@ def test_the_same_job_again_is_the_same_job(emulator: Emulator, credential: Any,
     assert finish(ml, "twice").status == "Completed"
 
 
+def test_a_job_that_is_sent_several_times_at_once_runs_once(emulator: Emulator, credential: Any, ml: Any, tmp_path: Path) -> None:
+    properties = {"jobType": "Command", "command": f"echo ran >> {tmp_path / 'runs'}", "environmentId": ENVIRONMENT}
+    with ThreadPoolExecutor(4) as threads:
+        answers = list(threads.map(lambda _: put(emulator, credential, "impatient", properties).status_code, range(4)))
+    assert sorted(answers) == [200, 200, 200, 201]
+    assert finish(ml, "impatient").status == "Completed"
+    assert (tmp_path / "runs").read_text() == "ran\n"
+
+
+def test_many_jobs_are_listed_page_by_page(ml: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [shell(ml, "true", tags={"batch": "pages"}).name for _ in range(3)]
+    monkeypatch.setattr(jobs, "PAGE", 2)
+    assert [job.name for job in ml.jobs.list(tag="batch=pages")] == names[::-1]
+
+
 def test_jobs_can_be_archived_and_retagged(ml: Any) -> None:
     job = finish(ml, shell(ml, "true").name)
     updated = ml.jobs.update(job.name, display_name="renamed", tags={"colour": "blue"})
@@ -468,6 +503,46 @@ def test_an_inline_environment_is_recorded(emulator: Emulator, ml: Any) -> None:
     job = ml.jobs.create_or_update(command(command="true", environment=Environment(name="mine", version="1", image="python:3.11")))
     assert finish(ml, job.name).status == "Completed"
     assert ml.environments.get("mine", version="1").image == "python:3.11"
+
+
+def runnable(emulator: Emulator, **inputs: str) -> dict[str, Any]:
+    """A pipeline's body that is accepted, with what it takes as input in place."""
+    cloud = emulator.cloud
+    data = locations.datastore_path(cloud, "workspaceblobstore", "rows.jsonl")
+    data.write_text('{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n')
+    properties = pipeline_body()
+    properties["inputs"]["data"]["uri"] = "azureml://datastores/workspaceblobstore/paths/rows.jsonl"
+    for name, uri in inputs.items():
+        properties["jobs"]["n"]["inputs"][name]["uri"] = uri
+    return properties
+
+
+def test_a_failed_step_fails_the_pipeline(emulator: Emulator, credential: Any, ml: Any) -> None:
+    from azure.ai.ml.exceptions import JobException
+
+    empty = locations.datastore_path(emulator.cloud, "workspaceblobstore", "no-model")
+    empty.mkdir()
+    properties = runnable(emulator, mlflow_model_path="azureml://datastores/workspaceblobstore/paths/no-model")
+    assert put(emulator, credential, "broken", properties).status_code == 201
+    finish(ml, "broken")
+    with pytest.raises(JobException, match=r"Pipeline has failed child jobs.*Failed nodes: /chat_completion_model_import.*holds no model"):
+        ml.jobs.stream("broken")
+    children = {child.display_name: child for child in ml.jobs.list(parent_job_name="broken")}
+    assert {name: child.status for name, child in children.items()} == {STEPS[0]: "Completed", STEPS[1]: "Failed"}
+    error = ml.jobs._runs_operations.get_run_details(children[STEPS[1]].name).error.error
+    assert (error.code, "holds no model" in error.message) == ("UserError", True)
+
+
+def test_cancel_ends_a_pipeline_and_the_step_that_runs(emulator: Emulator, credential: Any, ml: Any) -> None:
+    assert put(emulator, credential, "unwanted", runnable(emulator)).status_code == 201
+    # A step that takes a while: it imports torch.
+    until(lambda: working_in(emulator.state / "jobs" / "unwanted" / "chat_completion_datapreprocess"))
+    ml.jobs.begin_cancel("unwanted").wait()
+    assert ml.jobs.get("unwanted").status == "Canceled"
+    statuses = [child.status for child in ml.jobs.list(parent_job_name="unwanted")]
+    assert statuses[-1] == "Canceled"
+    assert set(statuses[:-1]) <= {"Completed"}
+    assert working_in(emulator.state / "jobs" / "unwanted") == []
 
 
 # ---- faults on order

@@ -43,6 +43,13 @@ def test_latest_model_of_the_tutorial(azureml: Any) -> None:
     assert model.tags["emulator.standin"] == "tiny-llama"
 
 
+def test_latest_is_the_newest(azureml: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    models = [catalog.Model("m", version, False, {}, {}, {}, "tiny-llama") for version in ("9", "10", "2")]
+    monkeypatch.setitem(catalog.CATALOGS, "tutorial", lambda _: models)
+    assert azureml.models.get("m", label="latest").version == "2"
+    assert [model.version for model in azureml.models.list("m", list_view_type="ActiveOnly")] == ["9", "10", "2"]
+
+
 def test_component_is_what_the_steps_check_against(azureml: Any) -> None:
     component = azureml.components.get("chat_completion_pipeline", label="latest")
     assert component.version == spec.VERSION

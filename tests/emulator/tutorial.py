@@ -102,7 +102,7 @@ def train(client: MLClient, registry: MLClient, base: Model, files: list[str]) -
     component = registry.components.get("chat_completion_pipeline", label="latest")
     print("component", component.name, component.version)
 
-    @pipeline(name=f"{base.name} ultrachat")
+    @pipeline(name=f"{base.name} ultrachat")  # type: ignore[untyped-decorator]
     def fine_tuning() -> dict[str, Any]:
         step = component(
             mlflow_model_path=base.id,

@@ -143,6 +143,16 @@ def test_unproven_says_how_many_rows_would_do() -> None:
     assert "rows would show it, and there are 6" in judgement.reason
 
 
+def test_rows_that_all_differ_alike_are_no_evidence() -> None:
+    def flat(role: str, value: float) -> ModelEvidence:
+        return scored(lambda row: row.update(nll=value * row["tokens"]) if row["suite"] == "target" else None, role)
+
+    found = evidence(flat("candidate", 1.0), flat("champion", 2.0))
+    judgement = answer(rule(baseline="champion", test="paired_bootstrap", margin_kind="absolute"), found)
+    assert judgement.outcome is Outcome.UNPROVEN
+    assert "no interval can be made" in judgement.reason
+
+
 def test_suspicious_gain_holds() -> None:
     judgement = answer(rule(baseline="champion", max_gain=0.1, test="paired_bootstrap"), evidence())
     assert judgement.outcome is Outcome.UNPROVEN
@@ -233,6 +243,16 @@ INVALID: dict[str, tuple[Rule, Callable[[], Evidence], str]] = {
         "the champion was scored on another target suite",
     ),
     "suite not frozen": (NLL, lambda: replace(evidence(), suite_digests={}), "froze no target suite"),
+    "other kinds": (
+        rule("retention.nll", baseline="base", margin=0.1),
+        lambda: evidence(scored(lambda row: row.update(kind="poems") if row["id"] == "retention-00003" else None)),
+        "rows of different kinds",
+    ),
+    "ROUGE above 1": (
+        rule("target.rouge_l", "higher", baseline="champion"),
+        lambda: evidence(scored(lambda row: row.update(rouge_l=1.5) if row["id"] == "target-00003" else None)),
+        "a rouge_l that can't be",
+    ),
     "no rows": (NLL, lambda: evidence(scored(rows={})), "no per-row scores"),
     "overlap": (NLL, lambda: replace(evidence(), overlapping={"target": "3 rows"}), "overlaps the training data: 3 rows"),
     "same model": (NLL, lambda: evidence(scored(model="azureml://models/champion")), "the candidate is the champion: both are"),

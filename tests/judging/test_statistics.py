@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from mlops.judging import statistics
 from mlops.judging.statistics import minimum_detectable_effect, paired_bootstrap, rows_needed
 
 
@@ -65,6 +66,14 @@ def test_covers_the_truth_as_often_as_it_says(rows: int) -> None:
     # 5 % on each side; the bounds are three standard errors of 400 trials away.
     assert 0.017 < low / trials < 0.083
     assert 0.017 < high / trials < 0.083
+
+
+def test_neighbouring_rows_are_not_pooled_together() -> None:
+    # Rows sorted by id can be sorted by difficulty, too. Sums of four rows at random have variance 1, of four neighbours 4.
+    values = np.repeat([0.0, 1.0], 2048)
+    sums, weights = statistics._pooled(values, np.ones(4096), seed=1)
+    assert (sums.sum(), weights.sum(), len(sums)) == (2048, 4096, 1024)
+    assert sums.var() == pytest.approx(1, abs=0.2)
 
 
 def test_wider_confidence_gives_a_wider_interval() -> None:

@@ -74,6 +74,12 @@ def test_an_answer_that_repeats_the_question_is_scored_where_it_is_the_answer() 
     assert scored(TEMPLATE, row("the cat", "the cat")) == ["the cat<|im_end|>\n"]
 
 
+def test_the_first_token_is_never_scored_since_nothing_predicts_it() -> None:
+    silent = "{% for m in messages %}{% if m['role'] == 'assistant' %}{{ m['content'] }}{% endif %}{% endfor %}"
+    (sequence,) = encode(make_tokenizer(silent), row("a cat", "the mat and the rain"), 1000)
+    assert sequence.labelled == (False, *([True] * (len(sequence.ids) - 1)))
+
+
 def test_end_tokens_are_scored_although_they_are_the_padding_token() -> None:
     tokenizer = make_tokenizer()
     assert tokenizer.pad_token_id == tokenizer.eos_token_id

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import mlops.remote
-from mlops.remote.generation import generate
+from mlops.remote.generation import _question, generate
 from mlops.remote.models import load
 from mlops.remote.rouge import rouge_l
 from mlops.remote.score import main
@@ -189,6 +189,13 @@ def test_a_question_too_long_gives_way_to_an_earlier_turn(files: dict[str, Path]
     row = Row("r", "", tuple({"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(contents)))
     (answer,) = generate(loaded.model, loaded.tokenizer, [row], max_tokens=30, max_new_tokens=3, batch_tokens=100)
     assert (answer.prompt, answer.reference) == ("a cat", "sat")
+
+
+def test_a_question_too_long_without_an_earlier_turn_keeps_its_end(files: dict[str, Path]) -> None:
+    tokenizer = make_tokenizer()
+    row = Row("r", "", ({"role": "user", "content": "the rain " * 30}, {"role": "assistant", "content": "in spain"}))
+    (_, whole), (turn, cut) = (_question(tokenizer, row, limit) for limit in (500, 12))
+    assert (turn, cut) == (1, whole[-12:])
 
 
 def test_runs_from_a_snapshot_without_the_rest_of_us(files: dict[str, Path], tmp_path: Path) -> None:

@@ -106,9 +106,9 @@ def _optimiser() -> Iterator[Input]:
     """Training."""
     yield _count("num_train_epochs", "1", "passes over the data", minimum=1)
     yield _count("max_steps", "-1", "updates in all, if positive; wins over num_train_epochs")
-    yield _count("per_device_train_batch_size", "1", "rows in a batch; they run one after the other, unpadded", minimum=1)
+    yield _count("per_device_train_batch_size", "1", "rows in a batch; a few hundred tokens of them run at once, unpadded", minimum=1)
     yield _count("per_device_eval_batch_size", "1", "rows over whose tokens eval_loss is averaged before batches are", minimum=1)
-    yield _flag("auto_find_batch_size", "false", "rows run one after the other, so a batch can't exhaust memory", False)
+    yield _flag("auto_find_batch_size", "false", "a few hundred tokens run at once, so a batch can't exhaust memory", False)
     yield Input("optim", "string", "adamw_torch", "the optimiser", enum=("adamw_torch", "adafactor"))
     yield Input("learning_rate", "number", "2e-05", "peak learning rate; must be greater than 0")
     yield _count("warmup_steps", "0", "updates over which the learning rate rises")

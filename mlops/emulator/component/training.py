@@ -1,9 +1,9 @@
 """The training loop.
 
 HF Trainer's semantics (loss averaged over all labelled tokens of an update, its schedulers, decay groups, clipping, early stopping, log
-names and steps) in a plain loop, because on a CPU it is more than twice as fast with a fifth of the memory: rows run one after the
-other without padding, so the batch size changes the sum but not the work, and the head runs on labelled positions only. A test
-holds the loop against HF Trainer, update by update.
+names and steps) in a plain loop, because on a CPU it is up to twice as fast with a third of the memory: rows run side by side without
+padding, a few hundred tokens at a time whatever the batch size, and the head runs on labelled positions only. A test holds the loop
+against HF Trainer, update by update.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mlops.core import console
 from mlops.emulator.component import checkpoints
 from mlops.emulator.component.checkpoints import Progress
 from mlops.emulator.component.failures import SystemFailure
-from mlops.emulator.component.model import Row, load_trained, row_loss
+from mlops.emulator.component.model import Row, load_trained, pack, row_losses
 from mlops.emulator.component.settings import Settings
 
 __all__ = ["Training", "make_optimizer", "make_scheduler"]
@@ -143,10 +143,10 @@ class Training:
 
         labelled = sum(sum(label >= 0 for label in labels[1:]) for _, labels in batch)
         loss = 0.0
-        for row in batch:
-            total, _ = row_loss(self.model, row)
-            (total / labelled).backward()
-            loss += total.item() / labelled
+        for rows in pack(batch):
+            losses, _ = row_losses(self.model, rows)
+            (losses.sum() / labelled).backward()
+            loss += losses.sum().item() / labelled
         if not math.isfinite(loss):
             raise SystemFailure(f"The loss is {loss} at step {self.progress.step + 1}. Lower learning_rate.", "ArithmeticError")
         limit = self.settings.max_grad_norm
@@ -195,14 +195,19 @@ class Training:
         import torch
 
         self.model.eval()
-        total = 0.0
-        size = self.settings.eval_batch_rows
+        losses: list[float] = []
+        counts: list[int] = []
         with torch.inference_mode():
-            for start in range(0, len(self.validation_rows), size):
-                losses = [row_loss(self.model, row) for row in self.validation_rows[start : start + size]]
-                total += sum(loss.item() for loss, _ in losses) / sum(count for _, count in losses) * len(losses)
+            for rows in pack(self.validation_rows):
+                found, labelled = row_losses(self.model, rows)
+                losses += found.tolist()
+                counts += labelled
         self.model.train()
-        return total / len(self.validation_rows)
+        size, total = self.settings.eval_batch_rows, 0.0
+        for start in range(0, len(losses), size):
+            batch = losses[start : start + size]
+            total += sum(batch) / sum(counts[start : start + size]) * len(batch)
+        return total / len(losses)
 
     def _evaluate_and_save(self) -> None:
         start = time.monotonic()

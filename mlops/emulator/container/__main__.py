@@ -63,9 +63,8 @@ def _load(folder: Path) -> Any:
     console.info(f"loading model from {folder}")
     start = time.monotonic()
     import mlflow.pyfunc
-    import torch
 
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    # Not torch: a model brings its own framework, whose threads OMP_NUM_THREADS counts.
     model = mlflow.pyfunc.load_model(str(folder))
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     digest = (model.metadata.metadata or {}).get("weights_digest", "unknown")

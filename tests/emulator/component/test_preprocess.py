@@ -124,7 +124,7 @@ def test_splits_follow_the_components_rule(
 
 def test_rows_are_cut_and_those_without_assistant_tokens_dropped(tmp_path: Path, run: Run, conversations: Sequence[Any]) -> None:
     long = [[{"role": "user", "content": "why? " * 200}, {"role": "assistant", "content": "because"}]]
-    train = write(tmp_path / "train.jsonl", conversations[:9] + long)
+    train = write(tmp_path / "train.jsonl", [*conversations[:9], *long])
     validation = write(tmp_path / "validation.jsonl", conversations[9:11])
     whole = run(train_file_path=train, validation_file_path=validation, test_file_path=validation)
     assert whole["max_seq_length"] == 1024

@@ -12,8 +12,8 @@ from mlops.emulator.component.settings import Settings
 from mlops.emulator.component.step import Step
 
 
-def settings(rows: int = 100, model_type: str = "llama", **values: str) -> Settings:
-    return Settings.of(Step(values, {}), rows, model_type)
+def settings(model_type: str = "llama", **values: str) -> Settings:
+    return Settings.of(Step(values, {}), 100, model_type)
 
 
 STAGE3 = {"apply_deepspeed": "true", "deepspeed_stage": "3"}

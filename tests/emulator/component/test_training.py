@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mlops.emulator.component.finetune import _rows
-from mlops.emulator.component.model import load
+from mlops.emulator.component.model import Row, load, pack, row_losses
 from mlops.emulator.component.settings import Settings
 from mlops.emulator.component.step import Step
 from mlops.emulator.component.training import Training
@@ -65,7 +65,7 @@ def hugging_face(training: Training, output: Path, **arguments: Any) -> Any:
     import torch
     from transformers import Trainer, TrainingArguments
 
-    class Order(torch.utils.data.Sampler[int]):
+    class Order(torch.utils.data.Sampler[int]):  # type: ignore[misc]
         epoch = -1
 
         def __len__(self) -> int:
@@ -170,6 +170,29 @@ def test_accumulation_of_k_is_batch_k(make: Make) -> None:
     assert not same(results[0], weights(other))
 
 
+@pytest.mark.parametrize("kind", ["tiny-llama", "tiny-phi3"])
+def test_rows_that_run_together_see_themselves_alone(kind: str, prepared: Callable[[str], dict[str, str]]) -> None:
+    import torch
+
+    given = prepared(kind)
+    rows = _rows(Path(given["preprocess_output"], "train.jsonl"))
+    network = load(Path(given["model_selector_output"], "model"), Settings.of(Step({}, {}), len(rows), kind)).eval()
+    with torch.inference_mode():
+        together, counts = row_losses(network, rows)
+        alone = [row_losses(network, [row]) for row in rows]
+        plain = [network(input_ids=torch.tensor([ids]), labels=torch.tensor([labels])).loss.item() for ids, labels in rows]
+    assert together.tolist() == pytest.approx([loss.item() for loss, _ in alone], rel=1e-5)
+    assert (together / torch.tensor(counts)).tolist() == pytest.approx(plain, rel=1e-5)
+    assert len(set(together.tolist())) > 3
+
+
+def test_packing_keeps_order_and_bounds_what_runs_together() -> None:
+    rows: list[Row] = [(list(range(length)), list(range(length))) for length in (200, 200, 200, 600, 10, 502, 1)]
+    packed = [[len(ids) for ids, _ in together] for together in pack(rows)]
+    assert packed == [[200, 200], [200], [600], [10, 502], [1]]
+    assert list(pack([])) == []
+
+
 # ---- resuming
 
 
@@ -235,17 +258,45 @@ def test_a_half_written_checkpoint_is_not_resumed_from(make: Make, tmp_path: Pat
 
 # ---- stopping and keeping the best
 
-# So large a step that the loss falls, then rises.
-OVERSHOOT = {"learning_rate": "0.03", "evaluation_strategy": "steps", "eval_steps": "2", "num_train_epochs": "4"}
+# With backwards() the loss falls while the model learns which tokens there are, and rises when it learns their order.
+OVERFIT = {
+    "learning_rate": "0.02",
+    "lr_scheduler_type": "constant",
+    "evaluation_strategy": "steps",
+    "eval_steps": "2",
+    "num_train_epochs": "3",
+}
+
+
+def backwards(row: Row) -> Row:
+    """The row with what the assistant says turned round."""
+    ids, labels = list(row[0]), list(row[1])
+    places = [place for place, label in enumerate(labels) if label >= 0]
+    for place, other in zip(places, reversed(places), strict=True):
+        ids[place] = labels[place] = row[0][other]
+    return ids, labels
+
+
+@pytest.fixture
+def overfitted(make: Make) -> Make:
+    """A finished run whose eval_loss falls, then rises."""
+
+    def made(output: str = "out", **values: str) -> Training:
+        training = make(output, **OVERFIT | values)
+        training.validation_rows = [backwards(row) for row in training.train_rows[:5]]
+        training.run()
+        return training
+
+    return made
 
 
 def eval_losses(training: Training) -> list[float]:
     return [row["eval_loss"] for row in training.progress.history if "eval_loss" in row]
 
 
-def test_the_best_checkpoint_is_the_final_model(make: Make) -> None:
-    training = make(**OVERSHOOT)
-    training.run()
+@pytest.mark.parametrize("lora", ["true", "false"])
+def test_the_best_checkpoint_is_the_final_model(lora: str, overfitted: Make) -> None:
+    training = overfitted(apply_lora=lora, learning_rate="0.02" if lora == "false" else "0.005")
     losses = eval_losses(training)
     assert losses[-1] > min(losses), "the test needs a run whose last evaluation is not its best"
     assert training.progress.best_loss == min(losses)
@@ -253,12 +304,9 @@ def test_the_best_checkpoint_is_the_final_model(make: Make) -> None:
 
 
 @pytest.mark.parametrize("patience", [1, 3])
-def test_early_stopping_stops_after_its_patience(patience: int, make: Make) -> None:
-    everything = make("all", **OVERSHOOT)
-    everything.run()
-    losses = eval_losses(everything)
-    stopped = make("some", apply_early_stopping="true", early_stopping_patience=str(patience), **OVERSHOOT)
-    stopped.run()
+def test_early_stopping_stops_after_its_patience(patience: int, overfitted: Make) -> None:
+    losses = eval_losses(overfitted("all"))
+    stopped = overfitted("some", apply_early_stopping="true", early_stopping_patience=str(patience))
     # Counted by hand over the whole run's evaluations.
     best, worse, expected = losses[0], 0, 1
     for loss in losses[1:]:
@@ -287,10 +335,9 @@ def test_evaluation_disabled_keeps_no_checkpoint_and_the_last_weights(make: Make
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(("limit", "kept"), [("-1", 16), ("2", 2), ("1", 1)])
-def test_the_limit_of_checkpoints_never_takes_the_best(limit: str, kept: int, make: Make, tmp_path: Path) -> None:
-    training = make(save_total_limit=limit, **OVERSHOOT)
-    training.run()
+@pytest.mark.parametrize(("limit", "kept"), [("-1", 12), ("2", 2), ("1", 1)])
+def test_the_limit_of_checkpoints_never_takes_the_best(limit: str, kept: int, overfitted: Make, tmp_path: Path) -> None:
+    training = overfitted(save_total_limit=limit)
     steps = {int(path.name.removeprefix("checkpoint-")) for path in (tmp_path / "out").iterdir()}
     assert len(steps) == kept
     assert training.progress.best_step in steps

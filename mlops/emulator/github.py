@@ -1,0 +1,206 @@
+"""As much of GitHub's REST API as the workflows call: comments on pull requests, workflow runs, dispatches.
+
+Shapes and status codes follow https://docs.github.com/en/rest (api-version 2022-11-28). Tokens carry the permissions of the job that they
+were made for, so a call that the job's ``permissions:`` does not cover is refused here as there.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from mlops.emulator.app import Answer, Route, body
+from mlops.emulator.cloud import Cloud
+from mlops.emulator.errors import AzureFault
+
+__all__ = ["ROUTES", "add_workflow_run", "comments", "dispatches", "open_pull_request", "token"]
+
+API = "https://api.github.com"
+BOT = {"login": "github-actions[bot]", "id": 41898282, "type": "Bot"}
+LIMIT = 65536
+"""Characters in a comment."""
+PAGE = 30
+
+
+def token(cloud: Cloud, permissions: Mapping[str, str]) -> str:
+    """A job's token: ``{"pull-requests": "write", …}``, as under ``permissions:``."""
+    made = f"ghs_{secrets.token_hex(18)}"
+    cloud.store.put("github-token", made, {"permissions": dict(permissions)})
+    return made
+
+
+def open_pull_request(cloud: Cloud, number: int, title: str = "A change") -> None:
+    """Let there be a pull request."""
+    cloud.store.put("github-issue", str(number), {"number": number, "title": title})
+
+
+def add_workflow_run(cloud: Cloud, run: str, status: str, conclusion: str | None) -> None:
+    """Let there be a workflow run: ``status`` queued, in_progress or completed; ``conclusion`` success, failure, cancelled or None."""
+    cloud.store.put("github-run", run, {"id": int(run), "status": status, "conclusion": conclusion})
+
+
+def comments(cloud: Cloud, number: int) -> list[dict[str, Any]]:
+    """The comments on a pull request, oldest first."""
+    found = [comment for _, comment in cloud.store.list("github-comment") if comment["issue"] == number]
+    return sorted(found, key=lambda comment: comment["id"])
+
+
+def dispatches(cloud: Cloud) -> list[dict[str, Any]]:
+    """The workflow dispatches that were asked for, oldest first: ``workflow``, ``ref``, ``inputs``."""
+    return [asked for _, asked in sorted(cloud.store.list("github-dispatch"), key=lambda pair: int(pair[0]))]
+
+
+async def get_issue(cloud: Cloud, request: Request) -> Answer:
+    """An issue or pull request."""
+    _allow(cloud, request, "pull-requests", "issues")
+    issue, base = _issue(cloud, request), _base(request)
+    url = f"{base}/issues/{issue['number']}"
+    return {
+        "id": issue["number"], "number": issue["number"], "title": issue["title"], "state": "open", "url": url,
+        "comments_url": f"{url}/comments", "repository_url": base, "user": BOT, "pull_request": {"url": f"{base}/pulls/{issue['number']}"},
+    }  # fmt: skip
+
+
+async def list_comments(cloud: Cloud, request: Request) -> Answer:
+    """Comments, oldest first, page by page."""
+    _allow(cloud, request, "pull-requests", "issues")
+    found = comments(cloud, _issue(cloud, request)["number"])
+    size, page = int(request.query_params.get("per_page", PAGE)), int(request.query_params.get("page", 1))
+    shown = [_comment(request, comment) for comment in found[(page - 1) * size : page * size]]
+    links = {}
+    if len(found) > page * size:
+        following = f"{API}{request.url.path}?per_page={size}&page={page + 1}"
+        links = {"Link": f'<{following}>; rel="next"'}
+    return JSONResponse(shown, headers=links)
+
+
+async def post_comment(cloud: Cloud, request: Request) -> Answer:
+    """Write a comment."""
+    _allow(cloud, request, "pull-requests", "issues", write=True)
+    issue, text = _issue(cloud, request), await _text(request)
+    number = 1000 + len(cloud.store.list("github-comment"))
+    comment = cloud.store.put(
+        "github-comment", str(number), {"id": number, "issue": issue["number"], "body": text, "edits": 0, "user": BOT}
+    )
+    return JSONResponse(_comment(request, comment), status_code=201)
+
+
+async def patch_comment(cloud: Cloud, request: Request) -> Answer:
+    """Change a comment."""
+    _allow(cloud, request, "pull-requests", "issues", write=True)
+    text = await _text(request)
+    try:
+        with cloud.store.change("github-comment", request.path_params["comment"]) as comment:
+            comment["body"], comment["edits"] = text, comment["edits"] + 1
+    except KeyError:
+        raise _not_found() from None
+    return _comment(request, comment)
+
+
+async def get_run(cloud: Cloud, request: Request) -> Answer:
+    """A workflow run."""
+    _allow(cloud, request, "actions")
+    run = cloud.store.get("github-run", request.path_params["run"])
+    if run is None:
+        raise _not_found()
+    return {
+        **run,
+        "url": f"{_base(request)}/actions/runs/{run['id']}",
+        "html_url": f"https://github.com/{cloud.options.github}/actions/runs/{run['id']}",
+    }
+
+
+async def get_workflow(cloud: Cloud, request: Request) -> Answer:
+    """A workflow, by its file's name."""
+    _allow(cloud, request, "actions")
+    name = request.path_params["workflow"]
+    return {
+        "id": 1,
+        "name": name,
+        "path": f".github/workflows/{name}",
+        "state": "active",
+        "url": f"{_base(request)}/actions/workflows/{name}",
+    }
+
+
+async def post_dispatch(cloud: Cloud, request: Request) -> Answer:
+    """Start a workflow. Nothing is started here: what was asked for is kept."""
+    _allow(cloud, request, "actions", write=True)
+    asked = await body(request)
+    if unknown := sorted(asked.keys() - {"ref", "inputs"}):
+        raise _github(422, f"Invalid request. {', '.join(unknown)} is not a permitted key.")
+    inputs = asked.get("inputs") or {}
+    if not asked.get("ref") or not isinstance(inputs, dict) or len(inputs) > 25 or not all(isinstance(v, str) for v in inputs.values()):
+        raise _github(422, "Invalid request.")
+    number = str(len(cloud.store.list("github-dispatch")))
+    cloud.store.put("github-dispatch", number, {"workflow": request.path_params["workflow"], "ref": asked["ref"], "inputs": inputs})
+    return Response(status_code=204)
+
+
+def _allow(cloud: Cloud, request: Request, *scopes: str, write: bool = False) -> None:
+    """The token must be known, and one of the scopes must be granted; the repository must be the emulated one."""
+    given = request.headers.get("authorization", "").rpartition(" ")[2]
+    known = cloud.store.get("github-token", given) if given else None
+    if known is None:
+        raise _github(401, "Bad credentials")
+    if f"{request.path_params['owner']}/{request.path_params['repository']}".lower() != cloud.options.github.lower():
+        raise _not_found()
+    enough = ("write",) if write else ("read", "write")
+    if not any(known["permissions"].get(scope) in enough for scope in scopes):
+        raise _github(403, "Resource not accessible by integration")
+
+
+def _issue(cloud: Cloud, request: Request) -> dict[str, Any]:
+    issue = cloud.store.get("github-issue", request.path_params["number"])
+    if issue is None:
+        raise _not_found()
+    return issue
+
+
+async def _text(request: Request) -> str:
+    text = (await body(request)).get("body")
+    if not isinstance(text, str) or not text:
+        raise _github(422, "Validation Failed")
+    if len(text) > LIMIT:
+        raise _github(422, f"Body is too long (maximum is {LIMIT} characters)")
+    return text
+
+
+def _comment(request: Request, comment: Mapping[str, Any]) -> dict[str, Any]:
+    url = f"{_base(request)}/issues/comments/{comment['id']}"
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {
+        "id": comment["id"], "url": url, "html_url": f"https://github.com/#issuecomment-{comment['id']}", "body": comment["body"],
+        "user": comment["user"], "created_at": now, "updated_at": now, "issue_url": f"{_base(request)}/issues/{comment['issue']}",
+    }  # fmt: skip
+
+
+def _base(request: Request) -> str:
+    return f"{API}/repos/{request.path_params['owner']}/{request.path_params['repository']}"
+
+
+def _not_found() -> AzureFault:
+    return _github(404, "Not Found")
+
+
+def _github(status: int, message: str) -> AzureFault:
+    return AzureFault(
+        status, str(status), message, body={"message": message, "documentation_url": "https://docs.github.com/rest", "status": str(status)}
+    )
+
+
+_REPOSITORY = "/repos/{owner}/{repository}"
+ROUTES = [
+    Route("github", "GET", _REPOSITORY + "/issues/{number}", get_issue, public=True),
+    Route("github", "GET", _REPOSITORY + "/issues/{number}/comments", list_comments, public=True),
+    Route("github", "POST", _REPOSITORY + "/issues/{number}/comments", post_comment, public=True),
+    Route("github", "PATCH", _REPOSITORY + "/issues/comments/{comment}", patch_comment, public=True),
+    Route("github", "GET", _REPOSITORY + "/actions/runs/{run}", get_run, public=True),
+    Route("github", "GET", _REPOSITORY + "/actions/workflows/{workflow}", get_workflow, public=True),
+    Route("github", "POST", _REPOSITORY + "/actions/workflows/{workflow}/dispatches", post_dispatch, public=True),
+]

@@ -1,0 +1,172 @@
+"""What a pull request is told: one comment, changed in place, and the same text on the run's page.
+
+mlops comment --pull-request 12
+mlops comment --summary-only
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import TypeVar
+
+from mlops.core import console, stage
+from mlops.core.records import Deployed, Evaluated, Judged, Promoted, Record, Smoked, TornDown, Trained, Validated, Verdict
+from mlops.core.run import Run
+from mlops.github import plan
+from mlops.github.client import GitHubRefused, Repository, run_url
+from mlops.report.markdown import MEANING, figures, rule_table, table
+
+__all__ = ["LIMIT", "MARKER", "main", "text"]
+
+R = TypeVar("R", bound=Record)
+
+MARKER = "<!-- azureml-chat-mlops: the pipeline's comment -->"
+"""Invisible; by it the comment is found again."""
+LIMIT = 60_000
+"""Characters; GitHub takes 65,536."""
+SHOWN = 3
+ANSWER = 600
+MARKS = {Verdict.PROMOTE: "✅", Verdict.HOLD: "⏸️", Verdict.REJECT: "❌"}
+
+
+def text(run: Run) -> str:
+    """The comment, in Markdown. Equal records give equal text."""
+    records = list(run.records())
+    planned = plan.read(run)
+    parts = [MARKER, *_heading(run, records, offline=bool(records) and not planned)]
+    if judged := _one(records, Judged):
+        parts += ["\n".join(f"- {_line(reason)}" for reason in judged.reasons), rule_table(judged.judgements)]
+    if evaluated := _one(records, Evaluated):
+        parts += [_folded("Figures", figures(evaluated)), _samples(evaluated)]
+    parts += [_serving(records), _cost(records), _links(records, str(planned.get("workflow_run") or run_url()))]
+    whole = "\n\n".join(part for part in parts if part) + "\n"
+    if len(whole) <= LIMIT:
+        return whole
+    return whole[:LIMIT].rsplit("\n", 1)[0] + "\n\n… cut here; the whole report is in the run's artifact `run`.\n"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Tell the pull request, or only the run's page, what has come out."""
+    parser = stage.parser(__doc__ or "", prog="mlops comment")
+    parser.add_argument("--pull-request", type=int, metavar="NUMBER", help="where to write the comment")
+    parser.add_argument("--summary-only", action="store_true", help="write the run's page only")
+    arguments = parser.parse_args(argv)
+    if (arguments.pull_request is None) == (not arguments.summary_only):
+        parser.error("give either --pull-request NUMBER or --summary-only")
+
+    def tell() -> int:
+        written = text(Run(arguments.run))
+        console.summary(written)
+        if arguments.pull_request is None:
+            return 0
+        try:
+            url = Repository().keep_comment(arguments.pull_request, MARKER, written)
+        except GitHubRefused as problem:
+            # The verdict stands on the run's page all the same.
+            console.warning(f"No comment on pull request {arguments.pull_request}: {problem}")
+        else:
+            console.info(f"  {url}")
+        return 0
+
+    return stage.guarded(tell)
+
+
+def _heading(run: Run, records: Sequence[Record], *, offline: bool) -> list[str]:
+    judged, failure = _one(records, Judged), run.failure()
+    lines = []
+    if failure is not None:
+        lines = [f"## ❌ {failure[0]} failed", _fenced(failure[1])]
+        if judged is not None:
+            lines.append(f"The gate had said {judged.verdict}.")
+    elif judged is not None:
+        lines = [f"## {MARKS[judged.verdict]} {judged.verdict}: {MEANING[judged.verdict]}"]
+    else:
+        lines = ["## No verdict", "The pipeline ended before the gate, or was stopped."]
+    if offline:
+        lines.append(
+            "This ran **offline, on the emulator**: the pull request comes from a fork, or the repository has no Azure variables. The"
+            " pipeline is the same; model and figures are those of the small stand-in of target `local`."
+        )
+    return lines
+
+
+def _samples(evaluated: Evaluated) -> str:
+    """Questions with the answers before and after."""
+    old = "champion" if "champion" in evaluated.models else "base"
+    if old not in evaluated.models or "candidate" not in evaluated.models:
+        return ""
+    before = {sample.prompt: sample.answer for sample in evaluated.models[old].samples}
+    rows = [
+        (_short(sample.prompt), _short(before[sample.prompt]), _short(sample.answer))
+        for sample in evaluated.models["candidate"].samples
+        if sample.prompt in before
+    ]
+    return (
+        _folded("Sample answers, before and after", table(("question", f"before ({old})", "after (candidate)"), rows[:SHOWN]))
+        if rows
+        else ""
+    )
+
+
+def _serving(records: Sequence[Record]) -> str:
+    lines = []
+    if smoked := _one(records, Smoked):
+        lines.append(
+            f"Smoke test: {smoked.requests} requests, {smoked.failures} failures, p50 {smoked.latency_p50_ms:,.0f} ms,"
+            f" p95 {smoked.latency_p95_ms:,.0f} ms."
+        )
+    deployed, promoted, torn = _one(records, Deployed), _one(records, Promoted), _one(records, TornDown)
+    if deployed is not None:
+        traffic = (promoted or deployed).traffic_now
+        lines.append(f"Endpoint `{deployed.endpoint}`, deployment `{deployed.deployment}`, traffic {json.dumps(traffic)}.")
+    if torn is not None:
+        gone = ", ".join(f"`{what}`" for what in torn.deleted) or "nothing"
+        lines.append(f"Torn down: {gone}. Remaining: {'; '.join(torn.remaining) or 'nothing'}.")
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _cost(records: Sequence[Record]) -> str:
+    validated, trained = _one(records, Validated), _one(records, Trained)
+    lines = []
+    if validated is not None:
+        estimate = "unknown" if validated.cost_estimate_usd is None else f"{validated.cost_estimate_usd:,.2f} USD"
+        lines.append(f"- Estimated cost: {estimate} ({_line(validated.cost_note)})")
+    if trained is not None and trained.gpu_hours is not None:
+        again = ", of an earlier job that was used again: nothing was paid for" if trained.reused else ""
+        lines.append(f"- Training: {trained.gpu_hours:.3g} GPU hours{again}")
+    return "\n".join(lines)
+
+
+def _links(records: Sequence[Record], workflow_run: str) -> str:
+    links = []
+    if workflow_run:
+        links.append(f"[workflow run, with the report in artifact `run`]({workflow_run})")
+    if trained := _one(records, Trained):
+        links.append(f"[training job]({trained.studio_url})")
+    return " · ".join(links)
+
+
+def _folded(title: str, content: str) -> str:
+    return f"<details><summary>{title}</summary>\n\n{content}\n\n</details>"
+
+
+def _fenced(told: str) -> str:
+    """As it is, whatever is in it: nothing breaks out of a fence that is longer than any run of backquotes in the text."""
+    longest = max((len(found) for found in re.findall(r"`+", told)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}text\n{told.strip()[:4000]}\n{fence}"
+
+
+def _short(answer: str) -> str:
+    line = " ".join(answer.split()) or "(nothing)"
+    return line if len(line) <= ANSWER else f"{line[:ANSWER]} …"
+
+
+def _line(told: str) -> str:
+    return " ".join(told.split()).replace("<", "&lt;")
+
+
+def _one(records: Sequence[Record], kind: type[R]) -> R | None:
+    return next((record for record in records if isinstance(record, kind)), None)

@@ -1,0 +1,135 @@
+"""What the stages don't reach: the rules of traffic, deletion and reading of endpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from mlops.cloud.endpoints import EndpointView
+from mlops.cloud.errors import NotFound
+from mlops.cloud.scoring import payload
+from mlops.cloud.workspace import Workspace
+from mlops.core.config import EndpointConfig
+from mlops.core.errors import ConfigError, DeploymentFailed, TrafficError
+from tests.serving import registered_model
+
+Fault = Callable[[str], None]
+WANTED = EndpointConfig(name="rules", probe_initial_delay_s=1)
+QUESTION = payload([{"role": "user", "content": "Which number?"}], 4)
+
+
+@pytest.fixture
+def two(workspace: Workspace, trained_job: str) -> Workspace:
+    """An endpoint with the deployments ``blue`` (all of the traffic) and ``green`` (none)."""
+    endpoints = workspace.endpoints
+    if endpoints.find("rules") is None:
+        endpoints.create(WANTED, {"colour": "red"})
+        for name in ("blue", "green"):
+            endpoints.deploy(WANTED, name, registered_model(workspace, trained_job), {})
+    endpoints.set_traffic("rules", {"blue": 100})
+    return workspace
+
+
+def test_traffic_is_read_and_written_back_with_everything_else_as_it_was(two: Workspace) -> None:
+    assert dict(two.endpoints.get("rules").traffic) == {"blue": 100, "green": 0}
+    after = two.endpoints.set_traffic("rules", {"blue": 90, "green": 10}, tags={"note": "canary"})
+    assert dict(after.traffic) == {"blue": 90, "green": 10}
+    assert (after.tags["colour"], after.tags["note"]) == ("red", "canary")
+    assert two.ours(after.tags)
+    assert "note" not in two.endpoints.set_traffic("rules", {"blue": 100}, tags={"note": ""}).tags
+
+
+@pytest.mark.parametrize("traffic", [{}, {"blue": 0}, {"blue": 50}, {"blue": 100, "green": 1}, {"blue": 200}])
+def test_traffic_that_does_not_add_up_is_refused(traffic: dict[str, int], two: Workspace) -> None:
+    with pytest.raises(TrafficError, match="does not add up to 100 %"):
+        two.endpoints.set_traffic("rules", traffic)
+    assert two.endpoints.get("rules").traffic["blue"] == 100
+
+
+def test_traffic_for_nobody_is_refused(two: Workspace) -> None:
+    with pytest.raises(TrafficError, match="has no deployment purple"):
+        two.endpoints.set_traffic("rules", {"purple": 100})
+    assert two.endpoints.get("rules").traffic["blue"] == 100
+
+
+def test_no_traffic_at_all_needs_to_be_meant(two: Workspace) -> None:
+    assert set(two.endpoints.set_traffic("rules", {}, may_be_none=True).traffic.values()) == {0}
+    assert two.endpoints.live_model("rules") is None
+
+
+def test_a_deployment_with_traffic_is_not_deleted(two: Workspace) -> None:
+    with pytest.raises(TrafficError, match="takes 100 % of the traffic"):
+        two.endpoints.delete_deployment("rules", "blue")
+    assert two.endpoints.deployment("rules", "blue") is not None
+
+
+def test_the_header_reaches_one_deployment_and_does_not_stick(two: Workspace) -> None:
+    scorer = two.endpoints.scorer(two.endpoints.get("rules"), 30)
+    assert scorer.ask(QUESTION, "green").deployment == "green"
+    # The SDK's own invoke would go on asking green.
+    answer = scorer.ask(QUESTION)
+    assert (answer.status, answer.deployment, answer.text) == (200, "blue", "That is a fine number.")
+
+
+@pytest.mark.parametrize(("status", "meaning"), [(408, "longer than"), (424, "container failed"), (429, "too many"), (503, "503")])
+def test_a_refused_request_is_an_answer_that_says_why(status: int, meaning: str, two: Workspace, fault: Fault) -> None:
+    fault(f"scoring-{status}@blue x1")
+    answer = two.endpoints.scorer(two.endpoints.get("rules"), 30).ask(QUESTION)
+    # Sent once: a retry would hide it.
+    assert answer.status == status
+    assert meaning in answer.reason
+    assert answer.text is None
+
+
+def test_asking_a_deployment_that_is_not_there(two: Workspace) -> None:
+    answer = two.endpoints.scorer(two.endpoints.get("rules"), 30).ask(QUESTION, "purple")
+    assert answer.status == 404
+    assert "no deployment takes this request" in answer.reason
+
+
+def test_an_endpoint_that_is_not_there(workspace: Workspace) -> None:
+    endpoints = workspace.endpoints
+    assert endpoints.find("nowhere") is None
+    assert endpoints.live_model("nowhere") is None
+    assert endpoints.deployment("nowhere", "blue") is None
+    endpoints.delete("nowhere")
+    endpoints.delete_deployment("nowhere", "blue")
+    with pytest.raises(NotFound):
+        endpoints.get("nowhere")
+
+
+@pytest.mark.parametrize(
+    ("view", "error"),
+    [
+        (EndpointView(name="e", state="Succeeded", scoring_uri="", auth_mode="aml_token"), ConfigError),
+        (EndpointView(name="e", state="Failed", scoring_uri="", auth_mode="key"), DeploymentFailed),
+        (EndpointView(name="e", state="Updating", scoring_uri="", auth_mode="key"), DeploymentFailed),
+    ],
+)
+def test_an_endpoint_that_cannot_be_used_is_refused(view: EndpointView, error: type[Exception], workspace: Workspace) -> None:
+    with pytest.raises(error):
+        workspace.endpoints.usable(view)
+
+
+def test_the_logs_of_both_containers_are_read(two: Workspace) -> None:
+    logs = two.endpoints.logs("rules", "blue")
+    assert "--- inference-server ---" in logs
+
+
+def test_an_operation_that_never_ends_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlops.cloud.endpoints import _wait
+    from mlops.core.errors import AzureError
+
+    class Endless:
+        def done(self) -> bool:
+            return False
+
+        def wait(self, _seconds: float) -> None:
+            pass
+
+        def status(self) -> str:
+            return "InProgress"
+
+    with pytest.raises(AzureError, match="has not ended"):
+        _wait(Endless(), "nothing", timeout_s=0.0)

@@ -1,0 +1,178 @@
+"""The emulator as a whole: what its way in lets through, what it refuses before any resource is asked, what it finds after a restart."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from mlops.emulator import blobs
+from mlops.emulator.app import host_role
+from mlops.emulator.cloud import Options, arm_id
+from mlops.emulator.identity import MANAGEMENT, issue
+from mlops.emulator.server import Emulator
+from mlops.emulator.tls import HOSTS
+
+
+def ask(emulator: Emulator, url: str, method: str = "GET", **query: str) -> requests.Response:
+    headers = {"Authorization": f"Bearer {issue(emulator.cloud, MANAGEMENT)}"}
+    return requests.request(method, url, params=query, headers=headers, timeout=30)
+
+
+@pytest.mark.usefixtures("environment")
+class TestWayIn:
+    """The proxy."""
+
+    @pytest.mark.parametrize(
+        "host",
+        [
+            "pypi.org",
+            "huggingface.co",
+            "azure.com",
+            "evil.management.azure.com",
+            "a.b.blob.core.windows.net",
+            "management.azure.com.evil.org",
+            "westeurope.inference.ml.azure.com",
+        ],
+    )
+    def test_every_other_host_is_refused(self, emulator: Emulator, host: str) -> None:
+        with pytest.raises(requests.exceptions.ProxyError, match="403"):
+            requests.get(f"https://{host}/", timeout=30)
+        assert emulator.hosts_asked[host] is False
+
+    def test_plain_http_is_refused(self, emulator: Emulator) -> None:
+        answer = requests.get("http://example.org/x", timeout=30)
+        assert (answer.status_code, "is offline" in answer.text) == (403, True)
+
+    def test_the_certificate_is_the_emulators_own(self, emulator: Emulator) -> None:
+        with pytest.raises(requests.exceptions.SSLError):
+            requests.get("https://management.azure.com/", verify=str(ssl.get_default_verify_paths().openssl_cafile), timeout=30)
+
+    def test_azure_hosts_are_let_through(self, emulator: Emulator) -> None:
+        assert requests.get("https://eastus.api.azureml.ms/discovery", timeout=30).status_code == 200
+        assert emulator.hosts_asked["eastus.api.azureml.ms"] is True
+
+    def test_garbage_is_no_end(self, emulator: Emulator) -> None:
+        import socket
+
+        port = int(emulator.environment()["HTTPS_PROXY"].rpartition(":")[2])
+        for garbage in (b"\r\n\r\n", b"CONNECT\r\n\r\n", b"\x16\x03\x01\x00", b"GET / HTTP/1.1\r\n\r\n"):
+            with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+                connection.sendall(garbage)
+                connection.shutdown(socket.SHUT_WR)
+                connection.recv(1000)
+        assert requests.get("https://eastus.api.azureml.ms/discovery", timeout=30).status_code == 200
+
+
+@pytest.mark.parametrize("name", HOSTS)
+def test_every_host_has_a_role(name: str) -> None:
+    role = host_role(name.replace("*", "x"))
+    assert role == {"management": "arm", "login": "login", "ml": "studio"}.get(name.split(".")[0], role)
+    assert role in ("arm", "login", "studio", "api", "blob", "scoring")
+
+
+@pytest.mark.usefixtures("environment")
+class TestRefused:
+    """Before a resource is asked."""
+
+    def test_unknown_route(self, emulator: Emulator) -> None:
+        answer = ask(emulator, MANAGEMENT + arm_id(emulator.cloud, "schedules", "x"), **{"api-version": "2023-04-01"})
+        assert answer.status_code == 501
+        assert f"GET {MANAGEMENT}{arm_id(emulator.cloud, 'schedules', 'x')}" in answer.json()["error"]["message"]
+
+    def test_unknown_method_names_the_known_ones(self, emulator: Emulator) -> None:
+        answer = ask(emulator, MANAGEMENT + arm_id(emulator.cloud, "computes", "x"), "PATCH")
+        assert (answer.status_code, "DELETE, GET, PUT" in answer.json()["error"]["message"]) == (501, True)
+
+    @pytest.mark.parametrize("version", ["2025-01-01", ""])
+    def test_api_version(self, emulator: Emulator, version: str) -> None:
+        answer = ask(emulator, MANAGEMENT + emulator.cloud.workspace_id, **{"api-version": version})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "InvalidApiVersionParameter")
+        assert "2023-08-01-preview" in answer.json()["error"]["message"]
+
+    def test_another_workspace(self, emulator: Emulator) -> None:
+        answer = ask(emulator, MANAGEMENT + emulator.cloud.workspace_id + "x", **{"api-version": "2023-08-01-preview"})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (404, "ResourceNotFound")
+
+    def test_without_a_token(self, emulator: Emulator) -> None:
+        answer = requests.get(MANAGEMENT + emulator.cloud.workspace_id, params={"api-version": "2023-08-01-preview"}, timeout=30)
+        assert answer.status_code == 401
+
+    def test_case_of_fixed_parts_does_not_matter(self, emulator: Emulator) -> None:
+        path = emulator.cloud.workspace_id.replace("resourceGroups", "resourcegroups").replace("/workspaces/ws", "/Workspaces/WS")
+        assert ask(emulator, MANAGEMENT + path, **{"api-version": "2023-08-01-preview"}).status_code == 200
+
+    @pytest.mark.parametrize("content", ["", "{", "[1]"])
+    def test_body_that_is_no_object(self, emulator: Emulator, content: str) -> None:
+        answer = requests.put(
+            MANAGEMENT + arm_id(emulator.cloud, "computes", "gpu"),
+            params={"api-version": "2023-08-01-preview"},
+            headers={"Authorization": f"Bearer {issue(emulator.cloud, MANAGEMENT)}"},
+            data=content,
+            timeout=30,
+        )
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "InvalidRequestContent")
+
+    def test_unknown_operation(self, emulator: Emulator) -> None:
+        path = f"/subscriptions/{emulator.cloud.identity.subscription}/providers/Microsoft.MachineLearningServices/locations/eastus"
+        assert ask(emulator, f"{MANAGEMENT}{path}/mfeOperationsStatus/od:x").status_code == 404
+
+
+class TestRestart:
+    """``serve`` again on the same folder."""
+
+    def test_everything_is_found_again(self, tmp_path: Path, options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+        from azure.ai.ml import MLClient
+        from azure.ai.ml.entities import AmlCompute
+        from azure.identity import DefaultAzureCredential
+        from azure.storage.blob import BlobClient
+
+        def clients(emulator: Emulator) -> Any:
+            for name, value in emulator.environment().items():
+                monkeypatch.setenv(name, value)
+            i = emulator.cloud.identity
+            return MLClient(DefaultAzureCredential(), i.subscription, i.group, i.workspace)
+
+        container = ""
+        with Emulator(tmp_path, options) as emulator:
+            clients(emulator).compute.begin_create_or_update(AmlCompute(name="gpu", size="Standard_NC24ads_A100_v4")).result()
+            container = blobs.datastore_container(emulator.cloud)
+            with BlobClient.from_blob_url(blobs.sas_url(emulator.cloud, container, "a/b", "cw")) as blob:
+                blob.upload_blob(b"kept", metadata={"k": "v"})
+            before = emulator.environment()
+            signed = blobs.sas_url(emulator.cloud, container, "a/b")
+        with Emulator(tmp_path, options) as emulator:
+            assert clients(emulator).compute.get("gpu").provisioning_state == "Succeeded"
+            with BlobClient.from_blob_url(signed) as blob:
+                assert blob.download_blob().readall() == b"kept"
+                assert blob.get_blob_properties().metadata == {"k": "v"}
+            changed = {name for name, value in emulator.environment().items() if value != before[name]}
+        assert {name.lower() for name in changed} <= {"https_proxy", "http_proxy"}
+
+    def test_what_was_under_way_has_failed(self, tmp_path: Path, options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+        with Emulator(tmp_path, options) as emulator:
+            emulator.cloud.store.put("operation", "o1", {"status": "InProgress", "polls": 0, "start": "", "end": None, "error": None})
+        with Emulator(tmp_path, options) as emulator:
+            for name, value in emulator.environment().items():
+                monkeypatch.setenv(name, value)
+            path = f"/subscriptions/{emulator.cloud.identity.subscription}/providers/Microsoft.MachineLearningServices/locations/eastus"
+            answer = ask(emulator, f"{MANAGEMENT}{path}/computeOperationsStatus/o1").json()
+        assert (answer["status"], answer["error"]["code"]) == ("Failed", "OperationCanceled")
+
+
+def test_a_port_in_use_is_told(emulator: Emulator, tmp_path: Path, options: Options) -> None:
+    port = int(emulator.environment()["HTTPS_PROXY"].rpartition(":")[2])
+    other = Emulator(tmp_path, options, port=port)
+    with pytest.raises(OSError, match="address already in use"):
+        other.start()
+    other.stop()
+
+
+def test_environment_names_no_real_host_but_loopback(environment: Mapping[str, str]) -> None:
+    assert environment["https_proxy"] == environment["HTTPS_PROXY"]
+    assert environment["HTTPS_PROXY"].startswith("http://127.0.0.1:")
+    assert Path(environment["REQUESTS_CA_BUNDLE"]).is_file()

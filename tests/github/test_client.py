@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from mlops.core.errors import UsageError
+from mlops.emulator import github
+from mlops.emulator.cloud import Options
+from mlops.emulator.server import Emulator
+from mlops.github.client import GitHubRefused, Repository
+
+MARKER = "<!-- marker -->"
+Open = Callable[..., Repository]
+
+
+@pytest.fixture(scope="module")
+def octo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
+    with Emulator(tmp_path_factory.mktemp("github"), Options(github="octo/chat")) as running:
+        yield running
+
+
+@pytest.fixture
+def repository(octo: Emulator, monkeypatch: pytest.MonkeyPatch) -> Open:
+    """The repository as a job with these permissions sees it."""
+
+    def enter(**permissions: str) -> Repository:
+        token = github.token(octo.cloud, {name.replace("_", "-"): level for name, level in permissions.items()})
+        for name, value in (octo.environment() | {"GITHUB_REPOSITORY": "octo/chat", "GITHUB_TOKEN": token}).items():
+            monkeypatch.setenv(name, value)
+        return Repository()
+
+    return enter
+
+
+def test_the_comment_is_found_again_behind_many_others(octo: Emulator, repository: Open) -> None:
+    github.open_pull_request(octo.cloud, 1)
+    mine = repository(pull_requests="write")
+    first = mine.keep_comment(1, MARKER, f"{MARKER} one")
+    for number in range(35):
+        octo.cloud.store.put("github-comment", str(number), {"id": number, "issue": 1, "body": "+1", "edits": 0, "user": {"type": "User"}})
+    assert mine.keep_comment(1, MARKER, f"{MARKER} two") == first
+    kept = [comment for comment in github.comments(octo.cloud, 1) if MARKER in comment["body"]]
+    assert [(comment["body"], comment["edits"]) for comment in kept] == [(f"{MARKER} two", 1)]
+    mine.keep_comment(1, MARKER, f"{MARKER} two")
+    assert github.comments(octo.cloud, 1)[-1]["edits"] == 1, "nobody is notified of what has not changed"
+
+
+def test_a_persons_comment_is_never_changed(octo: Emulator, repository: Open) -> None:
+    github.open_pull_request(octo.cloud, 2)
+    person = {"login": "somebody", "id": 1, "type": "User"}
+    octo.cloud.store.put("github-comment", "500", {"id": 500, "issue": 2, "body": f"> {MARKER}", "edits": 0, "user": person})
+    repository(pull_requests="write").keep_comment(2, MARKER, MARKER)
+    assert [(comment["body"], comment["edits"]) for comment in github.comments(octo.cloud, 2)] == [(f"> {MARKER}", 0), (MARKER, 0)]
+
+
+def test_a_token_that_may_only_read_is_told_what_is_missing(octo: Emulator, repository: Open) -> None:
+    github.open_pull_request(octo.cloud, 3)
+    with pytest.raises(GitHubRefused, match=r"403: Resource not accessible by integration .*pull-requests: write"):
+        repository(pull_requests="read").keep_comment(3, MARKER, MARKER)
+
+
+def test_dispatch_and_runs(octo: Emulator, repository: Open) -> None:
+    mine = repository(actions="write")
+    mine.dispatch("dispatch.yml", "main", {"action": "run"})
+    assert github.dispatches(octo.cloud) == [{"workflow": "dispatch.yml", "ref": "main", "inputs": {"action": "run"}}]
+    github.add_workflow_run(octo.cloud, "5", "completed", "cancelled")
+    github.add_workflow_run(octo.cloud, "6", "in_progress", None)
+    assert (mine.workflow_run(5), mine.workflow_run(6)) == (("completed", "cancelled"), ("in_progress", ""))
+    with pytest.raises(GitHubRefused, match="actions: write"):
+        repository(actions="read").dispatch("dispatch.yml", "main", {})
+
+
+def test_without_a_token_it_says_how_to_give_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GITHUB_TOKEN", raising=False)
+    with pytest.raises(UsageError, match="GITHUB_TOKEN"):
+        Repository()

@@ -1,0 +1,119 @@
+"""The pull request's comment, word for word where it matters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mlops.__main__ import main
+from mlops.core.config import Config, GateConfig
+from mlops.core.records import Deployed, Evaluated, Judged, Registered, Sample, Smoked, TornDown
+from mlops.core.run import Run
+from mlops.gate import gate
+from mlops.github.comment import LIMIT, MARKER, text
+from tests.judging.making import RULES
+from tests.report.making import make_run
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """A run that the gate has judged, under a plan of GitHub's."""
+    made = make_run(tmp_path / "run")
+    gate(Config(target="test", gate=GateConfig(rules=tuple(RULES))), made)
+    made.path("plan.json").write_text('{"workflow_run": "https://github.com/octo/chat/actions/runs/5"}')
+    return made
+
+
+def samples(run: Run, role: str, answer: str) -> None:
+    """Give a model an answer to show."""
+    evaluated = run.read(Evaluated)
+    scores = evaluated.models[role].model_copy(update={"samples": (Sample(prompt="Why | how?", answer=answer),)})  # type: ignore[index]
+    run.write(evaluated.model_copy(update={"models": {**evaluated.models, role: scores}}))
+
+
+def test_it_holds_verdict_table_figures_cost_and_links(run: Run) -> None:
+    told = text(run)
+    assert told.startswith(f"{MARKER}\n\n## ")
+    judged = run.read(Judged)
+    assert f"{judged.verdict}: " in told.splitlines()[2]
+    for part in (
+        "| rule | candidate |",
+        "target.nll",
+        "<summary>Figures</summary>",
+        "- Estimated cost: ",
+        "(https://github.com/octo/chat/actions/runs/5)",
+    ):
+        assert part in told, part
+    assert "offline" not in told
+
+
+def test_equal_records_give_equal_text(run: Run) -> None:
+    assert text(run) == text(run)
+
+
+def test_it_shows_answers_before_and_after_that_break_no_table(run: Run) -> None:
+    samples(run, "champion", "Because\nit | was <b>so</b>.")
+    samples(run, "candidate", "x" * 5000)
+    told = text(run)
+    (line,) = [line for line in told.splitlines() if line.startswith("| Why")]
+    assert line.startswith("| Why \\| how? | Because it \\| was &lt;b>so&lt;/b>. | xxx")
+    assert len(line) < 1000
+
+
+def test_it_tells_what_was_served_and_what_is_gone(run: Run) -> None:
+    judged = run.read(Judged)
+    registered = run.write(Registered(inputs={"gate": judged.digest()}, name="chat", version="1", model="m", tags={}))
+    deployed = run.write(
+        Deployed(
+            inputs={"register": registered.digest()}, endpoint="chat-pr-12", endpoint_created=True, scoring_uri="x", deployment="d-1",
+            model="m", sku="s", instances=1, traffic_before={}, traffic_now={"d-1": 0},
+        )
+    )  # fmt: skip
+    smoked = Smoked(
+        inputs={"deploy": deployed.digest()}, endpoint="chat-pr-12", deployment="d-1", requests=4, failures=1, latency_p50_ms=10,
+        latency_p95_ms=20, samples=(),
+    )  # fmt: skip
+    run.write(smoked)
+    run.write(TornDown(deleted=("endpoint chat-pr-12",), refused={}, remaining=()))
+    told = text(run)
+    assert "4 requests, 1 failures, p50 10 ms, p95 20 ms" in told
+    assert 'Endpoint `chat-pr-12`, deployment `d-1`, traffic {"d-1": 0}.' in told
+    assert "Torn down: `endpoint chat-pr-12`. Remaining: nothing." in told
+
+
+def test_a_failure_stands_above_the_verdict_and_breaks_out_of_nothing(run: Run) -> None:
+    run.note_failure("deploy", "It is not healthy.\n```\n<script>\n```\nFix: look at the log.")
+    told = text(run)
+    assert "## ❌ deploy failed\n\n````text\nIt is not healthy.\n```\n<script>\n```\nFix: look at the log.\n````" in told
+    assert f"The gate had said {run.read(Judged).verdict}." in told
+
+
+def test_without_a_plan_it_ran_offline(run: Run) -> None:
+    run.path("plan.json").unlink()
+    assert "**offline, on the emulator**" in text(run)
+
+
+def test_without_records_it_says_so(tmp_path: Path) -> None:
+    assert "## No verdict" in text(Run(tmp_path))
+
+
+def test_it_is_never_too_long_for_github(run: Run) -> None:
+    judged = run.read(Judged)
+    run.write(judged.model_copy(update={"reasons": tuple(f"reason {number} {'x' * 500}" for number in range(300))}))
+    told = text(run)
+    assert len(told) < LIMIT + 200
+    assert told.endswith("the whole report is in the run's artifact `run`.\n")
+    assert told.startswith(MARKER), "it must be found again"
+
+
+def test_the_command_writes_the_page_of_the_run(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
+    assert main(["comment", "--summary-only", "--run", str(run.directory)]) == 0
+    assert (tmp_path / "summary.md").read_text().strip() == text(run).strip()
+
+
+def test_the_command_wants_to_know_where(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["comment"])
+    assert "--pull-request" in capsys.readouterr().err

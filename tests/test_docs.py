@@ -1,0 +1,96 @@
+"""What the documents say is held against what is there. ``pytest tests/test_docs.py --write-docs`` brings the generated parts up to date."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from mlops.__main__ import STAGES
+from mlops.core.config import json_schema, load
+from mlops.core.reference import markdown
+from mlops.emulator.component.spec import INPUTS
+from mlops.emulator.faults import KNOWN
+
+ROOT = Path(__file__).parent.parent
+DOCS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "data" / "README.md"])
+
+
+def inputs_table() -> str:
+    rows = ["| input | default | acts | here |", "|---|---|---|---|"]
+    for item in INPUTS.values():
+        default = "" if item.default is None else f"`{item.default}`"
+        rows.append(f"| `{item.name}` | {default} | {'yes' if item.acts else 'recorded'} | {item.effect} |")
+    return "\n".join(rows)
+
+
+def between(text: str, name: str, new: str) -> str:
+    """``text`` with what stands between the marks of ``name`` replaced."""
+    pattern = re.compile(rf"(<!-- {name}:[^\n]*-->\n).*?(<!-- /{name} -->)", re.DOTALL)
+    assert pattern.search(text)
+    return pattern.sub(lambda match: f"{match[1]}{new}\n{match[2]}", text)
+
+
+def generated() -> dict[Path, str]:
+    emulator = ROOT / "docs" / "emulator.md"
+    return {
+        ROOT / "docs" / "configuration.md": markdown(),
+        ROOT / "docs" / "pipeline.schema.json": json.dumps(json_schema(), indent=2) + "\n",
+        emulator: between(emulator.read_text(), "inputs", inputs_table()),
+    }
+
+
+def test_generated_documents_are_fresh(request: pytest.FixtureRequest) -> None:
+    for path, fresh in generated().items():
+        if request.config.getoption("--write-docs"):
+            path.write_text(fresh)
+        assert path.read_text() == fresh, f"{path} is stale: pytest tests/test_docs.py --write-docs"
+
+
+def test_all_inputs_of_the_component_are_documented() -> None:
+    assert len(INPUTS) == 69
+    assert all(item.effect for item in INPUTS.values())
+
+
+@pytest.mark.parametrize("target", tomllib.loads((ROOT / "pipeline.toml").read_text())["targets"])
+def test_every_target_of_pipeline_toml_loads(target: str) -> None:
+    assert load(ROOT / "pipeline.toml", target, environment={}).gate.rules
+
+
+@pytest.mark.parametrize("path", DOCS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", path.read_text()):
+        assert (path.parent / target).exists(), f"{path} links to {target}"
+
+
+def test_the_file_tree_in_the_readme_is_the_truth() -> None:
+    tree = re.search(r"```text\n(\.github/\n.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert tree, "README.md has no file tree"
+    drawn: set[str] = set()
+    parents: list[str] = []
+    for line in tree[1].splitlines():
+        depth = (len(line) - len(line.lstrip())) // 2
+        names = [name.rstrip("/") for name in re.split(r"\s{2,}", line.strip())[0].split()]
+        parents[depth:] = names[:1]
+        drawn |= {"/".join([*parents[:depth], name]) for name in names}
+    tracked = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    files = {Path(line) for line in tracked.splitlines()}
+    there = {str(path) for path in files} | {str(parent) for path in files for parent in path.parents}
+    assert drawn <= there, f"in the README's tree but not there: {sorted(drawn - there)}"
+    top = {path.parts[0] for path in files} - {".gitignore", ".ci", "LICENSE"}
+    assert top <= drawn, f"missing in the README's tree: {sorted(top - drawn)}"
+    stages = {f"mlops/{stage.replace('-', '_')}.py" for stage in STAGES}
+    assert stages <= drawn
+
+
+def test_every_stage_and_fault_that_a_document_names_exists() -> None:
+    for path in DOCS:
+        text = path.read_text()
+        for command in re.findall(r"mlops ([a-z-]+)(?= --|`|\n|  )", text):
+            assert command in {*STAGES, "run", "show", "schema", "evaluate-gate"} or "mlops." in command, f"{path}: mlops {command}"
+        for fault in re.findall(r"--fault '?([a-z0-9-]+)", text):
+            assert fault in KNOWN, f"{path}: --fault {fault}"

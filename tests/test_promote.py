@@ -1,0 +1,324 @@
+"""From a registered model to live traffic and back to nothing, through the stages, against the emulator."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from mlops.cloud.endpoints import Endpoints
+from mlops.cloud.workspace import PREVIOUS, Workspace
+from mlops.core.config import Config
+from mlops.core.errors import DeploymentFailed, NotPromoted, RegistrationError, SmokeTestFailed, TrafficError
+from mlops.core.records import Deployed, Promoted, Smoked, TornDown, Verdict
+from mlops.core.run import Run
+from mlops.deploy import deploy
+from mlops.promote import promote
+from mlops.register import JOB_TAG, register
+from mlops.smoke_test import smoke_test
+from mlops.teardown import teardown
+from tests.serving import behind_the_gate
+
+Settings = Callable[..., Config]
+Open = Callable[[Config], Workspace]
+Fault = Callable[[str], None]
+
+TOML = """
+[targets.test.endpoint]
+name = "{name}"
+probe_initial_delay_s = 1
+[targets.test.registration]
+name = "served"
+[targets.test.smoke]
+requests = 3
+max_new_tokens = 4
+"""
+
+
+class Stage:
+    """One endpoint of one's own, and the stages on it."""
+
+    def __init__(self, make: Settings, open_workspace: Open, tmp_path: Path, job: str, name: str) -> None:
+        self.make, self.open, self.tmp_path, self.job, self.name = make, open_workspace, tmp_path, job, name
+        self.workspace = open_workspace(self.config())
+
+    def config(self, *overrides: str) -> Config:
+        return self.make(TOML.format(name=self.name), *overrides)
+
+    def session(self, *overrides: str) -> tuple[Config, Workspace]:
+        config = self.config(*overrides)
+        return config, self.open(config)
+
+    def registered(self, folder: str = "run", champion: str | None = None, *overrides: str) -> Run:
+        run = behind_the_gate(self.tmp_path / folder, self.job, champion=champion)
+        config, workspace = self.session(*overrides)
+        register(config, run, workspace)
+        return run
+
+    def live(self, *overrides: str) -> str:
+        """Take the model all the way and return the deployment that is live then."""
+        config, workspace = self.session(*overrides)
+        run = self.registered("champion", workspace.endpoints.live_model(self.name))
+        deployed = deploy(config, run, workspace)
+        smoke_test(config, run, workspace)
+        promote(config, run, workspace)
+        return deployed.deployment
+
+    def traffic(self) -> dict[str, int]:
+        found = self.workspace.endpoints.find(self.name)
+        return dict(found.traffic) if found else {}
+
+    def champion(self) -> str:
+        [(name, share)] = [(name, share) for name, share in self.traffic().items() if share]
+        assert share == 100
+        return name
+
+
+@pytest.fixture
+def stage(
+    inside: object, settings: Settings, open_workspace: Open, tmp_path: Path, trained_job: str, request: pytest.FixtureRequest
+) -> Iterator[Stage]:
+    """An endpoint of one's own, not there yet."""
+    made = Stage(settings, open_workspace, tmp_path, trained_job, f"e{zlib.crc32(request.node.name.encode())}")
+    yield made
+    made.workspace.endpoints.delete(made.name)
+
+
+@pytest.fixture
+def beside(inside: object, settings: Settings, open_workspace: Open, tmp_path: Path, trained_job: str) -> Stage:
+    """An endpoint with a champion, common to all tests that leave it live. Deployments without traffic come and go."""
+    made = Stage(settings, open_workspace, tmp_path, trained_job, "common")
+    if not any(made.traffic().values()):
+        made.live()
+    return made
+
+
+def test_from_the_gate_to_live_traffic_and_every_step_again_changes_nothing(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    run = stage.registered()
+    config, workspace = stage.session()
+    again = register(config, run, workspace)
+    assert workspace.assets.find_model("served", {JOB_TAG: stage.job}) is not None
+    assert again.tags["mlops.verdict"] == "PROMOTE"
+    assert again.tags["metric.target.nll"] == "1.25"
+
+    deployed = deploy(config, run, workspace)
+    assert (deployed.endpoint_created, deployed.traffic_now) == (True, {deployed.deployment: 0})
+    assert deploy(config, run, workspace) == deployed
+
+    smoked = smoke_test(config, run, workspace)
+    assert (smoked.requests, smoked.failures) == (3, 0)
+    assert smoked.samples[0].answer
+    assert run.directory.joinpath(smoked.files["answers"].path).read_text().count("\n") == 3
+    assert smoke_test(config, run, workspace) == smoked
+
+    promoted = promote(config, run, workspace)
+    assert stage.traffic() == {deployed.deployment: 100}
+    assert (promoted.previous, promoted.previous_kept, promoted.steps) == (None, False, ({deployed.deployment: 100},))
+    assert promote(config, run, workspace) == promoted
+    assert workspace.endpoints.live_model(stage.name) == deployed.model
+    capsys.readouterr()
+
+    # Not ephemeral: what is live stays.
+    torn = teardown(config, run, workspace)
+    assert torn.deleted == ()
+    assert torn.refused == {f"deployment {deployed.deployment} of {stage.name}": "takes 100 % of the traffic"}
+    assert any(stage.name in line for line in torn.remaining)
+    assert stage.traffic() == {deployed.deployment: 100}
+
+    # Ephemeral: it goes, wholly.
+    config, workspace = stage.session("endpoint.ephemeral=true")
+    torn = teardown(config, run, workspace)
+    assert torn.deleted == (f"endpoint {stage.name}",)
+    assert workspace.endpoints.find(stage.name) is None
+    assert not any(stage.name in line for line in torn.remaining)
+    assert teardown(config, run, workspace).deleted == ()
+
+
+def test_a_second_promotion_keeps_or_removes_the_one_before(stage: Stage) -> None:
+    first = stage.live()
+    second = stage.live("endpoint.deployment_prefix=second")
+    assert stage.traffic() == {first: 0, second: 100}
+    endpoint = stage.workspace.endpoints.get(stage.name)
+    assert endpoint.tags[PREVIOUS] == first
+
+    # What is kept for rollback is not for teardown to take, and what is live even less.
+    config, workspace = stage.session()
+    torn = teardown(config, Run(stage.tmp_path / "champion"), workspace)
+    assert torn.deleted == ()
+    assert set(torn.refused.values()) == {"is kept for rollback", "takes 100 % of the traffic"}
+
+    third = stage.live("endpoint.deployment_prefix=third", "endpoint.keep_previous=false")
+    assert stage.traffic() == {first: 0, third: 100}
+    # The first is nobody's way back any more.
+    assert teardown(config, Run(stage.tmp_path / "champion"), workspace).deleted == (f"deployment {first} of {stage.name}",)
+    assert stage.traffic() == {third: 100}
+
+
+@pytest.mark.parametrize(
+    ("fault_name", "kind"),
+    [("deployment-unhealthy", "ResourceNotReady"), ("deployment-quota", "OutOfQuota"), ("deployment-image", "ImageBuildFailure")],
+)
+def test_a_first_deployment_that_fails_leaves_nothing_behind(fault_name: str, kind: str, stage: Stage, fault: Fault) -> None:
+    run = stage.registered()
+    fault(f"{fault_name}@*")
+    config, workspace = stage.session()
+    with pytest.raises(DeploymentFailed, match=kind) as caught:
+        deploy(config, run, workspace)
+    assert caught.value.fix
+    assert f"Endpoint {stage.name}, made in this run, was deleted again" in str(caught.value)
+    assert workspace.endpoints.find(stage.name) is None
+    assert not run.has(Deployed)
+
+
+def test_a_deployment_that_fails_beside_a_champion_leaves_the_champion_alone(beside: Stage, fault: Fault) -> None:
+    champion = beside.champion()
+    run = beside.registered("run", beside.workspace.endpoints.live_model(beside.name))
+    fault("deployment-unhealthy@*")
+    config, workspace = beside.session("endpoint.deployment_prefix=sick")
+    with pytest.raises(DeploymentFailed, match=r"Traffic of \w+ is as it was"):
+        deploy(config, run, workspace)
+    assert beside.champion() == champion
+    assert not any(name.startswith("sick") for name in beside.traffic())
+
+
+def test_a_promotion_that_does_not_hold_puts_the_traffic_back(beside: Stage, monkeypatch: pytest.MonkeyPatch, fault: Fault) -> None:
+    champion = beside.champion()
+    config, workspace = beside.session("endpoint.deployment_prefix=next")
+    run = beside.registered("run", workspace.endpoints.live_model(beside.name))
+    deployed = deploy(config, run, workspace)
+    smoke_test(config, run, workspace)
+    monkeypatch.setattr("mlops.promote.PAUSE_S", 0.01)
+    fault(f"scoring-503@{deployed.deployment} x5")
+    with pytest.raises(TrafficError, match="names no deployment is not served by") as caught:
+        promote(config, run, workspace)
+    assert "The traffic is as it was before" in str(caught.value)
+    assert beside.champion() == champion
+    assert PREVIOUS not in workspace.endpoints.get(beside.name).tags
+    assert not run.has(Promoted)
+
+
+def test_a_verdict_about_another_champion_is_no_verdict(beside: Stage) -> None:
+    champion = beside.champion()
+    config, workspace = beside.session("endpoint.deployment_prefix=next")
+    # Judged as a first run, while somebody else went live.
+    run = beside.registered("run", None)
+    deploy(config, run, workspace)
+    smoke_test(config, run, workspace)
+    with pytest.raises(NotPromoted, match="evaluate-gate"):
+        promote(config, run, workspace)
+    assert beside.champion() == champion
+
+
+def test_a_failed_smoke_test_removes_the_deployment_and_not_the_champion(beside: Stage, fault: Fault) -> None:
+    champion = beside.champion()
+    config, workspace = beside.session("endpoint.deployment_prefix=next")
+    run = beside.registered("run", workspace.endpoints.live_model(beside.name))
+    deployed = deploy(config, run, workspace)
+    fault(f"scoring-424@{deployed.deployment} x1")
+    with pytest.raises(SmokeTestFailed, match="1 of 3 answers failed") as caught:
+        smoke_test(config, run, workspace)
+    assert "HTTP 424" in str(caught.value)
+    assert beside.champion() == champion
+    assert deployed.deployment not in beside.traffic()
+    assert not run.has(Deployed)
+    assert not run.has(Smoked)
+    # The answers are kept: they are what the user needs now.
+    assert (run.directory / "smoke.jsonl").read_text().count("\n") == 3
+
+
+def test_a_failed_smoke_test_of_a_first_deployment_removes_the_endpoint(stage: Stage) -> None:
+    run = stage.registered()
+    config, workspace = stage.session("smoke.max_latency_ms=0.001")
+    deploy(config, run, workspace)
+    with pytest.raises(SmokeTestFailed, match="95 % of the answers took"):
+        smoke_test(config, run, workspace)
+    assert workspace.endpoints.find(stage.name) is None
+
+
+def test_a_first_promotion_that_fails_or_is_interrupted_ends_without_traffic(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, fault: Fault
+) -> None:
+    run = stage.registered()
+    config, workspace = stage.session()
+    deployed = deploy(config, run, workspace)
+    smoke_test(config, run, workspace)
+    monkeypatch.setattr("mlops.promote.PAUSE_S", 0.01)
+    fault(f"scoring-503@{deployed.deployment} x5")
+    with pytest.raises(TrafficError):
+        promote(config, run, workspace)
+    assert stage.traffic() == {deployed.deployment: 0}
+
+    def interrupted(*_: object) -> None:
+        assert stage.traffic() == {deployed.deployment: 100}
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mlops.promote._prove", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            promote(config, run, workspace)
+    assert stage.traffic() == {deployed.deployment: 0}
+
+
+@pytest.mark.parametrize("verdict", [Verdict.HOLD, Verdict.REJECT])
+def test_without_promote_nothing_is_registered_deployed_or_promoted(verdict: Verdict, stage: Stage) -> None:
+    run = behind_the_gate(stage.tmp_path / "run", stage.job, verdict)
+    config, workspace = stage.session("registration.name=never-registered")
+    for step in (register, deploy, promote):
+        with pytest.raises(NotPromoted, match=f"The gate says {verdict}"):
+            step(config, run, workspace)
+    assert workspace.assets.find_model("never-registered", {}) is None
+    assert workspace.endpoints.find(stage.name) is None
+
+
+def test_a_verdict_about_another_job_registers_nothing(stage: Stage) -> None:
+    run = behind_the_gate(stage.tmp_path / "run", stage.job)
+    judged = run.directory / "gate.json"
+    judged.write_text(judged.read_text().replace(f'"candidate_job": "{stage.job}"', '"candidate_job": "other"'))
+    config, workspace = stage.session()
+    with pytest.raises(RegistrationError, match="has judged other"):
+        register(config, run, workspace)
+
+
+def test_teardown_refuses_what_is_not_ours(stage: Stage) -> None:
+    from azure.ai.ml.entities import ManagedOnlineEndpoint
+
+    ml = stage.workspace.ml
+    ml.online_endpoints.begin_create_or_update(ManagedOnlineEndpoint(name=stage.name, auth_mode="key", tags={"made-by": "hand"})).result()
+    config, workspace = stage.session("endpoint.ephemeral=true")
+    torn = teardown(config, Run(stage.tmp_path / "run"), workspace)
+    assert torn.deleted == ()
+    assert "not made by this pipeline" in torn.refused[f"endpoint {stage.name}"]
+    assert workspace.endpoints.find(stage.name) is not None
+
+
+def test_teardown_cancels_this_runs_jobs_and_no_others(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.cloud.test_jobs import ended, submit
+
+    config, workspace = stage.session()
+    (stage.tmp_path / "ours").mkdir()
+    (stage.tmp_path / "theirs").mkdir()
+    ours = submit(workspace, stage.tmp_path / "ours", WAIT="1")
+    with monkeypatch.context() as patch:
+        patch.setenv("GITHUB_RUN_ID", "another")
+        other = stage.open(config)
+        theirs = submit(other, stage.tmp_path / "theirs", WAIT="1")
+    torn = teardown(config, Run(stage.tmp_path / "run"), workspace)
+    assert torn.deleted == (f"job {ours} (cancelled)",)
+    assert "another run of the pipeline" in torn.refused[f"job {theirs}"]
+    assert ended(workspace, ours) == "Canceled"
+    assert workspace.jobs.get(theirs).active
+    workspace.jobs.cancel(theirs)
+    assert isinstance(Run(stage.tmp_path / "run").read(TornDown), TornDown)
+
+
+def test_an_endpoint_that_says_it_is_deleted_and_is_not_fails_teardown(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlops.core.errors import TeardownIncomplete
+
+    stage.workspace.endpoints.create(stage.config().endpoint, {})
+    config, workspace = stage.session("endpoint.ephemeral=true")
+    with monkeypatch.context() as patch:
+        patch.setattr(Endpoints, "delete", lambda *_: None)
+        with pytest.raises(TeardownIncomplete, match=stage.name):
+            teardown(config, Run(stage.tmp_path / "run"), workspace)

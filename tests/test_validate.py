@@ -1,0 +1,293 @@
+"""The validate stage, against the emulator: what it records, and that nothing wrong gets past it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from azure.ai.ml.entities import AmlCompute
+from azure.core.exceptions import HttpResponseError
+
+from mlops.cloud.workspace import Workspace
+from mlops.core.config import Config
+from mlops.core.errors import ConfigError, CredentialError, RecordError, ValidationFailed
+from mlops.core.records import Prepared, Validated
+from mlops.core.run import Run, file_sha256
+from mlops.dataset.conversation import SPLITS
+from mlops.emulator.server import Emulator
+from mlops.prepare import prepare
+from mlops.validate import KEPT, SHOWN, validate
+
+RETENTION = Path(__file__).parent.parent / "data" / "retention.jsonl"
+A100 = "Standard_NC24ads_A100_v4"
+
+Make = Callable[..., Config]
+Open = Callable[[Config], Workspace]
+
+
+def row(split: str, number: int, **changes: Any) -> dict[str, Any]:
+    messages = [{"role": "user", "content": f"{split} asks {number}"}, {"role": "assistant", "content": f"Answer {number} of {split}"}]
+    return {"prompt": messages[0]["content"], "messages": messages, "prompt_id": f"{split}-{number}", **changes}
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    folder = tmp_path / "source"
+    folder.mkdir()
+    for split in SPLITS:
+        replace(folder, split, [row(split, number) for number in range(8)])
+    return folder
+
+
+def replace(folder: Path, split: str, rows: Sequence[dict[str, Any]]) -> None:
+    (folder / f"{split}.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows))
+
+
+@pytest.fixture
+def configure(settings: Make, source: Path) -> Make:
+    def make(*overrides: str) -> Config:
+        given = (
+            f"data.dataset={source}",
+            "data.percent=100",
+            f"evaluation.retention_suite={RETENTION}",
+            "evaluation.target_rows=6",
+            "evaluation.retention_rows=10",
+        )
+        return settings("", *given, *overrides)
+
+    return make
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run(tmp_path / "run")
+
+
+def refused(config: Config, run: Run, workspace: Workspace) -> list[tuple[str, str]]:
+    """Prepare, validate, be refused; the rules and places of all findings."""
+    prepare(config, run)
+    with pytest.raises(ValidationFailed) as caught:
+        validate(config, run, workspace)
+    assert not run.has(Validated)
+    found = json.loads((run.directory / "findings.json").read_text())
+    errors = [finding for finding in found if finding["severity"] == "error"]
+    assert f"{len(errors)} finding(s)" in str(caught.value)
+    assert errors[0]["message"] in str(caught.value)
+    return [(finding["rule"], finding["where"]) for finding in found]
+
+
+def test_what_is_right_is_recorded(inside: Emulator, configure: Make, open_workspace: Open, run: Run) -> None:
+    config = configure("compute.price_per_hour_usd=3.5", "training.expected_hours=2")
+    prepared = prepare(config, run)
+    record = validate(config, run, open_workspace(config))
+    assert run.read(Validated) == record
+    assert record.inputs == {"prepare": prepared.digest()}
+    assert record.data_fingerprint == prepared.fingerprint
+    assert record.rows_checked == {**dict.fromkeys(SPLITS, 8), "retention": 320}
+    assert record.findings == ()
+    assert record.base_model == "azureml://registries/azureml/models/Phi-3-mini-4k-instruct/versions/15"
+    assert record.component == "azureml://registries/azureml/components/chat_completion_pipeline/versions/0.0.82"
+    assert (record.compute_size, record.gpus_per_node, record.endpoint_sku) == (A100, 1, A100)
+    assert record.cost_estimate_usd == pytest.approx(7.0)
+    assert json.loads((run.directory / "findings.json").read_text()) == []
+
+
+def test_the_suites_are_frozen_by_digest(inside: Emulator, configure: Make, open_workspace: Open, run: Run) -> None:
+    config = configure()
+    prepare(config, run)
+    record = validate(config, run, open_workspace(config))
+    assert {name: suite.rows for name, suite in record.suites.items()} == {"target": 6, "retention": 10}
+    for suite in record.suites.values():
+        assert file_sha256(run.directory / suite.path) == suite.digest
+    target = (run.directory / record.suites["target"].path).read_text().splitlines()
+    assert target == (run.directory / "data" / "test_sft.jsonl").read_text().splitlines()[:6]
+    kinds = [json.loads(line)["kind"] for line in (run.directory / record.suites["retention"].path).read_text().splitlines()]
+    assert {kind: kinds.count(kind) for kind in kinds} == dict.fromkeys(("instruction", "fact", "arithmetic", "multi_turn", "refusal"), 2)
+    (run.directory / record.suites["target"].path).write_text("changed\n")
+    with pytest.raises(RecordError, match="mlops validate"):
+        run.read(Validated)
+
+
+def test_again_it_changes_nothing_and_says_so(
+    inside: Emulator, configure: Make, open_workspace: Open, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = configure()
+    prepare(config, run)
+    first = validate(config, run, open_workspace(config))
+    assert "nothing has changed" not in capsys.readouterr().out
+    assert validate(config, run, open_workspace(config)).digest() == first.digest()
+    assert "nothing has changed" in capsys.readouterr().out
+
+
+def test_a_bad_row_is_found_at_its_line_and_no_cluster_is_made(
+    configure: Make, open_workspace: Open, run: Run, source: Path, inside: Emulator
+) -> None:
+    bad = row("train_sft", 3)
+    bad["messages"][1]["role"] = "bot"
+    replace(source, "train_sft", [row("train_sft", 0), row("train_sft", 1), bad])
+    config = configure("compute.name=never-made")
+    workspace = open_workspace(config)
+    found = refused(config, run, workspace)
+    lines = (run.directory / "data" / "train_sft.jsonl").read_text().splitlines()
+    number = next(number for number, line in enumerate(lines, start=1) if "train_sft-3" in line)
+    assert found == [("role.unknown", f"{run.directory}/data/train_sft.jsonl:{number}")]
+    assert workspace.compute.find("never-made") is None
+
+
+def test_a_row_of_the_target_suite_in_the_training_data_is_an_error(
+    inside: Emulator, configure: Make, open_workspace: Open, run: Run, source: Path
+) -> None:
+    leaked = row("test_sft", 2)
+    replace(source, "train_sft", [row("train_sft", 0), {**leaked, "prompt_id": "other"}])
+    config = configure("data.deduplicate=false")
+    assert [rule for rule, _ in refused(config, run, open_workspace(config))] == ["overlap.exact"]
+
+
+def test_a_row_of_the_retention_suite_in_the_training_data_is_an_error(
+    inside: Emulator, configure: Make, open_workspace: Open, run: Run, source: Path
+) -> None:
+    item = json.loads(RETENTION.read_text().splitlines()[4])
+    replace(source, "train_sft", [row("train_sft", 0), {key: item[key] for key in ("prompt", "prompt_id", "messages")}])
+    config = configure()
+    assert refused(config, run, open_workspace(config)) == [("overlap.exact", f"{RETENTION}:5")]
+
+
+def test_every_finding_is_told_not_only_the_first(
+    inside: Emulator, configure: Make, open_workspace: Open, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = configure(
+        "training.parameters.num_train_epochs=0",
+        "training.parameters.lr_schedule_type=cosine",
+        "training.parameters.precision=8",
+        "compute.size=Standard_NC6",
+        "endpoint.instance_type=STANDARD_NC4AS_T4_V3",
+        "evaluation.retention_rows=2",
+    )
+    found = refused(config, run, open_workspace(config))
+    assert set(found) >= {
+        ("suite.kinds", "evaluation.retention_rows"),
+        ("parameter.range", "--set training.parameters.num_train_epochs"),
+        ("parameter.unknown", "--set training.parameters.lr_schedule_type"),
+        ("parameter.enum", "--set training.parameters.precision"),
+        ("compute.size.not-allowed", "--set compute.size"),
+        ("endpoint.size.not-allowed", "--set endpoint.instance_type"),
+    }
+    printed = capsys.readouterr().out
+    assert all(rule in printed for rule, _ in found)
+    assert "did you mean 'lr_scheduler_type'" in printed
+
+
+def test_a_finding_names_the_line_of_pipeline_toml(inside: Emulator, settings: Make, open_workspace: Open, run: Run, source: Path) -> None:
+    toml = f"[targets.test.data]\ndataset = '{source}'\n[targets.test.evaluation]\nretention_suite = '{RETENTION}'\ntarget_rows = 6\n"
+    config = settings(toml + "[targets.test.training.parameters]\nseed = 1\nnum_train_epochs = 0\n", "data.percent=100")
+    assert refused(config, run, open_workspace(config)) == [("parameter.range", f"{config.file}:9")]
+
+
+def test_models_and_components_that_are_not_there(inside: Emulator, configure: Make, open_workspace: Open, run: Run) -> None:
+    config = configure("model.name=Phi-3-mini-4k", "training.component_version=9.9.9")
+    found = refused(config, run, open_workspace(config))
+    assert found == [("model.missing", "--set model.name"), ("component.missing", "--set training.component_version")]
+
+
+def test_an_archived_model_names_its_successors_and_may_be_allowed(
+    start_emulator: Callable[..., Emulator], configure: Make, open_workspace: Open, run: Run
+) -> None:
+    start_emulator(catalog="current")
+    config = configure()
+    assert ("model.archived", config.file) in refused(config, run, open_workspace(config))
+    messages = [finding["message"] for finding in json.loads((run.directory / "findings.json").read_text())]
+    assert any("models/Phi-4/versions/" in message for message in messages)
+
+    allowed = configure("model.allow_archived=true")
+    record = validate(allowed, run, open_workspace(allowed))
+    assert {finding.severity for finding in record.findings} == {"warning"}
+    assert "model.archived" in {finding.rule for finding in record.findings}
+
+
+def test_a_cluster_is_made_at_low_priority_where_dedicated_is_refused(
+    inside: Emulator, fault: Callable[[str], None], configure: Make, open_workspace: Open, run: Run
+) -> None:
+    fault("compute-quota@Dedicated cheap")
+    config = configure("compute.name=cheap")
+    prepare(config, run)
+    workspace = open_workspace(config)
+    assert validate(config, run, workspace).compute == "cheap"
+    cluster = workspace.compute.find("cheap")
+    assert cluster is not None
+    assert cluster.tier == "low_priority"
+
+
+def test_a_cluster_that_cannot_be_had_is_a_finding(
+    inside: Emulator, fault: Callable[[str], None], configure: Make, open_workspace: Open, run: Run
+) -> None:
+    fault("compute-quota@* none x2")
+    config = configure("compute.name=none")
+    assert refused(config, run, open_workspace(config)) == [("compute.missing", "--set compute.name")]
+
+
+def test_a_cluster_that_failed_is_a_finding(
+    inside: Emulator, fault: Callable[[str], None], configure: Make, open_workspace: Open, run: Run
+) -> None:
+    config = configure("compute.name=broken")
+    workspace = open_workspace(config)
+    fault("compute-failed@broken")
+    with pytest.raises(HttpResponseError, match="no capacity"):
+        workspace.ml.compute.begin_create_or_update(AmlCompute(name="broken", size=A100)).result()
+    assert refused(config, run, workspace) == [("compute.state", "--set compute.name")]
+
+
+def test_an_existing_cluster_of_another_size_is_a_finding(inside: Emulator, configure: Make, open_workspace: Open, run: Run) -> None:
+    config = configure("compute.name=other")
+    prepare(config, run)
+    validate(config, run, open_workspace(config))
+    larger = configure("compute.name=other", "compute.size=Standard_NC48ads_A100_v4")
+    assert refused(larger, run, open_workspace(larger)) == [("compute.size.differs", "--set compute.size")]
+
+
+def test_warnings_do_not_stop_it_and_are_kept_in_part(
+    inside: Emulator, configure: Make, open_workspace: Open, run: Run, source: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    many = SHOWN + 5
+    replace(source, "train_gen", [row("train_gen", 0, prompt="Something else", prompt_id=str(number)) for number in range(many)])
+    config = configure("data.deduplicate=false", "evaluation.target_rows=500")
+    prepare(config, run)
+    record = validate(config, run, open_workspace(config))
+    rules = [finding.rule for finding in record.findings]
+    assert {rule: rules.count(rule) for rule in rules} == {"prompt.mismatch": KEPT + 1, "duplicate.exact": KEPT + 1, "suite.short": 1}
+    assert f"{many - KEPT} more of prompt.mismatch" in record.findings[-2].message
+    kept = json.loads((run.directory / "findings.json").read_text())
+    assert len(kept) == many + (many - 1) + 1
+    assert "5 more of prompt.mismatch" in capsys.readouterr().out
+
+
+def test_an_old_record_does_not_outlive_a_refusal(inside: Emulator, configure: Make, open_workspace: Open, run: Run) -> None:
+    config = configure()
+    prepare(config, run)
+    validate(config, run, open_workspace(config))
+    wrong = configure("training.parameters.num_train_epochs=0")
+    refused(wrong, run, open_workspace(wrong))
+    assert run.has(Prepared)
+
+
+def test_without_data_or_suite_it_says_what_to_run(inside: Emulator, configure: Make, open_workspace: Open, run: Run) -> None:
+    config = configure()
+    workspace = open_workspace(config)
+    with pytest.raises(RecordError, match="mlops prepare"):
+        validate(config, run, workspace)
+    prepare(config, run)
+    missing = configure("evaluation.retention_suite=nowhere.jsonl")
+    with pytest.raises(ConfigError, match=r"no retention suite nowhere\.jsonl"):
+        validate(missing, run, workspace)
+
+
+def test_an_identity_that_azure_refuses_is_no_finding(
+    inside: Emulator, configure: Make, open_workspace: Open, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = configure()
+    prepare(config, run)
+    monkeypatch.setenv("AZURE_CLIENT_SECRET", "wrong")
+    with pytest.raises(CredentialError):
+        validate(config, run, open_workspace(config))

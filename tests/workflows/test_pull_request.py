@@ -1,0 +1,115 @@
+"""Pull requests: an endpoint of their own that is gone at the end, whatever happens; one comment; forks offline."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+
+import pytest
+
+from mlops.emulator import github
+from mlops.emulator.server import Emulator
+from tests.workflows.harness import Harness, Result, step_processes, until
+
+NUMBER = 12
+
+
+def bodies(emulator: Emulator, number: int = NUMBER) -> list[str]:
+    return [comment["body"] for comment in github.comments(emulator.cloud, number)]
+
+
+@pytest.fixture(scope="module")
+def opened(repository: Harness, emulator: Emulator) -> Result:
+    """The first run of pull request 12; a person has quoted our marker before."""
+    quoted = "> <!-- azureml-chat-mlops: the pipeline's comment -->\nWhat is this?"
+    person = {"login": "somebody", "id": 7, "type": "User"}
+    emulator.cloud.store.put("github-comment", "1", {"id": 1, "issue": NUMBER, "body": quoted, "edits": 0, "user": person})
+    return repository.pull_request(NUMBER)
+
+
+def test_a_pull_request_is_tried_on_an_endpoint_that_is_gone_at_the_end(opened: Result, repository: Harness) -> None:
+    assert opened.code == 0, opened.trouble
+    assert opened.jobs["promote"] == opened.jobs["teardown"] == opened.jobs["comment"] == "success"
+    assert "offline" not in opened.jobs
+    assert "endpoint ultrachat-pr-12" in opened.log
+    assert repository.endpoints() == {}
+
+
+def test_it_gets_one_comment_with_verdict_figures_samples_cost_and_links(opened: Result, emulator: Emulator) -> None:
+    quoted, comment = bodies(emulator)
+    assert quoted.startswith("> "), "a person's comment is not ours to change"
+    for part in ("PROMOTE", "target.nll", "Sample answers", "before (base)", "Estimated cost: 0.37 USD", "/actions/runs/", "ml.azure.com"):
+        assert part in comment, part
+    assert comment.strip() in opened.summary
+
+
+def test_a_failed_deployment_leaves_nothing_and_the_comment_says_why(opened: Result, repository: Harness, emulator: Emulator) -> None:
+    emulator.cloud.faults.order("deployment-unhealthy x1")
+    failed = repository.pull_request(NUMBER, "synchronize")
+    assert failed.code == 1
+    assert (failed.jobs["deploy"], failed.jobs["teardown"]) == ("failure", "success")
+    assert "promote" not in failed.jobs
+    assert repository.endpoints() == {}
+    told = repository.comment_job(failed, NUMBER)
+    assert told.jobs == {"comment": "success"}
+    assert len(bodies(emulator)) == 2, "changed in place"
+    assert "deploy failed" in bodies(emulator)[1]
+
+
+def test_a_failed_smoke_test_leaves_nothing(opened: Result, repository: Harness, emulator: Emulator) -> None:
+    emulator.cloud.faults.order("scoring-424 x1")
+    failed = repository.pull_request(NUMBER, "synchronize")
+    assert (failed.jobs["deploy"], failed.jobs["smoke-test"], failed.jobs["teardown"]) == ("success", "failure", "success")
+    assert "promote" not in failed.jobs
+    assert repository.endpoints() == {}
+
+
+def test_a_cancelled_run_leaves_nothing(opened: Result, repository: Harness) -> None:
+    """GitHub signals the process of the step that runs, and lets the jobs with always() run."""
+
+    def cancel(_result: Result) -> None:
+        if until(lambda: any(repository.endpoints().values())):
+            for process in step_processes("-m mlops run --from deploy"):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGINT)
+
+    cancelled = repository.pull_request(NUMBER, "synchronize", during=cancel)
+    assert (cancelled.jobs["deploy"], cancelled.jobs["teardown"]) == ("failure", "success"), cancelled.jobs
+    assert "Interrupted" in cancelled.log
+    assert repository.endpoints() == {}
+
+
+def test_a_cancelled_run_cancels_its_training(opened: Result, repository: Harness) -> None:
+    repository.set(r"^learning_rate = .*", "learning_rate = 0.03")
+    before = set(repository.jobs())
+
+    def cancel(_result: Result) -> None:
+        if until(lambda: "Running" in [status for job, status in repository.jobs().items() if job not in before]):
+            for process in step_processes("-m mlops run --from train"):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGTERM)
+
+    cancelled = repository.pull_request(NUMBER, "synchronize", during=cancel)
+    assert (cancelled.jobs["train"], cancelled.jobs["teardown"]) == ("failure", "success")
+    (job,) = set(repository.jobs()) - before
+    assert until(lambda: repository.jobs()[job] == "Canceled"), repository.jobs()
+
+
+def test_closing_tears_down_what_stands(opened: Result, repository: Harness, emulator: Emulator) -> None:
+    emulator.cloud.store.put("github-comment", "2", {"id": 2, "issue": 99, "body": "-", "edits": 0, "user": {"type": "User"}})
+    closed = repository.pull_request(NUMBER, "closed")
+    assert closed.jobs == {"validate": "success", "teardown": "success"}, closed.trouble
+    assert repository.endpoints() == {}
+
+
+def test_a_fork_runs_everything_offline_and_says_so(repository: Harness, emulator: Emulator) -> None:
+    asked = dict(emulator.hosts_asked)
+    jobs = repository.jobs()
+    fork = repository.pull_request(13, fork=True)
+    assert fork.jobs == {"offline": "success"}, fork.trouble
+    assert "offline, on the emulator" in fork.summary
+    assert "PROMOTE" in fork.summary
+    assert bodies(emulator, 13) == [], "a fork's token may not write"
+    assert emulator.hosts_asked == asked, "a fork asked for something outside its own emulator"
+    assert repository.jobs() == jobs

@@ -1,0 +1,97 @@
+"""The reaper: what has expired goes, what is foreign, unexpired or detached stays; by hand it only lists."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlops.cloud.jobs import DETACHED, KEY, WAITING
+from mlops.cloud.workspace import EXPIRES, MARK, OWNER, PIPELINE, RUN, TARGET, Workspace
+from mlops.core.config import load
+from mlops.emulator import github
+from mlops.emulator.server import Emulator
+from tests.workflows.harness import REPOSITORY, Harness
+
+PAST, FUTURE = (datetime.now(UTC) + timedelta(hours=hours) for hours in (-1, 1))
+
+
+def tags(run: str = f"{REPOSITORY}/7", expires: str = "") -> dict[str, str]:
+    ours = {PIPELINE: MARK, TARGET: "pr", OWNER: "octocat", RUN: run}
+    return ours | ({EXPIRES: expires} if expires else {})
+
+
+ENDPOINTS = {
+    "expired": tags(expires=PAST.isoformat()),
+    "unexpired": tags(expires=FUTURE.isoformat()),
+    "lasting": tags(),
+    "unreadable": tags(expires="soon"),
+    "foreign": {EXPIRES: PAST.isoformat()},
+    "another-repository": tags("octo/other/7", PAST.isoformat()),
+}
+
+
+@pytest.fixture
+def workspace(repository: Harness, emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workspace]:
+    """A session beside the workflows, as the person who owns the workspace."""
+    for name, value in emulator.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        yield Workspace.open(load(repository.tree / "pipeline.toml", "prod"))
+
+
+def endpoint(workspace: Workspace, name: str, its: dict[str, str]) -> None:
+    from azure.ai.ml.entities import ManagedOnlineEndpoint
+
+    workspace.ml.online_endpoints.begin_create_or_update(ManagedOnlineEndpoint(name=name, auth_mode="key", tags=its)).result()
+
+
+def job(workspace: Workspace, code: Path, name: str, run: str, **more: str) -> str:
+    """A job that runs until it is cancelled."""
+    from azure.ai.ml import command
+
+    environment = "azureml://registries/azureml/environments/acft-hf-nlp-gpu/versions/112"
+    made: Any = command(
+        command="sleep 600", code=str(code), environment=environment, compute="cluster", tags={**tags(run), KEY: name, **more}
+    )
+    made.name = name
+    return str(workspace.ml.jobs.create_or_update(made).name)
+
+
+def test_the_reaper(repository: Harness, emulator: Emulator, workspace: Workspace, tmp_path: Path) -> None:
+    from azure.ai.ml.entities import AmlCompute
+
+    for name, its in ENDPOINTS.items():
+        endpoint(workspace, name, its)
+    workspace.ml.compute.begin_create_or_update(AmlCompute(name="cluster", size="Standard_NC24ads_A100_v4", max_instances=9)).result()
+    (tmp_path / "nothing.txt").touch()
+    github.add_workflow_run(emulator.cloud, "7", "completed", "cancelled")
+    github.add_workflow_run(emulator.cloud, "8", "in_progress", None)
+    forgotten = job(workspace, tmp_path, "forgotten", f"{REPOSITORY}/7")
+    others = [
+        job(workspace, tmp_path, "detached", f"{REPOSITORY}/7", **{DETACHED: WAITING}),
+        job(workspace, tmp_path, "active", f"{REPOSITORY}/8"),
+        job(workspace, tmp_path, "of-another", "octo/other/7"),
+        job(workspace, tmp_path, "of-a-laptop", "laptop:/home/me"),
+    ]
+
+    listed = repository.dispatch("schedule.yml", {})
+    assert listed.jobs == {"resume": "success", "reap": "success"}, listed.trouble
+    assert "endpoint expired" in listed.summary
+    assert "job forgotten" in listed.summary
+    assert set(repository.endpoints()) == set(ENDPOINTS), "by hand it only lists"
+    assert not any(name in listed.summary for name in (*others, "foreign", "lasting", "another", "unreadable", "unexpired"))
+
+    reaped = repository.schedule()
+    assert reaped.jobs == {"resume": "success", "reap": "success"}, reaped.trouble
+    assert set(repository.endpoints()) == set(ENDPOINTS) - {"expired"}
+    assert workspace.jobs.get(forgotten).status in ("Canceled", "CancelRequested")
+    assert all(workspace.jobs.get(other).active for other in others)
+    for other in others:
+        workspace.jobs.cancel(other)

@@ -1,0 +1,252 @@
+"""What is asserted about the workflow files without running them: the linters bite, and what no linter knows about our files holds."""
+
+from __future__ import annotations
+
+import fnmatch
+import itertools
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlops.__main__ import STAGES
+from mlops.github.plan import JOBS
+from tests.workflows.conftest import TRUSTED
+from tests.workflows.harness import ROOT, read_workflow
+
+GITHUB = ROOT / ".github"
+WORKFLOWS = sorted((GITHUB / "workflows").glob("*.yml"))
+FILES = {path.name: read_workflow(path) for path in WORKFLOWS}
+ACTIONS = {path.parent.name: read_workflow(path) for path in sorted((GITHUB / "actions").glob("*/action.yml"))}
+PIPELINE = FILES["pipeline.yml"]["jobs"]
+ALL_JOBS = [(name, job_id, job) for name, workflow in FILES.items() for job_id, job in workflow["jobs"].items()]
+STEPS = [(f"{name}/{job_id}", step) for name, job_id, job in ALL_JOBS for step in job.get("steps", ())]
+STEPS += [(name, step) for name, action in ACTIONS.items() for step in action["runs"]["steps"]]
+ON_RUNNERS = [pytest.param(job, id=f"{name}/{job_id}") for name, job_id, job in ALL_JOBS if "runs-on" in job]
+TO_AZURE = re.compile(r"-m mlops (run|rollback|resume|reap)\b")
+
+Tree = Callable[[str, str, str], Path]
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Tree:
+    """A copy of .github with one mistake in it."""
+
+    def plant(file: str, pattern: str, replacement: str) -> Path:
+        shutil.copytree(GITHUB, tmp_path / ".github")
+        subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True)
+        path = tmp_path / ".github" / file
+        text, changed = re.subn(pattern, replacement, path.read_text(), count=1, flags=re.MULTILINE)
+        assert changed or not pattern, f"{pattern} is not in {file}"
+        path.write_text(text)
+        return tmp_path
+
+    return plant
+
+
+def lint(tool: str, root: Path) -> subprocess.CompletedProcess[str]:
+    """Run a linter as ``nox -s lint`` does."""
+    files = [str(path) for path in sorted((root / ".github/workflows").glob("*.yml"))]
+    actions = [str(path) for path in sorted((root / ".github/actions").glob("*/action.yml"))]
+    arguments = {
+        "actionlint": [],
+        "zizmor": ["--offline", "--no-progress", "--persona=pedantic", ".github"],
+        "workflows": ["--builtin-schema", "vendor.github-workflows", *files],
+        "actions": ["--builtin-schema", "vendor.github-actions", *actions],
+        "dependabot": ["--builtin-schema", "vendor.dependabot", str(root / ".github/dependabot.yml")],
+    }
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    program = shutil.which(tool if tool in ("actionlint", "zizmor") else "check-jsonschema", path=path)
+    assert program, f"{tool} is not installed: it comes with the dependency group `workflows`"
+    return subprocess.run(
+        [program, *arguments[tool]], cwd=root, env=os.environ | {"PATH": path, "NO_COLOR": "1"}, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("tool", ["actionlint", "zizmor", "workflows", "actions", "dependabot"])
+def test_the_files_are_clean(tree: Tree, tool: str) -> None:
+    done = lint(tool, tree("dependabot.yml", "", ""))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+MISTAKES = {
+    "a job that does not exist": ("actionlint", "workflows/pipeline.yml", r"needs: validate$", "needs: valid", "does not exist"),
+    "an output that does not exist": ("actionlint", "workflows/pipeline.yml", r"outputs\.state != ", "outputs.stat != ", "stat"),
+    "a job without a time limit": ("actionlint", "workflows/pr.yml", r"^ +timeout-minutes: 60\n", "", "timeout"),
+    "a job without an end": ("actionlint", "workflows/pipeline.yml", r"timeout-minutes: 350", "timeout-minutes: 400", "350"),
+    "a variable that nobody sets": ("actionlint", "workflows/train.yml", r"vars\.AZURE_CLIENT_ID", "vars.AZURE_CLIENT", "azure_client"),
+    "an input that does not exist": ("actionlint", "workflows/train.yml", r"target: prod", "targett: prod", "targett"),
+    "an unquoted variable": ("actionlint", "workflows/pr.yml", r'"\$NUMBER"', "$NUMBER", "SC2086"),
+    "a cron that never comes": ("actionlint", "workflows/schedule.yml", r'"17 \* \* \* \*"', '"77 * * * *"', "cron"),
+    "an action that may change": ("zizmor", "workflows/pr.yml", r"actions/checkout@\S+", "actions/checkout@v7", "unpinned-uses"),
+    "input as code": ("zizmor", "workflows/dispatch.yml", r"run: exec .*", 'run: echo "${{ inputs.target }}"', "template-injection"),
+    "the dangerous trigger": ("zizmor", "workflows/pr.yml", r"pull_request:", "pull_request_target:", "dangerous-triggers"),
+    "permissions for all": ("zizmor", "workflows/train.yml", r"permissions: \{\}", "permissions: write-all", "excessive-permissions"),
+    "a grant without a reason": (
+        "zizmor",
+        "workflows/pr.yml",
+        r"pull-requests: write .*",
+        "pull-requests: write",
+        "undocumented-permissions",
+    ),
+    "no concurrency": ("zizmor", "workflows/train.yml", r"concurrency:\n.*\n.*\n", "", "concurrency-limits"),
+    "a misspelt key": ("workflows", "workflows/pipeline.yml", r"timeout-minutes: 60", "timeout-minute: 60", "timeout-minute"),
+    "a misspelt key of an action": ("actions", "actions/stage/action.yml", r"^outputs:", "output:", "output"),
+    "an interval that is none": ("dependabot", "dependabot.yml", r"interval: weekly", "interval: fortnightly", "fortnightly"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_the_linters_bite(tree: Tree, mistake: str) -> None:
+    tool, file, pattern, replacement, told = MISTAKES[mistake]
+    done = lint(tool, tree(file, pattern, replacement))
+    assert done.returncode != 0
+    assert told in (done.stdout + done.stderr)
+
+
+def stages_of(job: dict[str, Any]) -> list[str]:
+    found = []
+    for step in job["steps"]:
+        if step.get("uses") == "$/.github/actions/stage":
+            first, last = (STAGES.index(step["with"][key]) for key in ("from", "until"))
+            found += STAGES[first : last + 1]
+    return found
+
+
+def test_the_jobs_are_the_stages_in_their_order() -> None:
+    assert [stage for job in PIPELINE.values() for stage in stages_of(job)] == list(STAGES)
+    assert {name: tuple(stages_of(job)) for name, job in PIPELINE.items()} == JOBS
+    names = list(PIPELINE)
+    for before, name in itertools.pairwise(names):
+        assert before in needs(PIPELINE[name]), f"{name} does not wait for {before}"
+
+
+def needs(job: dict[str, Any]) -> list[str]:
+    found = job.get("needs", [])
+    return [found] if isinstance(found, str) else found
+
+
+def test_a_job_that_failed_or_detached_stops_those_behind_it() -> None:
+    for name in ("evaluate-gate", "register", "deploy", "smoke-test", "promote"):
+        condition = PIPELINE[name]["if"]
+        assert "!cancelled() && !failure()" in condition
+        assert "needs.train.outputs.state != 'detached'" in condition
+        assert f"contains(fromJSON(needs.validate.outputs.jobs), '{name}')" in condition
+
+
+def test_teardown_runs_whatever_became_of_the_others() -> None:
+    condition = PIPELINE["teardown"]["if"]
+    assert condition.startswith("${{ always() && needs.validate.result == 'success'")
+    assert "needs.train.outputs.state != 'detached'" in condition, "it would cancel the training"
+    assert "deploy" not in condition
+    assert set(needs(PIPELINE["teardown"])) == set(PIPELINE) - {"teardown"}
+
+
+def test_the_comment_is_written_whatever_became_of_the_pipeline() -> None:
+    job = FILES["pr.yml"]["jobs"]["comment"]
+    assert job["if"].startswith("always() && github.event.action != 'closed'")
+    assert set(needs(job)) == {"pipeline", "offline"}
+
+
+@pytest.mark.parametrize("job", ON_RUNNERS)
+def test_who_may_sign_in_talks_to_azure_and_nobody_else(job: dict[str, Any]) -> None:
+    runs = [str(step.get("run", "")) for step in job["steps"]]
+    talks = any(step.get("uses") == "$/.github/actions/stage" for step in job["steps"])
+    talks = talks or any(TO_AZURE.search(run) and "mlops.emulator" not in run for run in runs)
+    assert (job.get("permissions", {}).get("id-token") == "write") == talks
+    assert ("environment" in job) == talks, "a subject by branch can be had by editing a workflow"
+
+
+def test_a_caller_grants_what_is_asked_for_and_no_more() -> None:
+    asked: dict[str, str] = {}
+    for job in PIPELINE.values():
+        for scope, level in job["permissions"].items():
+            asked[scope] = max(asked.get(scope, ""), level)
+    callers = [job for _, _, job in ALL_JOBS if job.get("uses") == "$/.github/workflows/pipeline.yml"]
+    assert len(callers) == 3
+    assert all(job["permissions"] == asked for job in callers)
+
+
+def test_no_expression_reaches_a_shell() -> None:
+    assert [where for where, step in STEPS if "${{" in str(step.get("run", ""))] == []
+
+
+def test_a_stage_gets_the_signals_itself() -> None:
+    """A cancelled step's process is signalled, not its children: what runs a stage must be that process."""
+    commands = [step["run"] for _, step in STEPS if "-m mlops" in str(step.get("run", ""))]
+    assert len(commands) >= 7
+    assert all(command.startswith("exec ") for command in commands)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_nothing_is_allowed_until_a_job_says_why(name: str) -> None:
+    assert FILES[name]["permissions"] == {}
+    text = (GITHUB / "workflows" / name).read_text()
+    grants = re.findall(r"^ +[a-z-]+: (?:read|write)\b.*$", text, re.MULTILINE)
+    assert all("  # " in grant for grant in grants), grants
+
+
+def test_no_workflow_uses_secrets_or_runs_foreign_code_with_rights() -> None:
+    for path in WORKFLOWS:
+        text = path.read_text()
+        assert not re.search(r"pull_request_target|workflow_run:|secrets[.:\[]", text), path.name
+
+
+@pytest.mark.parametrize("job", ON_RUNNERS)
+def test_every_job_ends_and_leaves_no_credentials(job: dict[str, Any]) -> None:
+    assert 0 < job["timeout-minutes"] <= 350
+    for step in job["steps"]:
+        if str(step.get("uses", "")).startswith("actions/checkout@"):
+            assert step["with"]["persist-credentials"] is False
+
+
+def test_one_pipeline_a_target_and_no_deployment_is_stopped_midway() -> None:
+    groups = {name: FILES[name]["concurrency"] for name in ("train.yml", "dispatch.yml", "pr.yml", "schedule.yml")}
+    assert groups["train.yml"] == {"group": "pipeline-prod", "cancel-in-progress": False}
+    assert "format('pipeline-{0}', inputs.target)" in groups["dispatch.yml"]["group"], "the same group as train.yml's"
+    assert groups["dispatch.yml"]["cancel-in-progress"] is False
+    assert groups["dispatch.yml"]["queue"] == "max", "what was asked for by hand is not replaced by a newer one"
+    assert groups["pr.yml"] == {"group": "pr-${{ github.event.pull_request.number }}", "cancel-in-progress": True}
+    assert groups["schedule.yml"]["cancel-in-progress"] is False
+
+
+def test_promotion_waits_for_the_reviewers_of_its_own_environment() -> None:
+    for name, job in PIPELINE.items():
+        wanted = "promotion-environment" if name == "promote" else "environment"
+        assert job["environment"] == f"${{{{ inputs.{wanted} }}}}"
+    given = FILES["train.yml"]["jobs"]["pipeline"]["with"]
+    assert (given["target"], given["environment"], given["promotion-environment"]) == ("prod", "train", "prod")
+
+
+def test_the_tests_trust_the_environments_that_the_workflows_name() -> None:
+    named = {str(job["environment"]) for _, _, job in ALL_JOBS if "environment" in job and "${{" not in str(job["environment"])}
+    for _, _, job in ALL_JOBS:
+        named |= {str(value) for key, value in job.get("with", {}).items() if key.endswith("environment") and "${{" not in str(value)}
+    assert {subject.rpartition(":")[2] for subject in TRUSTED} == named
+
+
+def test_dispatch_offers_the_jobs_that_there_are() -> None:
+    inputs = FILES["dispatch.yml"]["on"]["workflow_dispatch"]["inputs"]
+    assert inputs["from"]["options"] == inputs["until"]["options"] == list(JOBS)
+
+
+@pytest.mark.parametrize(
+    ("file", "starts"),
+    [
+        ("pipeline.toml", True), ("data/retention.jsonl", True), ("mlops/train.py", True), ("mlops/remote/score.py", True),
+        ("requirements/azure.lock", True), (".github/actions/stage/action.yml", True), (".github/workflows/pipeline.yml", True),
+        ("mlops/emulator/jobs.py", False), ("docs/workflows.md", False), ("tests/test_train.py", False), ("README.md", False),
+    ],
+)  # fmt: skip
+def test_a_push_trains_if_it_changes_what_decides_the_result(file: str, starts: bool) -> None:
+    wanted = False
+    for pattern in FILES["train.yml"]["on"]["push"]["paths"]:
+        if fnmatch.fnmatch(file, pattern.removeprefix("!").replace("**", "*")):
+            wanted = not pattern.startswith("!")
+    assert wanted is starts
