@@ -18,9 +18,11 @@ TORCH = "torch==2.13.0"
 LOCKS = {
     "requirements/azure.lock": ["pyproject.toml"],
     "requirements/lint.lock": ["--group", "lint"],
-    "requirements/local.lock": ["pyproject.toml", "--extra", "local", "--group", "types", "--group", "test", "--group", "weights"],
+    "requirements/local.lock": ["pyproject.toml", "--extra=local", "--group=types", "--group=test", "--group=weights", "--group=workflows"],
 }
 """Lock → what of pyproject.toml is in it. ``azure`` is all that a GitHub runner needs that only talks to Azure."""
+SCHEMAS = {"github-workflows": "workflows/*.yml", "github-actions": "actions/*/action.yml", "dependabot": "dependabot.yml"}
+"""Schema → the files under .github that follow it."""
 LOCAL = Path(".nox/local")
 """One environment for types, tests and the pipeline: it is 2 GB, so there is one of it."""
 STATE = ".mlops/azure"
@@ -29,10 +31,14 @@ STATE = ".mlops/azure"
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Style, formatting, and that the locks fit pyproject.toml."""
+    """Style, formatting, the workflow files, and that the locks fit pyproject.toml."""
     session.install("--quiet", "--no-deps", "--require-hashes", "-r", "requirements/lint.lock")
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
+    session.run("actionlint")
+    session.run("zizmor", "--offline", "--no-progress", "--persona=pedantic", ".github")
+    for schema, files in SCHEMAS.items():
+        session.run("check-jsonschema", "--builtin-schema", f"vendor.{schema}", *sorted(map(str, Path(".github").glob(files))))
     for lock in LOCKS:
         fresh = Path(session.create_tmp(), Path(lock).name).resolve()
         fresh.write_bytes(Path(lock).read_bytes())
@@ -49,8 +55,16 @@ def types(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def tests(session: nox.Session) -> None:
-    """All tests, the whole pipeline among them."""
-    session.run(_local(session), "-m", "pytest", "-n", "2", "--dist", "loadfile", *session.posargs, external=True)
+    """All tests but those of the workflows, the whole pipeline among them."""
+    options = ("-n", "2", "--dist", "loadfile", "--ignore", "tests/workflows")
+    session.run(_local(session), "-m", "pytest", *options, *session.posargs, external=True)
+
+
+@nox.session(venv_backend="none", default=False)
+def workflows(session: nox.Session) -> None:
+    """The GitHub workflows, executed: act as the runner, the emulator as Azure and GitHub."""
+    options = ("-n", "2", "--dist", "loadfile", "tests/workflows")
+    session.run(_local(session), "-m", "pytest", *options, *session.posargs, external=True)
 
 
 @nox.session(venv_backend="none")

@@ -1,4 +1,7 @@
-"""What the documents say is held against what is there. ``pytest tests/test_docs.py --write-docs`` brings the generated parts up to date."""
+"""What the documents say is held against what is there.
+
+``pytest tests/test_docs.py --write-docs`` brings the generated parts up to date.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from mlops.__main__ import STAGES
+from mlops.__main__ import OPERATIONS, STAGES
 from mlops.core.config import json_schema, load
 from mlops.core.reference import markdown
 from mlops.emulator.component.spec import INPUTS
@@ -91,6 +94,8 @@ def test_every_stage_and_fault_that_a_document_names_exists() -> None:
     for path in DOCS:
         text = path.read_text()
         for command in re.findall(r"mlops ([a-z-]+)(?= --|`|\n|  )", text):
-            assert command in {*STAGES, "run", "show", "schema", "evaluate-gate"} or "mlops." in command, f"{path}: mlops {command}"
+            assert command in {*STAGES, *OPERATIONS, "run", "show", "schema", "evaluate-gate"} or "mlops." in command, (
+                f"{path}: mlops {command}"
+            )
         for fault in re.findall(r"--fault '?([a-z0-9-]+)", text):
             assert fault in KNOWN, f"{path}: --fault {fault}"

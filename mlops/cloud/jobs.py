@@ -7,7 +7,10 @@ same work at the same moment ask for the same name: Azure keeps one job, and nob
 
 from __future__ import annotations
 
+import contextlib
+import io
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -208,7 +211,9 @@ class Jobs:
         job.experiment_name = experiment
         job.tags = {**self._workspace.tags, **tags}
         try:
-            with translated(f"submitting the job {display_name}"):
+            # Whether or not it shows progress, the SDK prints a colour code after each upload.
+            aside = contextlib.nullcontext() if sys.stderr.isatty() else contextlib.redirect_stderr(io.StringIO())
+            with translated(f"submitting the job {display_name}"), aside:
                 made = _view(self._workspace.ml.jobs.create_or_update(job))
         except AzureError:
             # Refused, perhaps because somebody was faster: then there is a job of this name now, and theirs can't be changed by us.

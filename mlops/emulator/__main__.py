@@ -64,7 +64,12 @@ def main(argv: Sequence[str] | None = None) -> int:
                 1, f"The emulator can't listen on port {options.port}: {problem.strerror}. Take another --port, or 0 for a free one.\n"
             )
         try:
-            return _serve(emulator, state) if options.action else _run(command, emulator.environment())
+            if options.action:
+                return _serve(emulator, state)
+            status = _run(command, emulator.environment())
+            if options.state is not None:
+                sys.stderr.write(f"The emulator's state is kept. Its MLflow page: {_again(options)}\n")
+            return status
         finally:
             if options.hosts is not None:
                 lines = (f"{host} {'allowed' if allowed else 'refused'}\n" for host, allowed in sorted(emulator.hosts_asked.items()))
@@ -164,6 +169,13 @@ def _serve(emulator: Emulator, state: Path) -> int:
         # Whoever sourced it later would talk to nobody.
         variables.unlink(missing_ok=True)
     return 0
+
+
+def _again(options: argparse.Namespace) -> str:
+    """The command that opens the same state again."""
+    python = Path(sys.executable)
+    shown = python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else python
+    return shlex.join([str(shown), "-m", "mlops.emulator", "serve", "--state", str(options.state)])
 
 
 def _run(command: Sequence[str], environment: Mapping[str, str]) -> int:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import platform
 import sys
 import time
@@ -35,6 +36,7 @@ SCHEMA_VERSION = 1
 def main(argv: Sequence[str] | None = None) -> int:
     """Score and write; every failure is an exception, since a job without results must be a failed job."""
     arguments = _parser().parse_args(argv)
+    os.environ.setdefault("TQDM_DISABLE", "1")  # bars are for terminals, not for logs
     suites = [read("target", arguments.target), read("retention", arguments.retention)]
     device = _device()
     say(f"loading {arguments.model} in {arguments.precision} on {device}")

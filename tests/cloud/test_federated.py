@@ -17,6 +17,7 @@ from mlops.core.errors import CredentialError
 from mlops.emulator import githuboidc
 from mlops.emulator.cloud import Options
 from mlops.emulator.githuboidc import WorkflowRun, job_environment
+from mlops.emulator.identity import federate
 from mlops.emulator.server import Emulator
 
 REPOSITORY = "octo/chat"
@@ -140,7 +141,7 @@ def test_an_immutable_subject_is_another_one(tmp_path: Path, monkeypatch: pytest
         found = re.search(r'"subject": "(repo:octo@\d+/chat@\d+:environment:train)"', raised.value.fix)
         assert found
         # What the message says to create is what helps.
-        githuboidc.identity.federate(emulator.cloud, githuboidc.ISSUER, found[1], githuboidc._public(emulator.cloud))
+        federate(emulator.cloud, githuboidc.ISSUER, found[1], githuboidc._public(emulator.cloud))
         assert checked_credential().get_token(MANAGEMENT_SCOPE)
 
 

@@ -103,3 +103,13 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
         write_atomically(path, "not bytes")  # type: ignore[arg-type]
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failure_is_kept_until_its_own_stage_succeeds(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    assert run.failure() is None
+    run.note_failure("deploy", "It is not healthy.")
+    run.clear_failure("teardown")
+    assert run.failure() == ("deploy", "It is not healthy.")
+    run.clear_failure("deploy")
+    assert run.failure() is None

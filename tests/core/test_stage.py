@@ -9,7 +9,7 @@ import pytest
 
 from mlops.core import stage
 from mlops.core.config import Config
-from mlops.core.errors import JobFailed, Rejected
+from mlops.core.errors import Detached, JobFailed, Rejected
 from mlops.core.records import Judged, Verdict
 from mlops.core.run import Run
 
@@ -71,3 +71,21 @@ def test_a_termination_is_an_interrupt() -> None:
 
     assert stage.run(terminate, []) == 130
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_settings_come_from_the_environment_too_and_the_command_line_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLOPS_SET", "endpoint.name=one\n\n training.experiment=two ")
+    assert stage.parser("").parse_args([]).set == ["endpoint.name=one", "training.experiment=two"]
+    given = stage.parser("").parse_args(["--set", "endpoint.name=three"]).set
+    assert given == ["endpoint.name=one", "training.experiment=two", "endpoint.name=three"]
+    assert stage.parser("").parse_args([]).set == ["endpoint.name=one", "training.experiment=two"]
+
+
+def test_a_training_that_goes_on_without_us_is_no_failure(capsys: pytest.CaptureFixture[str]) -> None:
+    def detach() -> int:
+        raise Detached("The job goes on.")
+
+    assert stage.guarded(detach) == 0
+    told = capsys.readouterr()
+    assert "The job goes on." in told.err
+    assert "error" not in told.err

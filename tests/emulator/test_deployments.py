@@ -16,7 +16,7 @@ from azure.ai.ml.entities import ManagedOnlineDeployment, ManagedOnlineEndpoint,
 from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
 from azure.identity import DefaultAzureCredential
 
-from mlops.emulator import blobs
+from mlops.emulator import blobs, instances
 from mlops.emulator.identity import MANAGEMENT, issue
 from mlops.emulator.server import Emulator
 
@@ -271,7 +271,8 @@ def test_a_busy_deployment_is_left_alone_until_it_is_ready(ask: Ask, good: str, 
     for method, path in (("PUT", "shop/deployments/busy"), ("DELETE", "shop/deployments/busy"), ("DELETE", "shop")):
         answer = ask(method, path, body(good) if method == "PUT" else None)
         assert (answer.status_code, answer.json()["error"]["code"]) == (409, "Conflict")
-    while client.online_deployments.get("busy", "shop").provisioning_state != "Succeeded":
+    while (state := client.online_deployments.get("busy", "shop").provisioning_state) != "Succeeded":
+        assert state == "Creating"
         time.sleep(0.1)
     client.online_deployments.begin_delete("busy", "shop").result()
     assert containers(emulator, "busy") == []
@@ -286,16 +287,20 @@ def test_a_container_that_dies_is_started_once_more(client: MLClient, good: str,
         headers = {"Authorization": f"Bearer {key}", "azureml-model-deployment": "mortal"}
         return requests.post("https://shop.eastus.inference.ml.azure.com/score", json=payload, headers=headers, timeout=120).status_code
 
+    instance = instances.find(emulator.cloud, "shop/mortal")
+    assert instance is not None
     first = containers(emulator, "mortal")
     os.kill(first[0], signal.SIGKILL)
-    while containers(emulator, "mortal") in ([], first):
+    while (second := containers(emulator, "mortal")) in ([], first):
+        assert not instance.gave_up
         time.sleep(0.1)
     assert status() == 200, "a request waits until the container is ready again"
-    os.kill(containers(emulator, "mortal")[0], signal.SIGKILL)
-    while "restarts left: 0" not in client.online_deployments.get_logs("mortal", "shop", lines=5):
+    os.kill(second[0], signal.SIGKILL)
+    while not instance.gave_up:
+        assert containers(emulator, "mortal") in ([], second)
         time.sleep(0.1)
     assert containers(emulator, "mortal") == []
-    assert "exit code 137; restarts left: 1" in client.online_deployments.get_logs("mortal", "shop", lines=500)
+    assert "exit code 137; restarts left: 0" in client.online_deployments.get_logs("mortal", "shop", lines=500)
     assert status() == 503
     client.online_deployments.begin_delete("mortal", "shop").result()
 

@@ -196,6 +196,7 @@ def test_several_requests_at_once_leave_the_liveness_probe_free(score: Score, cl
         blue = instances.find(emulator.cloud, "talk/blue")
         assert blue is not None
         while blue.in_flight < 4:
+            assert not any(future.done() for future in waiting)
             time.sleep(0.02)
         extra = score()
         assert (extra.status_code, extra.text) == (429, "Too many pending requests.")

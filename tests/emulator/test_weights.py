@@ -190,7 +190,7 @@ def test_a_gguf_file_becomes_the_model_it_was_made_from(cache: Path, tmp_path: P
 
 
 def test_mlmodel_carries_the_tags_and_the_digest(cache: Path) -> None:
-    import yaml  # type: ignore[import-untyped]
+    import yaml
 
     folder = standin("tiny-phi3", cache)
     metadata = yaml.safe_load((folder / "MLmodel").read_text())["metadata"]

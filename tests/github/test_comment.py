@@ -28,7 +28,7 @@ def run(tmp_path: Path) -> Run:
 def samples(run: Run, role: str, answer: str) -> None:
     """Give a model an answer to show."""
     evaluated = run.read(Evaluated)
-    scores = evaluated.models[role].model_copy(update={"samples": (Sample(prompt="Why | how?", answer=answer),)})  # type: ignore[index]
+    scores = evaluated.models[role].model_copy(update={"samples": (Sample(prompt="Why | how?", answer=answer),)})
     run.write(evaluated.model_copy(update={"models": {**evaluated.models, role: scores}}))
 
 

@@ -81,18 +81,23 @@ class Harness:
         emulator: with ``Options.github`` set.
         folder: for the repository's tree, artifacts and act's caches.
         source: the repository whose files are run.
+        project: what ``source`` names this project by (``OWNER/NAME@REF``), where it is another repository that calls it.
     """
 
-    def __init__(self, emulator: Emulator, folder: Path, source: Path = ROOT) -> None:
+    def __init__(self, emulator: Emulator, folder: Path, source: Path = ROOT, project: str = "") -> None:
         self.emulator = emulator
         self.tree = folder / "tree"
         self.artifacts = folder / "artifacts"
         self._folder = folder
+        self._project = project
         self._runs = 100
         copy_tree(source, self.tree)
-        if source == ROOT:
-            shutil.copyfile(Path(__file__).parent / "pipeline.toml", self.tree / "pipeline.toml")
-        for path in sorted((self.tree / ".github").rglob("*.yml")):
+        shutil.copyfile(Path(__file__).parent / "pipeline.toml", self.tree / "pipeline.toml")
+        self._files = sorted((self.tree / ".github").rglob("*.yml"))
+        if project:
+            copy_tree(ROOT, folder / "project")
+            self._files += sorted((folder / "project" / ".github").rglob("*.yml"))
+        for path in self._files:
             self._adapt(path)
         make_repository(self.tree)
 
@@ -245,7 +250,7 @@ class Harness:
             "ARTIFACT_STORE": str(self.artifacts),
             "DOUBLES": str(DOUBLES),
             "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": str(self.tree) if (self.tree / "mlops").is_dir() else str(ROOT),
+            "PYTHONPATH": str(ROOT) if self._project else "",
         }
         command = [act, event, "--json", "-C", str(self.tree), "-W", str(self.tree / ".github/workflows" / workflow), "-e", str(payload)]
         command += [
@@ -273,13 +278,14 @@ class Harness:
     def _repositories(self) -> dict[str, Path]:
         """owner/name@ref → the folder that stands for it, for every action that is used."""
         found: dict[str, Path] = {}
-        for path in (self.tree / ".github").rglob("*.yml"):
+        for path in self._files:
             for match in re.finditer(r"uses: *['\"]?" + USES.pattern, path.read_text()):
                 repository, ref = match["repository"], match["ref"].strip("'\"")
                 if repository == "actions/checkout":
                     continue
-                place = DOUBLES / repository.partition("/")[2]
-                assert (place / "action.yml").is_file(), f"{path.name} uses {repository}, which has no double"
+                ours = f"{repository}@{ref}" == self._project
+                place = self._folder / "project" if ours else DOUBLES / repository.partition("/")[2]
+                assert ours or (place / "action.yml").is_file(), f"{path.name} uses {repository}, which has no double"
                 found[f"{repository}@{ref}"] = place
         return found
 
@@ -287,18 +293,25 @@ class Harness:
         """Put into a copy what act leaves out, and take out what it rejects."""
         document = read_workflow(path)
         for job in document.get("jobs", {}).values():
-            _local_uses(job)
+            self._here(job)
             if "runs-on" in job:
                 self._grant(job)
             for step in job.get("steps", ()):
-                _local_uses(step)
+                self._here(step)
                 if str(step.get("uses", "")).startswith("actions/checkout@"):
                     step["with"].pop("ref", None)
         for step in document.get("runs", {}).get("steps", ()):
-            _local_uses(step)
+            self._here(step)
         if isinstance(document.get("concurrency"), dict):
             document["concurrency"].pop("queue", None)
         write_workflow(path, document)
+
+    def _here(self, holder: dict[str, Any]) -> None:
+        """``$/x`` is the repository that a file lies in; act does not know it."""
+        if str(holder.get("uses", "")).startswith("$/"):
+            repository, _, ref = self._project.partition("@")
+            inner = holder["uses"][2:]
+            holder["uses"] = f"{repository}/{inner}@{ref}" if self._project else f"./{inner}"
 
     def _grant(self, job: dict[str, Any]) -> None:
         """What the job's permissions give it: an identity with the subject of its environment, and a token."""
@@ -369,11 +382,6 @@ def until(condition: Callable[[], bool], seconds: float = 180.0) -> bool:
             return False
         time.sleep(0.1)
     return True
-
-
-def _local_uses(holder: dict[str, Any]) -> None:
-    if str(holder.get("uses", "")).startswith("$/"):
-        holder["uses"] = "./" + holder["uses"][2:]
 
 
 def _note(result: Result, line: str) -> None:

@@ -111,7 +111,7 @@ def test_the_linters_bite(tree: Tree, mistake: str) -> None:
 
 
 def stages_of(job: dict[str, Any]) -> list[str]:
-    found = []
+    found: list[str] = []
     for step in job["steps"]:
         if step.get("uses") == "$/.github/actions/stage":
             first, last = (STAGES.index(step["with"][key]) for key in ("from", "until"))

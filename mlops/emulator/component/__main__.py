@@ -13,6 +13,7 @@ import os
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -37,6 +38,8 @@ ENVIRONMENT = {
     "OMP_WAIT_POLICY": "PASSIVE",
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_OFFLINE": "1",
+    "TQDM_DISABLE": "1",  # bars are for terminals, not for logs
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 
@@ -49,6 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    # Said by transformers about what peft calls; nothing a reader of the job's log could mend.
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
     start = time.monotonic()
     try:
         importlib.import_module(f"mlops.emulator.component.{STEPS[arguments[0]]}").run(Step.read(Path(arguments[1])))

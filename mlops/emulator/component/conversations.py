@@ -51,7 +51,7 @@ def _files(path: Path) -> list[Path]:
 
 def _mltable(folder: Path) -> list[Path]:
     """The files that an MLTable names. Its transformations are not followed: a file's suffix says how to read it."""
-    import yaml  # type: ignore[import-untyped]
+    import yaml
 
     try:
         entries = yaml.safe_load((folder / "MLTable").read_text(encoding="utf-8"))["paths"]

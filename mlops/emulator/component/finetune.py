@@ -40,9 +40,7 @@ def run(step: Step) -> None:
 
     import torch
     from transformers import AutoTokenizer, set_seed
-    from transformers.utils import logging
 
-    logging.disable_progress_bar()
     threads = int(os.environ.get("OMP_NUM_THREADS", "2"))
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(settings.full_determinism)
@@ -58,7 +56,6 @@ def run(step: Step) -> None:
         f"{settings.batch_rows} rows, {threads} threads, 32 bits"
     )
     progress = training.run()
-    # The tokenizer first: the model's own generation settings and template files are written over nothing.
     tokenizer.save_pretrained(output)
     save_final(model, output, settings.lora)
     _properties(progress, metadata["model_name"], settings, preprocessed)

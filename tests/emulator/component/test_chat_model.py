@@ -160,7 +160,7 @@ def test_an_unmerged_adapter_answers_as_the_merged_one(trained: Callable[..., Pa
 
 
 def test_the_model_has_no_signature_no_pickle_and_the_digest_of_its_weights(folder: Path) -> None:
-    import yaml  # type: ignore[import-untyped]
+    import yaml
 
     document = yaml.safe_load((folder / "MLmodel").read_text())
     assert "signature" not in document
