@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,9 @@ SETTLED = frozenset({"Succeeded", "Failed", "Canceled"})
 """Provisioning states in which nothing goes on."""
 LOG_LINES = 200
 PROGRESS_S = 15.0
+BUSY_S = 1800.0
+"""How long a deletion waits for what else goes on at an endpoint; a deployment that never gets healthy ends by itself within that."""
+BUSY_PAUSE_S = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,20 +236,14 @@ class Endpoints:
                 "move the traffic first (`mlops promote`), or delete the whole endpoint",
             )
         console.info(f"  deleting deployment {deployment} of {endpoint}")
-        try:
-            with translated(f"deleting deployment {deployment}", f"run `az ml online-deployment delete -n {deployment} -e {endpoint}`"):
-                _wait(self._workspace.ml.online_deployments.begin_delete(deployment, endpoint), f"deletion of {deployment}")
-        except NotFound:
-            return
+        with translated(f"deleting deployment {deployment}", f"run `az ml online-deployment delete -n {deployment} -e {endpoint}`"):
+            _delete(lambda: self._workspace.ml.online_deployments.begin_delete(deployment, endpoint), f"deletion of {deployment}")
 
     def delete(self, endpoint: str) -> None:
         """Delete an endpoint with all of its deployments and wait until it is gone."""
         console.info(f"  deleting endpoint {endpoint}")
-        try:
-            with translated(f"deleting endpoint {endpoint}", f"run `az ml online-endpoint delete -n {endpoint}`"):
-                _wait(self._workspace.ml.online_endpoints.begin_delete(endpoint), f"deletion of {endpoint}")
-        except NotFound:
-            return
+        with translated(f"deleting endpoint {endpoint}", f"run `az ml online-endpoint delete -n {endpoint}`"):
+            _delete(lambda: self._workspace.ml.online_endpoints.begin_delete(endpoint), f"deletion of {endpoint}")
 
     def scorer(self, endpoint: EndpointView, timeout_s: float) -> Scorer:
         """Send requests to an endpoint."""
@@ -291,6 +288,27 @@ def _wait(poller: Any, what: str, timeout_s: float = 3600.0) -> None:
                 raise AzureError(f"The operation on {what} has not ended after {took / 60:.0f} minutes.", "look at it in the studio")
             console.info(f"  {what}: {poller.status()} after {took:.0f} s")
     poller.result()
+
+
+def _delete(begin: Callable[[], Any], what: str) -> None:
+    """Delete, and take it for done where nothing is there.
+
+    What somebody else is still making (a run that was cancelled while it deployed) can't be deleted before that has ended: the service says
+    409 until then, so it is asked again, for :data:`BUSY_S` at most.
+    """
+    from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
+
+    deadline = time.monotonic() + BUSY_S
+    while True:
+        try:
+            return _wait(begin(), what)
+        except ResourceNotFoundError:
+            return None
+        except HttpResponseError as problem:
+            if problem.status_code != 409 or time.monotonic() >= deadline:
+                raise
+            console.info(f"  {what}: something else goes on there; trying again in {BUSY_PAUSE_S:.0f} s")
+        time.sleep(BUSY_PAUSE_S)
 
 
 def _endpoint(entity: Any) -> EndpointView:

@@ -24,6 +24,9 @@ from mlops.emulator.errors import AzureFault
 
 __all__ = ["Server", "of", "shutdown", "startup"]
 
+KIND = {"key": "mlflow.experimentKind", "value": "custom_model_development"}
+"""Tag that makes MLflow's page open an experiment at its runs, not at the traces of an application."""
+
 API = "/api/2.0/mlflow/"
 POLL_S = 0.1
 
@@ -101,7 +104,7 @@ class Server:
         if response.is_success:
             found: str = response.json()["experiment"]["experiment_id"]
             return found
-        made: str = (await self.call("POST", "experiments/create", {"name": name}))["experiment_id"]
+        made: str = (await self.call("POST", "experiments/create", {"name": name, "tags": [KIND]}))["experiment_id"]
         return made
 
     def link(self, cloud: Cloud, experiment: str, uuid: str, run: str) -> None:

@@ -75,7 +75,7 @@ def test_a_cancelled_run_leaves_nothing(opened: Result, repository: Harness) -> 
                     os.kill(process, signal.SIGINT)
 
     cancelled = repository.pull_request(NUMBER, "synchronize", during=cancel)
-    assert (cancelled.jobs["deploy"], cancelled.jobs["teardown"]) == ("failure", "success"), cancelled.jobs
+    assert (cancelled.jobs["deploy"], cancelled.jobs["teardown"]) == ("failure", "success"), cancelled.trouble
     assert "Interrupted" in cancelled.log
     assert repository.endpoints() == {}
 
@@ -92,6 +92,7 @@ def test_a_cancelled_run_cancels_its_training(opened: Result, repository: Harnes
 
     cancelled = repository.pull_request(NUMBER, "synchronize", during=cancel)
     assert (cancelled.jobs["train"], cancelled.jobs["teardown"]) == ("failure", "success")
+    repository.set(r"^learning_rate = .*", "learning_rate = 0.01")
     (job,) = set(repository.jobs()) - before
     assert until(lambda: repository.jobs()[job] == "Canceled"), repository.jobs()
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from mlops.__main__ import STAGES
+from mlops.__main__ import STAGES, main
 from mlops.github.plan import JOBS
 from tests.workflows.conftest import TRUSTED
 from tests.workflows.harness import ROOT, read_workflow
@@ -184,6 +184,17 @@ def test_a_stage_gets_the_signals_itself() -> None:
     assert all(command.startswith("exec ") for command in commands)
 
 
+def test_the_commands_that_are_called_have_these_options(capsys: pytest.CaptureFixture[str]) -> None:
+    commands = [re.findall(r"-m mlops (.*)", step["run"])[-1].split() for _, step in STEPS if "-m mlops" in str(step.get("run"))]
+    assert {command[0] for command in commands} == {"run", "plan", "comment", "rollback", "resume", "reap"}
+    for name, *options in commands:
+        with pytest.raises(SystemExit):
+            main([name, "--help"])
+        told = capsys.readouterr().out
+        for option in options:
+            assert not option.startswith("--") or option in told, f"mlops {name} has no {option}"
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_nothing_is_allowed_until_a_job_says_why(name: str) -> None:
     assert FILES[name]["permissions"] == {}
@@ -222,6 +233,8 @@ def test_promotion_waits_for_the_reviewers_of_its_own_environment() -> None:
         assert job["environment"] == f"${{{{ inputs.{wanted} }}}}"
     given = FILES["train.yml"]["jobs"]["pipeline"]["with"]
     assert (given["target"], given["environment"], given["promotion-environment"]) == ("prod", "train", "prod")
+    given = FILES["pr.yml"]["jobs"]["pipeline"]["with"]
+    assert (given["target"], given["environment"], given["promotion-environment"]) == ("pr", "pr", "pr")
 
 
 def test_the_tests_trust_the_environments_that_the_workflows_name() -> None:

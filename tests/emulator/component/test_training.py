@@ -115,7 +115,7 @@ SCHEDULES = ("linear", "cosine", "cosine_with_restarts", "polynomial", "constant
     [
         *(({"lr_scheduler_type": name, "warmup_steps": "2"}, {"lr_scheduler_type": name, "warmup_steps": 2}) for name in SCHEDULES),
         (
-            {"per_device_train_batch_size": "2", "gradient_accumulation_steps": "3", "num_train_epochs": "3", "weight_decay": "0.1"},
+            {"per_device_train_batch_size": "2", "gradient_accumulation_steps": "3", "num_train_epochs": "3", "weight_decay": "10"},
             {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 3, "num_train_epochs": 3},
         ),
         ({"per_device_eval_batch_size": "3", "max_steps": "11"}, {"per_device_eval_batch_size": 3, "max_steps": 11}),
