@@ -24,7 +24,7 @@ from mlops.cloud.jobs import KEY, JobInput, JobView
 from mlops.core import console, stage
 from mlops.core.config import Config
 from mlops.core.errors import AzureError, EvidenceError, MlopsError
-from mlops.core.records import Evaluated, ModelScores, Sample, Suite, Trained, Validated
+from mlops.core.records import Evaluated, ModelScores, Registered, Sample, Suite, Trained, Validated
 from mlops.core.run import Run, file_sha256
 
 if TYPE_CHECKING:
@@ -87,14 +87,17 @@ def evaluate(config: Config, run: Run, workspace: Workspace) -> Evaluated:
     """
     validated, trained = run.read(Validated), run.read(Trained)
     version = evaluation_version(config, validated)
-    endpoint = config.evaluation.champion_endpoint or config.endpoint.name
+    endpoint = config.champion_endpoint
     champion = workspace.endpoints.live_model(endpoint)
+    before = run.find(Evaluated)
+    if before is not None and before.evaluation_version == version and champion is not None and _promoted_before(run, champion):
+        console.info(f"  {endpoint} serves this very candidate: what was evaluated before it was promoted stands, nothing to do")
+        return before
     models: dict[Role, str] = {"candidate": trained.model_output, "base": validated.base_model}
     if champion is not None:
         models["champion"] = champion
     subjects = [_Subject(role, model, evaluation_key(model, validated, version)) for role, model in models.items()]
 
-    before = run.find(Evaluated)
     if before is not None and before.evaluation_version == version and {r: m.model for r, m in before.models.items()} == models:
         console.info("  evaluated already, with the same models, suites, code and settings: nothing to do")
         return before
@@ -111,6 +114,13 @@ def evaluate(config: Config, run: Run, workspace: Workspace) -> Evaluated:
     )
     _tell(record)
     return run.write(record)
+
+
+def _promoted_before(run: Run, champion: str) -> bool:
+    """Whether what is live is what this run has registered: its own candidate must not become the champion that it is held against."""
+    registered = run.find(Registered)
+    # A registration that no longer fits the training in this run directory is not found.
+    return registered is not None and registered.model.lower() == champion.lower()
 
 
 def evaluation_version(config: Config, validated: Validated) -> str:

@@ -45,7 +45,8 @@ def promote(config: Config, run: Run, workspace: Workspace) -> Promoted:
             return record
         now = before
     else:
-        _same_champion(run.read(Evaluated), workspace.endpoints.live_model(deployed.endpoint), deployed.endpoint)
+        champion = workspace.endpoints.live_model(config.champion_endpoint)
+        _same_champion(run.read(Evaluated), champion, config.champion_endpoint)
         now = _switched(config, workspace, before, deployed, previous)
         steps.append(_moving(now.traffic))
         console.info(f"  {new} is live on {deployed.endpoint}; before: {_moving(before.traffic) or 'nothing'}")

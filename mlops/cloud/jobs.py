@@ -111,7 +111,7 @@ class Jobs:
                 code=str(code),
                 command=command,
                 inputs={
-                    name: given.path if given.type in _LITERALS else Input(type=given.type, path=_asset_path(given.path))
+                    name: given.path if given.type in _LITERALS else Input(type=given.type, path=given.path)
                     for name, given in inputs.items()
                 },
                 outputs={name: Output(type=kind, mode="rw_mount") for name, kind in outputs.items()},
@@ -248,11 +248,6 @@ def _name(name_hint: str, key: str, attempt: int) -> str:
     """A job's name: letters, digits, ``-`` and ``_`` only, as the service wants it."""
     hint = re.sub(r"[^a-z0-9]+", "-", name_hint.lower()).strip("-")
     return f"mlops-{hint}-{key[:16]}-{attempt}"
-
-
-def _asset_path(path: str) -> str:
-    """The SDK takes a full ARM id for a local path unless it has its prefix."""
-    return f"azureml:{path}" if path.startswith("/subscriptions/") else path
 
 
 def _view(job: Any) -> JobView:

@@ -186,6 +186,11 @@ class Config(Tables):
     file: str = Field("pipeline.toml", description="where it was read from", exclude=True)
     overridden: tuple[str, ...] = Field((), description="dotted keys given with --set", exclude=True)
 
+    @property
+    def champion_endpoint(self) -> str:
+        """The endpoint whose live model is the champion."""
+        return self.evaluation.champion_endpoint or self.endpoint.name
+
 
 class _Document(Table):
     """The file: defaults, and targets that differ from them."""

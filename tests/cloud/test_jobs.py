@@ -9,7 +9,7 @@ import pytest
 
 from mlops.cloud import watch
 from mlops.cloud.errors import NotFound
-from mlops.cloud.jobs import KEY, JobInput, Jobs, JobView, _asset_path, _name
+from mlops.cloud.jobs import KEY, JobInput, Jobs, JobView, _name
 from mlops.cloud.outputs import _inside
 from mlops.cloud.watch import Watch
 from mlops.cloud.workspace import Workspace
@@ -217,12 +217,6 @@ def test_only_completed_is_completed(status: str, error: type[Exception], settin
 
 def test_names_are_such_as_the_service_takes() -> None:
     assert _name("Smoke: the Candidate!", "0123456789abcdef" * 4, 2) == "mlops-smoke-the-candidate-0123456789abcdef-2"
-
-
-def test_a_full_id_gets_the_prefix_without_which_it_would_be_a_local_path() -> None:
-    assert _asset_path("/subscriptions/s/models/m") == "azureml:/subscriptions/s/models/m"
-    assert _asset_path("/data/file.jsonl") == "/data/file.jsonl"
-    assert _asset_path("azureml://jobs/j/outputs/o") == "azureml://jobs/j/outputs/o"
 
 
 @pytest.mark.parametrize("name", ["../out.txt", "a/../../out.txt", "/etc/passwd", "", "."])

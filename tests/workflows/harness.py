@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[2]
 DOUBLES = Path(__file__).parent / "doubles"
 REPOSITORY = "octo/chat"
 COORDINATES = ("AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_SUBSCRIPTION_ID", "AZUREML_RESOURCE_GROUP", "AZUREML_WORKSPACE")
-LIMIT_S = 420.0
+LIMIT_S = 900.0
 USES = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(?P<sub>/[^@\s]+)?@(?P<ref>\S+)")
 
 
@@ -365,6 +365,16 @@ def write_workflow(path: Path, document: dict[str, Any]) -> None:
     path.write_text(yaml.safe_dump(document, sort_keys=False, width=1000))
 
 
+def cancel_step(words: str) -> None:
+    """Signal a step's process as the runner does when a run is cancelled: SIGINT, after 7.5 s SIGTERM, after another 2.5 s SIGKILL."""
+    for number, patience in ((signal.SIGINT, 7.5), (signal.SIGTERM, 2.5), (signal.SIGKILL, 5.0)):
+        for process in step_processes(words):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, number)
+        if until(lambda: not list(step_processes(words)), patience):
+            return
+
+
 def step_processes(words: str) -> Iterator[int]:
     """Processes of ours whose command line holds these words, e.g. ``-m mlops run --from deploy``."""
     for folder in Path("/proc").glob("[0-9]*"):
@@ -400,4 +410,4 @@ def _note(result: Result, line: str) -> None:
         result.summary += entry["content"] + "\n"
 
 
-__all__ = ["ROOT", "Harness", "Result", "commit", "read_workflow", "step_processes", "until"]
+__all__ = ["ROOT", "Harness", "Result", "cancel_step", "commit", "read_workflow", "until"]

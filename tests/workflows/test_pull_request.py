@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
-
 import pytest
 
 from mlops.emulator import github
 from mlops.emulator.server import Emulator
-from tests.workflows.harness import Harness, Result, step_processes, until
+from tests.workflows.harness import Harness, Result, cancel_step, until
 
 NUMBER = 12
 
@@ -70,9 +66,7 @@ def test_a_cancelled_run_leaves_nothing(opened: Result, repository: Harness) -> 
 
     def cancel(_result: Result) -> None:
         if until(lambda: any(repository.endpoints().values())):
-            for process in step_processes("-m mlops run --from deploy"):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(process, signal.SIGINT)
+            cancel_step("-m mlops run --from deploy")
 
     cancelled = repository.pull_request(NUMBER, "synchronize", during=cancel)
     assert (cancelled.jobs["deploy"], cancelled.jobs["teardown"]) == ("failure", "success"), cancelled.trouble
@@ -86,9 +80,7 @@ def test_a_cancelled_run_cancels_its_training(opened: Result, repository: Harnes
 
     def cancel(_result: Result) -> None:
         if until(lambda: "Running" in [status for job, status in repository.jobs().items() if job not in before]):
-            for process in step_processes("-m mlops run --from train"):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(process, signal.SIGTERM)
+            cancel_step("-m mlops run --from train")
 
     cancelled = repository.pull_request(NUMBER, "synchronize", during=cancel)
     assert (cancelled.jobs["train"], cancelled.jobs["teardown"]) == ("failure", "success")
