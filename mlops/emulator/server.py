@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-import importlib.util
 import socket
 import threading
 from pathlib import Path
@@ -66,6 +65,7 @@ class Emulator:
         self._thread.start()
         self._ready.wait()
         if self._failure is not None:
+            self._thread.join()  # a loop that is just closing can't be told to stop
             raise self._failure
         return self
 
@@ -97,9 +97,7 @@ class Emulator:
         github = bool(self.cloud.options.github)
         names = (*MODULES, *(GITHUB_MODULES if github else ()))
         hosts = (*HOSTS, *(GITHUB_HOSTS if github else ()))
-        modules = [
-            importlib.import_module(f"mlops.emulator.{name}") for name in names if importlib.util.find_spec(f"mlops.emulator.{name}")
-        ]
+        modules = [importlib.import_module(f"mlops.emulator.{name}") for name in names]
         identity = importlib.import_module("mlops.emulator.identity")
         routes: list[Route] = [*operations.ROUTES, *(route for module in modules for route in module.ROUTES)]
         listener = socket.socket()
