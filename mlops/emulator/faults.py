@@ -75,11 +75,6 @@ class Faults:
         for spec in specs:
             self.order(spec)
 
-    @classmethod
-    def parse(cls, specs: Iterable[str]) -> Faults:
-        """Read orders from the command line; raises as the constructor does."""
-        return cls(specs)
-
     def order(self, spec: str) -> None:
         """Add one fault; raises as the constructor does."""
         match = _ORDER.fullmatch(spec.strip())

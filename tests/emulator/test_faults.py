@@ -37,7 +37,7 @@ def order(emulator: Emulator) -> Iterator[Faults]:
     ],
 )
 def test_an_order_is_used_up(spec: str, name: str, subject: str, times: int) -> None:
-    faults = Faults.parse([spec])
+    faults = Faults([spec])
     assert [faults.take(name, subject) for _ in range(times + 1)] == [True] * times + [False]
 
 

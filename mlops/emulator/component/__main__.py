@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import sys
 import time
 import traceback
@@ -18,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mlops.core import console
+from mlops.emulator import libraries
 from mlops.emulator.component.failures import StepError
 from mlops.emulator.component.step import Step
 
@@ -32,17 +32,6 @@ STEPS = {
 }
 """Node → the module here that does its work. Each is imported when it runs: only two of them need torch."""
 
-ENVIRONMENT = {
-    "OMP_NUM_THREADS": "2",
-    # Spinning threads starve their neighbours (and a neighbour's then starve us).
-    "OMP_WAIT_POLICY": "PASSIVE",
-    "TOKENIZERS_PARALLELISM": "false",
-    "HF_HUB_OFFLINE": "1",
-    "TQDM_DISABLE": "1",  # bars are for terminals, not for logs
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-}
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a step; returns its exit code."""
@@ -50,8 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if len(arguments) != 2 or arguments[0] not in STEPS:
         console.error(f"usage: python -m mlops.emulator.component {{{','.join(STEPS)}}} SPEC.json")
         return 2
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    libraries.configure()
     # Said by transformers about what peft calls; nothing a reader of the job's log could mend.
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
     start = time.monotonic()

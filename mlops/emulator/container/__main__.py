@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import resource
 import socket
 import sys
@@ -22,19 +21,9 @@ from typing import Any
 
 from mlops.core import console
 from mlops.core.run import write_atomically
+from mlops.emulator import libraries
 
 __all__ = ["main"]
-
-ENVIRONMENT = {
-    "OMP_NUM_THREADS": "2",
-    # Spinning threads starve the thread that answers liveness probes.
-    "OMP_WAIT_POLICY": "PASSIVE",
-    "TOKENIZERS_PARALLELISM": "false",
-    "HF_HUB_OFFLINE": "1",
-    "TQDM_DISABLE": "1",  # bars are for terminals, not for logs
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,8 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--max-concurrent", type=int, default=1, metavar="N", help="maxConcurrentRequestsPerInstance (default 1)")
     parser.add_argument("--request-timeout-ms", type=int, default=5000, metavar="N", help="requestTimeout (default 5000)")
     arguments = parser.parse_args(argv)
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    libraries.configure()
     try:
         model = _load(arguments.model)
     except Exception:
