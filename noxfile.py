@@ -1,4 +1,4 @@
-"""What can be done here, each as one command: ``nox -s NAME``. Without a name: lint, types, tests."""
+"""What can be done here, each as one command: ``nox -s NAME``. Without a name: lint, types, tests, workflows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import nox
 
 nox.needs_version = ">=2024.10.9"
-nox.options.sessions = ["lint", "types", "tests"]
+nox.options.sessions = ["lint", "types", "tests", "workflows"]
 nox.options.reuse_existing_virtualenvs = True
 nox.options.error_on_external_run = True
 
@@ -60,7 +60,7 @@ def tests(session: nox.Session) -> None:
     session.run(_local(session), "-m", "pytest", *options, *session.posargs, external=True)
 
 
-@nox.session(venv_backend="none", default=False)
+@nox.session(venv_backend="none")
 def workflows(session: nox.Session) -> None:
     """The GitHub workflows, executed: act as the runner, the emulator as Azure and GitHub."""
     options = ("-n", "2", "--dist", "loadfile", "tests/workflows")

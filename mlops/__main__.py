@@ -177,7 +177,7 @@ def _show(argv: Sequence[str]) -> int:
 
 
 def _lines(record: Record) -> list[str]:
-    content = {key: value for key, value in describe(record).items() if key not in ("schema_version", "made_at", "inputs")}
+    content = {key: value for key, value in describe(record).items() if key not in ("schema_version", "made_at", "inputs", "self_test")}
     width = max(len(key) for key in content)
     lines = []
     for key, value in content.items():

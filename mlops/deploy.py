@@ -1,4 +1,4 @@
-"""Put the registered model on the endpoint as a new deployment that takes no traffic yet. Needs the gate's PROMOTE.
+"""Put the registered model on the endpoint as a new deployment that takes no traffic yet. Only what the gate lets through.
 
 python -m mlops.deploy --target local
 """
@@ -30,11 +30,11 @@ def deploy(config: Config, run: Run, workspace: Workspace) -> Deployed:
     """Make the endpoint if there is none, make the deployment at 0 %, wait until it is healthy.
 
     Raises:
-        NotPromoted: the gate doesn't say PROMOTE.
+        NotPromoted: the gate does not let the candidate through.
         DeploymentFailed: with the class of the failure and the containers' logs. What was made here is gone again, traffic is as it was.
         TrafficError: traffic is not what it was before.
     """
-    judged, registered = guard.promoted(run), run.read(Registered)
+    judged, registered = guard.admitted(run, config), run.read(Registered)
     wanted = config.endpoint
     endpoint, created = _endpoint(config, workspace)
     before = dict(endpoint.traffic)

@@ -2,128 +2,156 @@
 
     python -m mlops.gate --target prod
 
-Judges what ``evaluate`` measured by the rules in pipeline.toml, asks Azure nothing and decides alike every time. Leaves
-``run/gate.json``, ``run/gate.md`` and ``run/report.html``.
+Judges what ``evaluate`` measured by the rules in pipeline.toml, alike every time, after proving on the same evidence that it would notice
+what it must notice (exit 19 where it does not: then there is no verdict). Leaves ``run/gate.json``, ``run/gate.md``, ``run/report.html``
+and the verdict as tags of the training's MLflow run. --override lets a HOLD through (exit 0) where somebody answers for it; a REJECT has no
+override. The other options judge nothing anew and write nothing.
 """
 
 from __future__ import annotations
 
-import json
+import argparse
+import inspect
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mlops.core import console, stage
 from mlops.core.config import Config
-from mlops.core.errors import EvidenceError
-from mlops.core.records import Evaluated, Judged, ModelScores, Prepared, Trained, Validated, Verdict
+from mlops.core.errors import AzureError, UsageError
+from mlops.core.records import Evaluated, Judged, Trained, Verdict
 from mlops.core.run import Run, write_atomically
-from mlops.dataset.checks import RETENTION, TRAINED_ON, check
-from mlops.judging.evidence import Evidence, ModelEvidence, Rows
-from mlops.judging.rules import answer
-from mlops.judging.verdict import combine
-from mlops.report import html, markdown
+from mlops.gating import commands
+from mlops.gating import override as overrides
+from mlops.gating.judge import judge
+from mlops.report import history, html, markdown
 
-__all__ = ["gate", "gather", "main"]
+if TYPE_CHECKING:
+    from mlops.cloud.workspace import Workspace
+
+__all__ = ["gate", "main"]
 
 
-def gate(config: Config, run: Run) -> Judged:
-    """Answer every rule and combine the answers.
+def gate(config: Config, run: Run, workspace: Workspace, override: str = "") -> Judged:
+    """Judge, let a HOLD through where that is asked for and allowed, and say so everywhere.
+
+    Args:
+        override: why a HOLD is to be let through; empty where it is not.
 
     Raises:
         RecordError: a record is missing or out of date.
         EvidenceError: the per-row scores can't be read, or are about another candidate.
+        SelfTestFailed: the gate does not notice what it must notice.
+        UsageError: the override's reason is no reason.
+        AzureError: the candidate may go on, and MLflow can't be told.
     """
+    reason = overrides.checked(override)
     # If this stops half-way, an earlier decision, perhaps under other rules, must not stand.
     run.forget(Judged)
-    evaluated, validated, trained = run.read(Evaluated), run.read(Validated), run.read(Trained)
-    candidate = evaluated.models.get("candidate")
-    if candidate is None or candidate.model != trained.model_output:
-        seen = candidate.model if candidate else "nothing"
-        raise EvidenceError(f"Trained was {trained.model_output}, and evaluated as the candidate {seen}.", "run `mlops evaluate` again")
-    evidence = gather(run, evaluated, validated)
-    judgements = tuple(answer(rule, evidence) for rule in config.gate.rules)
-    verdict, reasons = combine(judgements)
-    record = Judged(
-        inputs={record.stage: record.digest() for record in (evaluated, validated, trained)},
-        verdict=verdict,
-        reasons=reasons,
-        judgements=judgements,
-        candidate_job=trained.job,
-        candidate_model=trained.model_output,
-        first_run="champion" not in evaluated.models,
-    )
-    page = markdown.gate_page(record, evaluated)
+    return _publish(run, _overridden(config, judge(config, run), reason), workspace)
+
+
+def _overridden(config: Config, judged: Judged, reason: str) -> Judged:
+    """The record with the override that was asked for, or with why there is none."""
+    if not reason:
+        return judged
+    if judged.verdict is Verdict.PROMOTE:
+        console.notice("The verdict is PROMOTE, so the override was not needed and is not recorded.")
+        return judged
+    try:
+        given = overrides.grant(config, judged.verdict, reason)
+    except overrides.Refused as refused:
+        return judged.model_copy(update={"override_refused": str(refused)})
+    return judged.model_copy(update={"override": given})
+
+
+def _publish(run: Run, judged: Judged, workspace: Workspace) -> Judged:
+    """Write the verdict down, in MLflow and in the run directory, and tell it."""
+    evaluated, trained = run.read(Evaluated), run.read(Trained)
+    page = markdown.gate_page(judged, evaluated)
     path = run.path("gate.md")
     write_atomically(path, page.encode())
-    record = run.write(record.model_copy(update={"files": {"markdown": run.keep(path)}}))
-    report = html.write(run)
-    _tell(record, page, report)
-    return record
+    judged = judged.model_copy(update={"files": {"markdown": run.keep(path)}})
+    _tag(workspace, trained.mlflow_run_id, judged, evaluated)
+    run.write(judged)
+    _tell(judged, page, html.write(run))
+    return judged
 
 
-def gather(run: Run, evaluated: Evaluated, validated: Validated) -> Evidence:
-    """The evidence: reported metrics, per-row scores, digests, and whether a suite is in the training data.
-
-    Raises:
-        EvidenceError: the per-row scores can't be read.
-    """
-    return Evidence(
-        models={role: _model_evidence(run, evaluated, scores) for role, scores in evaluated.models.items()},
-        suite_digests={name: suite.digest for name, suite in validated.suites.items()},
-        overlapping=_overlapping(run, validated),
-    )
-
-
-def _model_evidence(run: Run, evaluated: Evaluated, scores: ModelScores) -> ModelEvidence:
-    if scores.scores not in evaluated.files:
-        raise EvidenceError(f"The evaluation names no file with the rows of the {scores.role}.", "run `mlops evaluate` again")
-    path = run.directory / evaluated.files[scores.scores].path
+def _tag(workspace: Workspace, mlflow_run: str, judged: Judged, evaluated: Evaluated) -> None:
+    """Before the record is written: nothing goes through the gate that left no trace in MLflow. A verdict that stops is let stand all the
+    same, for failing here would only hide it."""
     try:
-        rows = [json.loads(line) for line in path.read_bytes().split(b"\n") if line]
-        suites = sorted({row["suite"] for row in rows})
-        by_suite = {suite: Rows.of(row for row in rows if row["suite"] == suite) for suite in suites}
-    except (OSError, ValueError, TypeError, KeyError) as problem:
-        raise EvidenceError(f"{path} can't be read as per-row scores: {problem!r}", "run `mlops evaluate` again") from problem
-    return ModelEvidence(
-        model=scores.model,
-        run=scores.job,
-        weights_digest=scores.weights_digest,
-        metrics=scores.metrics,
-        suite_digests=scores.suite_digests,
-        rows=by_suite,
-    )
+        workspace.tracking.set_tags(mlflow_run, history.tags(judged, evaluated))
+    except AzureError as problem:
+        if judged.admitted:
+            raise
+        console.warning(f"The verdict stands and is not in the history of MLflow, which could not be told. {problem}")
 
 
-def _overlapping(run: Run, validated: Validated) -> dict[str, str]:
-    """Suite → what of it is in the training data. Looked at again, on the very files: validation may have been told to go on."""
-    files = {"target": "test_sft", "retention": RETENTION}
-    paths = {name: run.directory / suite.path for name, suite in validated.suites.items()}
-    training = run.directory / run.read(Prepared).files[TRAINED_ON].path
-    checked = check({TRAINED_ON: training, **{files[name]: path for name, path in paths.items()}})
-    overlaps = [finding for finding in checked.findings if finding.rule in ("overlap.exact", "overlap.normalised")]
-    found: dict[str, str] = {}
-    for name, path in paths.items():
-        here = [finding for finding in overlaps if finding.where.startswith(f"{path}:")]
-        if here:
-            found[name] = f"{len(here)} rows, the first at {here[0].where}, which {here[0].message}"
-    return found
-
-
-def _tell(record: Judged, page: str, report: Path) -> None:
-    for judgement in record.judgements:
+def _tell(judged: Judged, page: str, report: Path) -> None:
+    for judgement in judged.judgements:
         console.info(f"  {judgement.outcome.value:9} {judgement.rule}{'' if judgement.critical else ' (not critical)'}")
         console.info(f"            {judgement.reason}")
+    for note in judged.notes:
+        console.info(f"  {note}")
+    console.info(f"  {markdown.self_test_line(judged.self_test)}")
     console.summary(page)
-    console.output("verdict", record.verdict.value)
-    say = {Verdict.PROMOTE: console.notice, Verdict.HOLD: console.warning, Verdict.REJECT: console.error}[record.verdict]
-    say(f"{record.verdict.value}: {markdown.MEANING[record.verdict]}.")
+    console.output("verdict", judged.verdict.value)
+    console.output("override", str(judged.override is not None).lower())
+    say = {Verdict.PROMOTE: console.notice, Verdict.HOLD: console.warning, Verdict.REJECT: console.error}[judged.verdict]
+    say(f"{judged.verdict.value}: {markdown.meaning(judged)}.")
+    if told := markdown.override_line(judged):
+        (console.warning if judged.override else console.error)(told)
     console.info(f"  report: {report}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run this stage as a command."""
-    return stage.run(gate, argv)
+    """Run this stage, or one of the commands beside it."""
+    arguments = _parser().parse_args(argv)
+
+    def command() -> int:
+        if arguments.rule and not arguments.what_if:
+            raise UsageError("--rule edits rules for --what-if only.", "say --what-if, too, or edit pipeline.toml")
+        if arguments.explain is not None:
+            commands.explain(Run(arguments.run), arguments.explain)
+            return 0
+        given = stage.settings(arguments)
+        if arguments.what_if:
+            commands.what_if(given.config, given.run, arguments.rule)
+        elif arguments.history is not None:
+            commands.history(given.config, given.workspace(), arguments.history)
+        elif arguments.self_test:
+            commands.self_test(given.config, given.run)
+        else:
+            return stage.step(given, "gate", gate)
+        return 0
+
+    return stage.guarded(command)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = stage.parser(inspect.cleandoc(__doc__ or ""), prog="mlops gate")
+    one = parser.add_mutually_exclusive_group()
+    one.add_argument("--override", metavar="REASON", help="let a HOLD through, and say why (MLOPS_OVERRIDE: the same)")
+    one.add_argument(
+        "--explain", nargs="?", const="", metavar="METRIC", help="show how the verdict follows from the numbers, from run/gate.json alone"
+    )
+    one.add_argument("--what-if", action="store_true", help="judge the stored evaluation by the rules as they are now; always exits with 0")
+    one.add_argument("--history", nargs="?", const=20, type=_count, metavar="N", help="the last N verdicts in MLflow (default: 20)")
+    one.add_argument("--self-test", action="store_true", help="show what the gate says of spoilt evidence")
+    parser.add_argument(
+        "--rule", action="append", default=[], metavar="'METRIC KEY=VALUE …'",
+        help="with --what-if: edit the rules about a metric (METRIC@BASELINE: only those), e.g. 'target.nll@base margin=0.02'",
+    )  # fmt: skip
+    return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of verdicts")
+    return int(text)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Give the new deployment all of the traffic, and prove that it is what is served. Needs the gate's PROMOTE.
+"""Give the new deployment all of the traffic, and prove that it is what is served. Only what the gate lets through.
 
 python -m mlops.promote --target local
 """
@@ -31,10 +31,10 @@ def promote(config: Config, run: Run, workspace: Workspace) -> Promoted:
     """Move the traffic, read back who is live, ask a question without naming a deployment; on any failure put the traffic back.
 
     Raises:
-        NotPromoted: the gate doesn't say PROMOTE, or said it about another champion than the one that is live.
+        NotPromoted: the gate does not let the candidate through, or judged it against another champion than the one that is live.
         TrafficError: the new deployment is not live; says whether the traffic is as it was before.
     """
-    judged, deployed, smoked = guard.promoted(run), run.read(Deployed), run.read(Smoked)
+    judged, deployed, smoked = guard.admitted(run, config), run.read(Deployed), run.read(Smoked)
     new = deployed.deployment
     before = workspace.endpoints.get(deployed.endpoint)
     previous = _previous(before, new)
@@ -68,10 +68,9 @@ def promote(config: Config, run: Run, workspace: Workspace) -> Promoted:
 
 def _same_champion(evaluated: Evaluated, live: str | None, endpoint: str) -> None:
     """The verdict is about whom the candidate was held against. If somebody else has been promoted since, it says nothing any more."""
-    judged = evaluated.models.get("champion")
-    if (judged.model.lower() if judged else None) != (live.lower() if live else None):
+    if evaluated.champion.lower() != (live or "").lower():
         raise NotPromoted(
-            f"The candidate was judged against {judged.model if judged else 'no champion'}, but {endpoint} serves {live or 'nothing'} now.",
+            f"The candidate was judged against {evaluated.champion or 'no champion'}, but {endpoint} serves {live or 'nothing'} now.",
             "run `mlops evaluate-gate` again",
         )
 

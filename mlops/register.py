@@ -1,4 +1,4 @@
-"""Register the fine-tuned model in the workspace, with where it comes from. Needs the gate's PROMOTE.
+"""Register the fine-tuned model in the workspace, with where it comes from. Only what the gate lets through.
 
 python -m mlops.register --target local
 """
@@ -35,10 +35,10 @@ def register(config: Config, run: Run, workspace: Workspace) -> Registered:
     """Register the job's output as an MLflow model, or find the version that was made from this job.
 
     Raises:
-        NotPromoted: the gate doesn't say PROMOTE.
+        NotPromoted: the gate does not let the candidate through.
         RegistrationError: the verdict is about another job, the job is not Completed, or the service has something else afterwards.
     """
-    judged, trained, evaluated = guard.promoted(run), run.read(Trained), run.read(Evaluated)
+    judged, trained, evaluated = guard.admitted(run, config), run.read(Trained), run.read(Evaluated)
     name = config.registration.name
     if not NAME.fullmatch(name):
         raise ConfigError(
@@ -46,6 +46,10 @@ def register(config: Config, run: Run, workspace: Workspace) -> Registered:
         )
     job = _completed(workspace, judged, trained)
     found = workspace.assets.find_model(name, {JOB_TAG: trained.job})
+    verdict = _verdict(judged)
+    if found is not None and any(found.tags.get(tag) != value for tag, value in verdict.items()):
+        # Registered under an earlier verdict: who looks at the model must see the one that it is live under.
+        found = workspace.assets.tag_model(found.name, found.version, verdict)
     before = run.find(Registered)
     if before is not None and found is not None and before.model == found.id:
         console.info(f"  nothing to do: {found.name}:{found.version} is registered")
@@ -106,9 +110,16 @@ def _lineage(trained: Trained, evaluated: Evaluated, judged: Judged) -> dict[str
         "mlops.component": trained.component,
         "mlops.data_fingerprint": trained.data_fingerprint,
         "mlops.git_commit": commit(),
-        "mlops.verdict": judged.verdict.value,
+        **_verdict(judged),
         **{f"metric.{key}": f"{value:.6g}" for key, value in sorted(metrics.items())},
     }
+
+
+def _verdict(judged: Judged) -> dict[str, str]:
+    override = judged.override
+    told = f"{override.reason} ({', '.join((override.actor, *override.approvers))})" if override else "none"
+    # Azure takes 256 characters in a tag.
+    return {"mlops.verdict": judged.verdict.value, "mlops.gate_record": judged.digest(), "mlops.override": told[:256]}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

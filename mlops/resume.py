@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mlops.core import console, stage
-from mlops.core.errors import JobFailed
+from mlops.core.errors import GitHubRefused, JobFailed
 
 if TYPE_CHECKING:
     from mlops.cloud.jobs import JobView
@@ -30,18 +30,24 @@ def resume(workspace: Workspace) -> None:
 
     Raises:
         JobFailed: a training ended without completing since the last time; the others have been seen to.
+        GitHubRefused: a pipeline could not be started; the next time tries again, and the others have been seen to.
     """
     from mlops.cloud.jobs import DETACHED, WAITING
     from mlops.cloud.workspace import RUN
 
-    failed = []
+    failed: list[str] = []
+    refused: list[GitHubRefused] = []
     for job in workspace.jobs.of_pipeline():
         if job.tags.get(DETACHED) != WAITING or not _of_this_repository(job.tags.get(RUN, "")):
             continue
         if job.active:
             console.info(f"  {job.name} is {job.status}: {job.studio_url}")
         elif job.status == "Completed":
-            _carry_on(job)
+            try:
+                _carry_on(job)
+            except GitHubRefused as problem:
+                console.error(f"{job.name} has completed, and {WORKFLOW} could not be started: {problem}")
+                refused.append(problem)
         else:
             workspace.tracking.set_tags(job.name, {DETACHED: job.status})
             failed.append(f"{job.name} ended as {job.status}: {job.studio_url}")
@@ -49,6 +55,8 @@ def resume(workspace: Workspace) -> None:
         raise JobFailed(
             "A detached training did not complete: " + "; ".join(failed), "read its log in the studio; then push again or run dispatch.yml"
         )
+    if refused:
+        raise refused[0]
 
 
 def _carry_on(job: JobView) -> None:

@@ -19,20 +19,27 @@ if TYPE_CHECKING:
 
 __all__ = ["main", "rollback"]
 
+BY = "mlops.rollback"
+"""Tag on an endpoint: the workflow run that rolled it back last."""
 QUESTION = ({"role": "user", "content": "Are you there?"},)
 
 
 def rollback(config: Config, workspace: Workspace) -> None:
-    """Move the traffic back, and see that the previous deployment answers. The one that had it is kept at 0 %, so that this can be undone.
+    """Move the traffic back, once the previous deployment has answered. The one that had it is kept at 0 %, so that this can be undone.
+
+    A workflow run does it once: a job of it that is run again finds it done, and does not undo it.
 
     Raises:
         TrafficError: there is nothing to go back to, or it does not answer; in the latter case the traffic is as it was before.
     """
     from mlops.cloud.scoring import payload
-    from mlops.cloud.workspace import PREVIOUS
+    from mlops.cloud.workspace import PREVIOUS, RUN
 
     endpoint = workspace.endpoints.get(config.endpoint.name)
     live = {name: share for name, share in endpoint.traffic.items() if share}
+    if console.in_github() and endpoint.tags.get(BY) == workspace.tags[RUN]:
+        console.info(f"  nothing to do: this run has rolled {endpoint.name} back already; its traffic is {live}")
+        return
     previous = endpoint.tags.get(PREVIOUS, "")
     found = workspace.endpoints.deployment(endpoint.name, previous) if previous else None
     if found is None or found.state != "Succeeded":
@@ -54,7 +61,7 @@ def rollback(config: Config, workspace: Workspace) -> None:
             "look at its log in the studio; deploy an earlier commit with dispatch.yml",
         )
     replaced = max(live, key=lambda name: live[name], default="")
-    workspace.endpoints.set_traffic(endpoint.name, {previous: 100}, tags={PREVIOUS: replaced})
+    workspace.endpoints.set_traffic(endpoint.name, {previous: 100}, tags={PREVIOUS: replaced, BY: workspace.tags[RUN]})
     told = f"Endpoint {endpoint.name} is back on {previous}; {replaced or 'nothing'} is kept at 0 %."
     console.notice(told)
     console.summary(f"## Rolled back\n\n{told}")

@@ -152,6 +152,7 @@ def _found(config: Config, workspace: Workspace, key: str) -> tuple[JobView | No
             return job, True
     for job in jobs:
         if job.active:
+            workspace.jobs.take_over(job)
             console.info(f"  attached to {job.name}, which is {job.status}: {job.studio_url}")
             return job, True
     if jobs:

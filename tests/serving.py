@@ -13,7 +13,7 @@ from pathlib import Path
 from mlops.cloud.jobs import KEY
 from mlops.cloud.workspace import Workspace
 from mlops.core.config import ComputeConfig
-from mlops.core.records import Evaluated, Judged, ModelScores, Prepared, Suite, Trained, Validated, Verdict
+from mlops.core.records import Evaluated, Judged, ModelScores, Override, Prepared, Suite, Trained, Validated, Verdict
 from mlops.core.run import Run
 
 EXPERIMENT = "serving"
@@ -90,7 +90,9 @@ def ready_to_train(directory: Path, rows: int = 12) -> Run:
     return run
 
 
-def behind_the_gate(directory: Path, job: str, verdict: Verdict = Verdict.PROMOTE, champion: str | None = None) -> Run:
+def behind_the_gate(
+    directory: Path, job: str, verdict: Verdict = Verdict.PROMOTE, champion: str | None = None, override: Override | None = None
+) -> Run:
     """Records up to the gate's, about this job."""
     run = ready_to_train(directory)
     prepared, validated = run.read(Prepared), run.read(Validated)
@@ -116,17 +118,24 @@ def behind_the_gate(directory: Path, job: str, verdict: Verdict = Verdict.PROMOT
     if champion is not None:
         models["champion"] = _scores("champion", champion)
     evaluated = run.write(
-        Evaluated(inputs={"validate": validated.digest(), "train": trained.digest()}, evaluation_version="v", models=models)
+        Evaluated(
+            inputs={"validate": validated.digest(), "train": trained.digest()},
+            evaluation_version="v",
+            models=models,
+            champion=champion or "",
+        )
     )
     run.write(
         Judged(
             inputs={"evaluate": evaluated.digest(), "validate": validated.digest(), "train": trained.digest()},
+            target="test",
             verdict=verdict,
             reasons=("because the test says so",),
             judgements=(),
             candidate_job=job,
             candidate_model=trained.model_output,
             first_run=champion is None,
+            override=override,
         )
     )
     return run

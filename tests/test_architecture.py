@@ -16,6 +16,7 @@ ALLOWED: dict[str, set[str]] = {
     "cloud": {"core"},
     "dataset": {"core"},
     "judging": {"core"},
+    "gating": {"core", "cloud", "dataset", "judging", "report", "github"},
     "remote": set(),
     "report": {"core", "judging"},
     "github": {"core", "report"},

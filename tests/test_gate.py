@@ -1,21 +1,27 @@
-"""The gate as a stage: records in, verdict, files and exit code out."""
+"""The gate as a stage: records in, verdict, files, tags and exit code out."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mlops.core.config import Config, GateConfig, Rule
-from mlops.core.errors import EvidenceError, RecordError
-from mlops.core.records import Evaluated, Judged, Outcome, Trained, Validated, Verdict
+from mlops.cloud.workspace import Workspace
+from mlops.core import guard
+from mlops.core.config import Config, EndpointConfig, GateConfig, Rule
+from mlops.core.errors import AzureError, EvidenceError, NotPromoted, RecordError, SelfTestFailed
+from mlops.core.records import Evaluated, Judged, Outcome, Override, Trained, Validated, Verdict
 from mlops.core.run import Run
 from mlops.gate import gate, main
+from mlops.gating.judge import judge
+from mlops.judging import faults
 from tests.judging.making import rows, rule
 from tests.report.making import make_run, write_evaluated
+
+Fault = Callable[[str], None]
 
 RULES = (
     rule(baseline="champion", test="paired_bootstrap", min_rows=50),
@@ -33,13 +39,27 @@ def candidate(**changes: Any) -> dict[Any, Sequence[Mapping[str, Any]]]:
     return {"candidate": rows("candidate", **{"shift": -0.4, **changes}), "champion": rows("champion"), "base": rows("base")}
 
 
-def test_a_better_model_is_promoted(tmp_path: Path) -> None:
-    run = make_run(tmp_path)
-    judged = gate(config(), run)
+@pytest.fixture
+def training(workspace: Workspace) -> str:
+    """A run in MLflow, as the training's."""
+    client = workspace.tracking.client
+    known = client.get_experiment_by_name("gate")
+    return str(client.create_run(known.experiment_id if known else client.create_experiment("gate")).info.run_id)
+
+
+def tags(workspace: Workspace, run: str) -> dict[str, str]:
+    return {key: value for key, value in workspace.tracking.client.get_run(run).data.tags.items() if not key.startswith("mlflow.")}
+
+
+def test_a_better_model_is_promoted(tmp_path: Path, workspace: Workspace, training: str) -> None:
+    run = make_run(tmp_path, mlflow_run=training)
+    judged = gate(config(), run, workspace)
     assert judged.verdict is Verdict.PROMOTE
     assert [judgement.outcome for judgement in judged.judgements] == [Outcome.SHOWN] * 4
     assert not judged.first_run
     assert run.read(Judged) == judged
+    assert judged.self_test
+    assert {probe.result for probe in judged.self_test} == {"passed"}
 
 
 @pytest.mark.parametrize(
@@ -52,44 +72,59 @@ def test_a_better_model_is_promoted(tmp_path: Path) -> None:
     ],
 )
 def test_a_worse_model_is_not(tmp_path: Path, changes: dict[str, float], verdict: Verdict) -> None:
-    assert gate(config(), make_run(tmp_path, candidate(**changes))).verdict is verdict
+    assert judge(config(), make_run(tmp_path, candidate(**changes))).verdict is verdict
 
 
 def test_a_first_run_is_judged_against_the_base(tmp_path: Path) -> None:
     made = candidate()
     del made["champion"]
-    judged = gate(config(), make_run(tmp_path / "good", made))
+    judged = judge(config(), make_run(tmp_path / "good", made))
     assert (judged.verdict, judged.first_run) == (Verdict.PROMOTE, True)
     assert judged.judgements[0].answered_against == "base"
+    assert judged.notes[0].startswith("First run. Endpoint chat serves nothing")
     made["candidate"] = rows("candidate", shift=0.2)
-    assert gate(config(), make_run(tmp_path / "bad", made)).verdict is Verdict.REJECT
+    assert judge(config(), make_run(tmp_path / "bad", made)).verdict is Verdict.REJECT
+
+
+def test_a_champion_that_could_not_be_evaluated_is_no_first_run(tmp_path: Path) -> None:
+    made = candidate()
+    del made["champion"]
+    run = make_run(tmp_path, made)
+    told = {"missing": {"champion": "model chat:3 is not in the registry"}, "champion": "chat:3", "champion_note": "", "notes": ("Mind.",)}
+    run.write(run.read(Evaluated).model_copy(update=told))
+    judged = judge(config(), run)
+    assert (judged.verdict, judged.first_run) == (Verdict.HOLD, False)
+    assert judged.judgements[0].outcome is Outcome.INVALID
+    assert judged.notes == ("The champion was not evaluated: model chat:3 is not in the registry", "Mind.")
 
 
 def test_without_rules_it_holds(tmp_path: Path) -> None:
-    judged = gate(Config(target="test"), make_run(tmp_path))
+    judged = judge(Config(target="test"), make_run(tmp_path))
     assert judged.verdict is Verdict.HOLD
     assert "nothing was asked" in judged.reasons[0]
 
 
 def test_training_on_the_test_holds(tmp_path: Path) -> None:
-    judged = gate(config(), make_run(tmp_path, overlap=True))
+    judged = judge(config(), make_run(tmp_path, overlap=True))
     assert judged.verdict is Verdict.HOLD
     assert "the target suite overlaps the training data: 1 rows" in judged.reasons[0]
 
 
-def test_the_same_evidence_gives_the_same_decision(tmp_path: Path) -> None:
-    run = make_run(tmp_path)
-    first = gate(config(), run)
+def test_the_same_evidence_gives_the_same_decision(tmp_path: Path, workspace: Workspace, training: str) -> None:
+    run = make_run(tmp_path, mlflow_run=training)
+    first = gate(config(), run, workspace)
     page = (tmp_path / "gate.md").read_bytes()
-    again = gate(config(), run)
+    told = tags(workspace, training)
+    again = gate(config(), run, workspace)
     assert again.digest() == first.digest()
     assert (tmp_path / "gate.md").read_bytes() == page
+    assert tags(workspace, training).keys() == told.keys()
 
 
-def test_other_rules_decide_anew(tmp_path: Path) -> None:
-    run = make_run(tmp_path)
-    gate(config(), run)
-    assert gate(config(rule(ceiling=0.1)), run).verdict is Verdict.REJECT
+def test_other_rules_decide_anew(tmp_path: Path, workspace: Workspace, training: str) -> None:
+    run = make_run(tmp_path, mlflow_run=training)
+    gate(config(), run, workspace)
+    assert gate(config(rule(ceiling=0.1)), run, workspace).verdict is Verdict.REJECT
     assert run.read(Judged).verdict is Verdict.REJECT
 
 
@@ -101,15 +136,15 @@ def test_scores_that_were_touched_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "evaluate" / "candidate.jsonl"
     path.write_text(path.read_text().replace('"nll": ', '"nll": 0', 1))
     with pytest.raises(RecordError, match="is not the file that evaluate recorded"):
-        gate(config(), run)
+        judge(config(), run)
 
 
-def test_an_older_decision_does_not_outlive_a_gate_that_stops(tmp_path: Path) -> None:
-    run = make_run(tmp_path)
-    assert gate(config(), run).verdict is Verdict.PROMOTE
+def test_an_older_decision_does_not_outlive_a_gate_that_stops(tmp_path: Path, workspace: Workspace, training: str) -> None:
+    run = make_run(tmp_path, mlflow_run=training)
+    assert gate(config(), run, workspace).verdict is Verdict.PROMOTE
     write_evaluated(run, run.read(Validated), run.read(Trained), {"base": rows("base")})
     with pytest.raises(EvidenceError, match="evaluated as the candidate nothing"):
-        gate(config(), run)
+        gate(config(), run, workspace)
     assert not run.has(Judged)
 
 
@@ -117,7 +152,7 @@ def test_an_evaluation_of_another_training_is_refused(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     run.write(run.read(Trained).model_copy(update={"job": "train-2"}))
     with pytest.raises(RecordError, match="another train record"):
-        gate(config(), run)
+        judge(config(), run)
 
 
 def test_another_candidate_is_refused(tmp_path: Path) -> None:
@@ -126,7 +161,7 @@ def test_another_candidate_is_refused(tmp_path: Path) -> None:
     other = evaluated.models["candidate"].model_copy(update={"model": "azureml://jobs/other/outputs/trained_model"})
     run.write(evaluated.model_copy(update={"models": {**evaluated.models, "candidate": other}}))
     with pytest.raises(EvidenceError, match="evaluated as the candidate azureml://jobs/other"):
-        gate(config(), run)
+        judge(config(), run)
 
 
 def test_a_record_of_another_schema_is_refused(tmp_path: Path) -> None:
@@ -134,7 +169,7 @@ def test_a_record_of_another_schema_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "evaluate.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": 0}))
     with pytest.raises(RecordError, match="schema_version"):
-        gate(config(), run)
+        judge(config(), run)
 
 
 @pytest.mark.parametrize(
@@ -157,7 +192,7 @@ def test_rows_that_are_no_scores_are_refused(tmp_path: Path, break_row: Any) -> 
     path.write_text("".join(json.dumps(row) + "\n" for row in made))
     run.write(evaluated.model_copy(update={"files": {**evaluated.files, "scores.candidate": run.keep(path)}}))
     with pytest.raises(EvidenceError, match="can't be read as per-row scores"):
-        gate(config(), run)
+        judge(config(), run)
 
 
 def test_metrics_that_are_not_from_the_rows_hold(tmp_path: Path) -> None:
@@ -166,9 +201,116 @@ def test_metrics_that_are_not_from_the_rows_hold(tmp_path: Path) -> None:
     scores = evaluated.models["candidate"]
     flattered = scores.model_copy(update={"metrics": {**scores.metrics, "target.nll": 0.5}})
     run.write(evaluated.model_copy(update={"models": {**evaluated.models, "candidate": flattered}}))
-    judged = gate(config(rule(ceiling=1.0)), run)
+    judged = judge(config(rule(ceiling=1.0)), run)
     assert judged.verdict is Verdict.HOLD
     assert "does not follow from its rows" in judged.reasons[0]
+
+
+def test_a_gate_that_does_not_notice_gives_no_verdict(
+    tmp_path: Path, workspace: Workspace, training: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(tmp_path, mlflow_run=training)
+    gate(config(), run, workspace)
+    before = tags(workspace, training)
+    monkeypatch.setattr(faults, "_of_the_suite", lambda *_: iter(()))
+    with pytest.raises(SelfTestFailed, match=r"scored on another suite .* target\.nll: not worse than the champion is shown") as caught:
+        gate(config(), run, workspace)
+    assert caught.value.exit_code == 19
+    assert not run.has(Judged)
+    assert tags(workspace, training) == before
+
+
+# What MLflow is told --------------------------------------------------------------------------------------------------------------
+
+
+def test_the_verdict_is_on_the_candidates_run(tmp_path: Path, workspace: Workspace, training: str) -> None:
+    run = make_run(tmp_path, mlflow_run=training)
+    judged = gate(config(), run, workspace)
+    told = tags(workspace, training)
+    assert told["mlops.verdict"] == "PROMOTE"
+    assert told["mlops.verdict_reasons"] == "All 4 critical rules are shown to hold."
+    assert told["mlops.verdict_rules"] == "4 shown, 0 failed, 0 unproven, 0 invalid"
+    assert told["mlops.gate_record"] == judged.digest()
+    assert told["mlops.override"] == "none"
+    assert told["mlops.suite.target"] == run.read(Validated).suites["target"].digest
+    assert f"mlops.verdict.{judged.digest()[:12]}" in told
+
+
+def test_what_goes_through_and_leaves_no_trace_is_stopped(tmp_path: Path, workspace: Workspace) -> None:
+    run = make_run(tmp_path, mlflow_run="no-such-run")
+    with pytest.raises(AzureError, match="tagging no-such-run"):
+        gate(config(), run, workspace)
+    assert not run.has(Judged)
+
+
+def test_a_verdict_that_stops_stands_without_mlflow(tmp_path: Path, workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make_run(tmp_path, candidate(shift=0.4), mlflow_run="no-such-run")
+    assert gate(config(), run, workspace).verdict is Verdict.REJECT
+    assert run.read(Judged).verdict is Verdict.REJECT
+    assert "is not in the history of MLflow" in capsys.readouterr().err
+
+
+# The lock -------------------------------------------------------------------------------------------------------------------------
+
+
+def judged_as(run: Run, verdict: Verdict, override: Override | None, target: str = "test") -> Run:
+    """A record as it should never be, written past all checks."""
+    made = judge(config(), run)
+    run.write(made.model_copy(update={"verdict": verdict, "override": override, "target": target}))
+    return run
+
+
+OVERRIDE = Override(reason="we know better", actor="octocat", approvers=("hubot",), environment="gate-override")
+LOCAL = Override(reason="we know better", actor="somebody")
+EPHEMERAL = config().model_copy(update={"endpoint": EndpointConfig(ephemeral=True)})
+
+
+def test_hold_with_an_override_is_let_through(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = judged_as(make_run(tmp_path), Verdict.HOLD, OVERRIDE)
+    judged = guard.admitted(run, config())
+    assert (judged.admitted, judged.exit_code, judged.verdict) == (True, 0, Verdict.HOLD)
+    assert "octocat has overridden it: we know better" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verdict", [Verdict.HOLD, Verdict.REJECT])
+def test_nothing_else_is(tmp_path: Path, verdict: Verdict) -> None:
+    with pytest.raises(NotPromoted, match=f"The gate says {verdict}"):
+        guard.admitted(judged_as(make_run(tmp_path), verdict, None), config())
+
+
+def test_a_record_of_an_overridden_reject_is_none(tmp_path: Path) -> None:
+    run = judged_as(make_run(tmp_path), Verdict.REJECT, OVERRIDE)
+    with pytest.raises(RecordError, match="REJECT has no override"):
+        guard.admitted(run, config())
+    assert not run_copy(run).admitted
+
+
+def run_copy(run: Run) -> Judged:
+    """The same, past the record's own check."""
+    return Judged.model_construct(**json.loads((run.directory / "gate.json").read_bytes()) | {"verdict": Verdict.REJECT})
+
+
+def test_a_verdict_opens_no_other_targets_gate(tmp_path: Path) -> None:
+    with pytest.raises(NotPromoted, match="rules of target pr, and this is target test"):
+        guard.admitted(judged_as(make_run(tmp_path), Verdict.PROMOTE, None, target="pr"), config())
+
+
+def test_an_override_from_a_laptop_opens_ephemeral_targets_only(tmp_path: Path) -> None:
+    run = judged_as(make_run(tmp_path), Verdict.HOLD, LOCAL)
+    with pytest.raises(NotPromoted, match=r"endpoint\.ephemeral"):
+        guard.admitted(run, config())
+    assert guard.admitted(run, EPHEMERAL).override == LOCAL
+
+
+@pytest.mark.parametrize("broken", [{"reason": "short"}, {"actor": ""}, {"approvers": []}, {"environment": ""}])
+def test_a_misshapen_override_is_refused(tmp_path: Path, broken: dict[str, Any]) -> None:
+    run = judged_as(make_run(tmp_path), Verdict.HOLD, OVERRIDE)
+    path = run.directory / "gate.json"
+    record = json.loads(path.read_bytes())
+    record["override"] |= broken
+    path.write_text(json.dumps(record))
+    with pytest.raises(RecordError, match="override"):
+        guard.admitted(run, config())
 
 
 # What comes out -------------------------------------------------------------------------------------------------------------------
@@ -180,23 +322,113 @@ def pipeline(path: Path, ceiling: float) -> Path:
 
 
 @pytest.mark.parametrize(("ceiling", "verdict", "code"), [(3.0, "PROMOTE", 0), (0.1, "REJECT", 20)])
-def test_exit_code_output_and_summary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ceiling: float, verdict: str, code: int) -> None:
-    make_run(tmp_path / "run")
+def test_exit_code_output_and_summary(
+    tmp_path: Path, training: str, monkeypatch: pytest.MonkeyPatch, ceiling: float, verdict: str, code: int
+) -> None:
+    make_run(tmp_path / "run", mlflow_run=training)
     for name in ("GITHUB_OUTPUT", "GITHUB_STEP_SUMMARY"):
         monkeypatch.setenv(name, str(tmp_path / name))
     settings = pipeline(tmp_path / "pipeline.toml", ceiling)
     assert main(["--target", "test", "--config", str(settings), "--run", str(tmp_path / "run")]) == code
-    assert f"\n{verdict}\n" in (tmp_path / "GITHUB_OUTPUT").read_text()
+    told = (tmp_path / "GITHUB_OUTPUT").read_text()
+    assert f"\n{verdict}\n" in told
+    assert "override<<" in told
+    assert "\nfalse\n" in told
     assert (tmp_path / "GITHUB_STEP_SUMMARY").read_text().startswith(f"## Gate: {verdict}\n")
     assert (tmp_path / "run" / "report.html").is_file()
 
 
-def test_hold_exits_with_10(tmp_path: Path) -> None:
-    make_run(tmp_path / "run", overlap=True)
+def test_hold_exits_with_10(tmp_path: Path, training: str) -> None:
+    make_run(tmp_path / "run", overlap=True, mlflow_run=training)
     settings = pipeline(tmp_path / "pipeline.toml", 3.0)
     assert main(["--target", "test", "--config", str(settings), "--run", str(tmp_path / "run")]) == 10
 
 
 def test_unfinished_evaluation_names_the_command(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match="mlops evaluate"):
-        gate(config(), Run(tmp_path))
+        judge(config(), Run(tmp_path))
+
+
+# The commands beside it -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> Callable[..., int]:
+    """A run directory that the gate has judged, and `mlops gate` on it, without Azure."""
+    run = make_run(tmp_path / "run")
+    run.write(judge(config(rule(ceiling=3.0)), run))
+    settings = pipeline(tmp_path / "pipeline.toml", 0.1)
+    return lambda *options: main(["--target", "test", "--config", str(settings), "--run", str(run.directory), *options])
+
+
+def content(folder: Path) -> dict[str, tuple[bytes, int]]:
+    return {str(path): (path.read_bytes(), path.stat().st_mtime_ns) for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_what_if_judges_by_other_rules_and_writes_nothing(
+    stored: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = content(tmp_path)
+    assert stored("--what-if") == 0
+    told = capsys.readouterr().out
+    assert "The gate said PROMOTE; under the rules as they are now it would say REJECT." in told
+    assert "~ target.nll: at most 0.1 (was: at most 3): shown → failed" in told
+    assert content(tmp_path) == before
+
+
+def test_what_if_edits_rules(stored: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    assert stored("--what-if", "--rule", "target.nll ceiling=3.0") == 0
+    assert "it would say PROMOTE" in capsys.readouterr().out
+    assert stored("--what-if", "--rule", "target.nll@none ceiling=1.9 critical=false") == 0
+    assert "shown → shown, not critical" in capsys.readouterr().out
+    assert stored("--what-if", "--set", "gate.rules=[{metric='retention.nll', direction='lower', ceiling=0.1}]") == 0
+    told = capsys.readouterr().out
+    assert "− target.nll: at most 3: was shown, is no longer asked" in told
+    assert "+ retention.nll: at most 0.1: failed, was not asked" in told
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--what-if", "--rule", "target.nl ceiling=3"), "the rules are target.nll@none"),
+        (("--what-if", "--rule", "target.nll@base ceiling=3"), "is about no rule"),
+        (("--what-if", "--rule", "target.nll"), "says nothing to change"),
+        (("--what-if", "--rule", "target.nll marginn=1"), "a rule has metric"),
+        (("--what-if", "--rule", "target.nll ceiling"), "is not of the form"),
+        (("--rule", "target.nll ceiling=3"), "--what-if only"),
+        (("--explain", "target.nl"), "it has judged target.nll"),
+    ],
+)
+def test_misuse_is_told(stored: Callable[..., int], capsys: pytest.CaptureFixture[str], options: tuple[str, ...], says: str) -> None:
+    assert stored(*options) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_self_test_tells_each_probe(stored: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = content(tmp_path)
+    assert stored("--self-test") == 0
+    told = capsys.readouterr().out
+    assert "passed  a figure of the candidate is NaN" in told
+    assert "n/a     a figure of the baseline is NaN" in told
+    assert "no critical rule reads it" in told
+    assert content(tmp_path) == before
+
+
+def test_self_test_fails_where_the_gate_does_not_notice(
+    stored: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(faults, "_of_the_value", lambda *_: iter(()))
+    assert stored("--self-test") == 19
+    told = capsys.readouterr()
+    assert "MISSED  a figure of the candidate is infinite" in told.out
+    assert "a figure of the candidate is infinite" in told.err
+
+
+def test_explain_needs_nothing_but_the_record(stored: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("evaluate.json", "train.json", "validate.json", "evaluate/candidate.jsonl"):
+        (tmp_path / "run" / name).unlink()
+    (tmp_path / "pipeline.toml").unlink()
+    assert stored("--explain") == 0
+    told = capsys.readouterr().out
+    assert "▸ target.nll: at most 3: SHOWN" in told
+    assert "→ all shown, and at least one asked: PROMOTE" in told

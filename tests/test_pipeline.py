@@ -56,6 +56,15 @@ margin = -0.01
 test = "paired_bootstrap"
 min_rows = 40
 
+[[defaults.gate.rules]]
+metric = "retention.*.nll"
+direction = "lower"
+baseline = "base"
+margin = 0.1
+margin_kind = "absolute"
+test = "paired_bootstrap"
+min_rows = 10
+
 [defaults.endpoint]
 name = "{ENDPOINT}"
 probe_initial_delay_s = 1
@@ -155,6 +164,7 @@ def test_from_conversations_to_live_traffic(promoted: Project) -> None:
     judged = run.read(Judged)
     assert judged.verdict is Verdict.PROMOTE
     assert judged.first_run
+    assert [judgement.metric for judgement in judged.judgements] == ["target.nll", "target.nll", "retention.counting.nll"]
     assert run.read(Smoked).failures == 0
     live = run.read(Promoted)
     assert promoted.traffic() == {live.deployment: 100}

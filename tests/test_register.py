@@ -1,10 +1,17 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 
 import pytest
 
-from mlops.register import NAME, version
+from mlops.cloud.workspace import Workspace
+from mlops.core.config import Config
+from mlops.core.errors import NotPromoted
+from mlops.core.records import Judged, Override, Registered, Verdict
+from mlops.register import NAME, register, version
+from tests.serving import behind_the_gate
 
 KEY = "0123456789abcdef" * 4
 
@@ -26,3 +33,31 @@ def test_two_jobs_of_one_second_get_two_versions() -> None:
 )
 def test_the_rule_for_names_of_models(name: str, good: bool) -> None:
     assert bool(NAME.fullmatch(name)) is good
+
+
+OVERRIDE = Override(reason="we know better", actor="octocat", approvers=("hubot",), environment="gate-override")
+
+
+def test_the_model_tells_under_which_verdict_it_was_let_through(
+    tmp_path: Path, inside: object, settings: Callable[..., Config], open_workspace: Callable[[Config], Workspace], trained_job: str
+) -> None:
+    config = settings("[targets.test.registration]\nname = 'overridden'\n")
+    workspace = open_workspace(config)
+
+    def registered(name: str, verdict: Verdict, override: Override | None) -> Registered:
+        run = behind_the_gate(tmp_path / name, trained_job, verdict, override=override)
+        made = register(config, run, workspace)
+        assert made.tags["mlops.gate_record"] == run.read(Judged).digest()
+        assert workspace.assets.model("overridden", made.version).tags == made.tags
+        return made
+
+    first = registered("first", Verdict.PROMOTE, None)
+    assert (first.tags["mlops.verdict"], first.tags["mlops.override"]) == ("PROMOTE", "none")
+    # The same model, judged again by stricter rules: it is not registered twice, and does not go on saying PROMOTE.
+    second = registered("second", Verdict.HOLD, OVERRIDE)
+    assert (second.model, second.reused) == (first.model, True)
+    assert (second.tags["mlops.verdict"], second.tags["mlops.override"]) == ("HOLD", "we know better (octocat, hubot)")
+    assert second.tags["mlops.job"] == trained_job
+    with pytest.raises(NotPromoted):
+        registered("third", Verdict.HOLD, None)
+    assert workspace.assets.model("overridden", second.version).tags == second.tags

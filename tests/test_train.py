@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from mlops.cloud.jobs import KEY, Jobs
+from mlops.cloud.watch import Watch
 from mlops.cloud.workspace import Workspace
 from mlops.core.config import ComputeConfig, Config
 from mlops.core.errors import ConfigError, JobCanceled, JobFailed
@@ -140,6 +141,56 @@ def test_a_failed_or_cancelled_training_stops_and_the_next_run_tries_again(
     assert not run.has(Trained)
     [key] = {job.tags[KEY] for job in workspace.jobs.ours() if job.name.startswith("mlops-train-") and job.status == "Canceled"}
     assert attempts(config, workspace, key) == ["Canceled", "Failed"]
+
+
+@pytest.mark.parametrize(
+    ("seed", "first", "second", "ends"),
+    [(20, "octo/chat/1", "octo/chat/1", True), (21, "octo/chat/1", "octo/chat/2", False), (22, "", "", False)],
+)
+def test_who_attaches_in_a_later_attempt_of_a_workflow_run_cancels_for_it(
+    seed: int,
+    first: str,
+    second: str,
+    ends: bool,
+    opened: Callable[..., tuple[Config, Workspace]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A re-run of failed jobs attaches to what the first attempt left running. It is the same run, so a cancel ends the job."""
+
+    def inside(run: str) -> None:
+        repository, _, number = run.rpartition("/")
+        for name, value in (("GITHUB_ACTIONS", "true" if run else ""), ("GITHUB_REPOSITORY", repository), ("GITHUB_RUN_ID", number)):
+            monkeypatch.setenv(name, value)
+
+    def lost(*_: object) -> None:
+        raise SystemExit(137)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    # A job that still runs when the second attempt comes: as many steps as nobody will see.
+    steps = ("training.parameters.max_steps=100000", f"training.parameters.seed={seed}")
+    inside(first)
+    config, workspace = opened(*steps)
+    before = {job.name for job in workspace.jobs.ours()}
+    with monkeypatch.context() as patch:
+        patch.setattr(Jobs, "wait", lost)
+        with pytest.raises(SystemExit):
+            train(config, ready_to_train(tmp_path / "first"), workspace)
+    [job] = [job for job in workspace.jobs.ours() if job.name not in before]
+
+    inside(second)
+    config, workspace = opened(*steps)
+    monkeypatch.setattr(Watch, "_until_ended", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, ready_to_train(tmp_path / "second"), workspace)
+    told = capsys.readouterr()
+    assert f"attached to {job.name}" in told.out
+    assert ("cancelling job" in told.err + told.out) is ends
+    assert workspace.jobs.get(job.name).active is not ends
+    workspace.jobs.cancel(job.name)
 
 
 def test_a_wrong_parameter_is_refused_before_anything_is_submitted(

@@ -187,6 +187,17 @@ class Assets:
         with translated(f"reading model {name}:{version}"):
             return _registered(self._workspace.ml.models.get(name, version=version))
 
+    def tag_model(self, name: str, version: str, tags: Mapping[str, str]) -> RegisteredModel:
+        """Change some tags of a model version; the others stay.
+
+        Raises:
+            NotFound: there is none.
+        """
+        with translated(f"tagging model {name}:{version}"):
+            model = self._workspace.ml.models.get(name, version=version)
+            model.tags = {**(model.tags or {}), **tags}
+            return _registered(self._workspace.ml.models.create_or_update(model))
+
     def _raw_model(self, registry: str, name: str, version: str) -> Mapping[str, Any]:
         """The model's ``properties`` as the service sends them: the SDK's entity drops ``isArchived`` and ``systemMetadata``."""
         where = self._discovered(registry)

@@ -18,7 +18,7 @@ from mlops.core.errors import AzureError, ConfigError, DeploymentFailed, Traffic
 if TYPE_CHECKING:
     from mlops.cloud.workspace import Workspace
 
-__all__ = ["DeploymentView", "EndpointView", "Endpoints"]
+__all__ = ["DeploymentView", "EndpointView", "Endpoints", "Live"]
 
 SETTLED = frozenset({"Succeeded", "Failed", "Canceled"})
 """Provisioning states in which nothing goes on."""
@@ -55,6 +55,18 @@ class DeploymentView:
     sku: str
     instances: int
     tags: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Live:
+    """What an endpoint serves. Models stand with their full id; where a deployment names none (it is inside its image), with its own."""
+
+    model: str | None = None
+    """What gets more than half of the traffic; None where nothing takes any."""
+    shares: Mapping[str, int] = field(default_factory=dict)
+    """Model → percent of the traffic, of all that take some."""
+    idle: tuple[str, ...] = ()
+    """Where nothing takes traffic: what stands by."""
 
 
 class Endpoints:
@@ -249,19 +261,46 @@ class Endpoints:
         """Send requests to an endpoint."""
         return Scorer(self._workspace, endpoint.name, endpoint.scoring_uri, timeout_s)
 
-    def live_model(self, endpoint: str) -> str | None:
-        """Full id of the model that gets the most traffic, or None where nothing is served (no endpoint, or no traffic)."""
+    def live(self, endpoint: str) -> Live:
+        """What an endpoint serves now.
+
+        Raises:
+            TrafficError: a deployment takes traffic and does not exist, or no model has more than half of the traffic: then nobody can
+                say which of them is the champion.
+        """
         view = self.find(endpoint)
-        if view is None or not any(view.traffic.values()):
-            return None
-        busiest = max(view.traffic, key=lambda name: view.traffic[name])
-        deployment = self.deployment(endpoint, busiest)
-        if deployment is None:
+        if view is None:
+            return Live()
+        taking = {name: share for name, share in view.traffic.items() if share}
+        if not taking:
+            return Live(idle=tuple(sorted({self._serves(endpoint, found) for found in self.deployments(endpoint)})))
+        shares: dict[str, int] = {}
+        for name, share in taking.items():
+            deployment = self.deployment(endpoint, name)
+            if deployment is None:
+                raise TrafficError(
+                    f"Endpoint {endpoint} sends {share} % of its traffic to {name}, which does not exist.",
+                    "move the traffic to a deployment that exists",
+                )
+            model = self._serves(endpoint, deployment)
+            # Azure does not tell ids apart by case.
+            known = next((other for other in shares if other.lower() == model.lower()), model)
+            shares[known] = shares.get(known, 0) + share
+        busiest = max(shares, key=lambda model: shares[model])
+        if 2 * shares[busiest] <= sum(shares.values()):
             raise TrafficError(
-                f"Endpoint {endpoint} sends {view.traffic[busiest]} % of its traffic to {busiest}, which does not exist.",
-                "move the traffic to a deployment that exists",
+                f"Endpoint {endpoint} splits its traffic so that no model has more than half of it: {shares}. Which one is the champion"
+                " can't be told.",
+                "finish what goes on there: give one deployment more than half of the traffic (studio, or `mlops rollback`)",
             )
-        return deployment.model
+        return Live(model=busiest, shares=shares)
+
+    def live_model(self, endpoint: str) -> str | None:
+        """Full id of what gets more than half of the traffic, or None where nothing takes any; raises as :meth:`live`."""
+        return self.live(endpoint).model
+
+    def _serves(self, endpoint: str, deployment: DeploymentView) -> str:
+        return deployment.model or f"{self._workspace.arm_id}/onlineEndpoints/{endpoint}/deployments/{deployment.name}"
 
     def _failure(self, endpoint: str, deployment: str, refusal: ServiceRefusal) -> DeploymentFailed:
         logs = self.logs(endpoint, deployment)

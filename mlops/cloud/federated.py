@@ -16,7 +16,7 @@ from typing import Any
 from mlops.core import console
 from mlops.core.errors import CredentialError
 
-__all__ = ["AUDIENCE", "GitHubCredential", "in_workflow"]
+__all__ = ["AUDIENCE", "GitHubCredential", "identity_claims", "in_workflow"]
 
 AUDIENCE = "api://AzureADTokenExchange"
 """Whom GitHub's token is for."""
@@ -63,14 +63,7 @@ class GitHubCredential:
 
     def _assertion(self) -> str:
         """A fresh token of GitHub's about this job."""
-        url, key = os.environ.get("ACTIONS_ID_TOKEN_REQUEST_URL"), os.environ.get("ACTIONS_ID_TOKEN_REQUEST_TOKEN")
-        if not url or not key:
-            raise CredentialError(
-                "GitHub gives this job no identity token, so nobody can be signed in to Azure.",
-                "give the job `permissions: id-token: write`, and the job that calls a reusable workflow, too;"
-                " pull requests from forks never get one",
-            )
-        token = _fetch(f"{url}&audience={AUDIENCE.replace(':', '%3A').replace('/', '%2F')}", key)
+        token = _fresh()
         self._mask(token)
         self._claims = _claims(token)
         return token
@@ -113,6 +106,31 @@ class GitHubCredential:
         return CredentialError(
             f"Entra ID gives no access token to {subject!r}. {said}", "look the AADSTS code up at https://login.microsoftonline.com/error"
         )
+
+
+def identity_claims() -> dict[str, Any]:
+    """What GitHub says about this job at this moment: ``repository``, ``environment`` (if it is in one), ``run_id``, ``actor``, ….
+
+    Read as GitHub sent it over TLS, its signature unchecked: it tells this process where it is, and proves nothing to anybody else.
+
+    Raises:
+        CredentialError: GitHub gives no token.
+    """
+    token = _fresh()
+    console.mask(token)
+    return _claims(token)
+
+
+def _fresh() -> str:
+    """A token of GitHub's about this job, made now and not yet masked."""
+    url, key = os.environ.get("ACTIONS_ID_TOKEN_REQUEST_URL"), os.environ.get("ACTIONS_ID_TOKEN_REQUEST_TOKEN")
+    if not url or not key:
+        raise CredentialError(
+            "GitHub gives this job no identity token, so nobody can be signed in to Azure.",
+            "give the job `permissions: id-token: write`, and the job that calls a reusable workflow, too;"
+            " pull requests from forks never get one",
+        )
+    return _fetch(f"{url}&audience={AUDIENCE.replace(':', '%3A').replace('/', '%2F')}", key)
 
 
 def _fetch(url: str, key: str) -> str:

@@ -168,7 +168,19 @@ class Jobs:
         """
         from mlops.cloud.watch import Watch
 
-        return Watch(self._workspace, job, ours=job in self._started).wait(timeout_s, detach_s)
+        return Watch(self._workspace, job, ours=self.started(job)).wait(timeout_s, detach_s)
+
+    def started(self, job: str) -> bool:
+        """Whether this process has submitted it or taken it over, and so may cancel it."""
+        return job in self._started
+
+    def take_over(self, job: JobView) -> None:
+        """Treat a job that an earlier attempt of this very workflow run has submitted as submitted here: an interrupt cancels it.
+
+        What another run has submitted stays that run's; so does what another process on a laptop has, which may still wait for it.
+        """
+        if console.in_github() and self._workspace.ours_now(job.tags):
+            self._started.add(job.name)
 
     def cancel(self, job: str) -> None:
         """Tell a job to stop; one that has ended already is left alone."""
@@ -198,7 +210,7 @@ class Jobs:
         """Download a job's named output into a folder (replaced if it is there) and return the folder.
 
         Raises:
-            AzureError: the output has no files.
+            NotFound: the output has no files.
         """
         from mlops.cloud.outputs import Outputs
 
@@ -222,6 +234,13 @@ class Jobs:
                 raise
             console.info(f"  {rival.name} was submitted by somebody else just now: {rival.studio_url}")
             return rival.name
+        except KeyboardInterrupt:
+            # The request may have been heard all the same, and nobody would wait for what it has started.
+            heard = self._same_work(job.name, tags[KEY])
+            if heard is not None and self._workspace.ours_now(heard.tags):
+                console.warning(f"Interrupted: cancelling job {heard.name}, which was submitted just now.")
+                self.cancel(heard.name)
+            raise
         self._started.add(made.name)
         console.info(f"  submitted {made.name}: {made.studio_url}")
         return made.name

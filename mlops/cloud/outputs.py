@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from mlops.cloud.errors import translated
+from mlops.cloud.errors import NotFound, translated
 from mlops.core import console
 from mlops.core.errors import AzureError
 
@@ -48,7 +48,7 @@ class Outputs:
         try:
             count = self._fetch(place, temporary)
             if count == 0:
-                raise AzureError(
+                raise NotFound(
                     f"Output {output!r} of job {job} has no files (looked at {place.datastore.name}: {place.path}).",
                     "look at the job's Outputs tab in the studio",
                 )
@@ -59,6 +59,14 @@ class Outputs:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         return into
+
+    def has_files(self, uri: str) -> bool:
+        """Whether there is a file at a URI. What does not lie in a datastore can't be looked at, and is taken to be there."""
+        if not _DATASTORE_URI.fullmatch(uri):
+            return True
+        place = self._place(uri, "", "")
+        with translated(f"looking for {place.path}"), self._container(place.datastore) as container:
+            return next(_names(container, place.path), None) is not None
 
     def _place(self, uri: str, job: str, output: str) -> _Place:
         ml = self._workspace.ml

@@ -68,6 +68,24 @@ class Tracking:
                 found = {**self.client.get_run(child.run).data.metrics, **found}
         return found
 
+    def tagged(self, experiment: str, tag: str, values: Iterable[str], most: int) -> dict[str, dict[str, str]]:
+        """Runs of an experiment whose tag has one of these values: run → its tags. Of each value the ``most`` that were begun last.
+
+        An experiment that does not exist has no runs.
+        """
+        with translated(f"searching the runs of experiment {experiment} in MLflow"):
+            known = self.client.get_experiment_by_name(experiment)
+            if known is None:
+                return {}
+            found = [
+                run
+                for value in values
+                for run in self.client.search_runs(
+                    [known.experiment_id], f"tags.{tag} = '{value}'", max_results=most, order_by=["attributes.start_time DESC"]
+                )
+            ]
+        return {run.info.run_id: dict(run.data.tags) for run in found}
+
     def set_tags(self, run: str, tags: dict[str, str]) -> None:
         """Put tags on a run."""
         with translated(f"tagging {run} in MLflow"):

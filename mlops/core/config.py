@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mlops.core.errors import ConfigError
 
-__all__ = ["COORDINATES", "Config", "json_schema", "load", "locate"]
+__all__ = ["COORDINATES", "Config", "json_schema", "load", "locate", "parse_override"]
 
 COORDINATES = {
     "subscription_id": "AZURE_SUBSCRIPTION_ID",
@@ -111,15 +111,22 @@ class EvaluationConfig(Table):
 class Rule(Table):
     """One gate rule. Names follow MLflow's MetricThreshold and TFMA's MetricThreshold where those have one."""
 
-    metric: str
-    direction: Literal["lower", "higher"]
-    baseline: Literal["champion", "base", "none"] = "none"
+    metric: str = Field(
+        description="`SUITE.METRIC`, `SUITE.KIND.METRIC` for one kind of its rows, or `SUITE.*.METRIC` for each kind on its own; metrics "
+        "are `nll`, `perplexity`, `token_accuracy`, `exact_match`, `rouge_l` (target), `kl_base` (retention)"
+    )
+    direction: Literal["lower", "higher"] = Field(description="which is better")
+    baseline: Literal["champion", "base", "none"] = Field("none", description="on a first run the base model answers for the champion")
     margin: float = Field(0.0, allow_inf_nan=False, description="> 0 tolerates that much worse, < 0 demands that much better")
-    margin_kind: Literal["relative", "absolute"] = "relative"
-    test: Literal["paired_bootstrap", "wilcoxon", "mcnemar", "none"] = "none"
-    confidence: float = Field(0.95, gt=0.5, lt=1)
-    min_rows: int = Field(1, ge=1)
-    critical: bool = True
+    margin_kind: Literal["relative", "absolute"] = Field("relative", description="to the baseline's figure, or in the metric's unit")
+    test: Literal["paired_bootstrap", "wilcoxon", "mcnemar", "none"] = Field(
+        "none",
+        description="`paired_bootstrap` judges the metric itself; `wilcoxon` its typical row, where the figure over all rows must agree; "
+        "`mcnemar` wins and losses of `exact_match`, with margin 0; `none` compares two numbers",
+    )
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="of the two-sided interval")
+    min_rows: int = Field(1, ge=1, description="with fewer rows (of each kind, for `*`) nothing is shown: HOLD")
+    critical: bool = Field(True, description="whether it decides; else it is only told")
     max_gain: float | None = Field(None, gt=0, allow_inf_nan=False, description="better than this is suspicious: HOLD")
     floor: float | None = Field(None, allow_inf_nan=False, description="inclusive lower bound")
     ceiling: float | None = Field(None, allow_inf_nan=False, description="inclusive upper bound")
@@ -129,6 +136,9 @@ class GateConfig(Table):
     """When a candidate may go on."""
 
     rules: tuple[Rule, ...] = ()
+    override_environment: str = Field(
+        "gate-override", min_length=1, description="GitHub environment with required reviewers in which a HOLD may be overridden"
+    )
 
 
 class RegistrationConfig(Table):
@@ -231,7 +241,7 @@ def load(path: Path, target: str, overrides: Sequence[str] = (), environment: Ma
     given: list[str] = []
     overridden: list[str] = []
     for override in overrides:
-        keys, value = _parse_override(override)
+        keys, value = parse_override(override)
         overridden.append(".".join(keys))
         for key in reversed(keys):
             value = {key: value}
@@ -298,7 +308,12 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _parse_override(text: str) -> tuple[list[str], Any]:
+def parse_override(text: str) -> tuple[list[str], Any]:
+    """``path.to.key=value`` → its keys, and its value as in TOML (a bare word is a string).
+
+    Raises:
+        ConfigError: it is not of this form.
+    """
     path, equals, value = text.partition("=")
     if not equals or not path.strip():
         raise ConfigError(f"--set {text!r} is not of the form path.to.key=value.", "for example --set training.parameters.max_steps=5")

@@ -20,9 +20,11 @@ The class is the meaning, the exit code is what a workflow reads, the message is
     ├── SmokeTestFailed            14   the new deployment's answers are not good enough
     ├── TrafficError               15   traffic is not what it should be
     ├── TeardownIncomplete         16   something of ours still exists
-    ├── NotPromoted                17   a stage behind the gate was called without PROMOTE
+    ├── NotPromoted                17   a stage behind the gate was called, and the gate lets nothing through
     ├── DataError                  18   the data set can't be had, or lacks a split
-    └── Rejected                   20   the gate says REJECT
+    ├── SelfTestFailed             19   the gate does not notice what it must notice, so it has judged nothing
+    ├── Rejected                   20   the gate says REJECT
+    └── GitHubRefused              21   GitHub's REST API answered with an error
 
 An interrupt (Ctrl-C, SIGTERM) ends with 130, as shells expect.
 """
@@ -38,6 +40,7 @@ __all__ = [
     "DeploymentFailed",
     "Detached",
     "EvidenceError",
+    "GitHubRefused",
     "Held",
     "JobCanceled",
     "JobFailed",
@@ -47,6 +50,7 @@ __all__ = [
     "RecordError",
     "RegistrationError",
     "Rejected",
+    "SelfTestFailed",
     "SmokeTestFailed",
     "TeardownIncomplete",
     "TrafficError",
@@ -180,7 +184,7 @@ class TeardownIncomplete(MlopsError):
 
 
 class NotPromoted(MlopsError):
-    """A stage behind the gate was called without PROMOTE."""
+    """A stage behind the gate was called, and the gate does not let this candidate through."""
 
     exit_code = 17
 
@@ -191,7 +195,19 @@ class DataError(MlopsError):
     exit_code = 18
 
 
+class SelfTestFailed(MlopsError):
+    """The gate does not notice what it must notice, so its verdict would be worth nothing and there is none."""
+
+    exit_code = 19
+
+
 class Rejected(MlopsError):
     """The gate says REJECT: the candidate is shown to be worse."""
 
     exit_code = 20
+
+
+class GitHubRefused(MlopsError):
+    """GitHub's REST API answered with an error."""
+
+    exit_code = 21

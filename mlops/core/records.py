@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 __all__ = [
     "RECORDS",
@@ -26,8 +26,10 @@ __all__ = [
     "Judgement",
     "ModelScores",
     "Outcome",
+    "Override",
     "Parameter",
     "Prepared",
+    "Probe",
     "Promoted",
     "Record",
     "Registered",
@@ -55,7 +57,8 @@ class Record(Frozen):
     volatile: ClassVar[frozenset[str]] = frozenset({"made_at", "reused"})
     """Fields that may differ between two equal results."""
 
-    schema_version: Literal[1] = 1
+    schema_version: int = Field(1, ge=1, le=1)
+    """Goes up, in a record's own class, when an older record can't be read as a newer one: any other version is refused."""
     made_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
     inputs: dict[str, str] = Field(default_factory=dict, description="stage → digest of the record this one was made from")
     files: dict[str, FileDigest] = Field(default_factory=dict, description="name → file beside the record")
@@ -194,8 +197,11 @@ class Evaluated(Record):
 
     stage: ClassVar[str] = "evaluate"
     evaluation_version: str = Field(description="sha256 over the code in mlops/remote and its settings")
-    models: dict[str, ModelScores] = Field(description="role → scores; 'champion' is absent on a first run")
+    models: dict[str, ModelScores] = Field(description="role → scores; 'champion' is absent on a first run, or where it is missing")
+    missing: dict[str, str] = Field(default_factory=dict, description="role → why it could not be evaluated, and what to do")
+    champion: str = Field("", description="full id of what the endpoint served, scored or missing; empty where it served nothing")
     champion_note: str = Field("", description="why there is no champion, where there is none")
+    notes: tuple[str, ...] = Field((), description="what a reader must know who compares the scores")
 
 
 class Verdict(StrEnum):
@@ -240,30 +246,100 @@ class Judgement(Frozen):
     direction: Literal["lower", "higher"] = Field(description="which is better")
     test: str = Field(description="how it was answered; 'none' compares two numbers")
     seed: int | None = Field(None, description="of the test's resampling")
+    confidence: float | None = Field(None, description="of the two-sided intervals; each side is tested at (1 − confidence) / 2")
+    min_rows: int | None = Field(None, description="rows without which nothing is shown")
     baseline: Literal["champion", "base", "none"]
     answered_against: Literal["champion", "base", "none"]
     critical: bool
     candidate: float | None
     reference: float | None
     difference: float | None = Field(description="candidate − baseline, in the metric's unit")
-    interval: Interval | None = None
+    typical_difference: float | None = Field(
+        None, description="of a wilcoxon rule: the typical row's (pseudo-median), nll and kl per token"
+    )
+    interval: Interval | None = Field(None, description="of the difference; of a wilcoxon rule, of the typical difference")
     margin: float | None = Field(description="tolerated (> 0) or demanded (< 0), in the metric's unit")
+    margin_kind: Literal["relative", "absolute"] | None = Field(None, description="None without a baseline")
+    distance: float | None = Field(
+        None,
+        description="from the margin, > 0 on the good side; as a fraction of the baseline's figure where the margin is relative, else in "
+        "the metric's unit",
+    )
+    distance_interval: Interval | None = Field(
+        None, description="of the distance, with the baseline's own uncertainty: all above 0 shows the rule, all below 0 fails it"
+    )
+    p_value: float | None = Field(None, description="one-sided, of 'the rule is kept': small where it is shown to fail")
+    p_holm: float | None = Field(None, description="the same after Holm's correction over all critical rules that have one")
+    floor: float | None = Field(None, description="inclusive lower bound of the candidate's figure")
+    ceiling: float | None = Field(None, description="inclusive upper bound of the candidate's figure")
+    max_gain: float | None = Field(None, description="suspicious above this, in the unit of the distance")
     n: int | None = Field(description="rows that it was answered on")
-    mde: float | None = Field(None, description="minimum detectable effect at 80 % power")
+    mde: float | None = Field(None, description="minimum detectable effect at 80 % power, in the metric's unit")
+    rows_needed: int | None = Field(None, description="of an unproven rule: rows that would settle it at 80 % power if the distance stays")
     outcome: Outcome
     reason: str
+
+
+class Probe(Frozen):
+    """One sabotage of the evidence in the self-test, and whether the gate noticed."""
+
+    name: str
+    change: str = Field(description="what was done to the evidence")
+    expected: str
+    found: str
+    result: Literal["passed", "missed", "not applicable"]
+
+
+class Override(Frozen):
+    """Who let a HOLD through, and why. There is none for REJECT."""
+
+    reason: str = Field(min_length=10)
+    actor: str = Field(min_length=1, description="who asked for it")
+    approvers: tuple[str, ...] = Field((), description="who let the job into the environment; empty outside GitHub")
+    environment: str = Field("", description="the GitHub environment; empty outside GitHub, where only an ephemeral target is let through")
+    workflow_run: str = Field("", description="URL")
+    overridden_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+
+    @model_validator(mode="after")
+    def _approved(self) -> Override:
+        if bool(self.environment) != bool(self.approvers):
+            raise ValueError("an override in an environment has approvers, and one outside has none")
+        return self
 
 
 class Judged(Record):
     """The gate's decision."""
 
     stage: ClassVar[str] = "gate"
+    volatile: ClassVar[frozenset[str]] = Record.volatile | {"overridden_at"}
+    schema_version: int = Field(2, ge=2, le=2)
+    target: str = Field(description="whose rules these are; the verdict opens the gate of no other target")
     verdict: Verdict
     reasons: tuple[str, ...]
     judgements: tuple[Judgement, ...]
     candidate_job: str
     candidate_model: str
     first_run: bool
+    notes: tuple[str, ...] = Field((), description="what a reader must know of the models, e.g. that the champion could not be evaluated")
+    self_test: tuple[Probe, ...] = ()
+    override: Override | None = None
+    override_refused: str = Field("", description="why an override that was asked for is none")
+
+    @model_validator(mode="after")
+    def _only_a_hold_is_overridden(self) -> Judged:
+        if self.override is not None and self.verdict is not Verdict.HOLD:
+            raise ValueError(f"{self.verdict} has no override")
+        return self
+
+    @property
+    def admitted(self) -> bool:
+        """Whether the candidate may go on: PROMOTE, or a HOLD that somebody answers for."""
+        return self.verdict is Verdict.PROMOTE or (self.verdict is Verdict.HOLD and self.override is not None)
+
+    @property
+    def exit_code(self) -> int:
+        """0 where the candidate may go on, else the verdict's."""
+        return 0 if self.admitted else self.verdict.exit_code
 
 
 class Registered(Record):

@@ -70,6 +70,14 @@ class Run:
         except RecordError:
             return None
 
+    def glance(self, kind: type[R]) -> R:
+        """The record of a stage as it stands, without holding it against its inputs and files.
+
+        Raises:
+            RecordError: it is missing, unreadable or from another schema.
+        """
+        return self._load(kind)
+
     def write(self, record: R) -> R:
         """Keep a record, atomically, and return it."""
         path = self.path(f"{record.stage}.json")

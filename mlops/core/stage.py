@@ -1,12 +1,12 @@
 """How a stage becomes a command: arguments, configuration, run directory, workspace, exit code.
 
-A stage is a function of what it needs, by name: ``config``, ``run``, ``workspace``::
+A stage is a function of what it needs, by name: ``config``, ``run``, ``workspace``, ``override``::
 
-    def gate(config: Config, run: Run) -> Judged: ...
+    def train(config: Config, run: Run, workspace: Workspace) -> Trained: ...
 
 
     def main(argv: Sequence[str] | None = None) -> int:
-        return stage.run(gate, argv)
+        return stage.run(train, argv)
 """
 
 from __future__ import annotations
@@ -35,9 +35,10 @@ Stage = Callable[..., Any]
 class Settings:
     """What the common options say."""
 
-    def __init__(self, config: Config, run: Run) -> None:
+    def __init__(self, config: Config, run: Run, override: str = "") -> None:
         self.config = config
         self.run = run
+        self.override = override
         self._workspace: Any = None
 
     def workspace(self) -> Any:
@@ -51,7 +52,12 @@ class Settings:
 
     def call(self, function: Stage) -> Any:
         """Call a stage with what it names."""
-        offered: dict[str, Callable[[], Any]] = {"config": lambda: self.config, "run": lambda: self.run, "workspace": self.workspace}
+        offered: dict[str, Callable[[], Any]] = {
+            "config": lambda: self.config,
+            "run": lambda: self.run,
+            "workspace": self.workspace,
+            "override": lambda: self.override,
+        }
         return function(**{name: offered[name]() for name in inspect.signature(function).parameters})
 
 
@@ -78,8 +84,11 @@ def parser(description: str, prog: str | None = None) -> argparse.ArgumentParser
 
 
 def settings(arguments: argparse.Namespace) -> Settings:
-    """Load what the common options name."""
-    return Settings(load(arguments.config, arguments.target, arguments.set), Run(arguments.run))
+    """Load what the common options name. The gate's override comes from its option, else from MLOPS_OVERRIDE, which workflows set."""
+    override = getattr(arguments, "override", None)
+    if override is None:
+        override = os.environ.get("MLOPS_OVERRIDE", "")
+    return Settings(load(arguments.config, arguments.target, arguments.set), Run(arguments.run), override)
 
 
 def run(function: Stage, argv: Sequence[str] | None = None) -> int:
@@ -92,11 +101,10 @@ def run(function: Stage, argv: Sequence[str] | None = None) -> int:
 
 
 def step(given: Settings, name: str, function: Stage) -> int:
-    """Run a stage inside its titled section. A verdict decides the exit code; every other result is success."""
+    """Run a stage inside its titled section. The gate's record decides the exit code; every other result is success."""
     with console.step(name):
         result = given.call(function)
-    verdict = getattr(result, "verdict", None)
-    return int(verdict.exit_code) if verdict is not None else 0
+    return int(getattr(result, "exit_code", 0))
 
 
 def guarded(command: Callable[[], int]) -> int:

@@ -126,10 +126,7 @@ async def delete_deployment(cloud: Cloud, request: Request) -> Answer:
             f"Deployment [{stored['name']}] takes {percent} % of the endpoint's traffic. Set its traffic to 0 before deleting it."
         )
     cloud.store.put("deployment", key, stored | {"state": "Deleting"})
-    path = operations.start(cloud, "mfeOperationsStatus", "od:", _delete(cloud, key), stored["name"])
-    version = request.query_params["api-version"]
-    location = f"https://management.azure.com{path.replace('mfeOperationsStatus', 'mfeOperationResults')}?api-version={version}"
-    return operations.accepted(202, path, version, None, location)
+    return operations.deletion(cloud, request, "od:", _delete(cloud, key), stored["name"])
 
 
 async def get_logs(cloud: Cloud, request: Request) -> Answer:

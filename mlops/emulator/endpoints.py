@@ -192,10 +192,7 @@ async def delete_endpoint(cloud: Cloud, request: Request) -> Answer:
         if deployed["state"] in BUSY:
             raise conflict(f"Deployment {deployed['name']}", deployed["state"])
     cloud.store.put("endpoint", key, stored | {"state": "Deleting"})
-    path = operations.start(cloud, "mfeOperationsStatus", "oe:", delete(cloud, key), stored["name"])
-    version = request.query_params["api-version"]
-    location = f"https://management.azure.com{path.replace('mfeOperationsStatus', 'mfeOperationResults')}?api-version={version}"
-    return operations.accepted(202, path, version, None, location)
+    return operations.deletion(cloud, request, "oe:", delete(cloud, key), stored["name"])
 
 
 async def list_keys(cloud: Cloud, request: Request) -> Answer:

@@ -1,4 +1,4 @@
-"""As much of GitHub's REST API as the workflows call: comments on pull requests, workflow runs, dispatches.
+"""As much of GitHub's REST API as the workflows call: comments on pull requests, workflow runs, dispatches, environments.
 
 Shapes and status codes follow https://docs.github.com/en/rest (api-version 2022-11-28). Tokens carry the permissions of the job that they
 were made for, so a call that the job's ``permissions:`` does not cover is refused here as there.
@@ -7,7 +7,7 @@ were made for, so a call that the job's ``permissions:`` does not cover is refus
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,7 +18,7 @@ from mlops.emulator.app import Answer, Route, body
 from mlops.emulator.cloud import Cloud
 from mlops.emulator.errors import AzureFault
 
-__all__ = ["ROUTES", "add_workflow_run", "comments", "dispatches", "open_pull_request", "token"]
+__all__ = ["ROUTES", "add_environment", "add_workflow_run", "approve", "comments", "dispatches", "open_pull_request", "token"]
 
 API = "https://api.github.com"
 BOT = {"login": "github-actions[bot]", "id": 41898282, "type": "Bot"}
@@ -42,6 +42,17 @@ def open_pull_request(cloud: Cloud, number: int, title: str = "A change") -> Non
 def add_workflow_run(cloud: Cloud, run: str, status: str, conclusion: str | None) -> None:
     """Let there be a workflow run: ``status`` queued, in_progress or completed; ``conclusion`` success, failure, cancelled or None."""
     cloud.store.put("github-run", run, {"id": int(run), "status": status, "conclusion": conclusion})
+
+
+def add_environment(cloud: Cloud, name: str, reviewers: Sequence[str] = (), *, prevent_self_review: bool = True) -> None:
+    """Let there be an environment. ``reviewers``: logins, one of whom must let a job in; without any, every job is let in."""
+    cloud.store.put("github-environment", name, {"name": name, "reviewers": list(reviewers), "prevent_self_review": prevent_self_review})
+
+
+def approve(cloud: Cloud, run: str, environment: str, user: str, comment: str = "") -> None:
+    """Let the jobs of a workflow run into an environment, as a reviewer does."""
+    number = len(cloud.store.list("github-approval"))
+    cloud.store.put("github-approval", f"{run}/{number}", {"environment": environment, "user": user, "comment": comment})
 
 
 def comments(cloud: Cloud, number: int) -> list[dict[str, Any]]:
@@ -115,6 +126,38 @@ async def get_run(cloud: Cloud, request: Request) -> Answer:
     }
 
 
+async def get_approvals(cloud: Cloud, request: Request) -> Answer:
+    """Who let a run's jobs into environments."""
+    _allow(cloud, request, "actions")
+    run = request.path_params["run"]
+    if cloud.store.get("github-run", run) is None:
+        raise _not_found()
+    return JSONResponse(
+        [
+            {"environments": [{"name": one["environment"]}], "state": "approved", "user": _user(one["user"]), "comment": one["comment"]}
+            for _, one in cloud.store.list("github-approval", f"{run}/")
+        ]
+    )
+
+
+async def get_environment(cloud: Cloud, request: Request) -> Answer:
+    """An environment with its protection rules."""
+    _allow(cloud, request, "actions")
+    known = cloud.store.get("github-environment", request.path_params["environment"])
+    if known is None:
+        raise _not_found()
+    rule = {
+        "id": 1, "type": "required_reviewers", "prevent_self_review": known["prevent_self_review"],
+        "reviewers": [{"type": "User", "reviewer": _user(login)} for login in known["reviewers"]],
+    }  # fmt: skip
+    name = known["name"]
+    return {
+        "id": 1, "name": name, "url": f"{_base(request)}/environments/{name}", "deployment_branch_policy": None,
+        "html_url": f"https://github.com/{cloud.options.github}/deployments/activity_log?environments_filter={name}",
+        "protection_rules": [rule] if known["reviewers"] else [],
+    }  # fmt: skip
+
+
 async def get_workflow(cloud: Cloud, request: Request) -> Answer:
     """A workflow, by its file's name."""
     _allow(cloud, request, "actions")
@@ -153,6 +196,10 @@ def _allow(cloud: Cloud, request: Request, *scopes: str, write: bool = False) ->
     enough = ("write",) if write else ("read", "write")
     if not any(known["permissions"].get(scope) in enough for scope in scopes):
         raise _github(403, "Resource not accessible by integration")
+
+
+def _user(login: str) -> dict[str, Any]:
+    return {"login": login, "id": int.from_bytes(login.encode()[:4], "big"), "type": "User"}
 
 
 def _issue(cloud: Cloud, request: Request) -> dict[str, Any]:
@@ -201,6 +248,8 @@ ROUTES = [
     Route("github", "POST", _REPOSITORY + "/issues/{number}/comments", post_comment, public=True),
     Route("github", "PATCH", _REPOSITORY + "/issues/comments/{comment}", patch_comment, public=True),
     Route("github", "GET", _REPOSITORY + "/actions/runs/{run}", get_run, public=True),
+    Route("github", "GET", _REPOSITORY + "/actions/runs/{run}/approvals", get_approvals, public=True),
+    Route("github", "GET", _REPOSITORY + "/environments/{environment}", get_environment, public=True),
     Route("github", "GET", _REPOSITORY + "/actions/workflows/{workflow}", get_workflow, public=True),
     Route("github", "POST", _REPOSITORY + "/actions/workflows/{workflow}/dispatches", post_dispatch, public=True),
 ]

@@ -20,7 +20,7 @@ from mlops.emulator.app import PROVIDER, Answer, Route
 from mlops.emulator.cloud import LOCATION, Cloud
 from mlops.emulator.errors import AzureFault, not_found
 
-__all__ = ["ROUTES", "accepted", "interrupted", "start"]
+__all__ = ["ROUTES", "accepted", "deletion", "interrupted", "start"]
 
 RETRY_AFTER = {"Retry-After": "1"}
 """The SDK ignores 0 and would wait 30 seconds without the header."""
@@ -62,6 +62,13 @@ def accepted(status: int, path: str, version: str, content: Any, location: str |
     return (
         JSONResponse(content, status_code=status, headers=headers) if content is not None else Response(status_code=status, headers=headers)
     )
+
+
+def deletion(cloud: Cloud, request: Request, prefix: str, work: Awaitable[None], subject: str) -> Response:
+    """Begin a deletion: 202, and a Location that answers 202 while it is under way, then 204. Arguments as of :func:`start`."""
+    path, version = start(cloud, "mfeOperationsStatus", prefix, work, subject), request.query_params["api-version"]
+    location = f"https://management.azure.com{path.replace('mfeOperationsStatus', 'mfeOperationResults')}?api-version={version}"
+    return accepted(202, path, version, None, location)
 
 
 async def get_status(cloud: Cloud, request: Request) -> Answer:

@@ -5,15 +5,31 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
-from mlops.core.errors import UsageError
+from mlops.core.errors import GitHubRefused, UsageError
 
-__all__ = ["GitHubRefused", "Repository", "run_url"]
+__all__ = ["Approval", "GitHubRefused", "Protection", "Repository", "run_url"]
 
 
-class GitHubRefused(Exception):
-    """GitHub answered with an error; the message tells it, with the permission that may be missing."""
+@dataclass(frozen=True)
+class Protection:
+    """Who must let a job into an environment."""
+
+    reviewers: tuple[str, ...]
+    """Logins of people, ``@team`` for teams; empty where anybody is let in."""
+    prevent_self_review: bool
+    """Whether whoever started the run is no reviewer of it."""
+
+
+@dataclass(frozen=True)
+class Approval:
+    """Who let a run's jobs into an environment, and what they wrote with it."""
+
+    environment: str
+    user: str
+    comment: str
 
 
 class Repository:
@@ -57,6 +73,30 @@ class Repository:
             found = self._repository.get_workflow_run(run)
             return str(found.status), str(found.conclusion or "")
 
+    def protection(self, environment: str) -> Protection | None:
+        """An environment's required reviewers, or None where there is no such environment."""
+        from github import UnknownObjectException
+
+        with _told("actions: read"):
+            try:
+                rules = self._repository.get_environment(environment).protection_rules
+            except UnknownObjectException:
+                return None
+            rules = [rule for rule in rules if rule.type == "required_reviewers"]
+            named = [one.reviewer.login if one.type == "User" else f"@{one.reviewer.slug}" for rule in rules for one in rule.reviewers]
+            return Protection(tuple(named), any(rule.prevent_self_review for rule in rules))
+
+    def approvals(self, run: int) -> list[Approval]:
+        """Who has let jobs of a workflow run into environments, oldest first."""
+        with _told("actions: read"):
+            _, answer = self._repository.requester.requestJsonAndCheck("GET", f"{self._repository.url}/actions/runs/{run}/approvals")
+            return [
+                Approval(place["name"], one["user"]["login"], one.get("comment") or "")
+                for one in answer
+                if one["state"] == "approved"
+                for place in one["environments"]
+            ]
+
     def dispatch(self, workflow: str, ref: str, inputs: dict[str, str]) -> None:
         """Start a workflow that has ``on: workflow_dispatch``."""
         with _told("actions: write"):
@@ -78,5 +118,9 @@ def _told(permission: str) -> Iterator[None]:
         yield
     except GithubException as problem:
         said = problem.data.get("message") if isinstance(problem.data, dict) else problem.data
-        hint = f" (the job needs `permissions: {permission}`)" if problem.status in (401, 403) else ""
-        raise GitHubRefused(f"GitHub answered {problem.status}: {said}{hint}") from problem
+        fix = (
+            f"give the job `permissions: {permission}`, and the job that calls a reusable workflow, too"
+            if problem.status in (401, 403)
+            else ""
+        )
+        raise GitHubRefused(f"GitHub answered {problem.status}: {said}.", fix) from problem

@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from mlops.core import console, stage
-from mlops.core.records import Deployed, Evaluated, Judged, Promoted, Record, Smoked, TornDown, Trained, Validated, Verdict
+from mlops.core.records import Deployed, Evaluated, Judged, Outcome, Promoted, Record, Smoked, TornDown, Trained, Validated, Verdict
 from mlops.core.run import Run
 from mlops.github import plan
 from mlops.github.client import GitHubRefused, Repository, run_url
-from mlops.report.markdown import MEANING, figures, rule_table, table
+from mlops.report.markdown import figures, meaning, override_line, rule_table, self_test_line, table
+from mlops.report.samples import exchanges
 
 __all__ = ["LIMIT", "MARKER", "main", "text"]
 
@@ -27,6 +28,9 @@ MARKER = "<!-- azureml-chat-mlops: the pipeline's comment -->"
 LIMIT = 60_000
 """Characters; GitHub takes 65,536."""
 SHOWN = 3
+"""Sample answers."""
+RULES = 8
+"""So many rules are shown as they are."""
 ANSWER = 600
 MARKS = {Verdict.PROMOTE: "✅", Verdict.HOLD: "⏸️", Verdict.REJECT: "❌"}
 
@@ -37,7 +41,7 @@ def text(run: Run) -> str:
     planned = plan.read(run)
     parts = [MARKER, *_heading(run, records, offline=bool(records) and not planned)]
     if judged := _one(records, Judged):
-        parts += ["\n".join(f"- {_line(reason)}" for reason in judged.reasons), rule_table(judged.judgements)]
+        parts += _judgement(judged)
     if evaluated := _one(records, Evaluated):
         parts += [_folded("Figures", figures(evaluated)), _samples(evaluated)]
     parts += [_serving(records), _cost(records), _links(records, str(planned.get("workflow_run") or run_url()))]
@@ -79,9 +83,10 @@ def _heading(run: Run, records: Sequence[Record], *, offline: bool) -> list[str]
     if failure is not None:
         lines = [f"## ❌ {failure[0]} failed", _fenced(failure[1])]
         if judged is not None:
-            lines.append(f"The gate had said {judged.verdict}.")
+            lines.append(f"The gate had said {judged.verdict}{', overridden' if judged.override else ''}.")
     elif judged is not None:
-        lines = [f"## {MARKS[judged.verdict]} {judged.verdict}: {MEANING[judged.verdict]}"]
+        mark, overridden = ("⚠️", ", overridden") if judged.override else (MARKS[judged.verdict], "")
+        lines = [f"## {mark} {judged.verdict}{overridden}: {meaning(judged)}"]
     else:
         lines = ["## No verdict", "The pipeline ended before the gate, or was stopped."]
     if offline:
@@ -92,22 +97,25 @@ def _heading(run: Run, records: Sequence[Record], *, offline: bool) -> list[str]
     return lines
 
 
+def _judgement(judged: Judged) -> list[str]:
+    """What a reader must not miss first; then why, and the rules: with many, those in doubt are shown and the whole table is folded."""
+    warning = override_line(judged)
+    told = [*judged.reasons, *judged.notes, self_test_line(judged.self_test)]
+    parts = [f"> [!WARNING]\n> {_line(warning)}"] if warning else []
+    parts.append("\n".join(f"- {_line(line)}" for line in told))
+    if len(judged.judgements) <= RULES:
+        return [*parts, rule_table(judged.judgements)]
+    doubtful = [judgement for judgement in judged.judgements if judgement.outcome is not Outcome.SHOWN]
+    whole = _folded(f"All {len(judged.judgements)} rules, {len(doubtful)} of them not shown to hold", rule_table(judged.judgements))
+    return [*parts, *([rule_table(doubtful)] if doubtful else []), whole]
+
+
 def _samples(evaluated: Evaluated) -> str:
     """Questions with the answers before and after."""
-    old = "champion" if "champion" in evaluated.models else "base"
-    if old not in evaluated.models or "candidate" not in evaluated.models:
-        return ""
-    before = {sample.prompt: sample.answer for sample in evaluated.models[old].samples}
-    rows = [
-        (_short(sample.prompt), _short(before[sample.prompt]), _short(sample.answer))
-        for sample in evaluated.models["candidate"].samples
-        if sample.prompt in before
-    ]
-    return (
-        _folded("Sample answers, before and after", table(("question", f"before ({old})", "after (candidate)"), rows[:SHOWN]))
-        if rows
-        else ""
-    )
+    old, asked = exchanges(evaluated)
+    rows = [(_short(one.prompt), _short(one.before), _short(one.after)) for one in asked[:SHOWN]]
+    header = ("question", f"before ({old})", "after (candidate)")
+    return _folded("Sample answers, before and after", table(header, rows)) if rows else ""
 
 
 def _serving(records: Sequence[Record]) -> str:

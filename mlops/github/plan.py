@@ -2,20 +2,23 @@
 
     mlops plan --from validate --until teardown
 
-Leaves ``run/plan.json`` and the job output ``jobs``, a JSON list that the jobs' conditions read.
+Leaves ``run/plan.json`` and the job output ``jobs``, a JSON list that the jobs' conditions read. What makes no sense is refused here,
+before a reviewer is asked or anything is paid for: records of another target, an override of something else than a HOLD.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mlops.core import console, stage
 from mlops.core.errors import UsageError
+from mlops.core.records import Judged, Verdict
 from mlops.core.run import Run, write_atomically
+from mlops.core.source import commit
 from mlops.github.client import run_url
 
 __all__ = ["JOBS", "main", "planned", "read"]
@@ -32,6 +35,8 @@ JOBS = {
 }
 """Job of pipeline.yml → its stages, in order."""
 FILE = "plan.json"
+OVERRIDE = "MLOPS_OVERRIDE"
+"""Environment: why a HOLD is promoted all the same; what the gate reads, too."""
 
 
 def planned(first: str, last: str) -> list[str]:
@@ -55,6 +60,38 @@ def read(run: Run) -> dict[str, Any]:
     return dict(json.loads(path.read_bytes())) if path.is_file() else {}
 
 
+def _fits(before: Mapping[str, Any], target: str, settings: Sequence[str]) -> None:
+    """The records that are carried on must be of this target: each target has rules of its own, and a verdict is one by these."""
+    if not before:
+        return
+    where = before.get("workflow_run") or "an earlier run"
+    if before["target"] != target:
+        raise UsageError(
+            f"The records of {where} are of target {before['target']}, and target {target} shall go on with them.",
+            f"set target to {before['target']}, or begin anew without run-id",
+        )
+    then, now = ((made.get("commit", "unknown"), sorted(made["settings"])) for made in (before, {"commit": commit(), "settings": settings}))
+    if then != now:
+        told = [f"{made}, settings {', '.join(given) or 'none'}" for made, given in (then, now)]
+        console.warning(f"The records of {where} are of commit {told[0]}. What follows is of commit {told[1]}.")
+
+
+def _overridable(run: Run, jobs: Sequence[str]) -> None:
+    """An override answers a verdict that is there for people to see; it is no leave that is given in advance."""
+    if jobs[0] != "evaluate-gate":
+        raise UsageError(
+            f"An override goes with a run that was held, and begins from evaluate-gate, not from {jobs[0]}.",
+            "dispatch from evaluate-gate, with the run-id of the run that was held",
+        )
+    judged = run.read(Judged)
+    if judged.verdict is not Verdict.HOLD:
+        why = "REJECT has no override" if judged.verdict is Verdict.REJECT else "there is nothing to override"
+        raise UsageError(
+            f"The gate said {judged.verdict} in the run that is carried on: {why}.",
+            "leave the override out; after REJECT train a better model",
+        )
+
+
 def main(argv: Sequence[str]) -> int:
     """Tell which jobs of the workflow have something to do."""
     parser = stage.parser(__doc__ or "", prog="mlops plan")
@@ -65,7 +102,16 @@ def main(argv: Sequence[str]) -> int:
     def plan() -> int:
         jobs = planned(arguments.first, arguments.last)
         given = stage.settings(arguments)
-        document = {"target": given.config.target, "jobs": jobs, "settings": arguments.set, "workflow_run": run_url()}
+        _fits(read(given.run), given.config.target, arguments.set)
+        if os.environ.get(OVERRIDE, "").strip():
+            _overridable(given.run, jobs)
+        document = {
+            "target": given.config.target,
+            "jobs": jobs,
+            "settings": arguments.set,
+            "commit": commit(),
+            "workflow_run": run_url(),
+        }
         write_atomically(given.run.path(FILE), json.dumps(document, indent=2).encode() + b"\n")
         console.output("jobs", json.dumps(jobs))
         console.info(f"  target {given.config.target} of {Path(given.config.file).name}: {', '.join(jobs)}")

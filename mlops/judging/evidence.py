@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -32,10 +33,17 @@ class Rows:
     """Summed over those tokens, in nats."""
     kl: Floats
     """KL(base ‖ model) summed over those tokens, in nats; NaN where it was not measured."""
+    greedy_tokens: Floats
+    """How many of those tokens are the model's first choice."""
     rouge_l: Floats
     """In [0, 1]; NaN where no answer was generated."""
     answered: npt.NDArray[np.bool_]
     """Whether an answer was generated."""
+
+    @functools.cached_property
+    def repeats(self) -> bool:
+        """Whether a row is there twice. Kept, since every rule asks."""
+        return len(set(self.ids)) != len(self.ids)
 
     @classmethod
     def of(cls, rows: Iterable[Mapping[str, Any]]) -> Rows:
@@ -53,10 +61,11 @@ class Rows:
                 tokens=np.array([_count(row["tokens"]) for row in ordered], dtype=np.float64),
                 nll=np.array([_number(row["nll"]) for row in ordered], dtype=np.float64),
                 kl=np.array([_optional(row["kl"]) for row in ordered], dtype=np.float64),
+                greedy_tokens=np.array([_count(row["greedy_tokens"]) for row in ordered], dtype=np.float64),
                 rouge_l=np.array([_optional(row.get("rouge_l")) for row in ordered], dtype=np.float64),
                 answered=np.array([row.get("rouge_l") is not None for row in ordered], dtype=np.bool_),
             )
-        except (KeyError, TypeError) as problem:
+        except (KeyError, TypeError, OverflowError) as problem:
             raise Scoreless(f"a row of the scores is not a score: {problem!r}") from problem
 
 
@@ -78,11 +87,13 @@ class Evidence:
     """All that the gate looks at."""
 
     models: Mapping[str, ModelEvidence]
-    """By role: candidate, base, and champion unless this is a first run."""
+    """By role: candidate, base, and champion unless this is a first run or it could not be evaluated."""
     suite_digests: Mapping[str, str]
     """Of the suites that validation froze."""
     overlapping: Mapping[str, str]
     """Suite → what of it is in the training data."""
+    missing: Mapping[str, str] = field(default_factory=dict)
+    """Role → why it could not be evaluated. A champion that is here exists: this is no first run, and no other model answers for it."""
 
 
 def _text(value: Any) -> str:

@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mlops.judging.evidence import Evidence, ModelEvidence, Rows
-from mlops.judging.metrics import Metric
+from mlops.judging.metrics import EVERY_KIND, Metric, parse
 
 if TYPE_CHECKING:
     from mlops.core.config import Rule
 
-__all__ = ["first_fault"]
+__all__ = ["first_fault", "rule_fault"]
 
-_AVAILABLE_TESTS = ("paired_bootstrap", "none")
+
+def rule_fault(rule: Rule) -> str | None:
+    """What is wrong with a rule whatever the evidence, or None: it names an unknown metric, or its fields don't go together."""
+    return next(_of_the_rule(rule, parse(rule.metric)), None)
 
 
 def first_fault(rule: Rule, metric: Metric | None, role: str, evidence: Evidence) -> str | None:
@@ -28,15 +31,15 @@ def first_fault(rule: Rule, metric: Metric | None, role: str, evidence: Evidence
         role: which model it is answered against: ``champion``, ``base`` or ``none``.
         evidence: all of it.
     """
-    if metric is None:
-        return f"no evaluation makes a metric called {rule.metric!r}"
     # Later checks stand on earlier ones; a generator stops at the first that finds something.
     return next(_faults(rule, metric, role, evidence), None)
 
 
-def _faults(rule: Rule, metric: Metric, role: str, evidence: Evidence) -> Iterator[str]:
+def _faults(rule: Rule, metric: Metric | None, role: str, evidence: Evidence) -> Iterator[str]:
     yield from _of_the_rule(rule, metric)
+    assert metric is not None  # or the rule had its fault
     yield from _of_the_models(role, evidence)
+    yield from _of_the_kinds(metric, evidence)
     compared = {name: evidence.models[name] for name in ("candidate", role) if name != "none"}
     for name, model in compared.items():
         yield from _of_the_suite(name, model, metric, evidence)
@@ -49,21 +52,42 @@ def _faults(rule: Rule, metric: Metric, role: str, evidence: Evidence) -> Iterat
         yield f'{metric.name} of the {role} is 0, and a margin relative to 0 means nothing: use margin_kind = "absolute"'
 
 
-def _of_the_rule(rule: Rule, metric: Metric) -> Iterator[str]:
+def _of_the_rule(rule: Rule, metric: Metric | None) -> Iterator[str]:
+    if metric is None:
+        yield f"no evaluation makes a metric called {rule.metric!r}"
+        return
     if rule.baseline == "none":
         if rule.floor is None and rule.ceiling is None:
             yield "the rule asks for nothing: it has neither a baseline nor a floor or ceiling"
         for name, given in (("margin", rule.margin != 0), ("max_gain", rule.max_gain is not None), ("test", rule.test != "none")):
             if given:
                 yield f"the rule has a {name} and no baseline to hold it against"
-    if rule.test not in _AVAILABLE_TESTS:
-        yield f"test = {rule.test!r} is not available yet; available are {', '.join(_AVAILABLE_TESTS)}"
     if rule.test != "none" and not metric.paired:
-        yield f"{metric.measure} has no per-row scores for test = {rule.test!r}; judge nll, kl_base or rouge_l"
+        yield f"{metric.measure} has no per-row scores for test = {rule.test!r}: judge nll, kl_base, token_accuracy, exact_match or rouge_l"
+    if rule.test == "mcnemar" and not metric.binary:
+        yield f'test = "mcnemar" counts wins and losses, and {metric.measure} has none: judge exact_match, or use test = "paired_bootstrap"'
+    if rule.test == "mcnemar" and rule.margin != 0:
+        yield 'test = "mcnemar" asks whether there is a difference and knows no margin: set margin = 0, or use test = "paired_bootstrap"'
+    if rule.test == "wilcoxon" and metric.binary:
+        yield f'test = "wilcoxon" ranks differences, and {metric.measure} has wins and losses: use test = "mcnemar" or "paired_bootstrap"'
+
+
+def _of_the_kinds(metric: Metric, evidence: Evidence) -> Iterator[str]:
+    """A rule about every kind that could not be made one per kind."""
+    if metric.kind == EVERY_KIND:
+        unnamed = {row for model in evidence.models.values() for row in _without_kind(model.rows.get(metric.suite))}
+        what = f"{len(unnamed):,} rows of the {metric.suite} suite have no kind" if unnamed else f"the {metric.suite} suite has no kinds"
+        yield f"{what}, so it can't be judged kind by kind"
+
+
+def _without_kind(rows: Rows | None) -> Iterator[str]:
+    return (row for row, kind in zip(rows.ids, rows.kinds, strict=True) if not kind) if rows is not None else iter(())
 
 
 def _of_the_models(role: str, evidence: Evidence) -> Iterator[str]:
     for name in ("candidate", "base", role):
+        if name in evidence.missing:
+            yield f"the {name} was not evaluated: {evidence.missing[name]}"
         if name != "none" and name not in evidence.models:
             yield f"the {name} was not evaluated"
     candidate = evidence.models["candidate"]
@@ -77,7 +101,7 @@ def _of_the_models(role: str, evidence: Evidence) -> Iterator[str]:
 
 def _same(one: ModelEvidence, other: ModelEvidence) -> str:
     """In what two models are one and the same; empty where they differ."""
-    if one.model == other.model:
+    if one.model.lower() == other.model.lower():  # as Azure compares ids
         return f"both are {one.model}"
     if one.run == other.run:
         return f"both were scored by run {one.run}"
@@ -100,8 +124,7 @@ def _of_the_suite(name: str, model: ModelEvidence, metric: Metric, evidence: Evi
     if suite not in model.rows or not model.rows[suite].ids:
         yield f"there are no per-row scores of the {name} on the {suite} suite"
         return
-    ids = model.rows[suite].ids
-    if len(set(ids)) != len(ids):
+    if model.rows[suite].repeats:
         yield f"rows of the {name} on the {suite} suite are there twice"
 
 
@@ -126,13 +149,18 @@ def _of_the_value(name: str, model: ModelEvidence, metric: Metric) -> Iterator[s
     else:
         rows = model.rows[metric.suite]
         if metric.paired and not _possible(metric, rows):
-            yield f"a row of the {name} has a {metric.measure} that can't be: missing, not finite or out of range"
+            article = "an" if metric.measure[0] in "aeinou" else "a"
+            yield f"a row of the {name} has {article} {metric.measure} that can't be: missing, not finite or out of range"
         value = metric.value(rows)
         if value is None or not math.isclose(value, reported, rel_tol=1e-6, abs_tol=1e-12):
             yield f"{metric.name} of the {name} does not follow from its rows: reported is {reported:.6g}, they give {value}"
 
 
 def _possible(metric: Metric, rows: Rows) -> bool:
-    numerator, _ = metric.sums(rows)
+    numerator, weight = metric.sums(rows)
     within = np.isfinite(numerator) & (numerator >= 0)
-    return bool(np.all(within & (numerator <= 1)) if metric.measure == "rouge_l" else np.all(within))
+    if metric.fraction:
+        within &= numerator <= weight
+    if metric.measure == "exact_match":
+        within &= ((rows.greedy_tokens >= 0) & (rows.greedy_tokens <= rows.tokens))[metric.selects(rows)]
+    return bool(np.all(within))

@@ -13,7 +13,8 @@ def aggregate(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Metrics of per-row scores (the rows of scores.jsonl).
 
     Returns:
-        ``{suite}.nll`` (nats per token), ``.perplexity``, ``.rows``, ``.tokens``, ``target.rouge_l`` (mean over generated rows),
+        ``{suite}.nll`` (nats per token), ``.perplexity``, ``.token_accuracy`` (share of tokens that are the model's first choice),
+        ``.exact_match`` (share of rows whose every token is), ``.rows``, ``.tokens``, ``target.rouge_l`` (mean over generated rows),
         ``retention.kl_base`` (nats per token), and the same per kind as ``{suite}.{kind}.nll`` ….
     """
     metrics: dict[str, float] = {}
@@ -32,6 +33,9 @@ def _group(name: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         nll = math.fsum(row["nll"] for row in rows) / tokens
         metrics[f"{name}.nll"] = nll
         metrics[f"{name}.perplexity"] = _exp(nll)
+        metrics[f"{name}.token_accuracy"] = sum(row["greedy_tokens"] for row in rows) / tokens
+        matched = [row["greedy_tokens"] == row["tokens"] for row in rows if row["tokens"]]
+        metrics[f"{name}.exact_match"] = sum(matched) / len(matched)
         if all(row["kl"] is not None for row in rows):
             metrics[f"{name}.kl_base"] = math.fsum(row["kl"] for row in rows) / tokens
     answered = [row["rouge_l"] for row in rows if row.get("rouge_l") is not None]

@@ -127,6 +127,7 @@ def _rows(model: Loaded, base: Loaded | None, suite: Suite, arguments: argparse.
             "tokens": result.tokens,
             "nll": result.nll,
             "kl": 0.0 if is_base else result.kl,
+            "greedy_tokens": result.greedy_tokens,
         }
         for row, sequences, result in zip(suite.rows, encoded, scores, strict=True)
     ]

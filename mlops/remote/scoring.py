@@ -1,4 +1,5 @@
-"""Negative log-likelihood of what the assistant said, and how far a model drifted from its base, per row."""
+"""Negative log-likelihood of what the assistant said, how much of it is the model's first choice, and how far a model drifted from its
+base, per row."""
 
 from __future__ import annotations
 
@@ -16,11 +17,13 @@ _LOGITS_AT_ONCE = 2**24
 
 @dataclass(frozen=True)
 class Score:
-    """Sums over one row's assistant tokens, in nats."""
+    """Sums over one row's assistant tokens; nll and kl in nats."""
 
     tokens: int
     nll: float
     kl: float | None
+    greedy_tokens: int
+    """How many of the tokens are the model's first choice; the row is matched exactly (lm-evaluation-harness: ``is_greedy``) if all are."""
 
 
 def batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
@@ -53,17 +56,19 @@ def score(
     sequences = [(number, sequence) for number, row in enumerate(rows) for sequence in row if sequence.tokens]
     nll = [0.0] * len(rows)
     kl = [0.0] * len(rows)
+    greedy = [0] * len(rows)
     for batch in batches([len(sequence.ids) for _, sequence in sequences], batch_tokens):
         scored = _score_batch(model, base, [sequences[index][1] for index in batch])
-        for index, (batch_nll, batch_kl) in zip(batch, scored, strict=True):
+        for index, (batch_nll, batch_kl, batch_greedy) in zip(batch, scored, strict=True):
             nll[sequences[index][0]] += batch_nll
             kl[sequences[index][0]] += batch_kl
+            greedy[sequences[index][0]] += batch_greedy
         advance(len(batch))
     tokens = [sum(sequence.tokens for sequence in row) for row in rows]
-    return [Score(tokens[i], nll[i], None if base is None else kl[i]) for i in range(len(rows))]
+    return [Score(tokens[i], nll[i], None if base is None else kl[i], greedy[i]) for i in range(len(rows))]
 
 
-def _score_batch(model: Any, base: Any, sequences: Sequence[Encoded]) -> list[tuple[float, float]]:
+def _score_batch(model: Any, base: Any, sequences: Sequence[Encoded]) -> list[tuple[float, float, int]]:
     import torch
 
     longest = max(len(sequence.ids) for sequence in sequences)
@@ -84,8 +89,8 @@ def _score_batch(model: Any, base: Any, sequences: Sequence[Encoded]) -> list[tu
     with torch.inference_mode():
         logits = _logits(model, ids, attention, predicting)
         base_logits = None if base is None else _logits(base, ids, attention, predicting)
-        nll, kl = _sums(logits, base_logits, targets, owner, len(sequences))
-    return list(zip(nll.tolist(), kl.tolist(), strict=True))
+        sums = _sums(logits, base_logits, targets, owner, len(sequences))
+    return list(zip(*(each.tolist() for each in sums), strict=True))
 
 
 def _logits(model: Any, ids: Any, attention: Any, predicting: Any) -> Any:
@@ -107,20 +112,23 @@ def _logits(model: Any, ids: Any, attention: Any, predicting: Any) -> Any:
     return logits
 
 
-def _sums(logits: Any, base_logits: Any, targets: Any, owner: Any, sequences: int) -> tuple[Any, Any]:
+def _sums(logits: Any, base_logits: Any, targets: Any, owner: Any, sequences: int) -> tuple[Any, Any, Any]:
+    """Nll, kl and number of first choices of each sequence."""
     import torch
 
     if base_logits is not None and base_logits.shape != logits.shape:
         raise RuntimeError(f"model and base differ in vocabulary: {logits.shape[1]} and {base_logits.shape[1]} entries")
     nll = torch.zeros(sequences, dtype=torch.float64, device=logits.device)
     kl = torch.zeros_like(nll)
+    greedy = torch.zeros(sequences, dtype=torch.long, device=logits.device)
     step = max(1, _LOGITS_AT_ONCE // logits.shape[1])
     for start in range(0, len(targets), step):
         part = slice(start, start + step)
         log_q = logits[part].float().log_softmax(-1)
         nll.index_add_(0, owner[part], -log_q.gather(1, targets[part, None])[:, 0].double())
+        greedy.index_add_(0, owner[part], (log_q.argmax(-1) == targets[part]).long())
         if base_logits is not None:
             log_p = base_logits[part].float().log_softmax(-1)
             # A divergence is never negative; rounding may be.
             kl.index_add_(0, owner[part], (log_p.exp() * (log_p - log_q)).sum(-1).clamp_min(0).double())
-    return nll, kl
+    return nll, kl, greedy

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from mlops.core.records import Evaluated, Judged, Judgement, Record, Trained, Validated
 from mlops.core.run import Run, write_atomically
 from mlops.judging.wording import number
-from mlops.report.markdown import FIGURES, MEANING
+from mlops.report.markdown import FIGURES, difference, meaning, override_line, self_test_line
 
 __all__ = ["Plot", "plot", "render", "write"]
 
@@ -57,7 +57,9 @@ def render(records: Sequence[Record]) -> str:
     template = environment.from_string(resources.files("mlops.report").joinpath("report.html.jinja").read_text(encoding="utf-8"))
     return template.render(
         judged=judged,
-        meaning=MEANING[judged.verdict] if judged else "",
+        meaning=meaning(judged) if judged else "",
+        override=override_line(judged) if judged else "",
+        self_test=self_test_line(judged.self_test) if judged else "",
         rules=[(judgement, plot(judgement)) for judgement in judged.judgements] if judged else [],
         evaluated=evaluated,
         roles=_roles(evaluated),
@@ -66,6 +68,7 @@ def render(records: Sequence[Record]) -> str:
         cost=_cost(_one(records, Validated), _one(records, Trained)),
         lineage=_lineage(records),
         number=number,
+        difference=difference,
         width=WIDTH,
     )
 
@@ -76,7 +79,9 @@ def plot(judgement: Judgement) -> Plot | None:
         return None
     limit = judgement.margin if judgement.direction == "lower" else -judgement.margin
     interval = judgement.interval
-    shown = [0.0, judgement.difference, limit, *((interval.low, interval.high) if interval else ())]
+    # The interval of a wilcoxon rule is about the typical row.
+    point = judgement.difference if judgement.typical_difference is None else judgement.typical_difference
+    shown = [0.0, point, limit, *((interval.low, interval.high) if interval else ())]
     if not all(abs(value) < float("inf") for value in shown):  # False for NaN, too
         return None
     start, end = min(shown), max(shown)
@@ -87,9 +92,7 @@ def plot(judgement: Judgement) -> Plot | None:
         return float(round((value - start) / reach * WIDTH, 1))
 
     good = (0.0, x(limit)) if judgement.direction == "lower" else (x(limit), round(WIDTH - x(limit), 1))
-    return Plot(
-        x(0), x(interval.low) if interval else None, x(interval.high) if interval else None, x(judgement.difference), x(limit), *good
-    )
+    return Plot(x(0), x(interval.low) if interval else None, x(interval.high) if interval else None, x(point), x(limit), *good)
 
 
 def _one(records: Sequence[Record], kind: type[R]) -> R | None:
@@ -138,7 +141,7 @@ def _cost(validated: Validated | None, trained: Trained | None) -> list[tuple[st
 
 def _lineage(records: Sequence[Record]) -> list[tuple[str, list[tuple[str, str]]]]:
     """Per record, its plain fields; tables and texts have their own sections."""
-    skipped = {"schema_version", "reasons", "champion_note", "cost_note", "verdict", "first_run", "cost_estimate_usd"}
+    skipped = {"schema_version", "reasons", "champion_note", "cost_note", "verdict", "first_run", "cost_estimate_usd", "override_refused"}
     lineage = []
     for record in records:
         plain = record.model_dump(mode="json", exclude=skipped)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from mlops.core.records import Evaluated, Judged, Judgement, Outcome, Verdict
+from mlops.core.records import Evaluated, Judged, Judgement, Outcome, Probe, Verdict
 from mlops.judging.wording import number
 
-__all__ = ["FIGURES", "figures", "gate_page", "rule_table", "table"]
+__all__ = ["FIGURES", "difference", "figures", "gate_page", "meaning", "override_line", "rule_table", "self_test_line", "table"]
 
 FIGURES = ("target.nll", "target.perplexity", "target.rouge_l", "retention.nll", "retention.kl_base")
 """The metrics that are shown before all others."""
@@ -21,18 +21,62 @@ MEANING = {
 
 
 def gate_page(judged: Judged, evaluated: Evaluated) -> str:
-    """Verdict, reasons, the rules and the figures."""
-    lines = [f"## Gate: {judged.verdict.value}", "", f"{judged.verdict.value} means: {MEANING[judged.verdict]}.", ""]
-    lines += [f"- {_inline(reason)}" for reason in judged.reasons]
-    if judged.first_run:
-        lines.append(f"- First run. {_inline(evaluated.champion_note)} Rules against the champion are answered against the base model.")
-    return "\n".join([*lines, "", rule_table(judged.judgements), "", figures(evaluated), "", _origin(judged)]) + "\n"
+    """Verdict, override, reasons, the rules, the figures and the self-test."""
+    lines = [f"## Gate: {judged.verdict.value}{', overridden' if judged.override else ''}", ""]
+    if told := override_line(judged):
+        lines += ["> [!WARNING]", f"> {_inline(told)}", ""]
+    lines += [f"{judged.verdict.value} means: {meaning(judged)}.", ""]
+    lines += [f"- {_inline(told)}" for told in (*judged.reasons, *judged.notes)]
+    parts = [rule_table(judged.judgements), figures(evaluated), _self_test(judged.self_test), _origin(judged)]
+    return "\n\n".join(["\n".join(lines), *parts]) + "\n"
+
+
+def meaning(judged: Judged) -> str:
+    """What the verdict means for the candidate."""
+    return "the evidence does not reach; the candidate goes on all the same, by override" if judged.override else MEANING[judged.verdict]
+
+
+def override_line(judged: Judged) -> str:
+    """Who let a HOLD through and why, or why nobody was let; empty where nobody asked."""
+    if judged.override_refused:
+        return f"An override was asked for and refused: {judged.override_refused}"
+    if judged.override is None:
+        return ""
+    given = judged.override
+    told = f"This HOLD was OVERRIDDEN by {given.actor} at {given.overridden_at:%Y-%m-%d %H:%M} UTC: {given.reason}"
+    told += "" if given.reason.endswith((".", "!", "?")) else "."
+    if not given.environment:
+        return f"{told} Outside GitHub, for an ephemeral target: nobody has approved it."
+    alone = " Nobody else has looked at it." if set(given.approvers) == {given.actor} else ""
+    run = f" ({given.workflow_run})" if given.workflow_run else ""
+    return f"{told} Approved by {', '.join(given.approvers)} in environment {given.environment}{run}.{alone}"
+
+
+def self_test_line(probes: Sequence[Probe]) -> str:
+    """How many of the self-test's probes the gate has noticed."""
+    if not probes:
+        return "Self-test: not made."
+    passed = sum(probe.result == "passed" for probe in probes)
+    missed = sum(probe.result == "missed" for probe in probes)
+    nothing = len(probes) - passed - missed
+    told = f"Self-test: the gate noticed {passed} of {passed + missed} sabotages of this evidence"
+    return told + (f"; {nothing} more are not applicable." if nothing else ".")
 
 
 def rule_table(judgements: Sequence[Judgement]) -> str:
     """One row per rule: candidate, baseline, difference with interval, margin, n, MDE, outcome, one plain sentence."""
     header = ("rule", "candidate", "baseline", "difference", "margin", "n", "MDE", "outcome", "why")
     return table(header, [_rule_row(judgement) for judgement in judgements])
+
+
+def difference(judgement: Judgement) -> str:
+    """Candidate − baseline with its interval; of a wilcoxon rule the typical row's beside it, since that is what the interval is about."""
+    told = number(judgement.difference)
+    if judgement.typical_difference is not None:
+        told += f"; typical row {number(judgement.typical_difference)}"
+    if judgement.interval is not None:
+        told += f" [{number(judgement.interval.low)}, {number(judgement.interval.high)}]"
+    return told
 
 
 def figures(evaluated: Evaluated) -> str:
@@ -51,9 +95,6 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _rule_row(judgement: Judgement) -> tuple[str, ...]:
-    difference = number(judgement.difference)
-    if judgement.interval is not None:
-        difference += f" [{number(judgement.interval.low)}, {number(judgement.interval.high)}]"
     baseline = number(judgement.reference)
     if judgement.answered_against != "none":
         baseline += f" ({judgement.answered_against})"
@@ -61,13 +102,22 @@ def _rule_row(judgement: Judgement) -> tuple[str, ...]:
         judgement.rule if judgement.critical else f"{judgement.rule} (not critical)",
         number(judgement.candidate),
         baseline,
-        difference,
+        difference(judgement),
         number(judgement.margin),
         "–" if judgement.n is None else f"{judgement.n:,}",
         number(judgement.mde),
         f"{MARKS[judgement.outcome]} {judgement.outcome.value}",
         judgement.reason,
     )
+
+
+def _self_test(probes: Sequence[Probe]) -> str:
+    line = self_test_line(probes)
+    if not probes:
+        return line
+    header = ("probe", "what was done", "expected", "found", "result")
+    rows = [(probe.name, probe.change, probe.expected, probe.found, probe.result) for probe in probes]
+    return f"<details><summary>{line}</summary>\n\n{table(header, rows)}\n\n</details>"
 
 
 def _origin(judged: Judged) -> str:

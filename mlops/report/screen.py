@@ -10,7 +10,8 @@ from typing import TypeVar
 from mlops.core.records import Deployed, Evaluated, Judged, Promoted, Record, Smoked, TornDown, Trained, Validated
 from mlops.core.run import Run
 from mlops.judging.wording import number
-from mlops.report.markdown import FIGURES, MEANING
+from mlops.report.markdown import FIGURES, meaning, override_line, self_test_line
+from mlops.report.samples import exchanges
 
 __all__ = ["screen"]
 
@@ -34,10 +35,11 @@ def _verdict(records: Sequence[Record], width: int) -> str:
     judged = _one(records, Judged)
     if judged is None:
         return "No verdict yet: the gate has not judged this run."
-    lines = [f"{judged.verdict.value}: {MEANING[judged.verdict]}"]
-    lines += [textwrap.fill(reason, width, initial_indent="  - ", subsequent_indent="    ") for reason in judged.reasons]
-    if judged.first_run:
-        lines.append("  - First run: there is no champion yet, so the base model answered for it.")
+    lines = [f"{judged.verdict.value}: {meaning(judged)}"]
+    if told := override_line(judged):
+        lines.append(textwrap.fill(told, width, initial_indent="  ! ", subsequent_indent="    "))
+    told_lines = (*judged.reasons, *judged.notes, self_test_line(judged.self_test))
+    lines += [textwrap.fill(line, width, initial_indent="  - ", subsequent_indent="    ") for line in told_lines]
     return "\n".join(lines)
 
 
@@ -54,16 +56,10 @@ def _figures(records: Sequence[Record]) -> str:
 
 def _sample(records: Sequence[Record], width: int) -> str:
     """The first question that old and new model answer differently, else the first."""
-    evaluated = _one(records, Evaluated)
-    if evaluated is None or "candidate" not in evaluated.models:
-        return ""
-    old = "champion" if "champion" in evaluated.models else "base"
-    before = {sample.prompt: sample.answer for sample in evaluated.models[old].samples} if old in evaluated.models else {}
-    asked = [sample for sample in evaluated.models["candidate"].samples if sample.prompt in before]
+    old, asked = exchanges(_one(records, Evaluated))
     if not asked:
         return ""
-    sample = next((sample for sample in asked if sample.answer != before[sample.prompt]), asked[0])
-    rows = (("question", sample.prompt), (f"old ({old})", before[sample.prompt]), ("new (candidate)", sample.answer))
+    rows = (("question", asked[0].prompt), (f"old ({old})", asked[0].before), ("new (candidate)", asked[0].after))
     return "\n".join(_labelled(label, text, width) for label, text in rows)
 
 

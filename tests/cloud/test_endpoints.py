@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 import pytest
 
-from mlops.cloud.endpoints import EndpointView
+from mlops.cloud.endpoints import EndpointView, Live
 from mlops.cloud.errors import NotFound
 from mlops.cloud.scoring import payload
 from mlops.cloud.workspace import Workspace
 from mlops.core.config import EndpointConfig
-from mlops.core.errors import ConfigError, DeploymentFailed, TrafficError
+from mlops.core.errors import AzureError, ConfigError, DeploymentFailed, TrafficError
 from tests.serving import registered_model
 
 Fault = Callable[[str], None]
@@ -56,6 +56,18 @@ def test_traffic_for_nobody_is_refused(two: Workspace) -> None:
 def test_no_traffic_at_all_needs_to_be_meant(two: Workspace) -> None:
     assert set(two.endpoints.set_traffic("rules", {}, may_be_none=True).traffic.values()) == {0}
     assert two.endpoints.live_model("rules") is None
+
+
+def test_deployments_of_one_model_are_one_model(two: Workspace) -> None:
+    model = two.endpoints.live_model("rules")
+    two.endpoints.set_traffic("rules", {"blue": 50, "green": 50})
+    assert two.endpoints.live("rules") == Live(model=model, shares={model: 100} if model else {})
+
+
+def test_what_stands_by_is_told_where_nothing_takes_traffic(two: Workspace, trained_job: str) -> None:
+    two.endpoints.set_traffic("rules", {}, may_be_none=True)
+    assert two.endpoints.live("rules").idle == (registered_model(two, trained_job),)
+    assert two.endpoints.live("nowhere") == Live()
 
 
 def test_a_deployment_with_traffic_is_not_deleted(two: Workspace) -> None:
@@ -119,7 +131,6 @@ def test_the_logs_of_both_containers_are_read(two: Workspace) -> None:
 
 def test_an_operation_that_never_ends_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     from mlops.cloud.endpoints import _wait
-    from mlops.core.errors import AzureError
 
     class Endless:
         def done(self) -> bool:
@@ -133,3 +144,40 @@ def test_an_operation_that_never_ends_is_an_error(monkeypatch: pytest.MonkeyPatc
 
     with pytest.raises(AzureError, match="has not ended"):
         _wait(Endless(), "nothing", timeout_s=0.0)
+
+
+def test_a_deletion_waits_for_what_somebody_else_still_makes_there(
+    workspace: Workspace, trained_job: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run that was cancelled while it deployed: Azure goes on making the deployment, and says 409 to a deletion until it has ended."""
+    from azure.ai.ml.entities import ManagedOnlineDeployment, ProbeSettings
+    from azure.core.exceptions import HttpResponseError
+
+    monkeypatch.setattr("mlops.cloud.endpoints.BUSY_PAUSE_S", 0.2)
+    wanted = EndpointConfig(name="busy", probe_initial_delay_s=1)
+    endpoints = workspace.endpoints
+
+    def begun() -> None:
+        endpoints.create(wanted, {})
+        model = registered_model(workspace, trained_job)
+        entity = ManagedOnlineDeployment(
+            name="blue", endpoint_name="busy", model=model, instance_type=wanted.instance_type, instance_count=1,
+            liveness_probe=ProbeSettings(initial_delay=1),
+        )  # fmt: skip
+        workspace.ml.online_deployments.begin_create_or_update(entity)
+
+    begun()
+    endpoints.delete("busy")
+    assert "something else goes on there" in capsys.readouterr().out
+    assert endpoints.find("busy") is None
+
+    begun()
+    monkeypatch.setattr("mlops.cloud.endpoints.BUSY_S", 0.0)
+    with pytest.raises(AzureError) as raised:
+        endpoints.delete("busy")
+    assert isinstance(raised.value.__cause__, HttpResponseError)
+    assert raised.value.__cause__.status_code == 409
+    monkeypatch.setattr("mlops.cloud.endpoints.BUSY_S", 60.0)
+    endpoints.delete_deployment("busy", "blue")
+    assert endpoints.deployment("busy", "blue") is None
+    endpoints.delete("busy")

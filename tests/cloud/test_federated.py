@@ -12,7 +12,7 @@ from azure.core.exceptions import ClientAuthenticationError
 from azure.identity import ClientAssertionCredential
 
 from mlops.cloud.credential import MANAGEMENT_SCOPE, checked_credential
-from mlops.cloud.federated import GitHubCredential
+from mlops.cloud.federated import GitHubCredential, identity_claims
 from mlops.core.errors import CredentialError
 from mlops.emulator import githuboidc
 from mlops.emulator.cloud import Options
@@ -143,6 +143,15 @@ def test_an_immutable_subject_is_another_one(tmp_path: Path, monkeypatch: pytest
         # What the message says to create is what helps.
         federate(emulator.cloud, githuboidc.ISSUER, found[1], githuboidc._public(emulator.cloud))
         assert checked_credential().get_token(MANAGEMENT_SCOPE)
+
+
+def test_a_job_is_told_which_environment_it_is_in(job: Enter, capsys: pytest.CaptureFixture[str]) -> None:
+    job(environment="gate-override")
+    claims = identity_claims()
+    assert (claims["repository"], claims["environment"], claims["run_id"]) == (REPOSITORY, "gate-override", "17")
+    assert "::add-mask::eyJ" in capsys.readouterr().out
+    job(environment="")
+    assert "environment" not in identity_claims()
 
 
 def test_without_the_permission_the_error_names_it(job: Enter, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def judged(verdict: Verdict) -> Judged:
-    return Judged(verdict=verdict, reasons=(), judgements=(), candidate_job="j", candidate_model="m", first_run=True)
+    return Judged(target="local", verdict=verdict, reasons=(), judgements=(), candidate_job="j", candidate_model="m", first_run=True)
 
 
 def failing(problem: BaseException) -> Callable[[], None]:

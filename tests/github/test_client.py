@@ -8,7 +8,7 @@ from mlops.core.errors import UsageError
 from mlops.emulator import github
 from mlops.emulator.cloud import Options
 from mlops.emulator.server import Emulator
-from mlops.github.client import GitHubRefused, Repository
+from mlops.github.client import Approval, GitHubRefused, Protection, Repository
 
 MARKER = "<!-- marker -->"
 Open = Callable[..., Repository]
@@ -56,8 +56,9 @@ def test_a_persons_comment_is_never_changed(octo: Emulator, repository: Open) ->
 
 def test_a_token_that_may_only_read_is_told_what_is_missing(octo: Emulator, repository: Open) -> None:
     github.open_pull_request(octo.cloud, 3)
-    with pytest.raises(GitHubRefused, match=r"403: Resource not accessible by integration .*pull-requests: write"):
+    with pytest.raises(GitHubRefused, match="403: Resource not accessible by integration") as raised:
         repository(pull_requests="read").keep_comment(3, MARKER, MARKER)
+    assert "`permissions: pull-requests: write`" in raised.value.fix
 
 
 def test_dispatch_and_runs(octo: Emulator, repository: Open) -> None:
@@ -67,8 +68,27 @@ def test_dispatch_and_runs(octo: Emulator, repository: Open) -> None:
     github.add_workflow_run(octo.cloud, "5", "completed", "cancelled")
     github.add_workflow_run(octo.cloud, "6", "in_progress", None)
     assert (mine.workflow_run(5), mine.workflow_run(6)) == (("completed", "cancelled"), ("in_progress", ""))
-    with pytest.raises(GitHubRefused, match="actions: write"):
+    with pytest.raises(GitHubRefused) as raised:
         repository(actions="read").dispatch("dispatch.yml", "main", {})
+    assert "actions: write" in raised.value.fix
+
+
+def test_an_environments_reviewers_and_who_of_them_let_a_run_in(octo: Emulator, repository: Open) -> None:
+    github.add_environment(octo.cloud, "gate-override", ["lead", "second"])
+    github.add_environment(octo.cloud, "open")
+    github.add_workflow_run(octo.cloud, "9", "in_progress", None)
+    github.approve(octo.cloud, "9", "gate-override", "lead", "ship it")
+    mine = repository(actions="read")
+    assert mine.protection("gate-override") == Protection(("lead", "second"), prevent_self_review=True)
+    assert mine.protection("open") == Protection((), prevent_self_review=False)
+    assert mine.protection("nowhere") is None
+    assert mine.approvals(9) == [Approval("gate-override", "lead", "ship it")]
+    stranger = repository(contents="read")
+    with pytest.raises(GitHubRefused) as raised:
+        stranger.protection("open")
+    assert "actions: read" in raised.value.fix
+    with pytest.raises(GitHubRefused):
+        stranger.approvals(9)
 
 
 def test_without_a_token_it_says_how_to_give_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,20 +7,19 @@ from pathlib import Path
 import pytest
 
 from mlops.__main__ import main
-from mlops.core.config import Config, GateConfig
-from mlops.core.records import Deployed, Evaluated, Judged, Registered, Sample, Smoked, TornDown
+from mlops.core.records import Deployed, Evaluated, Judged, Outcome, Override, Registered, Sample, Smoked, TornDown, Verdict
 from mlops.core.run import Run
-from mlops.gate import gate
 from mlops.github.comment import LIMIT, MARKER, text
+from mlops.report.markdown import self_test_line
 from tests.judging.making import RULES
-from tests.report.making import make_run
+from tests.report.making import judge_run, make_run
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     """A run that the gate has judged, under a plan of GitHub's."""
     made = make_run(tmp_path / "run")
-    gate(Config(target="test", gate=GateConfig(rules=tuple(RULES))), made)
+    judge_run(made, *RULES)
     made.path("plan.json").write_text('{"workflow_run": "https://github.com/octo/chat/actions/runs/5"}')
     return made
 
@@ -46,6 +45,54 @@ def test_it_holds_verdict_table_figures_cost_and_links(run: Run) -> None:
     ):
         assert part in told, part
     assert "offline" not in told
+
+
+GIVEN = Override(
+    reason="The suite is small, and two people have read <all> answers",
+    actor="octocat",
+    approvers=("lead",),
+    environment="gate-override",
+    workflow_run="https://github.com/octo/chat/actions/runs/7",
+)
+
+
+def test_an_override_is_the_first_thing_that_is_read(run: Run) -> None:
+    run.write(run.read(Judged).model_copy(update={"verdict": Verdict.HOLD, "override": GIVEN}))
+    _, heading, warning, *_ = text(run).split("\n\n")
+    assert heading.startswith("## ⚠️ HOLD, overridden: ")
+    assert warning.startswith("> [!WARNING]\n> This HOLD was OVERRIDDEN by octocat at ")
+    assert "two people have read &lt;all> answers. Approved by lead in environment gate-override" in warning
+    run.note_failure("deploy", "It is not healthy.")
+    assert "The gate had said HOLD, overridden." in text(run)
+    assert "OVERRIDDEN by octocat" in text(run)
+
+
+def test_an_override_that_was_refused_is_told(run: Run) -> None:
+    run.write(run.read(Judged).model_copy(update={"verdict": Verdict.REJECT, "override_refused": "REJECT has no override."}))
+    _, heading, warning, *_ = text(run).split("\n\n")
+    assert heading.startswith("## ❌ REJECT: ")
+    assert warning == "> [!WARNING]\n> An override was asked for and refused: REJECT has no override."
+
+
+def test_it_tells_notes_and_what_the_self_test_found(run: Run) -> None:
+    judged = run.read(Judged)
+    assert judged.self_test
+    run.write(judged.model_copy(update={"notes": ("The champion has seen\nother data.",)}))
+    told = text(run).splitlines()
+    assert "- The champion has seen other data." in told
+    assert f"- {self_test_line(judged.self_test)}" in told
+
+
+def test_of_many_rules_those_in_doubt_are_shown_and_the_table_is_folded(run: Run) -> None:
+    judged = run.read(Judged)
+    shown = judged.judgements[0].model_copy(update={"rule": "a good rule", "outcome": Outcome.SHOWN})
+    doubtful = shown.model_copy(update={"rule": "a doubtful rule", "outcome": Outcome.UNPROVEN})
+    run.write(judged.model_copy(update={"judgements": (shown,) * 8 + (doubtful,)}))
+    above, folded = text(run).split("<details><summary>All 9 rules, 1 of them not shown to hold</summary>")
+    assert above.count("a doubtful rule") == 1
+    assert "a good rule" not in above
+    assert folded.count("a good rule") == 8
+    assert folded.count("a doubtful rule") == 1
 
 
 def test_equal_records_give_equal_text(run: Run) -> None:

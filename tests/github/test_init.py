@@ -45,6 +45,16 @@ def test_a_folder_that_is_no_repository_is_refused(tmp_path: Path, capsys: pytes
     assert "git init" in capsys.readouterr().err
 
 
+def test_an_installed_package_says_where_the_workflows_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    subprocess.run(["git", "init", "--quiet", str(tmp_path / "mine")], check=True)
+    monkeypatch.setattr("mlops.github.init.ROOT", tmp_path / "site-packages")
+    assert main(["init", str(tmp_path / "mine"), "--project", "octo/project"]) == 2
+    assert "clone the project" in capsys.readouterr().err
+    assert not (tmp_path / "mine/pipeline.toml").exists()
+
+
 @pytest.mark.parametrize(("name", "made"), [("my_chat.repo", "my-chat-repo"), ("a" * 40, "a" * 20)])
 def test_an_endpoint_name_is_made_of_the_folders(name: str, made: str) -> None:
     assert _endpoint(name) == made

@@ -7,7 +7,11 @@ import pytest
 
 from mlops.__main__ import STAGES, main
 from mlops.core.errors import UsageError
+from mlops.core.records import Verdict
+from mlops.core.run import Run
+from mlops.github import plan
 from mlops.github.plan import JOBS, planned
+from tests.serving import behind_the_gate
 
 
 def test_the_jobs_hold_every_stage_once_and_in_order() -> None:
@@ -47,6 +51,7 @@ def test_the_plan_is_an_output_and_is_kept(tmp_path: Path, monkeypatch: pytest.M
         "target": "pr",
         "jobs": ["promote", "teardown"],
         "settings": ["endpoint.name=chat-pr-12"],
+        "commit": "unknown",
         "workflow_run": "https://github.com/octo/chat/actions/runs/5",
     }
 
@@ -56,3 +61,62 @@ def test_a_setting_that_does_not_exist_is_found_before_anything_runs(tmp_path: P
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLOPS_SET", "endpoint.nme=x")
     assert main(["plan", "--target", "pr"]) == 2
+
+
+@pytest.fixture
+def carried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The records of a run of target pr that were taken over."""
+    (tmp_path / "pipeline.toml").write_text("[targets.pr]\n[targets.prod]\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLOPS_TARGET", "pr")
+    assert main(["plan"]) == 0
+    return tmp_path / "run"
+
+
+def test_records_of_another_target_are_refused(carried: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--from", "register"]) == 0
+    monkeypatch.setenv("MLOPS_TARGET", "prod")
+    assert main(["plan", "--from", "register"]) == 2
+    assert "are of target pr, and target prod" in capsys.readouterr().err
+    assert plan.read(Run(carried))["target"] == "pr"
+
+
+def test_records_made_under_other_settings_or_at_another_commit_are_told(
+    carried: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", "--from", "register"]) == 0
+    assert capsys.readouterr().err == ""
+    assert main(["plan", "--from", "register", "--set", "endpoint.name=chat-x"]) == 0
+    assert "commit unknown, settings none. What follows is of commit unknown, settings endpoint.name=chat-x." in capsys.readouterr().err
+    monkeypatch.setenv("GITHUB_SHA", "a" * 40)
+    assert main(["plan", "--from", "register", "--set", "endpoint.name=chat-x"]) == 0
+    assert f"What follows is of commit {'a' * 40}, settings endpoint.name=chat-x." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("verdict", "first", "code", "told"),
+    [
+        ("HOLD", "evaluate-gate", 0, ""),
+        ("HOLD", "validate", 2, "begins from evaluate-gate, not from validate"),
+        ("HOLD", "register", 2, "begins from evaluate-gate, not from register"),
+        ("REJECT", "evaluate-gate", 2, "REJECT has no override"),
+        ("PROMOTE", "evaluate-gate", 2, "nothing to override"),
+        (None, "evaluate-gate", 3, "gate.json is missing"),
+    ],
+)
+def test_an_override_answers_a_hold_that_is_there(
+    verdict: str | None,
+    first: str,
+    code: int,
+    told: str,
+    carried: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if verdict:
+        behind_the_gate(carried, "mlops-train-1", Verdict(verdict))
+    monkeypatch.setenv("MLOPS_OVERRIDE", "the suite is too small, people have read fifty answers")
+    assert main(["plan", "--from", first]) == code
+    assert told in capsys.readouterr().err
+    monkeypatch.setenv("MLOPS_OVERRIDE", " ")
+    assert main(["plan", "--from", first]) == 0

@@ -18,7 +18,7 @@ KINDS = ("facts", "refusal")
 
 def rows(role: str, *, n: int = 60, seed: int = 0, shift: float = 0.0, kl: float = 0.1) -> list[dict[str, Any]]:
     """Rows as in scores.jsonl: equal questions for every role, answers ``shift`` nats a token from the others' on average."""
-    shared, own = np.random.default_rng(seed), np.random.default_rng([seed, *role.encode()])
+    shared, own, choices = (np.random.default_rng(key) for key in (seed, [seed, *role.encode()], [seed, 1, *role.encode()]))
     made = []
     for suite in DIGESTS:
         for number in range(n):
@@ -34,6 +34,7 @@ def rows(role: str, *, n: int = 60, seed: int = 0, shift: float = 0.0, kl: float
                     "tokens": tokens,
                     "nll": tokens * max(per_token, 0.01),
                     "kl": tokens * drift if suite == "retention" else None,
+                    "greedy_tokens": tokens - int(choices.binomial(tokens, 0.05 if shift < 0 else 0.1)),
                     "rouge_l": float(own.uniform(0.2, 0.6)) if suite == "target" and number < 20 else None,
                 }
             )

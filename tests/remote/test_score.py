@@ -71,6 +71,8 @@ def test_rows_and_metrics(files: dict[str, Path], tmp_path: Path) -> None:
         nll = sum(row["nll"] for row in mine) / sum(row["tokens"] for row in mine)
         assert metrics[f"{name}.nll"] == pytest.approx(nll)
         assert metrics[f"{name}.perplexity"] == pytest.approx(math.exp(nll))
+        assert metrics[f"{name}.token_accuracy"] == sum(row["greedy_tokens"] for row in mine) / sum(row["tokens"] for row in mine)
+        assert metrics[f"{name}.exact_match"] == sum(row["greedy_tokens"] == row["tokens"] for row in mine) / len(mine)
         assert metrics[f"{name}.rows"] == len(mine)
         assert metrics[f"{name}.tokens"] == sum(row["tokens"] for row in mine)
     retention = [row for row in rows if row["suite"] == "retention"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -36,29 +37,44 @@ def encoded(tokenizer: Any) -> list[tuple[Encoded, ...]]:
     return [encode(tokenizer, Row(row["prompt_id"], "", tuple(row["messages"])), 1000) for row in made]
 
 
-def reference(model: Any, base: Any, sequence: Encoded) -> tuple[float, float]:
+def continued(model: Any, start: Sequence[int]) -> Encoded:
+    """Six tokens that the model itself would say next."""
+    import torch
+
+    ids = list(start)
+    for _ in range(6):
+        with torch.no_grad():
+            ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
+    return Encoded(tuple(ids), (False,) * len(start) + (True,) * 6)
+
+
+def reference(model: Any, base: Any, sequence: Encoded) -> tuple[float, float, int]:
     """Summed token by token, by the definitions."""
     import torch
 
     with torch.no_grad():
         q, p = (each(torch.tensor([sequence.ids])).logits[0].double().softmax(-1) for each in (model, base))
-    nll = kl = 0.0
+    nll, kl, greedy = 0.0, 0.0, 0
     for position in range(1, len(sequence.ids)):
         if sequence.labelled[position]:
             before = position - 1
             nll -= float(q[before, sequence.ids[position]].log())
             kl += float((p[before] * (p[before] / q[before]).log()).sum())
-    return nll, kl
+            greedy += int(all(float(q[before, token]) <= float(q[before, sequence.ids[position]]) for token in range(q.shape[1])))
+    return nll, kl, greedy
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 64, 300, 10_000])
 def test_scores_are_those_of_the_slow_reference(model: Any, base: Any, encoded: Any, batch_tokens: int) -> None:
-    found = score(model, encoded, batch_tokens=batch_tokens, base=base)
-    for (sequence,), made in zip(encoded, found, strict=True):
-        nll, kl = reference(model, base, sequence)
+    rows = [*encoded, *((continued(model, sequence.ids[:9]),) for (sequence,) in encoded[:4])]
+    found = score(model, rows, batch_tokens=batch_tokens, base=base)
+    for (sequence,), made in zip(rows, found, strict=True):
+        nll, kl, greedy = reference(model, base, sequence)
         assert made.tokens == sum(sequence.labelled) > 0
         assert made.nll == pytest.approx(nll, rel=1e-4)
         assert made.kl == pytest.approx(kl, rel=1e-4)
+        assert made.greedy_tokens == greedy
+    assert 0 < sum(made.greedy_tokens for made in found) < sum(made.tokens for made in found)
 
 
 def test_logits_in_pieces_give_the_same(model: Any, base: Any, encoded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,6 +82,7 @@ def test_logits_in_pieces_give_the_same(model: Any, base: Any, encoded: Any, mon
     monkeypatch.setattr(scoring, "_LOGITS_AT_ONCE", 7 * 320)
     for one, other in zip(whole, score(model, encoded, batch_tokens=500, base=base), strict=True):
         assert (one.nll, one.kl) == pytest.approx((other.nll, other.kl), rel=1e-6)
+        assert one.greedy_tokens == other.greedy_tokens
 
 
 def test_a_model_does_not_diverge_from_itself(base: Any, encoded: Any) -> None:
@@ -77,17 +94,27 @@ def test_without_a_base_there_is_no_divergence(model: Any, encoded: Any) -> None
 
 
 def test_several_sequences_of_a_row_are_summed(model: Any, encoded: Any) -> None:
-    (one,), (other,) = encoded[0], encoded[1]
+    one, other = continued(model, encoded[0][0].ids[:5]), continued(model, encoded[1][0].ids[:7])
     apart = score(model, [(one,), (other,)], batch_tokens=500)
     (together,) = score(model, [(one, other)], batch_tokens=500)
     assert together.nll == pytest.approx(apart[0].nll + apart[1].nll)
     assert together.tokens == apart[0].tokens + apart[1].tokens
+    assert together.greedy_tokens == apart[0].greedy_tokens + apart[1].greedy_tokens
+
+
+def test_what_the_model_would_have_said_is_matched_exactly(model: Any, encoded: Any) -> None:
+    """The greedy continuation of a question, scored, is all first choices; with its first token exchanged it is not."""
+    whole = continued(model, encoded[0][0].ids[:5])
+    other = Encoded((*whole.ids[:5], (whole.ids[5] + 1) % 320, *whole.ids[6:]), whole.labelled)
+    said, exchanged = score(model, [(whole,), (other,)], batch_tokens=100)
+    assert (said.greedy_tokens, said.tokens) == (6, 6)
+    assert exchanged.greedy_tokens < 6
 
 
 def test_a_row_without_scored_tokens_has_none(model: Any, encoded: Any) -> None:
     silent = Encoded(encoded[0][0].ids, (False,) * len(encoded[0][0].ids))
     found = score(model, [(silent,), encoded[1]], batch_tokens=500)
-    assert (found[0].tokens, found[0].nll) == (0, 0.0)
+    assert (found[0].tokens, found[0].nll, found[0].greedy_tokens) == (0, 0.0, 0)
     assert found[1] == score(model, [encoded[1]], batch_tokens=500)[0]
 
 

@@ -7,9 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from mlops.core.records import Evaluated, ModelScores, Prepared, Sample, Suite, Trained, Validated
+from mlops.core.config import Config, GateConfig, Rule
+from mlops.core.records import Evaluated, Judged, ModelScores, Prepared, Sample, Suite, Trained, Validated
 from mlops.core.run import Run
+from mlops.gating.judge import judge
 from mlops.remote.metrics import aggregate
+from mlops.report import html, markdown
 from tests.judging.making import KINDS, rows
 
 Role = Literal["candidate", "champion", "base"]
@@ -29,7 +32,12 @@ def write_jsonl(path: Path, lines: Sequence[Mapping[str, Any]]) -> Path:
 
 
 def make_run(
-    directory: Path, scores: Mapping[Role, Sequence[Mapping[str, Any]]] | None = None, *, n: int = 60, overlap: bool = False
+    directory: Path,
+    scores: Mapping[Role, Sequence[Mapping[str, Any]]] | None = None,
+    *,
+    n: int = 60,
+    overlap: bool = False,
+    mlflow_run: str = "train-1",
 ) -> Run:
     """Records up to Evaluated.
 
@@ -38,6 +46,7 @@ def make_run(
         scores: role → rows of scores.jsonl; by default all three models, the candidate clearly better.
         n: rows of each suite.
         overlap: whether a row of the target suite is in the training data.
+        mlflow_run: of the training.
     """
     run = Run(directory)
     target = [conversation(f"target-{number:05d}") for number in range(n)]
@@ -49,7 +58,7 @@ def make_run(
     files["retention"] = write_jsonl(run.path("suites", "retention.jsonl"), retention)
     kept = {name: run.keep(path, n) for name, path in files.items()}
     validated = run.write(_validated(prepared, {name: Suite(name=name, path=k.path, digest=k.sha256, rows=n) for name, k in kept.items()}))
-    trained = run.write(_trained(validated))
+    trained = run.write(_trained(validated, mlflow_run))
     default: dict[Role, Sequence[Mapping[str, Any]]] = {
         "candidate": rows("candidate", n=n, shift=-0.4),
         "champion": rows("champion", n=n),
@@ -57,6 +66,15 @@ def make_run(
     }
     write_evaluated(run, validated, trained, default if scores is None else scores)
     return run
+
+
+def judge_run(run: Run, *rules: Rule, **changes: Any) -> Judged:
+    """Judge by these rules and leave what the gate leaves, without asking anybody."""
+    judged = judge(Config(target="test", gate=GateConfig(rules=rules)), run).model_copy(update=changes)
+    run.path("gate.md").write_text(markdown.gate_page(judged, run.read(Evaluated)))
+    run.write(judged)
+    html.write(run)
+    return judged
 
 
 def write_evaluated(run: Run, validated: Validated, trained: Trained, scores: Mapping[Role, Sequence[Mapping[str, Any]]]) -> Evaluated:
@@ -106,7 +124,7 @@ def _validated(prepared: Prepared, suites: dict[str, Suite]) -> Validated:
     )
 
 
-def _trained(validated: Validated) -> Trained:
+def _trained(validated: Validated, mlflow_run: str) -> Trained:
     return Trained(
         inputs={Validated.stage: validated.digest()},
         run_key="k" * 64,
@@ -115,7 +133,7 @@ def _trained(validated: Validated) -> Trained:
         experiment="e",
         status="Completed",
         studio_url="https://ml.azure.com/runs/train-1",
-        mlflow_run_id="train-1",
+        mlflow_run_id=mlflow_run,
         model_output=MODEL,
         base_model=validated.base_model,
         component=validated.component,

@@ -9,14 +9,12 @@ from typing import Any
 
 import pytest
 
-from mlops.core.config import Config, GateConfig
-from mlops.core.records import Evaluated, Interval, Judged, Judgement, Outcome, Verdict
+from mlops.core.records import Evaluated, Interval, Judged, Judgement, Outcome, Override, Verdict
 from mlops.core.run import Run
-from mlops.gate import gate
 from mlops.report import html, markdown
 from mlops.report.screen import screen
 from tests.judging.making import rows, rule
-from tests.report.making import make_run
+from tests.report.making import judge_run, make_run
 
 RULES = (
     rule(baseline="champion", test="paired_bootstrap"),
@@ -28,7 +26,7 @@ RULES = (
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     made = make_run(tmp_path)
-    gate(Config(target="test", gate=GateConfig(rules=RULES)), made)
+    judge_run(made, *RULES)
     return made
 
 
@@ -103,10 +101,72 @@ def test_gate_page(run: Run) -> None:
 
 def test_first_run_is_told(tmp_path: Path) -> None:
     made = make_run(tmp_path, {"candidate": rows("candidate", shift=-0.4), "base": rows("base")})
-    gate(Config(target="test", gate=GateConfig(rules=RULES)), made)
+    judge_run(made, *RULES)
     assert "First run. Endpoint chat serves nothing" in (tmp_path / "gate.md").read_text()
     assert "First run. Endpoint chat serves nothing" in Page((tmp_path / "report.html").read_text()).text
-    assert "there is no champion yet" in screen(made)
+    assert "First run. Endpoint chat serves nothing" in " ".join(screen(made).split())
+
+
+def test_a_wilcoxon_rule_shows_what_its_interval_is_about() -> None:
+    typical = judgement(test="wilcoxon", difference=0.5, typical_difference=-0.2)
+    assert "| 0.5; typical row -0.2 [-0.3, -0.1] |" in markdown.rule_table([typical])
+    plot = html.plot(typical)
+    assert plot is not None
+    assert plot.low is not None
+    assert plot.high is not None
+    assert plot.low < plot.point < plot.high
+
+
+OVERRIDE = Override(
+    reason="the old one <b>is down</b>", actor="octocat", approvers=("hubot",), environment="gate-override", workflow_run="RUN-URL"
+)
+
+
+def page_of(path: Path, **changes: Any) -> tuple[str, str, str]:
+    """Markdown, the text of the page, and the screen, of a HOLD."""
+    made = make_run(path, {"candidate": rows("candidate", shift=-0.1), "champion": rows("champion"), "base": rows("base")})
+    judged = judge_run(made, rule(baseline="base", margin=-0.05, test="paired_bootstrap"), **changes)
+    assert judged.verdict is Verdict.HOLD
+    return (path / "gate.md").read_text(), " ".join(Page((path / "report.html").read_text()).text.split()), " ".join(screen(made).split())
+
+
+def test_an_override_is_loud(tmp_path: Path) -> None:
+    page, html_text, shown = page_of(tmp_path, override=OVERRIDE)
+    assert page.startswith("## Gate: HOLD, overridden\n\n> [!WARNING]\n> This HOLD was OVERRIDDEN by octocat at ")
+    assert "HOLD OVERRIDDEN This HOLD was OVERRIDDEN by octocat" in html_text
+    assert shown.startswith("HOLD: the evidence does not reach; the candidate goes on all the same, by override ! This HOLD was OVERRIDDEN")
+    for text in (page.replace("&lt;", "<"), html_text, shown):
+        assert "the old one <b>is down</b>. Approved by hubot in environment gate-override (RUN-URL)." in text
+        assert "nothing is registered" not in text
+
+
+def test_a_refused_override_is_told(tmp_path: Path) -> None:
+    for text in page_of(tmp_path, override_refused="REJECT has no override."):
+        assert "An override was asked for and refused: REJECT has no override." in text
+        assert "OVERRIDDEN" not in text
+
+
+def test_nobody_asked_for_an_override(tmp_path: Path) -> None:
+    for text in page_of(tmp_path):
+        assert "verrid" not in text
+
+
+def test_the_self_test_is_one_line_and_a_folded_table(run: Run) -> None:
+    line = markdown.self_test_line(run.read(Judged).self_test)
+    assert re.fullmatch(r"Self-test: the gate noticed (\d+) of \1 sabotages of this evidence\.", line)
+    page = (run.directory / "gate.md").read_text()
+    assert f"<details><summary>{line}</summary>" in page
+    assert (
+        "| a figure of the candidate is NaN | every judged figure of the candidate is NaN | every rule that reads it is invalid |" in page
+    )
+    assert line in Page((run.directory / "report.html").read_text()).text
+    assert line in " ".join(screen(run).split())
+    assert markdown.self_test_line(()) == "Self-test: not made."
+
+
+def test_notes_on_the_models_are_told(tmp_path: Path) -> None:
+    for text in page_of(tmp_path, notes=("The champion was trained on other data.",)):
+        assert "The champion was trained on other data." in text
 
 
 def test_html_is_one_self_contained_page(run: Run) -> None:
@@ -190,7 +250,7 @@ def test_screen_of_nothing(tmp_path: Path) -> None:
 
 def test_screen_says_why_not(tmp_path: Path) -> None:
     made = make_run(tmp_path, {"candidate": rows("candidate", shift=0.4), "champion": rows("champion"), "base": rows("base")})
-    judged = gate(Config(target="test", gate=GateConfig(rules=RULES)), made)
+    judged = judge_run(made, *RULES)
     assert judged.verdict is Verdict.REJECT
     assert screen(made).startswith("REJECT: a critical rule is shown to fail")
     assert "target.nll: The candidate had to be not worse than the champion, and is not: 2.4" in " ".join(screen(made).split())

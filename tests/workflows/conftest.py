@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 
 import pytest
 
+from mlops.cloud.workspace import Workspace
+from mlops.core.config import load
 from mlops.emulator.cloud import Options
 from mlops.emulator.server import Emulator
-from tests.workflows.harness import REPOSITORY, Harness
+from tests.workflows.harness import Harness
+from tests.workflows.trees import REPOSITORY
 
-TRUSTED = tuple(f"repo:{REPOSITORY}:environment:{name}" for name in ("train", "prod", "pr"))
+TRUSTED = tuple(f"repo:{REPOSITORY}:environment:{name}" for name in ("train", "prod", "pr", "gate-override"))
 """The federated credentials that docs/workflows.md tells to create: no branch and no bare pull request is trusted."""
 
 
@@ -26,3 +30,14 @@ def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
 def repository(emulator: Emulator, tmp_path_factory: pytest.TempPathFactory) -> Harness:
     """This project's own workflows, in a repository with Azure variables."""
     return Harness(emulator, tmp_path_factory.mktemp("repository"))
+
+
+@pytest.fixture
+def workspace(repository: Harness, emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workspace]:
+    """A session beside the workflows, as the person who owns the workspace."""
+    for name, value in emulator.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        yield Workspace.open(load(repository.tree / "pipeline.toml", "prod"))

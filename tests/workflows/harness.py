@@ -17,20 +17,17 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from mlops.emulator import github, runstore
 from mlops.emulator.githuboidc import WorkflowRun, job_environment
 from mlops.emulator.server import Emulator
+from tests.workflows.trees import REPOSITORY, ROOT, commit, copy_tree, inlined, make_repository, read_workflow, write_workflow
 
-ROOT = Path(__file__).parents[2]
 DOUBLES = Path(__file__).parent / "doubles"
-REPOSITORY = "octo/chat"
+TINY = Path(__file__).parent / "pipeline.toml"
 COORDINATES = ("AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_SUBSCRIPTION_ID", "AZUREML_RESOURCE_GROUP", "AZUREML_WORKSPACE")
 LIMIT_S = 900.0
 USES = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(?P<sub>/[^@\s]+)?@(?P<ref>\S+)")
@@ -57,23 +54,6 @@ class Result:
         return "\n".join([str(self.jobs), *(line for line in lines[-120:] if "LocalRepositoryCache" not in line)])
 
 
-class Loader(yaml.SafeLoader):
-    """YAML 1.2's idea of a boolean: ``on`` is a word."""
-
-
-Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|false)$"), list("tf"))
-
-
-def read_workflow(path: Path) -> dict[str, Any]:
-    """A workflow or action file."""
-    document: dict[str, Any] = yaml.load(path.read_text(encoding="utf-8"), Loader)
-    return document
-
-
 class Harness:
     """A repository on the emulated GitHub, with its workflow runs.
 
@@ -81,33 +61,37 @@ class Harness:
         emulator: with ``Options.github`` set.
         folder: for the repository's tree, artifacts and act's caches.
         source: the repository whose files are run.
+        configuration: the repository's pipeline.toml.
         project: what ``source`` names this project by (``OWNER/NAME@REF``), where it is another repository that calls it.
     """
 
-    def __init__(self, emulator: Emulator, folder: Path, source: Path = ROOT, project: str = "") -> None:
+    def __init__(self, emulator: Emulator, folder: Path, source: Path = ROOT, project: str = "", configuration: Path = TINY) -> None:
         self.emulator = emulator
         self.tree = folder / "tree"
         self.artifacts = folder / "artifacts"
         self._folder = folder
-        self._project = project
+        self._project = project or f"{REPOSITORY}@main"
+        self._home = folder / "project" if project else self.tree
         self._runs = 100
         copy_tree(source, self.tree)
-        shutil.copyfile(Path(__file__).parent / "pipeline.toml", self.tree / "pipeline.toml")
+        self._configuration = configuration.read_text()
+        (self.tree / "pipeline.toml").write_text(self._configuration)
         self._files = sorted((self.tree / ".github").rglob("*.yml"))
         if project:
-            copy_tree(ROOT, folder / "project")
-            self._files += sorted((folder / "project" / ".github").rglob("*.yml"))
+            copy_tree(ROOT, self._home)
+            self._files += sorted((self._home / ".github").rglob("*.yml"))
         for path in self._files:
             self._adapt(path)
         make_repository(self.tree)
 
-    def set(self, pattern: str, replacement: str) -> None:
-        """Change pipeline.toml, as a commit would."""
-        path = self.tree / "pipeline.toml"
-        text, changed = re.subn(pattern, replacement, path.read_text(), count=1, flags=re.MULTILINE)
-        assert changed, pattern
-        path.write_text(text)
-        commit(self.tree)
+    def configure(self, *changes: tuple[str, str]) -> str:
+        """Commit pipeline.toml as it was at first, with these (pattern, replacement); the commit."""
+        text = self._configuration
+        for pattern, replacement in changes:
+            text, changed = re.subn(pattern, replacement, text, count=1, flags=re.MULTILINE)
+            assert changed, pattern
+        (self.tree / "pipeline.toml").write_text(text)
+        return commit(self.tree)
 
     def endpoints(self) -> dict[str, dict[str, int]]:
         """Endpoint → traffic, every deployment named."""
@@ -157,6 +141,7 @@ class Harness:
         configured: bool = True,
         job: str = "",
         run_id: str = "",
+        inline: bool = False,
         during: Callable[[Result], None] | None = None,
     ) -> Result:
         """Run a workflow and come back when it is over.
@@ -169,6 +154,7 @@ class Harness:
             configured: whether the repository has its Azure variables.
             job: run this job alone.
             run_id: of the workflow run; a new one by default.
+            inline: let the called jobs stand in the calling workflow, so that what comes behind them runs though one of them fails.
             during: called in a thread of its own while the workflow runs.
         """
         self._runs += 1
@@ -177,7 +163,8 @@ class Harness:
         names = {"full_name": REPOSITORY, "name": "chat", "owner": {"login": "octo"}, "default_branch": "main"}
         event_file.write_text(json.dumps({"repository": names, **payload}))
         variables = self._variables(event, result.run_id, payload) if configured and not fork else {}
-        command = self._command(event, workflow, event_file, result.run_id, variables, job)
+        path = self._inlined(workflow) if inline else self.tree / ".github/workflows" / workflow
+        command = self._command(event, path, event_file, result.run_id, variables, job)
         home = self._folder / "home"
         home.mkdir(exist_ok=True)
         github.add_workflow_run(self.emulator.cloud, result.run_id, "in_progress", None)
@@ -211,20 +198,14 @@ class Harness:
         assert "Skipping unsupported platform" not in result.log, result.log[-2000:]
         return result
 
-    def comment_job(self, result: Result, number: int) -> Result:
-        """The job ``comment`` of a pull request whose pipeline failed.
-
-        act runs no job that needs a failed reusable workflow, whatever its ``if:``; so the job is run by itself, with the run's artifacts.
-        """
-        path = self.tree / ".github/workflows/pr.yml"
-        text = path.read_text()
-        document = read_workflow(path)
-        document["jobs"] = {"comment": {key: value for key, value in document["jobs"]["comment"].items() if key != "needs"}}
-        write_workflow(path, document)
-        try:
-            return self.pull_request(number, "synchronize", run_id=result.run_id)
-        finally:
-            path.write_text(text)
+    def _inlined(self, workflow: str) -> Path:
+        """A copy of a workflow with the jobs of pipeline.yml in it."""
+        folder = self.tree / ".github/workflows"
+        document = read_workflow(folder / workflow)
+        called = read_workflow(self._home / ".github/workflows/pipeline.yml")
+        path = self._folder / workflow
+        write_workflow(path, inlined(document, "pipeline", called))
+        return path
 
     def _variables(self, event: str, run_id: str, payload: Mapping[str, Any]) -> dict[str, str]:
         """The repository's variables, and what the copies of the workflows are told by variables."""
@@ -237,7 +218,7 @@ class Harness:
             "EMULATED_ID_TOKEN_TOKEN": identity["ACTIONS_ID_TOKEN_REQUEST_TOKEN"],
         }
 
-    def _command(self, event: str, workflow: str, payload: Path, run_id: str, variables: Mapping[str, str], job: str) -> list[str]:
+    def _command(self, event: str, workflow: Path, payload: Path, run_id: str, variables: Mapping[str, str], job: str) -> list[str]:
         act = shutil.which("act", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
         assert act, "act is not installed: it comes with the dependency group `workflows`"
         empty = self._folder / "empty"
@@ -249,10 +230,11 @@ class Harness:
             "MLOPS_EMULATOR_WEIGHTS": "tiny-llama",
             "ARTIFACT_STORE": str(self.artifacts),
             "DOUBLES": str(DOUBLES),
+            "REPOSITORY_TREE": str(self.tree),
             "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": str(ROOT) if self._project else "",
+            "PYTHONPATH": str(self._home) if self._home != self.tree else "",
         }
-        command = [act, event, "--json", "-C", str(self.tree), "-W", str(self.tree / ".github/workflows" / workflow), "-e", str(payload)]
+        command = [act, event, "--json", "-C", str(self.tree), "-W", str(workflow), "-e", str(payload)]
         command += [
             "-P",
             "ubuntu-latest=-self-hosted",
@@ -263,7 +245,13 @@ class Harness:
             "--actor",
             "octocat",
         ]
-        command += ["--action-offline-mode", "--use-new-action-cache", "--action-cache-path", str(self._folder / "cache")]
+        command += [
+            "--no-skip-checkout",
+            "--action-offline-mode",
+            "--use-new-action-cache",
+            "--action-cache-path",
+            str(self._folder / "cache"),
+        ]
         command += ["--concurrent-jobs", "2", *(["-j", job] if job else [])]
         for kind in ("env", "secret", "var", "input"):
             command += [f"--{kind}-file", str(empty)]
@@ -281,10 +269,8 @@ class Harness:
         for path in self._files:
             for match in re.finditer(r"uses: *['\"]?" + USES.pattern, path.read_text()):
                 repository, ref = match["repository"], match["ref"].strip("'\"")
-                if repository == "actions/checkout":
-                    continue
                 ours = f"{repository}@{ref}" == self._project
-                place = self._folder / "project" if ours else DOUBLES / repository.partition("/")[2]
+                place = self._home if ours else DOUBLES / repository.partition("/")[2]
                 assert ours or (place / "action.yml").is_file(), f"{path.name} uses {repository}, which has no double"
                 found[f"{repository}@{ref}"] = place
         return found
@@ -298,8 +284,6 @@ class Harness:
                 self._grant(job)
             for step in job.get("steps", ()):
                 self._here(step)
-                if str(step.get("uses", "")).startswith("actions/checkout@"):
-                    step["with"].pop("ref", None)
         for step in document.get("runs", {}).get("steps", ()):
             self._here(step)
         if isinstance(document.get("concurrency"), dict):
@@ -307,11 +291,10 @@ class Harness:
         write_workflow(path, document)
 
     def _here(self, holder: dict[str, Any]) -> None:
-        """``$/x`` is the repository that a file lies in; act does not know it."""
+        """``$/x`` is the repository that a file lies in, at the commit of the workflow, whatever is checked out; act does not know it."""
         if str(holder.get("uses", "")).startswith("$/"):
             repository, _, ref = self._project.partition("@")
-            inner = holder["uses"][2:]
-            holder["uses"] = f"{repository}/{inner}@{ref}" if self._project else f"./{inner}"
+            holder["uses"] = f"{repository}/{holder['uses'][2:]}@{ref}"
 
     def _grant(self, job: dict[str, Any]) -> None:
         """What the job's permissions give it: an identity with the subject of its environment, and a token."""
@@ -330,70 +313,6 @@ class Harness:
                         step[part][name] = value.replace("${{ github.token }}", token)
 
 
-def copy_tree(source: Path, target: Path) -> None:
-    """The files that git knows or would add, as they are."""
-    listed = subprocess.run(
-        ["git", "-C", str(source), "ls-files", "-coz", "--exclude-standard"], capture_output=True, check=True, text=True
-    ).stdout
-    for name in filter(None, listed.split("\0")):
-        if (source / name).is_file() and not name.startswith("tests/"):
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(source / name, target / name)
-
-
-def make_repository(tree: Path) -> None:
-    """A git repository with one commit and the emulated origin."""
-    git(tree, "init", "--quiet", "--initial-branch", "main")
-    git(tree, "remote", "add", "origin", f"https://github.com/{REPOSITORY}.git")
-    commit(tree)
-
-
-def commit(tree: Path) -> str:
-    """Commit everything; the commit."""
-    git(tree, "add", "--all")
-    git(tree, "-c", "user.name=octocat", "-c", "user.email=octocat@example.org", "commit", "--quiet", "--allow-empty", "-m", "A change")
-    return git(tree, "rev-parse", "HEAD")
-
-
-def git(tree: Path, *arguments: str) -> str:
-    """Run git in a tree."""
-    return subprocess.run(["git", "-C", str(tree), *arguments], check=True, capture_output=True, text=True).stdout.strip()
-
-
-def write_workflow(path: Path, document: dict[str, Any]) -> None:
-    """Write a workflow or action file."""
-    path.write_text(yaml.safe_dump(document, sort_keys=False, width=1000))
-
-
-def cancel_step(words: str) -> None:
-    """Signal a step's process as the runner does when a run is cancelled: SIGINT, after 7.5 s SIGTERM, after another 2.5 s SIGKILL."""
-    for number, patience in ((signal.SIGINT, 7.5), (signal.SIGTERM, 2.5), (signal.SIGKILL, 5.0)):
-        for process in step_processes(words):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process, number)
-        if until(lambda: not list(step_processes(words)), patience):
-            return
-
-
-def step_processes(words: str) -> Iterator[int]:
-    """Processes of ours whose command line holds these words, e.g. ``-m mlops run --from deploy``."""
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            if words in line and "act" not in line.split(" ")[0].rpartition("/")[2]:
-                yield int(folder.name)
-
-
-def until(condition: Callable[[], bool], seconds: float = 180.0) -> bool:
-    """Wait until something holds."""
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.1)
-    return True
-
-
 def _note(result: Result, line: str) -> None:
     """Read a line of act's JSON log."""
     try:
@@ -410,4 +329,4 @@ def _note(result: Result, line: str) -> None:
         result.summary += entry["content"] + "\n"
 
 
-__all__ = ["ROOT", "Harness", "Result", "cancel_step", "commit", "read_workflow", "until"]
+__all__ = ["Harness", "Result"]

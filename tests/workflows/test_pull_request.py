@@ -1,12 +1,17 @@
-"""Pull requests: an endpoint of their own that is gone at the end, whatever happens; one comment; forks offline."""
+"""Pull requests: an endpoint of their own that is gone at the end, whatever happens; one comment."""
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
 
+from mlops.cloud.workspace import EXPIRES, MARK, OWNER, PIPELINE, RUN, TARGET, Workspace
 from mlops.emulator import github
 from mlops.emulator.server import Emulator
-from tests.workflows.harness import Harness, Result, cancel_step, until
+from tests.workflows.harness import Harness, Result
+from tests.workflows.signals import cancel_step, until
+from tests.workflows.trees import REPOSITORY
 
 NUMBER = 12
 
@@ -42,40 +47,43 @@ def test_it_gets_one_comment_with_verdict_figures_samples_cost_and_links(opened:
 
 def test_a_failed_deployment_leaves_nothing_and_the_comment_says_why(opened: Result, repository: Harness, emulator: Emulator) -> None:
     emulator.cloud.faults.order("deployment-unhealthy x1")
-    failed = repository.pull_request(NUMBER, "synchronize")
+    failed = repository.pull_request(NUMBER, "synchronize", inline=True)
     assert failed.code == 1
-    assert (failed.jobs["deploy"], failed.jobs["teardown"]) == ("failure", "success")
+    assert (failed.jobs["deploy"], failed.jobs["teardown"], failed.jobs["comment"]) == ("failure", "success", "success"), failed.trouble
     assert "promote" not in failed.jobs
     assert repository.endpoints() == {}
-    told = repository.comment_job(failed, NUMBER)
-    assert told.jobs == {"comment": "success"}
     assert len(bodies(emulator)) == 2, "changed in place"
     assert "deploy failed" in bodies(emulator)[1]
 
 
 def test_a_failed_smoke_test_leaves_nothing(opened: Result, repository: Harness, emulator: Emulator) -> None:
     emulator.cloud.faults.order("scoring-424 x1")
-    failed = repository.pull_request(NUMBER, "synchronize")
+    failed = repository.pull_request(NUMBER, "synchronize", inline=True)
     assert (failed.jobs["deploy"], failed.jobs["smoke-test"], failed.jobs["teardown"]) == ("success", "failure", "success")
     assert "promote" not in failed.jobs
     assert repository.endpoints() == {}
+    assert "smoke-test failed" in bodies(emulator)[1]
 
 
-def test_a_cancelled_run_leaves_nothing(opened: Result, repository: Harness) -> None:
+def test_a_cancelled_run_leaves_nothing(opened: Result, repository: Harness, emulator: Emulator) -> None:
     """GitHub signals the process of the step that runs, and lets the jobs with always() run."""
+    tags: dict[str, str] = {}
 
     def cancel(_result: Result) -> None:
         if until(lambda: any(repository.endpoints().values())):
+            tags.update(emulator.cloud.store.list("endpoint")[0][1]["tags"])
             cancel_step("-m mlops run --from deploy")
 
     cancelled = repository.pull_request(NUMBER, "synchronize", during=cancel)
+    assert (tags[TARGET], tags[OWNER], tags[RUN]) == ("pr", "octocat", f"{REPOSITORY}/{cancelled.run_id}")
+    assert timedelta(hours=5) < datetime.fromisoformat(tags[EXPIRES]) - datetime.now(UTC) <= timedelta(hours=6), "for the reaper"
     assert (cancelled.jobs["deploy"], cancelled.jobs["teardown"]) == ("failure", "success"), cancelled.trouble
     assert "Interrupted" in cancelled.log
     assert repository.endpoints() == {}
 
 
 def test_a_cancelled_run_cancels_its_training(opened: Result, repository: Harness) -> None:
-    repository.set(r"^learning_rate = .*", "learning_rate = 0.03")
+    repository.configure((r"^learning_rate = .*", "learning_rate = 0.03"))
     before = set(repository.jobs())
 
     def cancel(_result: Result) -> None:
@@ -84,25 +92,19 @@ def test_a_cancelled_run_cancels_its_training(opened: Result, repository: Harnes
 
     cancelled = repository.pull_request(NUMBER, "synchronize", during=cancel)
     assert (cancelled.jobs["train"], cancelled.jobs["teardown"]) == ("failure", "success")
-    repository.set(r"^learning_rate = .*", "learning_rate = 0.01")
+    repository.configure()
     (job,) = set(repository.jobs()) - before
     assert until(lambda: repository.jobs()[job] == "Canceled"), repository.jobs()
 
 
-def test_closing_tears_down_what_stands(opened: Result, repository: Harness, emulator: Emulator) -> None:
-    emulator.cloud.store.put("github-comment", "2", {"id": 2, "issue": 99, "body": "-", "edits": 0, "user": {"type": "User"}})
+def test_closing_tears_down_what_stands(opened: Result, repository: Harness, workspace: Workspace) -> None:
+    """A runner was lost while it deployed, and the pull request is closed: the endpoint goes, another pull request's stays."""
+    from azure.ai.ml.entities import ManagedOnlineEndpoint
+
+    tags = {PIPELINE: MARK, TARGET: "pr", RUN: f"{REPOSITORY}/7"}
+    for name in (f"ultrachat-pr-{NUMBER}", "ultrachat-pr-13"):
+        workspace.ml.online_endpoints.begin_create_or_update(ManagedOnlineEndpoint(name=name, auth_mode="key", tags=tags)).result()
     closed = repository.pull_request(NUMBER, "closed")
     assert closed.jobs == {"validate": "success", "teardown": "success"}, closed.trouble
-    assert repository.endpoints() == {}
-
-
-def test_a_fork_runs_everything_offline_and_says_so(repository: Harness, emulator: Emulator) -> None:
-    asked = dict(emulator.hosts_asked)
-    jobs = repository.jobs()
-    fork = repository.pull_request(13, fork=True)
-    assert fork.jobs == {"offline": "success"}, fork.trouble
-    assert "offline, on the emulator" in fork.summary
-    assert "PROMOTE" in fork.summary
-    assert bodies(emulator, 13) == [], "a fork's token may not write"
-    assert emulator.hosts_asked == asked, "a fork asked for something outside its own emulator"
-    assert repository.jobs() == jobs
+    assert set(repository.endpoints()) == {"ultrachat-pr-13"}
+    workspace.endpoints.delete("ultrachat-pr-13")

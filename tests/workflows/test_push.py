@@ -1,15 +1,25 @@
-"""Push to main: promoted, stopped at the gate, left to itself and carried on, rolled back. In this order, in one repository."""
+"""Push to main: promoted, stopped at the gate, held and overridden, left to itself and carried on, rolled back.
+
+In this order, in one repository.
+"""
 
 from __future__ import annotations
 
 import pytest
 
+from mlops.cloud.workspace import Workspace
 from mlops.emulator import github
 from mlops.emulator.server import Emulator
-from tests.workflows.harness import Harness, Result, until
+from tests.workflows.harness import Harness, Result
+from tests.workflows.signals import until
 
 ENDPOINT = "chat-prod"
+REASON = "The suite is new and small; two of us have read every answer"
 JOBS = ["validate", "train", "evaluate-gate", "register", "deploy", "smoke-test", "promote", "teardown"]
+
+
+def learning_rate(value: str) -> tuple[str, str]:
+    return r"^learning_rate = .*", f"learning_rate = {value}"
 
 
 @pytest.fixture(scope="module")
@@ -38,23 +48,81 @@ def test_a_push_is_trained_judged_and_promoted(first: Result, live: str, reposit
     assert all(emulator.hosts_asked.values()), emulator.hosts_asked
 
 
-def test_no_token_is_printed(first: Result) -> None:
+def test_nothing_secret_is_printed(first: Result, emulator: Emulator) -> None:
+    keys = [key for _, endpoint in emulator.cloud.store.list("endpoint") for key in endpoint["keys"].values()]
+    assert len(keys) == 2
+    assert "ghs_" in (emulator.cloud.store.list("github-token")[0][0])
     for line in first.log.splitlines():
-        assert "eyJ" not in line or "add-mask" in line, line
+        if "add-mask" not in line:
+            # JSON Web Tokens, GitHub's own, shared access signatures, the endpoint's keys.
+            assert not any(secret in line for secret in ("eyJ", "ghs_", "sig=", *keys)), line
 
 
-def test_a_push_with_a_worse_model_stops_at_the_gate(live: str, repository: Harness) -> None:
-    repository.set(r"^learning_rate = .*", "learning_rate = 1e-9")
+def test_a_push_with_a_worse_model_stops_at_the_gate_and_has_no_override(live: str, repository: Harness) -> None:
+    repository.configure(learning_rate("1e-9"))
     worse = repository.push()
     assert worse.code == 1
     assert worse.jobs == {"validate": "success", "train": "success", "evaluate-gate": "failure", "teardown": "success"}
     assert worse.outputs["verdict"] == "REJECT"
     assert repository.endpoints() == {ENDPOINT: {live: 100}}
 
+    refused = override(repository, worse)
+    assert refused.jobs == {"validate": "failure"}, "no reviewer is even asked"
+    assert "REJECT has no override" in refused.log
+    assert repository.endpoints() == {ENDPOINT: {live: 100}}
 
-def test_a_long_training_is_left_to_itself_and_carried_on_by_the_schedule(live: str, repository: Harness, emulator: Emulator) -> None:
-    repository.set(r"^learning_rate = .*", "learning_rate = 0.02")
-    repository.set(r"^\[defaults\.training\]", "[defaults.training]\ndetach_after_minutes = 0")
+
+@pytest.fixture(scope="module")
+def held(live: str, repository: Harness) -> Result:
+    """A push of a rule that wants more rows than there are, for an endpoint that serves nothing yet. The training stays as it was."""
+    repository.configure(
+        (r"^margin = -0.01", "margin = -0.01\nmin_rows = 5000"),
+        (r'^name = "chat-prod"', 'name = "chat-new"'),
+        (r'^name = "chat"$', 'name = "new"'),
+    )
+    return repository.push()
+
+
+def override(repository: Harness, run: Result, **options: str) -> Result:
+    return repository.dispatch("dispatch.yml", {"from": "evaluate-gate", "run-id": run.run_id, "override": REASON}, **options)
+
+
+def test_a_push_without_enough_evidence_is_held(held: Result, live: str, repository: Harness) -> None:
+    assert held.jobs == {"validate": "success", "train": "success", "evaluate-gate": "failure", "teardown": "success"}, held.trouble
+    assert held.outputs["verdict"] == "HOLD"
+    assert repository.endpoints() == {ENDPOINT: {live: 100}}
+
+
+def test_nobody_overrides_where_nobody_reviews(held: Result, live: str, repository: Harness, emulator: Emulator) -> None:
+    github.add_environment(emulator.cloud, "gate-override")
+    refused = override(repository, held)
+    assert refused.jobs == {"validate": "success", "evaluate-gate": "failure", "teardown": "success"}, refused.trouble
+    assert "An override was asked for and refused: environment gate-override has no required reviewers" in refused.summary
+    assert repository.endpoints() == {ENDPOINT: {live: 100}}
+
+
+def test_a_reviewed_override_promotes_and_is_loud(held: Result, repository: Harness, emulator: Emulator, workspace: Workspace) -> None:
+    github.add_environment(emulator.cloud, "gate-override", ["lead"])
+    github.approve(emulator.cloud, "502", "gate-override", "lead", "I have read them, too.")
+    trained = repository.jobs()
+    let = override(repository, held, run_id="502")
+    assert let.code == 0, let.trouble
+    assert list(let.jobs) == [job for job in JOBS if job != "train"]
+    assert (let.outputs["verdict"], let.outputs["override"]) == ("HOLD", "true")
+    assert "## Gate: HOLD, overridden" in let.summary
+    assert "OVERRIDDEN by octocat at " in let.summary
+    assert f"{REASON}. Approved by lead in environment gate-override" in let.summary
+    assert repository.jobs() == trained, "nothing was trained again"
+    assert list(repository.endpoints()["chat-new"].values()) == [100]
+    (model,) = workspace.ml.models.list("new")
+    tags = workspace.ml.models.get("new", model.version).tags
+    assert (tags["mlops.verdict"], tags["mlops.override"]) == ("HOLD", f"{REASON} (octocat, lead)")
+
+
+def test_a_long_training_is_left_to_itself_and_carried_on_by_the_schedule(
+    live: str, repository: Harness, emulator: Emulator, workspace: Workspace
+) -> None:
+    began = repository.configure(learning_rate("0.02"), (r"^\[defaults\.training\]", "[defaults.training]\ndetach_after_minutes = 0"))
     before = set(repository.jobs())
     left = repository.push()
     assert left.jobs == {"validate": "success", "train": "success"}
@@ -62,9 +130,11 @@ def test_a_long_training_is_left_to_itself_and_carried_on_by_the_schedule(live: 
     (job,) = set(repository.jobs()) - before
     assert until(lambda: repository.jobs()[job] == "Completed"), repository.jobs()
 
+    # Meanwhile main moves on. The pipeline goes on as it began, at its own commit.
+    repository.configure(learning_rate("0.03"), (r'^name = "chat"$', 'name = "chat-of-tomorrow"'))
     assert repository.schedule().jobs == {"resume": "success", "reap": "success"}
     (asked,) = github.dispatches(emulator.cloud)
-    assert (asked["workflow"], asked["ref"]) == ("dispatch.yml", "main")
+    assert (asked["workflow"], asked["ref"], asked["inputs"]["commit"]) == ("dispatch.yml", "main", began)
     assert (asked["inputs"]["target"], asked["inputs"]["from"], asked["inputs"]["run-id"]) == ("prod", "train", left.run_id)
     rest = repository.dispatch("dispatch.yml", asked["inputs"])
     assert rest.code == 0, rest.trouble
@@ -73,8 +143,10 @@ def test_a_long_training_is_left_to_itself_and_carried_on_by_the_schedule(live: 
     traffic = repository.endpoints()[ENDPOINT]
     assert traffic.pop(live) == 0, "the previous deployment is kept for rollback"
     assert list(traffic.values()) == [100]
+    models = [workspace.ml.models.get("chat", model.version) for model in workspace.ml.models.list("chat")]
+    assert [model.tags["mlops.git_commit"] for model in models if model.tags["mlops.job"] == job] == [began]
 
-    repository.schedule()
+    repository.schedule(job="resume")
     assert len(github.dispatches(emulator.cloud)) == 1, "what has been carried on is not carried on again"
 
 

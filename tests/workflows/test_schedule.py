@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from mlops.cloud.jobs import DETACHED, KEY, WAITING
 from mlops.cloud.workspace import EXPIRES, MARK, OWNER, PIPELINE, RUN, TARGET, Workspace
-from mlops.core.config import load
 from mlops.emulator import github
 from mlops.emulator.server import Emulator
-from tests.workflows.harness import REPOSITORY, Harness
+from tests.workflows.harness import Harness
+from tests.workflows.trees import REPOSITORY
 
 PAST, FUTURE = (datetime.now(UTC) + timedelta(hours=hours) for hours in (-1, 1))
 
@@ -33,17 +29,6 @@ ENDPOINTS = {
     "foreign": {EXPIRES: PAST.isoformat()},
     "another-repository": tags("octo/other/7", PAST.isoformat()),
 }
-
-
-@pytest.fixture
-def workspace(repository: Harness, emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workspace]:
-    """A session beside the workflows, as the person who owns the workspace."""
-    for name, value in emulator.environment().items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
-    with warnings.catch_warnings():
-        warnings.simplefilter("default")
-        yield Workspace.open(load(repository.tree / "pipeline.toml", "prod"))
 
 
 def endpoint(workspace: Workspace, name: str, its: dict[str, str]) -> None:

@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 
 from mlops.__main__ import STAGES, main
+from mlops.core.config import GateConfig
 from mlops.github.plan import JOBS
 from tests.workflows.conftest import TRUSTED
-from tests.workflows.harness import ROOT, read_workflow
+from tests.workflows.trees import ROOT, inlined, read_workflow
 
 GITHUB = ROOT / ".github"
 WORKFLOWS = sorted((GITHUB / "workflows").glob("*.yml"))
@@ -203,6 +204,14 @@ def test_nothing_is_allowed_until_a_job_says_why(name: str) -> None:
     assert all("  # " in grant for grant in grants), grants
 
 
+def test_the_only_foreign_actions_are_githubs_own() -> None:
+    """The identity is ours, so that neither azure/login nor az stands between GitHub and Azure."""
+    holders = [*(job for _, _, job in ALL_JOBS), *(step for _, step in STEPS)]
+    used = {str(holder["uses"]) for holder in holders if "uses" in holder}
+    foreign = {name.partition("@")[0] for name in used if not name.startswith("$/")}
+    assert foreign == {f"actions/{name}" for name in ("checkout", "setup-python", "upload-artifact", "download-artifact")}
+
+
 def test_no_workflow_uses_secrets_or_runs_foreign_code_with_rights() -> None:
     for path in WORKFLOWS:
         text = path.read_text()
@@ -229,6 +238,8 @@ def test_one_pipeline_a_target_and_no_deployment_is_stopped_midway() -> None:
 
 def test_promotion_waits_for_the_reviewers_of_its_own_environment() -> None:
     for name, job in PIPELINE.items():
+        if name == "evaluate-gate":
+            continue
         wanted = "promotion-environment" if name == "promote" else "environment"
         assert job["environment"] == f"${{{{ inputs.{wanted} }}}}"
     given = FILES["train.yml"]["jobs"]["pipeline"]["with"]
@@ -237,8 +248,36 @@ def test_promotion_waits_for_the_reviewers_of_its_own_environment() -> None:
     assert (given["target"], given["environment"], given["promotion-environment"]) == ("pr", "pr", "pr")
 
 
+def test_an_override_is_judged_in_the_environment_that_the_gate_asks_about_and_comes_from_dispatch_alone() -> None:
+    gate = PIPELINE["evaluate-gate"]
+    name = GateConfig().override_environment
+    assert gate["environment"] == f"${{{{ inputs.override != '' && '{name}' || inputs.environment }}}}"
+    assert gate["permissions"]["actions"] == "read", "whether the environment has reviewers is asked of GitHub"
+    given = {job_id: step["with"] for job_id, job in PIPELINE.items() for step in job["steps"] if "override" in step.get("with", {})}
+    assert {job_id: (using["override"], using["token"]) for job_id, using in given.items()} == {
+        "evaluate-gate": ("${{ inputs.override }}", "${{ github.token }}")
+    }
+    callers = {name for name, _, job in ALL_JOBS if "override" in job.get("with", {})}
+    assert callers == {"dispatch.yml"}
+
+
+def test_inlined_a_called_workflow_is_what_it_was() -> None:
+    """What the harness runs in place of pr.yml where the pipeline fails."""
+    whole = inlined(FILES["pr.yml"], "pipeline", FILES["pipeline.yml"])
+    assert list(whole["jobs"]) == [*PIPELINE, "offline", "comment"]
+    assert whole["jobs"]["comment"]["needs"] == ["offline", *PIPELINE]
+    validate, teardown = whole["jobs"]["validate"], whole["jobs"]["teardown"]
+    assert validate["if"] == f"${{{{ ({FILES['pr.yml']['jobs']['pipeline']['if']}) }}}}"
+    assert teardown["if"].startswith(validate["if"].removesuffix(" }}") + " && (always() && needs.validate.result == 'success'")
+    assert teardown["env"]["MLOPS_TARGET"] == "${{ 'pr' }}"
+    assert teardown["env"]["MLOPS_SET"] == "${{ format('endpoint.name=ultrachat-pr-{0}', github.event.pull_request.number) }}"
+    assert validate["steps"][3]["env"]["FROM"] == "${{ (github.event.action == 'closed' && 'teardown' || 'validate') }}"
+    assert "inputs." not in str(whole["jobs"])
+
+
 def test_the_tests_trust_the_environments_that_the_workflows_name() -> None:
     named = {str(job["environment"]) for _, _, job in ALL_JOBS if "environment" in job and "${{" not in str(job["environment"])}
+    named.add(GateConfig().override_environment)
     for _, _, job in ALL_JOBS:
         named |= {str(value) for key, value in job.get("with", {}).items() if key.endswith("environment") and "${{" not in str(value)}
     assert {subject.rpartition(":")[2] for subject in TRUSTED} == named
@@ -253,6 +292,7 @@ def test_dispatch_offers_the_jobs_that_there_are() -> None:
     ("file", "starts"),
     [
         ("pipeline.toml", True), ("data/retention.jsonl", True), ("mlops/train.py", True), ("mlops/remote/score.py", True),
+        ("pyproject.toml", True), ("mlops/report/report.html.jinja", True),
         ("requirements/azure.lock", True), (".github/actions/stage/action.yml", True), (".github/workflows/pipeline.yml", True),
         ("mlops/emulator/jobs.py", False), ("docs/workflows.md", False), ("tests/test_train.py", False), ("README.md", False),
     ],

@@ -1,0 +1,46 @@
+"""Metrics from rows, by hand."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from mlops.remote.metrics import aggregate
+
+
+def row(tokens: int, nll: float, greedy_tokens: int, **fields: Any) -> dict[str, Any]:
+    return {"suite": "target", "kind": "", "tokens": tokens, "nll": nll, "kl": None, "greedy_tokens": greedy_tokens, **fields}
+
+
+def test_sums_over_tokens_and_shares_of_rows() -> None:
+    metrics = aggregate([row(1, 2.0, 1), row(3, 1.0, 2), row(6, 3.0, 6, rouge_l=0.5)])
+    assert metrics == pytest.approx(
+        {
+            "target.rows": 3.0,
+            "target.tokens": 10.0,
+            "target.nll": 0.6,
+            "target.perplexity": math.exp(0.6),
+            "target.token_accuracy": 0.9,
+            "target.exact_match": 2 / 3,
+            "target.rouge_l": 0.5,
+        }
+    )
+
+
+def test_a_row_without_scored_tokens_is_no_match() -> None:
+    metrics = aggregate([row(0, 0.0, 0), row(2, 1.0, 1)])
+    assert metrics["target.exact_match"] == 0.0
+    assert metrics["target.rows"] == 2.0
+
+
+def test_without_any_scored_token_there_is_nothing_to_tell() -> None:
+    assert aggregate([row(0, 0.0, 0)]) == {"target.rows": 1.0, "target.tokens": 0.0}
+
+
+def test_each_kind_on_its_own() -> None:
+    metrics = aggregate([row(2, 1.0, 2, kind="facts", suite="retention", kl=0.2), row(2, 3.0, 0, kind="poems", suite="retention", kl=0.6)])
+    assert (metrics["retention.facts.exact_match"], metrics["retention.poems.exact_match"]) == (1.0, 0.0)
+    assert (metrics["retention.facts.kl_base"], metrics["retention.poems.kl_base"]) == pytest.approx((0.1, 0.3))
+    assert metrics["retention.kl_base"] == pytest.approx(0.2)

@@ -1,0 +1,30 @@
+"""Pull requests that have no identity: everything offline, nothing outside asked for, and it says so."""
+
+from __future__ import annotations
+
+from mlops.emulator import github
+from mlops.emulator.server import Emulator
+from tests.workflows.harness import Harness
+
+
+def test_a_fork_runs_everything_offline_and_says_so(repository: Harness, emulator: Emulator) -> None:
+    fork = repository.pull_request(13, fork=True)
+    assert fork.jobs == {"offline": "success"}, fork.trouble
+    assert "offline, on the emulator" in fork.summary
+    assert "PROMOTE" in fork.summary
+    assert github.comments(emulator.cloud, 13) == [], "a fork's token may not write"
+    assert emulator.hosts_asked == {}, "a fork asked for something outside its own emulator"
+    assert repository.jobs() == {}
+
+
+def test_without_azure_variables_it_runs_offline_too_and_the_comment_says_so(repository: Harness, emulator: Emulator) -> None:
+    """Cut short by a suite that is not there: how it runs to the end is shown by the fork."""
+    repository.configure((r"^target_rows", 'retention_suite = "data/nothing.jsonl"\ntarget_rows'))
+    asked = set(emulator.hosts_asked)
+    stopped = repository.pull_request(14, configured=False)
+    assert stopped.jobs == {"offline": "failure", "comment": "success"}, stopped.trouble
+    (comment,) = github.comments(emulator.cloud, 14)
+    assert "## ❌ validate failed" in comment["body"]
+    assert "data/nothing.jsonl" in comment["body"]
+    assert "**offline, on the emulator**" in comment["body"]
+    assert set(emulator.hosts_asked) - asked <= {"api.github.com"}
