@@ -255,12 +255,14 @@ class _Bench:
 
     def _edge(self, asked: Asked) -> Probe:
         """On the good side of the margin by next to nothing: two numbers would show it, an interval can't."""
-        answer = asked.answer
-        by = asked.margin(self.evidence) - _EDGE * (answer.mde or 0.0)
-        decision = self._ask([asked.rule], self._planted(asked, by))
+        answer, margin = asked.answer, asked.margin(self.evidence)
+        # Scores that are moved a long way spread less or more than they did, and a tenth of the old MDE may be plain to see.
+        on_it = self._ask([asked.rule], self._planted(asked, margin)).judgements
+        step = _EDGE * min([answer.mde or 0.0, *(seen.mde for seen in on_it if seen.mde is not None)])
+        decision = self._ask([asked.rule], self._planted(asked, margin - step))
         shown = [f"the rule is shown: {seen.reason}" for seen in decision.judgements if seen.outcome is Outcome.SHOWN]
         wrong = scrutiny.unanswered(decision, 1) or scrutiny.inconsistent(decision) or "".join(shown)
-        change = f"the candidate is on the good side of its margin by {number(_EDGE * (answer.mde or 0.0))}, a tenth of the MDE"
+        change = f"the candidate is on the good side of its margin by {number(step)}, a tenth of the MDE there"
         found = "" if wrong else decision.judgements[0].outcome.value
         return _probe(f"next to the margin: {answer.rule}", change, "not shown", found, wrong)
 

@@ -19,7 +19,7 @@ from mlops.judging.evidence import Evidence, ModelEvidence, Rows
 from mlops.judging.metrics import parse
 from mlops.judging.selftest import self_test
 from mlops.judging.verdict import Decision, decide
-from tests.judging.making import DIGESTS, model, rows, rule
+from tests.judging.making import DIGESTS, evidence, model, rows, rule
 
 RULES = (
     rule(baseline="champion", test="paired_bootstrap", min_rows=50),
@@ -313,6 +313,16 @@ KINDS_OF_RULES = (
 @pytest.mark.parametrize("n", [2, 6, 60])
 def test_whatever_the_verdict_nothing_is_missed(n: int, shift: float, champion: bool) -> None:
     assert not missed(of(shift, n, champion=champion), rules=(*RULES, *KINDS_OF_RULES))
+
+
+def test_a_candidate_that_is_ruined_makes_no_false_alarm() -> None:
+    # Its rows spread so far that a tenth of the MDE is wide, until they are moved back to the margin.
+    sure, ruined = rows("base", n=60), rows("candidate", n=60)
+    for place, (row, other) in enumerate(zip(sure, ruined, strict=True)):
+        row["nll"] *= 0.1
+        other["nll"] = row["nll"] * 1.01 + row["tokens"] * (4 + place % 13)
+    spoilt = evidence(candidate=model("candidate", ruined), base=model("base", sure))
+    assert not missed(spoilt, rules=[rule("retention.nll", baseline="base", margin=0.2, test="paired_bootstrap")])
 
 
 @settings(max_examples=8, deadline=None)
