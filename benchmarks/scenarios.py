@@ -3,8 +3,11 @@
     .nox/local/bin/python benchmarks/scenarios.py [--target local] [--weights real] [--state DIR]
 
 All four run through `mlops run` with the target's own settings in one emulated Azure. The first goes live, so it is the champion of the
-others. Prints a Markdown table: verdict and time of each scenario, and what every rule said with its figures. The exit code is 1 if a
+others. Prints two Markdown tables: verdict and time of each scenario, and what every rule said with its figures. The exit code is 1 if a
 verdict is not the one that the scenario must have. About 15 minutes on two cores.
+
+The data are small talk (chitchat) and questions about the opening hours of an invented town, half and half. Small talk alone would not do:
+two strangers' answers hang together with the questions so loosely that shuffling them changes nothing that 500 rows could show.
 """
 
 from __future__ import annotations
@@ -18,33 +21,34 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mlops.core.config import load
 from mlops.core.records import Judged, Judgement, Verdict
 from mlops.core.run import Run
+from mlops.dataset import chitchat
 from mlops.dataset.conversation import Conversation, Message, content_id, encode
 from mlops.emulator.cloud import Options
 from mlops.emulator.server import Emulator
 from mlops.judging.wording import number
+from mlops.prepare import shorten
 from mlops.report.markdown import table
 
 Row = dict[str, Any]
 
-SPLITS = ("train_sft", "test_sft", "train_gen", "test_gen")
 SHOPS = (
     "bakery", "bank", "barber", "bookshop", "butcher", "chemist", "florist", "garage", "library", "museum", "post office", "swimming pool",
 )  # fmt: skip
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 ASKED = (
-    "When is the {shop} open on {day}?",
-    "I want to go to the {shop} on {day}. What are the hours?",
-    "{day} at the {shop}: until when?",
-)
+    "When is the {shop} open on {day}?", "I want to go to the {shop} on {day}. What are the hours?", "{day} at the {shop}: until when?",
+    "Can you tell me the hours of the {shop} for {day}?", "Is the {shop} open on {day}, and when?",
+)  # fmt: skip
 HEADER = ("scenario", "rule", "candidate", "baseline", "difference", "margin", "n", "MDE", "outcome")
 
 
@@ -53,24 +57,21 @@ class Scenario:
     """A training and what the gate must say to it.
 
     Attributes:
-        dataset: a folder of its own with the data; empty for the target's.
+        dataset: which of :func:`write_data`'s folders it is trained and judged on.
         settings: given with ``--set``.
     """
 
     name: str
     expected: tuple[Verdict, ...]
-    dataset: str = ""
+    dataset: str
     settings: tuple[str, ...] = ()
 
 
-ALL_ROWS = ("data.max_rows.test_sft=500", "evaluation.target_rows=500")
-"""Nearly all chats of test_sft. Two strangers' small talk hangs together so loosely that shuffling it costs 0.2 % of the loss, which the
-target's own 100 rows are too few to show."""
 SCENARIOS = (
-    Scenario("right", (Verdict.PROMOTE,), settings=ALL_ROWS),
-    Scenario("shuffled", (Verdict.REJECT,), dataset="shuffled", settings=ALL_ROWS),
-    Scenario("single step", (Verdict.HOLD, Verdict.REJECT), settings=("training.parameters.max_steps=1", *ALL_ROWS)),
-    Scenario("one topic", (Verdict.REJECT,), dataset="topic", settings=("training.parameters.learning_rate=5e-3",)),
+    Scenario("right", (Verdict.PROMOTE,), "right"),
+    Scenario("shuffled", (Verdict.REJECT,), "shuffled"),
+    Scenario("single step", (Verdict.HOLD, Verdict.REJECT), "right", ("training.parameters.max_steps=1",)),
+    Scenario("one topic", (Verdict.REJECT,), "topic", ("training.parameters.learning_rate=5e-3",)),
 )
 
 
@@ -83,13 +84,14 @@ def main() -> int:
     options = arguments.parse_args()
     with tempfile.TemporaryDirectory(prefix="scenarios-") as temporary:
         folder = options.state or Path(temporary)
+        write_data(folder, options.target)
         with Emulator(folder / "azure", Options(weights=options.weights)) as emulator:
             environment = os.environ | emulator.environment()
-            found = [judged(scenario, options.target, folder, environment) for scenario in SCENARIOS]
-    verdicts = [(scenario.name, gate.verdict.value, f"{seconds:.0f}") for scenario, (gate, seconds) in zip(SCENARIOS, found, strict=True)]
-    rules = [row(scenario.name, judgement) for scenario, (gate, _) in zip(SCENARIOS, found, strict=True) for judgement in gate.judgements]
+            found = [(scenario, *judged(scenario, options.target, folder, environment)) for scenario in SCENARIOS]
+    verdicts = [(scenario.name, gate.verdict.value, f"{seconds:.0f}") for scenario, gate, seconds in found]
+    rules = [rule_row(scenario.name, judgement) for scenario, gate, _ in found for judgement in gate.judgements]
     sys.stdout.write(f"{table(('scenario', 'verdict', 's'), verdicts)}\n\n{table(HEADER, rules)}\n")
-    return int(any(gate.verdict not in scenario.expected for scenario, (gate, _) in zip(SCENARIOS, found, strict=True)))
+    return int(any(gate.verdict not in scenario.expected for scenario, gate, _ in found))
 
 
 def judged(scenario: Scenario, target: str, folder: Path, environment: dict[str, str]) -> tuple[Judged, float]:
@@ -98,40 +100,58 @@ def judged(scenario: Scenario, target: str, folder: Path, environment: dict[str,
     Raises:
         RuntimeError: it ended otherwise.
     """
-    settings = list(scenario.settings)
-    if scenario.dataset:
-        make(scenario.dataset, folder)
-        settings.append(f"data.dataset={folder / scenario.dataset}")
     directory = folder / f"run-{scenario.name.replace(' ', '-')}"
     # --keep: the champion must outlive a candidate that is stopped.
     command = [sys.executable, "-m", "mlops", "run", "--target", target, "--run", str(directory), "--until", "promote", "--keep"]
+    for setting in (f"data.dataset={folder / scenario.dataset}", *scenario.settings):
+        command += ["--set", setting]
     start = time.monotonic()
     with (folder / f"{directory.name}.log").open("wb") as log:
-        code = subprocess.run(
-            [*command, *(part for setting in settings for part in ("--set", setting))], stdout=log, stderr=log, env=environment
-        ).returncode
+        code = subprocess.run(command, stdout=log, stderr=log, env=environment).returncode
     seconds = time.monotonic() - start
     if code not in {verdict.exit_code for verdict in Verdict}:
         raise RuntimeError(f"{scenario.name} ended with exit code {code}:\n{Path(log.name).read_text()[-5000:]}")
     return Run(directory).read(Judged), seconds
 
 
-def make(dataset: str, folder: Path) -> None:
-    """Write a scenario's data: ``shuffled`` from what the first scenario was trained on, else one topic."""
-    (folder / dataset).mkdir(exist_ok=True)
-    if dataset == "shuffled":
-        made = {split: [json.loads(line) for line in (folder / f"run-right/data/{split}.jsonl").open()] for split in SPLITS}
-        made["train_sft"] = shuffled(made["train_sft"], seed=0)
-    else:
-        rows = opening_hours()
-        made = {"train_gen": rows[:5], "test_gen": rows[5:10], "test_sft": rows[10:110], "train_sft": rows[110:]}
-    for split, rows in made.items():
-        (folder / dataset / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+def write_data(folder: Path, target: str) -> None:
+    """Write the folders ``right``, ``shuffled`` (the same with other answers to learn from) and ``topic``; 120 rows to learn from each."""
+    data = load(Path("pipeline.toml"), target).data
+    hours, chats = opening_hours(), small_talk(data.max_messages, data.max_characters)[:120]
+    mixed = [row for pair in zip(hours, chats, strict=False) for row in pair]
+    right = {"train_gen": mixed[:10], "test_gen": mixed[10:20], "test_sft": mixed[20:120], "train_sft": mixed[120:240]}
+    rest = hours[120:]
+    topic = {"train_gen": rest[:10], "test_gen": rest[10:20], "test_sft": rest[20:120], "train_sft": rest[120:240]}
+    for name, made in {"right": right, "shuffled": right | {"train_sft": shuffled(right["train_sft"], seed=0)}, "topic": topic}.items():
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for split, rows in made.items():
+            (folder / name / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def shuffled(rows: Sequence[Row], seed: int) -> list[Row]:
+def small_talk(max_messages: int | None, max_characters: int | None) -> list[Row]:
+    """Chats of the package, cut as the target cuts them."""
+    cut = [shorten(chat, max_messages, "train_sft") for _, chat in chitchat.read(chitchat.locate())]
+    return ordered(chat for chat in cut if max_characters is None or sum(len(said.content) for said in chat.messages) <= max_characters)
+
+
+def opening_hours() -> list[Row]:
+    """When the shops of a small town are open: 420 questions, and answers that follow from them."""
+    made = []
+    for (shop, name), (day, weekday), asked in itertools.product(enumerate(SHOPS), enumerate(DAYS), ASKED):
+        answer = f"The {name} is open from {7 + (shop + day) % 4} to {16 + (shop * 3 + day) % 5} o'clock on {weekday}."
+        messages = [Message("user", asked.format(shop=name, day=weekday)), Message("assistant", answer)]
+        made.append(Conversation(prompt=messages[0].content, messages=messages, prompt_id=content_id(messages)))
+    return ordered(made)
+
+
+def ordered(conversations: Iterable[Conversation]) -> list[Row]:
+    """As rows, in the order of their ids, which are hashes."""
+    return [json.loads(encode(row)) for row in sorted(conversations, key=lambda row: row.prompt_id)]
+
+
+def shuffled(rows: Sequence[Mapping[str, Any]], seed: int) -> list[Row]:
     """The same conversations, with what the assistants say handed round among all of them."""
-    made = copy.deepcopy(list(rows))
+    made = copy.deepcopy([dict(row) for row in rows])
     turns = [message for row in made for message in row["messages"] if message["role"] == "assistant"]
     said = [turn["content"] for turn in turns]
     for turn, other in zip(turns, np.random.default_rng(seed).permutation(len(said)), strict=True):
@@ -139,25 +159,14 @@ def shuffled(rows: Sequence[Row], seed: int) -> list[Row]:
     return made
 
 
-def opening_hours() -> list[Row]:
-    """One topic: when the shops of a small town are open. In the order of their ids, which are hashes."""
-    rows = []
-    for (shop, name), (day, weekday), asked in itertools.product(enumerate(SHOPS), enumerate(DAYS), ASKED):
-        answer = f"The {name} is open from {7 + (shop + day) % 4} to {16 + (shop * 3 + day) % 5} o'clock on {weekday}."
-        messages = [Message("user", asked.format(shop=name, day=weekday)), Message("assistant", answer)]
-        rows.append(json.loads(encode(Conversation(prompt=messages[0].content, messages=messages, prompt_id=content_id(messages)))))
-    return sorted(rows, key=lambda row: str(row["prompt_id"]))
-
-
-def row(scenario: str, judgement: Judgement) -> tuple[str, ...]:
+def rule_row(scenario: str, judgement: Judgement) -> tuple[str, ...]:
     """What a rule said, as a row of the table."""
     interval = judgement.interval
     between = f" [{number(interval.low)}, {number(interval.high)}]" if interval else ""
     against = f" ({judgement.answered_against})" if judgement.reference is not None else ""
     return (
         scenario,
-        # The metric is not in every rule's name where a rule asks about several.
-        f"{judgement.metric}: {judgement.rule.partition(': ')[2]}",
+        judgement.rule,
         number(judgement.candidate),
         f"{number(judgement.reference)}{against}",
         f"{number(judgement.difference)}{between}",

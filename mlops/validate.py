@@ -25,6 +25,8 @@ from mlops.core.run import Run, write_atomically
 from mlops.dataset import suites
 from mlops.dataset.checks import RETENTION, check
 from mlops.dataset.conversation import SPLITS
+from mlops.judging.faults import rule_fault
+from mlops.judging.wording import describe
 
 if TYPE_CHECKING:
     from mlops.cloud.assets import BaseModel, Component
@@ -60,6 +62,7 @@ def validate(config: Config, run: Run, workspace: Workspace) -> Validated:
     findings = list(checked.findings)
     frozen, short = suites.freeze(files["test_sft"], retention, run.path("suites", "target.jsonl").parent, config.evaluation)
     findings += short
+    findings += _rules(config)
     seen = _look(config, workspace, findings)
     _tell(run, findings)
 
@@ -84,6 +87,13 @@ def validate(config: Config, run: Run, workspace: Workspace) -> Validated:
     )
     _sum_up(record, cluster, unchanged=before is not None and before.digest() == record.digest())
     return run.write(record)
+
+
+def _rules(config: Config) -> list[Finding]:
+    """Gate rules that no evidence can answer: better told now than when the training is paid for."""
+    where = locate(config, "gate.rules")
+    faults = ((describe(rule), rule_fault(rule)) for rule in config.gate.rules)
+    return [Finding(rule="gate.rule", severity="error", where=where, message=f"{rule}: {fault}") for rule, fault in faults if fault]
 
 
 @dataclass

@@ -186,6 +186,16 @@ def test_a_finding_names_the_line_of_pipeline_toml(inside: Emulator, settings: M
     assert refused(config, run, open_workspace(config)) == [("parameter.range", f"{config.file}:9")]
 
 
+def test_a_rule_that_nothing_can_answer_is_found_before_the_training(
+    inside: Emulator, configure: Make, open_workspace: Open, run: Run
+) -> None:
+    unknown = "{metric='target.bleu', direction='higher', baseline='base'}"
+    unfit = "{metric='target.nll', direction='lower', baseline='base', test='mcnemar'}"
+    config = configure(f"gate.rules=[{unknown}, {unfit}]")
+    found = refused(config, run, open_workspace(config))
+    assert [name for name, _ in found] == ["gate.rule", "gate.rule"]
+
+
 def test_models_and_components_that_are_not_there(inside: Emulator, configure: Make, open_workspace: Open, run: Run) -> None:
     config = configure("model.name=Phi-3-mini-4k", "training.component_version=9.9.9")
     found = refused(config, run, open_workspace(config))
