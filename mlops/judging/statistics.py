@@ -3,15 +3,15 @@
 All per-token metrics are such ratios (Σ nll / Σ tokens), and so is a relative change of one (Σ (candidate − baseline) / Σ baseline).
 
 The interval is a studentised bootstrap over rows (Davison & Hinkley 1997, §5.2.1) with the linearised standard error of a ratio, made to
-err on the safe side where rows are few, because alone it is too short for heavy tails and unequal rows (92 % for 95 % at 100 rows):
+err on the safe side where rows are few, because alone it is too short for heavy tails and unequal rows (90 % instead of 95 % at 100 rows):
 
 - Resamples hold no row more extreme than the sample does, so they understate how uncertain the standard error is. Their quantiles are
   stretched by 1 + (κ − 1) / n, κ the kurtosis of the residuals: (κ − 1) / n is the relative variance of the squared standard error.
 - Each end is at least as far as that of Student's t, whose symmetric ends are right for symmetric rows, however heavy their tails, and
   wrong for skewed ones.
 
-Not BCa: it knows nothing of the uncertain standard error (88 % for unequal rows) and needs a jackknife. Coverage, false promotions and
-power of all this are measured by benchmarks/gate.py. Everything is computed so that negated numerators give the negated interval to the
+Not BCa: it knows nothing of the uncertain standard error (87 % there) and needs a jackknife. All this is measured by benchmarks/gate.py:
+these methods side by side, coverage, false promotions and power. Everything is computed so that negated numerators give the negated interval to the
 last bit.
 """
 
