@@ -11,8 +11,8 @@ err on the safe side where rows are few, because alone it is too short for heavy
   wrong for skewed ones.
 
 Not BCa: it knows nothing of the uncertain standard error (87 % there) and needs a jackknife. All this is measured by benchmarks/gate.py:
-these methods side by side, coverage, false promotions and power. Everything is computed so that negated numerators give the negated interval to the
-last bit.
+these methods side by side, coverage, false promotions and power. Everything is computed so that negated numerators give the negated
+interval to the last bit.
 """
 
 from __future__ import annotations
