@@ -4,7 +4,7 @@
 
 All four run through `mlops run` with the target's own settings in one emulated Azure. The first goes live, so it is the champion of the
 others. Prints two Markdown tables: verdict and time of each scenario, and what every rule said with its figures. The exit code is 1 if a
-verdict is not the one that the scenario must have. About 15 minutes on two cores.
+verdict or its reason is not what the scenario must have. About 15 minutes on two cores.
 
 The data are small talk (chitchat) and questions about the opening hours of an invented town, half and half. Small talk alone would not do:
 two strangers' answers hang together with the questions so loosely that shuffling them changes nothing that 500 rows could show.
@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from mlops.core.config import load
-from mlops.core.records import Judged, Judgement, Verdict
+from mlops.core.records import Judged, Judgement, Outcome, Verdict
 from mlops.core.run import Run
 from mlops.dataset import chitchat
 from mlops.dataset.conversation import Conversation, Message, content_id, encode
@@ -58,20 +58,28 @@ class Scenario:
 
     Attributes:
         dataset: which of :func:`write_data`'s folders it is trained and judged on.
+        blamed: how the metrics of all failed rules must begin where it is REJECT.
         settings: given with ``--set``.
     """
 
     name: str
     expected: tuple[Verdict, ...]
     dataset: str
+    blamed: str = ""
     settings: tuple[str, ...] = ()
+
+    def as_it_must_be(self, gate: Judged) -> bool:
+        """Whether the verdict is an expected one, for the expected reason."""
+        failed = [judgement.metric for judgement in gate.judgements if judgement.critical and judgement.outcome is Outcome.FAILED]
+        rejected = gate.verdict is Verdict.REJECT
+        return gate.verdict in self.expected and (not rejected or all(metric.startswith(self.blamed) for metric in failed))
 
 
 SCENARIOS = (
     Scenario("right", (Verdict.PROMOTE,), "right"),
-    Scenario("shuffled", (Verdict.REJECT,), "shuffled"),
-    Scenario("single step", (Verdict.HOLD, Verdict.REJECT), "right", ("training.parameters.max_steps=1",)),
-    Scenario("one topic", (Verdict.REJECT,), "topic", ("training.parameters.learning_rate=5e-3",)),
+    Scenario("shuffled", (Verdict.REJECT,), "shuffled", "target."),
+    Scenario("single step", (Verdict.HOLD, Verdict.REJECT), "right", "target.", ("training.parameters.max_steps=1",)),
+    Scenario("one topic", (Verdict.REJECT,), "topic", "retention.", ("training.parameters.learning_rate=2e-3",)),
 )
 
 
@@ -91,7 +99,7 @@ def main() -> int:
     verdicts = [(scenario.name, gate.verdict.value, f"{seconds:.0f}") for scenario, gate, seconds in found]
     rules = [rule_row(scenario.name, judgement) for scenario, gate, _ in found for judgement in gate.judgements]
     sys.stdout.write(f"{table(('scenario', 'verdict', 's'), verdicts)}\n\n{table(HEADER, rules)}\n")
-    return int(any(gate.verdict not in scenario.expected for scenario, gate, _ in found))
+    return int(not all(scenario.as_it_must_be(gate) for scenario, gate, _ in found))
 
 
 def judged(scenario: Scenario, target: str, folder: Path, environment: dict[str, str]) -> tuple[Judged, float]:
@@ -117,11 +125,12 @@ def judged(scenario: Scenario, target: str, folder: Path, environment: dict[str,
 def write_data(folder: Path, target: str) -> None:
     """Write the folders ``right``, ``shuffled`` (the same with other answers to learn from) and ``topic``; 120 rows to learn from each."""
     data = load(Path("pipeline.toml"), target).data
-    hours, chats = opening_hours(), small_talk(data.max_messages, data.max_characters)[:120]
-    mixed = [row for pair in zip(hours, chats, strict=False) for row in pair]
-    right = {"train_gen": mixed[:10], "test_gen": mixed[10:20], "test_sft": mixed[20:120], "train_sft": mixed[120:240]}
-    rest = hours[120:]
-    topic = {"train_gen": rest[:10], "test_gen": rest[10:20], "test_sft": rest[20:120], "train_sft": rest[120:240]}
+    hours, chats = opening_hours(), small_talk(data.max_messages, data.max_characters)
+    # The smoke test asks small talk only: so small a model repeats a question about hours that it can't answer.
+    asked = {"train_gen": chats[:10], "test_gen": chats[10:20]}
+    mixed = [row for pair in zip(hours[:110], chats[20:130], strict=True) for row in pair]
+    right = asked | {"test_sft": mixed[:100], "train_sft": mixed[100:220]}
+    topic = asked | {"test_sft": hours[110:210], "train_sft": hours[210:330]}
     for name, made in {"right": right, "shuffled": right | {"train_sft": shuffled(right["train_sft"], seed=0)}, "topic": topic}.items():
         (folder / name).mkdir(parents=True, exist_ok=True)
         for split, rows in made.items():

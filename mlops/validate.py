@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from mlops.core import console, stage
-from mlops.core.config import Config, locate
+from mlops.core.config import Config, Rule, locate
 from mlops.core.errors import AzureError, ConfigError, ValidationFailed
 from mlops.core.records import Finding, Prepared, Suite, Validated
 from mlops.core.run import Run, write_atomically
@@ -26,6 +26,7 @@ from mlops.dataset import suites
 from mlops.dataset.checks import RETENTION, check
 from mlops.dataset.conversation import SPLITS
 from mlops.judging.faults import rule_fault
+from mlops.judging.metrics import EVERY_KIND, parse
 from mlops.judging.wording import describe
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def validate(config: Config, run: Run, workspace: Workspace) -> Validated:
     findings = list(checked.findings)
     frozen, short = suites.freeze(files["test_sft"], retention, run.path("suites", "target.jsonl").parent, config.evaluation)
     findings += short
-    findings += _rules(config)
+    findings += _rules(config, {name: _kinds(path) for name, (path, _) in frozen.items()})
     seen = _look(config, workspace, findings)
     _tell(run, findings)
 
@@ -89,11 +90,40 @@ def validate(config: Config, run: Run, workspace: Workspace) -> Validated:
     return run.write(record)
 
 
-def _rules(config: Config) -> list[Finding]:
-    """Gate rules that no evidence can answer: better told now than when the training is paid for."""
-    where = locate(config, "gate.rules")
-    faults = ((describe(rule), rule_fault(rule)) for rule in config.gate.rules)
-    return [Finding(rule="gate.rule", severity="error", where=where, message=f"{rule}: {fault}") for rule, fault in faults if fault]
+def _rules(config: Config, counts: Mapping[str, Counter[str]]) -> list[Finding]:
+    """Gate rules that nothing can ever satisfy: better told now than when the training is paid for."""
+    found = partial(Finding, where=locate(config, "gate.rules"))
+    findings = []
+    for rule in config.gate.rules:
+        if (fault := rule_fault(rule)) is not None:
+            findings.append(found(rule="gate.rule", severity="error", message=f"{describe(rule)}: {fault}"))
+        elif (few := _too_few(rule, counts, config.evaluation.generate_rows)) is not None:
+            findings.append(found(rule="gate.rows", severity="error" if rule.critical else "warning", message=f"{describe(rule)}: {few}"))
+    return findings
+
+
+def _too_few(rule: Rule, counts: Mapping[str, Counter[str]], answers: int) -> str | None:
+    """What keeps a rule without a fault of its own from ever having the rows that it wants."""
+    metric = parse(rule.metric)
+    assert metric is not None  # that is a fault
+    kinds = counts[metric.suite]
+    asked = kinds if metric.kind == EVERY_KIND else {metric.kind: kinds[metric.kind]} if metric.kind else {"": kinds.total()}
+    kind, rows = min(asked.items(), key=lambda counted: counted[1], default=("", 0))
+    if metric.measure == "rouge_l":
+        rows = min(rows, answers)
+    if rows >= rule.min_rows:
+        return None
+    of_what = f"{metric.suite} suite" + (f" of kind {kind}" if kind else "") + (" with an answer" if metric.measure == "rouge_l" else "")
+    setting = "generate_rows" if metric.measure == "rouge_l" else f"{metric.suite}_rows"
+    return (
+        f"it wants {rule.min_rows:,} rows, and there are {rows:,} in the {of_what}, so it would never be shown to hold: "
+        f"lower min_rows or raise evaluation.{setting}"
+    )
+
+
+def _kinds(suite: Path) -> Counter[str]:
+    """Kind → rows of a frozen suite; rows without a kind under the empty one."""
+    return Counter(json.loads(line).get("kind", "") for line in suite.read_bytes().splitlines())
 
 
 @dataclass

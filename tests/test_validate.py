@@ -196,6 +196,25 @@ def test_a_rule_that_nothing_can_answer_is_found_before_the_training(
     assert [name for name, _ in found] == ["gate.rule", "gate.rule"]
 
 
+def test_a_rule_that_wants_more_rows_than_there_are_is_found_before_the_training(
+    inside: Emulator, configure: Make, open_workspace: Open, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def asking(metric: str, rows: int, direction: str = "lower", critical: str = "true") -> str:
+        return f"{{metric='{metric}', direction='{direction}', baseline='base', min_rows={rows}, critical={critical}}}"
+
+    rules = [asking("target.nll", 6), asking("target.nll", 7), asking("target.nll", 7, critical="false")]
+    rules += [asking("retention.fact.nll", 2), asking("retention.fact.nll", 3), asking("retention.*.nll", 2), asking("retention.*.nll", 3)]
+    rules += [asking("target.rouge_l", 3, "higher"), asking("target.rouge_l", 4, "higher"), asking("target.nll", 1, "higher")]
+    config = configure(f"gate.rules=[{', '.join(rules)}]", "evaluation.generate_rows=3")
+    found = refused(config, run, open_workspace(config))
+    assert sorted(name for name, _ in found if name.startswith("gate.")) == ["gate.rows"] * 5 + ["gate.rule"]
+    printed = capsys.readouterr().out
+    assert "retention.fact.nll: not worse than the base: it wants 3 rows, and there are 2 in the retention suite of kind fact" in printed
+    assert "retention.*.nll: not worse than the base: it wants 3 rows, and there are 2 in the retention suite of kind" in printed
+    assert "wants 4 rows, and there are 3 in the target suite with an answer" in printed
+    assert "raise evaluation.generate_rows" in printed
+
+
 def test_models_and_components_that_are_not_there(inside: Emulator, configure: Make, open_workspace: Open, run: Run) -> None:
     config = configure("model.name=Phi-3-mini-4k", "training.component_version=9.9.9")
     found = refused(config, run, open_workspace(config))

@@ -105,7 +105,13 @@ class Instance:
                 raise Unhealthy(f"User container has crashed or terminated: it was not ready after {self.launch.patience_s:.0f} s.")
             await asyncio.sleep(TICK_S)
         port = int(ready.read_text())
-        client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=httpx.Timeout(None, connect=CONNECT_S))
+        client = httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{port}",
+            trust_env=False,
+            timeout=httpx.Timeout(None, connect=CONNECT_S),
+            # uvicorn ends a connection after five seconds; we let go of it before that, or a request could meet the end on its way.
+            limits=httpx.Limits(keepalive_expiry=1),
+        )
         try:
             (await client.get("/health/live", timeout=30)).raise_for_status()
         except httpx.HTTPError as problem:

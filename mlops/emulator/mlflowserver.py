@@ -58,8 +58,9 @@ class Server:
         }
         command = [sys.executable, "-m", "uvicorn", "mlflow.server.fastapi_app:app", "--host", "127.0.0.1", "--port", str(port)]
         self._child = cloud.children.start([*command, "--log-level", "warning"], cwd=self._folder, environment=environment, log=self._log)
-        # Loopback must not go through the caller's proxy.
-        self._client = httpx.AsyncClient(base_url=self.url, timeout=60, trust_env=False)
+        # Loopback must not go through the caller's proxy. uvicorn ends a connection that has idled for five seconds, and a request of ours
+        # that meets the end on its way would be lost, so we let go first.
+        self._client = httpx.AsyncClient(base_url=self.url, timeout=60, trust_env=False, limits=httpx.Limits(keepalive_expiry=1))
         self._ready = asyncio.create_task(self._wait())
 
     async def _wait(self) -> None:

@@ -31,6 +31,10 @@ MODULES = (
 GITHUB_MODULES = ("githuboidc", "github")
 """And those where GitHub is emulated as well."""
 
+KEEP_ALIVE_S = 240
+"""How long a connection may idle: Azure Load Balancer's default idle timeout. uvicorn's own five seconds are about as long as a client
+thinks between two requests, and one that is sent while its connection is being closed is lost; POSTs are not sent again."""
+
 
 class Emulator:
     """Azure ML on loopback, in a thread of this process. A context manager.
@@ -108,6 +112,7 @@ class Emulator:
             log_config=None,
             access_log=False,
             timeout_graceful_shutdown=2,
+            timeout_keep_alive=KEEP_ALIVE_S,
             ssl_context_factory=lambda _config, _default: certificates(self.state, hosts),
         )
         # In a thread uvicorn leaves signals alone: the main thread owns them.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,8 +19,13 @@ __all__ = ["first_fault", "rule_fault"]
 
 
 def rule_fault(rule: Rule) -> str | None:
-    """What is wrong with a rule whatever the evidence, or None: it names an unknown metric, or its fields don't go together."""
-    return next(_of_the_rule(rule, parse(rule.metric)), None)
+    """What is wrong with a rule whatever the evidence, or None.
+
+    It names an unknown metric, its fields don't go together, or it asks for a worse model. The last is said of rules as they are configured
+    and not of evidence: the self-test turns rules round to see whether the judge notices.
+    """
+    metric = parse(rule.metric)
+    return next(chain(_of_the_rule(rule, metric), _of_the_direction(rule, metric)), None)
 
 
 def first_fault(rule: Rule, metric: Metric | None, role: str, evidence: Evidence) -> str | None:
@@ -70,6 +76,11 @@ def _of_the_rule(rule: Rule, metric: Metric | None) -> Iterator[str]:
         yield 'test = "mcnemar" asks whether there is a difference and knows no margin: set margin = 0, or use test = "paired_bootstrap"'
     if rule.test == "wilcoxon" and metric.binary:
         yield f'test = "wilcoxon" ranks differences, and {metric.measure} has wins and losses: use test = "mcnemar" or "paired_bootstrap"'
+
+
+def _of_the_direction(rule: Rule, metric: Metric | None) -> Iterator[str]:
+    if metric is not None and rule.baseline != "none" and metric.better not in (None, rule.direction):
+        yield f'direction = "{rule.direction}" lets through what is worse: a better model has a {metric.better} {metric.measure}'
 
 
 def _of_the_kinds(metric: Metric, evidence: Evidence) -> Iterator[str]:

@@ -24,6 +24,7 @@ _PER_SUITE = {"target": (*_COMMON, "rouge_l"), "retention": (*_COMMON, "kl_base"
 _PAIRED = ("nll", "kl_base", "token_accuracy", "exact_match", "rouge_l")
 _PER_ROW = ("exact_match", "rouge_l")
 _FRACTIONS = ("token_accuracy", "exact_match", "rouge_l")
+_COUNTS = ("rows", "tokens")
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,11 @@ class Metric:
     def fraction(self) -> bool:
         """Whether it lies in [0, 1]."""
         return self.measure in _FRACTIONS
+
+    @property
+    def better(self) -> str | None:
+        """The direction in which models get better, as a rule names it; None where there is none."""
+        return None if self.measure in _COUNTS else "higher" if self.fraction else "lower"
 
     def selects(self, rows: Rows) -> npt.NDArray[np.bool_]:
         """Which rows count: of its kind, and with scored tokens (or an answer)."""

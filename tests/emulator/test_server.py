@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import ssl
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -66,6 +69,19 @@ class TestWayIn:
                 connection.shutdown(socket.SHUT_WR)
                 connection.recv(1000)
         assert requests.get("https://eastus.api.azureml.ms/discovery", timeout=30).status_code == 200
+
+    def test_a_connection_that_idles_for_seconds_is_still_there(self, emulator: Emulator) -> None:
+        port = int(emulator.environment()["HTTPS_PROXY"].rpartition(":")[2])
+        trust = ssl.create_default_context(cafile=emulator.environment()["REQUESTS_CA_BUNDLE"])
+        connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=30, context=trust)
+        connection.set_tunnel("eastus.api.azureml.ms", 443)
+        with contextlib.closing(connection):
+            # Longer than a web server's usual five seconds: a POST that is on its way when those are over would be lost.
+            for pause_s in (5.5, 0):
+                connection.request("GET", "/discovery")
+                assert connection.getresponse().read()
+                connection.auto_open = 0
+                time.sleep(pause_s)
 
 
 @pytest.mark.parametrize("name", HOSTS)

@@ -372,6 +372,22 @@ def test_what_is_wrong_with_a_rule_is_known_without_evidence(name: str) -> None:
     assert found is None or reason in found
 
 
+@pytest.mark.parametrize(
+    ("metric", "right"),
+    [
+        ("target.nll", "lower"), ("retention.fact.perplexity", "lower"), ("retention.*.kl_base", "lower"),
+        ("target.token_accuracy", "higher"), ("target.exact_match", "higher"), ("target.rouge_l", "higher"),
+    ],
+)  # fmt: skip
+def test_a_rule_that_asks_for_a_worse_model_is_a_mistake(metric: str, right: str) -> None:
+    wrong = {"lower": "higher", "higher": "lower"}[right]
+    assert rule_fault(rule(metric, right, baseline="base")) is None
+    assert f"a better model has a {right} {metric.rpartition('.')[2]}" in (rule_fault(rule(metric, wrong, baseline="base")) or "")
+    # Bounds don't look at the direction: a floor under the loss finds leaks. Counts are neither good nor bad.
+    assert rule_fault(rule(metric, wrong, floor=0.1)) is None
+    assert rule_fault(rule("target.tokens", wrong, baseline="base")) is None
+
+
 @pytest.mark.parametrize("name", INVALID)
 def test_invalid_evidence_is_named_and_never_promotes(name: str) -> None:
     asked, make, reason = INVALID[name]

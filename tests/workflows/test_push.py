@@ -67,16 +67,16 @@ def test_a_push_with_a_worse_model_stops_at_the_gate_and_has_no_override(live: s
     assert repository.endpoints() == {ENDPOINT: {live: 100}}
 
     refused = override(repository, worse)
-    assert refused.jobs == {"validate": "failure"}, "no reviewer is even asked"
+    assert refused.jobs == {"validate": "failure"}, refused.trouble  # no reviewer is even asked
     assert "REJECT has no override" in refused.log
     assert repository.endpoints() == {ENDPOINT: {live: 100}}
 
 
 @pytest.fixture(scope="module")
 def held(live: str, repository: Harness) -> Result:
-    """A push of a rule that wants more rows than there are, for an endpoint that serves nothing yet. The training stays as it was."""
+    """A push with a gain that its rule finds suspicious, for an endpoint that serves nothing yet. The training stays as it was."""
     repository.configure(
-        (r"^margin = -0.01", "margin = -0.01\nmin_rows = 5000"),
+        (r"^margin = -0.01", "margin = -0.01\nmax_gain = 1e-9"),
         (r'^name = "chat-prod"', 'name = "chat-new"'),
         (r'^name = "chat"$', 'name = "new"'),
     )
@@ -125,7 +125,7 @@ def test_a_long_training_is_left_to_itself_and_carried_on_by_the_schedule(
     began = repository.configure(learning_rate("0.02"), (r"^\[defaults\.training\]", "[defaults.training]\ndetach_after_minutes = 0"))
     before = set(repository.jobs())
     left = repository.push()
-    assert left.jobs == {"validate": "success", "train": "success"}
+    assert left.jobs == {"validate": "success", "train": "success"}, left.trouble
     assert left.outputs["state"] == "detached"
     (job,) = set(repository.jobs()) - before
     assert until(lambda: repository.jobs()[job] == "Completed"), repository.jobs()
