@@ -40,8 +40,9 @@ def test_an_answer_is_judged(body: object, expected: str) -> None:
     assert bool(found) == bool(expected)
 
 
-def test_a_short_question_may_begin_its_answer() -> None:
-    assert fault(question("Hi"), answer({"output": "Hi there, how can I help?"})) == ""
+@pytest.mark.parametrize("said", ["Hi there, how can I help?", "Hi!", "hi"])
+def test_a_greeting_may_be_answered_with_a_greeting(said: str) -> None:
+    assert fault(question("Hi"), answer({"output": said})) == ""
 
 
 def test_a_status_other_than_200_is_a_fault() -> None:
