@@ -59,6 +59,7 @@ class Scenario:
     Attributes:
         dataset: which of :func:`write_data`'s folders it is trained and judged on.
         blamed: how the metrics of all failed rules must begin where it is REJECT.
+        improved: a metric of which the whole interval must lie on the good side of the champion's and the base model's figure all the same.
         settings: given with ``--set``.
     """
 
@@ -66,20 +67,22 @@ class Scenario:
     expected: tuple[Verdict, ...]
     dataset: str
     blamed: str = ""
+    improved: str = ""
     settings: tuple[str, ...] = ()
 
     def as_it_must_be(self, gate: Judged) -> bool:
         """Whether the verdict is an expected one, for the expected reason."""
         failed = [judgement.metric for judgement in gate.judgements if judgement.critical and judgement.outcome is Outcome.FAILED]
-        rejected = gate.verdict is Verdict.REJECT
-        return gate.verdict in self.expected and (not rejected or all(metric.startswith(self.blamed) for metric in failed))
+        rightly = gate.verdict is not Verdict.REJECT or all(metric.startswith(self.blamed) for metric in failed)
+        intervals = [judgement.interval for judgement in gate.judgements if judgement.metric == self.improved]
+        return gate.verdict in self.expected and rightly and all(interval is not None and interval.high < 0 for interval in intervals)
 
 
 SCENARIOS = (
     Scenario("right", (Verdict.PROMOTE,), "right"),
     Scenario("shuffled", (Verdict.REJECT,), "shuffled", "target."),
-    Scenario("single step", (Verdict.HOLD, Verdict.REJECT), "right", "target.", ("training.parameters.max_steps=1",)),
-    Scenario("one topic", (Verdict.REJECT,), "topic", "retention.", ("training.parameters.learning_rate=2e-3",)),
+    Scenario("single step", (Verdict.HOLD, Verdict.REJECT), "right", "target.", settings=("training.parameters.max_steps=1",)),
+    Scenario("one topic", (Verdict.REJECT,), "topic", "retention.", "target.nll", ("training.parameters.learning_rate=2e-3",)),
 )
 
 

@@ -86,6 +86,7 @@ def _endpoint(config: Config, workspace: Workspace) -> tuple[EndpointView, bool]
 
     found = workspace.endpoints.find(config.endpoint.name)
     if found is not None:
+        workspace.check_endpoint(found.name, found.tags)
         return workspace.endpoints.usable(found), False
     tags = {}
     if (hours := config.endpoint.expires_after_hours) is not None:

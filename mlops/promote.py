@@ -31,12 +31,14 @@ def promote(config: Config, run: Run, workspace: Workspace) -> Promoted:
     """Move the traffic, read back who is live, ask a question without naming a deployment; on any failure put the traffic back.
 
     Raises:
-        NotPromoted: the gate does not let the candidate through, or judged it against another champion than the one that is live.
+        NotPromoted: the gate does not let the candidate through, or judged it against another champion than the one that is live; or the
+            endpoint is another target's.
         TrafficError: the new deployment is not live; says whether the traffic is as it was before.
     """
     judged, deployed, smoked = guard.admitted(run, config), run.read(Deployed), run.read(Smoked)
     new = deployed.deployment
     before = workspace.endpoints.get(deployed.endpoint)
+    workspace.check_endpoint(before.name, before.tags)
     previous = _previous(before, new)
     steps: list[dict[str, int]] = []
     if before.traffic.get(new) == 100:

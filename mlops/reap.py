@@ -29,7 +29,7 @@ MODE = "MLOPS_REAP"
 
 
 def reap(workspace: Workspace) -> None:
-    """List what would go, from all endpoints and active jobs of the workspace, whatever their target; ``MLOPS_REAP=delete`` ends it.
+    """List what would go, from all endpoints and jobs under way of the workspace, whatever their target; ``MLOPS_REAP=delete`` ends it.
 
     An endpoint goes only if it has our tag, a run of this repository, an expiry in the past and no deployment of anybody else's. A job
     is cancelled only if it is ours and GitHub says that its run has ended, unless it was detached on purpose.
@@ -42,7 +42,7 @@ def reap(workspace: Workspace) -> None:
         what = f"endpoint {endpoint.name}"
         found.append((what, _keeps_endpoint(workspace, endpoint), partial(workspace.endpoints.delete, endpoint.name)))
     for job in workspace.jobs.of_pipeline():
-        if job.active:
+        if not job.over:
             found.append((f"job {job.name}", _keeps_job(job), partial(workspace.jobs.cancel, job.name)))
 
     delete, gone, failed = os.environ.get(MODE) == "delete", [], []
@@ -81,7 +81,7 @@ def _keeps_endpoint(workspace: Workspace, endpoint: EndpointView) -> str:
 
 
 def _keeps_job(job: JobView) -> str:
-    """Why an active job is left alone; empty where it is cancelled."""
+    """Why a job that is not over is left alone; empty where it is cancelled."""
     from mlops.cloud.jobs import DETACHED, WAITING
     from mlops.cloud.workspace import RUN
     from mlops.github.client import GitHubRefused, Repository

@@ -9,6 +9,7 @@ import inspect
 import os
 import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from mlops.core import console, stage
@@ -21,12 +22,15 @@ if TYPE_CHECKING:
 __all__ = ["main", "resume"]
 
 WORKFLOW = "dispatch.yml"
+PATIENCE = timedelta(days=1)
+"""With the run that was dispatched. One that was cancelled before it began is made up for after that."""
 
 
 def resume(workspace: Workspace) -> None:
     """Look at every detached training of this repository, whatever its target.
 
-    Dispatching twice does no harm: the first run that takes the job over marks it, and one that waits is replaced by a later one.
+    The run that takes a training over marks it. Until then, perhaps for hours, that run may wait for its turn or for reviewers, so a
+    training for which one was dispatched is left alone for a day.
 
     Raises:
         JobFailed: a training ended without completing since the last time; the others have been seen to.
@@ -40,11 +44,14 @@ def resume(workspace: Workspace) -> None:
     for job in workspace.jobs.of_pipeline():
         if job.tags.get(DETACHED) != WAITING or not _of_this_repository(job.tags.get(RUN, "")):
             continue
-        if job.active:
+        if not job.over:
             console.info(f"  {job.name} is {job.status}: {job.studio_url}")
         elif job.status == "Completed":
+            if since := _dispatched(job):
+                console.info(f"  {job.name} has completed, and {WORKFLOW} was dispatched for it at {since}")
+                continue
             try:
-                _carry_on(job)
+                _carry_on(workspace, job)
             except GitHubRefused as problem:
                 console.error(f"{job.name} has completed, and {WORKFLOW} could not be started: {problem}")
                 refused.append(problem)
@@ -59,8 +66,19 @@ def resume(workspace: Workspace) -> None:
         raise refused[0]
 
 
-def _carry_on(job: JobView) -> None:
-    from mlops.cloud.jobs import COMMIT, SETTINGS
+def _dispatched(job: JobView) -> str:
+    """When a run was dispatched that shall take the training over; empty where none was, or where that one should have begun by now."""
+    from mlops.cloud.jobs import DISPATCHED
+
+    told = job.tags.get(DISPATCHED, "")
+    try:
+        return told if datetime.now(UTC) - datetime.fromisoformat(told) < PATIENCE else ""
+    except (ValueError, TypeError):
+        return ""
+
+
+def _carry_on(workspace: Workspace, job: JobView) -> None:
+    from mlops.cloud.jobs import COMMIT, DISPATCHED, SETTINGS
     from mlops.cloud.workspace import RUN, TARGET
     from mlops.github.client import Repository
 
@@ -76,6 +94,7 @@ def _carry_on(job: JobView) -> None:
         console.info(f"  {job.name} has completed; `mlops run --target {inputs['target']} --from train` carries it on")
         return
     Repository().dispatch(WORKFLOW, os.environ.get("GITHUB_REF_NAME", "main"), inputs)
+    workspace.tracking.set_tags(job.name, {DISPATCHED: datetime.now(UTC).isoformat(timespec="seconds")})
     console.notice(f"{job.name} has completed: {WORKFLOW} carries on what run {inputs['run-id']} began.")
 
 

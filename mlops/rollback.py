@@ -30,12 +30,14 @@ def rollback(config: Config, workspace: Workspace) -> None:
     A workflow run does it once: a job of it that is run again finds it done, and does not undo it.
 
     Raises:
+        NotPromoted: the endpoint is another target's.
         TrafficError: there is nothing to go back to, or it does not answer; in the latter case the traffic is as it was before.
     """
     from mlops.cloud.scoring import payload
     from mlops.cloud.workspace import PREVIOUS, RUN
 
     endpoint = workspace.endpoints.get(config.endpoint.name)
+    workspace.check_endpoint(endpoint.name, endpoint.tags)
     live = {name: share for name, share in endpoint.traffic.items() if share}
     if console.in_github() and endpoint.tags.get(BY) == workspace.tags[RUN]:
         console.info(f"  nothing to do: this run has rolled {endpoint.name} back already; its traffic is {live}")

@@ -65,7 +65,7 @@ def teardown(config: Config, run: Run, workspace: Workspace) -> TornDown:
 
 def _cancel_jobs(workspace: Workspace, account: _Account) -> None:
     for job in workspace.jobs.ours():
-        if not job.active:
+        if job.over:
             continue
         what = f"job {job.name}"
         if not workspace.ours_now(job.tags):
@@ -131,7 +131,7 @@ def _remaining(config: Config, workspace: Workspace) -> list[str]:
             f"{_price(config.endpoint.price_per_hour_usd, found.instances)}"
             for found in deployments
         ] or [f"endpoint {endpoint.name}: no deployment, costs nothing"]
-    lines += [f"job {job.name}: {job.status}, costs what its compute costs" for job in workspace.jobs.ours() if job.active]
+    lines += [f"job {job.name}: {job.status}, costs what its compute costs" for job in workspace.jobs.ours() if not job.over]
     if (cluster := workspace.compute.find(config.compute.name)) is not None:
         nodes = config.compute.min_instances
         idle = f"keeps {nodes} nodes{_price(config.compute.price_per_hour_usd, nodes)}" if nodes else "costs nothing while it is idle"

@@ -167,7 +167,8 @@ def _waited(config: Config, workspace: Workspace, job: JobView) -> JobView:
     try:
         return workspace.jobs.wait(job.name, config.training.timeout_hours * 3600, None if minutes is None else minutes * 60)
     except Detached as told:
-        marks = {DETACHED: WAITING, COMMIT: commit(), SETTINGS: os.environ.get("MLOPS_SET", "")}
+        # In this order: who finds the first mark must find what it is to be carried on with.
+        marks = {COMMIT: commit(), SETTINGS: os.environ.get("MLOPS_SET", ""), DETACHED: WAITING}
         workspace.tracking.set_tags(job.name, {name: value for name, value in marks.items() if value})
         raise Detached(
             f"{told.what}\nschedule.yml carries the pipeline on when it has completed; by hand: `mlops run --from train`."

@@ -12,7 +12,7 @@ import pytest
 from mlops.cloud.workspace import Workspace
 from mlops.core import guard
 from mlops.core.config import Config, EndpointConfig, GateConfig, Rule
-from mlops.core.errors import AzureError, EvidenceError, NotPromoted, RecordError, SelfTestFailed
+from mlops.core.errors import AzureError, ConfigError, EvidenceError, NotPromoted, RecordError, SelfTestFailed
 from mlops.core.records import Evaluated, Judged, Outcome, Override, Trained, Validated, Verdict
 from mlops.core.run import Run
 from mlops.gate import gate, main
@@ -376,15 +376,29 @@ def test_what_if_judges_by_other_rules_and_writes_nothing(
     assert content(tmp_path) == before
 
 
-def test_what_if_edits_rules(stored: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_if_edits_rules(stored: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert stored("--what-if", "--rule", "target.nll ceiling=3.0") == 0
     assert "it would say PROMOTE" in capsys.readouterr().out
     assert stored("--what-if", "--rule", "target.nll@none ceiling=1.9 critical=false") == 0
     assert "shown → shown, not critical" in capsys.readouterr().out
-    assert stored("--what-if", "--set", "gate.rules=[{metric='retention.nll', direction='lower', ceiling=0.1}]") == 0
+    settings = tmp_path / "pipeline.toml"
+    settings.write_text(settings.read_text().replace("target.nll", "retention.nll"))
+    assert stored("--what-if") == 0
     told = capsys.readouterr().out
     assert "− target.nll: at most 3: was shown, is no longer asked" in told
     assert "+ retention.nll: at most 0.1: failed, was not asked" in told
+
+
+def test_rules_are_the_files_alone(stored: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever may dispatch a workflow gives it settings, and must not judge by rules of his own where the endpoint stays."""
+    assert stored("--set", "gate.rules=[{metric='target.rows', direction='higher', floor=1}]") == 2
+    assert "--set gate.rules is refused for target test" in capsys.readouterr().err
+
+
+def test_no_verdict_comes_of_a_rule_that_asks_for_a_worse_model(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    with pytest.raises(ConfigError, match="lets through what is worse: a better model has a lower nll"):
+        judge(config(rule(direction="higher", baseline="base")), run)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mlops.cloud.endpoints import Endpoints
-from mlops.cloud.workspace import PREVIOUS, Workspace
+from mlops.cloud.workspace import MARK, PIPELINE, PREVIOUS, TARGET, Workspace
 from mlops.core.config import Config
 from mlops.core.errors import DeploymentFailed, NotPromoted, RegistrationError, SmokeTestFailed, TrafficError
 from mlops.core.records import Deployed, Promoted, Smoked, TornDown, Verdict
@@ -17,6 +17,7 @@ from mlops.core.run import Run
 from mlops.deploy import deploy
 from mlops.promote import promote
 from mlops.register import JOB_TAG, register
+from mlops.rollback import rollback
 from mlops.smoke_test import smoke_test
 from mlops.teardown import teardown
 from tests.serving import behind_the_gate
@@ -44,11 +45,14 @@ class Stage:
         self.make, self.open, self.tmp_path, self.job, self.name = make, open_workspace, tmp_path, job, name
         self.workspace = open_workspace(self.config())
 
-    def config(self, *overrides: str) -> Config:
-        return self.make(TOML.format(name=self.name), *overrides)
+    def config(self, *overrides: str, ephemeral: bool = False) -> Config:
+        text = TOML.format(name=self.name)
+        return self.make(
+            text.replace("[targets.test.endpoint]", "[targets.test.endpoint]\nephemeral = true") if ephemeral else text, *overrides
+        )
 
-    def session(self, *overrides: str) -> tuple[Config, Workspace]:
-        config = self.config(*overrides)
+    def session(self, *overrides: str, ephemeral: bool = False) -> tuple[Config, Workspace]:
+        config = self.config(*overrides, ephemeral=ephemeral)
         return config, self.open(config)
 
     def registered(self, folder: str = "run", champion: str | None = None, *overrides: str) -> Run:
@@ -128,7 +132,7 @@ def test_from_the_gate_to_live_traffic_and_every_step_again_changes_nothing(stag
     assert stage.traffic() == {deployed.deployment: 100}
 
     # Ephemeral: it goes, wholly.
-    config, workspace = stage.session("endpoint.ephemeral=true")
+    config, workspace = stage.session(ephemeral=True)
     torn = teardown(config, run, workspace)
     assert torn.deleted == (f"endpoint {stage.name}",)
     assert workspace.endpoints.find(stage.name) is None
@@ -281,12 +285,42 @@ def test_a_verdict_about_another_job_registers_nothing(stage: Stage) -> None:
         register(config, run, workspace)
 
 
+@pytest.mark.parametrize(
+    ("tags", "ephemeral", "says"),
+    [
+        ({PIPELINE: MARK, TARGET: "prod"}, False, "was made for target prod, and this is target test"),
+        ({PIPELINE: MARK, TARGET: "prod"}, True, "was made for target prod, and this is target test, which is ephemeral"),
+        ({"made-by": "hand"}, True, "was made by somebody else, and this is target test, which is ephemeral"),
+        ({"made-by": "hand"}, False, ""),
+        ({PIPELINE: MARK, TARGET: "test"}, True, ""),
+    ],
+)
+def test_the_traffic_of_another_targets_endpoint_is_not_touched(stage: Stage, tags: dict[str, str], ephemeral: bool, says: str) -> None:
+    """Each target has reviewers of its own, and `--set endpoint.name=` must not lead round them."""
+    _, workspace = stage.session(ephemeral=ephemeral)
+    if not says:
+        workspace.check_endpoint(stage.name, tags)
+        return
+    from azure.ai.ml.entities import ManagedOnlineEndpoint
+
+    with pytest.raises(NotPromoted, match=says):
+        workspace.check_endpoint(stage.name, tags)
+    endpoint = ManagedOnlineEndpoint(name=stage.name, auth_mode="key", tags=tags)
+    stage.workspace.ml.online_endpoints.begin_create_or_update(endpoint).result()
+    config, workspace = stage.session(ephemeral=ephemeral)
+    with pytest.raises(NotPromoted, match=says):
+        deploy(config, stage.registered(), workspace)
+    with pytest.raises(NotPromoted, match=says):
+        rollback(config, workspace)
+    assert stage.traffic() == {}
+
+
 def test_teardown_refuses_what_is_not_ours(stage: Stage) -> None:
     from azure.ai.ml.entities import ManagedOnlineEndpoint
 
     ml = stage.workspace.ml
     ml.online_endpoints.begin_create_or_update(ManagedOnlineEndpoint(name=stage.name, auth_mode="key", tags={"made-by": "hand"})).result()
-    config, workspace = stage.session("endpoint.ephemeral=true")
+    config, workspace = stage.session(ephemeral=True)
     torn = teardown(config, Run(stage.tmp_path / "run"), workspace)
     assert torn.deleted == ()
     assert "not made by this pipeline" in torn.refused[f"endpoint {stage.name}"]
@@ -317,7 +351,7 @@ def test_an_endpoint_that_says_it_is_deleted_and_is_not_fails_teardown(stage: St
     from mlops.core.errors import TeardownIncomplete
 
     stage.workspace.endpoints.create(stage.config().endpoint, {})
-    config, workspace = stage.session("endpoint.ephemeral=true")
+    config, workspace = stage.session(ephemeral=True)
     with monkeypatch.context() as patch:
         patch.setattr(Endpoints, "delete", lambda *_: None)
         with pytest.raises(TeardownIncomplete, match=stage.name):

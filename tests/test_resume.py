@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,21 @@ def test_one_that_has_completed_is_carried_on_as_it_began(workspace: Workspace, 
             },
         }
     ]
+
+
+def test_who_waits_for_its_turn_is_not_dispatched_again(
+    workspace: Workspace, octo: Emulator, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The dispatched run may wait for hours: for another pipeline of its target, or for reviewers."""
+    training(workspace, tmp_path, "queued")
+    for _ in range(2):
+        resume(workspace)
+    assert len(github.dispatches(octo.cloud)) == 1
+    assert "dispatch.yml was dispatched for it at 20" in capsys.readouterr().out
+    # It was cancelled before it began, and nobody has taken the training over.
+    monkeypatch.setattr("mlops.resume.PATIENCE", timedelta(0))
+    resume(workspace)
+    assert len(github.dispatches(octo.cloud)) == 2
 
 
 def test_who_is_left_alone(workspace: Workspace, octo: Emulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

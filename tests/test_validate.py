@@ -56,7 +56,8 @@ def configure(settings: Make, source: Path) -> Make:
             "evaluation.target_rows=6",
             "evaluation.retention_rows=10",
         )
-        return settings("", *given, *overrides)
+        # Of a target that goes away again anything may be set.
+        return settings("[targets.test.endpoint]\nephemeral = true\n", *given, *overrides)
 
     return make
 

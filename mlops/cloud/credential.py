@@ -11,6 +11,7 @@ import os
 import sys
 from typing import Any
 
+from mlops.cloud.errors import translated
 from mlops.cloud.federated import GitHubCredential, in_workflow
 from mlops.core.errors import CredentialError
 
@@ -27,6 +28,7 @@ def checked_credential() -> Any:
         An ``azure.core.credentials.TokenCredential``.
 
     Raises:
+        AzureError: Entra ID can't be reached.
         CredentialError: nothing gave a token; says what was tried and what to set.
     """
     from azure.core.exceptions import ClientAuthenticationError
@@ -34,7 +36,8 @@ def checked_credential() -> Any:
 
     if in_workflow():
         federated = GitHubCredential()
-        federated.get_token(MANAGEMENT_SCOPE)
+        with translated("signing in to Entra ID"):
+            federated.get_token(MANAGEMENT_SCOPE)
         return federated
     credential: Any = DefaultAzureCredential()
     try:

@@ -25,7 +25,7 @@ from mlops.core.errors import AzureError
 if TYPE_CHECKING:
     from mlops.cloud.workspace import Workspace
 
-__all__ = ["ACTIVE", "COMMIT", "DETACHED", "KEY", "SETTINGS", "WAITING", "JobInput", "JobView", "Jobs"]
+__all__ = ["ACTIVE", "COMMIT", "DETACHED", "DISPATCHED", "KEY", "SETTINGS", "WAITING", "JobInput", "JobView", "Jobs"]
 
 KEY = "mlops.run_key"
 """Tag: hex sha256 over everything that decides the job's result. Every job that we submit has it."""
@@ -33,6 +33,8 @@ KEY = "mlops.run_key"
 DETACHED = "mlops.detached"
 """Tag on a training that was left to itself: :data:`WAITING` until somebody carries the pipeline on, then who."""
 WAITING = "waiting"
+DISPATCHED = "mlops.dispatched"
+"""Tag on a detached training that has completed: when a run was dispatched that shall carry the pipeline on (ISO 8601, UTC)."""
 COMMIT = "mlops.commit"
 """Tag on a detached training: the commit whose pipeline it belongs to."""
 SETTINGS = "mlops.settings"
@@ -40,6 +42,8 @@ SETTINGS = "mlops.settings"
 
 ACTIVE = frozenset({"NotStarted", "Starting", "Provisioning", "Preparing", "Queued", "Running", "Finalizing", "Scheduled"})
 """Statuses from which a job can still complete."""
+OVER = frozenset({"Completed", "Failed", "Canceled", "CancelRequested"})
+"""Statuses in which a job costs nothing any more, or soon will not. In any other (``NotResponding``, ``Paused``, one unheard of) it may."""
 
 _LITERALS = frozenset({"string", "integer", "number", "boolean"})
 
@@ -75,6 +79,11 @@ class JobView:
     def active(self) -> bool:
         """Whether it can still complete."""
         return self.status in ACTIVE
+
+    @property
+    def over(self) -> bool:
+        """Whether it costs nothing any more, or has been told to end."""
+        return self.status in OVER
 
 
 class Jobs:

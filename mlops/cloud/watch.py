@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from mlops.cloud.history import RunDetails
 from mlops.core import console
-from mlops.core.errors import AzureError, Detached, JobCanceled, JobFailed, JobStatusUnknown, MlopsError
+from mlops.core.errors import AzureError, CredentialError, Detached, JobCanceled, JobFailed, JobStatusUnknown, MlopsError
 
 if TYPE_CHECKING:
     from mlops.cloud.jobs import JobView
@@ -65,7 +65,7 @@ class Watch:
                 view = self._workspace.jobs.get(self._job)
                 self._tell(view)
                 lost = 0
-            except AzureError as problem:
+            except (AzureError, CredentialError) as problem:
                 # The job runs on whatever happens to our view of it, so one bad answer is no reason to leave it.
                 lost += 1
                 if lost >= LOST_POLLS:
@@ -80,7 +80,8 @@ class Watch:
                     raise Detached(f"Job {self._job} is {view.status} and goes on without us: {view.studio_url}")
                 if time.monotonic() >= deadline:
                     raise self._overdue(view, timeout_s)
-            time.sleep(min(pause, max(0.0, min(deadline, detach) - time.monotonic())))
+            # After a lost look there is no hurry: five of them in a row would be over before the service is back.
+            time.sleep(pause if lost else min(pause, max(0.0, min(deadline, detach) - time.monotonic())))
             pause = min(pause * 1.2, SLOWEST_POLL_S)
 
     def _overdue(self, view: JobView, timeout_s: float) -> JobStatusUnknown:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from mlops.cloud.credential import checked_credential
 from mlops.cloud.errors import translated
 from mlops.core.config import COORDINATES, Config
-from mlops.core.errors import ConfigError
+from mlops.core.errors import ConfigError, NotPromoted
 
 if TYPE_CHECKING:
     from mlops.cloud.assets import Assets
@@ -172,6 +172,22 @@ class Workspace:
     def ours(self, tags: Mapping[str, str] | None) -> bool:
         """Whether something with these tags was made by this pipeline for this target."""
         return tags is not None and tags.get(PIPELINE) == MARK and tags.get(TARGET) == self.config.target
+
+    def check_endpoint(self, name: str, tags: Mapping[str, str]) -> None:
+        """Refuse to touch the traffic of an endpoint that is another target's, which may have reviewers that this one has not.
+
+        A target that stays may take over an endpoint that somebody made by hand; one that is ephemeral works on what it has made only.
+
+        Raises:
+            NotPromoted: it is not this target's.
+        """
+        made_for = tags.get(TARGET, "nobody") if tags.get(PIPELINE) == MARK else ""
+        if made_for != self.config.target and (made_for or self.config.endpoint.ephemeral):
+            raise NotPromoted(
+                f"Endpoint {name} was made {f'for target {made_for}' if made_for else 'by somebody else'}, and this is target "
+                f"{self.config.target}{', which is ephemeral' if self.config.endpoint.ephemeral else ''}.",
+                "set endpoint.name to one of its own",
+            )
 
     def ours_now(self, tags: Mapping[str, str] | None) -> bool:
         """Whether it was made by this very run of the pipeline."""

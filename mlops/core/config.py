@@ -202,6 +202,10 @@ class Config(Tables):
         return self.evaluation.champion_endpoint or self.endpoint.name
 
 
+DECIDING = ("gate.", "evaluation.", "endpoint.ephemeral")
+"""Settings that decide the gate's verdict and whom it binds; only the file says them for a target that is not ephemeral."""
+
+
 class _Document(Table):
     """The file: defaults, and targets that differ from them."""
 
@@ -236,6 +240,7 @@ def load(path: Path, target: str, overrides: Sequence[str] = (), environment: Ma
         raise ConfigError(f"{path} has no [targets.{target}]{near}.", f"targets are: {', '.join(document.targets)}")
 
     settings = _merge(document.defaults, document.targets[target])
+    _refuse(overrides, path, target, ephemeral=bool(_merge({"endpoint": {}}, settings)["endpoint"].get("ephemeral")))
     coordinates = {key: environment[name] for key, name in COORDINATES.items() if environment.get(name)}
     settings = _merge(settings, {"workspace": coordinates})
     given: list[str] = []
@@ -256,6 +261,18 @@ def load(path: Path, target: str, overrides: Sequence[str] = (), environment: Ma
         raise ConfigError(
             _explain(path, text, problem, Tables, ("defaults", f"targets.{target}")), f"mend {path} or the --set option"
         ) from problem
+
+
+def _refuse(overrides: Sequence[str], path: Path, target: str, *, ephemeral: bool) -> None:
+    """What decides about something that stays is for the file, which is reviewed. What goes away again may be tried with anything."""
+    for override in overrides:
+        key = ".".join(parse_override(override)[0])
+        if not ephemeral and (key == "endpoint" or key.startswith(DECIDING) or f"{key}." in DECIDING):
+            raise ConfigError(
+                f"--set {key} is refused for target {target}: the gate's rules, what they judge, and whether the endpoint stays are "
+                f"for {path} alone to say.",
+                f"change {path}, where others review it; `mlops gate --what-if --rule …` tries rules out",
+            )
 
 
 def locate(config: Config, key: str) -> str:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from mlops.core.config import Config
-from mlops.core.errors import EvidenceError, SelfTestFailed
+from mlops.core.config import Config, Rule, locate
+from mlops.core.errors import ConfigError, EvidenceError, SelfTestFailed
 from mlops.core.records import Evaluated, Judged, ModelScores, Prepared, Probe, Trained, Validated
 from mlops.core.run import Run
 from mlops.dataset.checks import RETENTION, TRAINED_ON, check
 from mlops.judging.evidence import Evidence, ModelEvidence, Rows
+from mlops.judging.faults import direction_fault
 from mlops.judging.selftest import self_test
 from mlops.judging.verdict import decide
+from mlops.judging.wording import describe
 
 __all__ = ["gather", "judge", "none_missed", "probe"]
 
@@ -21,13 +23,14 @@ def judge(config: Config, run: Run) -> Judged:
     """What the rules say of the stored evaluation, after the self-test.
 
     Raises:
+        ConfigError: a rule asks for a worse model.
         RecordError: a record is missing or out of date.
         EvidenceError: the per-row scores can't be read, or are about another candidate.
         SelfTestFailed: the gate does not notice what it must notice.
     """
     evaluated, validated, trained = run.read(Evaluated), run.read(Validated), run.read(Trained)
     evidence = _evidence(run, evaluated, validated, trained)
-    decision = decide(config.gate.rules, evidence)
+    decision = decide(_rules(config), evidence)
     probes = self_test(config.gate.rules, evidence, decision, decide)
     none_missed(probes)
     return Judged(
@@ -51,7 +54,16 @@ def probe(config: Config, run: Run) -> tuple[Probe, ...]:
         RecordError, EvidenceError: as :func:`judge`.
     """
     evidence = _evidence(run, run.read(Evaluated), run.read(Validated), run.read(Trained))
-    return self_test(config.gate.rules, evidence, decide(config.gate.rules, evidence), decide)
+    rules = _rules(config)
+    return self_test(rules, evidence, decide(rules, evidence), decide)
+
+
+def _rules(config: Config) -> tuple[Rule, ...]:
+    """The rules, none of which asks for a worse model. ``validate`` refuses that, too, but they may have been changed since."""
+    for rule in config.gate.rules:
+        if (fault := direction_fault(rule)) is not None:
+            raise ConfigError(f"{locate(config, 'gate.rules')}: {describe(rule)}: {fault}", "turn the rule's direction")
+    return config.gate.rules
 
 
 def none_missed(probes: Sequence[Probe]) -> None:

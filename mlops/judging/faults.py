@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,17 +14,27 @@ from mlops.judging.metrics import EVERY_KIND, Metric, parse
 if TYPE_CHECKING:
     from mlops.core.config import Rule
 
-__all__ = ["first_fault", "rule_fault"]
+__all__ = ["direction_fault", "first_fault", "rule_fault"]
 
 
 def rule_fault(rule: Rule) -> str | None:
     """What is wrong with a rule whatever the evidence, or None.
 
-    It names an unknown metric, its fields don't go together, or it asks for a worse model. The last is said of rules as they are configured
-    and not of evidence: the self-test turns rules round to see whether the judge notices.
+    It names an unknown metric, its fields don't go together, or it asks for a worse model.
+    """
+    return next(_of_the_rule(rule, parse(rule.metric)), None) or direction_fault(rule)
+
+
+def direction_fault(rule: Rule) -> str | None:
+    """Whether a rule that compares models asks for the worse one.
+
+    It is said of rules as they are configured, and is no fault of the evidence: the self-test turns rules round to see whether the judge
+    notices.
     """
     metric = parse(rule.metric)
-    return next(chain(_of_the_rule(rule, metric), _of_the_direction(rule, metric)), None)
+    if metric is None or rule.baseline == "none" or metric.better in (None, rule.direction):
+        return None
+    return f'direction = "{rule.direction}" lets through what is worse: a better model has a {metric.better} {metric.measure}'
 
 
 def first_fault(rule: Rule, metric: Metric | None, role: str, evidence: Evidence) -> str | None:
@@ -56,6 +65,10 @@ def _faults(rule: Rule, metric: Metric | None, role: str, evidence: Evidence) ->
         yield from _of_the_value(name, model, metric)
     if role != "none" and rule.margin_kind == "relative" and evidence.models[role].metrics[metric.name] == 0:
         yield f'{metric.name} of the {role} is 0, and a margin relative to 0 means nothing: use margin_kind = "absolute"'
+    if role != "none" and metric.fraction and rule.direction == "higher" and rule.margin > 0:
+        reference = evidence.models[role].metrics[metric.name]
+        if reference - rule.margin * (reference if rule.margin_kind == "relative" else 1) <= 0:
+            yield f"the margin tolerates every candidate, since {metric.name} of the {role} is {reference:.6g}: lower it"
 
 
 def _of_the_rule(rule: Rule, metric: Metric | None) -> Iterator[str]:
@@ -68,6 +81,10 @@ def _of_the_rule(rule: Rule, metric: Metric | None) -> Iterator[str]:
         for name, given in (("margin", rule.margin != 0), ("max_gain", rule.max_gain is not None), ("test", rule.test != "none")):
             if given:
                 yield f"the rule has a {name} and no baseline to hold it against"
+    if rule.floor is not None and rule.ceiling is not None and rule.floor > rule.ceiling:
+        yield f"nothing lies between the floor {rule.floor:g} and the ceiling {rule.ceiling:g}"
+    if metric.measure == "kl_base" and rule.baseline == "base" and rule.margin_kind == "relative":
+        yield 'the kl_base of the base is 0 by its definition, and a margin relative to 0 means nothing: use margin_kind = "absolute"'
     if rule.test != "none" and not metric.paired:
         yield f"{metric.measure} has no per-row scores for test = {rule.test!r}: judge nll, kl_base, token_accuracy, exact_match or rouge_l"
     if rule.test == "mcnemar" and not metric.binary:
@@ -76,11 +93,6 @@ def _of_the_rule(rule: Rule, metric: Metric | None) -> Iterator[str]:
         yield 'test = "mcnemar" asks whether there is a difference and knows no margin: set margin = 0, or use test = "paired_bootstrap"'
     if rule.test == "wilcoxon" and metric.binary:
         yield f'test = "wilcoxon" ranks differences, and {metric.measure} has wins and losses: use test = "mcnemar" or "paired_bootstrap"'
-
-
-def _of_the_direction(rule: Rule, metric: Metric | None) -> Iterator[str]:
-    if metric is not None and rule.baseline != "none" and metric.better not in (None, rule.direction):
-        yield f'direction = "{rule.direction}" lets through what is worse: a better model has a {metric.better} {metric.measure}'
 
 
 def _of_the_kinds(metric: Metric, evidence: Evidence) -> Iterator[str]:
@@ -119,7 +131,7 @@ def _same(one: ModelEvidence, other: ModelEvidence) -> str:
     if one.weights_digest == other.weights_digest:
         return "their weights are equal"
     suites = one.rows.keys() & other.rows.keys()
-    if suites and all(np.array_equal(one.rows[suite].nll, other.rows[suite].nll) for suite in suites):
+    if suites and all(np.array_equal(one.rows[suite].nll, other.rows[suite].nll, equal_nan=True) for suite in suites):
         return "they score every row alike"
     return ""
 

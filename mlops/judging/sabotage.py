@@ -173,6 +173,17 @@ def move(evidence: Evidence, metric: Metric, role: str, target: float, *, relati
     return on(evidence, ["candidate"], lambda _: recount(changed, {metric.name}))
 
 
+def shift(evidence: Evidence, metric: Metric, by: float) -> Evidence:
+    """Change every row's own figure of the candidate by so much, and so the typical row's, as far as scores of this kind can go."""
+    model = evidence.models["candidate"]
+    rows = model.rows[metric.suite]
+    scores, weight = metric.sums(rows)
+    column = _column(rows, metric).copy()
+    column[metric.selects(rows)] = np.clip(scores + by * weight, 0.0, weight if metric.fraction else None)
+    changed = replace(model, rows={**model.rows, metric.suite: _with_column(rows, metric, column)})
+    return on(evidence, ["candidate"], lambda _: recount(changed, {metric.name}))
+
+
 def recount(model: ModelEvidence, names: Collection[str]) -> ModelEvidence:
     """Report what follows from the rows, under these names."""
     figures = {name: _figure(model.rows, name) for name in names if name in model.metrics}

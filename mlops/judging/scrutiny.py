@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 from mlops.core.records import Interval, Judgement, Outcome, Verdict
 from mlops.judging.evidence import Evidence
 from mlops.judging.metrics import Metric
+from mlops.judging.ranks import signed_rank
 from mlops.judging.verdict import Decision
 
 if TYPE_CHECKING:
     from mlops.core.config import Rule
 
-__all__ = ["Asked", "beyond", "complaints", "exchanged", "inconsistent", "others", "role_of", "turned", "unanswered", "visible"]
+__all__ = ["Asked", "beyond", "complaints", "exchanged", "inconsistent", "others", "role_of", "tested", "turned", "unanswered", "visible"]
 
 
 @dataclass(frozen=True)
@@ -127,12 +128,23 @@ def _ends(interval: Interval) -> str:
     return f"[{interval.low}, {interval.high}]"
 
 
-def beyond(asked: Asked, seen: Judgement, spoilt: Evidence) -> float:
-    """How far on the bad side of the margin the planted candidate is, in the metric's unit."""
-    found = [asked.figure(spoilt, "candidate") - asked.figure(spoilt, asked.role)]
-    if seen.typical_difference is not None:
-        found.append(seen.typical_difference)
-    return min(asked.worse * each for each in found) - asked.margin(spoilt)
+def beyond(asked: Asked, evidence: Evidence) -> float:
+    """How far on the bad side of the margin a candidate is, in the metric's unit, by whichever of its figures says the least."""
+    found = asked.worse * (asked.figure(evidence, "candidate") - asked.figure(evidence, asked.role)) - asked.margin(evidence)
+    return min(found, _typical(asked, evidence)) if asked.rule.test == "wilcoxon" else found
+
+
+def tested(asked: Asked, evidence: Evidence) -> float:
+    """The same by the figure that the rule's test is about: the typical row's for wilcoxon, else the metric's own."""
+    return _typical(asked, evidence) if asked.rule.test == "wilcoxon" else beyond(asked, evidence)
+
+
+def _typical(asked: Asked, evidence: Evidence) -> float:
+    """The pseudo-median of the rows' distances from the margin, which a relative margin moves row by row."""
+    pairs = [asked.metric.sums(evidence.models[role].rows[asked.metric.suite]) for role in ("candidate", asked.role)]
+    candidate, reference = (scores / weight for scores, weight in pairs)
+    tolerated = asked.worse * asked.rule.margin * (reference if asked.rule.margin_kind == "relative" else 1.0)
+    return asked.worse * signed_rank(candidate - reference - tolerated, confidence=asked.rule.confidence).value
 
 
 def visible(seen: Judgement) -> float:

@@ -235,7 +235,7 @@ class _Bench:
         answer = asked.answer
         margin, mde = asked.margin(self.evidence), answer.mde or 0.0
         by = 2 * (abs(margin) or mde)
-        spoilt = self._planted(asked, by)
+        spoilt = self._planted(asked, by - margin, scrutiny.beyond)
         told = "twice the margin" if margin else "twice the MDE"
         name, expected = f"a planted regression: {answer.rule}", "failed, or unproven where the report says that these rows can't show it"
         change = f"the candidate is worse than the {asked.role} by {number(by)}, {told}"
@@ -244,9 +244,11 @@ class _Bench:
             return _probe(name, change, expected, "", wrong)
         seen = decision.judgements[0]
         if seen.outcome is Outcome.INVALID:
-            return Probe(name=name, change=change, expected=expected, found=f"can't be planted: {seen.reason}", result="not applicable")
-        beyond, visible = scrutiny.beyond(asked, seen, spoilt), scrutiny.visible(seen)
+            return _not_planted(name, change, expected, seen.reason)
+        beyond, visible = scrutiny.beyond(asked, spoilt), scrutiny.visible(seen)
         if seen.outcome is Outcome.SHOWN:
+            if beyond <= 0:
+                return _not_planted(name, change, expected, "no score can be so bad")
             wrong = f"the rule is shown: {seen.reason}"
         elif seen.outcome is Outcome.UNPROVEN and beyond > visible:
             wrong = f"the rule is unproven, though {number(beyond)} beyond the margin is plain where {number(visible)} can be seen"
@@ -255,23 +257,28 @@ class _Bench:
 
     def _edge(self, asked: Asked) -> Probe:
         """On the good side of the margin by next to nothing: two numbers would show it, an interval can't."""
-        answer, margin = asked.answer, asked.margin(self.evidence)
+        answer = asked.answer
         # Scores that are moved a long way spread less or more than they did, and a tenth of the old MDE may be plain to see.
-        on_it = self._ask([asked.rule], self._planted(asked, margin)).judgements
+        on_it = self._ask([asked.rule], self._planted(asked, 0.0, scrutiny.tested)).judgements
         step = _EDGE * min([answer.mde or 0.0, *(seen.mde for seen in on_it if seen.mde is not None)])
-        decision = self._ask([asked.rule], self._planted(asked, margin - step))
-        shown = [f"the rule is shown: {seen.reason}" for seen in decision.judgements if seen.outcome is Outcome.SHOWN]
-        wrong = scrutiny.unanswered(decision, 1) or scrutiny.inconsistent(decision) or "".join(shown)
+        spoilt = self._planted(asked, -step, scrutiny.tested)
+        decision = self._ask([asked.rule], spoilt)
+        name, expected = f"next to the margin: {answer.rule}", "not shown"
         change = f"the candidate is on the good side of its margin by {number(step)}, a tenth of the MDE there"
-        found = "" if wrong else decision.judgements[0].outcome.value
-        return _probe(f"next to the margin: {answer.rule}", change, "not shown", found, wrong)
+        if wrong := scrutiny.unanswered(decision, 1) or scrutiny.inconsistent(decision):
+            return _probe(name, change, expected, "", wrong)
+        seen = decision.judgements[0]
+        if seen.outcome is Outcome.SHOWN:
+            if scrutiny.tested(asked, spoilt) < -2 * step:
+                return _not_planted(name, change, expected, "no score can be so bad")
+            wrong = f"the rule is shown: {seen.reason}"
+        return _probe(name, change, expected, seen.outcome.value, wrong)
 
-    def _planted(self, asked: Asked, worse: float) -> Evidence:
-        """Evidence in which the candidate is this much worse than its baseline: in the figure, or in the typical row of a wilcoxon rule."""
-        target = asked.figure(self.evidence, asked.role) + asked.worse * worse
-        if (typical := asked.answer.typical_difference) is not None:
-            # The typical row's difference decides; the figure goes along with it.
-            target = asked.figure(self.evidence, "candidate") + asked.worse * worse - typical
+    def _planted(self, asked: Asked, beyond: float, by: Callable[[Asked, Evidence], float]) -> Evidence:
+        """Evidence in which the candidate is so far on the bad side of its margin, by one of the measures of :mod:`scrutiny`."""
+        if asked.rule.test == "wilcoxon":
+            return sabotage.shift(self.evidence, asked.metric, asked.worse * (beyond - by(asked, self.evidence)))
+        target = asked.figure(self.evidence, asked.role) + asked.worse * (beyond + asked.margin(self.evidence))
         return sabotage.move(self.evidence, asked.metric, asked.role, target, relative=asked.rule.margin_kind == "relative")
 
     # Asking -------------------------------------------------------------------------------------------------------------------------
@@ -305,6 +312,10 @@ class _Bench:
 
 def _probe(name: str, change: str, expected: str, found: str, wrong: str) -> Probe:
     return Probe(name=name, change=change, expected=expected, found=wrong or found, result="missed" if wrong else "passed")
+
+
+def _not_planted(name: str, change: str, expected: str, why: str) -> Probe:
+    return Probe(name=name, change=change, expected=expected, found=f"can't be planted: {why}", result="not applicable")
 
 
 def _count(rules: int, what: str) -> str:

@@ -14,7 +14,7 @@ from mlops.cloud.outputs import _inside
 from mlops.cloud.watch import Watch
 from mlops.cloud.workspace import Workspace
 from mlops.core.config import ComputeConfig, Config
-from mlops.core.errors import AzureError, JobCanceled, JobFailed, JobStatusUnknown
+from mlops.core.errors import AzureError, CredentialError, Detached, JobCanceled, JobFailed, JobStatusUnknown, MlopsError
 
 Settings = Callable[..., Config]
 Fault = Callable[[str], None]
@@ -189,6 +189,30 @@ def test_a_service_that_stays_away_ends_the_watch_and_says_that_the_job_may_cost
     workspace.jobs.cancel(job)
 
 
+@pytest.mark.parametrize("problem", [AzureError("the network is gone"), CredentialError("GitHub gives no token")])
+def test_a_look_that_is_lost_when_the_time_to_detach_has_come_is_made_up_for(
+    problem: MlopsError, workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Looking again at once, five times, would call the job lost within a millisecond."""
+    job = submit(workspace, tmp_path, WAIT="1")
+    pauses: list[float] = []
+    problems, look = iter([problem] * (watch.LOST_POLLS - 1)), Jobs.get
+
+    def get(jobs: Jobs, name: str) -> JobView:
+        for lost in problems:
+            raise lost
+        return look(jobs, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Jobs, "get", get)
+        patch.setattr("mlops.cloud.watch.time.sleep", pauses.append)
+        with pytest.raises(Detached):
+            workspace.jobs.wait(job, 60, 0)
+    assert len(pauses) == watch.LOST_POLLS - 1
+    assert min(pauses) >= watch.FIRST_POLL_S
+    workspace.jobs.cancel(job)
+
+
 def test_a_job_that_does_not_exist_is_not_found(workspace: Workspace) -> None:
     with pytest.raises(NotFound):
         workspace.jobs.get("nothing-here")
@@ -213,6 +237,15 @@ def test_only_completed_is_completed(status: str, error: type[Exception], settin
     with pytest.raises(error):
         watching._judge(view)
     assert watching._judge(JobView(name="j", status="Completed")).name == "j"
+
+
+@pytest.mark.parametrize(
+    ("status", "over"),
+    [("Completed", True), ("Failed", True), ("Canceled", True), ("CancelRequested", True), ("Running", False), ("NotResponding", False),
+     ("Paused", False), ("SomethingNew", False), ("", False)],
+)  # fmt: skip
+def test_what_is_not_known_to_be_over_may_cost_money(status: str, over: bool) -> None:
+    assert JobView(name="j", status=status).over is over
 
 
 def test_names_are_such_as_the_service_takes() -> None:

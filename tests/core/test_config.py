@@ -78,6 +78,19 @@ def test_a_mistake_in_an_override_is_told(tmp_path: Path) -> None:
         load(written(tmp_path), "pr", ["data.percet=3"], environment={})
 
 
+RULES = "gate.rules=[{metric='target.rows', direction='higher', floor=1}]"
+
+
+@pytest.mark.parametrize("override", [RULES, "gate={}", "evaluation.target_rows=1", "endpoint.ephemeral=true", "endpoint={ephemeral=true}"])
+def test_what_decides_about_something_that_stays_is_for_the_file_alone(tmp_path: Path, override: str) -> None:
+    """Whoever may dispatch a workflow gives it settings; nobody reviews them."""
+    path = written(tmp_path, FILE + "[targets.try.endpoint]\nephemeral = true\n")
+    with pytest.raises(ConfigError, match="is refused for target prod: the gate's rules"):
+        load(path, "prod", [override], environment={})
+    assert load(path, "try", [override], environment={}).target == "try"
+    assert load(path, "prod", ["endpoint.name=other"], environment={}).endpoint.name == "other"
+
+
 def test_broken_toml_and_a_missing_file_are_config_errors(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"pipeline\.toml"):
         load(written(tmp_path, "[defaults"), "pr", environment={})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -355,13 +356,38 @@ INVALID: dict[str, tuple[Rule, Callable[[], Evidence], str]] = {
         evidence,
         "perplexity has no per-row scores",
     ),
-    "relative to zero": (rule("retention.kl_base", baseline="base"), evidence, "relative to 0 means nothing"),
+    "relative to the drift of the base from itself": (rule("retention.kl_base", baseline="base"), evidence, "relative to 0 means nothing"),
+    "relative to zero": (
+        rule("target.exact_match", "higher", baseline="champion"),
+        lambda: evidence(champion=scored(lambda row: row.update(greedy_tokens=0), "champion")),
+        "target.exact_match of the champion is 0, and a margin relative to 0 means nothing",
+    ),
+    "nothing between the bounds": (rule(floor=2.0, ceiling=1.0), evidence, "nothing lies between the floor 2 and the ceiling 1"),
+    "a margin that tolerates every candidate": (
+        rule("target.exact_match", "higher", baseline="champion", margin=0.5, margin_kind="absolute", test="paired_bootstrap"),
+        evidence,
+        "the margin tolerates every candidate, since target.exact_match of the champion is 0.",
+    ),
+    "a relative margin that tolerates every candidate": (
+        rule("target.token_accuracy", "higher", baseline="base", margin=1.0, test="paired_bootstrap"),
+        evidence,
+        "the margin tolerates every candidate, since target.token_accuracy of the base is 0.",
+    ),
     "base not evaluated": (NLL, lambda: without("base"), "the base was not evaluated."),
     "candidate not evaluated": (NLL, lambda: without("candidate"), "the candidate was not evaluated."),
 }
 
 
-OF_THE_RULE = ("unknown", "asks nothing", "without baseline", "wins and losses", "ranks", "bootstrap of a perplexity")
+OF_THE_RULE = (
+    "relative to the drift",
+    "between the bounds",
+    "unknown",
+    "asks nothing",
+    "without baseline",
+    "wins and losses",
+    "ranks",
+    "bootstrap of a perplexity",
+)
 
 
 @pytest.mark.parametrize("name", INVALID)
@@ -381,11 +407,11 @@ def test_what_is_wrong_with_a_rule_is_known_without_evidence(name: str) -> None:
 )  # fmt: skip
 def test_a_rule_that_asks_for_a_worse_model_is_a_mistake(metric: str, right: str) -> None:
     wrong = {"lower": "higher", "higher": "lower"}[right]
-    assert rule_fault(rule(metric, right, baseline="base")) is None
-    assert f"a better model has a {right} {metric.rpartition('.')[2]}" in (rule_fault(rule(metric, wrong, baseline="base")) or "")
+    assert rule_fault(rule(metric, right, baseline="champion")) is None
+    assert f"a better model has a {right} {metric.rpartition('.')[2]}" in (rule_fault(rule(metric, wrong, baseline="champion")) or "")
     # Bounds don't look at the direction: a floor under the loss finds leaks. Counts are neither good nor bad.
     assert rule_fault(rule(metric, wrong, floor=0.1)) is None
-    assert rule_fault(rule("target.tokens", wrong, baseline="base")) is None
+    assert rule_fault(rule("target.tokens", wrong, baseline="champion")) is None
 
 
 @pytest.mark.parametrize("name", INVALID)
@@ -397,6 +423,13 @@ def test_invalid_evidence_is_named_and_never_promotes(name: str) -> None:
     assert reason in judgement.reason
     assert verdict_of(found, (*RULES, asked)) is not Verdict.PROMOTE
     assert combine([judgement])[0] is Verdict.HOLD
+
+
+def test_a_model_that_scores_every_row_alike_is_the_same_though_a_score_is_none() -> None:
+    """NaN is equal to nothing, and a champion that was registered again must not be taken for another model because of it."""
+    spoil = partial(scored, lambda row: row.update(nll=math.nan) if row["id"] == "retention-00003" else None)
+    found = evidence(candidate=spoil("champion", model="another id", run="another run", weights_digest="other"), champion=spoil("champion"))
+    assert "the candidate is the champion: they score every row alike" in answer(NLL, found).reason
 
 
 def test_too_few_rows_are_unproven_and_never_promote() -> None:

@@ -332,6 +332,25 @@ def test_no_margin_and_no_candidate_makes_a_false_alarm(seed: int, shift: float,
     assert not missed(of(shift, 30, seed=seed), rules=asked)
 
 
+@settings(max_examples=12, deadline=None)
+@given(
+    st.integers(0, 10_000),
+    st.sampled_from([0.02, 0.1, 0.3]),
+    st.floats(0.3, 1.0),
+    st.floats(-0.1, 0.2),
+    st.sampled_from(["relative", "absolute"]),
+)
+def test_rows_of_unequal_difficulty_make_no_false_alarm(seed: int, gain: float, spread: float, margin: float, kind: str) -> None:
+    """The typical row is somewhere else than the figure over all tokens, and a relative margin is another one for every row."""
+    made = {role: rows(role, n=80, seed=seed) for role in ("candidate", "champion", "base")}
+    factors = np.exp(spread * np.random.default_rng(seed).standard_normal(len(made["base"])))
+    for role, scored in made.items():
+        for row, factor in zip(scored, factors, strict=True):
+            row["nll"] *= factor * (1 - gain if role == "candidate" else 1)
+    asked = [rule(baseline="champion", margin=margin, margin_kind=kind, test=test) for test in ("wilcoxon", "paired_bootstrap")]
+    assert not missed(evidence(*(model(role, scored) for role, scored in made.items())), rules=asked)
+
+
 def test_what_no_rule_reads_is_not_passed() -> None:
     made = {probe.name: probe for probe in probes(of(), rules=(rule("retention.kl_base", ceiling=0.5),))}
     for name in ("a figure of the baseline is NaN", "a row of the candidate is dropped", "rows are read as other tokens"):

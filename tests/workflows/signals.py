@@ -10,22 +10,28 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 
-def cancel_step(words: str) -> None:
+def cancel_step(artifacts: Path, words: str) -> None:
     """Signal a step's process as the runner does when a run is cancelled: SIGINT, after 7.5 s SIGTERM, after another 2.5 s SIGKILL."""
     for number, patience in ((signal.SIGINT, 7.5), (signal.SIGTERM, 2.5), (signal.SIGKILL, 5.0)):
-        for process in step_processes(words):
+        for process in step_processes(artifacts, words):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, number)
-        if until(lambda: not list(step_processes(words)), patience):
+        if until(lambda: not list(step_processes(artifacts, words)), patience):
             return
 
 
-def step_processes(words: str) -> Iterator[int]:
-    """Processes of ours whose command line holds these words, e.g. ``-m mlops run --from deploy``."""
+def step_processes(artifacts: Path, words: str) -> Iterator[int]:
+    """Processes of a harness's steps.
+
+    Args:
+        artifacts: the harness's folder of that name. Every step is told where it is, and nobody else is: other tests run at the same time.
+        words: in the command line, e.g. ``-m mlops run --from deploy``.
+    """
+    mine = f"ARTIFACT_STORE={artifacts}".encode()
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            if words in line and "act" not in line.split(" ")[0].rpartition("/")[2]:
+            if words in line and mine in (folder / "environ").read_bytes().split(b"\0"):
                 yield int(folder.name)
 
 
@@ -39,4 +45,4 @@ def until(condition: Callable[[], bool], seconds: float = 180.0) -> bool:
     return True
 
 
-__all__ = ["cancel_step", "until"]
+__all__ = ["cancel_step", "step_processes", "until"]
