@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 __all__ = ["gate", "main"]
 
+PAGES = ("gate.md", "report.html")
+"""What tells the verdict beside its record."""
+
 
 def gate(config: Config, run: Run, workspace: Workspace, override: str = "") -> Judged:
     """Judge, let a HOLD through where that is asked for and allowed, and say so everywhere.
@@ -49,6 +52,8 @@ def gate(config: Config, run: Run, workspace: Workspace, override: str = "") -> 
     reason = overrides.checked(override)
     # If this stops half-way, an earlier decision, perhaps under other rules, must not stand.
     run.forget(Judged)
+    for page in PAGES:
+        run.path(page).unlink(missing_ok=True)
     return _publish(run, _overridden(config, judge(config, run), reason), workspace)
 
 
@@ -138,7 +143,9 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument(
         "--explain", nargs="?", const="", metavar="METRIC", help="show how the verdict follows from the numbers, from run/gate.json alone"
     )
-    one.add_argument("--what-if", action="store_true", help="judge the stored evaluation by the rules as they are now; always exits with 0")
+    one.add_argument(
+        "--what-if", action="store_true", help="judge the stored evaluation by the rules as they are now; exits with 0 whatever the verdict"
+    )
     one.add_argument("--history", nargs="?", const=20, type=_count, metavar="N", help="the last N verdicts in MLflow (default: 20)")
     one.add_argument("--self-test", action="store_true", help="show what the gate says of spoilt evidence")
     parser.add_argument(

@@ -41,7 +41,7 @@ def teardown(config: Config, run: Run, workspace: Workspace) -> TornDown:
         TeardownIncomplete: something that should be gone is still there.
     """
     account = _Account()
-    _cancel_jobs(workspace, account)
+    _cancel_jobs(workspace, account, attachable=console.in_github() and not config.endpoint.ephemeral)
     endpoint = workspace.endpoints.find(config.endpoint.name)
     if endpoint is None:
         console.info(f"  endpoint {config.endpoint.name}: not there")
@@ -63,13 +63,22 @@ def teardown(config: Config, run: Run, workspace: Workspace) -> TornDown:
     return run.write(TornDown(deleted=tuple(account.deleted), refused=account.refused, remaining=tuple(remaining)))
 
 
-def _cancel_jobs(workspace: Workspace, account: _Account) -> None:
+def _cancel_jobs(workspace: Workspace, account: _Account, *, attachable: bool) -> None:
+    """End jobs of this very run.
+
+    Args:
+        attachable: leave them alone. A job whose runner was lost, or could not see it any more, goes on and is paid for: whoever runs the
+            failed jobs of the workflow again attaches to it. The reaper ends it if nobody does.
+    """
     for job in workspace.jobs.ours():
         if job.over:
             continue
         what = f"job {job.name}"
         if not workspace.ours_now(job.tags):
             account.refused[what] = f"belongs to another run of the pipeline ({job.tags.get('mlops.run', 'unknown')})"
+            continue
+        if attachable:
+            account.refused[what] = "goes on: a re-run of the failed jobs attaches to it; if there is none, schedule.yml ends it"
             continue
         try:
             workspace.jobs.cancel(job.name)

@@ -347,6 +347,29 @@ def test_teardown_cancels_this_runs_jobs_and_no_others(stage: Stage, monkeypatch
     assert isinstance(Run(stage.tmp_path / "run").read(TornDown), TornDown)
 
 
+@pytest.mark.parametrize("ephemeral", [False, True])
+def test_in_a_workflow_a_job_that_goes_on_is_left_for_a_re_run_to_attach_to(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, ephemeral: bool
+) -> None:
+    """Its runner was lost. A pull request's job is ended all the same: nobody waits for it."""
+    from tests.cloud.test_jobs import ended, submit
+
+    for name, value in (("GITHUB_ACTIONS", "true"), ("GITHUB_REPOSITORY", "octo/chat"), ("GITHUB_RUN_ID", "7")):
+        monkeypatch.setenv(name, value)
+    config, workspace = stage.session(ephemeral=ephemeral)
+    (stage.tmp_path / "job").mkdir()
+    job = submit(workspace, stage.tmp_path / "job", WAIT="1")
+    torn = teardown(config, Run(stage.tmp_path / "run"), workspace)
+    if ephemeral:
+        assert torn.deleted == (f"job {job} (cancelled)",)
+        assert ended(workspace, job) == "Canceled"
+    else:
+        assert "a re-run of the failed jobs attaches to it" in torn.refused[f"job {job}"]
+        assert any(line.startswith(f"job {job}: ") for line in torn.remaining)
+        assert workspace.jobs.get(job).active
+        workspace.jobs.cancel(job)
+
+
 def test_an_endpoint_that_says_it_is_deleted_and_is_not_fails_teardown(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     from mlops.core.errors import TeardownIncomplete
 

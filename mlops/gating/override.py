@@ -58,7 +58,7 @@ def grant(config: Config, verdict: Verdict, reason: str) -> Override:
         return _in_github(config.gate.override_environment, reason)
     if not config.endpoint.ephemeral:
         raise Refused(
-            f"target {config.target} is overridden in GitHub only, where somebody else has to agree: run dispatch.yml with `override`."
+            f"target {config.target} is overridden in GitHub only, where reviewers have to agree: run dispatch.yml with `override`."
             " Outside, only targets with endpoint.ephemeral = true are."
         )
     return Override(reason=reason, actor=getpass.getuser())

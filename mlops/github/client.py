@@ -19,8 +19,6 @@ class Protection:
 
     reviewers: tuple[str, ...]
     """Logins of people, ``@team`` for teams; empty where anybody is let in."""
-    prevent_self_review: bool
-    """Whether whoever started the run is no reviewer of it."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,7 @@ class Repository:
                 return None
             rules = [rule for rule in rules if rule.type == "required_reviewers"]
             named = [one.reviewer.login if one.type == "User" else f"@{one.reviewer.slug}" for rule in rules for one in rule.reviewers]
-            return Protection(tuple(named), any(rule.prevent_self_review for rule in rules))
+            return Protection(tuple(named))
 
     def approvals(self, run: int) -> list[Approval]:
         """Who has let jobs of a workflow run into environments, oldest first."""
@@ -113,9 +111,12 @@ def run_url(run: str = "") -> str:
 @contextmanager
 def _told(permission: str) -> Iterator[None]:
     from github import GithubException
+    from requests import RequestException
 
     try:
         yield
+    except RequestException as problem:
+        raise GitHubRefused(f"GitHub can't be reached: {problem}.", "run the job again") from problem
     except GithubException as problem:
         said = problem.data.get("message") if isinstance(problem.data, dict) else problem.data
         fix = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -65,10 +66,6 @@ def _faults(rule: Rule, metric: Metric | None, role: str, evidence: Evidence) ->
         yield from _of_the_value(name, model, metric)
     if role != "none" and rule.margin_kind == "relative" and evidence.models[role].metrics[metric.name] == 0:
         yield f'{metric.name} of the {role} is 0, and a margin relative to 0 means nothing: use margin_kind = "absolute"'
-    if role != "none" and metric.fraction and rule.direction == "higher" and rule.margin > 0:
-        reference = evidence.models[role].metrics[metric.name]
-        if reference - rule.margin * (reference if rule.margin_kind == "relative" else 1) <= 0:
-            yield f"the margin tolerates every candidate, since {metric.name} of the {role} is {reference:.6g}: lower it"
 
 
 def _of_the_rule(rule: Rule, metric: Metric | None) -> Iterator[str]:
@@ -171,9 +168,10 @@ def _of_the_value(name: str, model: ModelEvidence, metric: Metric) -> Iterator[s
         yield f"{metric.name} of the {name} is {reported}"
     else:
         rows = model.rows[metric.suite]
-        if metric.paired and not _possible(metric, rows):
-            article = "an" if metric.measure[0] in "aeinou" else "a"
-            yield f"a row of the {name} has {article} {metric.measure} that can't be: missing, not finite or out of range"
+        of_rows = replace(metric, measure="nll") if metric.measure == "perplexity" else metric
+        if of_rows.paired and not _possible(of_rows, rows):
+            article = "an" if of_rows.measure[0] in "aeinou" else "a"
+            yield f"a row of the {name} has {article} {of_rows.measure} that can't be: missing, not finite or out of range"
         value = metric.value(rows)
         if value is None or not math.isclose(value, reported, rel_tol=1e-6, abs_tol=1e-12):
             yield f"{metric.name} of the {name} does not follow from its rows: reported is {reported:.6g}, they give {value}"

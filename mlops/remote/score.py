@@ -108,10 +108,13 @@ def _rows(model: Loaded, base: Loaded | None, suite: Suite, arguments: argparse.
     encoded = [encode(model.tokenizer, row, arguments.max_tokens) for row in suite.rows]
     reference = None
     if suite.name == "retention" and base is not None:
-        if encoded == [encode(base.tokenizer, row, arguments.max_tokens) for row in suite.rows]:
-            reference = base.model
-        else:
+        sizes = [loaded.model.config.vocab_size for loaded in (model, base)]
+        if encoded != [encode(base.tokenizer, row, arguments.max_tokens) for row in suite.rows]:
             notes.append("retention.kl_base is not measured: model and base tokenise the suite differently")
+        elif len(set(sizes)) > 1:
+            notes.append(f"retention.kl_base is not measured: model and base have vocabularies of {sizes[0]} and {sizes[1]} entries")
+        else:
+            reference = base.model
     sequences = sum(1 for row in encoded for sequence in row if sequence.tokens)
     scores = score(
         model.model, encoded, batch_tokens=arguments.batch_tokens, base=reference, advance=_Progress(f"{suite.name} sequences", sequences)

@@ -96,7 +96,7 @@ def _steps(judgement: Judgement) -> Iterable[tuple[str, str]]:
     if judgement.mde is not None:
         yield (
             "MDE",
-            f"{number(judgement.mde)}: these rows show a true difference as large as this in 80 of 100 runs, a smaller one less often",
+            f"{number(judgement.mde)}: these rows show a true difference of this size in about 80 of 100 runs, a smaller one less often",
         )
     if judgement.rows_needed is not None:
         yield "needed", f"about {judgement.rows_needed:,} rows"

@@ -1,7 +1,7 @@
 """A verdict as tags of an MLflow run, and past verdicts read from them.
 
 The tags ``mlops.verdict`` and so on tell the last verdict on a training. Beside them stands one tag for each decision, so that a HOLD does
-not vanish behind the PROMOTE of laxer rules. Equal decisions have equal tags: judging again changes nothing.
+not vanish behind the PROMOTE of laxer rules. Equal decisions share a tag, which then tells when the last of them was made.
 """
 
 from __future__ import annotations

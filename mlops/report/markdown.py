@@ -123,7 +123,7 @@ def _self_test(probes: Sequence[Probe]) -> str:
 def _origin(judged: Judged) -> str:
     seeds = sorted({judgement.seed for judgement in judged.judgements if judgement.seed is not None})
     seed = f" Intervals are bootstrapped with seed {', '.join(map(str, seeds))}." if seeds else ""
-    return f"Candidate: `{judged.candidate_model}`. MDE is the smallest true difference that a rule shows in 80 of 100 runs.{seed}"
+    return f"Candidate: `{judged.candidate_model}`. MDE is the smallest true difference that a rule shows in about 80 of 100 runs.{seed}"
 
 
 def _cell(text: str) -> str:

@@ -19,6 +19,7 @@ Settings = Callable[..., Config]
 Open = Callable[[Config], Workspace]
 TOML = """
 [targets.test.endpoint]
+ephemeral = true
 name = "{endpoint}"
 [targets.test.training]
 experiment = "{experiment}"

@@ -79,8 +79,8 @@ def test_an_environments_reviewers_and_who_of_them_let_a_run_in(octo: Emulator, 
     github.add_workflow_run(octo.cloud, "9", "in_progress", None)
     github.approve(octo.cloud, "9", "gate-override", "lead", "ship it")
     mine = repository(actions="read")
-    assert mine.protection("gate-override") == Protection(("lead", "second"), prevent_self_review=True)
-    assert mine.protection("open") == Protection((), prevent_self_review=False)
+    assert mine.protection("gate-override") == Protection(("lead", "second"))
+    assert mine.protection("open") == Protection(())
     assert mine.protection("nowhere") is None
     assert mine.approvals(9) == [Approval("gate-override", "lead", "ship it")]
     stranger = repository(contents="read")

@@ -9,6 +9,7 @@ import pytest
 from scipy.special import stdtrit as t_quantile
 
 from mlops.judging import statistics
+from mlops.judging import statistics
 from mlops.judging.statistics import level, minimum_detectable_effect, paired_bootstrap, rows_needed
 
 
@@ -96,7 +97,8 @@ def test_ends_are_those_of_the_stretched_bootstrap_and_at_least_students(rows: i
     weights = generator.integers(20, 60, rows).astype(float)
     values = sign * weights * generator.lognormal(0, 0.8, rows)
     ratio, residuals = values.sum() / weights.sum(), values - values.sum() / weights.sum() * weights
-    error = math.sqrt((residuals**2).sum() * rows / (rows - 1)) / weights.sum()
+    left_out = (values.sum() - values) / (weights.sum() - weights)
+    error = math.sqrt((rows - 1) / rows * ((left_out - left_out.mean()) ** 2).sum())
     pivots = []
     for _ in range(9_999):
         drawn = generator.integers(0, rows, rows)
@@ -105,6 +107,10 @@ def test_ends_are_those_of_the_stretched_bootstrap_and_at_least_students(rows: i
         pivots.append((again - ratio) / spread)
     stretch = 1 + ((residuals**4).mean() / (residuals**2).mean() ** 2 - 1) / rows
     upper, lower = (float(np.quantile(pivots, tail)) * stretch for tail in (0.975, 0.025))
+    # The samples understate the skewness, too, on the side of the long tail.
+    skewed = 1 + 0.2 * abs((residuals**3).mean()) / (residuals**2).mean() ** 1.5 / math.sqrt(rows)
+    assert skewed > 1.02
+    upper, lower = (upper, lower * skewed) if sign > 0 else (upper * skewed, lower)
     students = float(t_quantile(rows - 1, 0.975))
     assert (upper < students < -lower) if sign > 0 else (-lower < students < upper)
     assert stretch > 1.02
@@ -113,6 +119,21 @@ def test_ends_are_those_of_the_stretched_bootstrap_and_at_least_students(rows: i
     assert estimate.high == pytest.approx(ratio - error * min(lower, -students), abs=0.15 * error)
     short_end = estimate.low if sign > 0 else estimate.high
     assert abs(short_end - ratio) == pytest.approx(error * students)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_towards_the_long_tail_the_interval_reaches_farther_by_the_skewness(sign: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = np.random.default_rng(8)
+    weights, values = np.full(80, 7.0), sign * 7.0 * generator.lognormal(0, 1.0, 80)
+    residuals = values / 7 - values.mean() / 7
+    factor = 1 + 0.2 * abs((residuals**3).mean()) / (residuals**2).mean() ** 1.5 / math.sqrt(80)
+    estimate = paired_bootstrap(values, weights, confidence=0.95)
+    monkeypatch.setattr(statistics, "_SKEWED", 0.0)
+    plain = paired_bootstrap(values, weights, confidence=0.95)
+    (far, near), (plain_far, plain_near) = [(each.high, each.low) if sign > 0 else (each.low, each.high) for each in (estimate, plain)]
+    assert (far - estimate.value) / (plain_far - plain.value) == pytest.approx(factor)
+    assert factor > 1.05
+    assert near == plain_near
 
 
 @pytest.mark.parametrize("rows", [2, 3])
@@ -190,7 +211,7 @@ def test_p_values_of_normal_means_are_students() -> None:
     for threshold in (-0.2, 0.0, 0.3):
         expected = ttest_1samp(values, threshold, alternative="greater").pvalue
         assert expected <= estimate.p_above(threshold) + 1e-12
-        assert estimate.p_above(threshold) == pytest.approx(expected, rel=0.3, abs=2e-3)
+        assert estimate.p_above(threshold) == pytest.approx(expected, rel=0.3, abs=3e-3)
 
 
 def test_p_values_of_negated_differences_change_sides() -> None:

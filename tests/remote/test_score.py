@@ -129,6 +129,18 @@ def test_models_that_tokenise_differently_have_no_divergence(files: dict[str, Pa
     assert "tokenise the suite differently" in result["notes"][0]
 
 
+def test_models_of_different_vocabularies_have_no_divergence(files: dict[str, Path], tmp_path: Path) -> None:
+    """A fine-tuning that pads the embeddings is scored all the same: its figures are paid for."""
+    tokenizer = make_tokenizer()
+    padded = make_model(tokenizer, seed=2)
+    padded.resize_token_embeddings(padded.config.vocab_size + 7)
+    save(tmp_path / "padded", padded, tokenizer)
+    result, rows = run(arguments({**files, "padded": tmp_path / "padded"}, tmp_path, base="padded"), tmp_path)
+    assert "retention.nll" in result["metrics"]
+    assert {row["kl"] for row in rows} == {None}
+    assert "model and base have vocabularies of 320 and 327 entries" in result["notes"][0]
+
+
 def test_a_bad_suite_leaves_no_result(files: dict[str, Path], tmp_path: Path) -> None:
     rows = [conversation(1), conversation(1)]
     bad = {**files, "target": write_suite(tmp_path / "bad.jsonl", rows)}

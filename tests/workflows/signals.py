@@ -35,7 +35,7 @@ def step_processes(artifacts: Path, words: str) -> Iterator[int]:
                 yield int(folder.name)
 
 
-def until(condition: Callable[[], bool], seconds: float = 180.0) -> bool:
+def until(condition: Callable[[], bool], seconds: float = 600.0) -> bool:
     """Wait until something holds."""
     end = time.monotonic() + seconds
     while not condition():

@@ -12,6 +12,7 @@ from mlops.emulator import github
 from mlops.emulator.server import Emulator
 from tests.workflows.harness import Harness, Result
 from tests.workflows.signals import until
+from tests.workflows.trees import commit, git
 
 ENDPOINT = "chat-prod"
 REASON = "The suite is new and small; two of us have read every answer"
@@ -156,6 +157,17 @@ def test_a_rollback_gives_the_traffic_back(live: str, repository: Harness) -> No
     assert back.jobs == {"rollback": "success"}, back.trouble
     assert repository.endpoints()[ENDPOINT][live] == 100
     assert f"back on {live}" in back.summary
+
+
+def test_a_commit_that_is_not_on_the_branch_is_not_run(live: str, repository: Harness) -> None:
+    """A commit brings its own code, which gets this repository's identity: of a branch that nobody has reviewed, or of a fork."""
+    git(repository.tree, "checkout", "--quiet", "-b", "unreviewed")
+    theirs = commit(repository.tree)
+    git(repository.tree, "checkout", "--quiet", "main")
+    refused = repository.dispatch("dispatch.yml", {"from": "teardown", "commit": theirs})
+    assert refused.jobs == {"validate": "failure"}, refused.trouble
+    assert "commit is not on the branch that was dispatched" in refused.log
+    assert repository.endpoints()[ENDPOINT][live] == 100
 
 
 def test_a_repository_without_azure_variables_says_so(repository: Harness) -> None:
