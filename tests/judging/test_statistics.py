@@ -9,7 +9,6 @@ import pytest
 from scipy.special import stdtrit as t_quantile
 
 from mlops.judging import statistics
-from mlops.judging import statistics
 from mlops.judging.statistics import level, minimum_detectable_effect, paired_bootstrap, rows_needed
 
 
