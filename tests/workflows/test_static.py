@@ -261,6 +261,19 @@ def test_an_override_is_judged_in_the_environment_that_the_gate_asks_about_and_c
     assert callers == {"dispatch.yml"}
 
 
+def test_a_commit_is_looked_at_before_any_of_its_code_runs() -> None:
+    """And where it is refused, no job runs that checks it out."""
+    for name, job in PIPELINE.items():
+        steps = job["steps"]
+        checkouts = [place for place, step in enumerate(steps) if "ref" in step.get("with", {})]
+        if name == "validate":
+            (looked,) = [place for place, step in enumerate(steps) if "git merge-base --is-ancestor HEAD" in step.get("run", "")]
+            assert (checkouts, looked) == ([0], 1)
+            assert steps[0]["with"]["fetch-depth"] == "${{ inputs.commit && '0' || '1' }}", "an ancestor is seen in a whole history only"
+        elif checkouts:
+            assert "validate" in job["needs"] or any("validate" in PIPELINE[each]["needs"] for each in job["needs"])
+
+
 def test_inlined_a_called_workflow_is_what_it_was() -> None:
     """What the harness runs in place of pr.yml where the pipeline fails."""
     whole = inlined(FILES["pr.yml"], "pipeline", FILES["pipeline.yml"])
@@ -271,7 +284,8 @@ def test_inlined_a_called_workflow_is_what_it_was() -> None:
     assert teardown["if"].startswith(validate["if"].removesuffix(" }}") + " && (always() && needs.validate.result == 'success'")
     assert teardown["env"]["MLOPS_TARGET"] == "${{ 'pr' }}"
     assert teardown["env"]["MLOPS_SET"] == "${{ format('endpoint.name=ultrachat-pr-{0}', github.event.pull_request.number) }}"
-    assert validate["steps"][3]["env"]["FROM"] == "${{ (github.event.action == 'closed' && 'teardown' || 'validate') }}"
+    (plan,) = [step for step in validate["steps"] if step.get("id") == "plan"]
+    assert plan["env"]["FROM"] == "${{ (github.event.action == 'closed' && 'teardown' || 'validate') }}"
     assert "inputs." not in str(whole["jobs"])
 
 
