@@ -325,15 +325,20 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def parse_override(text: str) -> tuple[list[str], Any]:
+def parse_override(text: str, option: str = "--set") -> tuple[list[str], Any]:
     """``path.to.key=value`` → its keys, and its value as in TOML (a bare word is a string).
+
+    Args:
+        text: as given.
+        option: with which it was given, for the message.
 
     Raises:
         ConfigError: it is not of this form.
     """
     path, equals, value = text.partition("=")
     if not equals or not path.strip():
-        raise ConfigError(f"--set {text!r} is not of the form path.to.key=value.", "for example --set training.parameters.max_steps=5")
+        example = "training.parameters.max_steps=5" if option == "--set" else "margin=0.02"
+        raise ConfigError(f"{option}: {text!r} is not of the form path.to.key=value.", f"for example {example}")
     try:
         parsed = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:

@@ -101,7 +101,7 @@ def edited(rules: Sequence[Rule], edits: Sequence[str]) -> tuple[Rule, ...]:
 def _changed(rule: Rule, settings: Sequence[str], edit: str) -> Rule:
     given: dict[str, Any] = rule.model_dump()
     for setting in settings:
-        (key, *deeper), value = parse_override(setting)
+        (key, *deeper), value = parse_override(setting, f"--rule {edit!r}")
         given[".".join((key, *deeper))] = value
     try:
         return Rule.model_validate(given)
