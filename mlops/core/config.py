@@ -240,7 +240,8 @@ def load(path: Path, target: str, overrides: Sequence[str] = (), environment: Ma
         raise ConfigError(f"{path} has no [targets.{target}]{near}.", f"targets are: {', '.join(document.targets)}")
 
     settings = _merge(document.defaults, document.targets[target])
-    _refuse(overrides, path, target, ephemeral=bool(_merge({"endpoint": {}}, settings)["endpoint"].get("ephemeral")))
+    endpoint = settings.get("endpoint")
+    _refuse(overrides, path, target, ephemeral=isinstance(endpoint, dict) and endpoint.get("ephemeral") is True)
     coordinates = {key: environment[name] for key, name in COORDINATES.items() if environment.get(name)}
     settings = _merge(settings, {"workspace": coordinates})
     given: list[str] = []
