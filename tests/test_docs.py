@@ -47,6 +47,18 @@ def generated() -> dict[Path, str]:
     }
 
 
+def test_a_pull_request_is_small_and_leaves_nothing() -> None:
+    """As pipeline.toml comes: little data, few steps, an endpoint of its own that goes again, judged by what production serves."""
+    pr, prod = (load(ROOT / "pipeline.toml", target, environment={}) for target in ("pr", "prod"))
+    assert pr.data.percent < prod.data.percent
+    assert pr.data.max_rows["train_sft"] <= 1000
+    assert 0 < int(pr.training.parameters["max_steps"]) <= 20
+    assert pr.endpoint.ephemeral
+    assert pr.endpoint.expires_after_hours is not None
+    assert pr.champion_endpoint == prod.champion_endpoint == prod.endpoint.name != pr.endpoint.name
+    assert not prod.endpoint.ephemeral
+
+
 def test_generated_documents_are_fresh(request: pytest.FixtureRequest) -> None:
     for path, fresh in generated().items():
         if request.config.getoption("--write-docs"):
