@@ -87,11 +87,19 @@ def _endpoint(config: Config, workspace: Workspace) -> tuple[EndpointView, bool]
     found = workspace.endpoints.find(config.endpoint.name)
     if found is not None:
         workspace.check_endpoint(found.name, found.tags)
-        return workspace.endpoints.usable(found), False
-    tags = {}
-    if (hours := config.endpoint.expires_after_hours) is not None:
-        tags[EXPIRES] = (datetime.now(UTC) + timedelta(hours=hours)).isoformat(timespec="seconds")
-    return workspace.endpoints.create(config.endpoint, tags), True
+        usable = workspace.endpoints.usable(found)
+        if (expiry := _expiry(config)) and EXPIRES in usable.tags:
+            # It was left behind, and the reaper must not take it from under this run.
+            usable = workspace.endpoints.set_traffic(usable.name, usable.traffic, tags={EXPIRES: expiry}, may_be_none=True)
+        return usable, False
+    expiry = _expiry(config)
+    return workspace.endpoints.create(config.endpoint, {EXPIRES: expiry} if expiry else {}), True
+
+
+def _expiry(config: Config) -> str:
+    """When an endpoint that is deployed to now may be taken by the reaper (ISO 8601, UTC); empty for never."""
+    hours = config.endpoint.expires_after_hours
+    return "" if hours is None else (datetime.now(UTC) + timedelta(hours=hours)).isoformat(timespec="seconds")
 
 
 def _deployment(workspace: Workspace, wanted: EndpointConfig, name: str, registered: Registered) -> tuple[DeploymentView, bool]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from mlops.cloud.endpoints import Endpoints
-from mlops.cloud.workspace import MARK, PIPELINE, PREVIOUS, TARGET, Workspace
+from mlops.cloud.workspace import EXPIRES, MARK, PIPELINE, PREVIOUS, TARGET, Workspace
 from mlops.core.config import Config
 from mlops.core.errors import DeploymentFailed, NotPromoted, RegistrationError, SmokeTestFailed, TrafficError
 from mlops.core.records import Deployed, Promoted, Smoked, TornDown, Verdict
@@ -283,6 +284,17 @@ def test_a_verdict_about_another_job_registers_nothing(stage: Stage) -> None:
     config, workspace = stage.session()
     with pytest.raises(RegistrationError, match="has judged other"):
         register(config, run, workspace)
+
+
+def test_an_endpoint_that_was_left_behind_is_not_reaped_from_under_the_run_that_uses_it(stage: Stage) -> None:
+    late = "2020-01-01T00:00:00+00:00"
+    stage.workspace.endpoints.create(stage.config().endpoint, {EXPIRES: late})
+    config, workspace = stage.session("endpoint.expires_after_hours=6")
+    deploy(config, stage.registered(), workspace)
+    endpoint = workspace.endpoints.get(stage.name)
+    left = datetime.fromisoformat(endpoint.tags[EXPIRES]) - datetime.now(UTC)
+    assert timedelta(hours=5) < left <= timedelta(hours=6)
+    assert not any(endpoint.traffic.values())
 
 
 @pytest.mark.parametrize(
