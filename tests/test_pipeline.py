@@ -213,8 +213,11 @@ def test_what_fails_behind_the_gate_leaves_traffic_alone(promoted: Project, faul
     assert promoted.emulator is not None
     live, billing = promoted.traffic(), promoted.billing()
     run = f"broken-{stage}-{fault.split()[0]}"
-    # Another seed makes another model, which is as good.
-    other = ("--set", "training.parameters.seed=7", "--set", "gate.rules=[{metric='target.nll', direction='lower', ceiling=99.0}]")
+    # Another seed makes another model, which is as good, and the file's one rule lets it through.
+    first, last = TOML.index("[[defaults.gate.rules]]"), TOML.index("[defaults.endpoint]")
+    rule = '[[defaults.gate.rules]]\nmetric = "target.nll"\ndirection = "lower"\nceiling = 99.0\n\n'
+    (promoted.folder / "lenient.toml").write_text(TOML[:first] + rule + TOML[last:])
+    other = ("--config", "lenient.toml", "--set", "training.parameters.seed=7")
     assert promoted.mlops("run", *other, "--until", "register", run=run) == 0
     faults = promoted.emulator.cloud.faults
     faults.order(fault)
