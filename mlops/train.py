@@ -69,10 +69,11 @@ def train(config: Config, run: Run, workspace: Workspace) -> Trained:
         submitted = workspace.jobs.submit_pipeline(
             pipeline, name_hint=NAME_HINT, tags=tags, experiment=config.training.experiment, display_name=name
         )
-        job = workspace.jobs.get(submitted)
-    if job.status != "Completed":
+        # Waited for at once: between the submit and the watch nobody would hear an interrupt, and the job would go on.
+        job = _waited(config, workspace, submitted)
+    elif job.status != "Completed":
         # Also where it has ended already: only a Completed job comes back from being waited for.
-        job = _waited(config, workspace, job)
+        job = _waited(config, workspace, job.name)
     if job.tags.get(DETACHED) == WAITING:
         workspace.tracking.set_tags(job.name, {DETACHED: workspace.tags[RUN]})
     seconds = workspace.jobs.seconds(job.name)
@@ -160,16 +161,16 @@ def _found(config: Config, workspace: Workspace, key: str) -> tuple[JobView | No
     return None, False
 
 
-def _waited(config: Config, workspace: Workspace, job: JobView) -> JobView:
+def _waited(config: Config, workspace: Workspace, job: str) -> JobView:
     from mlops.cloud.jobs import COMMIT, DETACHED, SETTINGS, WAITING
 
     minutes = config.training.detach_after_minutes
     try:
-        return workspace.jobs.wait(job.name, config.training.timeout_hours * 3600, None if minutes is None else minutes * 60)
+        return workspace.jobs.wait(job, config.training.timeout_hours * 3600, None if minutes is None else minutes * 60)
     except Detached as told:
         # In this order: who finds the first mark must find what it is to be carried on with.
         marks = {COMMIT: commit(), SETTINGS: os.environ.get("MLOPS_SET", ""), DETACHED: WAITING}
-        workspace.tracking.set_tags(job.name, {name: value for name, value in marks.items() if value})
+        workspace.tracking.set_tags(job, {name: value for name, value in marks.items() if value})
         raise Detached(
             f"{told.what}\nschedule.yml carries the pipeline on when it has completed; by hand: `mlops run --from train`."
         ) from told

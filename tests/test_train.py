@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -191,6 +192,28 @@ def test_who_attaches_in_a_later_attempt_of_a_workflow_run_cancels_for_it(
     assert ("cancelling job" in told.err + told.out) is ends
     assert workspace.jobs.get(job.name).active is not ends
     workspace.jobs.cancel(job.name)
+
+
+def test_an_interrupt_right_after_the_submit_cancels_the_job(
+    opened: Callable[..., tuple[Config, Workspace]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first look at a job that has just been submitted is no time to be deaf."""
+    config, workspace = opened("training.parameters.max_steps=100000", "training.parameters.seed=404")
+    before, look = {job.name for job in workspace.jobs.ours()}, Jobs.get
+
+    def get(jobs: Jobs, name: str) -> Any:
+        if jobs.started(name):
+            raise KeyboardInterrupt
+        return look(jobs, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Jobs, "get", get)
+        with pytest.raises(KeyboardInterrupt):
+            train(config, ready_to_train(tmp_path / "interrupted"), workspace)
+    [job] = [job for job in workspace.jobs.ours() if job.name not in before]
+    told = capsys.readouterr()
+    assert f"cancelling job {job.name}" in told.err + told.out
+    assert job.over
 
 
 def test_a_wrong_parameter_is_refused_before_anything_is_submitted(
