@@ -168,7 +168,7 @@ def _waited(config: Config, workspace: Workspace, job: str) -> JobView:
     try:
         return workspace.jobs.wait(job, config.training.timeout_hours * 3600, None if minutes is None else minutes * 60)
     except Detached as told:
-        # In this order: who finds the first mark must find what it is to be carried on with.
+        # The mark comes last: who finds it must find what the training is to be carried on with.
         marks = {COMMIT: commit(), SETTINGS: os.environ.get("MLOPS_SET", ""), DETACHED: WAITING}
         workspace.tracking.set_tags(job, {name: value for name, value in marks.items() if value})
         raise Detached(

@@ -107,9 +107,9 @@ def _too_few(rule: Rule, counts: Mapping[str, Counter[str]], answers: int) -> st
     metric = parse(rule.metric)
     assert metric is not None  # that is a fault
     kinds = counts[metric.suite]
-    asked = kinds if metric.kind == EVERY_KIND else {metric.kind: kinds[metric.kind]} if metric.kind else {"": kinds.total()}
     if metric.kind == EVERY_KIND and "" in kinds:
         return f"{kinds['']:,} rows of the {metric.suite} suite have no kind, so it can't be judged kind by kind"
+    asked = kinds if metric.kind == EVERY_KIND else {metric.kind: kinds[metric.kind]} if metric.kind else {"": kinds.total()}
     kind, rows = min(asked.items(), key=lambda counted: counted[1], default=("", 0))
     if metric.measure == "rouge_l":
         rows = min(rows, answers)

@@ -30,8 +30,9 @@ def judge(config: Config, run: Run) -> Judged:
     """
     evaluated, validated, trained = run.read(Evaluated), run.read(Validated), run.read(Trained)
     evidence = _evidence(run, evaluated, validated, trained)
-    decision = decide(_rules(config), evidence)
-    probes = self_test(config.gate.rules, evidence, decision, decide)
+    rules = _rules(config)
+    decision = decide(rules, evidence)
+    probes = self_test(rules, evidence, decision, decide)
     none_missed(probes)
     return Judged(
         inputs={record.stage: record.digest() for record in (evaluated, validated, trained)},

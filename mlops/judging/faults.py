@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -168,7 +167,7 @@ def _of_the_value(name: str, model: ModelEvidence, metric: Metric) -> Iterator[s
         yield f"{metric.name} of the {name} is {reported}"
     else:
         rows = model.rows[metric.suite]
-        of_rows = replace(metric, measure="nll") if metric.measure == "perplexity" else metric
+        of_rows = metric.of_rows
         if of_rows.paired and not _possible(of_rows, rows):
             article = "an" if of_rows.measure[0] in "aeinou" else "a"
             yield f"a row of the {name} has {article} {of_rows.measure} that can't be: missing, not finite or out of range"

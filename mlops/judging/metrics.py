@@ -61,6 +61,11 @@ class Metric:
         """The direction in which models get better, as a rule names it; None where there is none."""
         return None if self.measure in _COUNTS else "higher" if self.fraction else "lower"
 
+    @property
+    def of_rows(self) -> Metric:
+        """The metric of the rows that it follows from: nll for a perplexity, else itself."""
+        return replace(self, measure="nll") if self.measure == "perplexity" else self
+
     def selects(self, rows: Rows) -> npt.NDArray[np.bool_]:
         """Which rows count: of its kind, and with scored tokens (or an answer)."""
         return self._of_kind(rows) & (rows.answered if self.measure == "rouge_l" else rows.tokens > 0)
@@ -78,8 +83,7 @@ class Metric:
             return float(of_kind.sum()) or None
         if self.measure == "tokens":
             return float(rows.tokens[of_kind].sum()) or None
-        base = replace(self, measure="nll") if self.measure == "perplexity" else self
-        numerator, weight = base.sums(rows)
+        numerator, weight = self.of_rows.sums(rows)
         if not weight.sum() > 0:
             return None
         value = float(numerator.sum() / weight.sum())

@@ -32,9 +32,8 @@ def signed_rank(differences: Floats, *, confidence: float) -> Estimate:
 
     Up to 50 rows the p-values are exact; beyond, they are those of the normal approximation with continuity correction and a variance
     corrected for ties. Tied rows share their ranks; the exact ones then take the distribution without ties, and with half a dozen rows of
-    two values can be off by half a percent. A difference on the threshold counts
-    half for either side (``zero_method="zsplit"``) instead of being dropped: rows on which the models are equal speak for "no difference",
-    and where most are, no margin of 0 can be beaten.
+    two values can be off by half a percent. A difference on the threshold counts half for either side (``zero_method="zsplit"``) instead of
+    being dropped: rows on which the models are equal speak for "no difference", and where most are, no margin of 0 can be beaten.
 
     Args:
         differences: shape [rows], candidate minus reference.

@@ -164,24 +164,15 @@ def move(evidence: Evidence, metric: Metric, role: str, target: float, *, relati
     A figure that grows does so by what the row weighs, or in proportion to the baseline's score where the margin is relative, so that the
     rows' spread stays what it is in the unit of the margin. One that shrinks keeps the rows' proportions. Right and wrong rows flip.
     """
-    model, other = evidence.models["candidate"], evidence.models[role]
-    rows = model.rows[metric.suite]
-    counted = metric.selects(rows)
-    column = _column(rows, metric).copy()
-    column[counted] = _moved(metric, metric.sums(rows), metric.sums(other.rows[metric.suite])[0], rows.tokens[counted], target, relative)
-    changed = replace(model, rows={**model.rows, metric.suite: _with_column(rows, metric, column)})
-    return on(evidence, ["candidate"], lambda _: recount(changed, {metric.name}))
+    rows, other = (evidence.models[name].rows[metric.suite] for name in ("candidate", role))
+    tokens = rows.tokens[metric.selects(rows)]
+    return _rescored(evidence, metric, _moved(metric, metric.sums(rows), metric.sums(other)[0], tokens, target, relative))
 
 
 def shift(evidence: Evidence, metric: Metric, by: float) -> Evidence:
     """Change every row's own figure of the candidate by so much, and so the typical row's, as far as scores of this kind can go."""
-    model = evidence.models["candidate"]
-    rows = model.rows[metric.suite]
-    scores, weight = metric.sums(rows)
-    column = _column(rows, metric).copy()
-    column[metric.selects(rows)] = np.clip(scores + by * weight, 0.0, weight if metric.fraction else None)
-    changed = replace(model, rows={**model.rows, metric.suite: _with_column(rows, metric, column)})
-    return on(evidence, ["candidate"], lambda _: recount(changed, {metric.name}))
+    scores, weight = metric.sums(evidence.models["candidate"].rows[metric.suite])
+    return _rescored(evidence, metric, np.clip(scores + by * weight, 0.0, weight if metric.fraction else None))
 
 
 def recount(model: ModelEvidence, names: Collection[str]) -> ModelEvidence:
@@ -189,6 +180,16 @@ def recount(model: ModelEvidence, names: Collection[str]) -> ModelEvidence:
     figures = {name: _figure(model.rows, name) for name in names if name in model.metrics}
     kept = {name: figure for name, figure in model.metrics.items() if name not in figures}
     return replace(model, metrics=kept | {name: figure for name, figure in figures.items() if figure is not None})
+
+
+def _rescored(evidence: Evidence, metric: Metric, scores: Floats) -> Evidence:
+    """Give the candidate's rows that count for a metric these scores, and report the figure that follows from them."""
+    model = evidence.models["candidate"]
+    rows = model.rows[metric.suite]
+    column = _column(rows, metric).copy()
+    column[metric.selects(rows)] = scores
+    changed = replace(model, rows={**model.rows, metric.suite: _with_column(rows, metric, column)})
+    return on(evidence, ["candidate"], lambda _: recount(changed, {metric.name}))
 
 
 def _moved(metric: Metric, scored: tuple[Floats, Floats], reference: Floats, tokens: Floats, target: float, relative: bool) -> Floats:

@@ -15,8 +15,7 @@ alone it is too short for heavy tails and unequal rows at 100 rows:
   wrong for skewed ones.
 
 Not BCa: it knows nothing of the uncertain standard error. All this is measured by benchmarks/gate.py: these methods side by side, coverage,
-false promotions and power. Everything is computed so that negated numerators give the negated
-interval to the last bit.
+false promotions and power. Everything is computed so that negated numerators give the negated interval to the last bit.
 """
 
 from __future__ import annotations
