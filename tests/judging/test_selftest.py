@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mlops.core.config import Rule
@@ -332,6 +332,7 @@ def test_no_margin_and_no_candidate_makes_a_false_alarm(seed: int, shift: float,
     assert not missed(of(shift, 30, seed=seed), rules=asked)
 
 
+@example(1, 0.1, 0.8, 0.15, "relative")
 @settings(max_examples=12, deadline=None)
 @given(
     st.integers(0, 10_000),
