@@ -3,7 +3,7 @@
     .nox/local/bin/python benchmarks/evaluate.py [--target local] [--rows 60] [--repeats 5]
 
 Prints a table row for each way to go through a suite: seconds (median), tokens a second, and the ratio to the forward passes alone, which
-are the very batches of ``mlops/remote/scoring.py`` put through the model and nothing else. The ways take turns, so that whatever else
+are the very batches of ``mlops/remote/likelihood.py`` put through the model and nothing else. The ways take turns, so that whatever else
 happens on the machine happens to all of them; a ratio is the median over the rounds. Needs the emulator's real weights.
 """
 
@@ -21,11 +21,11 @@ from typing import Any
 from mlops.core.config import Config, load
 from mlops.core.run import Run
 from mlops.dataset.suites import freeze
-from mlops.emulator.weights import standin
+from mlops.emulator.registry.weights import standin
 from mlops.prepare import prepare
 from mlops.remote import models
 from mlops.remote.encoding import Encoded, encode
-from mlops.remote.scoring import batches, score
+from mlops.remote.likelihood import batches, score
 from mlops.remote.suites import read
 
 CACHE = Path.home() / ".cache" / "azureml-chat-mlops"

@@ -7,8 +7,8 @@ import numpy.typing as npt
 from scipy.special import ndtr, ndtri, stdtrit
 
 from benchmarks.gate_pairs import Cell, pair
-from mlops.judging import statistics
-from mlops.judging.statistics import RESAMPLES, SEED, paired_bootstrap
+from mlops.judging.statistics import bootstrap
+from mlops.judging.statistics.bootstrap import RESAMPLES, SEED, paired_bootstrap
 
 __all__ = ["METHODS", "missed"]
 
@@ -34,7 +34,7 @@ def intervals(difference: Floats, tokens: Floats) -> list[tuple[float, float]]:
     """95 % intervals of Σ difference / Σ tokens, in the order of the methods."""
     gate = paired_bootstrap(difference, tokens, confidence=1 - 2 * _TAIL)
     residuals = difference - gate.value * tokens
-    counts = statistics._counts(len(tokens), RESAMPLES, SEED)
+    counts = bootstrap._counts(len(tokens), RESAMPLES, SEED)
     top, bottom, squares, crossed, lengths = moments(residuals, tokens) @ counts
     shift = top / bottom
     error = np.sqrt((squares - 2 * shift * crossed + shift**2 * lengths) * len(tokens) / (len(tokens) - 1)) / bottom

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from mlops.core.config import Rule
 from mlops.judging.evidence import Evidence, ModelEvidence, Rows
 from mlops.judging.metrics import parse
-from mlops.judging.statistics import RESAMPLES, paired_bootstrap
+from mlops.judging.statistics.bootstrap import RESAMPLES, paired_bootstrap
 from mlops.judging.verdict import decide
 
 __all__ = ["speed"]

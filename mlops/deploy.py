@@ -11,7 +11,9 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from mlops.core import console, guard, stage
+from mlops.cli import stage
+from mlops.cloud.tags import EXPIRES, SERVED_MODEL
+from mlops.core import console, guard
 from mlops.core.config import Config, EndpointConfig
 from mlops.core.errors import DeploymentFailed, MlopsError, TrafficError
 from mlops.core.records import Deployed, Registered
@@ -22,8 +24,6 @@ if TYPE_CHECKING:
     from mlops.cloud.workspace import Workspace
 
 __all__ = ["deploy", "deployment_name", "main"]
-
-MODEL_TAG = "mlops.model"
 
 
 def deploy(config: Config, run: Run, workspace: Workspace) -> Deployed:
@@ -82,7 +82,6 @@ def deployment_name(wanted: EndpointConfig, model: str) -> str:
 
 
 def _endpoint(config: Config, workspace: Workspace) -> tuple[EndpointView, bool]:
-    from mlops.cloud.workspace import EXPIRES
 
     found = workspace.endpoints.find(config.endpoint.name)
     if found is not None:
@@ -105,7 +104,7 @@ def _expiry(config: Config) -> str:
 def _deployment(workspace: Workspace, wanted: EndpointConfig, name: str, registered: Registered) -> tuple[DeploymentView, bool]:
     """The healthy deployment, and whether it was there (or on its way) already."""
     found = workspace.endpoints.deployment(wanted.name, name)
-    if found is not None and not (workspace.ours(found.tags) and found.tags.get(MODEL_TAG) == registered.model):
+    if found is not None and not (workspace.ours(found.tags) and found.tags.get(SERVED_MODEL) == registered.model):
         raise DeploymentFailed(
             f"Endpoint {wanted.name} has a deployment {name} that is not ours.", "set another endpoint.deployment_prefix in pipeline.toml"
         )
@@ -115,7 +114,7 @@ def _deployment(workspace: Workspace, wanted: EndpointConfig, name: str, registe
         found = None
     if found is not None:
         return workspace.endpoints.healthy(wanted, name), True
-    return workspace.endpoints.deploy(wanted, name, registered.model, {MODEL_TAG: registered.model}), False
+    return workspace.endpoints.deploy(wanted, name, registered.model, {SERVED_MODEL: registered.model}), False
 
 
 def _same_traffic(before: Mapping[str, int], after: Mapping[str, int]) -> None:

@@ -16,10 +16,11 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from mlops.cli import stage
 from mlops.cloud import champion as champions
+from mlops.cloud.evaluation import AGAIN, Role, Scored, Scoring, Subject, code
 from mlops.cloud.jobs import JobInput
-from mlops.cloud.scores import AGAIN, Role, Scored, Scoring, Subject, code
-from mlops.core import console, stage
+from mlops.core import console
 from mlops.core.config import Config
 from mlops.core.errors import EvidenceError
 from mlops.core.records import Evaluated, FileDigest, ModelScores, Registered, Suite, Trained, Validated

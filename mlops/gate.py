@@ -17,15 +17,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlops.core import console, stage
+from mlops.cli import gate_queries, stage
+from mlops.core import console
 from mlops.core.config import Config
 from mlops.core.errors import AzureError, UsageError
 from mlops.core.records import Evaluated, Judged, Trained, Verdict
 from mlops.core.run import Run, write_atomically
-from mlops.gating import commands
-from mlops.gating import override as overrides
-from mlops.gating.judge import judge
-from mlops.report import history, html, markdown
+from mlops.github import override as overrides
+from mlops.judging.judge import judge
+from mlops.report import html, markdown, verdict_tags
 
 if TYPE_CHECKING:
     from mlops.cloud.workspace import Workspace
@@ -88,7 +88,7 @@ def _tag(workspace: Workspace, mlflow_run: str, judged: Judged, evaluated: Evalu
     """Before the record is written: nothing goes through the gate that left no trace in MLflow. A verdict that stops is let stand all the
     same, for failing here would only hide it."""
     try:
-        workspace.tracking.set_tags(mlflow_run, history.tags(judged, evaluated))
+        workspace.tracking.set_tags(mlflow_run, verdict_tags.tags(judged, evaluated))
     except AzureError as problem:
         if judged.admitted:
             raise
@@ -120,15 +120,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.rule and not arguments.what_if:
             raise UsageError("--rule edits rules for --what-if only.", "say --what-if, too, or edit pipeline.toml")
         if arguments.explain is not None:
-            commands.explain(Run(arguments.run), arguments.explain)
+            gate_queries.explain(Run(arguments.run), arguments.explain)
             return 0
         given = stage.settings(arguments)
         if arguments.what_if:
-            commands.what_if(given.config, given.run, arguments.rule)
+            gate_queries.what_if(given.config, given.run, arguments.rule)
         elif arguments.history is not None:
-            commands.history(given.config, given.workspace(), arguments.history)
+            gate_queries.history(given.config, given.workspace(), arguments.history)
         elif arguments.self_test:
-            commands.self_test(given.config, given.run)
+            gate_queries.self_test(given.config, given.run)
         else:
             return stage.step(given, "gate", gate)
         return 0

@@ -13,7 +13,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from mlops.core import console, stage
+from mlops.cli import stage
+from mlops.core import console
 from mlops.core.config import Config, DataConfig
 from mlops.core.errors import DataError, ValidationFailed
 from mlops.core.records import Prepared

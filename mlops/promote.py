@@ -10,7 +10,9 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from mlops.core import console, guard, stage
+from mlops.cli import stage
+from mlops.cloud.tags import PREVIOUS
+from mlops.core import console, guard
 from mlops.core.config import Config
 from mlops.core.errors import MlopsError, NotPromoted, TrafficError
 from mlops.core.records import Deployed, Evaluated, Promoted, Smoked
@@ -78,7 +80,6 @@ def _same_champion(evaluated: Evaluated, live: str | None, endpoint: str) -> Non
 
 
 def _switched(config: Config, workspace: Workspace, before: EndpointView, deployed: Deployed, previous: str | None) -> EndpointView:
-    from mlops.cloud.workspace import PREVIOUS
 
     try:
         after = workspace.endpoints.set_traffic(deployed.endpoint, {deployed.deployment: 100}, tags={PREVIOUS: previous or ""})
@@ -98,7 +99,7 @@ def _prove(config: Config, workspace: Workspace, after: EndpointView, deployed: 
     if live is None or live.lower() != deployed.model.lower():
         raise TrafficError(f"Endpoint {deployed.endpoint} serves {live}, not {deployed.model}.")
 
-    from mlops.cloud.scoring import payload
+    from mlops.cloud.invoke import payload
 
     scorer = workspace.endpoints.scorer(after, timeout_s=config.endpoint.request_timeout_ms / 1000 + 10)
     told = ""
@@ -113,7 +114,6 @@ def _prove(config: Config, workspace: Workspace, after: EndpointView, deployed: 
 
 
 def _restored(workspace: Workspace, before: EndpointView) -> str:
-    from mlops.cloud.workspace import PREVIOUS
 
     saved = _moving(before.traffic)
     try:
@@ -125,7 +125,6 @@ def _restored(workspace: Workspace, before: EndpointView) -> str:
 
 def _previous(before: EndpointView, new: str) -> str | None:
     """Who had the most traffic before; where the new one has it already, whom the last promotion noted."""
-    from mlops.cloud.workspace import PREVIOUS
 
     others = {name: share for name, share in before.traffic.items() if share and name != new}
     if others:

@@ -11,22 +11,22 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from mlops.core import console, guard, stage
+from mlops.cli import stage
+from mlops.cloud.tags import BASE_MODEL, COMMIT, COMPONENT, DATA_FINGERPRINT, GATE_RECORD, OVERRIDE, RUN_KEY, TRAINING_JOB, VERDICT
+from mlops.core import console, guard
 from mlops.core.config import Config
 from mlops.core.errors import ConfigError, RegistrationError
+from mlops.core.git import commit
 from mlops.core.records import Evaluated, Judged, Registered, Trained
 from mlops.core.run import Run
-from mlops.core.source import commit
 
 if TYPE_CHECKING:
     from mlops.cloud.assets import RegisteredModel
     from mlops.cloud.jobs import JobView
     from mlops.cloud.workspace import Workspace
 
-__all__ = ["JOB_TAG", "main", "register", "version"]
+__all__ = ["main", "register", "version"]
 
-JOB_TAG = "mlops.job"
-"""Tag on a model: the job that made it. One job, one model version."""
 NAME = re.compile(r"[a-zA-Z0-9][-a-zA-Z0-9._]{0,254}")
 """What Azure ML takes as the name of a model."""
 
@@ -45,7 +45,7 @@ def register(config: Config, run: Run, workspace: Workspace) -> Registered:
             f"registration.name {name!r} is no name for a model.", "use letters, digits, '-', '.', '_', beginning with a letter or digit"
         )
     job = _completed(workspace, judged, trained)
-    found = workspace.assets.find_model(name, {JOB_TAG: trained.job})
+    found = workspace.assets.find_model(name, {TRAINING_JOB: trained.job})
     verdict = _verdict(judged)
     if found is not None and any(found.tags.get(tag) != value for tag, value in verdict.items()):
         # Registered under an earlier verdict: who looks at the model must see the one that it is live under.
@@ -96,7 +96,7 @@ def _completed(workspace: Workspace, judged: Judged, trained: Trained) -> JobVie
 
 def _verified(workspace: Workspace, name: str, wanted: str, job: str) -> RegisteredModel:
     found = workspace.assets.model(name, wanted)
-    if found.tags.get(JOB_TAG) != job:
+    if found.tags.get(TRAINING_JOB) != job:
         raise RegistrationError(f"Model {name}:{wanted} exists and is not of job {job}.", "set another registration.name in pipeline.toml")
     return found
 
@@ -104,12 +104,12 @@ def _verified(workspace: Workspace, name: str, wanted: str, job: str) -> Registe
 def _lineage(trained: Trained, evaluated: Evaluated, judged: Judged) -> dict[str, str]:
     metrics = evaluated.models["candidate"].metrics
     return {
-        JOB_TAG: trained.job,
-        "mlops.run_key": trained.run_key,
-        "mlops.base_model": trained.base_model,
-        "mlops.component": trained.component,
-        "mlops.data_fingerprint": trained.data_fingerprint,
-        "mlops.git_commit": commit(),
+        TRAINING_JOB: trained.job,
+        RUN_KEY: trained.run_key,
+        BASE_MODEL: trained.base_model,
+        COMPONENT: trained.component,
+        DATA_FINGERPRINT: trained.data_fingerprint,
+        COMMIT: commit(),
         **_verdict(judged),
         **{f"metric.{key}": f"{value:.6g}" for key, value in sorted(metrics.items())},
     }
@@ -119,7 +119,7 @@ def _verdict(judged: Judged) -> dict[str, str]:
     override = judged.override
     told = f"{override.reason} ({', '.join((override.actor, *override.approvers))})" if override else "none"
     # Azure takes 256 characters in a tag.
-    return {"mlops.verdict": judged.verdict.value, "mlops.gate_record": judged.digest(), "mlops.override": told[:256]}
+    return {VERDICT: judged.verdict.value, GATE_RECORD: judged.digest(), OVERRIDE: told[:256]}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -15,14 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlops.core import console, stage
+from mlops.cli import stage
+from mlops.core import console
 from mlops.core.config import Config
 from mlops.core.errors import MlopsError, RecordError, SmokeTestFailed
 from mlops.core.records import Deployed, Prepared, Sample, Smoked
 from mlops.core.run import Run, write_atomically
 
 if TYPE_CHECKING:
-    from mlops.cloud.scoring import Answer
+    from mlops.cloud.invoke import Answer
     from mlops.cloud.workspace import Workspace
 
 __all__ = ["Question", "fault", "main", "percentile", "questions", "smoke_test"]
@@ -66,7 +67,7 @@ def smoke_test(config: Config, run: Run, workspace: Workspace) -> Smoked:
         endpoint, timeout_s=max(config.smoke.max_latency_ms, config.endpoint.request_timeout_ms) / 1000 + 10
     )
 
-    from mlops.cloud.scoring import payload
+    from mlops.cloud.invoke import payload
 
     rows: list[dict[str, Any]] = []
     progress = console.Progress("answers", len(asked))

@@ -9,7 +9,9 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mlops.core import console, stage
+from mlops.cli import stage
+from mlops.cloud.tags import PREVIOUS, RUN
+from mlops.core import console
 from mlops.core.config import Config
 from mlops.core.errors import MlopsError, TeardownIncomplete
 from mlops.core.records import TornDown
@@ -75,7 +77,7 @@ def _cancel_jobs(workspace: Workspace, account: _Account, *, attachable: bool) -
             continue
         what = f"job {job.name}"
         if not workspace.ours_now(job.tags):
-            account.refused[what] = f"belongs to another run of the pipeline ({job.tags.get('mlops.run', 'unknown')})"
+            account.refused[what] = f"belongs to another run of the pipeline ({job.tags.get(RUN, 'unknown')})"
             continue
         if attachable:
             account.refused[what] = "goes on: a re-run of the failed jobs attaches to it; if there is none, schedule.yml ends it"
@@ -110,7 +112,6 @@ def _delete_endpoint(workspace: Workspace, endpoint: EndpointView, account: _Acc
 
 
 def _delete_idle_deployments(workspace: Workspace, endpoint: EndpointView, account: _Account) -> None:
-    from mlops.cloud.workspace import PREVIOUS
 
     for found in workspace.endpoints.deployments(endpoint.name):
         what = f"deployment {found.name} of {endpoint.name}"

@@ -16,12 +16,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlops.core import console, stage
+from mlops.cli import stage
+from mlops.cloud.tags import BASE_MODEL, COMMIT, COMPONENT, DATA_FINGERPRINT, DETACHED, RUN, RUN_KEY, SETTINGS, WAITING
+from mlops.core import console
 from mlops.core.config import Config
 from mlops.core.errors import ConfigError, Detached
+from mlops.core.git import commit
 from mlops.core.records import Parameter, Prepared, Trained, Validated
 from mlops.core.run import Run
-from mlops.core.source import commit
 
 if TYPE_CHECKING:
     from mlops.cloud.assets import BaseModel, Component
@@ -45,9 +47,7 @@ def train(config: Config, run: Run, workspace: Workspace) -> Trained:
         Detached: it takes longer than ``training.detach_after_minutes`` and goes on; its tags say how to carry the pipeline on.
         ConfigError: the component does not take a parameter.
     """
-    from mlops.cloud.jobs import DETACHED, WAITING
     from mlops.cloud.parameters import resolve
-    from mlops.cloud.workspace import RUN
 
     prepared, validated = run.read(Prepared), run.read(Validated)
     base = workspace.assets.base_model(config.model.registry, config.model.name, _pinned(validated.base_model))
@@ -144,9 +144,8 @@ def display_name(model: str, dataset: str, parameters: Sequence[Parameter]) -> s
 
 def _found(config: Config, workspace: Workspace, key: str) -> tuple[JobView | None, bool]:
     """The job of this key that has completed, or else one that still can; failed and cancelled ones are no reason not to try again."""
-    from mlops.cloud.jobs import KEY
 
-    jobs = workspace.jobs.find(config.training.experiment, {KEY: key}, name_hint=NAME_HINT)
+    jobs = workspace.jobs.find(config.training.experiment, {RUN_KEY: key}, name_hint=NAME_HINT)
     for job in jobs:
         if job.status == "Completed":
             console.info(f"  {job.name} has done this training: {job.studio_url}")
@@ -162,7 +161,6 @@ def _found(config: Config, workspace: Workspace, key: str) -> tuple[JobView | No
 
 
 def _waited(config: Config, workspace: Workspace, job: str) -> JobView:
-    from mlops.cloud.jobs import COMMIT, DETACHED, SETTINGS, WAITING
 
     minutes = config.training.detach_after_minutes
     try:
@@ -218,9 +216,8 @@ def _data(run: Run, prepared: Prepared, split: str) -> str:
 
 
 def _tags(key: str, base: BaseModel, component: Component, prepared: Prepared) -> dict[str, str]:
-    from mlops.cloud.jobs import KEY
 
-    return {KEY: key, "mlops.base_model": base.id, "mlops.component": component.id, "mlops.data_fingerprint": prepared.fingerprint}
+    return {RUN_KEY: key, BASE_MODEL: base.id, COMPONENT: component.id, DATA_FINGERPRINT: prepared.fingerprint}
 
 
 def _metrics(workspace: Workspace, job: str) -> dict[str, float]:

@@ -17,7 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from mlops.core import console, stage
+from mlops.cli import stage
+from mlops.core import console
 from mlops.core.config import Config, Rule, locate
 from mlops.core.errors import AzureError, ConfigError, ValidationFailed
 from mlops.core.records import Finding, Prepared, Suite, Validated
@@ -25,8 +26,8 @@ from mlops.core.run import Run, write_atomically
 from mlops.dataset import suites
 from mlops.dataset.checks import RETENTION, check
 from mlops.dataset.conversation import SPLITS
-from mlops.judging.faults import rule_fault
 from mlops.judging.metrics import EVERY_KIND, parse
+from mlops.judging.validity import rule_fault
 from mlops.judging.wording import describe
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ import pytest
 
 from mlops.cloud.workspace import Workspace
 from mlops.core.config import Config, load
-from mlops.emulator.cloud import Options
-from mlops.emulator.faults import Faults
+from mlops.emulator.base.azure import Options
+from mlops.emulator.base.faults import Faults
 from mlops.emulator.server import Emulator
 
 
@@ -32,17 +32,17 @@ def azure(tmp_path_factory: pytest.TempPathFactory, weights_cache: Path) -> Iter
 
 
 @pytest.fixture
-def inside(azure: Emulator, monkeypatch: pytest.MonkeyPatch) -> Emulator:
+def inside(shared_emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Emulator:
     """The common emulator, with this process as its client."""
-    _enter(azure, monkeypatch)
-    return azure
+    _enter(shared_emulator, monkeypatch)
+    return shared_emulator
 
 
 @pytest.fixture
 def fault(inside: Emulator) -> Iterator[Callable[[str], None]]:
     """Order a fault from the common emulator. It must have happened when the test ends, or the test has shown nothing."""
-    yield inside.cloud.faults.order
-    assert inside.cloud.faults.pending() == []
+    yield inside.azure.faults.order
+    assert inside.azure.faults.pending() == []
 
 
 @pytest.fixture
@@ -95,13 +95,13 @@ def _enter(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def trained_job(azure: Emulator, tmp_path_factory: pytest.TempPathFactory) -> str:
+def trained_job(shared_emulator: Emulator, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A Completed job of the common emulator with a servable model in its output."""
-    from tests.serving import model_job
+    from tests.support.deployments import model_job
 
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         warnings.simplefilter("default")
-        _enter(azure, patch)
+        _enter(shared_emulator, patch)
         folder = tmp_path_factory.mktemp("job")
         (folder / "pipeline.toml").write_text("[targets.test]\n")
         return model_job(Workspace.open(load(folder / "pipeline.toml", "test")), folder / "code")

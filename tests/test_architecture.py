@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mlops.__main__ import STAGES
+from mlops.cli.run import STAGES
 
 ROOT = Path(__file__).parent.parent / "mlops"
 ALLOWED: dict[str, set[str]] = {

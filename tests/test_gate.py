@@ -16,10 +16,10 @@ from mlops.core.errors import AzureError, ConfigError, EvidenceError, NotPromote
 from mlops.core.records import Evaluated, Judged, Outcome, Override, Trained, Validated, Verdict
 from mlops.core.run import Run
 from mlops.gate import gate, main
-from mlops.gating.judge import judge
-from mlops.judging import faults
-from tests.judging.making import rows, rule
-from tests.report.making import make_run, write_evaluated
+from mlops.judging import validity
+from mlops.judging.judge import judge
+from tests.support.evidence import rows, rule
+from tests.support.run_directories import make_run, write_evaluated
 
 Fault = Callable[[str], None]
 
@@ -212,7 +212,7 @@ def test_a_gate_that_does_not_notice_gives_no_verdict(
     run = make_run(tmp_path, mlflow_run=training)
     gate(config(), run, workspace)
     before = tags(workspace, training)
-    monkeypatch.setattr(faults, "_of_the_suite", lambda *_: iter(()))
+    monkeypatch.setattr(validity, "_of_the_suite", lambda *_: iter(()))
     with pytest.raises(SelfTestFailed, match=r"scored on another suite .* target\.nll: not worse than the champion is shown") as caught:
         gate(config(), run, workspace)
     assert caught.value.exit_code == 19
@@ -431,7 +431,7 @@ def test_self_test_tells_each_probe(stored: Callable[..., int], tmp_path: Path, 
 def test_self_test_fails_where_the_gate_does_not_notice(
     stored: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(faults, "_of_the_value", lambda *_: iter(()))
+    monkeypatch.setattr(validity, "_of_the_value", lambda *_: iter(()))
     assert stored("--self-test") == 19
     told = capsys.readouterr()
     assert "MISSED  a figure of the candidate is infinite" in told.out

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mlops.__main__ import STAGES, main
+from mlops.__main__ import main
+from mlops.cli.run import STAGES
 from mlops.core.records import RECORDS, TornDown
 from mlops.core.run import Run
 

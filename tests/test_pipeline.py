@@ -124,7 +124,7 @@ class Project:
     def billing(self) -> list[str]:
         """What costs money now: deployments, and jobs that have not ended."""
         assert self.emulator is not None
-        store = self.emulator.cloud.store
+        store = self.emulator.azure.store
         deployments = [key for key, _ in store.list("deployment")]
         jobs = [key for key, job in store.list("job") if job["status"] not in ("Completed", "Failed", "Canceled")]
         return deployments + jobs
@@ -141,16 +141,16 @@ def project(tmp_path: Path, start_emulator: Callable[..., Emulator], monkeypatch
 
 
 @pytest.fixture(scope="module")
-def promoted(tmp_path_factory: pytest.TempPathFactory, azure: Emulator) -> Iterator[Project]:
+def promoted(tmp_path_factory: pytest.TempPathFactory, shared_emulator: Emulator) -> Iterator[Project]:
     """A project that has gone all the way: a trained model is live. Shared; what a test changes it puts back."""
     folder = tmp_path_factory.mktemp("project")
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         warnings.simplefilter("default")
         patch.chdir(folder)
-        for name, value in azure.environment().items():
+        for name, value in shared_emulator.environment().items():
             patch.setenv(name, value)
-        made = Project(folder, lambda: azure)
-        made.emulator = azure
+        made = Project(folder, lambda: shared_emulator)
+        made.emulator = shared_emulator
         assert made.mlops("run", "--until", "promote") == 0
         yield made
         made.workspace().endpoints.delete(ENDPOINT)
@@ -172,11 +172,11 @@ def test_from_conversations_to_live_traffic(promoted: Project) -> None:
 
 
 def test_a_second_run_pays_for_nothing_again(promoted: Project, capsys: pytest.CaptureFixture[str]) -> None:
-    jobs = {key for key, _ in promoted.emulator.cloud.store.list("job")} if promoted.emulator else set()
+    jobs = {key for key, _ in promoted.emulator.azure.store.list("job")} if promoted.emulator else set()
     before = {record.stage: record.digest() for record in promoted.records().records()}
     capsys.readouterr()
     assert promoted.mlops("run", "--until", "promote") == 0
-    assert {key for key, _ in promoted.emulator.cloud.store.list("job")} == jobs if promoted.emulator else False
+    assert {key for key, _ in promoted.emulator.azure.store.list("job")} == jobs if promoted.emulator else False
     assert {record.stage: record.digest() for record in promoted.records().records()} == before
     assert capsys.readouterr().out.count("nothing to do") >= 5
 
@@ -219,12 +219,12 @@ def test_what_fails_behind_the_gate_leaves_traffic_alone(promoted: Project, faul
     (promoted.folder / "lenient.toml").write_text(TOML[:first] + rule + TOML[last:])
     other = ("--config", "lenient.toml", "--set", "training.parameters.seed=7")
     assert promoted.mlops("run", *other, "--until", "register", run=run) == 0
-    faults = promoted.emulator.cloud.faults
+    faults = promoted.emulator.azure.faults
     faults.order(fault)
     try:
         assert promoted.mlops("run", *other, "--from", "deploy", run=run) == code
     finally:
-        promoted.emulator.cloud.faults = type(faults)()
+        promoted.emulator.azure.faults = type(faults)()
     assert (promoted.traffic(), promoted.billing()) == (live, billing)
     assert not promoted.records(run).has(Promoted)
 

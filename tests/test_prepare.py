@@ -23,7 +23,7 @@ from mlops.dataset.checks import check
 from mlops.dataset.conversation import SPLITS, Conversation, Message, read_jsonl
 from mlops.prepare import ORDER, prepare, sample, shorten
 
-specification = importlib.util.spec_from_file_location("hub", Path(__file__).parent / "dataset" / "hub.py")
+specification = importlib.util.spec_from_file_location("hub", Path(__file__).parent / "support" / "hub.py")
 assert specification is not None
 assert specification.loader is not None
 hub = importlib.util.module_from_spec(specification)

@@ -9,19 +9,20 @@ from pathlib import Path
 
 import pytest
 
+from mlops.cli.rollback import rollback
 from mlops.cloud.endpoints import Endpoints
-from mlops.cloud.workspace import EXPIRES, MARK, PIPELINE, PREVIOUS, TARGET, Workspace
+from mlops.cloud.tags import EXPIRES, MARK, PIPELINE, PREVIOUS, TARGET, TRAINING_JOB
+from mlops.cloud.workspace import Workspace
 from mlops.core.config import Config
 from mlops.core.errors import DeploymentFailed, NotPromoted, RegistrationError, SmokeTestFailed, TrafficError
 from mlops.core.records import Deployed, Promoted, Smoked, TornDown, Verdict
 from mlops.core.run import Run
 from mlops.deploy import deploy
 from mlops.promote import promote
-from mlops.register import JOB_TAG, register
-from mlops.rollback import rollback
+from mlops.register import register
 from mlops.smoke_test import smoke_test
 from mlops.teardown import teardown
-from tests.serving import behind_the_gate
+from tests.support.deployments import behind_the_gate
 
 Settings = Callable[..., Config]
 Open = Callable[[Config], Workspace]
@@ -104,7 +105,7 @@ def test_from_the_gate_to_live_traffic_and_every_step_again_changes_nothing(stag
     run = stage.registered()
     config, workspace = stage.session()
     again = register(config, run, workspace)
-    assert workspace.assets.find_model("served", {JOB_TAG: stage.job}) is not None
+    assert workspace.assets.find_model("served", {TRAINING_JOB: stage.job}) is not None
     assert again.tags["mlops.verdict"] == "PROMOTE"
     assert again.tags["metric.target.nll"] == "1.25"
 

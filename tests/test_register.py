@@ -11,7 +11,7 @@ from mlops.core.config import Config
 from mlops.core.errors import NotPromoted
 from mlops.core.records import Judged, Override, Registered, Verdict
 from mlops.register import NAME, register, version
-from tests.serving import behind_the_gate
+from tests.support.deployments import behind_the_gate
 
 KEY = "0123456789abcdef" * 4
 

@@ -20,9 +20,9 @@ from mlops.cloud.workspace import Workspace
 from mlops.core.config import load
 from mlops.core.records import Judged, Judgement, Outcome, Verdict
 from mlops.core.run import Run
-from mlops.emulator.cloud import Options
+from mlops.emulator.base.azure import Options
 from mlops.emulator.server import Emulator
-from tests.small_world import Row, known, school, tastes, weather
+from tests.support.toy_model import Row, known, school, tastes, weather
 
 ENDPOINT = "scenarios"
 KINDS = {"fact", "arithmetic", "refusal"}
@@ -137,7 +137,7 @@ class Scenarios:
 
     def billing(self) -> list[str]:
         """Deployments that cost money."""
-        return [key for key, _ in self.emulator.cloud.store.list("deployment")]
+        return [key for key, _ in self.emulator.azure.store.list("deployment")]
 
 
 def _lines(rows: Sequence[Row]) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mlops.cloud.scoring import Answer, payload
+from mlops.cloud.invoke import Answer, payload
 from mlops.core.errors import RecordError
 from mlops.smoke_test import Question, fault, percentile, questions
 

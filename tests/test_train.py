@@ -6,14 +6,15 @@ from typing import Any
 
 import pytest
 
-from mlops.cloud.jobs import KEY, Jobs
+from mlops.cloud.jobs import Jobs
+from mlops.cloud.tags import RUN_KEY
 from mlops.cloud.watch import Watch
 from mlops.cloud.workspace import Workspace
 from mlops.core.config import ComputeConfig, Config
 from mlops.core.errors import ConfigError, JobCanceled, JobFailed
 from mlops.core.records import Parameter, Trained
 from mlops.train import display_name, run_key, train
-from tests.serving import ready_to_train
+from tests.support.deployments import ready_to_train
 
 Settings = Callable[..., Config]
 Open = Callable[[Config], Workspace]
@@ -84,7 +85,7 @@ def opened(inside: object, settings: Settings, open_workspace: Open) -> Callable
 
 
 def attempts(config: Config, workspace: Workspace, key: str) -> list[str]:
-    return [job.status for job in workspace.jobs.find(config.training.experiment, {KEY: key}, name_hint="train")]
+    return [job.status for job in workspace.jobs.find(config.training.experiment, {RUN_KEY: key}, name_hint="train")]
 
 
 def test_a_training_is_attached_to_after_a_crash_and_reused_when_it_is_done(
@@ -116,7 +117,7 @@ def test_a_training_is_attached_to_after_a_crash_and_reused_when_it_is_done(
     assert sources["weight_decay"] == ("0.0", "default")
     assert sources["compute_finetune"] == ("cluster", "pipeline")
     job = workspace.jobs.get(done.job)
-    assert job.tags[KEY] == done.run_key
+    assert job.tags[RUN_KEY] == done.run_key
     assert workspace.ours_now(job.tags)
     assert "trained_model" in job.outputs
 
@@ -140,7 +141,7 @@ def test_a_failed_or_cancelled_training_stops_and_the_next_run_tries_again(
     with pytest.raises(JobCanceled):
         train(config, run, workspace)
     assert not run.has(Trained)
-    [key] = {job.tags[KEY] for job in workspace.jobs.ours() if job.name.startswith("mlops-train-") and job.status == "Canceled"}
+    [key] = {job.tags[RUN_KEY] for job in workspace.jobs.ours() if job.name.startswith("mlops-train-") and job.status == "Canceled"}
     assert attempts(config, workspace, key) == ["Canceled", "Failed"]
 
 

@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING
 
 from mlops.cloud.errors import NotFound
 from mlops.cloud.outputs import Outputs
+from mlops.cloud.tags import DATA_FINGERPRINT
 
 if TYPE_CHECKING:
     from mlops.cloud.endpoints import Live
     from mlops.cloud.workspace import Workspace
 
-__all__ = ["DATA_TAG", "Champion", "find"]
+__all__ = ["Champion", "find"]
 
-DATA_TAG = "mlops.data_fingerprint"
-"""Tag on a registered model: digest of the data it was trained on."""
 
 _OF_WORKSPACE = re.compile(
     r"(?:azureml:)?(?P<workspace>/subscriptions/.+)/models/(?P<name>[^/]+)/versions/(?P<version>[^/]+)", re.IGNORECASE
@@ -111,9 +110,9 @@ def _split(endpoint: str, live: Live) -> tuple[str, ...]:
 def _data(model: str, tags: Mapping[str, str], fingerprint: str) -> tuple[str, ...]:
     # Rows that it has seen make it look better, and nothing else does: the doubt is against the candidate.
     doubt = "so rows of today's suites may have been among its training rows. That could only favour it"
-    trained_on = tags.get(DATA_TAG)
+    trained_on = tags.get(DATA_FINGERPRINT)
     if not trained_on:
-        return (f"Which data the champion {model} was trained on is unknown (no tag {DATA_TAG} can be read), {doubt}.",)
+        return (f"Which data the champion {model} was trained on is unknown (no tag {DATA_FINGERPRINT} can be read), {doubt}.",)
     if trained_on != fingerprint:
         return (f"The champion {model} was trained on other data than the candidate ({trained_on}, not {fingerprint}), {doubt}.",)
     return ()

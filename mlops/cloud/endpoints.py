@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from mlops.cloud.deployment_failures import classify
 from mlops.cloud.entities import word
 from mlops.cloud.errors import NotFound, ServiceRefusal, explain, translated
-from mlops.cloud.failures import classify
-from mlops.cloud.scoring import Scorer
+from mlops.cloud.invoke import Scorer
 from mlops.core import console
 from mlops.core.config import EndpointConfig
 from mlops.core.errors import AzureError, ConfigError, DeploymentFailed, TrafficError

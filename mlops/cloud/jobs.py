@@ -1,7 +1,7 @@
 """Jobs: submit, find again, watch, cancel; their metrics and outputs.
 
-A job's name is made from what decides its result: ``mlops-{name_hint}-{first 16 of tags[KEY]}-{n}``, n = 1 for the first attempt. So the
-job of a key is found with one GET per attempt instead of paging through every job of the workspace, and two runners that submit the
+A job's name is made from what decides its result: ``mlops-{name_hint}-{first 16 of tags[RUN_KEY]}-{n}``, n = 1 for the first attempt. So
+the job of a key is found with one GET per attempt instead of paging through every job of the workspace, and two runners that submit the
 same work at the same moment ask for the same name: Azure keeps one job, and nobody pays twice.
 """
 
@@ -19,26 +19,15 @@ from typing import TYPE_CHECKING, Any
 
 from mlops.cloud.entities import word
 from mlops.cloud.errors import NotFound, translated
+from mlops.cloud.tags import MARK, PIPELINE, RUN_KEY
 from mlops.core import console
 from mlops.core.errors import AzureError
 
 if TYPE_CHECKING:
     from mlops.cloud.workspace import Workspace
 
-__all__ = ["ACTIVE", "COMMIT", "DETACHED", "DISPATCHED", "KEY", "SETTINGS", "WAITING", "JobInput", "JobView", "Jobs"]
+__all__ = ["ACTIVE", "JobInput", "JobView", "Jobs"]
 
-KEY = "mlops.run_key"
-"""Tag: hex sha256 over everything that decides the job's result. Every job that we submit has it."""
-
-DETACHED = "mlops.detached"
-"""Tag on a training that was left to itself: :data:`WAITING` until somebody carries the pipeline on, then who."""
-WAITING = "waiting"
-DISPATCHED = "mlops.dispatched"
-"""Tag on a detached training that has completed: when a run was dispatched that shall carry the pipeline on (ISO 8601, UTC)."""
-COMMIT = "mlops.commit"
-"""Tag on a detached training: the commit whose pipeline it belongs to."""
-SETTINGS = "mlops.settings"
-"""Tag on a detached training: the ``--set`` options of its pipeline."""
 
 ACTIVE = frozenset({"NotStarted", "Starting", "Provisioning", "Preparing", "Queued", "Running", "Finalizing", "Scheduled"})
 """Statuses from which a job can still complete."""
@@ -110,7 +99,7 @@ class Jobs:
     ) -> str:
         """Submit a command job and return its name.
 
-        ``tags`` must hold :data:`KEY`; the workspace's own tags are added. ``outputs`` is name → type (``uri_folder``, …).
+        ``tags`` must hold :data:`RUN_KEY`; the workspace's own tags are added. ``outputs`` is name → type (``uri_folder``, …).
         """
         from azure.ai.ml import Input, Output
         from azure.ai.ml import command as command_job
@@ -131,15 +120,15 @@ class Jobs:
         return self._submit(job, name_hint, tags, experiment, display_name)
 
     def submit_pipeline(self, pipeline: Any, *, name_hint: str, tags: Mapping[str, str], experiment: str, display_name: str) -> str:
-        """Submit a pipeline built with ``azure.ai.ml.dsl`` and return the job's name. ``tags`` must hold :data:`KEY`."""
+        """Submit a pipeline built with ``azure.ai.ml.dsl`` and return the job's name. ``tags`` must hold :data:`RUN_KEY`."""
         return self._submit(pipeline, name_hint, tags, experiment, display_name)
 
     def find(self, experiment: str, tags: Mapping[str, str], *, name_hint: str) -> list[JobView]:
-        """The jobs of a key, newest attempt first. ``tags`` must hold :data:`KEY`; ``name_hint`` is the one of the submit.
+        """The jobs of a key, newest attempt first. ``tags`` must hold :data:`RUN_KEY`; ``name_hint`` is the one of the submit.
 
         Tags are compared, too: a job that has the name by chance, or another's key with the same beginning, is left out.
         """
-        found = [view for view in self._attempts(name_hint, tags[KEY]) if view.experiment == experiment]
+        found = [view for view in self._attempts(name_hint, tags[RUN_KEY]) if view.experiment == experiment]
         return [view for view in reversed(found) if tags.items() <= view.tags.items()]
 
     def ours(self) -> Iterator[JobView]:
@@ -148,11 +137,10 @@ class Jobs:
 
     def of_pipeline(self) -> Iterator[JobView]:
         """Every job of this pipeline, whatever its target."""
-        from mlops.cloud.workspace import MARK, PIPELINE
 
         with translated("listing jobs"):
             # The service filters by the tag's name; its value is for us to compare.
-            for job in self._workspace.ml.jobs.list(tag=KEY):
+            for job in self._workspace.ml.jobs.list(tag=RUN_KEY):
                 if job is not None and (job.tags or {}).get(PIPELINE) == MARK:
                     yield _view(job)
 
@@ -226,8 +214,8 @@ class Jobs:
         return Outputs(self._workspace).download(self.get(job).outputs.get(output, ""), job, output, into)
 
     def _submit(self, job: Any, name_hint: str, tags: Mapping[str, str], experiment: str, display_name: str) -> str:
-        attempts = sum(1 for _ in self._attempts(name_hint, tags[KEY]))
-        job.name = _name(name_hint, tags[KEY], attempts + 1)
+        attempts = sum(1 for _ in self._attempts(name_hint, tags[RUN_KEY]))
+        job.name = _name(name_hint, tags[RUN_KEY], attempts + 1)
         job.display_name = display_name
         job.experiment_name = experiment
         job.tags = {**self._workspace.tags, **tags}
@@ -238,14 +226,14 @@ class Jobs:
                 made = _view(self._workspace.ml.jobs.create_or_update(job))
         except AzureError:
             # Refused, perhaps because somebody was faster: then there is a job of this name now, and theirs can't be changed by us.
-            rival = self._same_work(job.name, tags[KEY])
+            rival = self._same_work(job.name, tags[RUN_KEY])
             if rival is None:
                 raise
             console.info(f"  {rival.name} was submitted by somebody else just now: {rival.studio_url}")
             return rival.name
         except KeyboardInterrupt:
             # The request may have been heard all the same, and nobody would wait for what it has started.
-            heard = self._same_work(job.name, tags[KEY])
+            heard = self._same_work(job.name, tags[RUN_KEY])
             if heard is not None and self._workspace.ours_now(heard.tags):
                 console.warning(f"Interrupted: cancelling job {heard.name}, which was submitted just now.")
                 self.cancel(heard.name)
@@ -259,7 +247,7 @@ class Jobs:
             found = self.get(name)
         except NotFound:
             return None
-        return found if found.tags.get(KEY) == key else None
+        return found if found.tags.get(RUN_KEY) == key else None
 
     def _attempts(self, name_hint: str, key: str) -> Iterator[JobView]:
         """The jobs of a key, oldest first."""

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from mlops.cloud.history import RunDetails
+from mlops.cloud.run_history import RunDetails
 from mlops.core import console
 from mlops.core.errors import AzureError, CredentialError, Detached, JobCanceled, JobFailed, JobStatusUnknown, MlopsError
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlops.cloud.credential import checked_credential
 from mlops.cloud.errors import translated
+from mlops.cloud.tags import MARK, OWNER, PIPELINE, RUN, TARGET
 from mlops.core.config import COORDINATES, Config
 from mlops.core.errors import ConfigError, NotPromoted
 
@@ -22,25 +23,11 @@ if TYPE_CHECKING:
     from mlops.cloud.assets import Assets
     from mlops.cloud.compute import Computes
     from mlops.cloud.endpoints import Endpoints
-    from mlops.cloud.history import History
     from mlops.cloud.jobs import Jobs
+    from mlops.cloud.run_history import History
     from mlops.cloud.tracking import Tracking
 
-__all__ = ["EXPIRES", "MARK", "OWNER", "PIPELINE", "PREVIOUS", "RUN", "TARGET", "Workspace"]
-
-PIPELINE = "mlops.pipeline"
-"""Tag on everything that we create; its value is :data:`MARK`. Nothing without it is ever deleted."""
-MARK = "azureml-chat-mlops"
-TARGET = "mlops.target"
-"""Tag: the target that something was created for."""
-OWNER = "mlops.owner"
-"""Tag: who started the pipeline, on GitHub the actor."""
-RUN = "mlops.run"
-"""Tag: which run of the pipeline; on GitHub ``owner/repository/run id``, elsewhere ``host:folder``."""
-EXPIRES = "mlops.expires_at"
-"""Tag on endpoints: when the reaper may take them (ISO 8601)."""
-PREVIOUS = "mlops.previous"
-"""Tag on endpoints: the deployment that is kept at 0 % for rollback."""
+__all__ = ["Workspace"]
 
 
 class Workspace:
@@ -137,7 +124,7 @@ class Workspace:
     @cached_property
     def history(self) -> History:
         """Run history: details, children, logs."""
-        from mlops.cloud.history import History
+        from mlops.cloud.run_history import History
 
         return History(self)
 

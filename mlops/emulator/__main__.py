@@ -25,7 +25,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mlops.emulator.faults import Faults
+    from mlops.emulator.base.faults import Faults
     from mlops.emulator.server import Emulator
 
 __all__ = ["main"]
@@ -119,14 +119,14 @@ class _Faults(argparse.Action):
         super().__init__(option_strings, dest, nargs=0, help=help)
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        from mlops.emulator.faults import KNOWN
+        from mlops.emulator.base.faults import KNOWN
 
         sys.stdout.writelines(f"{name:<22}{what}\n" for name, what in KNOWN.items())
         parser.exit()
 
 
 def _ordered(specs: Sequence[str], parser: argparse.ArgumentParser) -> Faults:
-    from mlops.emulator.faults import Faults
+    from mlops.emulator.base.faults import Faults
 
     try:
         return Faults(specs)
@@ -135,7 +135,7 @@ def _ordered(specs: Sequence[str], parser: argparse.ArgumentParser) -> Faults:
 
 
 def _emulator(options: argparse.Namespace, state: Path, faults: Faults) -> Emulator:
-    from mlops.emulator.cloud import Options
+    from mlops.emulator.base.azure import Options
     from mlops.emulator.server import Emulator
 
     chosen = Options(
@@ -149,7 +149,7 @@ def _emulator(options: argparse.Namespace, state: Path, faults: Faults) -> Emula
 
 
 def _serve(emulator: Emulator, state: Path) -> int:
-    from mlops.emulator import tracking
+    from mlops.emulator.history import mlflow_api
 
     variables = state.resolve() / "env"
     variables.touch(mode=0o600)  # it holds the client secret
@@ -157,7 +157,7 @@ def _serve(emulator: Emulator, state: Path) -> int:
     lines = [
         "The Azure ML emulator is running.",
         f"  in another shell   . {shlex.quote(str(variables))}",
-        f"  MLflow page        {tracking.url(emulator.cloud)}",
+        f"  MLflow page        {mlflow_api.url(emulator.azure)}",
     ]
     sys.stdout.write("\n".join(lines) + "\n")
     sys.stdout.flush()
@@ -179,7 +179,7 @@ def _again(options: argparse.Namespace) -> str:
 
 
 def _run(command: Sequence[str], environment: Mapping[str, str]) -> int:
-    from mlops.emulator import children
+    from mlops.emulator.base import children
 
     read, write = os.pipe()
     try:

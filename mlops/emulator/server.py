@@ -12,23 +12,24 @@ from typing import Self
 
 import uvicorn
 
-from mlops.emulator import operations
-from mlops.emulator.app import App, Route
-from mlops.emulator.children import Children
-from mlops.emulator.cloud import Cloud, Identity, Options
-from mlops.emulator.faults import Faults
-from mlops.emulator.proxy import Proxy
-from mlops.emulator.store import Store
-from mlops.emulator.tls import GITHUB_HOSTS, HOSTS, certificates
+from mlops.emulator.base.azure import Azure, Identity, Options
+from mlops.emulator.base.children import Children
+from mlops.emulator.base.faults import Faults
+from mlops.emulator.base.store import Store
+from mlops.emulator.wire import operations
+from mlops.emulator.wire.app import App, Route
+from mlops.emulator.wire.proxy import Proxy
+from mlops.emulator.wire.tls import GITHUB_HOSTS, HOSTS, certificates
 
 __all__ = ["Emulator"]
 
 MODULES = (
-    "identity", "registry", "workspace", "compute", "blobs", "tracking", "runs", "artifacts", "assets", "jobs", "models", "endpoints",
-    "deployments", "scoring",
+    "identity.entra", "registry.registry", "workspace.workspace", "workspace.compute", "storage.blobs", "history.mlflow_api",
+    "history.runs", "history.artifacts", "workspace.assets", "jobs.jobs", "workspace.models", "serving.endpoints", "serving.deployments",
+    "serving.scoring",
 )  # fmt: skip
-"""One per resource, each with ``ROUTES``; ``startup(cloud)`` and ``shutdown(cloud)`` where it has something to begin or end."""
-GITHUB_MODULES = ("githuboidc", "github")
+"""One per resource, each with ``ROUTES``; ``startup(azure)`` and ``shutdown(azure)`` where it has something to begin or end."""
+GITHUB_MODULES = ("identity.github_oidc", "github_api")
 """And those where GitHub is emulated as well."""
 
 KEEP_ALIVE_S = 240
@@ -50,7 +51,7 @@ class Emulator:
         self.state = state.resolve()
         self.state.mkdir(parents=True, exist_ok=True)
         store = Store(self.state / "emulator.db")
-        self.cloud = Cloud(self.state, store, Identity.remembered(store), options or Options(), faults or Faults(), Children())
+        self.azure = Azure(self.state, store, Identity.remembered(store), options or Options(), faults or Faults(), Children())
         self.hosts_asked: dict[str, bool] = {}
         """Host name → whether it was let through, for every host that was asked for."""
         self._port = port
@@ -62,7 +63,7 @@ class Emulator:
 
     def environment(self) -> dict[str, str]:
         """What a client must have set: proxy, trust, identity, coordinates. Nothing else sends it here."""
-        return dict(self.cloud.environment)
+        return dict(self.azure.environment)
 
     def start(self) -> Self:
         """Listen. Returns when requests are served."""
@@ -78,7 +79,7 @@ class Emulator:
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._stop.set)
             self._thread.join()
-        self.cloud.store.close()
+        self.azure.store.close()
 
     def __enter__(self) -> Self:
         return self.start()
@@ -93,21 +94,21 @@ class Emulator:
         except BaseException as failure:
             self._failure = failure
         finally:
-            self.cloud.children.stop()
+            self.azure.children.stop()
             self._ready.set()
             self._loop.close()
 
     async def _serve(self) -> None:
-        github = bool(self.cloud.options.github)
+        github = bool(self.azure.options.github)
         names = (*MODULES, *(GITHUB_MODULES if github else ()))
         hosts = (*HOSTS, *(GITHUB_HOSTS if github else ()))
         modules = [importlib.import_module(f"mlops.emulator.{name}") for name in names]
-        identity = importlib.import_module("mlops.emulator.identity")
+        identity = importlib.import_module("mlops.emulator.identity.entra")
         routes: list[Route] = [*operations.ROUTES, *(route for module in modules for route in module.ROUTES)]
         listener = socket.socket()
         listener.bind(("127.0.0.1", 0))
         config = uvicorn.Config(
-            App(self.cloud, routes, identity.authenticate),
+            App(self.azure, routes, identity.authenticate),
             lifespan="off",
             log_config=None,
             access_log=False,
@@ -124,8 +125,8 @@ class Emulator:
             while not (server.started or serving.done()):
                 await asyncio.sleep(0.01)
             self._port = await proxy.start(self._port)
-            self.cloud.environment = self._client_environment()
-            operations.interrupted(self.cloud)
+            self.azure.environment = self._client_environment()
+            operations.interrupted(self.azure)
             await self._hooks(modules, "startup")
             self._ready.set()
             await self._stop.wait()
@@ -133,7 +134,7 @@ class Emulator:
             await proxy.stop()
             await self._hooks(modules, "shutdown")
             # Off the loop: a child that is being ended may still talk to us.
-            await asyncio.to_thread(self.cloud.children.stop)
+            await asyncio.to_thread(self.azure.children.stop)
             await proxy.hang_up()
             server.should_exit = True
             await serving
@@ -149,14 +150,14 @@ class Emulator:
     async def _hooks(self, modules: list[ModuleType], name: str) -> None:
         for module in modules:
             if hook := getattr(module, name, None):
-                await hook(self.cloud)
+                await hook(self.azure)
 
     def _note(self, host: str, allowed: bool) -> None:
         self.hosts_asked[host] = allowed
 
     def _client_environment(self) -> dict[str, str]:
         proxy = f"http://127.0.0.1:{self._port}"
-        i = self.cloud.identity
+        i = self.azure.identity
         variables = {
             "HTTPS_PROXY": proxy,
             "HTTP_PROXY": proxy,

@@ -16,9 +16,9 @@ import numpy.typing as npt
 from mlops.core.records import Interval, Outcome
 from mlops.judging.evidence import Rows
 from mlops.judging.metrics import Metric
-from mlops.judging.ranks import signed_rank
-from mlops.judging.statistics import SEED, Estimate, minimum_detectable_effect, paired_bootstrap, rows_needed
-from mlops.judging.wins import mcnemar
+from mlops.judging.statistics.bootstrap import SEED, Estimate, minimum_detectable_effect, paired_bootstrap, rows_needed
+from mlops.judging.statistics.mcnemar import mcnemar
+from mlops.judging.statistics.wilcoxon import signed_rank
 from mlops.judging.wording import number, percent
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """Answer one rule of the gate.
 
-Whatever makes the evidence invalid is looked for first (:mod:`mlops.judging.faults`); then a rule is shown, failed or unproven.
+Whatever makes the evidence invalid is looked for first (:mod:`mlops.judging.validity`); then a rule is shown, failed or unproven.
 Nothing is shown but what is certain: doubt never helps the candidate.
 """
 
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Literal
 from mlops.core.records import Judgement, Outcome
 from mlops.judging.comparison import Comparison, Figures, distance, gain, paired, pointwise
 from mlops.judging.evidence import Evidence, ModelEvidence
-from mlops.judging.faults import first_fault
 from mlops.judging.metrics import EVERY_KIND, Metric, parse
+from mlops.judging.validity import first_fault
 from mlops.judging.wording import demand, describe, number, percent
 
 if TYPE_CHECKING:

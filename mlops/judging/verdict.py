@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 from mlops.core.records import Judgement, Outcome, Verdict
 from mlops.judging.evidence import Evidence
-from mlops.judging.holm import holm
 from mlops.judging.rules import answer, expand
-from mlops.judging.statistics import POWER, level
+from mlops.judging.statistics.bootstrap import POWER, level
+from mlops.judging.statistics.holm import holm
 from mlops.judging.wording import number
 
 if TYPE_CHECKING:

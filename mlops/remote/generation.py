@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlops.remote.encoding import render, tokenise
+from mlops.remote.likelihood import batches
 from mlops.remote.rouge import rouge_l
-from mlops.remote.scoring import batches
 from mlops.remote.suites import Row
 
 __all__ = ["Answer", "generate"]

@@ -8,11 +8,11 @@ import pytest
 
 from mlops.cloud.endpoints import EndpointView, Live
 from mlops.cloud.errors import NotFound
-from mlops.cloud.scoring import payload
+from mlops.cloud.invoke import payload
 from mlops.cloud.workspace import Workspace
 from mlops.core.config import EndpointConfig
 from mlops.core.errors import AzureError, ConfigError, DeploymentFailed, TrafficError
-from tests.serving import registered_model
+from tests.support.deployments import registered_model
 
 Fault = Callable[[str], None]
 WANTED = EndpointConfig(name="rules", probe_initial_delay_s=1)

@@ -14,10 +14,10 @@ from azure.identity import ClientAssertionCredential
 from mlops.cloud.credential import MANAGEMENT_SCOPE, checked_credential
 from mlops.cloud.federated import GitHubCredential, identity_claims
 from mlops.core.errors import CredentialError
-from mlops.emulator import githuboidc
-from mlops.emulator.cloud import Options
-from mlops.emulator.githuboidc import WorkflowRun, job_environment
-from mlops.emulator.identity import federate
+from mlops.emulator.base.azure import Options
+from mlops.emulator.identity import github_oidc
+from mlops.emulator.identity.entra import federate
+from mlops.emulator.identity.github_oidc import WorkflowRun, job_environment
 from mlops.emulator.server import Emulator
 
 REPOSITORY = "octo/chat"
@@ -39,7 +39,7 @@ def job(github: Emulator, monkeypatch: pytest.MonkeyPatch) -> Enter:
     """Become a job: ``job(run, environment="train")``; no secret anywhere."""
 
     def enter(run: WorkflowRun = RUN, environment: str = "train", **changes: str) -> None:
-        variables = github.environment() | job_environment(github.cloud, run, environment) | {"GITHUB_ACTIONS": "true"} | changes
+        variables = github.environment() | job_environment(github.azure, run, environment) | {"GITHUB_ACTIONS": "true"} | changes
         variables.pop("AZURE_CLIENT_SECRET")
         monkeypatch.delenv("AZURE_CLIENT_SECRET", raising=False)
         for name, value in variables.items():
@@ -49,7 +49,7 @@ def job(github: Emulator, monkeypatch: pytest.MonkeyPatch) -> Enter:
 
 
 def entra_calls(github: Emulator, order: str) -> None:
-    github.cloud.faults.order(order)
+    github.azure.faults.order(order)
 
 
 def test_a_job_signs_in_without_a_secret_and_its_tokens_are_masked_first(job: Enter, capsys: pytest.CaptureFixture[str]) -> None:
@@ -86,7 +86,7 @@ def test_an_assertion_that_was_kept_too_long_is_what_fails(job: Enter, github: E
     job()
     entra_calls(github, "assertion-expired x1")
     kept = GitHubCredential()._assertion()
-    old: Any = ClientAssertionCredential(github.cloud.identity.tenant, github.cloud.identity.client, lambda: kept)
+    old: Any = ClientAssertionCredential(github.azure.identity.tenant, github.azure.identity.client, lambda: kept)
     with pytest.raises(ClientAuthenticationError, match="AADSTS700024"):
         old.get_token(MANAGEMENT_SCOPE)
     assert GitHubCredential().get_token(MANAGEMENT_SCOPE).token
@@ -96,7 +96,7 @@ def test_an_expired_assertion_is_fetched_once_more(job: Enter, github: Emulator)
     job()
     entra_calls(github, "assertion-expired x1")
     assert GitHubCredential().get_token(MANAGEMENT_SCOPE).token
-    assert not github.cloud.faults.pending()
+    assert not github.azure.faults.pending()
 
 
 def test_a_clock_that_is_off_is_told(job: Enter, github: Emulator) -> None:
@@ -125,14 +125,14 @@ def test_an_untrusted_subject_is_told_with_the_credential_to_create(
     assert f"'{subject}'" in raised.value.what
     assert f'"subject": "{subject}"' in raised.value.fix
     assert '"issuer": "https://token.actions.githubusercontent.com"' in raised.value.fix
-    assert f"--id {github.cloud.identity.client} " in raised.value.fix
+    assert f"--id {github.azure.identity.client} " in raised.value.fix
 
 
 def test_an_immutable_subject_is_another_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Repositories made since July 2026 carry ids in their subjects: the credential by names alone does not fit them."""
     options = Options(github=REPOSITORY, federated_subjects=(TRUSTED,), immutable_subjects=True)
     with Emulator(tmp_path, options) as emulator:
-        variables = emulator.environment() | job_environment(emulator.cloud, RUN, "train") | {"GITHUB_ACTIONS": "true"}
+        variables = emulator.environment() | job_environment(emulator.azure, RUN, "train") | {"GITHUB_ACTIONS": "true"}
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
         monkeypatch.delenv("AZURE_CLIENT_SECRET")
@@ -141,7 +141,7 @@ def test_an_immutable_subject_is_another_one(tmp_path: Path, monkeypatch: pytest
         found = re.search(r'"subject": "(repo:octo@\d+/chat@\d+:environment:train)"', raised.value.fix)
         assert found
         # What the message says to create is what helps.
-        federate(emulator.cloud, githuboidc.ISSUER, found[1], githuboidc._public(emulator.cloud))
+        federate(emulator.azure, github_oidc.ISSUER, found[1], github_oidc._public(emulator.azure))
         assert checked_credential().get_token(MANAGEMENT_SCOPE)
 
 
@@ -163,7 +163,7 @@ def test_without_the_permission_the_error_names_it(job: Enter, monkeypatch: pyte
 
 
 def test_the_right_to_ask_ends_with_the_job(job: Enter, github: Emulator) -> None:
-    job(**job_environment(github.cloud, RUN, "train", seconds=-1))
+    job(**job_environment(github.azure, RUN, "train", seconds=-1))
     with pytest.raises(CredentialError, match="six hours") as raised:
         checked_credential()
     assert "detach_after_minutes" in raised.value.fix

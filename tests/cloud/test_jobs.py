@@ -9,8 +9,9 @@ import pytest
 
 from mlops.cloud import watch
 from mlops.cloud.errors import NotFound
-from mlops.cloud.jobs import KEY, JobInput, Jobs, JobView, _name
+from mlops.cloud.jobs import JobInput, Jobs, JobView, _name
 from mlops.cloud.outputs import _inside
+from mlops.cloud.tags import RUN_KEY
 from mlops.cloud.watch import Watch
 from mlops.cloud.workspace import Workspace
 from mlops.core.config import ComputeConfig, Config
@@ -56,14 +57,14 @@ def submit(workspace: Workspace, folder: Path, **variables: str) -> str:
         environment="azureml://registries/azureml/environments/acft-hf-nlp-gpu/versions/112",
         compute="cluster",
         environment_variables=variables,
-        tags={KEY: key(folder), "colour": "red"},
+        tags={RUN_KEY: key(folder), "colour": "red"},
         experiment="experiment",
         display_name="a small job",
     )
 
 
 def find(workspace: Workspace, folder: Path, experiment: str = "experiment", **tags: str) -> list[str]:
-    return [job.name for job in workspace.jobs.find(experiment, {KEY: key(folder), **tags}, name_hint=HINT)]
+    return [job.name for job in workspace.jobs.find(experiment, {RUN_KEY: key(folder), **tags}, name_hint=HINT)]
 
 
 def test_a_job_is_submitted_watched_found_again_and_its_output_downloaded(

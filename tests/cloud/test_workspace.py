@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from mlops.cloud.errors import NotFound
-from mlops.cloud.workspace import MARK, OWNER, PIPELINE, RUN, TARGET, Workspace
+from mlops.cloud.tags import MARK, OWNER, PIPELINE, RUN, TARGET
+from mlops.cloud.workspace import Workspace
 from mlops.core.config import Config
 from mlops.core.errors import ConfigError, CredentialError
 from mlops.emulator.server import Emulator

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mlops.emulator.cloud import Options
+from mlops.emulator.base.azure import Options
 from mlops.emulator.server import Emulator
 
 

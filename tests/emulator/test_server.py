@@ -13,16 +13,16 @@ from typing import Any
 import pytest
 import requests
 
-from mlops.emulator import blobs
-from mlops.emulator.app import host_role
-from mlops.emulator.cloud import Options, arm_id
-from mlops.emulator.identity import MANAGEMENT, issue
+from mlops.emulator.base.azure import Options, arm_id
+from mlops.emulator.identity.entra import MANAGEMENT, issue
 from mlops.emulator.server import Emulator
-from mlops.emulator.tls import HOSTS
+from mlops.emulator.storage import blobs
+from mlops.emulator.wire.app import host_role
+from mlops.emulator.wire.tls import HOSTS
 
 
 def ask(emulator: Emulator, url: str, method: str = "GET", **query: str) -> requests.Response:
-    headers = {"Authorization": f"Bearer {issue(emulator.cloud, MANAGEMENT)}"}
+    headers = {"Authorization": f"Bearer {issue(emulator.azure, MANAGEMENT)}"}
     return requests.request(method, url, params=query, headers=headers, timeout=30)
 
 
@@ -96,45 +96,45 @@ class TestRefused:
     """Before a resource is asked."""
 
     def test_unknown_route(self, emulator: Emulator) -> None:
-        answer = ask(emulator, MANAGEMENT + arm_id(emulator.cloud, "schedules", "x"), **{"api-version": "2023-04-01"})
+        answer = ask(emulator, MANAGEMENT + arm_id(emulator.azure, "schedules", "x"), **{"api-version": "2023-04-01"})
         assert answer.status_code == 501
-        assert f"GET {MANAGEMENT}{arm_id(emulator.cloud, 'schedules', 'x')}" in answer.json()["error"]["message"]
+        assert f"GET {MANAGEMENT}{arm_id(emulator.azure, 'schedules', 'x')}" in answer.json()["error"]["message"]
 
     def test_unknown_method_names_the_known_ones(self, emulator: Emulator) -> None:
-        answer = ask(emulator, MANAGEMENT + arm_id(emulator.cloud, "computes", "x"), "PATCH")
+        answer = ask(emulator, MANAGEMENT + arm_id(emulator.azure, "computes", "x"), "PATCH")
         assert (answer.status_code, "DELETE, GET, PUT" in answer.json()["error"]["message"]) == (501, True)
 
     @pytest.mark.parametrize("version", ["2025-01-01", ""])
     def test_api_version(self, emulator: Emulator, version: str) -> None:
-        answer = ask(emulator, MANAGEMENT + emulator.cloud.workspace_id, **{"api-version": version})
+        answer = ask(emulator, MANAGEMENT + emulator.azure.workspace_id, **{"api-version": version})
         assert (answer.status_code, answer.json()["error"]["code"]) == (400, "InvalidApiVersionParameter")
         assert "2023-08-01-preview" in answer.json()["error"]["message"]
 
     def test_another_workspace(self, emulator: Emulator) -> None:
-        answer = ask(emulator, MANAGEMENT + emulator.cloud.workspace_id + "x", **{"api-version": "2023-08-01-preview"})
+        answer = ask(emulator, MANAGEMENT + emulator.azure.workspace_id + "x", **{"api-version": "2023-08-01-preview"})
         assert (answer.status_code, answer.json()["error"]["code"]) == (404, "ResourceNotFound")
 
     def test_without_a_token(self, emulator: Emulator) -> None:
-        answer = requests.get(MANAGEMENT + emulator.cloud.workspace_id, params={"api-version": "2023-08-01-preview"}, timeout=30)
+        answer = requests.get(MANAGEMENT + emulator.azure.workspace_id, params={"api-version": "2023-08-01-preview"}, timeout=30)
         assert answer.status_code == 401
 
     def test_case_of_fixed_parts_does_not_matter(self, emulator: Emulator) -> None:
-        path = emulator.cloud.workspace_id.replace("resourceGroups", "resourcegroups").replace("/workspaces/ws", "/Workspaces/WS")
+        path = emulator.azure.workspace_id.replace("resourceGroups", "resourcegroups").replace("/workspaces/ws", "/Workspaces/WS")
         assert ask(emulator, MANAGEMENT + path, **{"api-version": "2023-08-01-preview"}).status_code == 200
 
     @pytest.mark.parametrize("content", ["", "{", "[1]"])
     def test_body_that_is_no_object(self, emulator: Emulator, content: str) -> None:
         answer = requests.put(
-            MANAGEMENT + arm_id(emulator.cloud, "computes", "gpu"),
+            MANAGEMENT + arm_id(emulator.azure, "computes", "gpu"),
             params={"api-version": "2023-08-01-preview"},
-            headers={"Authorization": f"Bearer {issue(emulator.cloud, MANAGEMENT)}"},
+            headers={"Authorization": f"Bearer {issue(emulator.azure, MANAGEMENT)}"},
             data=content,
             timeout=30,
         )
         assert (answer.status_code, answer.json()["error"]["code"]) == (400, "InvalidRequestContent")
 
     def test_unknown_operation(self, emulator: Emulator) -> None:
-        path = f"/subscriptions/{emulator.cloud.identity.subscription}/providers/Microsoft.MachineLearningServices/locations/eastus"
+        path = f"/subscriptions/{emulator.azure.identity.subscription}/providers/Microsoft.MachineLearningServices/locations/eastus"
         assert ask(emulator, f"{MANAGEMENT}{path}/mfeOperationsStatus/od:x").status_code == 404
 
 
@@ -150,17 +150,17 @@ class TestRestart:
         def clients(emulator: Emulator) -> Any:
             for name, value in emulator.environment().items():
                 monkeypatch.setenv(name, value)
-            i = emulator.cloud.identity
+            i = emulator.azure.identity
             return MLClient(DefaultAzureCredential(), i.subscription, i.group, i.workspace)
 
         container = ""
         with Emulator(tmp_path, options) as emulator:
             clients(emulator).compute.begin_create_or_update(AmlCompute(name="gpu", size="Standard_NC24ads_A100_v4")).result()
-            container = blobs.datastore_container(emulator.cloud)
-            with BlobClient.from_blob_url(blobs.sas_url(emulator.cloud, container, "a/b", "cw")) as blob:
+            container = blobs.datastore_container(emulator.azure)
+            with BlobClient.from_blob_url(blobs.sas_url(emulator.azure, container, "a/b", "cw")) as blob:
                 blob.upload_blob(b"kept", metadata={"k": "v"})
             before = emulator.environment()
-            signed = blobs.sas_url(emulator.cloud, container, "a/b")
+            signed = blobs.sas_url(emulator.azure, container, "a/b")
         with Emulator(tmp_path, options) as emulator:
             assert clients(emulator).compute.get("gpu").provisioning_state == "Succeeded"
             with BlobClient.from_blob_url(signed) as blob:
@@ -171,11 +171,11 @@ class TestRestart:
 
     def test_what_was_under_way_has_failed(self, tmp_path: Path, options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
         with Emulator(tmp_path, options) as emulator:
-            emulator.cloud.store.put("operation", "o1", {"status": "InProgress", "polls": 0, "start": "", "end": None, "error": None})
+            emulator.azure.store.put("operation", "o1", {"status": "InProgress", "polls": 0, "start": "", "end": None, "error": None})
         with Emulator(tmp_path, options) as emulator:
             for name, value in emulator.environment().items():
                 monkeypatch.setenv(name, value)
-            path = f"/subscriptions/{emulator.cloud.identity.subscription}/providers/Microsoft.MachineLearningServices/locations/eastus"
+            path = f"/subscriptions/{emulator.azure.identity.subscription}/providers/Microsoft.MachineLearningServices/locations/eastus"
             answer = ask(emulator, f"{MANAGEMENT}{path}/computeOperationsStatus/o1").json()
         assert (answer["status"], answer["error"]["code"]) == ("Failed", "OperationCanceled")
 

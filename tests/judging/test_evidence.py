@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mlops.judging.evidence import Rows, Scoreless
-from tests.judging.making import rows
+from tests.support.evidence import rows
 
 
 def test_rows_are_columns_in_the_order_of_their_ids() -> None:

@@ -24,7 +24,7 @@ from mlops.judging.metrics import parse
 from mlops.judging.rules import answer
 from mlops.judging.verdict import decide
 from mlops.remote.metrics import aggregate
-from tests.judging.making import evidence, model, rule
+from tests.support.evidence import evidence, model, rule
 
 Floats = npt.NDArray[np.float64]
 Made = dict[str, Any]

@@ -13,12 +13,12 @@ import pytest
 from mlops.core.config import Rule
 from mlops.core.records import Outcome, Verdict
 from mlops.judging.evidence import Evidence, ModelEvidence, Rows
-from mlops.judging.faults import rule_fault
 from mlops.judging.metrics import parse
 from mlops.judging.rules import answer, expand
+from mlops.judging.validity import rule_fault
 from mlops.judging.verdict import combine, decide
 from mlops.remote.metrics import aggregate
-from tests.judging.making import DIGESTS, RULES, evidence, model, rows, rule
+from tests.support.evidence import DIGESTS, RULES, evidence, model, rows, rule
 
 CANDIDATE = rows("candidate", shift=-0.4)
 

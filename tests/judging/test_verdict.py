@@ -12,7 +12,7 @@ from mlops.core.errors import RecordError
 from mlops.core.records import Judged, Judgement, Outcome, Verdict
 from mlops.core.run import Run
 from mlops.judging.verdict import combine, correct, decide
-from tests.judging.making import RULES, evidence, model, rows, rule
+from tests.support.evidence import RULES, evidence, model, rows, rule
 
 
 def judgement(outcome: Outcome, critical: bool = True, **fields: Any) -> Judgement:

@@ -8,7 +8,7 @@ import pytest
 
 from mlops.remote.encoding import digest, encode
 from mlops.remote.suites import Row
-from tests.remote.tiny import TEMPLATE, make_tokenizer
+from tests.support.tiny import TEMPLATE, make_tokenizer
 
 # The end token after the last message only, as Phi-3 has it.
 ENDING = (

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mlops.remote.models import find, load, weights_digest
-from tests.remote.tiny import make_model, make_tokenizer, save
+from tests.support.tiny import make_model, make_tokenizer, save
 
 # peft 0.21 asks a model of transformers 5.23 by the old name.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")

@@ -9,8 +9,8 @@ import pytest
 
 from mlops.core.records import Interval, Judged, Outcome, Probe, Verdict
 from mlops.report.explain import explain, probes, what_if
-from tests.judging.making import rows, rule
-from tests.report.making import judge_run, make_run
+from tests.support.evidence import rows, rule
+from tests.support.run_directories import judge_run, make_run
 
 RULES = (
     rule(baseline="champion", test="paired_bootstrap", min_rows=50),

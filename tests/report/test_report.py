@@ -13,8 +13,8 @@ from mlops.core.records import Evaluated, Interval, Judged, Judgement, Outcome, 
 from mlops.core.run import Run
 from mlops.report import html, markdown
 from mlops.report.screen import screen
-from tests.judging.making import rows, rule
-from tests.report.making import judge_run, make_run
+from tests.support.evidence import rows, rule
+from tests.support.run_directories import judge_run, make_run
 
 RULES = (
     rule(baseline="champion", test="paired_bootstrap"),

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from mlops.core.records import Evaluated, Sample
 from mlops.report.samples import Exchange, exchanges
-from tests.report.making import make_run
+from tests.support.run_directories import make_run
 
 
 def asked(evaluated: Evaluated, **answers: dict[str, str]) -> Evaluated:

@@ -9,10 +9,10 @@ import pytest
 
 from mlops.cloud.workspace import Workspace
 from mlops.core.config import load
-from mlops.emulator.cloud import Options
+from mlops.emulator.base.azure import Options
 from mlops.emulator.server import Emulator
-from tests.workflows.harness import Harness
-from tests.workflows.trees import REPOSITORY
+from tests.support.workflows.harness import Harness
+from tests.support.workflows.trees import REPOSITORY
 
 TRUSTED = tuple(f"repo:{REPOSITORY}:environment:{name}" for name in ("train", "prod", "pr", "gate-override"))
 """The federated credentials that docs/workflows.md tells to create: no branch and no bare pull request is trusted."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from mlops.emulator import github
+from mlops.emulator import github_api
 from mlops.emulator.server import Emulator
-from tests.workflows.harness import Harness
+from tests.support.workflows.harness import Harness
 
 
 def test_a_fork_runs_everything_offline_and_says_so(repository: Harness, emulator: Emulator) -> None:
@@ -12,7 +12,7 @@ def test_a_fork_runs_everything_offline_and_says_so(repository: Harness, emulato
     assert fork.jobs == {"offline": "success"}, fork.trouble
     assert "offline, on the emulator" in fork.summary
     assert "PROMOTE" in fork.summary
-    assert github.comments(emulator.cloud, 13) == [], "a fork's token may not write"
+    assert github_api.comments(emulator.azure, 13) == [], "a fork's token may not write"
     assert emulator.hosts_asked == {}, "a fork asked for something outside its own emulator"
     assert repository.jobs() == {}
 
@@ -23,7 +23,7 @@ def test_without_azure_variables_it_runs_offline_too_and_the_comment_says_so(rep
     asked = set(emulator.hosts_asked)
     stopped = repository.pull_request(14, configured=False)
     assert stopped.jobs == {"offline": "failure", "comment": "success"}, stopped.trouble
-    (comment,) = github.comments(emulator.cloud, 14)
+    (comment,) = github_api.comments(emulator.azure, 14)
     assert "## ❌ validate failed" in comment["body"]
     assert "data/nothing.jsonl" in comment["body"]
     assert "**offline, on the emulator**" in comment["body"]

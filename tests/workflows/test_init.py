@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from mlops.cli.init import CALLERS
 from mlops.emulator.server import Emulator
-from mlops.github.init import CALLERS
-from tests.workflows.harness import Harness
-from tests.workflows.trees import ROOT, commit, git
+from tests.support.workflows.harness import Harness
+from tests.support.workflows.trees import ROOT, commit, git
 
 PROJECT = "octo/project"
 ENDPOINT = "mine-completion"

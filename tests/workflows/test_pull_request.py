@@ -6,18 +6,19 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from mlops.cloud.workspace import EXPIRES, MARK, OWNER, PIPELINE, RUN, TARGET, Workspace
-from mlops.emulator import github
+from mlops.cloud.tags import EXPIRES, MARK, OWNER, PIPELINE, RUN, TARGET
+from mlops.cloud.workspace import Workspace
+from mlops.emulator import github_api
 from mlops.emulator.server import Emulator
-from tests.workflows.harness import Harness, Result
-from tests.workflows.signals import cancel_step, until
-from tests.workflows.trees import REPOSITORY
+from tests.support.workflows.harness import Harness, Result
+from tests.support.workflows.signals import cancel_step, until
+from tests.support.workflows.trees import REPOSITORY
 
 NUMBER = 12
 
 
 def bodies(emulator: Emulator, number: int = NUMBER) -> list[str]:
-    return [comment["body"] for comment in github.comments(emulator.cloud, number)]
+    return [comment["body"] for comment in github_api.comments(emulator.azure, number)]
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,7 @@ def opened(repository: Harness, emulator: Emulator) -> Result:
     """The first run of pull request 12; a person has quoted our marker before."""
     quoted = "> <!-- azureml-chat-mlops: the pipeline's comment -->\nWhat is this?"
     person = {"login": "somebody", "id": 7, "type": "User"}
-    emulator.cloud.store.put("github-comment", "1", {"id": 1, "issue": NUMBER, "body": quoted, "edits": 0, "user": person})
+    emulator.azure.store.put("github-comment", "1", {"id": 1, "issue": NUMBER, "body": quoted, "edits": 0, "user": person})
     return repository.pull_request(NUMBER)
 
 
@@ -46,7 +47,7 @@ def test_it_gets_one_comment_with_verdict_figures_samples_cost_and_links(opened:
 
 
 def test_a_failed_deployment_leaves_nothing_and_the_comment_says_why(opened: Result, repository: Harness, emulator: Emulator) -> None:
-    emulator.cloud.faults.order("deployment-unhealthy x1")
+    emulator.azure.faults.order("deployment-unhealthy x1")
     failed = repository.pull_request(NUMBER, "synchronize", inline=True)
     assert failed.code == 1
     assert (failed.jobs["deploy"], failed.jobs["teardown"], failed.jobs["comment"]) == ("failure", "success", "success"), failed.trouble
@@ -57,7 +58,7 @@ def test_a_failed_deployment_leaves_nothing_and_the_comment_says_why(opened: Res
 
 
 def test_a_failed_smoke_test_leaves_nothing(opened: Result, repository: Harness, emulator: Emulator) -> None:
-    emulator.cloud.faults.order("scoring-424 x1")
+    emulator.azure.faults.order("scoring-424 x1")
     failed = repository.pull_request(NUMBER, "synchronize", inline=True)
     assert (failed.jobs["deploy"], failed.jobs["smoke-test"], failed.jobs["teardown"]) == ("success", "failure", "success")
     assert "promote" not in failed.jobs
@@ -71,7 +72,7 @@ def test_a_cancelled_run_leaves_nothing(opened: Result, repository: Harness, emu
 
     def cancel(_result: Result) -> None:
         if until(lambda: any(repository.endpoints().values())):
-            tags.update(emulator.cloud.store.list("endpoint")[0][1]["tags"])
+            tags.update(emulator.azure.store.list("endpoint")[0][1]["tags"])
             cancel_step(repository.artifacts, "-m mlops run --from deploy")
 
     cancelled = repository.pull_request(NUMBER, "synchronize", during=cancel)

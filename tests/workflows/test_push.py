@@ -8,11 +8,11 @@ from __future__ import annotations
 import pytest
 
 from mlops.cloud.workspace import Workspace
-from mlops.emulator import github
+from mlops.emulator import github_api
 from mlops.emulator.server import Emulator
-from tests.workflows.harness import Harness, Result
-from tests.workflows.signals import until
-from tests.workflows.trees import commit, git
+from tests.support.workflows.harness import Harness, Result
+from tests.support.workflows.signals import until
+from tests.support.workflows.trees import commit, git
 
 ENDPOINT = "chat-prod"
 REASON = "The suite is new and small; two of us have read every answer"
@@ -26,7 +26,7 @@ def learning_rate(value: str) -> tuple[str, str]:
 @pytest.fixture(scope="module")
 def first(repository: Harness, emulator: Emulator) -> Result:
     """The first push; GitHub hands out one token that has expired already, in the middle of it."""
-    emulator.cloud.faults.order("assertion-expired@*:environment:prod x1")
+    emulator.azure.faults.order("assertion-expired@*:environment:prod x1")
     return repository.push()
 
 
@@ -45,14 +45,14 @@ def test_a_push_is_trained_judged_and_promoted(first: Result, live: str, reposit
     assert (first.outputs["state"], first.outputs["endpoint"]) == ("completed", ENDPOINT)
     assert repository.endpoints() == {ENDPOINT: {live: 100}}
     assert "## Gate: PROMOTE" in first.summary
-    assert not emulator.cloud.faults.pending(), "the expired token was never asked for"
+    assert not emulator.azure.faults.pending(), "the expired token was never asked for"
     assert all(emulator.hosts_asked.values()), emulator.hosts_asked
 
 
 def test_nothing_secret_is_printed(first: Result, emulator: Emulator) -> None:
-    keys = [key for _, endpoint in emulator.cloud.store.list("endpoint") for key in endpoint["keys"].values()]
+    keys = [key for _, endpoint in emulator.azure.store.list("endpoint") for key in endpoint["keys"].values()]
     assert len(keys) == 2
-    assert "ghs_" in (emulator.cloud.store.list("github-token")[0][0])
+    assert "ghs_" in (emulator.azure.store.list("github-token")[0][0])
     for line in first.log.splitlines():
         if "add-mask" not in line:
             # JSON Web Tokens, GitHub's own, shared access signatures, the endpoint's keys.
@@ -95,7 +95,7 @@ def test_a_push_without_enough_evidence_is_held(held: Result, live: str, reposit
 
 
 def test_nobody_overrides_where_nobody_reviews(held: Result, live: str, repository: Harness, emulator: Emulator) -> None:
-    github.add_environment(emulator.cloud, "gate-override")
+    github_api.add_environment(emulator.azure, "gate-override")
     refused = override(repository, held)
     assert refused.jobs == {"validate": "success", "evaluate-gate": "failure", "teardown": "success"}, refused.trouble
     assert "An override was asked for and refused: environment gate-override has no required reviewers" in refused.summary
@@ -103,8 +103,8 @@ def test_nobody_overrides_where_nobody_reviews(held: Result, live: str, reposito
 
 
 def test_a_reviewed_override_promotes_and_is_loud(held: Result, repository: Harness, emulator: Emulator, workspace: Workspace) -> None:
-    github.add_environment(emulator.cloud, "gate-override", ["lead"])
-    github.approve(emulator.cloud, "502", "gate-override", "lead", "I have read them, too.")
+    github_api.add_environment(emulator.azure, "gate-override", ["lead"])
+    github_api.approve(emulator.azure, "502", "gate-override", "lead", "I have read them, too.")
     trained = repository.jobs()
     let = override(repository, held, run_id="502")
     assert let.code == 0, let.trouble
@@ -134,7 +134,7 @@ def test_a_long_training_is_left_to_itself_and_carried_on_by_the_schedule(
     # Meanwhile main moves on. The pipeline goes on as it began, at its own commit.
     repository.configure(learning_rate("0.03"), (r'^name = "chat"$', 'name = "chat-of-tomorrow"'))
     assert repository.schedule().jobs == {"resume": "success", "reap": "success"}
-    (asked,) = github.dispatches(emulator.cloud)
+    (asked,) = github_api.dispatches(emulator.azure)
     assert (asked["workflow"], asked["ref"], asked["inputs"]["commit"]) == ("dispatch.yml", "main", began)
     assert (asked["inputs"]["target"], asked["inputs"]["from"], asked["inputs"]["run-id"]) == ("prod", "train", left.run_id)
     rest = repository.dispatch("dispatch.yml", asked["inputs"])
@@ -145,10 +145,10 @@ def test_a_long_training_is_left_to_itself_and_carried_on_by_the_schedule(
     assert traffic.pop(live) == 0, "the previous deployment is kept for rollback"
     assert list(traffic.values()) == [100]
     models = [workspace.ml.models.get("chat", model.version) for model in workspace.ml.models.list("chat")]
-    assert [model.tags["mlops.git_commit"] for model in models if model.tags["mlops.job"] == job] == [began]
+    assert [model.tags["mlops.commit"] for model in models if model.tags["mlops.job"] == job] == [began]
 
     repository.schedule(job="resume")
-    assert len(github.dispatches(emulator.cloud)) == 1, "what has been carried on is not carried on again"
+    assert len(github_api.dispatches(emulator.azure)) == 1, "what has been carried on is not carried on again"
 
 
 def test_a_rollback_gives_the_traffic_back(live: str, repository: Harness) -> None:

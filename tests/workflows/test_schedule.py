@@ -6,12 +6,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from mlops.cloud.jobs import DETACHED, KEY, WAITING
-from mlops.cloud.workspace import EXPIRES, MARK, OWNER, PIPELINE, RUN, TARGET, Workspace
-from mlops.emulator import github
+from mlops.cloud.tags import DETACHED, EXPIRES, MARK, OWNER, PIPELINE, RUN, RUN_KEY, TARGET, WAITING
+from mlops.cloud.workspace import Workspace
+from mlops.emulator import github_api
 from mlops.emulator.server import Emulator
-from tests.workflows.harness import Harness
-from tests.workflows.trees import REPOSITORY
+from tests.support.workflows.harness import Harness
+from tests.support.workflows.trees import REPOSITORY
 
 PAST, FUTURE = (datetime.now(UTC) + timedelta(hours=hours) for hours in (-1, 1))
 
@@ -43,7 +43,7 @@ def job(workspace: Workspace, code: Path, name: str, run: str, **more: str) -> s
 
     environment = "azureml://registries/azureml/environments/acft-hf-nlp-gpu/versions/112"
     made: Any = command(
-        command="sleep 600", code=str(code), environment=environment, compute="cluster", tags={**tags(run), KEY: name, **more}
+        command="sleep 600", code=str(code), environment=environment, compute="cluster", tags={**tags(run), RUN_KEY: name, **more}
     )
     made.name = name
     return str(workspace.ml.jobs.create_or_update(made).name)
@@ -56,8 +56,8 @@ def test_the_reaper(repository: Harness, emulator: Emulator, workspace: Workspac
         endpoint(workspace, name, its)
     workspace.ml.compute.begin_create_or_update(AmlCompute(name="cluster", size="Standard_NC24ads_A100_v4", max_instances=9)).result()
     (tmp_path / "nothing.txt").touch()
-    github.add_workflow_run(emulator.cloud, "7", "completed", "cancelled")
-    github.add_workflow_run(emulator.cloud, "8", "in_progress", None)
+    github_api.add_workflow_run(emulator.azure, "7", "completed", "cancelled")
+    github_api.add_workflow_run(emulator.azure, "8", "in_progress", None)
     forgotten = job(workspace, tmp_path, "forgotten", f"{REPOSITORY}/7")
     others = [
         job(workspace, tmp_path, "detached", f"{REPOSITORY}/7", **{DETACHED: WAITING}),

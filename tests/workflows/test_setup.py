@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from tests.workflows.trees import ROOT
+from tests.support.workflows.trees import ROOT
 
 SCRIPT = ROOT / ".github/actions/setup/install.py"
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.workflows.signals import cancel_step, step_processes
+from tests.support.workflows.signals import cancel_step, step_processes
 
 WORDS = "pass # -m mlops run --from train"
 

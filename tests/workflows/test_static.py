@@ -15,11 +15,12 @@ from typing import Any
 
 import pytest
 
-from mlops.__main__ import STAGES, main
+from mlops.__main__ import main
+from mlops.cli.plan import JOBS
+from mlops.cli.run import STAGES
 from mlops.core.config import GateConfig
-from mlops.github.plan import JOBS
+from tests.support.workflows.trees import ROOT, inlined, read_workflow
 from tests.workflows.conftest import TRUSTED
-from tests.workflows.trees import ROOT, inlined, read_workflow
 
 GITHUB = ROOT / ".github"
 WORKFLOWS = sorted((GITHUB / "workflows").glob("*.yml"))
@@ -305,10 +306,10 @@ def test_dispatch_offers_the_jobs_that_there_are() -> None:
 @pytest.mark.parametrize(
     ("file", "starts"),
     [
-        ("pipeline.toml", True), ("data/retention.jsonl", True), ("mlops/train.py", True), ("mlops/remote/score.py", True),
+        ("pipeline.toml", True), ("data/retention.jsonl", True), ("mlops/train.py", True), ("mlops/remote/__main__.py", True),
         ("pyproject.toml", True), ("mlops/report/report.html.jinja", True),
         ("requirements/azure.lock", True), (".github/actions/stage/action.yml", True), (".github/workflows/pipeline.yml", True),
-        ("mlops/emulator/jobs.py", False), ("docs/workflows.md", False), ("tests/test_train.py", False), ("README.md", False),
+        ("mlops/emulator/jobs/jobs.py", False), ("docs/workflows.md", False), ("tests/test_train.py", False), ("README.md", False),
     ],
 )  # fmt: skip
 def test_a_push_trains_if_it_changes_what_decides_the_result(file: str, starts: bool) -> None:

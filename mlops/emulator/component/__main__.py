@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mlops.core import console
-from mlops.emulator import libraries
+from mlops.emulator.base import libraries
 from mlops.emulator.component.failures import StepError
 from mlops.emulator.component.step import Step
 

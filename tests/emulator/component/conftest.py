@@ -34,7 +34,7 @@ def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Kind → the stand-in's MLflow folder."""
-    from mlops.emulator.weights import standin
+    from mlops.emulator.registry.weights import standin
 
     cache = tmp_path_factory.mktemp("standins")
     return lambda kind: standin(kind, cache)  # type: ignore[arg-type]

@@ -1,0 +1,63 @@
+"""Show what the stages have left in the run directory, and the JSON Schema of pipeline.toml."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+
+from mlops.cli import stage
+from mlops.core import console
+from mlops.core.config import json_schema
+from mlops.core.records import Record, describe
+from mlops.core.run import Run
+
+__all__ = ["main", "schema"]
+
+WIDTH = 100
+"""Characters of a value that `mlops show` prints."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Show what the stages have left in the run directory."""
+    arguments = stage.parser((main.__doc__ or ""), prog="mlops show").parse_args(argv)
+
+    def show() -> int:
+        records = list(Run(arguments.run).records())
+        if not records:
+            console.info(f"{arguments.run} holds no records yet; `mlops prepare` makes the first one.")
+        for record in records:
+            console.info(f"▸ {record.stage}  ({record.made_at:%Y-%m-%d %H:%M:%S} UTC)")
+            for line in _lines(record):
+                console.info(f"  {line}")
+        return 0
+
+    return stage.guarded(show)
+
+
+def _lines(record: Record) -> list[str]:
+    content = {key: value for key, value in describe(record).items() if key not in ("schema_version", "made_at", "inputs", "self_test")}
+    width = max(len(key) for key in content)
+    lines = []
+    for key, value in content.items():
+        if isinstance(value, list) and value and isinstance(value[0], Mapping):
+            lines.append(f"{key}:")
+            lines += [f"  - {_short(', '.join(f'{name}={_plain(part)}' for name, part in entry.items()))}" for entry in value]
+        else:
+            lines.append(f"{key:<{width}}  {_short(_plain(value))}")
+    return lines
+
+
+def _plain(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= WIDTH else f"{line[: WIDTH - 1]}…"
+
+
+def schema(argv: Sequence[str]) -> int:
+    """Print the JSON Schema of pipeline.toml."""
+    stage.parser((schema.__doc__ or ""), prog="mlops schema").parse_args(argv)
+    console.info(json.dumps(json_schema(), indent=2))
+    return 0

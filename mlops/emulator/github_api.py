@@ -1,0 +1,255 @@
+"""As much of GitHub's REST API as the workflows call: comments on pull requests, workflow runs, dispatches, environments.
+
+Shapes and status codes follow https://docs.github.com/en/rest (api-version 2022-11-28). Tokens carry the permissions of the job that they
+were made for, so a call that the job's ``permissions:`` does not cover is refused here as there.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from mlops.emulator.base.azure import Azure
+from mlops.emulator.base.errors import AzureFault
+from mlops.emulator.wire.app import Answer, Route, body
+
+__all__ = ["ROUTES", "add_environment", "add_workflow_run", "approve", "comments", "dispatches", "open_pull_request", "token"]
+
+API = "https://api.github.com"
+BOT = {"login": "github-actions[bot]", "id": 41898282, "type": "Bot"}
+LIMIT = 65536
+"""Characters in a comment."""
+PAGE = 30
+
+
+def token(azure: Azure, permissions: Mapping[str, str]) -> str:
+    """A job's token: ``{"pull-requests": "write", …}``, as under ``permissions:``."""
+    made = f"ghs_{secrets.token_hex(18)}"
+    azure.store.put("github-token", made, {"permissions": dict(permissions)})
+    return made
+
+
+def open_pull_request(azure: Azure, number: int, title: str = "A change") -> None:
+    """Let there be a pull request."""
+    azure.store.put("github-issue", str(number), {"number": number, "title": title})
+
+
+def add_workflow_run(azure: Azure, run: str, status: str, conclusion: str | None) -> None:
+    """Let there be a workflow run: ``status`` queued, in_progress or completed; ``conclusion`` success, failure, cancelled or None."""
+    azure.store.put("github-run", run, {"id": int(run), "status": status, "conclusion": conclusion})
+
+
+def add_environment(azure: Azure, name: str, reviewers: Sequence[str] = (), *, prevent_self_review: bool = True) -> None:
+    """Let there be an environment. ``reviewers``: logins, one of whom must let a job in; without any, every job is let in."""
+    azure.store.put("github-environment", name, {"name": name, "reviewers": list(reviewers), "prevent_self_review": prevent_self_review})
+
+
+def approve(azure: Azure, run: str, environment: str, user: str, comment: str = "") -> None:
+    """Let the jobs of a workflow run into an environment, as a reviewer does."""
+    number = len(azure.store.list("github-approval"))
+    azure.store.put("github-approval", f"{run}/{number}", {"environment": environment, "user": user, "comment": comment})
+
+
+def comments(azure: Azure, number: int) -> list[dict[str, Any]]:
+    """The comments on a pull request, oldest first."""
+    found = [comment for _, comment in azure.store.list("github-comment") if comment["issue"] == number]
+    return sorted(found, key=lambda comment: comment["id"])
+
+
+def dispatches(azure: Azure) -> list[dict[str, Any]]:
+    """The workflow dispatches that were asked for, oldest first: ``workflow``, ``ref``, ``inputs``."""
+    return [asked for _, asked in sorted(azure.store.list("github-dispatch"), key=lambda pair: int(pair[0]))]
+
+
+async def get_issue(azure: Azure, request: Request) -> Answer:
+    """An issue or pull request."""
+    _allow(azure, request, "pull-requests", "issues")
+    issue, base = _issue(azure, request), _base(request)
+    url = f"{base}/issues/{issue['number']}"
+    return {
+        "id": issue["number"], "number": issue["number"], "title": issue["title"], "state": "open", "url": url,
+        "comments_url": f"{url}/comments", "repository_url": base, "user": BOT, "pull_request": {"url": f"{base}/pulls/{issue['number']}"},
+    }  # fmt: skip
+
+
+async def list_comments(azure: Azure, request: Request) -> Answer:
+    """Comments, oldest first, page by page."""
+    _allow(azure, request, "pull-requests", "issues")
+    found = comments(azure, _issue(azure, request)["number"])
+    size, page = int(request.query_params.get("per_page", PAGE)), int(request.query_params.get("page", 1))
+    shown = [_comment(request, comment) for comment in found[(page - 1) * size : page * size]]
+    links = {}
+    if len(found) > page * size:
+        following = f"{API}{request.url.path}?per_page={size}&page={page + 1}"
+        links = {"Link": f'<{following}>; rel="next"'}
+    return JSONResponse(shown, headers=links)
+
+
+async def post_comment(azure: Azure, request: Request) -> Answer:
+    """Write a comment."""
+    _allow(azure, request, "pull-requests", "issues", write=True)
+    issue, text = _issue(azure, request), await _text(request)
+    number = 1000 + len(azure.store.list("github-comment"))
+    comment = azure.store.put(
+        "github-comment", str(number), {"id": number, "issue": issue["number"], "body": text, "edits": 0, "user": BOT}
+    )
+    return JSONResponse(_comment(request, comment), status_code=201)
+
+
+async def patch_comment(azure: Azure, request: Request) -> Answer:
+    """Change a comment."""
+    _allow(azure, request, "pull-requests", "issues", write=True)
+    text = await _text(request)
+    try:
+        with azure.store.change("github-comment", request.path_params["comment"]) as comment:
+            comment["body"], comment["edits"] = text, comment["edits"] + 1
+    except KeyError:
+        raise _not_found() from None
+    return _comment(request, comment)
+
+
+async def get_run(azure: Azure, request: Request) -> Answer:
+    """A workflow run."""
+    _allow(azure, request, "actions")
+    run = azure.store.get("github-run", request.path_params["run"])
+    if run is None:
+        raise _not_found()
+    return {
+        **run,
+        "url": f"{_base(request)}/actions/runs/{run['id']}",
+        "html_url": f"https://github.com/{azure.options.github}/actions/runs/{run['id']}",
+    }
+
+
+async def get_approvals(azure: Azure, request: Request) -> Answer:
+    """Who let a run's jobs into environments."""
+    _allow(azure, request, "actions")
+    run = request.path_params["run"]
+    if azure.store.get("github-run", run) is None:
+        raise _not_found()
+    return JSONResponse(
+        [
+            {"environments": [{"name": one["environment"]}], "state": "approved", "user": _user(one["user"]), "comment": one["comment"]}
+            for _, one in azure.store.list("github-approval", f"{run}/")
+        ]
+    )
+
+
+async def get_environment(azure: Azure, request: Request) -> Answer:
+    """An environment with its protection rules."""
+    _allow(azure, request, "actions")
+    known = azure.store.get("github-environment", request.path_params["environment"])
+    if known is None:
+        raise _not_found()
+    rule = {
+        "id": 1, "type": "required_reviewers", "prevent_self_review": known["prevent_self_review"],
+        "reviewers": [{"type": "User", "reviewer": _user(login)} for login in known["reviewers"]],
+    }  # fmt: skip
+    name = known["name"]
+    return {
+        "id": 1, "name": name, "url": f"{_base(request)}/environments/{name}", "deployment_branch_policy": None,
+        "html_url": f"https://github.com/{azure.options.github}/deployments/activity_log?environments_filter={name}",
+        "protection_rules": [rule] if known["reviewers"] else [],
+    }  # fmt: skip
+
+
+async def get_workflow(azure: Azure, request: Request) -> Answer:
+    """A workflow, by its file's name."""
+    _allow(azure, request, "actions")
+    name = request.path_params["workflow"]
+    return {
+        "id": 1,
+        "name": name,
+        "path": f".github/workflows/{name}",
+        "state": "active",
+        "url": f"{_base(request)}/actions/workflows/{name}",
+    }
+
+
+async def post_dispatch(azure: Azure, request: Request) -> Answer:
+    """Start a workflow. Nothing is started here: what was asked for is kept."""
+    _allow(azure, request, "actions", write=True)
+    asked = await body(request)
+    if unknown := sorted(asked.keys() - {"ref", "inputs"}):
+        raise _github(422, f"Invalid request. {', '.join(unknown)} is not a permitted key.")
+    inputs = asked.get("inputs") or {}
+    if not asked.get("ref") or not isinstance(inputs, dict) or len(inputs) > 25 or not all(isinstance(v, str) for v in inputs.values()):
+        raise _github(422, "Invalid request.")
+    number = str(len(azure.store.list("github-dispatch")))
+    azure.store.put("github-dispatch", number, {"workflow": request.path_params["workflow"], "ref": asked["ref"], "inputs": inputs})
+    return Response(status_code=204)
+
+
+def _allow(azure: Azure, request: Request, *scopes: str, write: bool = False) -> None:
+    """The token must be known, and one of the scopes must be granted; the repository must be the emulated one."""
+    given = request.headers.get("authorization", "").rpartition(" ")[2]
+    known = azure.store.get("github-token", given) if given else None
+    if known is None:
+        raise _github(401, "Bad credentials")
+    if f"{request.path_params['owner']}/{request.path_params['repository']}".lower() != azure.options.github.lower():
+        raise _not_found()
+    enough = ("write",) if write else ("read", "write")
+    if not any(known["permissions"].get(scope) in enough for scope in scopes):
+        raise _github(403, "Resource not accessible by integration")
+
+
+def _user(login: str) -> dict[str, Any]:
+    return {"login": login, "id": int.from_bytes(login.encode()[:4], "big"), "type": "User"}
+
+
+def _issue(azure: Azure, request: Request) -> dict[str, Any]:
+    issue = azure.store.get("github-issue", request.path_params["number"])
+    if issue is None:
+        raise _not_found()
+    return issue
+
+
+async def _text(request: Request) -> str:
+    text = (await body(request)).get("body")
+    if not isinstance(text, str) or not text:
+        raise _github(422, "Validation Failed")
+    if len(text) > LIMIT:
+        raise _github(422, f"Body is too long (maximum is {LIMIT} characters)")
+    return text
+
+
+def _comment(request: Request, comment: Mapping[str, Any]) -> dict[str, Any]:
+    url = f"{_base(request)}/issues/comments/{comment['id']}"
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {
+        "id": comment["id"], "url": url, "html_url": f"https://github.com/#issuecomment-{comment['id']}", "body": comment["body"],
+        "user": comment["user"], "created_at": now, "updated_at": now, "issue_url": f"{_base(request)}/issues/{comment['issue']}",
+    }  # fmt: skip
+
+
+def _base(request: Request) -> str:
+    return f"{API}/repos/{request.path_params['owner']}/{request.path_params['repository']}"
+
+
+def _not_found() -> AzureFault:
+    return _github(404, "Not Found")
+
+
+def _github(status: int, message: str) -> AzureFault:
+    return AzureFault(
+        status, str(status), message, body={"message": message, "documentation_url": "https://docs.github.com/rest", "status": str(status)}
+    )
+
+
+_REPOSITORY = "/repos/{owner}/{repository}"
+ROUTES = [
+    Route("github", "GET", _REPOSITORY + "/issues/{number}", get_issue, public=True),
+    Route("github", "GET", _REPOSITORY + "/issues/{number}/comments", list_comments, public=True),
+    Route("github", "POST", _REPOSITORY + "/issues/{number}/comments", post_comment, public=True),
+    Route("github", "PATCH", _REPOSITORY + "/issues/comments/{comment}", patch_comment, public=True),
+    Route("github", "GET", _REPOSITORY + "/actions/runs/{run}", get_run, public=True),
+    Route("github", "GET", _REPOSITORY + "/actions/runs/{run}/approvals", get_approvals, public=True),
+    Route("github", "GET", _REPOSITORY + "/environments/{environment}", get_environment, public=True),
+    Route("github", "GET", _REPOSITORY + "/actions/workflows/{workflow}", get_workflow, public=True),
+    Route("github", "POST", _REPOSITORY + "/actions/workflows/{workflow}/dispatches", post_dispatch, public=True),
+]

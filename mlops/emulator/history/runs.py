@@ -1,0 +1,275 @@
+"""Run history: how a run stands, its logs, its children, and edits of its tags. What ``jobs.stream`` and ``jobs.download`` read.
+
+Shapes follow the service's OpenAPI (``run-history.json`` in Azure/azure-sdk-for-python) and recorded traffic.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from starlette.requests import Request
+
+from mlops.emulator.base.azure import API_HOST, LOCATION, Azure
+from mlops.emulator.base.errors import AzureFault, user_error
+from mlops.emulator.base.store import Document
+from mlops.emulator.history import artifacts, runstore
+from mlops.emulator.storage import blobs
+from mlops.emulator.storage.files import Blob, walk
+from mlops.emulator.wire.app import WS, Answer, Route, body
+
+__all__ = ["ROUTES", "read", "services"]
+
+LOGS = ("user_logs/", "logs/azureml/")
+EDITABLE = {"displayName": "display_name", "description": "description", "hidden": "hidden"}
+MERGED = ("tags", "properties")
+ASSET_TYPES = {
+    "uri_file": "UriFile", "uri_folder": "UriFolder", "mlflow_model": "MLFlowModel", "custom_model": "CustomModel", "mltable": "MLTable",
+}  # fmt: skip
+PAGE = 100
+
+
+async def get_run(azure: Azure, request: Request) -> Answer:
+    """What is known of a run."""
+    return metadata(azure, read(azure, request.path_params["run"]))
+
+
+async def get_details(azure: Azure, request: Request) -> Answer:
+    """A run with the URLs of its logs and what it was asked to do."""
+    runstore.seen(azure, request.path_params["run"])
+    run = read(azure, request.path_params["run"])
+    names = ("rootRunId", "runNumber", "status", "parentRunId", "startTimeUtc", "endTimeUtc", "error", "warnings", "tags", "properties")
+    more = (
+        "parameters", "services", "inputDatasets", "outputDatasets", "revision", "runTypeV2", "settings", "computeRequest", "compute",
+        "createdBy", "computeDuration", "effectiveStartTimeUtc", "userId", "statusRevision", "currentComputeTime", "lastStartTimeUtc",
+        "lastModifiedBy", "lastModifiedUtc", "duration", "inputs", "outputs", "runId", "runUuid", "parentRunUuid", "rootRunUuid", "target",
+        "dataContainerId",
+    )  # fmt: skip
+    known = metadata(azure, run)
+    return {name: known[name] for name in names + more} | {
+        "createdTimeUtc": known["createdUtc"],
+        "runDefinition": run["job"],
+        "logFiles": log_files(azure, run["name"]),
+        "jobCost": None,
+        "currentAttemptId": 1,
+    }
+
+
+async def get_children(azure: Azure, request: Request) -> Answer:
+    """The runs directly below a run, oldest first."""
+    run = read(azure, request.path_params["run"])
+    query = request.query_params
+    if query.get("$filter") or query.get("$orderby"):
+        raise user_error("Children can't be filtered or ordered here.")
+    begin = int(query.get("$continuationtoken") or 0)
+    count = int(query.get("$top") or PAGE)
+    found = runstore.children(azure, run["name"])
+    page = found[begin : begin + count]
+    end = begin + len(page)
+    following = None
+    # $top bounds the whole list for the SDK's max_results, so a bounded list has no second page.
+    if end < len(found) and "$top" not in query:
+        following = str(request.url.include_query_params(**{"$continuationtoken": end}))
+    return {
+        "value": [metadata(azure, child) for child in page],
+        "continuationToken": str(end) if following else None,
+        "nextLink": following,
+    }
+
+
+async def post_rundata(azure: Azure, request: Request) -> Answer:
+    """One run with its definition, as asked for."""
+    asked = await body(request)
+    return run_data(azure, read(azure, str(asked.get("runId"))), asked)
+
+
+async def post_batch_rundata(azure: Azure, request: Request) -> Answer:
+    """Several of them; those that are not there are told as errors."""
+    asked = await body(request)
+    found, errors = {}, {}
+    for key, one in (asked.get("requests") or {}).items():
+        try:
+            found[key] = run_data(azure, read(azure, str(one.get("runId"))), one)
+        except AzureFault as fault:
+            errors[key] = fault.envelope(LOCATION)
+    return {"results": found, "errors": errors}
+
+
+async def patch_run(azure: Azure, request: Request) -> Answer:
+    """Edit name, description, tags and properties: the latter two are merged, as ``jobs.update`` expects."""
+    run = read(azure, request.path_params["run"])
+    asked = {key: value for key, value in (await body(request)).items() if value is not None}
+    if unknown := sorted(asked.keys() - EDITABLE.keys() - set(MERGED) - {"runId"}):
+        raise user_error(f"The request is invalid: run history does not let {', '.join(unknown)} be changed here.")
+    with runstore.change(azure, run["name"]) as document:
+        for key, name in EDITABLE.items():
+            document[name] = asked.get(key, document[name])
+        for key in MERGED:
+            document[key] |= {name: str(value) for name, value in (asked.get(key) or {}).items()}
+        document |= {"modified": runstore.now(), "revision": document["revision"] + 1}
+    await runstore.tell_tags(azure, run["name"], asked.get("tags") or {}, asked.get("displayName"))
+    return metadata(azure, read(azure, run["name"]))
+
+
+async def patch_tags(azure: Azure, request: Request) -> Answer:
+    """Set and delete tags."""
+    run = read(azure, request.path_params["run"])
+    asked = await body(request)
+    values = {name: str(value) for name, value in (asked.get("values") or asked.get("tags") or {}).items()}
+    with runstore.change(azure, run["name"]) as document:
+        document["tags"] = {k: v for k, v in document["tags"].items() if k not in (asked.get("remove") or [])} | values
+    await runstore.tell_tags(azure, run["name"], values)
+    return metadata(azure, read(azure, run["name"]))
+
+
+def read(azure: Azure, name: str) -> Document:
+    """The run.
+
+    Raises:
+        AzureFault: 404, there is none.
+    """
+    run = runstore.get(azure, name)
+    if run is None:
+        raise AzureFault(404, "UserError", f"Run {name} was not found", inner=("NotFound", "RunNotFound"))
+    return run
+
+
+def services(azure: Azure, run: Document) -> dict[str, Any]:
+    """Where to look at a run, as job resources tell it."""
+    i = azure.identity
+    wsid = f"/subscriptions/{i.subscription}/resourcegroups/{i.group}/workspaces/{i.workspace}"
+    places = {
+        "Tracking": f"azureml://{API_HOST}/mlflow/v1.0{azure.workspace_id}?",
+        "Studio": f"https://ml.azure.com/runs/{run['name']}?wsid={wsid}",
+    }
+    return {
+        name: {
+            "jobServiceType": name,
+            "port": None,
+            "endpoint": endpoint,
+            "status": None,
+            "errorMessage": None,
+            "properties": None,
+            "nodes": None,
+        }
+        for name, endpoint in places.items()
+    }
+
+
+def log_files(azure: Azure, run: str) -> dict[str, str]:
+    """Name of each log → a URL that reads it."""
+    prefix = f"ExperimentRun/{artifacts.container(run)}/"
+    return {
+        blob.name.removeprefix(prefix): blobs.sas_url(azure, blobs.ARTIFACTS, blob.name, "r")
+        for folder in LOGS
+        for blob in walk(azure, blobs.ARTIFACTS, prefix + folder, "", "")
+        if isinstance(blob, Blob)
+    }
+
+
+def run_data(azure: Azure, run: Document, asked: dict[str, Any]) -> dict[str, Any]:
+    """``GetRunDataResult``: the parts that are selected."""
+    return {
+        "runMetadata": metadata(azure, run) if asked.get("selectRunMetadata", True) else None,
+        "runDefinition": run["job"] if asked.get("selectRunDefinition") else None,
+        "jobSpecification": {"properties": run["job"]} if asked.get("selectJobSpecification") and run["job"] else None,
+    }
+
+
+def metadata(azure: Azure, run: Document) -> dict[str, Any]:
+    """A run as run history's ``Run``."""
+    parent = runstore.get(azure, run["parent"]) if run["parent"] else None
+    root = runstore.get(azure, run["root"])
+    user = {
+        "userObjectId": azure.identity.client,
+        "userPuId": None,
+        "userIdp": None,
+        "userAltSecId": None,
+        "userIss": f"https://sts.windows.net/{azure.identity.tenant}/",
+        "userTenantId": azure.identity.tenant,
+        "userName": azure.identity.client,
+        "upn": None,
+    }
+    kind = {"Pipeline": "azureml.PipelineRun", "Command": "azureml.scriptrun"}.get((run["job"] or {}).get("jobType", ""), "azureml.StepRun")
+    compute = run["compute"]
+    return {
+        "runNumber": run["number"],
+        "rootRunId": run["root"],
+        "createdUtc": run["created"],
+        "createdBy": user,
+        "userId": azure.identity.client,
+        "token": None,
+        "tokenExpiryTimeUtc": None,
+        "error": run["error"],
+        "warnings": None,
+        "revision": run["revision"],
+        "statusRevision": run["revision"],
+        "runUuid": run["uuid"],
+        "parentRunUuid": parent["uuid"] if parent else None,
+        "rootRunUuid": root["uuid"] if root else run["uuid"],
+        "lastStartTimeUtc": run["start"],
+        "currentComputeTime": None if run["end"] else "00:00:00",
+        "computeDuration": _duration(run["start"], run["end"]),
+        "effectiveStartTimeUtc": run["start"],
+        "lastModifiedBy": user,
+        "lastModifiedUtc": run["modified"],
+        "duration": _duration(run["created"], run["end"]),
+        "cancelationReason": None,
+        "runId": run["name"],
+        "parentRunId": run["parent"],
+        "experimentId": run["experiment_id"],
+        "status": run["status"],
+        "startTimeUtc": run["start"],
+        "endTimeUtc": run["end"],
+        "displayName": run["display_name"],
+        "name": run["display_name"],
+        "dataContainerId": artifacts.container(run["name"]),
+        "description": run["description"],
+        "hidden": run["hidden"],
+        "runType": kind if run["kind"] != "mlflow" else "mlflow",
+        "runTypeV2": {"orchestrator": None, "traits": [], "attribution": None, "computeType": None},
+        "properties": run["properties"],
+        "parameters": run["parameters"],
+        "actionUris": {},
+        "scriptName": None,
+        "target": compute,
+        "tags": run["tags"],
+        "settings": {},
+        "services": {name: {"type": name, "endpoint": service["endpoint"]} for name, service in services(azure, run).items()},
+        "inputDatasets": [],
+        "outputDatasets": [],
+        "runDefinition": None,
+        "jobSpecification": None,
+        "computeRequest": {"nodeCount": run["nodes"], "gpuCount": 0},
+        "compute": {"target": compute, "targetType": "amlctrain", "instanceCount": run["nodes"]} if compute else None,
+        "retainForLifetimeOfWorkspace": False,
+        "inputs": {},
+        "outputs": {name: _asset(azure, run, name) for name in run["outputs"]} if run["status"] == "Completed" else {},
+    }
+
+
+def _asset(azure: Azure, run: Document, output: str) -> dict[str, str]:
+    """An output as the asset that Azure makes of it, without a name that a user would know."""
+    kind = run["outputs"][output]["type"]
+    collection = "models" if kind.endswith("_model") else "data"
+    place = f"azureml://locations/{LOCATION}/workspaces/{azure.identity.workspace_guid}/{collection}"
+    return {"assetId": f"{place}/azureml_{run['name']}_output_{collection}_{output}/versions/1", "type": ASSET_TYPES[kind]}
+
+
+def _duration(begin: str | None, end: str | None) -> str | None:
+    if begin is None or end is None:
+        return None
+    return str(datetime.fromisoformat(end) - datetime.fromisoformat(begin)).zfill(8)
+
+
+_HISTORY = "/history/v1.0" + WS
+_BASES = ("/runs/{run}", "/experiments/{experiment}/runs/{run}", "/experimentids/{experiment}/runs/{run}")
+ROUTES = [
+    *(Route("api", "GET", _HISTORY + base, get_run) for base in _BASES),
+    *(Route("api", "PATCH", _HISTORY + base, patch_run) for base in _BASES),
+    *(Route("api", "PATCH", _HISTORY + base + "/tags", patch_tags) for base in _BASES),
+    *(Route("api", "GET", _HISTORY + base + "/details", get_details) for base in _BASES),
+    *(Route("api", "GET", _HISTORY + base + "/children", get_children) for base in _BASES),
+    Route("api", "POST", _HISTORY + "/rundata", post_rundata),
+    Route("api", "POST", _HISTORY + "/batchrundata", post_batch_rundata),
+]

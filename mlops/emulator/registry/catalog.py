@@ -1,0 +1,183 @@
+"""What the ``azureml`` registry holds: base models, the fine-tuning component and its environment.
+
+Facts from Azure/azureml-assets: ``assets/models/system/*/spec.yaml`` at 85d093ef51 (2025-02-15) for ``tutorial``, at 72891e189a
+(2026-07-01) for ``current``. The tutorial had not yet seen the two keys of :data:`RATE_LIMITS`. The models' weights are stand-ins, and
+each model's tags say which.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any, cast
+
+from mlops.emulator.base.azure import Options
+from mlops.emulator.component import spec
+from mlops.emulator.registry import weights
+
+__all__ = ["CATALOGS", "Component", "Environment", "Model", "components", "environments", "models"]
+
+A100 = (
+    "Standard_NC24ads_A100_v4", "Standard_NC48ads_A100_v4", "Standard_NC96ads_A100_v4", "Standard_ND96asr_v4", "Standard_ND96amsr_A100_v4",
+)  # fmt: skip
+H100 = ("Standard_NC40ads_H100_v5", "Standard_NC80adis_H100_v5", "Standard_ND96isr_H100_v5")
+V100 = ("Standard_NC6s_v3", "Standard_NC12s_v3", "Standard_NC24s_v3", "Standard_ND40rs_v2")
+
+PHI3_DEFAULTS: Mapping[str, Any] = {
+    "apply_deepspeed": "true",
+    "deepspeed_stage": 2,
+    "apply_lora": "true",
+    "apply_ort": "false",
+    "precision": 16,
+    "ignore_mismatched_sizes": "false",
+    "num_train_epochs": 1,
+    "per_device_train_batch_size": 1,
+    "per_device_eval_batch_size": 1,
+    "gradient_accumulation_steps": 1,
+    # YAML 1.1 reads 5e-6 without a dot as a string, and so it went into the tag.
+    "learning_rate": "5e-6",
+    "lr_scheduler_type": "cosine",
+    "logging_strategy": "steps",
+    "logging_steps": 10,
+    "save_total_limit": 1,
+}
+# Neither is an input of the component; they came with 85d093ef51.
+RATE_LIMITS: Mapping[str, Any] = {"learning_rate_min": "5e-7", "learning_rate_max": "5e-5"}
+RETIRED = {
+    "finetuneDeprecationDate": "2025-06-30T00:00:00.000000Z",
+    "finetuneRetirementDate": "2025-08-30T00:00:00.000000Z",
+    "inferenceDeprecationDate": "2025-06-30T00:00:00.000000Z",
+    "inferenceLegacyDate": "2025-06-09T00:00:00.000000Z",
+    "inferenceRetirementDate": "2025-08-30T00:00:00.000000Z",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """One version of a base model.
+
+    Args:
+        tags: values of any type; :meth:`wire_tags` says how they travel.
+        metadata: system metadata.
+    """
+
+    name: str
+    version: str
+    archived: bool
+    tags: Mapping[str, Any]
+    properties: Mapping[str, str]
+    metadata: Mapping[str, Any]
+    weights: str
+
+    def wire_tags(self) -> dict[str, str]:
+        """Tags as strings: a mapping as JSON, anything else, lists too, as Python writes it."""
+        return {name: json.dumps(value) if isinstance(value, Mapping) else str(value) for name, value in self.tags.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Component:
+    """One version of a component, its spec as on the wire."""
+
+    name: str
+    version: str
+    spec: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Environment:
+    """One version of an environment."""
+
+    name: str
+    version: str
+    image: str
+
+
+def _tutorial(options: Options) -> list[Model]:
+    finetune, inference = A100, (*V100, *A100)
+    return [
+        Model(
+            name="Phi-3-mini-4k-instruct",
+            version="15",
+            archived=False,
+            tags={
+                "task": "chat-completion",
+                "license": "mit",
+                "author": "Microsoft",
+                "inference_compute_allow_list": list(inference),
+                "finetune_compute_allow_list": list(finetune),
+                "inference_supported_envs": ["vllm"],
+                "model_specific_defaults": dict(PHI3_DEFAULTS),
+                **_standin(options),
+            },
+            properties={
+                "SharedComputeCapacityEnabled": "True",
+                "languages": "en",
+                "finetuning-tasks": "chat-completion",
+                "inference-min-sku-spec": "6|1|112|64",
+                "inference-recommended-sku": ", ".join(inference),
+                "finetune-min-sku-spec": "24|1|220|64",
+                "finetune-recommended-sku": ", ".join(finetune),
+            },
+            metadata={},
+            weights=options.weights,
+        )
+    ]
+
+
+def _current(options: Options) -> list[Model]:
+    vanity = {"_aml_system_vanity_registry": "azureml-phi"}
+    phi3 = Model(
+        name="Phi-3-mini-4k-instruct",
+        version="15",
+        archived=True,
+        tags=vanity | {"model_specific_defaults": {**PHI3_DEFAULTS, **RATE_LIMITS}} | _standin(options),
+        properties={},
+        metadata=_metadata((*V100, *A100), A100) | {"deprecation": RETIRED},
+        weights=options.weights,
+    )
+    phi4 = Model(
+        name="Phi-4",
+        version="8",
+        archived=False,
+        tags={"model_specific_defaults": {**PHI3_DEFAULTS, "deepspeed_stage": 3}, **_standin(options)},
+        properties={},
+        metadata=_metadata((*A100, *H100), (*A100, *H100)),
+        weights=options.weights,
+    )
+    return [phi3, phi4]
+
+
+CATALOGS = {"tutorial": _tutorial, "current": _current}
+"""``tutorial``: as the tutorial saw it, allow-lists in tags; ``current``: Phi-3 archived, allow-lists in system metadata, Phi-4."""
+
+
+def models(options: Options) -> list[Model]:
+    """Base models, oldest first."""
+    return CATALOGS[options.catalog](options)
+
+
+def components() -> list[Component]:
+    """The one component."""
+    return [Component(spec.NAME, spec.VERSION, spec.wire())]
+
+
+def environments() -> list[Environment]:
+    """The environment of the component's nodes."""
+    _, _, rest = spec.ENVIRONMENT.partition("/environments/")
+    name, _, version = rest.partition("/versions/")
+    return [Environment(name, version, f"mcr.microsoft.com/azureml/curated/{name}:{version}")]
+
+
+def _metadata(inference: tuple[str, ...], finetune: tuple[str, ...]) -> dict[str, Any]:
+    return {
+        "publisher": "Microsoft",
+        "license": "MIT",
+        "tasks": {"fineTuningTasks": ["chat-completion"], "inferenceTasks": ["chat-completion"]},
+        "supportedComputes": {"inferenceComputes": list(inference), "finetuneComputes": list(finetune)},
+        "inferenceSupportedEnvs": ["vllm"],
+    }
+
+
+def _standin(options: Options) -> dict[str, str]:
+    return {f"emulator.{name}": value for name, value in weights.describe(cast(weights.Kind, options.weights)).items()}

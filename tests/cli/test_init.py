@@ -1,0 +1,65 @@
+"""What `mlops init` writes; that it runs is shown in tests/workflows/test_init.py."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from mlops.__main__ import main
+from mlops.cli.init import CALLERS, ROOT, _endpoint, _project, written
+from mlops.core.config import load
+
+COMMIT = "a" * 40
+
+
+def test_the_callers_name_the_project_and_are_pinned() -> None:
+    texts = written(ROOT, "octo/project", COMMIT, "mine")
+    for name in CALLERS:
+        text = texts[f".github/workflows/{name}"]
+        assert "$/" not in text
+        assert all(re.search(r"@[0-9a-f]{40}", line) for line in text.splitlines() if "uses:" in line), name
+    assert f"uses: octo/project/.github/workflows/pipeline.yml@{COMMIT}" in texts[".github/workflows/train.yml"]
+    assert "settings: endpoint.name=mine-pr-${{ github.event.pull_request.number }}" in texts[".github/workflows/pr.yml"]
+
+
+def test_the_configuration_is_one_with_endpoints_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "pipeline.toml").write_text(written(ROOT, "octo/project", COMMIT, "mine")["pipeline.toml"])
+    names = {target: load(tmp_path / "pipeline.toml", target).endpoint.name for target in ("prod", "pr", "local")}
+    assert names == {"prod": "mine-completion", "pr": "mine-pr", "local": "mine-local"}
+
+
+def test_what_is_there_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True)
+    (tmp_path / "pipeline.toml").write_text("# mine\n")
+    assert main(["init", str(tmp_path), "--project", "octo/project", "--endpoint", "mine"]) == 0
+    assert (tmp_path / "pipeline.toml").read_text() == "# mine\n"
+    assert "left alone: pipeline.toml" in capsys.readouterr().out
+    assert (tmp_path / "data/retention.jsonl").read_bytes() == (ROOT / "data/retention.jsonl").read_bytes()
+
+
+def test_a_folder_that_is_no_repository_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["init", str(tmp_path), "--project", "octo/project"]) == 2
+    assert "git init" in capsys.readouterr().err
+
+
+def test_an_installed_package_says_where_the_workflows_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    subprocess.run(["git", "init", "--quiet", str(tmp_path / "mine")], check=True)
+    monkeypatch.setattr("mlops.cli.init.ROOT", tmp_path / "site-packages")
+    assert main(["init", str(tmp_path / "mine"), "--project", "octo/project"]) == 2
+    assert "clone the project" in capsys.readouterr().err
+    assert not (tmp_path / "mine/pipeline.toml").exists()
+
+
+@pytest.mark.parametrize(("name", "made"), [("my_chat.repo", "my-chat-repo"), ("a" * 40, "a" * 20)])
+def test_an_endpoint_name_is_made_of_the_folders(name: str, made: str) -> None:
+    assert _endpoint(name) == made
+
+
+@pytest.mark.parametrize("url", ["https://github.com/octo/chat.git", "git@github.com:octo/chat.git", "https://github.com/octo/chat"])
+def test_the_project_is_read_from_the_origin(url: str) -> None:
+    assert _project(url) == "octo/chat"

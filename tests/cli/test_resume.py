@@ -1,0 +1,170 @@
+"""Detached trainings, with GitHub and Azure emulated: who is carried on, who is left alone, who is told of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlops.cli.resume import resume
+from mlops.cloud.tags import COMMIT, DETACHED, MARK, OWNER, PIPELINE, RUN, RUN_KEY, SETTINGS, TARGET, WAITING
+from mlops.cloud.workspace import Workspace
+from mlops.core.config import ComputeConfig, Config
+from mlops.core.errors import GitHubRefused, JobFailed
+from mlops.emulator import github_api
+from mlops.emulator.base.azure import Options
+from mlops.emulator.server import Emulator
+
+Settings = Callable[..., Config]
+Open = Callable[[Config], Workspace]
+REPOSITORY = "octo/chat"
+SHA = "c" * 40
+RUNS = {"Completed": "true", "Failed": "false", "Running": "sleep 600"}
+"""Status → the command of a job that comes to it."""
+
+
+@pytest.fixture(scope="module")
+def octo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
+    with Emulator(tmp_path_factory.mktemp("emulator"), Options(github=REPOSITORY)) as running:
+        yield running
+
+
+@pytest.fixture
+def workspace(octo: Emulator, settings: Settings, open_workspace: Open, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workspace]:
+    """The session of the schedule's job; afterwards no job waits and nothing has been dispatched."""
+    for name, value in octo.environment().items():
+        monkeypatch.setenv(name, value)
+    opened = open_workspace(settings())
+    opened.compute.ensure(ComputeConfig(name="cluster", max_instances=9))
+    enter(octo, monkeypatch, actions="write")
+    yield opened
+    for job in list(opened.jobs.of_pipeline()):
+        opened.tracking.set_tags(job.name, {DETACHED: "no longer"})
+        if job.active:
+            opened.jobs.cancel(job.name)
+    for key, _ in octo.azure.store.list("github-dispatch"):
+        octo.azure.store.delete("github-dispatch", key)
+
+
+def enter(octo: Emulator, monkeypatch: pytest.MonkeyPatch, **permissions: str) -> None:
+    """Become a job of the repository."""
+    token = github_api.token(octo.azure, permissions)
+    for name, value in {
+        "GITHUB_ACTIONS": "true",
+        "GITHUB_REPOSITORY": REPOSITORY,
+        "GITHUB_TOKEN": token,
+        "GITHUB_REF_NAME": "main",
+    }.items():
+        monkeypatch.setenv(name, value)
+
+
+def training(workspace: Workspace, folder: Path, name: str, status: str = "Completed", **tags: str) -> str:
+    """A training of run 7 that was detached, or has other tags, and has come to a status."""
+    from azure.ai.ml import command
+
+    folder.joinpath("nothing.txt").touch()
+    given = {PIPELINE: MARK, TARGET: "prod", OWNER: "octocat", RUN: f"{REPOSITORY}/7", RUN_KEY: name, DETACHED: WAITING} | tags
+    job: Any = command(
+        command=RUNS[status],
+        code=str(folder),
+        environment="azureml://registries/azureml/environments/acft-hf-nlp-gpu/versions/112",
+        compute="cluster",
+        tags=given,
+    )
+    job.name = name
+    workspace.ml.jobs.create_or_update(job)
+    if status == "Completed":
+        workspace.jobs.wait(name, 120)
+    elif status == "Failed":
+        with pytest.raises(JobFailed):
+            workspace.jobs.wait(name, 120)
+    return name
+
+
+def test_one_that_has_completed_is_carried_on_as_it_began(workspace: Workspace, octo: Emulator, tmp_path: Path) -> None:
+    training(workspace, tmp_path, "done", **{COMMIT: SHA, SETTINGS: "endpoint.name=x\nsmoke.requests=2"})
+    resume(workspace)
+    assert github_api.dispatches(octo.azure) == [
+        {
+            "workflow": "dispatch.yml",
+            "ref": "main",
+            "inputs": {
+                "action": "run",
+                "target": "prod",
+                "from": "train",
+                "run-id": "7",
+                "commit": SHA,
+                "settings": "endpoint.name=x\nsmoke.requests=2",
+            },
+        }
+    ]
+
+
+def test_who_waits_for_its_turn_is_not_dispatched_again(
+    workspace: Workspace, octo: Emulator, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The dispatched run may wait for hours: for another pipeline of its target, or for reviewers."""
+    training(workspace, tmp_path, "queued")
+    for _ in range(2):
+        resume(workspace)
+    assert len(github_api.dispatches(octo.azure)) == 1
+    assert "dispatch.yml was dispatched for it at 20" in capsys.readouterr().out
+    # It was cancelled before it began, and nobody has taken the training over.
+    monkeypatch.setattr("mlops.cli.resume.PATIENCE", timedelta(0))
+    resume(workspace)
+    assert len(github_api.dispatches(octo.azure)) == 2
+
+
+def test_who_is_left_alone(workspace: Workspace, octo: Emulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    training(workspace, tmp_path, "running", "Running")
+    training(workspace, tmp_path, "taken", **{DETACHED: f"{REPOSITORY}/8"})
+    training(workspace, tmp_path, "never-detached", **{DETACHED: ""})
+    training(workspace, tmp_path, "of-another", **{RUN: "octo/other/7"})
+    training(workspace, tmp_path, "of-a-namesake", **{RUN: f"{REPOSITORY}-2/7"})
+    capsys.readouterr()
+    resume(workspace)
+    assert github_api.dispatches(octo.azure) == []
+    told = capsys.readouterr().out
+    assert "running is " in told
+    assert not any(name in told for name in ("taken", "never-detached", "of-another", "of-a-namesake"))
+
+
+def test_one_that_failed_is_told_once_and_the_others_are_seen_to(workspace: Workspace, octo: Emulator, tmp_path: Path) -> None:
+    training(workspace, tmp_path, "broken", "Failed")
+    training(workspace, tmp_path, "whole")
+    with pytest.raises(JobFailed, match="broken ended as Failed"):
+        resume(workspace)
+    assert [asked["inputs"]["run-id"] for asked in github_api.dispatches(octo.azure)] == ["7"]
+    assert workspace.jobs.get("broken").tags[DETACHED] == "Failed"
+    resume(workspace)
+
+
+def test_where_github_refuses_the_next_time_tries_again(
+    workspace: Workspace, octo: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("one", "two"):
+        training(workspace, tmp_path, name)
+    with monkeypatch.context() as patch:
+        enter(octo, patch, actions="read")
+        with pytest.raises(GitHubRefused) as raised:
+            resume(workspace)
+    assert "actions: write" in raised.value.fix
+    told = capsys.readouterr().out
+    assert "one has completed, and dispatch.yml could not be started" in told
+    assert "two has completed, and dispatch.yml could not be started" in told
+    resume(workspace)
+    assert len(github_api.dispatches(octo.azure)) == 2
+
+
+def test_outside_github_the_command_is_told(
+    workspace: Workspace, octo: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    training(workspace, tmp_path, "on-a-laptop")
+    for name in ("GITHUB_ACTIONS", "GITHUB_REPOSITORY"):
+        monkeypatch.delenv(name)
+    resume(workspace)
+    assert "`mlops run --target prod --from train` carries it on" in capsys.readouterr().out
+    assert github_api.dispatches(octo.azure) == []

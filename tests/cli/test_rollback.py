@@ -1,0 +1,122 @@
+"""The way back, against the emulator: traffic moves only to what answers, and only once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from mlops.__main__ import main
+from mlops.cli.rollback import rollback
+from mlops.cloud.tags import PREVIOUS
+from mlops.cloud.workspace import Workspace
+from mlops.core.config import Config, EndpointConfig
+from mlops.core.errors import TrafficError
+from tests.support.deployments import registered_model
+
+Settings = Callable[..., Config]
+Open = Callable[[Config], Workspace]
+Fault = Callable[[str], None]
+
+NAME = "way-back"
+TOML = f'[targets.test.endpoint]\nname = "{NAME}"\n'
+Session = Callable[[], tuple[Config, Workspace]]
+
+
+@pytest.fixture
+def session(inside: object, settings: Settings, open_workspace: Open, trained_job: str, monkeypatch: pytest.MonkeyPatch) -> Session:
+    """An endpoint whose ``old`` deployment was kept when ``new`` was promoted; opens a session as the environment stands."""
+    for name in ("GITHUB_ACTIONS", "GITHUB_RUN_ID", "GITHUB_REPOSITORY"):
+        monkeypatch.delenv(name, raising=False)
+
+    def opened() -> tuple[Config, Workspace]:
+        config = settings(TOML)
+        return config, open_workspace(config)
+
+    _, workspace = opened()
+    if workspace.endpoints.find(NAME) is None:
+        workspace.endpoints.create(EndpointConfig(name=NAME), {})
+    for name in ("old", "new"):
+        if workspace.endpoints.deployment(NAME, name) is None:
+            wanted = EndpointConfig(name=NAME, probe_initial_delay_s=1)
+            workspace.endpoints.deploy(wanted, name, registered_model(workspace, trained_job), {})
+    workspace.endpoints.set_traffic(NAME, {"new": 100}, tags={PREVIOUS: "old", "mlops.rollback": ""})
+    return opened
+
+
+def state(workspace: Workspace) -> tuple[dict[str, int], str]:
+    """Traffic, and who is kept."""
+    endpoint = workspace.endpoints.get(NAME)
+    return {name: share for name, share in endpoint.traffic.items() if share}, endpoint.tags.get(PREVIOUS, "")
+
+
+def test_the_traffic_goes_back_and_can_come_again(session: Session) -> None:
+    config, workspace = session()
+    rollback(config, workspace)
+    assert state(workspace) == ({"old": 100}, "new")
+    assert workspace.endpoints.get(NAME).traffic["new"] == 0, "what was rolled back is kept"
+    rollback(config, workspace)
+    assert state(workspace) == ({"new": 100}, "old")
+
+
+def test_a_workflow_run_rolls_back_once(session: Session, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Somebody presses "Re-run job", not knowing whether it has worked: the broken deployment must not come back."""
+    for name, value in (("GITHUB_ACTIONS", "true"), ("GITHUB_REPOSITORY", "octo/chat"), ("GITHUB_RUN_ID", "1")):
+        monkeypatch.setenv(name, value)
+    for _ in range(2):
+        config, workspace = session_again(session, capsys)
+        rollback(config, workspace)
+        assert state(workspace) == ({"old": 100}, "new")
+    assert "has rolled way-back back already" in capsys.readouterr().out
+    monkeypatch.setenv("GITHUB_RUN_ID", "2")
+    config, workspace = session_again(session, capsys)
+    rollback(config, workspace)
+    assert state(workspace) == ({"new": 100}, "old"), "another run means it"
+
+
+def session_again(session: Session, capsys: pytest.CaptureFixture[str]) -> tuple[Config, Workspace]:
+    capsys.readouterr()
+    return session()
+
+
+def test_one_that_takes_no_traffic_at_all_gets_it(session: Session) -> None:
+    config, workspace = session()
+    workspace.endpoints.set_traffic(NAME, {}, may_be_none=True)
+    rollback(config, workspace)
+    assert state(workspace) == ({"old": 100}, "")
+
+
+def test_where_nothing_is_kept_nothing_moves(session: Session) -> None:
+    config, workspace = session()
+    workspace.endpoints.set_traffic(NAME, {"new": 100}, tags={PREVIOUS: ""})
+    with pytest.raises(TrafficError, match=r"was not kept. Its traffic is as it was: \{'new': 100\}") as raised:
+        rollback(config, workspace)
+    assert "keep_previous = true" in raised.value.fix
+    workspace.endpoints.set_traffic(NAME, {"new": 100}, tags={PREVIOUS: "older"})
+    with pytest.raises(TrafficError, match="older no longer exists"):
+        rollback(config, workspace)
+    assert state(workspace) == ({"new": 100}, "older")
+
+
+def test_one_that_does_not_answer_gets_no_traffic(session: Session, fault: Fault) -> None:
+    config, workspace = session()
+    fault("scoring-424@old x1")
+    with pytest.raises(TrafficError, match="old does not answer"):
+        rollback(config, workspace)
+    assert state(workspace) == ({"new": 100}, "old")
+
+
+def test_what_is_live_already_stays(session: Session, capsys: pytest.CaptureFixture[str]) -> None:
+    config, workspace = session()
+    workspace.endpoints.set_traffic(NAME, {"old": 100})
+    rollback(config, workspace)
+    assert "nothing to do: old takes all of the traffic" in capsys.readouterr().out
+
+
+def test_the_command_ends_with_the_code_of_traffic(
+    session: Session, monkeypatch: pytest.MonkeyPatch, settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, workspace = session()
+    workspace.endpoints.set_traffic(NAME, {"new": 100}, tags={PREVIOUS: ""})
+    assert main(["rollback", "--target", "test", "--config", str(settings(TOML).file)]) == TrafficError.exit_code
+    assert "can't go back" in capsys.readouterr().err

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mlops.cli import stage
+from mlops.core.config import Config
+from mlops.core.errors import Detached, JobFailed, Rejected
+from mlops.core.records import Judged, Verdict
+from mlops.core.run import Run
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "pipeline.toml").write_text("[targets.local]\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def judged(verdict: Verdict) -> Judged:
+    return Judged(target="local", verdict=verdict, reasons=(), judgements=(), candidate_job="j", candidate_model="m", first_run=True)
+
+
+def failing(problem: BaseException) -> Callable[[], None]:
+    def fail() -> None:
+        raise problem
+
+    return fail
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize(("verdict", "code"), [(Verdict.PROMOTE, 0), (Verdict.HOLD, 10), (Verdict.REJECT, 20)])
+def test_a_verdict_decides_the_exit_code(verdict: Verdict, code: int) -> None:
+    def gate() -> Judged:
+        return judged(verdict)
+
+    assert stage.run(gate, []) == code
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize(
+    ("problem", "code"),
+    [(JobFailed("it broke", "look"), 7), (Rejected("worse"), 20), (KeyboardInterrupt(), 130), (ZeroDivisionError("bug"), 1)],
+)
+def test_a_failure_decides_the_exit_code(problem: BaseException, code: int, capsys: pytest.CaptureFixture[str]) -> None:
+    assert stage.run(failing(problem), []) == code
+    assert "error:" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("project")
+def test_a_stage_gets_what_it_names() -> None:
+    got: list[object] = []
+
+    def look(config: Config, run: Run) -> None:
+        got.extend((config.target, run.directory))
+
+    assert stage.run(look, ["--run", "elsewhere"]) == 0
+    assert got == ["local", Path("elsewhere")]
+
+
+@pytest.mark.usefixtures("project")
+def test_a_termination_is_an_interrupt() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+
+    def terminate() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    assert stage.run(terminate, []) == 130
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_settings_come_from_the_environment_too_and_the_command_line_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLOPS_SET", "endpoint.name=one\n\n training.experiment=two ")
+    assert stage.parser("").parse_args([]).set == ["endpoint.name=one", "training.experiment=two"]
+    given = stage.parser("").parse_args(["--set", "endpoint.name=three"]).set
+    assert given == ["endpoint.name=one", "training.experiment=two", "endpoint.name=three"]
+    assert stage.parser("").parse_args([]).set == ["endpoint.name=one", "training.experiment=two"]
+
+
+def test_a_training_that_goes_on_without_us_is_no_failure(capsys: pytest.CaptureFixture[str]) -> None:
+    def detach() -> int:
+        raise Detached("The job goes on.")
+
+    assert stage.guarded(detach) == 0
+    told = capsys.readouterr()
+    assert "The job goes on." in told.err
+    assert "error" not in told.err

@@ -1,0 +1,115 @@
+"""Who is scored, and when."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from mlops.cloud.jobs import JobInput
+from mlops.cloud.tags import RUN_KEY
+from mlops.core.records import Evaluated
+from tests.support.evaluation import ALL, ENDPOINT, Make
+
+
+def test_a_first_run_scores_candidate_and_base(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    evaluation = make(at="nowhere", candidate="note")
+    record = evaluation.evaluate()
+    assert set(record.models) == {"candidate", "base"}
+    assert (record.champion, record.missing) == ("", {})
+    assert record.champion_note == "Endpoint nowhere serves nothing: this is a first run."
+    # What the job has to say reaches whoever reads the record.
+    assert record.notes == ("candidate: said by the job",)
+    assert evaluation.run.read(Evaluated) == record
+    candidate = record.models["candidate"]
+    assert (candidate.model, candidate.rows, candidate.reused) == (evaluation.trained.model_output, {"target": 6, "retention": 4}, False)
+    assert record.files[candidate.scores].rows == 10
+    assert "candidate: target.nll" in capsys.readouterr().out
+
+
+def test_again_nothing_is_computed_and_elsewhere_every_score_is_used_again(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    evaluation = make(live="blue")
+    record = evaluation.evaluate()
+    assert evaluation.scored() == ALL
+    capsys.readouterr()
+    assert evaluation.evaluate() == record
+    assert "nothing to do" in capsys.readouterr().out
+    elsewhere = make(live="blue", folder="elsewhere").evaluate()
+    assert evaluation.scored() == ALL
+    assert all(model.reused for model in elsewhere.models.values())
+    assert elsewhere.digest() == record.digest()
+
+
+def test_when_only_the_champion_has_changed_only_it_is_scored(make: Make) -> None:
+    evaluation = make(live="blue")
+    before = evaluation.evaluate()
+    evaluation.traffic(green=100)
+    after = evaluation.evaluate()
+    assert evaluation.scored() == [*ALL, "champion"]
+    assert (before.champion, after.champion) == (evaluation.model("blue"), evaluation.model("green"))
+    assert after.models["champion"].model == after.champion
+    assert [role for role, model in after.models.items() if model.reused] == ["candidate", "base"]
+
+
+@pytest.mark.parametrize("changed", ["a suite", "a setting", "the code"])
+def test_what_moves_a_figure_has_all_three_scored_anew(changed: str, make: Make, trained_job: str) -> None:
+    evaluation = make(live="blue")
+    before = evaluation.evaluate()
+    if changed == "a suite":
+        evaluation.freeze(retention=5)
+        evaluation.retrain(trained_job)
+    elif changed == "the code":
+        make(live="blue", nobody="does this")
+    config = make("evaluation.max_tokens=64", live="blue", folder="other").config if changed == "a setting" else None
+    after = evaluation.evaluate(config)
+    assert evaluation.scored() == sorted(ALL * 2)
+    assert not any(model.reused for model in after.models.values())
+    assert {after.models[role].job for role in ALL}.isdisjoint(before.models[role].job for role in ALL)
+    # All are on the same rows, those that are frozen now.
+    assert {model.rows["retention"] for model in after.models.values()} == {5 if changed == "a suite" else 4}
+
+    evaluation = make(live="blue")
+    assert evaluation.evaluate().digest() == before.digest()
+    assert evaluation.scored() == sorted(ALL * 2)
+
+
+def test_an_endpoint_that_serves_the_base_model_needs_no_third_job(make: Make) -> None:
+    evaluation = make(live="blue")
+    base = evaluation.validated.base_model
+    with evaluation.changed("deployment", f"{ENDPOINT}/blue", model=base.replace("/models/", "/Models/")):
+        record = evaluation.evaluate()
+    assert evaluation.scored() == ["base", "candidate"]
+    assert record.models["champion"].job == record.models["base"].job
+    assert record.champion == base
+
+
+def test_the_scorer_itself_finds_a_copy_of_the_base_model_equal_to_it(make: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    settings = ("evaluation.precision=float32", "evaluation.generate_rows=1", "evaluation.max_new_tokens=2", "evaluation.max_tokens=64")
+    evaluation = make(*settings, at="nowhere")
+    monkeypatch.undo()
+    (tmp_path / "nothing").mkdir()
+    (tmp_path / "nothing" / "read.me").touch()
+    copy = evaluation.workspace.jobs.submit_command(
+        name_hint="copy base",
+        code=tmp_path / "nothing",
+        command="cp -r ${{inputs.base}}/. ${{outputs.trained_model}}",
+        inputs={"base": JobInput("mlflow_model", evaluation.validated.base_model)},
+        outputs={"trained_model": "mlflow_model"},
+        environment=evaluation.config.evaluation.environment,
+        compute="cluster",
+        environment_variables={},
+        tags={RUN_KEY: hashlib.sha256(b"copy base").hexdigest()},
+        experiment="copies",
+        display_name="copy the base model",
+    )
+    evaluation.workspace.jobs.wait(copy, 60)
+    evaluation.retrain(copy)
+    models = evaluation.evaluate().models
+    candidate, base = models["candidate"], models["base"]
+    assert candidate.model != base.model
+    assert candidate.weights_digest == base.weights_digest
+    assert candidate.metrics["target.nll"] == pytest.approx(base.metrics["target.nll"])
+    assert candidate.metrics["retention.kl_base"] == pytest.approx(0, abs=1e-6)
+    assert candidate.mlflow_run_id
+    assert candidate.samples

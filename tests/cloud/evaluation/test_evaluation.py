@@ -1,0 +1,181 @@
+"""Scoring jobs: whose result is believed, and what becomes of the others when one does not complete."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mlops.cloud.jobs import Jobs
+from mlops.cloud.tags import RUN
+from mlops.cloud.workspace import Workspace
+from mlops.core.config import Config
+from mlops.core.errors import EvidenceError, JobCanceled, JobFailed, JobStatusUnknown
+from mlops.core.records import Evaluated
+from mlops.emulator.history import runstore
+from mlops.evaluate import main
+from tests.support.evaluation import Make
+
+Open = Callable[[Config], Workspace]
+Fault = Callable[[str], None]
+
+
+def altered(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+TAMPERED: dict[str, Callable[[Path], object]] = {
+    "a row's score": lambda output: altered(output / "scores.jsonl", '"nll": ', '"nll": 1'),
+    "a metric": lambda output: altered(output / "result.json", '"target.nll": ', '"target.nll": 1'),
+    "the suite": lambda output: altered(output / "result.json", '"suite_digests": {"target": "', '"suite_digests": {"target": "0'),
+    "the rows are gone": lambda output: (output / "scores.jsonl").unlink(),
+    "the result is gone": lambda output: (output / "result.json").unlink(),
+    "the result is no JSON": lambda output: (output / "result.json").write_text("{"),
+}
+
+
+@pytest.mark.parametrize("what", TAMPERED)
+def test_a_stored_score_that_was_tampered_with_is_computed_anew(what: str, make: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    evaluation = make(at="nowhere")
+    before = evaluation.evaluate()
+    [stored] = evaluation.names("candidate")
+    TAMPERED[what](evaluation.output(stored))
+    other = make(at="nowhere", folder="other")
+    record = other.evaluate()
+    assert f"The score in job {stored} can't be used again" in capsys.readouterr().err
+    assert evaluation.names("candidate") == [stored, record.models["candidate"].job]
+    assert record.models["candidate"].metrics == before.models["candidate"].metrics
+    assert (record.models["candidate"].reused, record.models["base"].reused) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [("empty", "its scores are not there"), ("foreign", "has scored other rows"), ("other base", "not held against the same base")],
+)
+def test_a_job_that_completes_without_what_was_asked_is_an_error(how: str, says: str, make: Make) -> None:
+    evaluation = make(at="nowhere", base="wait" if how != "other base" else "", candidate=how)
+    with pytest.raises(EvidenceError, match=says) as caught:
+        evaluation.evaluate()
+    assert (caught.value.exit_code, "mlops evaluate" in caught.value.fix) == (11, True)
+    assert not evaluation.run.has(Evaluated)
+    if how != "other base":
+        evaluation.settle([("candidate", "Completed"), ("base", "Canceled")])
+
+
+def test_a_candidate_whose_scores_are_no_numbers_is_for_the_gate_to_judge(make: Make) -> None:
+    record = make(at="nowhere", candidate="nan").evaluate()
+    assert math.isnan(record.models["candidate"].metrics["target.nll"])
+
+
+def test_a_suite_that_was_changed_on_disk_is_found_before_anything_is_submitted(make: Make) -> None:
+    evaluation = make(at="nowhere")
+    altered(evaluation.run.directory / "suites" / "target.jsonl", "target-0", "target-9")
+    with pytest.raises(EvidenceError, match="is not the target suite that validation froze"):
+        evaluation.evaluate()
+    assert evaluation.jobs() == []
+
+
+@pytest.mark.parametrize(
+    ("order", "error", "code", "status"),
+    [("job-failed", JobFailed, 7, "Failed"), ("job-canceled", JobCanceled, 8, "Canceled")],
+)
+def test_a_job_that_does_not_complete_ends_the_others(
+    order: str, error: type[Exception], code: int, status: str, make: Make, fault: Fault
+) -> None:
+    evaluation = make(live="blue", base="wait", champion="wait")
+    fault(f"{order}@score the candidate")
+    with pytest.raises(error, match=r"https://ml\.azure\.com/runs/") as caught:
+        evaluation.evaluate()
+    assert getattr(caught.value, "exit_code", None) == code
+    assert "run the command again" in str(caught.value)
+    evaluation.settle([("candidate", status), ("base", "Canceled"), ("champion", "Canceled")])
+    assert not evaluation.run.has(Evaluated)
+
+
+def test_a_scorer_that_breaks_tells_its_last_words_and_the_next_run_tries_again(make: Make) -> None:
+    evaluation = make(at="nowhere", candidate="fail")
+    with pytest.raises(JobFailed, match="broken on purpose"):
+        evaluation.evaluate()
+    with pytest.raises(JobFailed):
+        evaluation.evaluate()
+    assert [status for role, status in evaluation.jobs() if role == "candidate"] == ["Failed", "Failed"]
+
+
+def test_a_job_that_does_not_respond_is_no_success(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluation = make(at="nowhere", candidate="wait", base="wait")
+    wait = Jobs.wait
+
+    def lost(jobs: Jobs, job: str, *given: float) -> object:
+        with runstore.change(evaluation.emulator.azure, job) as document:
+            document["status"] = "NotResponding"
+        return wait(jobs, job, *given)
+
+    monkeypatch.setattr(Jobs, "wait", lost)
+    with pytest.raises(JobStatusUnknown, match="it may still cost money") as caught:
+        evaluation.evaluate()
+    assert caught.value.exit_code == 9
+    evaluation.settle([("candidate", "Canceled"), ("base", "Canceled")])
+
+
+def test_a_job_that_takes_too_long_is_cancelled_with_the_others(make: Make) -> None:
+    evaluation = make("training.timeout_hours=0.00001", at="nowhere", candidate="wait", base="wait")
+    with pytest.raises(JobStatusUnknown, match="was told to cancel") as caught:
+        evaluation.evaluate()
+    assert (caught.value.exit_code, "training.timeout_hours" in caught.value.fix) == (9, True)
+    evaluation.settle([("candidate", "Canceled"), ("base", "Canceled")])
+
+
+def test_sigterm_cancels_what_this_run_has_submitted_and_leaves_the_jobs_of_others(
+    make: Make, open_workspace: Open, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
+    evaluation = make(at="nowhere", candidate="wait", base="wait", champion="wait")
+    other = open_workspace(evaluation.config)
+    other.tags[RUN] = "somewhere else"
+    with monkeypatch.context() as patch:
+        # As if the other runner had been killed: nothing cancels its jobs.
+        patch.setattr(Jobs, "wait", lambda *_: (_ for _ in ()).throw(SystemExit(137)))
+        patch.setattr(Jobs, "cancel", lambda *_: None)
+        with pytest.raises(SystemExit):
+            evaluation.evaluate(workspace=other)
+    mine = make(live="blue", folder="mine", candidate="wait", base="wait", champion="wait")
+
+    def terminate() -> None:
+        deadline = time.monotonic() + 60
+        while len(mine.jobs()) < 3 and time.monotonic() < deadline:
+            time.sleep(0.1)
+        time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=terminate)
+    thread.start()
+    code = main(["--target", "test", "--config", str(tmp_path / "pipeline.toml"), "--run", str(tmp_path / "mine")])
+    thread.join()
+    assert code == 130
+    mine.settle([("candidate", "Running"), ("base", "Running"), ("champion", "Canceled")])
+    for role in ("candidate", "base"):
+        [name] = mine.names(role)
+        mine.workspace.jobs.cancel(name)
+
+
+def test_an_interrupt_while_a_job_is_being_submitted_leaves_no_job_behind(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluation = make(at="nowhere", candidate="wait", base="wait")
+    operations = evaluation.workspace.ml.jobs
+    submit = operations.create_or_update
+
+    def interrupted(job: object) -> None:
+        submit(job)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(operations, "create_or_update", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        evaluation.evaluate()
+    evaluation.settle([("candidate", "Canceled")])

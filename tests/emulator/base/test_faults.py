@@ -1,0 +1,118 @@
+"""Orders of faults, and what a client sees of them on the wire."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import requests
+from azure.core.exceptions import HttpResponseError
+
+from mlops.emulator.base.faults import KNOWN, Faults
+from mlops.emulator.server import Emulator
+
+DISCOVERY = "https://eastus.api.azureml.ms/discovery"
+
+
+@pytest.fixture
+def order(emulator: Emulator) -> Iterator[Faults]:
+    """An empty book of orders for one test; what is left in it at the end is an error."""
+    before, emulator.azure.faults = emulator.azure.faults, Faults()
+    yield emulator.azure.faults
+    left, emulator.azure.faults = emulator.azure.faults.pending(), before
+    assert left == []
+
+
+@pytest.mark.parametrize(
+    ("spec", "name", "subject", "times"),
+    [
+        ("job-failed", "job-failed", "any", 1),
+        ("job-failed@train-* x2", "job-failed", "train-7", 2),
+        ("429@arm", "429", "arm GET /a/b", 1),
+        ("500@blob PUT", "500", "blob PUT /c/d", 1),
+        ("503@arm GET */computes/* x3", "503", "arm GET /subscriptions/s/computes/gpu", 3),
+        ("  drop@* * /x   x2 ", "drop", "login POST /x", 2),
+        ("compute-quota@Dedicated *", "compute-quota", "Dedicated gpu", 1),
+    ],
+)
+def test_an_order_is_used_up(spec: str, name: str, subject: str, times: int) -> None:
+    faults = Faults([spec])
+    assert [faults.take(name, subject) for _ in range(times + 1)] == [True] * times + [False]
+
+
+@pytest.mark.parametrize(
+    ("spec", "name", "subject"),
+    [
+        ("job-failed@train-*", "job-failed", "eval-1"),
+        ("job-failed@train-*", "job-queued", "train-1"),
+        ("429@arm GET */computes/*", "429", "arm PUT /s/computes/gpu"),
+        ("429@arm", "429", "blob GET /a"),
+        ("compute-quota@Dedicated *", "compute-quota", "LowPriority gpu"),
+    ],
+)
+def test_an_order_for_something_else(spec: str, name: str, subject: str) -> None:
+    assert not Faults([spec]).take(name, subject)
+
+
+def test_always_and_pending() -> None:
+    faults = Faults(["503@arm always", "job-failed@a x2"])
+    assert all(faults.take("503", "arm GET /") for _ in range(5))
+    faults.take("job-failed", "a")
+    assert faults.pending() == ["503@arm * * always", "job-failed@a x1"]
+    assert Faults(faults.pending()).pending() == faults.pending()
+
+
+@pytest.mark.parametrize(
+    ("spec", "text"),
+    [
+        ("jobfailed", "Did you mean job-failed"),
+        ("deployment-unhealty@x", "Did you mean deployment-unhealthy"),
+        ("@x", "can't be read"),
+        ("429 arm", "can't be read"),
+        ("429@arm x0", "count from x1"),
+        ("", "can't be read"),
+    ],
+)
+def test_an_order_that_makes_no_sense(spec: str, text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        Faults([spec])
+
+
+def test_a_misspelt_name_in_the_code_is_found() -> None:
+    with pytest.raises(KeyError):
+        Faults().take("job-fails")
+
+
+def test_every_fault_tells_what_it_does() -> None:
+    assert all(KNOWN.values())
+
+
+@pytest.mark.usefixtures("environment")
+class TestWire:
+    """Faults that hit requests."""
+
+    @pytest.mark.parametrize(("name", "header"), [("429", "1"), ("500", None), ("503", "1")])
+    def test_status(self, order: Faults, name: str, header: str | None) -> None:
+        order.order(f"{name}@api GET /discovery")
+        answers = [requests.get(DISCOVERY, timeout=30) for _ in range(2)]
+        assert [answer.status_code for answer in answers] == [int(name), 200]
+        assert answers[0].headers.get("Retry-After") == header
+        assert "error" in answers[0].json()
+
+    def test_drop(self, order: Faults) -> None:
+        order.order("drop@api")
+        with pytest.raises(requests.ConnectionError):
+            requests.get(DISCOVERY, timeout=30)
+        assert requests.get(DISCOVERY, timeout=30).status_code == 200
+
+    def test_the_sdk_lives_through_it(self, order: Faults, ml: Any) -> None:
+        order.order("429@arm GET */vmSizes x2")
+        order.order("drop@arm GET */vmSizes")
+        assert any(size.gpus for size in ml.compute.list_sizes())
+
+    def test_the_sdk_gives_up(self, order: Faults, ml: Any) -> None:
+        # Once, and three times again.
+        order.order("503@arm GET */vmSizes x4")
+        with pytest.raises(HttpResponseError, match="temporarily unavailable"):
+            list(ml.compute.list_sizes())

@@ -1,0 +1,67 @@
+"""Documents in SQLite."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from mlops.emulator.base.store import Store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "deep" / "s.db")
+
+
+def test_put_get_delete(store: Store) -> None:
+    assert store.get("job", "a") is None
+    store.put("job", "a", {"x": [1, {"y": None}]})
+    assert store.get("job", "a") == {"x": [1, {"y": None}]}
+    assert store.get("endpoint", "a") is None
+    assert (store.delete("job", "a"), store.delete("job", "a")) == (True, False)
+
+
+def test_list_is_in_order_of_creation(store: Store) -> None:
+    for key in ("b/2", "a/1", "b/1", "%/1"):
+        store.put("k", key, {})
+    store.put("k", "b/2", {"changed": True})
+    assert [key for key, _ in store.list("k")] == ["b/2", "a/1", "b/1", "%/1"]
+    assert store.list("k", "b/") == [("b/2", {"changed": True}), ("b/1", {})]
+    # A prefix is text, not a pattern.
+    assert [key for key, _ in store.list("k", "%")] == ["%/1"]
+
+
+def test_survives(store: Store, tmp_path: Path) -> None:
+    store.put("k", "a", {"kept": 1})
+    store.close()
+    assert Store(tmp_path / "deep" / "s.db").get("k", "a") == {"kept": 1}
+
+
+def test_change_of_nothing(store: Store) -> None:
+    with pytest.raises(KeyError, match="k gone"), store.change("k", "gone"):
+        pass
+
+
+def test_change_that_fails_changes_nothing(store: Store) -> None:
+    store.put("k", "a", {"n": 1})
+    with pytest.raises(ZeroDivisionError), store.change("k", "a") as document:
+        document["n"] = 1 // 0
+    assert store.get("k", "a") == {"n": 1}
+
+
+def test_nobody_in_between(store: Store) -> None:
+    store.put("k", "a", {"n": 0})
+
+    def count() -> None:
+        for _ in range(100):
+            with store.change("k", "a") as document:
+                document["n"] += 1
+
+    threads = [threading.Thread(target=count) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert store.get("k", "a") == {"n": 400}

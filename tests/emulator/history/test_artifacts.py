@@ -1,0 +1,94 @@
+"""Run artifacts through mlflow and azureml-mlflow; their bytes are blobs, and the MLflow page shows the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from mlops.emulator.history import artifacts, mlflow_api, runstore
+from mlops.emulator.server import Emulator
+from mlops.emulator.storage import blobs
+
+
+@pytest.fixture
+def client(emulator: Emulator, environment: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A client of the tracking URI that the workspace tells."""
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    monkeypatch.setenv("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    import mlflow
+    from mlflow import MlflowClient
+
+    mlflow.set_tracking_uri(emulator.azure.tracking_uri)  # azureml-mlflow's artifact client asks for the current one
+    yield MlflowClient()
+    mlflow.set_tracking_uri("")
+
+
+@pytest.fixture
+def run(client: Any) -> str:
+    """A run of the test's own."""
+    made: str = client.create_run("0").info.run_id
+    return made
+
+
+def blob(emulator: Emulator, run: str, path: str) -> Path:
+    return blobs.path(emulator.azure, "azureml", f"ExperimentRun/dcid.{run}/{path}")
+
+
+def test_an_artifact_is_a_blob(emulator: Emulator, client: Any, run: str, tmp_path: Path) -> None:
+    client.log_text(run, "noted", "docs/note.txt")
+    assert blob(emulator, run, "docs/note.txt").read_text() == "noted"
+    assert [(found.path, found.is_dir) for found in client.list_artifacts(run)] == [("docs", True)]
+    assert [(found.path, found.is_dir) for found in client.list_artifacts(run, "docs")] == [("docs/note.txt", False)]
+    assert Path(client.download_artifacts(run, "docs/note.txt", str(tmp_path))).read_text() == "noted"
+
+
+def test_a_folder_of_artifacts_page_by_page(
+    emulator: Emulator, client: Any, run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(artifacts, "PAGE", 4)
+    folder = tmp_path / "many"
+    (folder / "deep").mkdir(parents=True)
+    for number in range(9):
+        (folder / "deep" / f"{number}.txt").write_text(str(number))
+    (folder / "top.txt").write_text("top")
+    client.log_artifacts(run, str(folder), "all")
+    assert len(client.list_artifacts(run, "all/deep")) == 9
+    got = Path(client.download_artifacts(run, "all", str(tmp_path / "got")))
+    assert sorted(file.read_text() for file in got.rglob("*.txt")) == [*map(str, range(9)), "top"]
+
+
+def test_an_artifact_can_not_be_written_twice(emulator: Emulator, client: Any, run: str) -> None:
+    client.log_text(run, "first", "note.txt")
+    with pytest.raises(Exception, match=rf"Resource Conflict: ArtifactId ExperimentRun/dcid\.{run}/note\.txt already exists"):
+        client.log_text(run, "second", "note.txt")
+    assert blob(emulator, run, "note.txt").read_text() == "first"
+
+
+def test_an_artifact_that_is_not_there(client: Any, run: str, tmp_path: Path) -> None:
+    client.log_text(run, "here", "here.txt")
+    with pytest.raises(Exception, match=r"Failed to download artifacts from path 'absent\.txt'"):
+        client.download_artifacts(run, "absent.txt", str(tmp_path))
+
+
+def test_the_page_shows_what_the_workspace_holds(emulator: Emulator, client: Any, run: str) -> None:
+    client.log_text(run, "noted", "docs/note.txt")
+    session = requests.Session()
+    session.trust_env = False
+    page, uuid = mlflow_api.url(emulator.azure), runstore.get(emulator.azure, run)["uuid"]  # type: ignore[index]
+    listed = session.get(f"{page}/ajax-api/2.0/mlflow/artifacts/list", params={"run_id": uuid, "path": "docs"}, timeout=30).json()
+    assert [file["path"] for file in listed["files"]] == ["docs/note.txt"]
+    assert session.get(f"{page}/get-artifact", params={"run_uuid": uuid, "path": "docs/note.txt"}, timeout=30).text == "noted"
+
+
+@pytest.mark.parametrize("path", ["../escaped.txt", "a/../../escaped.txt", "", "/etc/passwd"])
+def test_a_path_can_not_leave_the_run(emulator: Emulator, credential: Any, client: Any, run: str, path: str) -> None:
+    token = credential.get_token("https://management.azure.com/.default").token
+    url = f"https://eastus.api.azureml.ms/history/v1.0{emulator.azure.workspace_id}/experiments/Default/runs/{run}/artifacts"
+    headers = {"Authorization": f"Bearer {token}"}
+    made = requests.post(f"{url}/batch/metadata", json={"paths": [{"path": path}]}, headers=headers, timeout=30)
+    assert (made.status_code, "Invalid artifact path" in made.text) == (400, True)
+    read = requests.get(f"{url}/contentinfo", params={"path": path}, headers=headers, timeout=30)
+    assert read.status_code == 404

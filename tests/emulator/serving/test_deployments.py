@@ -1,0 +1,314 @@
+"""Online deployments through the real SDK: real containers, and every way that one fails."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from azure.ai.ml import MLClient
+from azure.ai.ml.entities import ManagedOnlineDeployment, ManagedOnlineEndpoint, Model, OnlineRequestSettings, ProbeSettings
+from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
+from azure.identity import DefaultAzureCredential
+
+from mlops.emulator.identity.entra import MANAGEMENT, issue
+from mlops.emulator.server import Emulator
+from mlops.emulator.serving import containers
+from mlops.emulator.storage import blobs
+
+pytestmark = [
+    # The SDK leaves its connections to the garbage collector.
+    pytest.mark.filterwarnings("ignore:unclosed <ssl.SSLSocket:ResourceWarning"),
+]
+
+Ask = Callable[..., requests.Response]
+SIZE = "Standard_NC6s_v3"
+ECHO = Path(__file__).with_name("echo")
+
+
+@pytest.fixture(scope="module")
+def client(emulator: Emulator) -> Iterator[MLClient]:
+    """A client with an endpoint ``shop`` and two models: one that works, one that no container can load."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in emulator.environment().items():
+            patch.setenv(name, value)
+        i = emulator.azure.identity
+        ml = MLClient(DefaultAzureCredential(), i.subscription, i.group, i.workspace)
+        ml.online_endpoints.begin_create_or_update(ManagedOnlineEndpoint(name="shop", auth_mode="key")).result()
+        yield ml
+
+
+@pytest.fixture(scope="module")
+def good(client: MLClient) -> str:
+    return str(client.models.create_or_update(Model(name="good", version="1", path=str(ECHO), type="mlflow_model")).id)
+
+
+@pytest.fixture(scope="module")
+def broken(client: MLClient, emulator: Emulator) -> str:
+    folder = blobs.path(emulator.azure, blobs.datastore_container(emulator.azure), "broken")
+    folder.mkdir()
+    (folder / "MLmodel").write_text("flavors:\n  python_function:\n    loader_module: nobody.has.this\n")
+    path = "azureml://datastores/workspaceblobstore/paths/broken"
+    return str(client.models.create_or_update(Model(name="broken", version="1", path=path, type="mlflow_model")).id)
+
+
+@pytest.fixture
+def ask(client: MLClient, emulator: Emulator) -> Ask:
+    """A request under ``…/onlineEndpoints``, without the SDK's good manners."""
+
+    def send(method: str, path: str, body: Any = None) -> requests.Response:
+        url = f"https://management.azure.com{emulator.azure.workspace_id}/onlineEndpoints/{path}"
+        headers = {"Authorization": f"Bearer {issue(emulator.azure, MANAGEMENT)}"}
+        return requests.request(method, url, params={"api-version": "2023-04-01-preview"}, json=body, headers=headers, timeout=60)
+
+    return send
+
+
+def deploy(client: MLClient, name: str, model: str, **more: Any) -> Any:
+    asked = ManagedOnlineDeployment(name=name, endpoint_name="shop", model=model, **{"instance_type": SIZE, "instance_count": 1, **more})
+    return client.online_deployments.begin_create_or_update(asked).result()
+
+
+def route(client: MLClient, traffic: Mapping[str, int]) -> Any:
+    endpoint = client.online_endpoints.get("shop")
+    endpoint.traffic = dict(traffic)
+    return client.online_endpoints.begin_create_or_update(endpoint).result()
+
+
+def container_processes(emulator: Emulator, deployment: str) -> list[int]:
+    """Process ids of a deployment's containers (not of their guards)."""
+    folder = f"/deployments/shop/{deployment}/ready".encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if str(emulator.state).encode() + folder in words and b"--" not in words:
+                found.append(int(entry.name))
+    return found
+
+
+def body(model: str, **properties: Any) -> dict[str, Any]:
+    return {
+        "location": "eastus",
+        "sku": {"name": "Default", "capacity": 1},
+        "properties": {"endpointComputeType": "Managed", "model": model, "instanceType": SIZE, **properties},
+    }
+
+
+@pytest.fixture(scope="module")
+def blue(client: MLClient, good: str) -> Any:
+    """A deployment as the tutorial makes it."""
+    return deploy(
+        client,
+        "blue",
+        good,
+        instance_type="STANDARD_NC6S_V3",
+        liveness_probe=ProbeSettings(initial_delay=600),
+        request_settings=OnlineRequestSettings(request_timeout_ms=90000),
+        tags={"run": "a"},
+    )
+
+
+def test_a_deployment_answers_with_the_services_defaults(client: MLClient, blue: Any, good: str) -> None:
+    found = client.online_deployments.get("blue", "shop")
+    assert (found.provisioning_state, found.instance_type, found.instance_count, found.tags) == ("Succeeded", SIZE, 1, {"run": "a"})
+    assert found.model == good
+    assert vars(found.liveness_probe) == {
+        "failure_threshold": 30, "success_threshold": 1, "timeout": 2, "period": 10, "initial_delay": 600,
+    }  # fmt: skip
+    assert found.readiness_probe.initial_delay == 10
+    assert (found.request_settings.request_timeout_ms, found.request_settings.max_concurrent_requests_per_instance) == (90000, 1)
+    assert [deployment.name for deployment in client.online_deployments.list("shop")] == ["blue"]
+    assert client.online_endpoints.get("shop").traffic == {"blue": 0}, "a new deployment takes no traffic"
+
+
+@pytest.mark.usefixtures("blue")
+def test_logs_are_the_containers(client: MLClient) -> None:
+    text = client.online_deployments.get_logs("blue", "shop", lines=1000)
+    assert "UserContainerStart: Succeeded" in text
+    assert "weights sha256" in text
+    assert "listening on" not in client.online_deployments.get_logs("blue", "shop", lines=1, container_type="storage-initializer")
+    one = client.online_deployments.get_logs("blue", "shop", lines=1).splitlines()
+    assert one == text.splitlines()[:5] + text.splitlines()[-1:]
+
+
+@pytest.mark.usefixtures("blue")
+def test_traffic_goes_to_deployments_that_are_there_all_of_it_or_none(client: MLClient) -> None:
+    for wrong, said in (({"blue": 50}, "sum to 50"), ({"blue": 50, "nobody": 50}, r"\[nobody\], which does not exist")):
+        with pytest.raises(HttpResponseError, match=said):
+            route(client, wrong)
+        assert client.online_endpoints.get("shop").traffic == {"blue": 0}
+    assert route(client, {"BLUE": 100}).traffic == {"blue": 100}
+    assert route(client, {"blue": 0}).traffic == {}
+
+
+@pytest.mark.usefixtures("blue")
+def test_a_deployment_with_traffic_cant_be_deleted(client: MLClient, emulator: Emulator) -> None:
+    route(client, {"blue": 100})
+    with pytest.raises(HttpResponseError, match="takes 100 % of the endpoint's traffic"):
+        client.online_deployments.begin_delete("blue", "shop").result()
+    assert client.online_deployments.get("blue", "shop").provisioning_state == "Succeeded"
+    assert len(container_processes(emulator, "blue")) == 1
+    route(client, {"blue": 0})
+
+
+@pytest.mark.usefixtures("blue")
+def test_an_update_rolls_over_to_another_container(client: MLClient, good: str, emulator: Emulator) -> None:
+    before = container_processes(emulator, "blue")
+    changed = deploy(client, "blue", good, request_settings=OnlineRequestSettings(request_timeout_ms=20000), instance_count=2)
+    assert (changed.request_settings.request_timeout_ms, changed.instance_count, changed.tags) == (20000, 2, {})
+    after = container_processes(emulator, "blue")
+    assert len(after) == 1
+    assert after != before
+
+
+@pytest.mark.usefixtures("blue")
+def test_a_failed_update_leaves_the_old_container_serving(client: MLClient, broken: str, good: str, emulator: Emulator) -> None:
+    before = container_processes(emulator, "blue")
+    with pytest.raises(HttpResponseError, match="ResourceNotReady"):
+        deploy(client, "blue", broken)
+    failed = client.online_deployments.get("blue", "shop")
+    assert (failed.provisioning_state, failed.model) == ("Failed", good)
+    assert container_processes(emulator, "blue") == before
+    assert deploy(client, "blue", good).provisioning_state == "Succeeded", "it has been healthy before: it can be updated"
+
+
+@pytest.mark.usefixtures("blue")
+def test_its_size_cant_be_changed(client: MLClient, good: str) -> None:
+    with pytest.raises(HttpResponseError, match="instanceType can't be changed"):
+        deploy(client, "blue", good, instance_type="Standard_NC12s_v3")
+
+
+def test_a_model_that_does_not_load_is_not_ready_and_its_log_says_why(client: MLClient, broken: str, good: str, emulator: Emulator) -> None:
+    with pytest.raises(HttpResponseError, match="ResourceNotReady: User container has crashed or terminated") as failure:
+        deploy(client, "sick", broken)
+    assert failure.value.message.startswith("(None) ResourceNotReady: ")
+    assert "https://aka.ms/oe-tsg#error-resourcenotready" in failure.value.message
+    assert client.online_deployments.get("sick", "shop").provisioning_state == "Failed"
+    assert "No module named 'nobody'" in client.online_deployments.get_logs("sick", "shop", lines=500)
+    assert container_processes(emulator, "sick") == []
+    with pytest.raises(HttpResponseError, match=r"Specified deployment \[sick\] failed during initial provisioning"):
+        deploy(client, "sick", good)
+    with pytest.raises(HttpResponseError, match="whose provisioning state is Failed"):
+        route(client, {"sick": 100})
+    client.online_deployments.begin_delete("sick", "shop").result()
+    with pytest.raises(ResourceNotFoundError, match="There is no deployment with name: sick"):
+        client.online_deployments.get("sick", "shop")
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("deployment-quota", "OutOfQuota: Not enough cluster CPU quota. The amount of additional CPU quota requested is 12"),
+        ("deployment-image", "ImageBuildFailure: "),
+        ("deployment-unhealthy", "ResourceNotReady: User container has crashed or terminated: Liveness probe failed"),
+    ],
+)
+def test_faults_on_order_fail_the_operation(client: MLClient, good: str, emulator: Emulator, fault: str, said: str) -> None:
+    emulator.azure.faults.order(f"{fault}@faulty")
+    with pytest.raises(HttpResponseError) as failure:
+        deploy(client, "faulty", good, instance_count=2)
+    assert failure.value.message.startswith(f"(None) {said}")
+    assert client.online_deployments.get("faulty", "shop").provisioning_state == "Failed"
+    assert container_processes(emulator, "faulty") == []
+    logs = client.online_deployments.get_logs("faulty", "shop", lines=100)
+    assert "UserContainerStart: Failed" in logs
+    assert ("listening on" in logs) == (fault == "deployment-unhealthy")
+    client.online_deployments.begin_delete("faulty", "shop").result()
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "said"),
+    [
+        ({"instanceType": "Standard_Potato"}, 400, "Standard_Potato"),
+        ({"instanceType": None}, 400, "instanceType is required"),
+        ({"model": None}, 400, "must have a model"),
+        ({"requestSettings": {"requestTimeout": "90"}}, 400, "requestSettings.requestTimeout"),
+        ({"requestSettings": {"requestTimeout": "PT3M1S"}}, 400, "at most 180"),
+        ({"requestSettings": {"requestTimeout": "PT0S"}}, 400, "more than 0"),
+        ({"requestSettings": {"maxConcurrentRequestsPerInstance": 0}}, 400, "maxConcurrentRequestsPerInstance"),
+        ({"livenessProbe": {"initialDelay": "-PT1S"}}, 400, "livenessProbe.initialDelay"),
+        ({"livenessProbe": {"colour": "red"}}, 400, "livenessProbe.colour"),
+        ({"scaleSettings": {"scaleType": "TargetUtilization"}}, 400, "scaleSettings.scaleType"),
+        ({"endpointComputeType": "Kubernetes"}, 400, "endpointComputeType"),
+        ({"environmentId": "azureml:mine:1"}, 501, "MLflow model"),
+        ({"codeConfiguration": {"scoringScript": "score.py"}}, 501, "scoring script"),
+    ],
+)
+def test_what_azure_would_not_take_is_refused(ask: Ask, good: str, change: dict[str, Any], status: int, said: str) -> None:
+    answer = ask("PUT", "shop/deployments/refused", body(good) | {"properties": body(good)["properties"] | change})
+    assert answer.status_code == status
+    assert said in answer.text
+    assert ask("GET", "shop/deployments/refused").status_code == 404
+
+
+def test_models_that_cant_be_served_are_refused_before_anything_starts(ask: Ask, emulator: Emulator) -> None:
+    assert ask("PUT", "shop/deployments/refused", body("azureml:nobody:1")).status_code == 404
+    folder = blobs.path(emulator.azure, blobs.datastore_container(emulator.azure), "pickles")
+    folder.mkdir()
+    (folder / "model.pkl").write_bytes(b"1")
+    answer = ask("PUT", "shop/deployments/refused", body("azureml://datastores/workspaceblobstore/paths/pickles"))
+    assert answer.status_code == 400
+    assert "is no MLflow model" in answer.text
+
+
+def test_an_endpoint_must_be_there(ask: Ask, good: str) -> None:
+    answer = ask("PUT", "nowhere/deployments/blue", body(good))
+    assert answer.status_code == 404
+    assert "There is no endpoint with name: nowhere" in answer.text
+    assert ask("DELETE", "nowhere/deployments/blue").status_code == 204
+
+
+def test_a_busy_deployment_is_left_alone_until_it_is_ready(ask: Ask, good: str, client: MLClient, emulator: Emulator) -> None:
+    assert ask("PUT", "shop/deployments/busy", body(good)).status_code == 201
+    for method, path in (("PUT", "shop/deployments/busy"), ("DELETE", "shop/deployments/busy"), ("DELETE", "shop")):
+        answer = ask(method, path, body(good) if method == "PUT" else None)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (409, "Conflict")
+    while (state := client.online_deployments.get("busy", "shop").provisioning_state) != "Succeeded":
+        assert state == "Creating"
+        time.sleep(0.1)
+    client.online_deployments.begin_delete("busy", "shop").result()
+    assert container_processes(emulator, "busy") == []
+
+
+def test_a_container_that_dies_is_started_once_more(client: MLClient, good: str, emulator: Emulator) -> None:
+    deploy(client, "mortal", good, request_settings=OnlineRequestSettings(request_timeout_ms=90000))
+    key = client.online_endpoints.get_keys("shop").primary_key
+
+    def status() -> int:
+        payload = {"input_data": {"input_string": [{"role": "user", "content": "hi"}]}}
+        headers = {"Authorization": f"Bearer {key}", "azureml-model-deployment": "mortal"}
+        return requests.post("https://shop.eastus.inference.ml.azure.com/score", json=payload, headers=headers, timeout=120).status_code
+
+    instance = containers.find(emulator.azure, "shop/mortal")
+    assert instance is not None
+    first = container_processes(emulator, "mortal")
+    os.kill(first[0], signal.SIGKILL)
+    while (second := container_processes(emulator, "mortal")) in ([], first):
+        assert not instance.gave_up
+        time.sleep(0.1)
+    assert status() == 200, "a request waits until the container is ready again"
+    os.kill(second[0], signal.SIGKILL)
+    while not instance.gave_up:
+        assert container_processes(emulator, "mortal") in ([], second)
+        time.sleep(0.1)
+    assert container_processes(emulator, "mortal") == []
+    assert "exit code 137; restarts left: 0" in client.online_deployments.get_logs("mortal", "shop", lines=500)
+    assert status() == 503
+    client.online_deployments.begin_delete("mortal", "shop").result()
+
+
+def test_deleting_the_endpoint_ends_all_containers(client: MLClient, blue: Any, emulator: Emulator) -> None:
+    route(client, {"blue": 100})
+    assert container_processes(emulator, "blue")
+    client.online_endpoints.begin_delete("shop").result()
+    assert container_processes(emulator, "blue") == []
+    assert not (emulator.state / "deployments" / "shop" / "blue").exists()

@@ -1,0 +1,429 @@
+"""Blob storage through azure-storage-blob, and what it refuses, byte by byte, through plain HTTP."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import re
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from azure.core import MatchConditions
+from azure.core.exceptions import HttpResponseError, ResourceExistsError, ResourceModifiedError, ResourceNotFoundError
+from azure.storage.blob import (
+    BlobBlock,
+    BlobClient,
+    BlobSasPermissions,
+    ContainerClient,
+    ContainerSasPermissions,
+    ContentSettings,
+    generate_blob_sas,
+    generate_container_sas,
+)
+
+from mlops.emulator.server import Emulator
+from mlops.emulator.storage import blobs, files
+
+CONTAINER = "tests"
+NAME = "folder/a file+ü?#%.bin"
+ALL = "racwdl"
+
+
+def account_url(emulator: Emulator) -> str:
+    return f"https://{emulator.azure.identity.account}.blob.core.windows.net"
+
+
+def client(emulator: Emulator, permissions: str = ALL, **options: Any) -> ContainerClient:
+    token = blobs.sas_token(emulator.azure, CONTAINER, permissions=permissions)
+    return ContainerClient(account_url(emulator), CONTAINER, credential=token, retry_total=0, **options)
+
+
+@pytest.fixture
+def container(emulator: Emulator, environment: Mapping[str, str]) -> Iterator[ContainerClient]:
+    """An empty container; small limits make even short blobs travel in parts."""
+    folder = blobs.path(emulator.azure, CONTAINER)
+    with client(
+        emulator,
+        max_single_put_size=1000,
+        max_block_size=400,
+        max_single_get_size=700,
+        max_chunk_get_size=300,
+        min_large_block_upload_threshold=1,
+    ) as found:
+        yield found
+        for blob in list(found.list_blobs()):
+            found.delete_blob(blob.name)
+    assert list(folder.iterdir()) == []
+
+
+def url(emulator: Emulator, name: str = "", permissions: str = ALL, query: str = "") -> str:
+    token = blobs.sas_token(emulator.azure, CONTAINER, permissions=permissions)
+    return f"{account_url(emulator)}/{CONTAINER}{'/' if name else ''}{name}?{query}{'&' if query else ''}{token}"
+
+
+def code(answer: requests.Response) -> str:
+    assert answer.headers["content-type"] == "application/xml"
+    match = re.search("<Code>(.*)</Code>", answer.text)
+    assert match is not None
+    assert answer.headers["x-ms-error-code"] == match[1]
+    return match[1]
+
+
+class TestContent:
+    """Bytes in, the same bytes out."""
+
+    @pytest.mark.parametrize("size", [0, 1, 700, 999, 1000, 1001, 5000])
+    def test_round_trip(self, container: ContainerClient, emulator: Emulator, size: int) -> None:
+        content = os.urandom(size)
+        container.upload_blob(NAME, content)
+        assert container.download_blob(NAME).readall() == content
+        assert blobs.path(emulator.azure, CONTAINER, NAME).read_bytes() == content
+
+    @pytest.mark.parametrize(("offset", "length"), [(0, 10), (10, 1), (700, 300), (990, 500), (0, None)])
+    def test_range(self, container: ContainerClient, offset: int, length: int | None) -> None:
+        content = os.urandom(1000)
+        container.upload_blob(NAME, content)
+        end = None if length is None else offset + length
+        assert container.download_blob(NAME, offset=offset, length=length).readall() == content[offset:end]
+
+    def test_range_beyond_the_end(self, container: ContainerClient) -> None:
+        container.upload_blob(NAME, b"short")
+        with pytest.raises(HttpResponseError) as raised:
+            container.download_blob(NAME, offset=5, length=1)
+        assert (raised.value.status_code, raised.value.error_code) == (416, "InvalidRange")
+
+    def test_range_with_checksum(self, container: ContainerClient) -> None:
+        content = os.urandom(2000)
+        container.upload_blob(NAME, content, validate_content=True)
+        assert container.download_blob(NAME, validate_content=True).readall() == content
+
+    def test_stream_of_unknown_length(self, container: ContainerClient) -> None:
+        container.upload_blob(NAME, (bytes([part]) * 333 for part in range(9)))
+        assert len(container.download_blob(NAME).readall()) == 2997
+
+    def test_overwrite_only_if_asked(self, container: ContainerClient) -> None:
+        for content in (b"x" * 10, b"x" * 2000):
+            container.upload_blob(NAME, content, overwrite=True)
+            with pytest.raises(ResourceExistsError):
+                container.upload_blob(NAME, b"y" * 10)
+            with pytest.raises(ResourceExistsError):
+                container.upload_blob(NAME, b"y" * 2000)
+            assert container.download_blob(NAME).readall() == content
+
+    def test_changed_between_two_parts(self, container: ContainerClient) -> None:
+        container.upload_blob(NAME, b"x" * 1000)
+        download = container.download_blob(NAME)
+        container.upload_blob(NAME, b"y" * 1000, overwrite=True)
+        with pytest.raises(ResourceModifiedError):
+            download.readall()
+
+    def test_a_job_may_write_the_file_itself(self, container: ContainerClient, emulator: Emulator) -> None:
+        container.upload_blob(
+            "out/model.bin", b"old", metadata={"by": "client"}, content_settings=ContentSettings(content_type="text/plain")
+        )
+        blobs.path(emulator.azure, CONTAINER, "out/model.bin").write_bytes(b"newer")
+        (blobs.path(emulator.azure, CONTAINER, "out/") / "log.txt").write_text("done")
+        found = container.get_blob_client("out/model.bin").get_blob_properties()
+        assert (found.size, found.metadata, found.content_settings.content_md5) == (5, {}, None)
+        assert [blob.name for blob in container.list_blobs()] == ["out/log.txt", "out/model.bin"]
+
+
+class TestProperties:
+    """Metadata, content settings, ETags."""
+
+    def test_metadata_and_content_settings(self, container: ContainerClient) -> None:
+        content = b"x" * 10
+        blob = container.upload_blob(
+            NAME,
+            content,
+            metadata={"name": "n", "Version": "1"},
+            content_settings=ContentSettings("text/plain", "gzip", cache_control="no-store"),
+        )
+        found = blob.get_blob_properties()
+        assert {name.lower(): value for name, value in found.metadata.items()} == {"name": "n", "version": "1"}
+        settings_ = found.content_settings
+        assert (settings_.content_type, settings_.content_encoding, settings_.cache_control) == ("text/plain", "gzip", "no-store")
+        assert bytes(settings_.content_md5) == hashlib.md5(content).digest()
+        assert (found.size, found.blob_type, found.lease.state) == (10, "BlockBlob", "available")
+
+    def test_setting_metadata_changes_the_etag_alone(self, container: ContainerClient) -> None:
+        blob = container.upload_blob(NAME, b"x", metadata={"a": "1"})
+        before = blob.get_blob_properties()
+        blob.set_blob_metadata({"upload_status": "completed"})
+        after = blob.get_blob_properties()
+        assert after.metadata == {"upload_status": "completed"}
+        assert after.etag != before.etag
+        assert after.creation_time == before.creation_time
+        assert after.content_settings.content_md5 == before.content_settings.content_md5
+
+    def test_setting_content_type(self, container: ContainerClient) -> None:
+        blob = container.upload_blob(NAME, b"x", metadata={"a": "1"})
+        blob.set_http_headers(ContentSettings(content_type="text/html"))
+        found = blob.get_blob_properties()
+        assert (found.content_settings.content_type, found.metadata) == ("text/html", {"a": "1"})
+
+    def test_conditions(self, container: ContainerClient) -> None:
+        blob = container.upload_blob(NAME, b"x")
+        etag = blob.get_blob_properties().etag
+        blob.upload_blob(b"y", overwrite=True, etag=etag, match_condition=MatchConditions.IfNotModified)
+        with pytest.raises(ResourceModifiedError):
+            blob.upload_blob(b"z", overwrite=True, etag=etag, match_condition=MatchConditions.IfNotModified)
+        assert blob.download_blob().readall() == b"y"
+        with pytest.raises(ResourceModifiedError):
+            blob.delete_blob(etag=etag, match_condition=MatchConditions.IfNotModified)
+
+    def test_absent(self, container: ContainerClient) -> None:
+        blob = container.get_blob_client("nothing/here")
+        assert not blob.exists()
+        for ask in (blob.get_blob_properties, blob.download_blob, blob.delete_blob, lambda: blob.set_blob_metadata({})):
+            with pytest.raises(ResourceNotFoundError):
+                ask()
+
+    def test_a_folder_is_no_blob(self, container: ContainerClient) -> None:
+        container.upload_blob("a/b", b"x")
+        assert not container.get_blob_client("a").exists()
+        assert not container.get_blob_client("a/").exists()
+        for name in ("a", "a/b/c"):
+            with pytest.raises(HttpResponseError) as raised:
+                container.upload_blob(name, b"x")
+            assert raised.value.error_code == "PathConflict"
+
+    def test_delete_takes_empty_folders_along(self, container: ContainerClient, emulator: Emulator) -> None:
+        container.upload_blob("a/b/c", b"x")
+        container.upload_blob("a/d", b"x")
+        container.delete_blob("a/b/c")
+        assert sorted(path.name for path in blobs.path(emulator.azure, CONTAINER, "a/").iterdir()) == ["d"]
+
+    def test_container(self, container: ContainerClient, emulator: Emulator) -> None:
+        assert container.exists()
+        token = blobs.sas_token(emulator.azure, "nowhere", permissions=ALL)
+        with ContainerClient(account_url(emulator), "nowhere", credential=token) as other:
+            assert not other.exists()
+            with pytest.raises(ResourceNotFoundError):
+                other.upload_blob("a", b"x")
+            with pytest.raises(ResourceNotFoundError):
+                list(other.list_blobs())
+
+
+class TestBlocks:
+    """Staged blocks."""
+
+    def test_commit_in_the_order_of_the_list(self, container: ContainerClient) -> None:
+        blob = container.get_blob_client("blocks")
+        for name, content in (("b", b"2"), ("a", b"1"), ("c", b"never")):
+            blob.stage_block(name, content)
+        assert not blob.exists()
+        _, waiting = blob.get_block_list("all")
+        assert {block.id: block.size for block in waiting} == {"a": 1, "b": 1, "c": 5}
+        blob.commit_block_list([BlobBlock("a"), BlobBlock("b"), BlobBlock("a")], metadata={"k": "v"})
+        assert blob.download_blob().readall() == b"121"
+        assert blob.get_blob_properties().metadata == {"k": "v"}
+        assert blob.get_block_list("all") == ([], [])
+
+    def test_upload_forgets_what_was_staged(self, container: ContainerClient) -> None:
+        blob = container.get_blob_client(NAME)
+        blob.stage_block("a", b"1")
+        blob.upload_blob(b"x")
+        assert blob.get_block_list("uncommitted") == ([], [])
+
+    def test_a_block_that_was_never_staged(self, container: ContainerClient) -> None:
+        blob = container.get_blob_client(NAME)
+        blob.stage_block("a", b"1")
+        with pytest.raises(HttpResponseError) as raised:
+            blob.commit_block_list([BlobBlock("a"), BlobBlock("b")])
+        assert raised.value.error_code == "InvalidBlockList"
+        assert not blob.exists()
+
+    @pytest.mark.parametrize("block", ["", "not base64!", base64.b64encode(b"x" * 65).decode()])
+    def test_block_ids(self, container: ContainerClient, emulator: Emulator, block: str) -> None:
+        answer = requests.put(url(emulator, "b", query=f"comp=block&blockid={block}"), data=b"x", timeout=30)
+        assert (answer.status_code, code(answer)) == (400, "InvalidQueryParameterValue")
+
+
+class TestList:
+    """Names."""
+
+    NAMES = ("a.b", "a/b/c", "a/b/d", "a/e", "b&<>/x", "ä/ö")
+
+    @pytest.fixture
+    def filled(self, container: ContainerClient) -> ContainerClient:
+        for name in self.NAMES:
+            container.upload_blob(name, b"x", metadata={"m": "1"})
+        return container
+
+    def test_flat(self, filled: ContainerClient) -> None:
+        found = list(filled.list_blobs())
+        assert [blob.name for blob in found] == ["a.b", "a/b/c", "a/b/d", "a/e", "b&<>/x", "ä/ö"]
+        assert {(blob.size, blob.blob_type, blob.content_settings.content_type) for blob in found} == {
+            (1, "BlockBlob", "application/octet-stream")
+        }
+
+    def test_prefix(self, filled: ContainerClient) -> None:
+        assert [blob.name for blob in filled.list_blobs(name_starts_with="a/b")] == ["a/b/c", "a/b/d"]
+        assert [blob.name for blob in filled.list_blobs(name_starts_with="a/b/c/")] == []
+        assert [blob.name for blob in filled.list_blobs(name_starts_with="../")] == []
+
+    def test_metadata(self, filled: ContainerClient) -> None:
+        assert [blob.metadata for blob in filled.list_blobs(name_starts_with="a/e", include=["metadata"])] == [{"m": "1"}]
+
+    def test_hierarchy(self, filled: ContainerClient) -> None:
+        # The SDK gives the prefixes of a page first.
+        assert [entry.name for entry in filled.walk_blobs()] == ["a/", "b&<>/", "ä/", "a.b"]
+        assert [entry.name for entry in filled.walk_blobs(name_starts_with="a/")] == ["a/b/", "a/e"]
+
+    @pytest.mark.parametrize("size", [1, 2, 3, 100])
+    def test_pages(self, filled: ContainerClient, size: int) -> None:
+        pages = [[blob.name for blob in page] for page in filled.list_blobs(results_per_page=size).by_page()]
+        assert [name for page in pages for name in page] == ["a.b", "a/b/c", "a/b/d", "a/e", "b&<>/x", "ä/ö"]
+        assert all(len(page) <= size for page in pages)
+        walked = [entry.name for page in filled.walk_blobs(results_per_page=size).by_page() for entry in page]
+        assert sorted(walked) == ["a.b", "a/", "b&<>/", "ä/"]
+
+    @pytest.mark.parametrize("query", ["maxresults=0", "maxresults=x"])
+    def test_bad_page_size(self, filled: ContainerClient, emulator: Emulator, query: str) -> None:
+        answer = requests.get(url(emulator, query=f"restype=container&comp=list&{query}"), timeout=30)
+        assert (answer.status_code, code(answer)) == (400, "OutOfRangeQueryParameterValue")
+
+
+class TestSignature:
+    """Who may do what."""
+
+    def test_the_sdk_signs_the_same(self, container: ContainerClient, emulator: Emulator) -> None:
+        i = emulator.azure.identity
+        end = datetime.now(UTC) + timedelta(hours=1)
+        rights = ContainerSasPermissions(read=True, write=True)
+        whole = generate_container_sas(i.account, CONTAINER, account_key=i.account_key, permission=rights, expiry=end)
+        with BlobClient(account_url(emulator), CONTAINER, NAME, credential=whole) as blob:
+            blob.upload_blob(b"x")
+        one = generate_blob_sas(i.account, CONTAINER, NAME, account_key=i.account_key, permission=BlobSasPermissions(read=True), expiry=end)
+        with BlobClient(account_url(emulator), CONTAINER, NAME, credential=one) as blob:
+            assert blob.download_blob().readall() == b"x"
+
+    def test_url_of_one_blob_opens_no_other(self, container: ContainerClient, emulator: Emulator) -> None:
+        for name in (NAME, "other"):
+            container.upload_blob(name, name.encode())
+        signed = blobs.sas_url(emulator.azure, CONTAINER, NAME)
+        assert requests.get(signed, timeout=30).content == NAME.encode()
+        place, _, query = signed.partition("?")
+        answer = requests.get(place.rpartition("folder")[0] + "other?" + query, timeout=30)
+        assert (answer.status_code, code(answer)) == (403, "AuthenticationFailed")
+
+    @pytest.mark.parametrize(
+        ("method", "query", "needed"),
+        [
+            ("GET", "", "r"),
+            ("HEAD", "", "r"),
+            ("PUT", "comp=metadata", "w"),
+            ("DELETE", "", "d"),
+            ("PUT", "comp=block&blockid=YQ==", "wc"),
+            ("PUT", "comp=properties", "w"),
+        ],
+    )
+    def test_permissions(self, container: ContainerClient, emulator: Emulator, method: str, query: str, needed: str) -> None:
+        for letter in ALL:
+            container.upload_blob("b", b"x", overwrite=True)
+            answer = requests.request(method, url(emulator, "b", letter, query), timeout=30)
+            if letter in needed:
+                assert answer.status_code < 300
+            else:
+                assert (answer.status_code, answer.headers["x-ms-error-code"]) == (403, "AuthorizationPermissionMismatch")
+
+    def test_create_is_not_overwrite(self, container: ContainerClient, emulator: Emulator) -> None:
+        headers = {"x-ms-blob-type": "BlockBlob"}
+        answers = [requests.put(url(emulator, "b", "c"), data=b"x", headers=headers, timeout=30) for _ in range(2)]
+        assert [answer.status_code for answer in answers] == [201, 403]
+
+    @pytest.mark.parametrize(
+        ("hours", "change", "status", "expected"),
+        [
+            (-1, ("", ""), 403, "AuthenticationFailed"),
+            (1, ("sp=r", "sp=rw"), 403, "AuthenticationFailed"),
+            (1, ("&sig=", "&sig=A"), 403, "AuthenticationFailed"),
+            (1, ("&sig=", "&other="), 409, "PublicAccessNotPermitted"),
+            (1, ("sr=b", "sr=d"), 403, "AuthenticationFailed"),
+        ],
+    )
+    def test_refused(
+        self, container: ContainerClient, emulator: Emulator, hours: int, change: tuple[str, str], status: int, expected: str
+    ) -> None:
+        container.upload_blob("b", b"x")
+        signed = blobs.sas_url(emulator.azure, CONTAINER, "b", hours=hours)
+        answer = requests.get(signed.replace(*change), timeout=30)
+        assert (answer.status_code, code(answer)) == (status, expected)
+
+
+@pytest.mark.usefixtures("container")
+class TestRefused:
+    """What storage does not do, or not like that."""
+
+    def test_wrong_checksum(self, emulator: Emulator) -> None:
+        wrong = base64.b64encode(hashlib.md5(b"y").digest()).decode()
+        headers = {"x-ms-blob-type": "BlockBlob", "Content-MD5": wrong}
+        for query in ("", "comp=block&blockid=YQ=="):
+            answer = requests.put(url(emulator, "b", query=query), data=b"x", headers=headers, timeout=30)
+            assert (answer.status_code, code(answer)) == (400, "Md5Mismatch")
+        assert requests.get(url(emulator, "b"), timeout=30).status_code == 404
+        assert list(emulator.azure.folder("uploads").iterdir()) == []
+
+    def test_metadata_names(self, emulator: Emulator) -> None:
+        headers = {"x-ms-blob-type": "BlockBlob", "x-ms-meta-no.name": "x"}
+        answer = requests.put(url(emulator, "b"), data=b"x", headers=headers, timeout=30)
+        assert (answer.status_code, code(answer)) == (400, "InvalidMetadata")
+
+    @pytest.mark.parametrize(
+        ("method", "query", "headers"),
+        [
+            ("PUT", "", {"x-ms-blob-type": "PageBlob"}),
+            ("PUT", "", {"x-ms-blob-type": "BlockBlob", "x-ms-lease-id": "1"}),
+            ("PUT", "comp=lease", {}),
+            ("PUT", "comp=tags", {}),
+            ("GET", "snapshot=2020-01-01T00:00:00Z", {}),
+            ("GET", "", {"If-Modified-Since": "Mon, 27 Jul 2026 12:28:53 GMT"}),
+            ("POST", "comp=query", {}),
+        ],
+    )
+    def test_not_implemented(self, emulator: Emulator, method: str, query: str, headers: dict[str, str]) -> None:
+        answer = requests.request(method, url(emulator, "b", query=query), headers=headers, timeout=30)
+        assert answer.status_code == 501
+        assert "The emulator does not implement" in answer.json()["error"]["message"]
+
+    def test_another_account(self, emulator: Emulator) -> None:
+        answer = requests.get(url(emulator, "b").replace(emulator.azure.identity.account, "someoneelse"), timeout=30)
+        assert answer.status_code == 501
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "..%2F..%2Femulator.db",
+            "%2e%2e/%2e%2e/emulator.db",
+            "a/..%2F..%2F..%2Femulator.db",
+            "a//b",
+            "a%2F..%2Fb",
+            "a%2F.%2Fb",
+            "%2Fetc/passwd",
+            "a%00b",
+        ],
+    )
+    def test_no_way_out_of_the_container(self, emulator: Emulator, name: str) -> None:
+        session = requests.Session()
+        request = requests.Request("GET", url(emulator)).prepare()
+        # As it stands: requests would tidy the dots away.
+        request.url = url(emulator, name)
+        with session:
+            answer = session.send(request, proxies={"https": emulator.environment()["HTTPS_PROXY"]}, verify=str(emulator.state / "ca.pem"))
+        assert (answer.status_code, code(answer)) == (400, "InvalidUri")
+
+
+def test_links_lead_nowhere(emulator: Emulator, container: ContainerClient, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("s")
+    link = blobs.path(emulator.azure, CONTAINER, "link")
+    link.symlink_to(tmp_path)
+    with pytest.raises(files.BlobProblem):
+        blobs.path(emulator.azure, CONTAINER, "link/secret")
+    assert [blob.name for blob in container.list_blobs(name_starts_with="link/")] == []
+    link.unlink()

@@ -1,0 +1,251 @@
+"""Letting a HOLD through: nobody may alone, nobody may in silence, and a REJECT never goes through."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlops.cloud.workspace import Workspace
+from mlops.core.config import Config, load
+from mlops.core.errors import UsageError
+from mlops.core.records import Judged, Verdict
+from mlops.core.run import Run
+from mlops.emulator import github_api
+from mlops.emulator.base.azure import Options
+from mlops.emulator.identity import github_oidc
+from mlops.emulator.identity.github_oidc import WorkflowRun
+from mlops.emulator.server import Emulator
+from mlops.gate import gate, main
+from tests.support.evidence import rows
+from tests.support.run_directories import make_run
+
+WHY = "the champion answers nonsense since Monday"
+ENVIRONMENT = "gate-override"
+RUN = "77"
+TOML = """
+[[targets.{name}.gate.rules]]
+metric = "target.nll"
+direction = "lower"
+baseline = "base"
+margin = -0.05
+test = "paired_bootstrap"
+[targets.{name}.endpoint]
+ephemeral = {ephemeral}
+"""
+
+
+@pytest.fixture(scope="module")
+def octo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
+    """An emulator that is GitHub, too."""
+    with Emulator(tmp_path_factory.mktemp("github"), Options(github="octo/chat")) as running:
+        yield running
+
+
+@pytest.fixture
+def folder(octo: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A configuration with a lasting and an ephemeral target, outside of GitHub."""
+    for name, value in octo.environment().items():
+        monkeypatch.setenv(name, value)
+    for name in ("GITHUB_ACTIONS", "MLOPS_OVERRIDE"):
+        monkeypatch.delenv(name, raising=False)
+    text = TOML.format(name="prod", ephemeral="false") + TOML.format(name="pr", ephemeral="true")
+    (tmp_path / "pipeline.toml").write_text(text)
+    return tmp_path
+
+
+Session = tuple[Config, Workspace]
+
+
+@pytest.fixture
+def session(folder: Path, open_workspace: Callable[[Config], Workspace]) -> Callable[[str], Session]:
+    def opened(target: str) -> Session:
+        config = load(folder / "pipeline.toml", target)
+        return config, open_workspace(config)
+
+    return opened
+
+
+def evaluated(folder: Path, workspace: Workspace, shift: float) -> Run:
+    """An evaluation of a candidate that is this much worse."""
+    client = workspace.tracking.client
+    known = client.get_experiment_by_name("override")
+    run = client.create_run(known.experiment_id if known else client.create_experiment("override")).info.run_id
+    scores: Any = {role: rows(role, shift=shift if role == "candidate" else 0.0) for role in ("candidate", "champion", "base")}
+    return make_run(folder / "run", scores, mlflow_run=run)
+
+
+HOLD, REJECT, PROMOTE = -0.1, 0.4, -0.4
+
+
+@pytest.fixture
+def workflow(octo: Emulator, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Be a job of a workflow run in an environment."""
+    number = iter(range(1000))
+
+    def enter(
+        environment: str = ENVIRONMENT, *, run: str = RUN, claimed: str = "", reviewers: tuple[str, ...] = ("hubot",), actions: str = "read"
+    ) -> None:
+        azure = octo.azure
+        github_api.add_environment(azure, ENVIRONMENT, reviewers)
+        github_api.add_workflow_run(azure, run, "in_progress", None)
+        job = github_oidc.job_environment(azure, WorkflowRun(run_id=claimed or run, actor="octocat"), environment)
+        here = {
+            "GITHUB_ACTIONS": "true", "GITHUB_REPOSITORY": "octo/chat", "GITHUB_RUN_ID": run,
+            "GITHUB_TOKEN": github_api.token(azure, {"actions": actions}), "GITHUB_OUTPUT": str(folder / f"output-{next(number)}"),
+        }  # fmt: skip
+        for name, value in (here | job).items():
+            monkeypatch.setenv(name, value)
+
+    return enter
+
+
+# In a workflow --------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_hold_that_a_reviewer_lets_through(
+    octo: Emulator, folder: Path, session: Callable[[str], Session], workflow: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    workflow(run="78")
+    github_api.approve(octo.azure, "78", ENVIRONMENT, "hubot")
+    config, workspace = session("prod")
+    run = evaluated(folder, workspace, HOLD)
+    judged = gate(config, run, workspace, f"  {WHY} ")
+    assert (judged.verdict, judged.exit_code, judged.admitted) == (Verdict.HOLD, 0, True)
+    assert judged.override is not None
+    given = judged.override
+    assert (given.reason, given.actor, given.approvers, given.environment) == (WHY, "octocat", ("hubot",), ENVIRONMENT)
+    assert given.workflow_run == "https://github.com/octo/chat/actions/runs/78"
+    # Loud, wherever one looks.
+    told = capsys.readouterr()
+    loud = f"OVERRIDDEN by octocat at {given.overridden_at:%Y-%m-%d %H:%M} UTC: {WHY}. Approved by hubot in environment {ENVIRONMENT}"
+    for place in (told.out, (run.directory / "gate.md").read_text(), (run.directory / "report.html").read_text()):
+        assert loud in place
+    tags = workspace.tracking.client.get_run(run.read(Judged).candidate_job and _mlflow_run(run)).data.tags
+    assert (tags["mlops.verdict"], tags["mlops.override"]) == ("HOLD", f"{WHY} (octocat, approved by hubot)")
+    assert gate(config, run, workspace, WHY).digest() == judged.digest()
+
+
+def _mlflow_run(run: Run) -> str:
+    from mlops.core.records import Trained
+
+    return run.read(Trained).mlflow_run_id
+
+
+@pytest.mark.parametrize(
+    ("entered", "approval", "says"),
+    [
+        ({"environment": "prod"}, "hubot", "this job runs in environment prod, and overrides are for gate-override"),
+        ({"environment": ""}, "hubot", "this job runs in no environment"),
+        ({"reviewers": ()}, "hubot", "environment gate-override has no required reviewers"),
+        ({}, "", "no reviewer has let run 80 into environment gate-override"),
+        ({"actions": "none"}, "hubot", "it can't be seen who has let this job into environment gate-override. GitHub answered 403"),
+        ({"claimed": "81"}, "hubot", "GitHub's token is about run_id 81"),
+    ],
+)
+def test_what_is_not_approved_is_refused(
+    octo: Emulator, folder: Path, session: Callable[[str], Session], workflow: Callable[..., None], capsys: pytest.CaptureFixture[str],
+    entered: dict[str, Any], approval: str, says: str,
+) -> None:  # fmt: skip
+    for key, _ in octo.azure.store.list("github-approval", "80/"):
+        octo.azure.store.delete("github-approval", key)
+    workflow(run="80", **entered)
+    if approval:
+        github_api.approve(octo.azure, "80", ENVIRONMENT, approval)
+    config, workspace = session("prod")
+    run = evaluated(folder, workspace, HOLD)
+    judged = gate(config, run, workspace, WHY)
+    assert (judged.override, judged.exit_code, judged.admitted) == (None, 10, False)
+    assert judged.override_refused.startswith(says)
+    assert says in capsys.readouterr().out
+    assert "An override was asked for and refused" in (run.directory / "gate.md").read_text()
+
+
+def test_without_an_identity_token_it_is_refused(
+    folder: Path, session: Callable[[str], Session], workflow: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workflow()
+    config, workspace = session("prod")
+    run = evaluated(folder, workspace, HOLD)
+    monkeypatch.delenv("ACTIONS_ID_TOKEN_REQUEST_URL")
+    assert "id-token: write" in gate(config, run, workspace, WHY).override_refused
+
+
+def test_an_approval_of_another_environment_is_none(
+    octo: Emulator, folder: Path, session: Callable[[str], Session], workflow: Callable[..., None]
+) -> None:
+    workflow(run="82")
+    github_api.approve(octo.azure, "82", "prod", "hubot")
+    github_api.approve(octo.azure, "83", ENVIRONMENT, "hubot")
+    config, workspace = session("prod")
+    assert gate(config, evaluated(folder, workspace, HOLD), workspace, WHY).override is None
+
+
+def test_who_approves_alone_is_told(octo: Emulator, folder: Path, session: Callable[[str], Session], workflow: Callable[..., None]) -> None:
+    workflow(run="84")
+    github_api.approve(octo.azure, "84", ENVIRONMENT, "octocat")
+    config, workspace = session("prod")
+    run = evaluated(folder, workspace, HOLD)
+    assert gate(config, run, workspace, WHY).admitted
+    assert "Nobody else has looked at it." in (run.directory / "gate.md").read_text()
+
+
+@pytest.mark.parametrize("target", ["prod", "pr"])
+def test_reject_has_no_override(
+    octo: Emulator, folder: Path, session: Callable[[str], Session], workflow: Callable[..., None], target: str
+) -> None:
+    workflow(run="85")
+    github_api.approve(octo.azure, "85", ENVIRONMENT, "hubot")
+    config, workspace = session(target)
+    judged = gate(config, evaluated(folder, workspace, REJECT), workspace, WHY)
+    assert (judged.verdict, judged.exit_code, judged.override) == (Verdict.REJECT, 20, None)
+    assert judged.override_refused == "REJECT has no override."
+
+
+# Outside of GitHub ----------------------------------------------------------------------------------------------------------------
+
+
+def test_outside_only_an_ephemeral_target_is_overridden(folder: Path, session: Callable[[str], Session]) -> None:
+    config, workspace = session("prod")
+    run = evaluated(folder, workspace, HOLD)
+    refused = gate(config, run, workspace, WHY)
+    assert (refused.override, refused.exit_code) == (None, 10)
+    assert "in GitHub only" in refused.override_refused
+    config, workspace = session("pr")
+    given = gate(config, run, workspace, WHY)
+    assert given.override is not None
+    assert (given.exit_code, given.override.approvers, given.override.environment) == (0, (), "")
+    assert "nobody has approved it" in (run.directory / "gate.md").read_text()
+
+
+def test_promote_needs_none(folder: Path, session: Callable[[str], Session], capsys: pytest.CaptureFixture[str]) -> None:
+    config, workspace = session("pr")
+    judged = gate(config, evaluated(folder, workspace, PROMOTE), workspace, WHY)
+    assert (judged.verdict, judged.override, judged.override_refused) == (Verdict.PROMOTE, None, "")
+    assert "not needed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("reason", ["short", "          ", "a b c    d"])
+def test_a_reason_that_tells_nothing_is_refused_before_anything_is_judged(
+    folder: Path, session: Callable[[str], Session], reason: str
+) -> None:
+    config, workspace = session("pr")
+    with pytest.raises(UsageError, match="too short"):
+        gate(config, Run(folder / "nothing"), workspace, reason)
+
+
+@pytest.mark.parametrize("how", ["option", "variable"])
+def test_the_command(folder: Path, session: Callable[[str], Session], monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    run = evaluated(folder, session("pr")[1], HOLD)
+    options = ["--target", "pr", "--config", str(folder / "pipeline.toml"), "--run", str(run.directory)]
+    assert main(options) == 10
+    if how == "variable":
+        monkeypatch.setenv("MLOPS_OVERRIDE", WHY)
+    output = folder / "output"
+    monkeypatch.setenv("GITHUB_OUTPUT", str(output))
+    assert main([*options, *(["--override", WHY] if how == "option" else [])]) == 0
+    assert "\nHOLD\n" in output.read_text()
+    assert "override<<" in output.read_text()
+    assert "\ntrue\n" in output.read_text()

@@ -1,0 +1,159 @@
+"""The pull request's comment, word for word where it matters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mlops.core.records import Deployed, Evaluated, Judged, Outcome, Override, Registered, Sample, Smoked, TornDown, Verdict
+from mlops.core.run import Run
+from mlops.report.comment import LIMIT, MARKER
+from mlops.report.comment import text as written
+from mlops.report.markdown import self_test_line
+from tests.support.evidence import RULES
+from tests.support.run_directories import judge_run, make_run
+
+URL = "https://github.com/octo/chat/actions/runs/5"
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """A run that the gate has judged."""
+    made = make_run(tmp_path / "run")
+    judge_run(made, *RULES)
+    return made
+
+
+def text(run: Run, *, planned: bool = True) -> str:
+    """The comment of a run of workflow run 5."""
+    return written(run, planned=planned, workflow_run=URL)
+
+
+def samples(run: Run, role: str, answer: str) -> None:
+    """Give a model an answer to show."""
+    evaluated = run.read(Evaluated)
+    scores = evaluated.models[role].model_copy(update={"samples": (Sample(prompt="Why | how?", answer=answer),)})
+    run.write(evaluated.model_copy(update={"models": {**evaluated.models, role: scores}}))
+
+
+def test_it_holds_verdict_table_figures_cost_and_links(run: Run) -> None:
+    told = text(run)
+    assert told.startswith(f"{MARKER}\n\n## ")
+    judged = run.read(Judged)
+    assert f"{judged.verdict}: " in told.splitlines()[2]
+    for part in (
+        "| rule | candidate |",
+        "target.nll",
+        "<summary>Figures</summary>",
+        "- Estimated cost: ",
+        "(https://github.com/octo/chat/actions/runs/5)",
+    ):
+        assert part in told, part
+    assert "offline" not in told
+
+
+GIVEN = Override(
+    reason="The suite is small, and two people have read <all> answers",
+    actor="octocat",
+    approvers=("lead",),
+    environment="gate-override",
+    workflow_run="https://github.com/octo/chat/actions/runs/7",
+)
+
+
+def test_an_override_is_the_first_thing_that_is_read(run: Run) -> None:
+    run.write(run.read(Judged).model_copy(update={"verdict": Verdict.HOLD, "override": GIVEN}))
+    _, heading, warning, *_ = text(run).split("\n\n")
+    assert heading.startswith("## ⚠️ HOLD, overridden: ")
+    assert warning.startswith("> [!WARNING]\n> This HOLD was OVERRIDDEN by octocat at ")
+    assert "two people have read &lt;all> answers. Approved by lead in environment gate-override" in warning
+    run.note_failure("deploy", "It is not healthy.")
+    assert "The gate had said HOLD, overridden." in text(run)
+    assert "OVERRIDDEN by octocat" in text(run)
+
+
+def test_an_override_that_was_refused_is_told(run: Run) -> None:
+    run.write(run.read(Judged).model_copy(update={"verdict": Verdict.REJECT, "override_refused": "REJECT has no override."}))
+    _, heading, warning, *_ = text(run).split("\n\n")
+    assert heading.startswith("## ❌ REJECT: ")
+    assert warning == "> [!WARNING]\n> An override was asked for and refused: REJECT has no override."
+
+
+def test_it_tells_notes_and_what_the_self_test_found(run: Run) -> None:
+    judged = run.read(Judged)
+    assert judged.self_test
+    run.write(judged.model_copy(update={"notes": ("The champion has seen\nother data.",)}))
+    told = text(run).splitlines()
+    assert "- The champion has seen other data." in told
+    assert f"- {self_test_line(judged.self_test)}" in told
+
+
+def test_of_many_rules_those_in_doubt_are_shown_and_the_table_is_folded(run: Run) -> None:
+    judged = run.read(Judged)
+    shown = judged.judgements[0].model_copy(update={"rule": "a good rule", "outcome": Outcome.SHOWN})
+    doubtful = shown.model_copy(update={"rule": "a doubtful rule", "outcome": Outcome.UNPROVEN})
+    run.write(judged.model_copy(update={"judgements": (shown,) * 8 + (doubtful,)}))
+    above, folded = text(run).split("<details><summary>All 9 rules, 1 of them not shown to hold</summary>")
+    assert above.count("a doubtful rule") == 1
+    assert "a good rule" not in above
+    assert folded.count("a good rule") == 8
+    assert folded.count("a doubtful rule") == 1
+
+
+def test_equal_records_give_equal_text(run: Run) -> None:
+    assert text(run) == text(run)
+
+
+def test_it_shows_answers_before_and_after_that_break_no_table(run: Run) -> None:
+    samples(run, "champion", "Because\nit | was <b>so</b>.")
+    samples(run, "candidate", "x" * 5000)
+    told = text(run)
+    (line,) = [line for line in told.splitlines() if line.startswith("| Why")]
+    assert line.startswith("| Why \\| how? | Because it \\| was &lt;b>so&lt;/b>. | xxx")
+    assert len(line) < 1000
+
+
+def test_it_tells_what_was_served_and_what_is_gone(run: Run) -> None:
+    judged = run.read(Judged)
+    registered = run.write(Registered(inputs={"gate": judged.digest()}, name="chat", version="1", model="m", tags={}))
+    deployed = run.write(
+        Deployed(
+            inputs={"register": registered.digest()}, endpoint="chat-pr-12", endpoint_created=True, scoring_uri="x", deployment="d-1",
+            model="m", sku="s", instances=1, traffic_before={}, traffic_now={"d-1": 0},
+        )
+    )  # fmt: skip
+    smoked = Smoked(
+        inputs={"deploy": deployed.digest()}, endpoint="chat-pr-12", deployment="d-1", requests=4, failures=1, latency_p50_ms=10,
+        latency_p95_ms=20, samples=(),
+    )  # fmt: skip
+    run.write(smoked)
+    run.write(TornDown(deleted=("endpoint chat-pr-12",), refused={}, remaining=()))
+    told = text(run)
+    assert "4 requests, 1 failures, p50 10 ms, p95 20 ms" in told
+    assert 'Endpoint `chat-pr-12`, deployment `d-1`, traffic {"d-1": 0}.' in told
+    assert "Torn down: `endpoint chat-pr-12`. Remaining: nothing." in told
+
+
+def test_a_failure_stands_above_the_verdict_and_breaks_out_of_nothing(run: Run) -> None:
+    run.note_failure("deploy", "It is not healthy.\n```\n<script>\n```\nFix: look at the log.")
+    told = text(run)
+    assert "## ❌ deploy failed\n\n````text\nIt is not healthy.\n```\n<script>\n```\nFix: look at the log.\n````" in told
+    assert f"The gate had said {run.read(Judged).verdict}." in told
+
+
+def test_without_a_plan_it_ran_offline(run: Run) -> None:
+    assert "**offline, on the emulator**" in text(run, planned=False)
+
+
+def test_without_records_it_says_so(tmp_path: Path) -> None:
+    assert "## No verdict" in text(Run(tmp_path), planned=False)
+
+
+def test_it_is_never_too_long_for_github(run: Run) -> None:
+    judged = run.read(Judged)
+    run.write(judged.model_copy(update={"reasons": tuple(f"reason {number} {'x' * 500}" for number in range(300))}))
+    told = text(run)
+    assert len(told) < LIMIT + 200
+    assert told.endswith("the whole report is in the run's artifact `run`.\n")
+    assert told.startswith(MARKER), "it must be found again"

@@ -1,0 +1,175 @@
+"""A run directory that stands right behind the gate, for the tests of what comes after it.
+
+What register, deploy, smoke-test and promote need of a training is a Completed job with an MLflow model in its output. The job here
+copies a model that needs no weights, so that containers start fast.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from mlops.cloud.tags import RUN_KEY
+from mlops.cloud.workspace import Workspace
+from mlops.core.config import ComputeConfig
+from mlops.core.records import Evaluated, Judged, ModelScores, Override, Prepared, Suite, Trained, Validated, Verdict
+from mlops.core.run import Run
+
+EXPERIMENT = "serving"
+BASE = "azureml://registries/azureml/models/Phi-3-mini-4k-instruct/versions/15"
+MLMODEL = """flavors:
+  python_function:
+    code: code
+    loader_module: answering
+    python_version: 3.11.0
+"""
+ANSWERING = """class Answering:
+    def predict(self, payload, params=None):
+        return {"output": "That is a fine number."}
+
+
+def _load_pyfunc(_path):
+    return Answering()
+"""
+
+
+def model_job(workspace: Workspace, folder: Path) -> str:
+    """Run a job whose output ``trained_model`` is a servable MLflow model, and return its name once it is Completed."""
+    workspace.compute.ensure(ComputeConfig(name="cluster"))
+    code = folder / "model" / "code" / "answering.py"
+    code.parent.mkdir(parents=True)
+    code.write_text(ANSWERING)
+    (folder / "model" / "MLmodel").write_text(MLMODEL)
+    job = workspace.jobs.submit_command(
+        name_hint="copy",
+        code=folder,
+        command="mkdir -p ${{outputs.trained_model}} && cp -r model/. ${{outputs.trained_model}}",
+        inputs={},
+        outputs={"trained_model": "mlflow_model"},
+        environment="azureml://registries/azureml/environments/acft-hf-nlp-gpu/versions/112",
+        compute="cluster",
+        environment_variables={},
+        tags={RUN_KEY: hashlib.sha256(b"copy").hexdigest()},
+        experiment=EXPERIMENT,
+        display_name="copy a model",
+    )
+    workspace.jobs.wait(job, 120)
+    return job
+
+
+def registered_model(workspace: Workspace, job: str) -> str:
+    """Full id of a registered model of this job."""
+    tags = {"mlops.job": job}
+    found = workspace.assets.find_model("answering", tags) or workspace.assets.register_model(
+        name="answering", version="1", path=f"azureml://jobs/{job}/outputs/trained_model", description="", tags=tags
+    )
+    return found.id
+
+
+def ready_to_train(directory: Path, rows: int = 12) -> Run:
+    """Records up to validation's."""
+    run = Run(directory)
+    prepared = _prepared(run, rows)
+    run.write(
+        Validated(
+            inputs={"prepare": prepared.digest()},
+            data_fingerprint=prepared.fingerprint,
+            rows_checked={"test_gen": rows},
+            suites={"target": Suite(name="target", path="data/test_sft.jsonl", digest=prepared.files["test_sft"].sha256, rows=rows)},
+            base_model=BASE,
+            component="azureml://registries/azureml/components/chat_completion_pipeline/versions/0.0.82",
+            compute="cluster",
+            compute_size="Standard_NC24ads_A100_v4",
+            gpus_per_node=1,
+            endpoint_sku="Standard_NC24ads_A100_v4",
+            cost_estimate_usd=None,
+            cost_note="",
+        )
+    )
+    return run
+
+
+def behind_the_gate(
+    directory: Path, job: str, verdict: Verdict = Verdict.PROMOTE, champion: str | None = None, override: Override | None = None
+) -> Run:
+    """Records up to the gate's, about this job."""
+    run = ready_to_train(directory)
+    prepared, validated = run.read(Prepared), run.read(Validated)
+    trained = run.write(
+        Trained(
+            inputs={"prepare": prepared.digest(), "validate": validated.digest()},
+            run_key=hashlib.sha256(job.encode()).hexdigest(),
+            job=job,
+            display_name="copy",
+            experiment=EXPERIMENT,
+            status="Completed",
+            studio_url="",
+            mlflow_run_id=job,
+            model_output=f"azureml://jobs/{job}/outputs/trained_model",
+            base_model=BASE,
+            component=validated.component,
+            data_fingerprint=prepared.fingerprint,
+            parameters=(),
+            gpus=1,
+        )
+    )
+    models = {"candidate": _scores("candidate", trained.model_output)}
+    if champion is not None:
+        models["champion"] = _scores("champion", champion)
+    evaluated = run.write(
+        Evaluated(
+            inputs={"validate": validated.digest(), "train": trained.digest()},
+            evaluation_version="v",
+            models=models,
+            champion=champion or "",
+        )
+    )
+    run.write(
+        Judged(
+            inputs={"evaluate": evaluated.digest(), "validate": validated.digest(), "train": trained.digest()},
+            target="test",
+            verdict=verdict,
+            reasons=("because the test says so",),
+            judgements=(),
+            candidate_job=job,
+            candidate_model=trained.model_output,
+            first_run=champion is None,
+            override=override,
+        )
+    )
+    return run
+
+
+def _prepared(run: Run, rows: int) -> Prepared:
+    files = {}
+    for split in ("train_sft", "test_sft", "train_gen", "test_gen"):
+        path = run.path("data", f"{split}.jsonl")
+        path.write_text("".join(json.dumps(_talk(split, number)) + "\n" for number in range(rows)))
+        files[split] = run.keep(path, rows)
+    fingerprint = hashlib.sha256("".join(file.sha256 for file in files.values()).encode()).hexdigest()
+    return run.write(Prepared(dataset="test", revision="", percent=100, seed=42, fingerprint=fingerprint, files=files))
+
+
+def _talk(split: str, number: int) -> dict[str, object]:
+    prompt = f"Tell me something about the number {number} of {split}, please."
+    messages = [{"role": "user", "content": prompt}]
+    if split.endswith("_sft"):
+        messages.append({"role": "assistant", "content": f"It comes right after {number - 1}."})
+    return {"prompt": prompt, "prompt_id": f"{split}-{number}", "messages": messages}
+
+
+def _scores(role: str, model: str) -> ModelScores:
+    return ModelScores.model_validate(
+        {
+            "role": role,
+            "model": model,
+            "weights_digest": hashlib.sha256(model.encode()).hexdigest(),
+            "job": "score",
+            "mlflow_run_id": "score",
+            "metrics": {"target.nll": 1.25},
+            "rows": {"target": 12},
+            "suite_digests": {},
+            "scores": "scores",
+        }
+    )

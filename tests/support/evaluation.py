@@ -1,0 +1,201 @@
+"""An evaluation of one's own: records up to training's, suites, an endpoint, and a scorer that needs no model library.
+
+The jobs are real: submitted, run and downloaded by way of the emulator. Only the code that they run is another than ``mlops/remote``, so
+that a test of who is scored, when, and with which result takes a second. What ``mlops/remote`` computes is tested in ``tests/remote``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mlops.cloud.workspace import Workspace
+from mlops.core.config import ComputeConfig, Config
+from mlops.core.records import Evaluated, Suite, Trained, Validated
+from mlops.emulator.history import runstore
+from mlops.emulator.server import Emulator
+from mlops.emulator.storage import blobs
+from mlops.evaluate import evaluate
+from tests.support.deployments import ready_to_train
+
+ENDPOINT = "judged"
+ALL = ["base", "candidate", "champion"]
+MODEL_NAME = "judged"
+FINGERPRINT_OF_OTHER_DATA = "0" * 64
+SCORER = """
+import argparse, hashlib, json, math, pathlib, time
+
+HOW = {how}  # role → what it does instead of what it should; for {unique}
+parser = argparse.ArgumentParser()
+for name in ("model", "base", "target", "retention", "output", "model-id", "base-id", "role", "key", "evaluation-version",
+             "generate-rows", "max-tokens", "max-new-tokens", "batch-tokens", "precision"):
+    parser.add_argument("--" + name)
+given = parser.parse_args()
+how = HOW.get(given.role, "")
+if how == "wait":
+    time.sleep(120)
+if how == "fail":
+    raise RuntimeError("broken on purpose")
+
+
+def digest(folder):
+    files = sorted(path for path in pathlib.Path(folder).rglob("*") if path.is_file())
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+
+
+SUITES = {{suite: pathlib.Path(getattr(given, suite)) for suite in ("target", "retention")}}
+model = digest(given.model)
+rows = []
+for suite in SUITES:
+    for line in SUITES[suite].read_text().splitlines():
+        row = json.loads(line)
+        worth = int(hashlib.sha256((model + row["prompt_id"]).encode()).hexdigest()[:4], 16) / 65536
+        rows.append({{"suite": suite, "id": row["prompt_id"], "kind": row.get("kind", ""), "input": "i", "tokens": 4, "nll": 4 + worth,
+                     "greedy_tokens": 2,
+                     "kl": worth if suite == "retention" else None}})
+if how == "foreign":
+    rows[0]["id"] = "of another suite"
+if how == "nan":
+    rows[0]["nll"] = math.nan
+metrics = {{suite + ".nll": sum(row["nll"] for row in rows if row["suite"] == suite) / sum(4 for row in rows if row["suite"] == suite)
+           for suite in SUITES}}
+result = {{
+    "schema_version": 1, "key": given.key, "evaluation_version": given.evaluation_version, "weights_digest": model,
+    "base_weights_digest": "another base" if how == "other base" else digest(given.base or given.model), "mlflow_run_id": "",
+    "metrics": metrics, "samples": [], "notes": ["said by the job"] if how == "note" else [],
+    "rows": {{suite: sum(row["suite"] == suite for row in rows) for suite in SUITES}},
+    "suite_digests": {{suite: hashlib.sha256(path.read_bytes()).hexdigest() for suite, path in SUITES.items()}},
+}}
+if how != "empty":
+    output = pathlib.Path(given.output)
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "scores.jsonl").write_text("".join(json.dumps(row) + "\\n" for row in rows))
+    result["scores_sha256"] = hashlib.sha256((output / "scores.jsonl").read_bytes()).hexdigest()
+    (output / "result.json").write_text(json.dumps(result))
+"""
+
+
+def write_scorer(folder: Path, unique: str, how: Mapping[str, str]) -> None:
+    """Make ``folder`` hold the scorer. Its digest is part of every key, so ``unique`` keeps the jobs of tests apart."""
+    folder.mkdir(exist_ok=True)
+    (folder / "score.py").write_text(SCORER.format(how=dict(how), unique=unique))
+
+
+def _row(row_id: str) -> dict[str, Any]:
+    messages = [{"role": "user", "content": f"What is {row_id}?"}, {"role": "assistant", "content": f"It is {row_id}, as ever."}]
+    return {"prompt": messages[0]["content"], "prompt_id": row_id, "messages": messages, "kind": "facts"}
+
+
+class Evaluation:
+    """A run directory right before ``evaluate``, and what became of its jobs.
+
+    Args:
+        directory: the run directory.
+        config: its experiment must be this test's own.
+        workspace: the session.
+        shared_emulator: the emulator behind it.
+        job: the training job whose output ``trained_model`` is the candidate.
+    """
+
+    def __init__(self, directory: Path, config: Config, workspace: Workspace, shared_emulator: Emulator, job: str) -> None:
+        self.config, self.workspace, self.emulator = config, workspace, shared_emulator
+        self.store = shared_emulator.azure.store
+        workspace.compute.ensure(ComputeConfig(name="cluster"))
+        self.run = ready_to_train(directory)
+        self.validated = self.freeze()
+        self.trained = self._train(job)
+
+    def freeze(self, target: int = 6, retention: int = 4) -> Validated:
+        """Validate with suites of so many rows; what was made of others no longer fits."""
+        suites = {}
+        for name, count in {"target": target, "retention": retention}.items():
+            path = self.run.path("suites", f"{name}.jsonl")
+            path.write_text("".join(json.dumps(_row(f"{name}-{number}")) + "\n" for number in range(count)))
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            suites[name] = Suite(name=name, path=f"suites/{name}.jsonl", digest=digest, rows=count)
+        self.validated = self.run.write(self.run.read(Validated).model_copy(update={"suites": suites}))
+        return self.validated
+
+    def retrain(self, job: str) -> None:
+        """Write the training's record anew, for what was validated now."""
+        self.trained = self._train(job)
+
+    def _train(self, job: str) -> Trained:
+        validated = self.validated
+        return self.run.write(
+            Trained(
+                inputs={"validate": validated.digest()},
+                run_key=hashlib.sha256(job.encode()).hexdigest(),
+                job=job,
+                display_name="copy",
+                experiment=self.config.training.experiment,
+                status="Completed",
+                studio_url="",
+                mlflow_run_id=job,
+                model_output=f"azureml://jobs/{job}/outputs/trained_model",
+                base_model=validated.base_model,
+                component=validated.component,
+                data_fingerprint=validated.data_fingerprint,
+                parameters=(),
+                gpus=1,
+            )
+        )
+
+    def evaluate(self, config: Config | None = None, workspace: Workspace | None = None) -> Evaluated:
+        return evaluate(config or self.config, self.run, workspace or self.workspace)
+
+    def jobs(self) -> list[tuple[str, str]]:
+        """(role, status) of this test's scoring jobs, oldest first."""
+        runs = runstore.everything(self.emulator.azure)
+        return [(run["tags"]["mlops.role"], run["status"]) for run in runs if run["experiment"] == self.config.training.experiment]
+
+    def scored(self) -> list[str]:
+        """Who was given a job, sorted."""
+        return sorted(role for role, _ in self.jobs())
+
+    def settle(self, wanted: list[tuple[str, str]]) -> None:
+        """Its jobs come to stand like this; cancelling takes a moment."""
+        deadline = time.monotonic() + 20
+        while self.jobs() != wanted and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert self.jobs() == wanted
+
+    def names(self, role: str) -> list[str]:
+        """The jobs that scored this role, oldest first."""
+        runs = runstore.everything(self.emulator.azure)
+        mine = [run for run in runs if run["experiment"] == self.config.training.experiment]
+        return [run["name"] for run in mine if run["tags"]["mlops.role"] == role]
+
+    def output(self, job: str) -> Path:
+        """Where a scoring job's files are in the workspace's storage."""
+        return blobs.path(self.emulator.azure, blobs.datastore_container(self.emulator.azure), f"azureml/{job}/scores")
+
+    def traffic(self, **shares: int) -> None:
+        """Split the traffic of the common endpoint; nothing for none at all."""
+        self.workspace.endpoints.set_traffic(ENDPOINT, shares, may_be_none=True)
+
+    def model(self, deployment: str) -> str:
+        """Full id of what a deployment of the common endpoint serves."""
+        found = self.workspace.endpoints.deployment(ENDPOINT, deployment)
+        assert found is not None
+        return found.model
+
+    @contextmanager
+    def changed(self, kind: str, key: str, **fields: Any) -> Iterator[None]:
+        """Something in the workspace is otherwise for a while; without fields, it is not there."""
+        before = self.store.get(kind, key)
+        assert before is not None
+        self.store.put(kind, key, before | fields) if fields else self.store.delete(kind, key)
+        try:
+            yield
+        finally:
+            self.store.put(kind, key, before)
+
+
+Make = Callable[..., Evaluation]
+"""``make("key=value", live="blue", candidate="wait")``: with these overrides, that deployment live, and that role's scoring doing that."""

@@ -1,0 +1,144 @@
+"""A run directory as the stages before the gate leave it, with scores made up."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from mlops.core.config import Config, GateConfig, Rule
+from mlops.core.records import Evaluated, Judged, ModelScores, Prepared, Sample, Suite, Trained, Validated
+from mlops.core.run import Run
+from mlops.judging.judge import judge
+from mlops.remote.metrics import aggregate
+from mlops.report import html, markdown
+from tests.support.evidence import KINDS, rows
+
+Role = Literal["candidate", "champion", "base"]
+MODEL = "azureml://jobs/train-1/outputs/trained_model"
+
+
+def conversation(row_id: str, kind: str = "") -> dict[str, Any]:
+    said = [{"role": "user", "content": f"What is {row_id}?"}, {"role": "assistant", "content": f"It is {row_id}."}]
+    row = {"prompt": said[0]["content"], "prompt_id": row_id, "messages": said}
+    return row | ({"kind": kind} if kind else {})
+
+
+def write_jsonl(path: Path, lines: Sequence[Mapping[str, Any]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def make_run(
+    directory: Path,
+    scores: Mapping[Role, Sequence[Mapping[str, Any]]] | None = None,
+    *,
+    n: int = 60,
+    overlap: bool = False,
+    mlflow_run: str = "train-1",
+) -> Run:
+    """Records up to Evaluated.
+
+    Args:
+        directory: where.
+        scores: role → rows of scores.jsonl; by default all three models, the candidate clearly better.
+        n: rows of each suite.
+        overlap: whether a row of the target suite is in the training data.
+        mlflow_run: of the training.
+    """
+    run = Run(directory)
+    target = [conversation(f"target-{number:05d}") for number in range(n)]
+    retention = [conversation(f"retention-{number:05d}", KINDS[number % 2]) for number in range(n)]
+    training = [conversation(f"train-{number}") for number in range(20)] + target[: int(overlap)]
+    train = run.keep(write_jsonl(run.path("data", "train_sft.jsonl"), training), len(training))
+    prepared = run.write(Prepared(files={"train_sft": train}, dataset="made up", revision="1", percent=100.0, seed=1, fingerprint="f" * 64))
+    files = {"target": write_jsonl(run.path("suites", "target.jsonl"), target)}
+    files["retention"] = write_jsonl(run.path("suites", "retention.jsonl"), retention)
+    kept = {name: run.keep(path, n) for name, path in files.items()}
+    validated = run.write(_validated(prepared, {name: Suite(name=name, path=k.path, digest=k.sha256, rows=n) for name, k in kept.items()}))
+    trained = run.write(_trained(validated, mlflow_run))
+    default: dict[Role, Sequence[Mapping[str, Any]]] = {
+        "candidate": rows("candidate", n=n, shift=-0.4),
+        "champion": rows("champion", n=n),
+        "base": rows("base", n=n),
+    }
+    write_evaluated(run, validated, trained, default if scores is None else scores)
+    return run
+
+
+def judge_run(run: Run, *rules: Rule, **changes: Any) -> Judged:
+    """Judge by these rules and leave what the gate leaves, without asking anybody."""
+    judged = judge(Config(target="test", gate=GateConfig(rules=rules)), run).model_copy(update=changes)
+    run.path("gate.md").write_text(markdown.gate_page(judged, run.read(Evaluated)))
+    run.write(judged)
+    html.write(run)
+    return judged
+
+
+def write_evaluated(run: Run, validated: Validated, trained: Trained, scores: Mapping[Role, Sequence[Mapping[str, Any]]]) -> Evaluated:
+    files = {
+        f"scores.{role}": run.keep(write_jsonl(run.path("evaluate", f"{role}.jsonl"), made), len(made)) for role, made in scores.items()
+    }
+    return run.write(
+        Evaluated(
+            inputs={Validated.stage: validated.digest(), Trained.stage: trained.digest()},
+            files=files,
+            evaluation_version="v1",
+            models={role: _scores(role, made, validated) for role, made in scores.items()},
+            champion_note="" if "champion" in scores else "Endpoint chat serves nothing: this is a first run.",
+        )
+    )
+
+
+def _scores(role: Role, made: Sequence[Mapping[str, Any]], validated: Validated) -> ModelScores:
+    return ModelScores(
+        role=role,
+        model=MODEL if role == "candidate" else f"azureml://models/{role}",
+        weights_digest=f"weights-{role}",
+        job=f"score-{role}",
+        mlflow_run_id=f"score-{role}",
+        metrics=aggregate(made),
+        rows={name: suite.rows for name, suite in validated.suites.items()},
+        suite_digests={name: suite.digest for name, suite in validated.suites.items()},
+        scores=f"scores.{role}",
+        samples=(Sample(prompt="What is <b>rain</b>?", answer=f"Rain, says the {role} & <script>alert(1)</script>", reference="Water."),),
+    )
+
+
+def _validated(prepared: Prepared, suites: dict[str, Suite]) -> Validated:
+    return Validated(
+        inputs={Prepared.stage: prepared.digest()},
+        data_fingerprint=prepared.fingerprint,
+        rows_checked={"train_sft": 20},
+        suites=suites,
+        base_model="azureml://registries/azureml/models/Phi-3-mini-4k-instruct/versions/15",
+        component="azureml://registries/azureml/components/chat_completion_pipeline/versions/0.0.82",
+        compute="gpu",
+        compute_size="Standard_NC24ads_A100_v4",
+        gpus_per_node=1,
+        endpoint_sku="Standard_NC24ads_A100_v4",
+        cost_estimate_usd=14.68,
+        cost_note="4 hours at 3.67 USD",
+    )
+
+
+def _trained(validated: Validated, mlflow_run: str) -> Trained:
+    return Trained(
+        inputs={Validated.stage: validated.digest()},
+        run_key="k" * 64,
+        job="train-1",
+        display_name="train",
+        experiment="e",
+        status="Completed",
+        studio_url="https://ml.azure.com/runs/train-1",
+        mlflow_run_id=mlflow_run,
+        model_output=MODEL,
+        base_model=validated.base_model,
+        component=validated.component,
+        data_fingerprint=validated.data_fingerprint,
+        parameters=(),
+        gpus=1,
+        gpu_hours=0.5,
+    )

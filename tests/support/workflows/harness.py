@@ -1,0 +1,333 @@
+"""Runs workflows with act, on this machine and offline: Azure, GitHub's issuer and its REST API are emulated, the artifact actions doubled.
+
+act reads the files as GitHub does but leaves out what only GitHub has. What matters of that is put into the copy of the tree that is run:
+a job gets an identity only if its ``permissions:`` say ``id-token: write``, its token may do what they say, and its subject follows from
+its ``environment:``. docs/workflows.md lists what remains for GitHub to show.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mlops.emulator import github_api
+from mlops.emulator.history import runstore
+from mlops.emulator.identity.github_oidc import WorkflowRun, job_environment
+from mlops.emulator.server import Emulator
+from tests.support.workflows.trees import REPOSITORY, ROOT, commit, copy_tree, inlined, make_repository, read_workflow, write_workflow
+
+DOUBLES = Path(__file__).parent / "doubles"
+TINY = Path(__file__).parent / "pipeline.toml"
+COORDINATES = ("AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_SUBSCRIPTION_ID", "AZUREML_RESOURCE_GROUP", "AZUREML_WORKSPACE")
+LIMIT_S = 900.0
+USES = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(?P<sub>/[^@\s]+)?@(?P<ref>\S+)")
+
+
+@dataclasses.dataclass
+class Result:
+    """What came of a workflow run."""
+
+    run_id: str
+    code: int
+    jobs: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Job id → success or failure, in the order in which they ended; those that were skipped are missing."""
+    outputs: dict[str, str] = dataclasses.field(default_factory=dict)
+    """The last value that a step set, empty ones left out."""
+    summary: str = ""
+    log: str = ""
+
+    @property
+    def trouble(self) -> str:
+        """What the jobs that failed said last, for messages of tests."""
+        failed = [f"[{job}]" for job, end in self.jobs.items() if end != "success"]
+        lines = [line for line in self.log.splitlines() if not failed or any(line.startswith(job) for job in failed)]
+        return "\n".join([str(self.jobs), *(line for line in lines[-120:] if "LocalRepositoryCache" not in line)])
+
+
+class Harness:
+    """A repository on the emulated GitHub, with its workflow runs.
+
+    Args:
+        emulator: with ``Options.github`` set.
+        folder: for the repository's tree, artifacts and act's caches.
+        source: the repository whose files are run.
+        configuration: the repository's pipeline.toml.
+        project: what ``source`` names this project by (``OWNER/NAME@REF``), where it is another repository that calls it.
+    """
+
+    def __init__(self, emulator: Emulator, folder: Path, source: Path = ROOT, project: str = "", configuration: Path = TINY) -> None:
+        self.emulator = emulator
+        self.tree = folder / "tree"
+        self.artifacts = folder / "artifacts"
+        self._folder = folder
+        self._project = project or f"{REPOSITORY}@main"
+        self._home = folder / "project" if project else self.tree
+        self._runs = 100
+        copy_tree(source, self.tree)
+        self._configuration = configuration.read_text()
+        (self.tree / "pipeline.toml").write_text(self._configuration)
+        self._files = sorted((self.tree / ".github").rglob("*.yml"))
+        if project:
+            copy_tree(ROOT, self._home)
+            self._files += sorted((self._home / ".github").rglob("*.yml"))
+        for path in self._files:
+            self._adapt(path)
+        make_repository(self.tree)
+
+    def configure(self, *changes: tuple[str, str]) -> str:
+        """Commit pipeline.toml as it was at first, with these (pattern, replacement); the commit."""
+        text = self._configuration
+        for pattern, replacement in changes:
+            text, changed = re.subn(pattern, replacement, text, count=1, flags=re.MULTILINE)
+            assert changed, pattern
+        (self.tree / "pipeline.toml").write_text(text)
+        return commit(self.tree)
+
+    def endpoints(self) -> dict[str, dict[str, int]]:
+        """Endpoint → traffic, every deployment named."""
+        store = self.emulator.azure.store
+        found = {}
+        for key, endpoint in store.list("endpoint"):
+            deployments = [deployment["name"] for _, deployment in store.list("deployment", f"{key}/")]
+            found[endpoint["name"]] = {name: endpoint["traffic"].get(name, 0) for name in deployments}
+        return found
+
+    def jobs(self, prefix: str = "mlops-train") -> dict[str, str]:
+        """Job → status, oldest first."""
+        runs = runstore.everything(self.emulator.azure)
+        return {run["name"]: run["status"] for run in runs if run["kind"] == "job" and run["name"].startswith(prefix)}
+
+    def push(self, **options: Any) -> Result:
+        """Push to main."""
+        return self.run("push", "train.yml", {"ref": "refs/heads/main"}, **options)
+
+    def pull_request(self, number: int, action: str = "opened", *, fork: bool = False, **options: Any) -> Result:
+        """Something happens to a pull request."""
+        github_api.open_pull_request(self.emulator.azure, number)
+        head = {"ref": "change", "sha": "1" * 40, "repo": {"full_name": "fork/chat" if fork else REPOSITORY, "fork": fork}}
+        payload = {"action": action, "number": number, "pull_request": {"number": number, "head": head, "base": {"ref": "main"}}}
+        return self.run("pull_request", "pr.yml", payload, fork=fork, **options)
+
+    def dispatch(self, workflow: str, inputs: Mapping[str, str], **options: Any) -> Result:
+        """Dispatch a workflow; what is not given has its default, as on GitHub."""
+        declared = read_workflow(self.tree / ".github/workflows" / workflow)["on"]["workflow_dispatch"]["inputs"]
+        assert not inputs.keys() - declared.keys(), inputs
+        for name, value in inputs.items():
+            assert "options" not in declared[name] or value in declared[name]["options"], (name, value)
+        given = {name: inputs.get(name, declaration.get("default", "")) for name, declaration in declared.items()}
+        return self.run("workflow_dispatch", workflow, {"ref": "refs/heads/main", "inputs": given}, **options)
+
+    def schedule(self, **options: Any) -> Result:
+        """The hour has come."""
+        return self.run("schedule", "schedule.yml", {"schedule": "17 * * * *"}, **options)
+
+    def run(
+        self,
+        event: str,
+        workflow: str,
+        payload: Mapping[str, Any],
+        *,
+        fork: bool = False,
+        configured: bool = True,
+        job: str = "",
+        run_id: str = "",
+        inline: bool = False,
+        during: Callable[[Result], None] | None = None,
+    ) -> Result:
+        """Run a workflow and come back when it is over.
+
+        Args:
+            event: as in ``on:``.
+            workflow: file name.
+            payload: the event's.
+            fork: whether it is a fork's pull request: no identity, no variables.
+            configured: whether the repository has its Azure variables.
+            job: run this job alone.
+            run_id: of the workflow run; a new one by default.
+            inline: let the called jobs stand in the calling workflow, so that what comes behind them runs though one of them fails.
+            during: called in a thread of its own while the workflow runs.
+        """
+        self._runs += 1
+        result = Result(run_id or str(self._runs), -1)
+        event_file = self._folder / f"event-{self._runs}.json"
+        names = {"full_name": REPOSITORY, "name": "chat", "owner": {"login": "octo"}, "default_branch": "main"}
+        event_file.write_text(json.dumps({"repository": names, **payload}))
+        variables = self._variables(event, result.run_id, payload) if configured and not fork else {}
+        path = self._inlined(workflow) if inline else self.tree / ".github/workflows" / workflow
+        command = self._command(event, path, event_file, result.run_id, variables, job)
+        home = self._folder / "home"
+        home.mkdir(exist_ok=True)
+        github_api.add_workflow_run(self.emulator.azure, result.run_id, "in_progress", None)
+        watcher = threading.Thread(target=during, args=(result,), daemon=True) if during else None
+        process = subprocess.Popen(
+            command,
+            env={"PATH": os.environ["PATH"], "HOME": str(home), "LANG": "C.UTF-8", "GIT_PAGER": "cat"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+            cwd=self.tree,
+        )
+        if watcher:
+            watcher.start()
+        deadline = threading.Timer(LIMIT_S, lambda: os.killpg(process.pid, signal.SIGKILL))
+        deadline.start()
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                _note(result, line)
+            result.code = process.wait()
+        finally:
+            deadline.cancel()
+            if process.stdout is not None:
+                process.stdout.close()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        conclusion = "success" if result.code == 0 else "failure"
+        github_api.add_workflow_run(self.emulator.azure, result.run_id, "completed", conclusion)
+        assert "Skipping unsupported platform" not in result.log, result.log[-2000:]
+        return result
+
+    def _inlined(self, workflow: str) -> Path:
+        """A copy of a workflow with the jobs of pipeline.yml in it."""
+        folder = self.tree / ".github/workflows"
+        document = read_workflow(folder / workflow)
+        called = read_workflow(self._home / ".github/workflows/pipeline.yml")
+        path = self._folder / workflow
+        write_workflow(path, inlined(document, "pipeline", called))
+        return path
+
+    def _variables(self, event: str, run_id: str, payload: Mapping[str, Any]) -> dict[str, str]:
+        """The repository's variables, and what the copies of the workflows are told by variables."""
+        environment = self.emulator.environment()
+        number = payload.get("number")
+        ref = f"refs/pull/{number}/merge" if number else "refs/heads/main"
+        identity = job_environment(self.emulator.azure, WorkflowRun(run_id, event=event, ref=ref))
+        return {name: environment[name] for name in COORDINATES} | {
+            "EMULATED_ID_TOKEN_URL": identity["ACTIONS_ID_TOKEN_REQUEST_URL"].partition("&")[0],
+            "EMULATED_ID_TOKEN_TOKEN": identity["ACTIONS_ID_TOKEN_REQUEST_TOKEN"],
+        }
+
+    def _command(self, event: str, workflow: Path, payload: Path, run_id: str, variables: Mapping[str, str], job: str) -> list[str]:
+        act = shutil.which("act", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+        assert act, "act is not installed: it comes with the dependency group `workflows`"
+        empty = self._folder / "empty"
+        empty.touch()
+        environment = {name: value for name, value in self.emulator.environment().items() if not name.startswith("AZURE")}
+        environment |= {
+            "GITHUB_RUN_ID": run_id,
+            "MLOPS_PYTHON": sys.executable,
+            "MLOPS_EMULATOR_WEIGHTS": "tiny-llama",
+            "ARTIFACT_STORE": str(self.artifacts),
+            "DOUBLES": str(DOUBLES),
+            "REPOSITORY_TREE": str(self.tree),
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": str(self._home) if self._home != self.tree else "",
+        }
+        command = [act, event, "--json", "-C", str(self.tree), "-W", str(workflow), "-e", str(payload)]
+        command += [
+            "-P",
+            "ubuntu-latest=-self-hosted",
+            "--pull=false",
+            "--rebuild=false",
+            "--rm",
+            "--no-cache-server",
+            "--actor",
+            "octocat",
+        ]
+        command += [
+            "--no-skip-checkout",
+            "--action-offline-mode",
+            "--use-new-action-cache",
+            "--action-cache-path",
+            str(self._folder / "cache"),
+        ]
+        command += ["--concurrent-jobs", "2", *(["-j", job] if job else [])]
+        for kind in ("env", "secret", "var", "input"):
+            command += [f"--{kind}-file", str(empty)]
+        for name, value in environment.items():
+            command += ["--env", f"{name}={value}"]
+        for name, value in variables.items():
+            command += ["--var", f"{name}={value}"]
+        for uses, place in self._repositories().items():
+            command += ["--local-repository", f"{uses}={place}"]
+        return command
+
+    def _repositories(self) -> dict[str, Path]:
+        """owner/name@ref → the folder that stands for it, for every action that is used."""
+        found: dict[str, Path] = {}
+        for path in self._files:
+            for match in re.finditer(r"uses: *['\"]?" + USES.pattern, path.read_text()):
+                repository, ref = match["repository"], match["ref"].strip("'\"")
+                ours = f"{repository}@{ref}" == self._project
+                place = self._home if ours else DOUBLES / repository.partition("/")[2]
+                assert ours or (place / "action.yml").is_file(), f"{path.name} uses {repository}, which has no double"
+                found[f"{repository}@{ref}"] = place
+        return found
+
+    def _adapt(self, path: Path) -> None:
+        """Put into a copy what act leaves out, and take out what it rejects."""
+        document = read_workflow(path)
+        for job in document.get("jobs", {}).values():
+            self._here(job)
+            if "runs-on" in job:
+                self._grant(job)
+            for step in job.get("steps", ()):
+                self._here(step)
+        for step in document.get("runs", {}).get("steps", ()):
+            self._here(step)
+        if isinstance(document.get("concurrency"), dict):
+            document["concurrency"].pop("queue", None)
+        write_workflow(path, document)
+
+    def _here(self, holder: dict[str, Any]) -> None:
+        """``$/x`` is the repository that a file lies in, at the commit of the workflow, whatever is checked out; act does not know it."""
+        if str(holder.get("uses", "")).startswith("$/"):
+            repository, _, ref = self._project.partition("@")
+            holder["uses"] = f"{repository}/{holder['uses'][2:]}@{ref}"
+
+    def _grant(self, job: dict[str, Any]) -> None:
+        """What the job's permissions give it: an identity with the subject of its environment, and a token."""
+        permissions = job.get("permissions", {})
+        environment = str(job.get("environment", ""))
+        inner = environment.removeprefix("${{").removesuffix("}}").strip() if environment.startswith("${{") else f"'{environment}'"
+        if permissions.get("id-token") == "write":
+            url = "${{ vars.EMULATED_ID_TOKEN_URL && format('{0}&environment={1}', vars.EMULATED_ID_TOKEN_URL, " + inner + ") || '' }}"
+            given = {"ACTIONS_ID_TOKEN_REQUEST_URL": url, "ACTIONS_ID_TOKEN_REQUEST_TOKEN": "${{ vars.EMULATED_ID_TOKEN_TOKEN }}"}
+            job["env"] = given | job.get("env", {})
+        token = github_api.token(self.emulator.azure, permissions)
+        for step in job.get("steps", ()):
+            for part in ("env", "with"):
+                for name, value in step.get(part, {}).items():
+                    if isinstance(value, str):
+                        step[part][name] = value.replace("${{ github_api.token }}", token)
+
+
+def _note(result: Result, line: str) -> None:
+    """Read a line of act's JSON log."""
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        result.log += line
+        return
+    result.log += f"[{entry.get('jobID', '')}] {entry.get('msg', '').rstrip()}\n"
+    if entry.get("jobResult") and entry["jobResult"] != "skipped":
+        result.jobs[entry["jobID"]] = entry["jobResult"]
+    if entry.get("command") == "set-output" and entry["arg"]:
+        result.outputs[entry["name"]] = entry["arg"]
+    if entry.get("command") == "summary":
+        result.summary += entry["content"] + "\n"
+
+
+__all__ = ["Harness", "Result"]
