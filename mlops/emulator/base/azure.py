@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import secrets
+import threading
 import uuid
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, TypeVar
 
 from mlops.emulator.base.children import Children
+from mlops.emulator.base.faults import Faults
 from mlops.emulator.base.store import Store
 
-if TYPE_CHECKING:
-    from mlops.emulator.base.faults import Faults
+__all__ = ["LOCATION", "Azure", "Identity", "Options", "Services", "arm_id"]
 
-__all__ = ["LOCATION", "Azure", "Identity", "Options", "arm_id"]
+T = TypeVar("T")
 
 LOCATION = "eastus"
 """The SDK's registry discovery goes to eastus whatever the workspace's region is, so this is the one region there is."""
@@ -89,9 +91,42 @@ class Options:
     immutable_subjects: bool = False
 
 
+class Services:
+    """The in-memory state of each service, one object per class.
+
+    State that must survive a restart goes into the store; everything else a service keeps between requests (running tasks, started
+    servers, locks) is an attribute of a small class in the module that owns it, never a module global::
+
+        class Queues:
+            def __init__(self) -> None:
+                self.by_compute: dict[str, list[str]] = {}
+
+
+        queues = azure.services.get(Queues)  # the same object every time
+
+    The class takes no arguments. Its object lives as long as this emulator does, so two emulators in one process share nothing.
+    Safe to use from several threads.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._states: dict[type[Any], Any] = {}
+
+    def get(self, state: type[T]) -> T:
+        """Return this emulator's object of the class ``state``, creating it on first use."""
+        with self._lock:
+            if state not in self._states:
+                self._states[state] = state()
+            instance: T = self._states[state]
+            return instance
+
+
 @dataclasses.dataclass
 class Azure:
-    """State that outlives a request. Handlers get it as their first argument."""
+    """The emulated subscription: everything that outlives a request. Handlers take it as their first argument.
+
+    Module globals hold constants only. For in-memory state of a service see :class:`Services`, for background work :meth:`start_task`.
+    """
 
     state: Path
     store: Store
@@ -100,7 +135,10 @@ class Azure:
     faults: Faults
     children: Children
     environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    """What a child process (a job, a container) must have set to reach the emulator as Azure; known once the server listens."""
+    """Variables that a child process (a job, a container) needs to reach the emulator as Azure; empty until the server listens."""
+    services: Services = dataclasses.field(default_factory=Services)
+    """In-memory state of the services."""
+    _tasks: set[asyncio.Task[Any]] = dataclasses.field(default_factory=set)
 
     @property
     def workspace_id(self) -> str:
@@ -115,8 +153,15 @@ class Azure:
         """MLflow tracking URI, as the workspace tells it."""
         return f"azureml://{API_HOST}/mlflow/v1.0{self.workspace_id}"
 
+    def start_task(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Run ``work`` in the background. It is canceled when the emulator stops."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)  # asyncio itself holds only weak references to tasks
+        task.add_done_callback(self._tasks.discard)
+        return task
+
     def folder(self, *parts: str) -> Path:
-        """A folder under the state folder, made if missing."""
+        """Return a folder under the state folder, creating it if necessary."""
         path = self.state.joinpath(*parts)
         path.mkdir(parents=True, exist_ok=True)
         return path

@@ -28,8 +28,6 @@ RETRY_AFTER = {"Retry-After": "1"}
 SLOW_POLLS = 3
 """How many status reads more a slow operation takes."""
 
-_running: set[asyncio.Task[None]] = set()
-
 log = logging.getLogger("mlops.emulator")
 
 
@@ -46,9 +44,7 @@ def start(
     polls = azure.options.polls + (SLOW_POLLS if azure.faults.take("operation-slow", subject) else 0)
     operation = f"{prefix}{azure.identity.workspace_guid}:{uuid.uuid4()}" if prefix else str(uuid.uuid4())
     azure.store.put("operation", operation, {"status": "InProgress", "polls": polls, "start": _now(), "end": None, "error": None})
-    task = asyncio.create_task(_finish(azure, operation, work))
-    _running.add(task)  # asyncio itself holds tasks only weakly
-    task.add_done_callback(_running.discard)
+    azure.start_task(_finish(azure, operation, work))
     return f"/subscriptions/{azure.identity.subscription}{PROVIDER}/locations/{LOCATION}/{kind}/{operation}"
 
 
