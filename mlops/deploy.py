@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from mlops.cloud.tags import EXPIRES, SERVED_MODEL
 from mlops.core import console, guard
 from mlops.core.config import Config, EndpointConfig
 from mlops.core.errors import DeploymentFailed, MlopsError, TrafficError
-from mlops.core.records import Deployed, Registered
+from mlops.core.records import Deployed, Judged, Registered
 from mlops.core.run import Run
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def _expiry(config: Config) -> str:
 def _deployment(workspace: Workspace, wanted: EndpointConfig, name: str, registered: Registered) -> tuple[DeploymentView, bool]:
     """The healthy deployment, and whether it was there (or on its way) already."""
     found = workspace.endpoints.deployment(wanted.name, name)
-    if found is not None and not (workspace.ours(found.tags) and found.tags.get(SERVED_MODEL) == registered.model):
+    if found is not None and not (workspace.session.owns(found.tags) and found.tags.get(SERVED_MODEL) == registered.model):
         raise DeploymentFailed(
             f"Endpoint {wanted.name} has a deployment {name} that is not ours.", "set another endpoint.deployment_prefix in pipeline.toml"
         )
@@ -133,7 +133,7 @@ def _undone(workspace: Workspace, wanted: EndpointConfig, name: str, before: Map
     told = []
     try:
         found = workspace.endpoints.deployment(wanted.name, name)
-        if found is not None and workspace.ours(found.tags) and not before.get(name):
+        if found is not None and workspace.session.owns(found.tags) and not before.get(name):
             workspace.endpoints.delete_deployment(wanted.name, name)
             told.append(f"Deployment {name} was deleted again.")
         if delete_endpoint:
@@ -148,9 +148,7 @@ def _undone(workspace: Workspace, wanted: EndpointConfig, name: str, before: Map
     return " ".join(told)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the stage as a command."""
-    return stage.run(deploy, argv)
+main = stage.command(deploy, needs=(Judged, Registered))
 
 
 if __name__ == "__main__":

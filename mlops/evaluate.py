@@ -13,7 +13,6 @@ import json
 import math
 import shutil
 import sys
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from mlops.cli import stage
@@ -229,9 +228,7 @@ def _sha256(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run this stage as a command."""
-    return stage.run(evaluate, argv)
+main = stage.command(evaluate, needs=(Validated, Trained))
 
 
 if __name__ == "__main__":

@@ -11,9 +11,8 @@ override. The other options judge nothing anew and write nothing.
 from __future__ import annotations
 
 import argparse
-import inspect
+import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -112,53 +111,52 @@ def _tell(judged: Judged, page: str, report: Path) -> None:
     console.info(f"  report: {report}")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run this stage, or one of the commands beside it."""
-    arguments = _parser().parse_args(argv)
-
-    def command() -> int:
-        if arguments.rule and not arguments.what_if:
-            raise UsageError("--rule edits rules for --what-if only.", "say --what-if, too, or edit pipeline.toml")
-        if arguments.explain is not None:
-            gate_queries.explain(Run(arguments.run), arguments.explain)
-            return 0
-        given = stage.settings(arguments)
-        if arguments.what_if:
-            gate_queries.what_if(given.config, given.run, arguments.rule)
-        elif arguments.history is not None:
-            gate_queries.history(given.config, given.workspace(), arguments.history)
-        elif arguments.self_test:
-            gate_queries.self_test(given.config, given.run)
-        else:
-            return stage.step(given, "gate", gate)
-        return 0
-
-    return stage.guarded(command)
+def _answer_query(arguments: argparse.Namespace) -> bool:
+    """Run one of the commands beside judging, if the options ask for one."""
+    if arguments.rule and not arguments.what_if:
+        raise UsageError("--rule edits rules for --what-if only.", "add --what-if, or edit pipeline.toml")
+    if arguments.explain is not None:
+        gate_queries.explain(Run(arguments.run), arguments.explain)
+        return True
+    if not arguments.what_if and not arguments.self_test and arguments.history is None:
+        return False
+    context = stage.load_context(arguments)
+    if arguments.what_if:
+        gate_queries.what_if(context.config, context.run, arguments.rule)
+    elif arguments.history is not None:
+        gate_queries.history(context.config, context.workspace, arguments.history)
+    else:
+        gate_queries.self_test(context.config, context.run)
+    return True
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = stage.parser(inspect.cleandoc(__doc__ or ""), prog="mlops gate")
-    one = parser.add_mutually_exclusive_group()
-    one.add_argument("--override", metavar="REASON", help="let a HOLD through, and say why (MLOPS_OVERRIDE: the same)")
-    one.add_argument(
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    query = parser.add_mutually_exclusive_group()
+    query.add_argument(
+        "--override", default=os.environ.get("MLOPS_OVERRIDE", ""), metavar="REASON",
+        help="let a HOLD through, and say why (MLOPS_OVERRIDE: the same)",
+    )  # fmt: skip
+    query.add_argument(
         "--explain", nargs="?", const="", metavar="METRIC", help="show how the verdict follows from the numbers, from run/gate.json alone"
     )
-    one.add_argument(
-        "--what-if", action="store_true", help="judge the stored evaluation by the rules as they are now; exits with 0 whatever the verdict"
+    query.add_argument(
+        "--what-if", action="store_true", help="judge the stored evaluation by the current rules; exits with 0 whatever the verdict"
     )
-    one.add_argument("--history", nargs="?", const=20, type=_count, metavar="N", help="the last N verdicts in MLflow (default: 20)")
-    one.add_argument("--self-test", action="store_true", help="show what the gate says of spoilt evidence")
+    query.add_argument("--history", nargs="?", const=20, type=_count, metavar="N", help="the last N verdicts in MLflow (default: 20)")
+    query.add_argument("--self-test", action="store_true", help="show what the gate says of mutated evidence")
     parser.add_argument(
-        "--rule", action="append", default=[], metavar="'METRIC KEY=VALUE …'",
-        help="with --what-if: edit the rules about a metric (METRIC@BASELINE: only those), e.g. 'target.nll@base margin=0.02'",
+        "--rule", action="append", default=[], metavar="'RULE KEY=VALUE …'",
+        help="with --what-if: change settings of a rule, by its name or METRIC[@BASELINE], e.g. 'target.nll@base margin=0.02'",
     )  # fmt: skip
-    return parser
 
 
 def _count(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of verdicts")
     return int(text)
+
+
+main = stage.command(gate, needs=(Trained, Evaluated), add_options=_add_options, answer_query=_answer_query)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,15 @@
-"""Bring the conversations here: load the data set at its pinned revision, keep the wanted part of each split, fingerprint it.
+"""Prepare the data: load the data set at its pinned revision, sample and filter each split, and fingerprint the result.
 
     python -m mlops.prepare --target local
 
-Writes ``run/data/{split}.jsonl``. Run again with the same settings and source it changes nothing, and doesn't read the source.
+Writes ``run/data/{split}.jsonl``. Running it again with the same settings and source changes nothing and doesn't read the source.
 """
 
 from __future__ import annotations
 
 import math
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,52 +19,61 @@ from mlops.core import console
 from mlops.core.config import Config, DataConfig
 from mlops.core.errors import DataError, ValidationFailed
 from mlops.core.records import Prepared
+from mlops.core.reuse import reuse_key
 from mlops.core.run import Run, file_sha256
 from mlops.dataset import fingerprint
 from mlops.dataset.conversation import SPLITS, Conversation, Unreadable, encode, hash64, normalise
 from mlops.dataset.rows import Rows
 from mlops.dataset.sources import Source, open_source
 
-__all__ = ["main", "prepare", "sample", "shorten"]
+__all__ = ["EXCLUDED", "main", "prepare", "sample", "settings_key", "shorten"]
 
 VERSION = 1
-"""Raise it when the code below makes something else of the same source, so that older results are not taken for its own."""
+"""Increase it when the code below produces different rows from the same source, so that older results are not reused."""
+
+EXCLUDED = {
+    "data.dataset": "the source reports the name that it was opened under",
+    "data.revision": "the source reports its revision; a local file has none and ignores the setting",
+}
+"""Settings that do not decide which rows are kept, and why."""
 
 ORDER = ("test_sft", "test_gen", "train_sft", "train_gen")
-"""Test splits come first: what they hold is then left out of the training splits, not the other way round."""
+"""Test splits come first: a conversation that is in both is then dropped from the training split, not from the test split."""
 
-SHOWN = 20
-"""So many unreadable rows are named in an error; the rest is counted."""
+MAX_LISTED = 20
+"""How many unreadable rows an error lists; the others are only counted."""
 
 
 def prepare(config: Config, run: Run) -> Prepared:
-    """Load the data set and keep the wanted part of it.
+    """Load the data set and keep the configured part of it.
 
-    Of each split the rows with the lowest hash of (seed, ``prompt_id``) are kept, ``percent`` of them and at most ``max_rows``, and
-    written in the order of that hash. The tutorial takes the first rows instead (``split[0%:5%]``), which is as deterministic but keeps
-    whatever the source was sorted by. Two things follow: a larger percentage keeps what a smaller one kept, and the first rows of a
-    file are a fair sample of it.
+    Of each split, the rows with the lowest hash of (seed, ``prompt_id``) are kept: ``percent`` of them and at most ``max_rows``, written in
+    the order of that hash. The tutorial takes the first rows instead (``split[0%:5%]``), which is equally deterministic but preserves
+    whatever the source was sorted by. Two things follow: a larger percentage keeps everything that a smaller one kept, and the first rows
+    of a file are a fair sample of it.
 
     Raises:
-        ConfigError: ``data.dataset`` names nothing.
-        DataError: it can't be had, or a split is missing or empty.
-        ValidationFailed: rows that are not conversations, with file, line and rule.
+        ConfigError: there is no data set ``data.dataset``.
+        DataError: it can't be loaded, or a split is missing or empty.
+        ValidationFailed: some rows are not conversations; with file, line and rule.
     """
     source = open_source(config.data)
-    settings = fingerprint.of_settings({"version": VERSION, "name": source.name, "revision": source.revision, **_deciding(config.data)})
-    if (done := _unchanged(run, source, settings)) is not None:
-        console.info(f"  nothing to do: run/data holds {_counted(done)} of {done.dataset}, data fingerprint {done.fingerprint[:12]}")
-        return done
+    key = settings_key(config.data, source)
+    if (earlier := _find_unchanged(run, source, key)) is not None:
+        console.info(
+            f"  nothing to do: run/data holds {_row_counts(earlier)} of {earlier.dataset}, data fingerprint {earlier.fingerprint[:12]}"
+        )
+        return earlier
 
     console.info(f"  reading {source.name} ({source.revision})")
-    seen = {name: _seen(path) for name, path in source.files().items()}
+    stats = {name: _size_and_mtime(path) for name, path in source.files().items()}
     digests = {name: file_sha256(path) for name, path in source.files().items()}
     splits = source.splits()
-    _refuse_incomplete(source, splits)
+    _check_splits(source, splits)
 
     dropped: dict[str, Counter[str]] = {}
-    said: set[int] = set()
-    written = {split: _write(run, split, splits[split], config.data, said, dropped.setdefault(split, Counter())) for split in ORDER}
+    hashes: set[int] = set()
+    written = {split: _write(run, split, splits[split], config.data, hashes, dropped.setdefault(split, Counter())) for split in ORDER}
     for split, (temporary, _) in written.items():
         temporary.replace(run.path("data", f"{split}.jsonl"))
     files = {split: run.keep(run.path("data", f"{split}.jsonl"), rows=written[split][1]) for split in SPLITS}
@@ -74,26 +84,31 @@ def prepare(config: Config, run: Run) -> Prepared:
         seed=config.data.seed,
         fingerprint=fingerprint.of_files({split: file.sha256 for split, file in files.items()}),
         files=files,
-        settings=settings,
+        settings=key,
         source=digests,
-        source_seen=seen,
+        source_seen=stats,
         dropped={split: dict(sorted(reasons.items())) for split, reasons in dropped.items() if reasons},
     )
-    console.info(f"  kept {_counted(record)}; data fingerprint {record.fingerprint[:12]}")
+    console.info(f"  kept {_row_counts(record)}; data fingerprint {record.fingerprint[:12]}")
     return run.write(record)
 
 
+def settings_key(data: DataConfig, source: Source) -> str:
+    """Return the sha256 over everything but the source's files that decides which rows are kept."""
+    return reuse_key({"data": data}, EXCLUDED, version=VERSION, name=source.name, revision=source.revision)
+
+
 def sample(rows: Rows, percent: float, seed: int) -> Sequence[int]:
-    """Indices of the rows to keep, in the order of their hash: ``percent`` of them, rounded up."""
+    """Return the indices of the rows to keep, ordered by hash: ``percent`` of them, rounded up."""
     salt = seed.to_bytes(8, "little", signed=True)
     keys = [hash64(salt, identity.to_bytes(8, "little")) for identity in rows.ids()]
-    # Rows of one prompt_id share a key; their order in the source decides, so that the result never depends on the sort.
+    # Rows with the same prompt_id share a hash; their order in the source breaks the tie, so the result never depends on the sort.
     order = sorted(range(len(keys)), key=lambda index: (keys[index], index))
     return order[: math.ceil(len(order) * percent / 100)]
 
 
 def shorten(row: Conversation, max_messages: int | None, split: str) -> Conversation:
-    """The first ``max_messages`` messages, a leading system message not counted; for fine-tuning, cut back to an assistant's turn."""
+    """Cut a conversation to ``max_messages``, not counting a leading system message; for fine-tuning, back to an assistant turn."""
     if max_messages is None:
         return row
     limit = max_messages + (bool(row.messages) and row.messages[0].role == "system")
@@ -105,18 +120,18 @@ def shorten(row: Conversation, max_messages: int | None, split: str) -> Conversa
     return Conversation(prompt=row.prompt, messages=kept, prompt_id=row.prompt_id)
 
 
-def _kept(
-    split: str, rows: Rows, data: DataConfig, said: set[int], dropped: Counter[str], problems: list[tuple[str, Unreadable]]
+def _select(
+    split: str, rows: Rows, data: DataConfig, hashes: set[int], dropped: Counter[str], problems: list[tuple[str, Unreadable]]
 ) -> Iterator[Conversation]:
-    """The rows of a split that pass the limits, in the order of their hash.
+    """Yield the rows of a split that pass the limits, ordered by hash.
 
     Args:
         split: its name.
         rows: all of its rows.
         data: percentage and limits.
-        said: hashes of the conversations that were kept so far, in any split; grows.
-        dropped: counts what was left out, by reason; grows.
-        problems: where rows that can't be read are put; grows.
+        hashes: of the conversations kept so far, in any split; is added to.
+        dropped: reason → number of dropped rows; is added to.
+        problems: unreadable rows and where they are; is added to.
     """
     order = sample(rows, data.percent, data.seed)
     for index, row in zip(order, rows.take(order), strict=True):
@@ -128,23 +143,23 @@ def _kept(
             dropped["longer than max_characters"] += 1
             continue
         if data.deduplicate:
-            # After the cut: it can make two conversations equal.
+            # After the cut, because it can make two conversations equal.
             key = hash64(*(part for message in short.messages for part in (message.role.encode(), normalise(message.content))))
-            if key in said:
+            if key in hashes:
                 dropped["repeated"] += 1
                 continue
-            said.add(key)
+            hashes.add(key)
         yield short
 
 
-def _write(run: Run, split: str, rows: Rows, data: DataConfig, said: set[int], dropped: Counter[str]) -> tuple[Path, int]:
-    """Write a split beside its place; return the temporary file and how many rows it has."""
+def _write(run: Run, split: str, rows: Rows, data: DataConfig, hashes: set[int], dropped: Counter[str]) -> tuple[Path, int]:
+    """Write a split to a temporary file; return its path and its number of rows."""
     problems = rows.unreadable()
     limit = data.max_rows.get(split)
     temporary = run.path("data", f".{split}.jsonl.new")
     progress = console.Progress(f"rows of {split}")
     with temporary.open("wb") as file:
-        for row in _kept(split, rows, data, said, dropped, problems) if not problems else ():
+        for row in _select(split, rows, data, hashes, dropped, problems) if not problems else ():
             if progress.done == limit:
                 break
             file.write(encode(row))
@@ -153,68 +168,62 @@ def _write(run: Run, split: str, rows: Rows, data: DataConfig, said: set[int], d
         os.fsync(file.fileno())
     if problems:
         temporary.unlink()
-        _refuse_unreadable(problems)
+        raise _unreadable(problems)
     progress.close()
     for reason, count in sorted(dropped.items()):
-        console.info(f"    left out: {count} {reason}")
+        console.info(f"    dropped: {count} {reason}")
     if not progress.done:
         temporary.unlink()
         raise DataError(
-            f"Nothing is left of {split}: {len(rows)} rows, of which {data.percent:g} % were looked at and none fits the limits.",
+            f"No rows of {split} remain: of its {len(rows)} rows {data.percent:g} % were sampled, and none of those passes the limits.",
             "raise data.percent, data.max_characters or data.max_rows in pipeline.toml",
         )
     return temporary, progress.done
 
 
-def _deciding(data: DataConfig) -> dict[str, object]:
-    return data.model_dump(include={"percent", "max_rows", "max_messages", "max_characters", "seed", "deduplicate"})
-
-
-def _unchanged(run: Run, source: Source, settings: str) -> Prepared | None:
-    """The record of an earlier run that had the same settings and source, with its files still in place."""
-    done = run.find(Prepared)
-    if done is None or done.settings != settings or set(done.source) != set(source.files()):
+def _find_unchanged(run: Run, source: Source, key: str) -> Prepared | None:
+    """Return the record of an earlier run with the same settings and source, if its files are still in place."""
+    earlier = run.find(Prepared)
+    if earlier is None or earlier.settings != key or set(earlier.source) != set(source.files()):
         return None
     for name, path in source.files().items():
-        # Size and time say enough; only where they differ (a fresh checkout) is the file read, for its hash.
-        if tuple(done.source_seen[name]) != _seen(path) and done.source[name] != file_sha256(path):
+        # A file is hashed only if its size or time differs, as after a fresh checkout.
+        if tuple(earlier.source_seen[name]) != _size_and_mtime(path) and earlier.source[name] != file_sha256(path):
             return None
-    return done
+    return earlier
 
 
-def _seen(path: Path) -> tuple[int, int]:
+def _size_and_mtime(path: Path) -> tuple[int, int]:
     status = path.stat()
     return status.st_size, status.st_mtime_ns
 
 
-def _counted(record: Prepared) -> str:
+def _row_counts(record: Prepared) -> str:
     return ", ".join(f"{split} {record.files[split].rows:,}" for split in SPLITS)
 
 
-def _refuse_incomplete(source: Source, splits: Mapping[str, Rows]) -> None:
+def _check_splits(source: Source, splits: Mapping[str, Rows]) -> None:
     for split in SPLITS:
         if split not in splits:
             raise DataError(
                 f"{source.name} has no split {split}; it has {', '.join(splits) or 'none of the four'}.",
-                f"a data set needs {', '.join(SPLITS)}: in a folder one file each, named for example {split}.jsonl",
+                f"a data set needs {', '.join(SPLITS)}: in a folder, one file each, for example {split}.jsonl",
             )
         if not len(splits[split]):
-            raise DataError(f"The split {split} of {source.name} is empty.", "take a data set with rows in each of the four splits")
+            raise DataError(f"The split {split} of {source.name} is empty.", "use a data set with rows in each of the four splits")
 
 
-def _refuse_unreadable(problems: Sequence[tuple[str, Unreadable]]) -> None:
-    listed = [f"{where}: {problem.rule}: {problem}" for where, problem in problems[:SHOWN]]
-    if len(problems) > SHOWN:
-        listed.append(f"… and {len(problems) - SHOWN} more")
-    raise ValidationFailed(
-        f"{len(problems)} row(s) are not conversations in the ultrachat schema:\n" + "\n".join(listed), "mend or remove these rows"
+def _unreadable(problems: Sequence[tuple[str, Unreadable]]) -> ValidationFailed:
+    listed = [f"{where}: {problem.rule}: {problem}" for where, problem in problems[:MAX_LISTED]]
+    if len(problems) > MAX_LISTED:
+        listed.append(f"… and {len(problems) - MAX_LISTED} more")
+    return ValidationFailed(
+        f"{len(problems)} row(s) are not conversations in the ultrachat schema:\n" + "\n".join(listed), "fix or remove these rows"
     )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command."""
-    return stage.run(prepare, argv)
+main = stage.command(prepare)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(main())

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from mlops.cli import stage
@@ -15,7 +15,7 @@ from mlops.cloud.tags import PREVIOUS
 from mlops.core import console, guard
 from mlops.core.config import Config
 from mlops.core.errors import MlopsError, NotPromoted, TrafficError
-from mlops.core.records import Deployed, Evaluated, Promoted, Smoked
+from mlops.core.records import Deployed, Evaluated, Judged, Promoted, Smoked
 from mlops.core.run import Run
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def _settle_previous(config: Config, workspace: Workspace, endpoint: str, previo
     found = workspace.endpoints.deployment(endpoint, previous)
     if found is None:
         return False
-    if not workspace.ours(found.tags):
+    if not workspace.session.owns(found.tags):
         console.warning(f"Deployment {previous} was not made by this pipeline for this target, so it is kept at 0 %.")
         return True
     workspace.endpoints.delete_deployment(endpoint, previous)
@@ -154,9 +154,7 @@ def _moving(traffic: Mapping[str, int]) -> dict[str, int]:
     return {name: share for name, share in traffic.items() if share}
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the stage as a command."""
-    return stage.run(promote, argv)
+main = stage.command(promote, needs=(Judged, Deployed, Smoked))
 
 
 if __name__ == "__main__":

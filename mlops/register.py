@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -122,9 +121,7 @@ def _verdict(judged: Judged) -> dict[str, str]:
     return {VERDICT: judged.verdict.value, GATE_RECORD: judged.digest(), OVERRIDE: told[:256]}
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the stage as a command."""
-    return stage.run(register, argv)
+main = stage.command(register, needs=(Trained, Evaluated, Judged))
 
 
 if __name__ == "__main__":

@@ -188,7 +188,7 @@ def _removed(config: Config, run: Run, workspace: Workspace, deployed: Deployed)
         if endpoint.traffic.get(deployed.deployment):
             return f"It takes {endpoint.traffic[deployed.deployment]} % of the traffic already and was left alone."
         others = endpoint.traffic.keys() - {deployed.deployment}
-        if workspace.ours(endpoint.tags) and not others and (config.endpoint.ephemeral or deployed.endpoint_created):
+        if workspace.session.owns(endpoint.tags) and not others and (config.endpoint.ephemeral or deployed.endpoint_created):
             workspace.endpoints.delete(deployed.endpoint)
             what = f"Endpoint {deployed.endpoint}, which served nothing else, was deleted."
         else:
@@ -204,9 +204,7 @@ def _plain(text: str) -> str:
     return " ".join(text.split()).casefold()
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the stage as a command."""
-    return stage.run(smoke_test, argv)
+main = stage.command(smoke_test, needs=(Prepared, Deployed))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ python -m mlops.teardown --target local
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mlops.cli import stage
@@ -72,11 +71,11 @@ def _cancel_jobs(workspace: Workspace, account: _Account, *, attachable: bool) -
         attachable: leave them alone. A job whose runner was lost, or could not see it any more, goes on and is paid for: whoever runs the
             failed jobs of the workflow again attaches to it. The reaper ends it if nobody does.
     """
-    for job in workspace.jobs.ours():
+    for job in workspace.jobs.list_owned():
         if job.over:
             continue
         what = f"job {job.name}"
-        if not workspace.ours_now(job.tags):
+        if not workspace.session.is_from_this_run(job.tags):
             account.refused[what] = f"belongs to another run of the pipeline ({job.tags.get(RUN, 'unknown')})"
             continue
         if attachable:
@@ -92,11 +91,11 @@ def _cancel_jobs(workspace: Workspace, account: _Account, *, attachable: bool) -
 
 def _delete_endpoint(workspace: Workspace, endpoint: EndpointView, account: _Account) -> None:
     what = f"endpoint {endpoint.name}"
-    if not workspace.ours(endpoint.tags):
+    if not workspace.session.owns(endpoint.tags):
         account.refused[what] = "was not made by this pipeline for this target (its tags say otherwise)"
         _delete_idle_deployments(workspace, endpoint, account)
         return
-    foreign = [found.name for found in workspace.endpoints.deployments(endpoint.name) if not workspace.ours(found.tags)]
+    foreign = [found.name for found in workspace.endpoints.deployments(endpoint.name) if not workspace.session.owns(found.tags)]
     if foreign:
         account.refused[what] = f"carries deployments that this pipeline did not make: {', '.join(sorted(foreign))}"
         _delete_idle_deployments(workspace, endpoint, account)
@@ -115,7 +114,7 @@ def _delete_idle_deployments(workspace: Workspace, endpoint: EndpointView, accou
 
     for found in workspace.endpoints.deployments(endpoint.name):
         what = f"deployment {found.name} of {endpoint.name}"
-        if not workspace.ours(found.tags):
+        if not workspace.session.owns(found.tags):
             account.refused[what] = "was not made by this pipeline for this target"
         elif share := endpoint.traffic.get(found.name):
             account.refused[what] = f"takes {share} % of the traffic"
@@ -133,7 +132,7 @@ def _remaining(config: Config, workspace: Workspace) -> list[str]:
     """What is still there and ours, or of the configured names, with what it costs."""
     lines = []
     for endpoint in workspace.endpoints.all():
-        if not (workspace.ours(endpoint.tags) or endpoint.name == config.endpoint.name):
+        if not (workspace.session.owns(endpoint.tags) or endpoint.name == config.endpoint.name):
             continue
         deployments = workspace.endpoints.deployments(endpoint.name)
         lines += [
@@ -141,7 +140,7 @@ def _remaining(config: Config, workspace: Workspace) -> list[str]:
             f"{_price(config.endpoint.price_per_hour_usd, found.instances)}"
             for found in deployments
         ] or [f"endpoint {endpoint.name}: no deployment, costs nothing"]
-    lines += [f"job {job.name}: {job.status}, costs what its compute costs" for job in workspace.jobs.ours() if not job.over]
+    lines += [f"job {job.name}: {job.status}, costs what its compute costs" for job in workspace.jobs.list_owned() if not job.over]
     if (cluster := workspace.compute.find(config.compute.name)) is not None:
         nodes = config.compute.min_instances
         idle = f"keeps {nodes} nodes{_price(config.compute.price_per_hour_usd, nodes)}" if nodes else "costs nothing while it is idle"
@@ -153,9 +152,7 @@ def _price(per_hour: float | None, count: int) -> str:
     return f", ${per_hour * count:.2f} an hour" if per_hour is not None else ", costs by the hour"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the stage as a command."""
-    return stage.run(teardown, argv)
+main = stage.command(teardown)
 
 
 if __name__ == "__main__":

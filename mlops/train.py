@@ -7,8 +7,8 @@ mlops train --target prod --detach 30      leaves it to itself if it takes longe
 
 from __future__ import annotations
 
+import argparse
 import hashlib
-import inspect
 import json
 import os
 import sys
@@ -75,8 +75,8 @@ def train(config: Config, run: Run, workspace: Workspace) -> Trained:
         # Also where it has ended already: only a Completed job comes back from being waited for.
         job = _waited(config, workspace, job.name)
     if job.tags.get(DETACHED) == WAITING:
-        workspace.tracking.set_tags(job.name, {DETACHED: workspace.tags[RUN]})
-    seconds = workspace.jobs.seconds(job.name)
+        workspace.tracking.set_tags(job.name, {DETACHED: workspace.session.tags[RUN]})
+    seconds = workspace.history.details(job.name).seconds
     gpus = _gpus(resolved)
     return run.write(
         Trained(
@@ -164,7 +164,7 @@ def _waited(config: Config, workspace: Workspace, job: str) -> JobView:
 
     minutes = config.training.detach_after_minutes
     try:
-        return workspace.jobs.wait(job, config.training.timeout_hours * 3600, None if minutes is None else minutes * 60)
+        return workspace.wait(job, config.training.timeout_hours * 3600, None if minutes is None else minutes * 60)
     except Detached as told:
         # The mark comes last: who finds it must find what the training is to be carried on with.
         marks = {COMMIT: commit(), SETTINGS: os.environ.get("MLOPS_SET", ""), DETACHED: WAITING}
@@ -221,7 +221,7 @@ def _tags(key: str, base: BaseModel, component: Component, prepared: Prepared) -
 
 
 def _metrics(workspace: Workspace, job: str) -> dict[str, float]:
-    metrics = workspace.jobs.metrics(job, METRICS_AT_THE_END)
+    metrics = workspace.tracking.metrics(job, METRICS_AT_THE_END)
     if missing := set(METRICS_AT_THE_END) - metrics.keys():
         console.warning(f"Job {job} has no metric {', '.join(sorted(missing))}; the gate judges by its own evaluation all the same.")
     return metrics
@@ -249,16 +249,18 @@ def _pinned(asset: str) -> str:
     return asset.rsplit("/", 1)[-1]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the stage as a command."""
-    parser = stage.parser(inspect.cleandoc(__doc__ or ""), prog="mlops train")
+def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--detach", nargs="?", const=0.0, type=float, metavar="MINUTES", help="leave it to itself, at once or after MINUTES"
-    )
-    arguments = parser.parse_args(argv)
-    if arguments.detach is not None:
-        arguments.set = [*arguments.set, f"training.detach_after_minutes={arguments.detach}"]
-    return stage.guarded(lambda: stage.step(stage.settings(arguments), "train", train))
+        "--detach", dest="set", action="append", nargs="?", const="0", type=_detach_setting, metavar="MINUTES",
+        help="leave the training job running in Azure and exit, at once or after MINUTES",
+    )  # fmt: skip
+
+
+def _detach_setting(minutes: str) -> str:
+    return f"training.detach_after_minutes={float(minutes)}"
+
+
+main = stage.command(train, needs=(Prepared, Validated), add_options=_add_options)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ in ``run/suites/``.
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -255,10 +256,8 @@ def _sum_up(record: Validated, cluster: ComputeView, *, unchanged: bool) -> None
     console.info(f"  cost of the training: {estimate} ({record.cost_note})")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the stage as a command."""
-    return stage.run(validate, argv)
+main = stage.command(validate, needs=(Prepared,))
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(main())

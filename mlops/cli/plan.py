@@ -102,20 +102,20 @@ def main(argv: Sequence[str]) -> int:
 
     def plan() -> int:
         jobs = planned(arguments.first, arguments.last)
-        given = stage.settings(arguments)
-        _fits(read(given.run), given.config.target, arguments.set)
+        context = stage.load_context(arguments)
+        _fits(read(context.run), context.config.target, arguments.set)
         if os.environ.get(OVERRIDE, "").strip():
-            _overridable(given.run, jobs)
+            _overridable(context.run, jobs)
         document = {
-            "target": given.config.target,
+            "target": context.config.target,
             "jobs": jobs,
             "settings": arguments.set,
             "commit": commit(),
             "workflow_run": run_url(),
         }
-        write_atomically(given.run.path(FILE), json.dumps(document, indent=2).encode() + b"\n")
+        write_atomically(context.run.path(FILE), json.dumps(document, indent=2).encode() + b"\n")
         console.output("jobs", json.dumps(jobs))
-        console.info(f"  target {given.config.target} of {Path(given.config.file).name}: {', '.join(jobs)}")
+        console.info(f"  target {context.config.target} of {Path(context.config.file).name}: {', '.join(jobs)}")
         if "AZURE_CLIENT_ID" in os.environ and not os.environ["AZURE_CLIENT_ID"]:
             console.warning("The repository's variable AZURE_CLIENT_ID is empty: nobody can be signed in to Azure.")
         return 0

@@ -1,14 +1,13 @@
 """End what this pipeline made and forgot: endpoints past their expiry, jobs whose workflow run is over. Without --delete only list them.
 
-python -m mlops.cli.reap
-python -m mlops.cli.reap --delete
+mlops reap
+mlops reap --delete
 """
 
 from __future__ import annotations
 
-import inspect
+import argparse
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -27,11 +26,11 @@ if TYPE_CHECKING:
 __all__ = ["main", "reap"]
 
 MODE = "MLOPS_REAP"
-"""Environment: ``delete`` or ``list``; a workflow says by it what the schedule may and a person must ask for."""
+"""Environment variable with which workflows choose ``delete`` or ``list``."""
 
 
-def reap(workspace: Workspace) -> None:
-    """List what would go, from all endpoints and jobs under way of the workspace, whatever their target; ``MLOPS_REAP=delete`` ends it.
+def reap(workspace: Workspace, delete: bool) -> None:
+    """List the expired endpoints and abandoned jobs of the workspace, whatever their target, and delete or cancel them if ``delete``.
 
     An endpoint goes only if it has our tag, a run of this repository, an expiry in the past and no deployment of anybody else's. A job
     is cancelled only if it is ours and GitHub says that its run has ended, unless it was detached on purpose.
@@ -43,11 +42,11 @@ def reap(workspace: Workspace) -> None:
     for endpoint in workspace.endpoints.all():
         what = f"endpoint {endpoint.name}"
         found.append((what, _keeps_endpoint(workspace, endpoint), partial(workspace.endpoints.delete, endpoint.name)))
-    for job in workspace.jobs.of_pipeline():
+    for job in workspace.jobs.list_all_targets():
         if not job.over:
             found.append((f"job {job.name}", _keeps_job(job), partial(workspace.jobs.cancel, job.name)))
 
-    delete, gone, failed = os.environ.get(MODE) == "delete", [], []
+    gone, failed = [], []
     for what, reason, end in found:
         if reason:
             console.info(f"  left alone: {what}: {reason}")
@@ -114,15 +113,13 @@ def _tell(gone: Sequence[str], *, delete: bool) -> None:
     console.summary(f"## {title}\n\n" + "\n".join(f"- {what}" for what in gone))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run this as a command."""
-    parser = stage.parser(inspect.cleandoc(__doc__ or ""), prog="mlops reap")
-    parser.add_argument("--delete", action="store_true", help=f"end what is listed (also by {MODE}=delete)")
-    arguments = parser.parse_args(argv)
-    if arguments.delete:
-        os.environ[MODE] = "delete"
-    return stage.guarded(lambda: stage.step(stage.settings(arguments), "reap", reap))
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--delete",
+        action="store_true",
+        default=os.environ.get(MODE) == "delete",
+        help=f"delete what is listed ({MODE}=delete: the same)",
+    )
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+main = stage.command(reap, add_options=_add_options)

@@ -1,14 +1,11 @@
 """Carry detached trainings on: where one has completed, start the rest of its pipeline; where one has failed, say so once.
 
-python -m mlops.cli.resume
+mlops resume
 """
 
 from __future__ import annotations
 
-import inspect
 import os
-import sys
-from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -41,7 +38,7 @@ def resume(workspace: Workspace) -> None:
 
     failed: list[str] = []
     refused: list[GitHubRefused] = []
-    for job in workspace.jobs.of_pipeline():
+    for job in workspace.jobs.list_all_targets():
         if job.tags.get(DETACHED) != WAITING or not _of_this_repository(job.tags.get(RUN, "")):
             continue
         if not job.over:
@@ -100,11 +97,4 @@ def _of_this_repository(run: str) -> bool:
     return here is None or run.startswith(f"{here}/")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run this as a command."""
-    arguments = stage.parser(inspect.cleandoc(__doc__ or ""), prog="mlops resume").parse_args(argv)
-    return stage.guarded(lambda: stage.step(stage.settings(arguments), "resume", resume))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+main = stage.command(resume)

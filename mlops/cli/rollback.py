@@ -1,13 +1,10 @@
 """Give the traffic back to the deployment that the last promotion kept at 0 %.
 
-python -m mlops.cli.rollback --target prod
+mlops rollback --target prod
 """
 
 from __future__ import annotations
 
-import inspect
-import sys
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mlops.cli import stage
@@ -38,7 +35,7 @@ def rollback(config: Config, workspace: Workspace) -> None:
     endpoint = workspace.endpoints.get(config.endpoint.name)
     workspace.check_endpoint(endpoint.name, endpoint.tags)
     live = {name: share for name, share in endpoint.traffic.items() if share}
-    if console.in_github() and endpoint.tags.get(ROLLED_BACK_BY) == workspace.tags[RUN]:
+    if console.in_github() and endpoint.tags.get(ROLLED_BACK_BY) == workspace.session.tags[RUN]:
         console.info(f"  nothing to do: this run has rolled {endpoint.name} back already; its traffic is {live}")
         return
     previous = endpoint.tags.get(PREVIOUS, "")
@@ -62,17 +59,10 @@ def rollback(config: Config, workspace: Workspace) -> None:
             "look at its log in the studio; deploy an earlier commit with dispatch.yml",
         )
     replaced = max(live, key=lambda name: live[name], default="")
-    workspace.endpoints.set_traffic(endpoint.name, {previous: 100}, tags={PREVIOUS: replaced, ROLLED_BACK_BY: workspace.tags[RUN]})
+    workspace.endpoints.set_traffic(endpoint.name, {previous: 100}, tags={PREVIOUS: replaced, ROLLED_BACK_BY: workspace.session.tags[RUN]})
     told = f"Endpoint {endpoint.name} is back on {previous}; {replaced or 'nothing'} is kept at 0 %."
     console.notice(told)
     console.summary(f"## Rolled back\n\n{told}")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run this as a command."""
-    arguments = stage.parser(inspect.cleandoc(__doc__ or ""), prog="mlops rollback").parse_args(argv)
-    return stage.guarded(lambda: stage.step(stage.settings(arguments), "rollback", rollback))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+main = stage.command(rollback)

@@ -34,10 +34,10 @@ def main(argv: Sequence[str]) -> int:
         first, last = STAGES.index(arguments.first), STAGES.index(arguments.last)
         if first > last:
             raise UsageError(f"--from {arguments.first} comes after --until {arguments.last}.", f"the order is {', '.join(STAGES)}")
-        given = stage.settings(arguments)
+        context = stage.load_context(arguments)
         wanted = STAGES[first : last + 1]
         try:
-            code = _chained(given, [name for name in wanted if name != "teardown"])
+            code = _chained(context, [name for name in wanted if name != "teardown"])
         except Detached as told:
             # Nothing is torn down: that would cancel the training.
             console.notice(str(told))
@@ -45,14 +45,16 @@ def main(argv: Sequence[str]) -> int:
             return told.exit_code
         if "train" in wanted and code == 0:
             console.output("state", "completed")
-        ephemeral = given.config.endpoint.ephemeral and not arguments.keep
+        ephemeral = context.config.endpoint.ephemeral and not arguments.keep
         if "teardown" in wanted if code == 0 else ephemeral:
-            cleaned = stage.guarded(lambda: _stages(given, ["teardown"]))
+            cleaned = stage.guarded(lambda: _stages(context, ["teardown"]))
             # The first failure is the reason; one while cleaning up has been told, and counts where there is no other.
             code = code or cleaned
         elif ephemeral:
-            console.warning(f"Endpoint {given.config.endpoint.name} is left standing and bills by the hour. End it with `mlops teardown`.")
-        reported = stage.guarded(lambda: _report(given.run))
+            console.warning(
+                f"Endpoint {context.config.endpoint.name} is left standing and bills by the hour. End it with `mlops teardown`."
+            )
+        reported = stage.guarded(lambda: _report(context.run))
         return code or reported
 
     return stage.guarded(chain)
@@ -61,16 +63,16 @@ def main(argv: Sequence[str]) -> int:
 def evaluate_gate(argv: Sequence[str]) -> int:
     """Score the models, then judge. Exit code: 0 PROMOTE, 10 HOLD, 20 REJECT."""
     arguments = stage.parser((evaluate_gate.__doc__ or ""), prog="mlops evaluate-gate").parse_args(argv)
-    return stage.guarded(lambda: _stages(stage.settings(arguments), ("evaluate", "gate")))
+    return stage.guarded(lambda: _stages(stage.load_context(arguments), ("evaluate", "gate")))
 
 
-def _chained(given: stage.Settings, names: Sequence[str]) -> int:
+def _chained(context: stage.Context, names: Sequence[str]) -> int:
     """As :func:`_stages`, with failures turned into exit codes, and a training that was left to itself passed on."""
     detached: list[Detached] = []
 
     def chain() -> int:
         try:
-            return _stages(given, names)
+            return _stages(context, names)
         except Detached as told:
             detached.append(told)
             return told.exit_code
@@ -81,18 +83,18 @@ def _chained(given: stage.Settings, names: Sequence[str]) -> int:
     return code
 
 
-def _stages(given: stage.Settings, names: Sequence[str]) -> int:
+def _stages(context: stage.Context, names: Sequence[str]) -> int:
     """Run stages until one doesn't return 0; why one failed is kept in the run directory."""
     for name in names:
-        function = getattr(importlib.import_module(f"mlops.{name.replace('-', '_')}"), name.replace("-", "_"))
+        command: stage.Command = importlib.import_module(f"mlops.{name.replace('-', '_')}").main
         try:
-            code = stage.step(given, name, function)
+            code = command.execute(context)
         except Detached:
             raise
         except (MlopsError, KeyboardInterrupt) as problem:
-            given.run.note_failure(name, str(problem) or "It was interrupted.")
+            context.run.note_failure(name, str(problem) or "It was interrupted.")
             raise
-        given.run.clear_failure(name)
+        context.run.clear_failure(name)
         if code != 0:
             return code
     return 0

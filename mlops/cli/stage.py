@@ -1,12 +1,11 @@
-"""How a stage becomes a command: arguments, configuration, run directory, workspace, exit code.
+"""How a function becomes a command: arguments, configuration, run directory, workspace, exit code.
 
-A stage is a function of what it needs, by name: ``config``, ``run``, ``workspace``, ``override``::
+A stage is a function that names what it needs as parameters: ``config``, ``run``, ``workspace``, or an option of its command::
 
     def train(config: Config, run: Run, workspace: Workspace) -> Trained: ...
 
 
-    def main(argv: Sequence[str] | None = None) -> int:
-        return stage.run(train, argv)
+    main = stage.command(train, needs=(Prepared, Validated))
 """
 
 from __future__ import annotations
@@ -17,52 +16,109 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from mlops.cloud.workspace import Workspace
 from mlops.core import console
 from mlops.core.config import Config, load
 from mlops.core.errors import INTERRUPTED, Detached, MlopsError
+from mlops.core.records import Record
 from mlops.core.run import Run
 
-__all__ = ["Settings", "bare_parser", "parser", "run", "settings"]
-
-Stage = Callable[..., Any]
+__all__ = ["Command", "Context", "bare_parser", "command", "guarded", "load_context", "parser"]
 
 
-class Settings:
-    """What the common options say."""
+class Context:
+    """What a command's options select: the settings of a target, a run directory, the workspace."""
 
-    def __init__(self, config: Config, run: Run, override: str = "") -> None:
+    def __init__(self, config: Config, run: Run, options: Mapping[str, Any]) -> None:
         self.config = config
         self.run = run
-        self.override = override
-        self._workspace: Any = None
+        self.options = options
+        self._workspace: Workspace | None = None
 
-    def workspace(self) -> Any:
-        """The session with the workspace, opened at the first call and then kept."""
+    @property
+    def workspace(self) -> Workspace:
+        """The workspace, opened on first use: commands that don't talk to Azure need no credential."""
         if self._workspace is None:
-            # Here, not above: --help and the stages that don't talk to Azure must not pay for the SDK's import.
-            from mlops.cloud.workspace import Workspace
-
             self._workspace = Workspace.open(self.config)
         return self._workspace
 
-    def call(self, function: Stage) -> Any:
-        """Call a stage with what it names."""
-        offered: dict[str, Callable[[], Any]] = {
-            "config": lambda: self.config,
-            "run": lambda: self.run,
-            "workspace": self.workspace,
-            "override": lambda: self.override,
-        }
-        return function(**{name: offered[name]() for name in inspect.signature(function).parameters})
+    def call(self, function: Callable[..., Any]) -> Any:
+        """Call a function with the parameters that it names."""
+        own = ("config", "run", "workspace")
+        return function(
+            **{name: getattr(self, name) if name in own else self.options[name] for name in inspect.signature(function).parameters}
+        )
+
+
+class Command:
+    """A function as a command. Call it with arguments to get an exit code, or :meth:`execute` it in a context that exists already."""
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        needs: Sequence[type[Record]],
+        add_options: Callable[[argparse.ArgumentParser], None] | None,
+        answer_query: Callable[[argparse.Namespace], bool] | None,
+    ) -> None:
+        self.function = function
+        self.needs = needs
+        self.name = function.__name__.replace("_", "-")
+        self._add_options = add_options
+        self._answer_query = answer_query
+
+    def __call__(self, argv: Sequence[str] | None = None) -> int:
+        """Parse arguments, run the function and return the exit code."""
+        # The module's docstring opens with what the command does and an example.
+        description = inspect.cleandoc(sys.modules[self.function.__module__].__doc__ or "")
+        options = parser(description, prog=f"mlops {self.name}")
+        if self._add_options:
+            self._add_options(options)
+        arguments = options.parse_args(argv)
+
+        def run() -> int:
+            if self._answer_query and self._answer_query(arguments):
+                return 0
+            return self.execute(load_context(arguments))
+
+        return guarded(run)
+
+    def execute(self, context: Context) -> int:
+        """Run the function in a titled section. The gate's record decides the exit code; every other result is success.
+
+        Raises:
+            RecordError: a record that the function needs is missing. Checked first, before the workspace is opened.
+        """
+        with console.step(self.name):
+            context.run.require(self.needs)
+            result = context.call(self.function)
+        return int(getattr(result, "exit_code", 0))
+
+
+def command(
+    function: Callable[..., Any],
+    *,
+    needs: Sequence[type[Record]] = (),
+    add_options: Callable[[argparse.ArgumentParser], None] | None = None,
+    answer_query: Callable[[argparse.Namespace], bool] | None = None,
+) -> Command:
+    """Make a command of a function.
+
+    Args:
+        function: its name is the command's, its parameters are what it needs, its module's docstring is the help text.
+        needs: records that must exist, in the order of the stages; checked before any credential is needed.
+        add_options: adds options beside the common ones; the function can name them as parameters.
+        answer_query: called first with the parsed arguments; True if it did what they request, so the function isn't called.
+    """
+    return Command(function, needs, add_options, answer_query)
 
 
 def bare_parser(description: str, prog: str | None = None) -> argparse.ArgumentParser:
-    """A parser without options, that leaves the description's lines as they are."""
+    """A parser without options that keeps the description's line breaks."""
     return argparse.ArgumentParser(description=description, prog=prog, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
@@ -71,50 +127,32 @@ def parser(description: str, prog: str | None = None) -> argparse.ArgumentParser
     common = bare_parser(description, prog)
     common.add_argument("--target", default=os.environ.get("MLOPS_TARGET", "local"), help="a table under [targets] (default: local)")
     common.add_argument("--config", type=Path, default=Path("pipeline.toml"), metavar="FILE", help="default: pipeline.toml")
-    common.add_argument("--run", type=Path, default=Path("run"), metavar="DIR", help="where records are kept (default: run)")
+    common.add_argument("--run", type=Path, default=Path("run"), metavar="DIR", help="where records are stored (default: run)")
     common.add_argument(
         "--set",
         action="append",
         # A copy for each parser: argparse appends to its default.
         default=[line.strip() for line in os.environ.get("MLOPS_SET", "").splitlines() if line.strip()],
         metavar="KEY=VALUE",
-        help="override a setting, e.g. training.parameters.max_steps=5 (MLOPS_SET: the same, one a line)",
+        help="override a setting, e.g. training.parameters.max_steps=5 (MLOPS_SET: the same, one per line)",
     )
     return common
 
 
-def settings(arguments: argparse.Namespace) -> Settings:
-    """Load what the common options name. The gate's override comes from its option, else from MLOPS_OVERRIDE, which workflows set."""
-    override = getattr(arguments, "override", None)
-    if override is None:
-        override = os.environ.get("MLOPS_OVERRIDE", "")
-    return Settings(load(arguments.config, arguments.target, arguments.set), Run(arguments.run), override)
+def load_context(arguments: argparse.Namespace) -> Context:
+    """Load what the common options select. Without an option --override, MLOPS_OVERRIDE is the gate's; workflows set it."""
+    options = {"override": os.environ.get("MLOPS_OVERRIDE", ""), **vars(arguments)}
+    return Context(load(arguments.config, arguments.target, arguments.set), Run(arguments.run), options)
 
 
-def run(function: Stage, argv: Sequence[str] | None = None) -> int:
-    """Run one stage as a command and return its exit code."""
-    # The calling module's docstring opens with what the stage does and the command that runs it.
-    module = sys.modules[function.__module__]
-    name = function.__name__.replace("_", "-")
-    arguments = parser(inspect.cleandoc(module.__doc__ or ""), prog=f"mlops {name}").parse_args(argv)
-    return guarded(lambda: step(settings(arguments), name, function))
-
-
-def step(given: Settings, name: str, function: Stage) -> int:
-    """Run a stage inside its titled section. The gate's record decides the exit code; every other result is success."""
-    with console.step(name):
-        result = given.call(function)
-    return int(getattr(result, "exit_code", 0))
-
-
-def guarded(command: Callable[[], int]) -> int:
+def guarded(function: Callable[[], int]) -> int:
     """Turn every way to fail into a message and an exit code."""
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        return command()
-    except Detached as told:
-        console.notice(str(told))
-        return told.exit_code
+        return function()
+    except Detached as notice:
+        console.notice(str(notice))
+        return notice.exit_code
     except MlopsError as problem:
         console.error(str(problem))
         return problem.exit_code
@@ -123,12 +161,12 @@ def guarded(command: Callable[[], int]) -> int:
         return INTERRUPTED
     except Exception as problem:
         traceback.print_exc()
-        console.error(f"Unforeseen: {type(problem).__name__}: {problem}\nFix: this is a bug of ours; please report the lines above.")
+        console.error(f"Unexpected error: {type(problem).__name__}: {problem}\nFix: this is a bug; please report it with the lines above.")
         return 1
     finally:
         signal.signal(signal.SIGTERM, previous)
 
 
 def _interrupt(_signum: int, _frame: FrameType | None) -> None:
-    # SIGTERM takes the way of Ctrl-C, so that `finally` blocks run and a cancelled workflow cancels its job.
+    # SIGTERM is handled like Ctrl-C, so that `finally` blocks run and a cancelled workflow cancels its job.
     raise KeyboardInterrupt

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -77,6 +77,21 @@ class Run:
             RecordError: it is missing, unreadable or from another schema.
         """
         return self._load(kind)
+
+    def require(self, kinds: Sequence[type[Record]]) -> None:
+        """Check that records exist and are readable.
+
+        Raises:
+            RecordError: with every missing record and the commands that make them.
+        """
+        if missing := [kind for kind in kinds if not self.has(kind)]:
+            files = ", ".join(str(self._file(kind)) for kind in missing)
+            commands = ", ".join(f"`mlops {kind.stage}`" for kind in missing)
+            raise RecordError(
+                f"{files} {'is' if len(missing) == 1 else 'are'} missing: an earlier stage has not finished.", f"run {commands}"
+            )
+        for kind in kinds:
+            self._load(kind)
 
     def write(self, record: R) -> R:
         """Keep a record, atomically, and return it."""

@@ -9,7 +9,7 @@ import pytest
 
 from mlops.cli import stage
 from mlops.core.config import Config
-from mlops.core.errors import Detached, JobFailed, Rejected
+from mlops.core.errors import Detached, JobFailed, TrafficError
 from mlops.core.records import Judged, Verdict
 from mlops.core.run import Run
 
@@ -38,16 +38,16 @@ def test_a_verdict_decides_the_exit_code(verdict: Verdict, code: int) -> None:
     def gate() -> Judged:
         return judged(verdict)
 
-    assert stage.run(gate, []) == code
+    assert stage.command(gate)([]) == code
 
 
 @pytest.mark.usefixtures("project")
 @pytest.mark.parametrize(
     ("problem", "code"),
-    [(JobFailed("it broke", "look"), 7), (Rejected("worse"), 20), (KeyboardInterrupt(), 130), (ZeroDivisionError("bug"), 1)],
+    [(JobFailed("it broke", "look"), 7), (TrafficError("lost"), 15), (KeyboardInterrupt(), 130), (ZeroDivisionError("bug"), 1)],
 )
 def test_a_failure_decides_the_exit_code(problem: BaseException, code: int, capsys: pytest.CaptureFixture[str]) -> None:
-    assert stage.run(failing(problem), []) == code
+    assert stage.command(failing(problem))([]) == code
     assert "error:" in capsys.readouterr().err
 
 
@@ -58,7 +58,7 @@ def test_a_stage_gets_what_it_names() -> None:
     def look(config: Config, run: Run) -> None:
         got.extend((config.target, run.directory))
 
-    assert stage.run(look, ["--run", "elsewhere"]) == 0
+    assert stage.command(look)(["--run", "elsewhere"]) == 0
     assert got == ["local", Path("elsewhere")]
 
 
@@ -69,7 +69,7 @@ def test_a_termination_is_an_interrupt() -> None:
     def terminate() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
-    assert stage.run(terminate, []) == 130
+    assert stage.command(terminate)([]) == 130
     assert signal.getsignal(signal.SIGTERM) == before
 
 
