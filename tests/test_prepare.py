@@ -228,7 +228,7 @@ def test_another_source_or_spoilt_files_are_done_again(folder: Path, run: Run, c
     assert "nothing to do" not in capsys.readouterr().out
 
 
-def test_rows_that_are_none_are_all_told_with_file_and_line(tmp_path: Path, run: Run) -> None:
+def test_all_unreadable_rows_are_listed_with_file_and_line(tmp_path: Path, run: Run) -> None:
     splits: dict[str, list[Any]] = {**rows(5)}
     splits["train_sft"][1] = "nonsense"
     splits["train_sft"][3] = json.dumps({"prompt": "x"})
@@ -261,12 +261,12 @@ def test_a_missing_or_empty_split_is_refused(tmp_path: Path, run: Run) -> None:
         prepare(config(write(tmp_path / "a", without)), run)
     with pytest.raises(DataError, match=r"split train_gen .* is empty"):
         prepare(config(write(tmp_path / "b", {**rows(5), "train_gen": []})), run)
-    with pytest.raises(DataError, match="Nothing is left of test_sft"):
+    with pytest.raises(DataError, match="No rows of test_sft remain"):
         prepare(config(write(tmp_path / "c", rows(5)), max_characters=3), run)
     assert not run.has(Prepared)
 
 
-def test_a_file_alone_is_shared_out(run: Run) -> None:
+def test_a_single_file_is_divided_into_the_four_splits(run: Run) -> None:
     record = prepare(config(Path(__file__).parent.parent / "data" / "sample.jsonl"), run)
     assert sum(file.rows or 0 for file in record.files.values()) == 24
     assert not check({split: run.directory / "data" / f"{split}.jsonl" for split in SPLITS}).findings
