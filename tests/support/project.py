@@ -1,0 +1,96 @@
+"""A project folder as a user has it, in front of an emulated Azure; and what costs money there."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlops.__main__ import main
+from mlops.cloud.workspace import Workspace
+from mlops.core.config import load
+from mlops.core.run import Run
+from mlops.emulator.history import runstore
+from mlops.emulator.server import Emulator
+
+__all__ = ["Project", "client_of", "write_rows"]
+
+TERMINAL = ("Completed", "Failed", "Canceled")
+
+
+@contextmanager
+def client_of(emulator: Emulator, folder: Path) -> Iterator[None]:
+    """Make this process a client of an emulator, with ``folder`` as the working directory; third parties' warnings are no errors inside."""
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("default")
+        patch.chdir(folder)
+        for name in ("ALL_PROXY", "all_proxy", "CURL_CA_BUNDLE", "AZURE_TOKEN_CREDENTIALS"):
+            patch.delenv(name, raising=False)
+        for name, value in emulator.environment().items():
+            patch.setenv(name, value)
+        yield
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write rows as JSON Lines."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+class Project:
+    """A folder with a pipeline.toml, and the commands that run in it.
+
+    Args:
+        folder: where it is; also the working directory of the tests that use it.
+        emulator: the Azure in front of it.
+        toml: the text of pipeline.toml.
+        target: the default target of its commands.
+        endpoint: the endpoint of that target.
+    """
+
+    def __init__(self, folder: Path, emulator: Emulator, toml: str, *, target: str, endpoint: str) -> None:
+        self.folder, self.emulator, self.target, self.endpoint = folder, emulator, target, endpoint
+        (folder / "pipeline.toml").write_text(toml)
+
+    def mlops(self, *arguments: str, target: str = "", run: str = "run") -> int:
+        """Run one command as in a shell and return its exit code."""
+        command, *rest = arguments
+        return main([command, "--target", target or self.target, "--run", run, *rest])
+
+    def records(self, run: str = "run") -> Run:
+        return Run(self.folder / run)
+
+    def workspace(self, target: str = "") -> Workspace:
+        return Workspace.open(load(self.folder / "pipeline.toml", target or self.target))
+
+    def traffic(self, endpoint: str = "") -> dict[str, int] | None:
+        """The shares that the service reports, without those of 0 %; None without an endpoint."""
+        found = self.workspace().endpoints.find(endpoint or self.endpoint)
+        return None if found is None else {name: share for name, share in found.traffic.items() if share}
+
+    def jobs(self) -> dict[str, str]:
+        """Job → status, steps of pipelines left out."""
+        return {run["name"]: run["status"] for run in runstore.everything(self.emulator.azure) if run["kind"] == "job"}
+
+    def models(self) -> set[str]:
+        """Registered model versions."""
+        return {key for key, _ in self.emulator.azure.store.list("model")}
+
+    def endpoints(self) -> set[str]:
+        """Endpoints and deployments, whoever made them."""
+        store = self.emulator.azure.store
+        return {key for kind in ("endpoint", "deployment") for key, _ in store.list(kind)}
+
+    def billing(self) -> set[str]:
+        """What costs money now: deployments, and jobs that have not ended."""
+        deployments = {key for key, _ in self.emulator.azure.store.list("deployment")}
+        return deployments | {name for name, status in self.jobs().items() if status not in TERMINAL}
+
+    def assets(self) -> tuple[set[str], set[str], set[str]]:
+        """Everything that a repeated run could make a second time: jobs, model versions, endpoints with deployments."""
+        return set(self.jobs()), self.models(), self.endpoints()
