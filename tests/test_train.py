@@ -35,8 +35,8 @@ def parameters(**values: str) -> tuple[Parameter, ...]:
     return tuple(Parameter(name=name, value=value, source="default") for name, value in values.items())
 
 
-def test_the_display_name_tells_what_was_done() -> None:
-    given = parameters(
+def test_the_display_name_describes_the_training() -> None:
+    values = parameters(
         per_device_train_batch_size="2",
         gradient_accumulation_steps="4",
         number_of_gpu_to_use_finetuning="8",
@@ -49,28 +49,33 @@ def test_the_display_name_tells_what_was_done() -> None:
         max_seq_length="2048",
     )
     assert (
-        display_name("Phi-4", "HuggingFaceH4/ultrachat_200k", given) == "Phi-4-ultrachat_200k-bs128-cosine-ds3-lora-save_limit1-seqlen2048"
+        display_name("Phi-4", "HuggingFaceH4/ultrachat_200k", values) == "Phi-4-ultrachat_200k-bs128-cosine-ds3-lora-save_limit1-seqlen2048"
     )
 
 
-def test_the_display_name_of_bare_defaults() -> None:
+def test_the_display_name_without_parameters_has_the_defaults() -> None:
     assert display_name("Phi-4", "data/mine.jsonl", ()) == "Phi-4-mine-bs1-linear-nods-nolora-save_limit-1-seqlen-1"
 
 
-def test_the_run_key_changes_with_everything_that_decides_the_result_and_with_nothing_else() -> None:
-    def key(component: str = "c", base: str = "b", size: str = "s", data: str = "d", **values: str) -> str:
-        return run_key(component, base, parameters(**{"seed": "1", "compute_finetune": "x", **values}), size, data)
+def key(component: str = "c", base: str = "b", size: str = "s", data: str = "d", **values: str) -> str:
+    settings = Config(target="test")
+    return run_key(settings, component, base, parameters(**{"seed": "1", "compute_finetune": "x", **values}), size, data)
 
+
+def test_the_run_key_changes_with_everything_that_decides_the_result() -> None:
     keys = [key(), key(component="c2"), key(base="b2"), key(size="s2"), key(data="d2"), key(seed="2"), key(apply_lora="true")]
     assert len(set(keys)) == len(keys)
-    # The same cluster under another name makes the same model.
+
+
+def test_the_run_key_does_not_depend_on_the_name_of_the_cluster() -> None:
     assert key(compute_finetune="y") == key()
 
 
-def test_the_run_key_does_not_depend_on_order_or_source() -> None:
+def test_the_run_key_does_not_depend_on_the_order_or_source_of_parameters() -> None:
     one = (Parameter(name="a", value="1", source="default"), Parameter(name="b", value="2", source="default"))
     two = (Parameter(name="b", value="2", source="command line"), Parameter(name="a", value="1", source="pipeline.toml"))
-    assert run_key("c", "b", one, "s", "d") == run_key("c", "b", two, "s", "d")
+    settings = Config(target="test")
+    assert run_key(settings, "c", "b", one, "s", "d") == run_key(settings, "c", "b", two, "s", "d")
 
 
 @pytest.fixture
@@ -98,7 +103,7 @@ def test_a_training_is_attached_to_after_a_crash_and_reused_when_it_is_done(
         raise SystemExit(137)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Jobs, "wait", killed)
+        patch.setattr(Workspace, "wait", killed)
         with pytest.raises(SystemExit):
             train(config, run, workspace)
     assert not run.has(Trained)
@@ -118,7 +123,7 @@ def test_a_training_is_attached_to_after_a_crash_and_reused_when_it_is_done(
     assert sources["compute_finetune"] == ("cluster", "pipeline")
     job = workspace.jobs.get(done.job)
     assert job.tags[RUN_KEY] == done.run_key
-    assert workspace.ours_now(job.tags)
+    assert workspace.session.is_from_this_run(job.tags)
     assert "trained_model" in job.outputs
 
     # The same again changes nothing; another folder, or another runner, pays nothing.
@@ -141,7 +146,7 @@ def test_a_failed_or_cancelled_training_stops_and_the_next_run_tries_again(
     with pytest.raises(JobCanceled):
         train(config, run, workspace)
     assert not run.has(Trained)
-    [key] = {job.tags[RUN_KEY] for job in workspace.jobs.ours() if job.name.startswith("mlops-train-") and job.status == "Canceled"}
+    [key] = {job.tags[RUN_KEY] for job in workspace.jobs.list_owned() if job.name.startswith("mlops-train-") and job.status == "Canceled"}
     assert attempts(config, workspace, key) == ["Canceled", "Failed"]
 
 
@@ -176,12 +181,12 @@ def test_who_attaches_in_a_later_attempt_of_a_workflow_run_cancels_for_it(
     steps = ("training.parameters.max_steps=100000", f"training.parameters.seed={seed}")
     inside(first)
     config, workspace = opened(*steps)
-    before = {job.name for job in workspace.jobs.ours()}
+    before = {job.name for job in workspace.jobs.list_owned()}
     with monkeypatch.context() as patch:
-        patch.setattr(Jobs, "wait", lost)
+        patch.setattr(Workspace, "wait", lost)
         with pytest.raises(SystemExit):
             train(config, ready_to_train(tmp_path / "first"), workspace)
-    [job] = [job for job in workspace.jobs.ours() if job.name not in before]
+    [job] = [job for job in workspace.jobs.list_owned() if job.name not in before]
 
     inside(second)
     config, workspace = opened(*steps)
@@ -200,10 +205,10 @@ def test_an_interrupt_right_after_the_submit_cancels_the_job(
 ) -> None:
     """The first look at a job that has just been submitted is no time to be deaf."""
     config, workspace = opened("training.parameters.max_steps=100000", "training.parameters.seed=404")
-    before, look = {job.name for job in workspace.jobs.ours()}, Jobs.get
+    before, look = {job.name for job in workspace.jobs.list_owned()}, Jobs.get
 
     def get(jobs: Jobs, name: str) -> Any:
-        if jobs.started(name):
+        if jobs.may_cancel(name):
             raise KeyboardInterrupt
         return look(jobs, name)
 
@@ -211,7 +216,7 @@ def test_an_interrupt_right_after_the_submit_cancels_the_job(
         patch.setattr(Jobs, "get", get)
         with pytest.raises(KeyboardInterrupt):
             train(config, ready_to_train(tmp_path / "interrupted"), workspace)
-    [job] = [job for job in workspace.jobs.ours() if job.name not in before]
+    [job] = [job for job in workspace.jobs.list_owned() if job.name not in before]
     told = capsys.readouterr()
     assert f"cancelling job {job.name}" in told.err + told.out
     assert job.over

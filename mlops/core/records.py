@@ -150,6 +150,7 @@ class Trained(Record):
     volatile: ClassVar[frozenset[str]] = Record.volatile | {"train_s"}
     run_key: str = Field(description="sha256 over everything that decides the result; a tag of the job")
     job: str
+    identity: str = Field("", description="when Azure created the job, which tells it from another one of the same name")
     display_name: str
     experiment: str
     status: Literal["Completed"]

@@ -55,7 +55,7 @@ def test_defaults_of_the_model_that_the_component_does_not_take_are_dropped_and_
 
 
 def test_only_what_differs_from_the_component_is_sent() -> None:
-    assert resolved({"apply_lora": "true"}, {}).given() == {
+    assert resolved({"apply_lora": "true"}, {}).overrides() == {
         "apply_lora": "true",
         "compute_finetune": "cluster",
         "number_of_gpu_to_use_finetuning": "4",
