@@ -24,9 +24,9 @@ from mlops.dataset.suites import freeze
 from mlops.emulator.registry.weights import standin
 from mlops.prepare import prepare
 from mlops.remote import models
-from mlops.remote.encoding import Encoded, encode
+from mlops.remote.encoding import EncodedSequence, encode
 from mlops.remote.likelihood import batches, score
-from mlops.remote.suites import read
+from mlops.remote.suites import read_suite
 
 CACHE = Path.home() / ".cache" / "azureml-chat-mlops"
 Way = Callable[[], object]
@@ -41,11 +41,11 @@ def main() -> int:
     options = parser.parse_args()
     config = load(Path("pipeline.toml"), options.target)
     settings = config.evaluation
-    model, base = (models.load(standin("real", CACHE), None, settings.precision, "cpu") for _ in range(2))
+    model, base = (models.load_model(standin("real", CACHE), None, settings.precision, "cpu") for _ in range(2))
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
         suites = frozen(config, Path(folder), options.rows)
         for name, path in suites.items():
-            encoded = [encode(model.tokenizer, row, settings.max_tokens) for row in read(name, path).rows]
+            encoded = [encode(model.tokenizer, row, settings.max_tokens) for row in read_suite(name, path).rows]
             measure(name, encoded, model.model, base.model if name == "retention" else None, settings.batch_tokens, options.repeats)
     return 0
 
@@ -59,7 +59,7 @@ def frozen(config: Config, folder: Path, rows: int) -> dict[str, Path]:
     return {name: path for name, (path, _) in files.items()}
 
 
-def measure(name: str, rows: Sequence[Sequence[Encoded]], model: Any, base: Any, batch_tokens: int, repeats: int) -> None:
+def measure(name: str, rows: Sequence[Sequence[EncodedSequence]], model: Any, base: Any, batch_tokens: int, repeats: int) -> None:
     """Go through a suite in every way, in turns, and print the table."""
     sequences = [sequence for row in rows for sequence in row if sequence.tokens]
     lengths = [len(sequence.ids) for sequence in sequences]
@@ -98,7 +98,7 @@ def measure(name: str, rows: Sequence[Sequence[Encoded]], model: Any, base: Any,
     sys.stdout.flush()
 
 
-def forward(model: Any, bucketed: Sequence[Sequence[Encoded]]) -> float:
+def forward(model: Any, bucketed: Sequence[Sequence[EncodedSequence]]) -> float:
     """The model's own forward pass over padded batches, with logits at every position, as it comes from the library.
 
     Returns:
@@ -120,9 +120,9 @@ def forward(model: Any, bucketed: Sequence[Sequence[Encoded]]) -> float:
     return last
 
 
-def unsorted(rows: Sequence[Sequence[Encoded]], batch_tokens: int) -> list[list[Sequence[Encoded]]]:
+def unsorted(rows: Sequence[Sequence[EncodedSequence]], batch_tokens: int) -> list[list[Sequence[EncodedSequence]]]:
     """Batches of the same size made of neighbours in the file."""
-    parts: list[list[Sequence[Encoded]]] = [[]]
+    parts: list[list[Sequence[EncodedSequence]]] = [[]]
     for row in rows:
         longest = max(len(sequence.ids) for other in (*parts[-1], row) for sequence in other)
         if parts[-1] and longest * (sum(map(len, parts[-1])) + len(row)) > batch_tokens:

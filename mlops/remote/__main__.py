@@ -1,9 +1,9 @@
-"""Score one model on the frozen suites. Runs on the training compute, from a snapshot of this folder.
+"""Score one model on the frozen suites. This package runs on the training compute, from a snapshot of its folder.
 
     python -m mlops.remote --model DIR --base DIR --target FILE --retention FILE --output DIR
 
-Leaves ``scores.jsonl`` (a row per conversation) and ``result.json`` (metrics, digests, samples, versions) in the output folder and logs
-the same to MLflow. Needs torch and transformers, peft for an adapter, and Python 3.10.
+Writes ``scores.jsonl`` (one row per conversation) and ``result.json`` (metrics, digests, samples, versions) to the output folder and
+logs the metrics to MLflow. Requires Python 3.10, torch and transformers, and peft for adapters.
 """
 
 from __future__ import annotations
@@ -24,59 +24,61 @@ from mlops.remote.encoding import digest, encode
 from mlops.remote.generation import Answer, generate
 from mlops.remote.likelihood import score
 from mlops.remote.metrics import aggregate
-from mlops.remote.models import Loaded, load
-from mlops.remote.suites import Suite, read
+from mlops.remote.models import LoadedModel, load_model
+from mlops.remote.suites import Suite, read_suite
 
 __all__ = ["main"]
 
 SCHEMA_VERSION = 1
-"""Of result.json and scores.jsonl."""
+"""The version of result.json and scores.jsonl."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Score and write; every failure is an exception, since a job without results must be a failed job."""
+    """Score the model and write the results. Every failure raises, because a job without results must end as a failed job."""
     arguments = _parser().parse_args(argv)
-    os.environ.setdefault("TQDM_DISABLE", "1")  # bars are for terminals, not for logs
-    suites = [read("target", arguments.target), read("retention", arguments.retention)]
+    os.environ.setdefault("TQDM_DISABLE", "1")  # progress bars clutter the job log
+    suites = [read_suite("target", arguments.target), read_suite("retention", arguments.retention)]
     device = _device()
-    say(f"loading {arguments.model} in {arguments.precision} on {device}")
-    model = load(arguments.model, arguments.base, arguments.precision, device)
-    base = load(arguments.base, None, arguments.precision, device) if arguments.base else None
+    log_line(f"loading {arguments.model} in {arguments.precision} on {device}")
+    model = load_model(arguments.model, arguments.base, arguments.precision, device)
+    base = load_model(arguments.base, None, arguments.precision, device) if arguments.base else None
 
     notes: list[str] = []
-    answers = _answers(model, suites[0], arguments)
-    rows = [row for suite in suites for row in _rows(model, base, suite, arguments, notes)]
-    for row, answer in zip(rows, answers, strict=False):  # the target suite comes first, and its first rows are answered
+    answers = _generate_answers(model, suites[0], arguments)
+    rows = [row for suite in suites for row in _score_suite(model, base, suite, arguments, notes)]
+    for row, answer in zip(rows, answers, strict=False):  # the target suite comes first, and answers are generated for its first rows
         row |= {"answer": answer.answer, "answer_tokens": answer.tokens, "stop": answer.stop, "rouge_l": answer.rouge_l}
     metrics = aggregate(rows)
     for name, value in sorted(metrics.items()):
-        say(f"{name} = {value:.6g}")
-    _write(arguments, suites, model, base, rows, metrics, answers, notes)
+        log_line(f"{name} = {value:.6g}")
+    _write_results(arguments, suites, model, base, rows, metrics, answers, notes)
     return 0
 
 
-def say(text: str) -> None:
-    """A line in the job's log."""
+def log_line(text: str) -> None:
+    """Write a line to the job's log."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="mlops.remote", description="Score one model on the frozen suites.")
-    files = parser.add_argument_group("what")
-    files.add_argument("--model", type=Path, required=True, help="folder of the model: MLflow or Hugging Face layout, merged or adapter")
-    files.add_argument("--base", type=Path, help="folder of the base model; left out where the model is the base")
+    files = parser.add_argument_group("inputs and output")
+    files.add_argument(
+        "--model", type=Path, required=True, help="folder of the model: MLflow or Hugging Face layout, full weights or an adapter"
+    )
+    files.add_argument("--base", type=Path, help="folder of the base model; omit it if the model is the base")
     files.add_argument("--target", type=Path, required=True, help="JSON Lines")
     files.add_argument("--retention", type=Path, required=True, help="JSON Lines")
     files.add_argument("--output", type=Path, required=True, help="folder for scores.jsonl and result.json")
-    names = parser.add_argument_group("names, for the record")
+    names = parser.add_argument_group("identifiers recorded with the result")
     names.add_argument("--model-id", default="")
     names.add_argument("--base-id", default="")
     names.add_argument("--role", default="")
-    names.add_argument("--key", default="", help="over everything that decides the result")
+    names.add_argument("--key", default="", help="hash of everything that determines the result")
     names.add_argument("--evaluation-version", default="")
-    how = parser.add_argument_group("how")
-    how.add_argument("--generate-rows", type=int, default=20, help="of the target suite, from its beginning")
+    how = parser.add_argument_group("settings")
+    how.add_argument("--generate-rows", type=int, default=20, help="generate answers for this many of the first target rows")
     how.add_argument("--max-tokens", type=int, default=1024)
     how.add_argument("--max-new-tokens", type=int, default=128)
     how.add_argument("--batch-tokens", type=int, default=8192)
@@ -90,7 +92,7 @@ def _device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _answers(model: Loaded, suite: Suite, arguments: argparse.Namespace) -> list[Answer]:
+def _generate_answers(model: LoadedModel, suite: Suite, arguments: argparse.Namespace) -> list[Answer]:
     rows = suite.rows[: arguments.generate_rows]
     return generate(
         model.model,
@@ -103,16 +105,18 @@ def _answers(model: Loaded, suite: Suite, arguments: argparse.Namespace) -> list
     )
 
 
-def _rows(model: Loaded, base: Loaded | None, suite: Suite, arguments: argparse.Namespace, notes: list[str]) -> list[dict[str, Any]]:
-    """The suite's rows of scores.jsonl, without answers."""
+def _score_suite(
+    model: LoadedModel, base: LoadedModel | None, suite: Suite, arguments: argparse.Namespace, notes: list[str]
+) -> list[dict[str, Any]]:
+    """Return the suite's rows of scores.jsonl, without generated answers."""
     encoded = [encode(model.tokenizer, row, arguments.max_tokens) for row in suite.rows]
     reference = None
     if suite.name == "retention" and base is not None:
-        sizes = [loaded.model.config.vocab_size for loaded in (model, base)]
+        own_size, base_size = (loaded.model.config.vocab_size for loaded in (model, base))
         if encoded != [encode(base.tokenizer, row, arguments.max_tokens) for row in suite.rows]:
-            notes.append("retention.kl_base is not measured: model and base tokenise the suite differently")
-        elif len(set(sizes)) > 1:
-            notes.append(f"retention.kl_base is not measured: model and base have vocabularies of {sizes[0]} and {sizes[1]} entries")
+            notes.append("retention.kl_base is not measured: model and base tokenize the suite differently")
+        elif own_size != base_size:
+            notes.append(f"retention.kl_base is not measured: model and base have vocabularies of {own_size} and {base_size} entries")
         else:
             reference = base.model
     sequences = sum(1 for row in encoded for sequence in row if sequence.tokens)
@@ -136,17 +140,17 @@ def _rows(model: Loaded, base: Loaded | None, suite: Suite, arguments: argparse.
     ]
 
 
-def _write(
+def _write_results(
     arguments: argparse.Namespace,
     suites: Sequence[Suite],
-    model: Loaded,
-    base: Loaded | None,
+    model: LoadedModel,
+    base: LoadedModel | None,
     rows: Sequence[Mapping[str, Any]],
     metrics: Mapping[str, float],
     answers: Sequence[Answer],
     notes: list[str],
 ) -> None:
-    """Both files, and MLflow between them: result.json is last, so where it is, everything is."""
+    """Write both files and log to MLflow in between. result.json comes last, so its presence means that the results are complete."""
     arguments.output.mkdir(parents=True, exist_ok=True)
     scores = arguments.output / "scores.jsonl"
     scores.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -160,11 +164,11 @@ def _write(
     }
     try:
         run_id = tracking.log(metrics, tags, scores)
-    except Exception as problem:  # hours of scoring must not be lost to a tracking server that is down; the gate reads the files
+    except Exception as problem:  # a failing tracking server must not cost hours of scoring; the gate reads the files
         run_id = ""
         notes.append(f"not logged to MLflow: {type(problem).__name__}: {problem}")
     for note in notes:
-        say(f"note: {note}")
+        log_line(f"note: {note}")
     result = {
         "schema_version": SCHEMA_VERSION,
         "key": arguments.key,
@@ -195,18 +199,18 @@ def _versions() -> dict[str, str]:
 
 
 class _Progress:
-    """A line in the log every few seconds."""
+    """Progress of a loop, logged every few seconds."""
 
     def __init__(self, what: str, total: int) -> None:
-        self._what, self._total, self._done = what, total, 0
-        self._start = self._said = time.monotonic()
+        self._label, self._total, self._done = what, total, 0
+        self._start = self._last_logged = time.monotonic()
 
     def __call__(self, by: int) -> None:
         self._done += by
         now = time.monotonic()
-        if now - self._said >= 5 or self._done == self._total:
-            self._said = now
-            say(f"{self._what}: {self._done}/{self._total} after {now - self._start:.0f} s")
+        if now - self._last_logged >= 5 or self._done == self._total:
+            self._last_logged = now
+            log_line(f"{self._label}: {self._done}/{self._total} after {now - self._start:.0f} s")
 
 
 if __name__ == "__main__":

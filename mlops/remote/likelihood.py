@@ -1,5 +1,4 @@
-"""Negative log-likelihood of what the assistant said, how much of it is the model's first choice, and how far a model drifted from its
-base, per row."""
+"""Per-row scores: negative log-likelihood, greedy matches, and KL divergence from the base model."""
 
 from __future__ import annotations
 
@@ -7,12 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mlops.remote.encoding import Encoded
+from mlops.remote.encoding import EncodedSequence
 
 __all__ = ["Score", "batches", "score"]
 
-_LOGITS_AT_ONCE = 2**24
-"""Elements of a float32 logit matrix that is in memory at a time (64 MiB)."""
+_LOGITS_PER_STEP = 2**24
+"""Elements of the float32 logit matrix that are processed at a time (64 MiB)."""
 
 
 @dataclass(frozen=True)
@@ -23,13 +22,13 @@ class Score:
     nll: float
     kl: float | None
     greedy_tokens: int
-    """How many of the tokens are the model's first choice; the row is matched exactly (lm-evaluation-harness: ``is_greedy``) if all are."""
+    """Number of tokens that are the model's first choice. If all are, the row is an exact match (lm-evaluation-harness: ``is_greedy``)."""
 
 
 def batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Indices of sequences to run together: neighbours in length, longest first, ``batch_tokens`` tokens with padding.
+    """Group sequences of similar length into batches of at most ``batch_tokens`` tokens, padding included, and yield their indices.
 
-    A sequence longer than that runs alone. Longest first, so that a batch that does not fit into memory is met at once.
+    A longer sequence forms a batch of its own. The longest come first, so that running out of memory happens at the start.
     """
     batch: list[int] = []
     for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
@@ -42,16 +41,21 @@ def batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
 
 
 def score(
-    model: Any, rows: Sequence[Sequence[Encoded]], *, batch_tokens: int, base: Any = None, advance: Callable[[int], None] = lambda _: None
+    model: Any,
+    rows: Sequence[Sequence[EncodedSequence]],
+    *,
+    batch_tokens: int,
+    base: Any = None,
+    advance: Callable[[int], None] = lambda _: None,
 ) -> list[Score]:
-    """Score rows, in their order.
+    """Score the rows and return one score per row, in order.
 
     Args:
         model: a causal language model in evaluation mode.
         rows: the sequences of each row (see :func:`mlops.remote.encoding.encode`).
-        batch_tokens: tokens in a batch, padding included.
-        base: where given, KL(base ‖ model) is summed over the same tokens.
-        advance: called with the number of sequences done.
+        batch_tokens: the limit for a batch, padding included.
+        base: the base model; if present, KL(base ‖ model) is summed over the same tokens.
+        advance: called with the number of completed sequences.
     """
     sequences = [(number, sequence) for number, row in enumerate(rows) for sequence in row if sequence.tokens]
     nll = [0.0] * len(rows)
@@ -68,36 +72,36 @@ def score(
     return [Score(tokens[i], nll[i], None if base is None else kl[i], greedy[i]) for i in range(len(rows))]
 
 
-def _score_batch(model: Any, base: Any, sequences: Sequence[Encoded]) -> list[tuple[float, float, int]]:
+def _score_batch(model: Any, base: Any, sequences: Sequence[EncodedSequence]) -> list[tuple[float, float, int]]:
     import torch
 
     longest = max(len(sequence.ids) for sequence in sequences)
     ids = torch.zeros(len(sequences), longest, dtype=torch.long)
     attention = torch.zeros_like(ids)
-    labelled = torch.zeros(ids.shape, dtype=torch.bool)
+    labeled = torch.zeros(ids.shape, dtype=torch.bool)
     for number, sequence in enumerate(sequences):
-        # Padding is on the right and behind the attention mask; which id it has does not matter.
+        # Padding is on the right and masked out, so its token id does not matter.
         ids[number, : len(sequence.ids)] = torch.tensor(sequence.ids)
         attention[number, : len(sequence.ids)] = 1
-        labelled[number, : len(sequence.ids)] = torch.tensor(sequence.labelled)
-    ids, attention, labelled = (tensor.to(model.device) for tensor in (ids, attention, labelled))
-    # The token at t is predicted at t - 1.
-    predicting = torch.zeros_like(labelled)
-    predicting[:, :-1] = labelled[:, 1:]
-    targets = ids[labelled]
-    owner = labelled.nonzero()[:, 0]
+        labeled[number, : len(sequence.ids)] = torch.tensor(sequence.labeled)
+    ids, attention, labeled = (tensor.to(model.device) for tensor in (ids, attention, labeled))
+    # The logits at position t - 1 predict the token at t.
+    predicting = torch.zeros_like(labeled)
+    predicting[:, :-1] = labeled[:, 1:]
+    targets = ids[labeled]
+    owner = labeled.nonzero()[:, 0]
     with torch.inference_mode():
         logits = _logits(model, ids, attention, predicting)
         base_logits = None if base is None else _logits(base, ids, attention, predicting)
-        sums = _sums(logits, base_logits, targets, owner, len(sequences))
+        sums = _sum_scores(logits, base_logits, targets, owner, len(sequences))
     return list(zip(*(each.tolist() for each in sums), strict=True))
 
 
 def _logits(model: Any, ids: Any, attention: Any, predicting: Any) -> Any:
-    """Logits at the predicting positions only, in row-major order: shape [labelled tokens, vocabulary].
+    """Compute the logits at the predicting positions only, in row-major order: shape [labeled tokens, vocabulary].
 
-    Most of a forward pass through a small model with a large vocabulary is its head. The head's input is cut down by a hook, so
-    whatever an architecture does to logits after its head (scaling, soft-capping) still happens.
+    In a small model with a large vocabulary, the output head takes most of the forward pass. A hook reduces the head's input, so
+    whatever an architecture does to the logits afterwards (scaling, soft-capping) still happens.
     """
     head = model.get_output_embeddings()
     if head is None:
@@ -108,12 +112,14 @@ def _logits(model: Any, ids: Any, attention: Any, predicting: Any) -> Any:
     finally:
         handle.remove()
     if logits.ndim != 2 or logits.shape[0] != int(predicting.sum()):
-        raise RuntimeError(f"{type(model).__name__} does more with its logits than its head: their shape is {tuple(logits.shape)}")
+        raise RuntimeError(
+            f"{type(model).__name__} does not compute its logits in its output head alone: their shape is {tuple(logits.shape)}"
+        )
     return logits
 
 
-def _sums(logits: Any, base_logits: Any, targets: Any, owner: Any, sequences: int) -> tuple[Any, Any, Any]:
-    """Nll, kl and number of first choices of each sequence."""
+def _sum_scores(logits: Any, base_logits: Any, targets: Any, owner: Any, sequences: int) -> tuple[Any, Any, Any]:
+    """Sum NLL, KL and greedy matches over each sequence."""
     import torch
 
     if base_logits is not None and base_logits.shape != logits.shape:
@@ -121,7 +127,7 @@ def _sums(logits: Any, base_logits: Any, targets: Any, owner: Any, sequences: in
     nll = torch.zeros(sequences, dtype=torch.float64, device=logits.device)
     kl = torch.zeros_like(nll)
     greedy = torch.zeros(sequences, dtype=torch.long, device=logits.device)
-    step = max(1, _LOGITS_AT_ONCE // logits.shape[1])
+    step = max(1, _LOGITS_PER_STEP // logits.shape[1])
     for start in range(0, len(targets), step):
         part = slice(start, start + step)
         log_q = logits[part].float().log_softmax(-1)
@@ -129,6 +135,6 @@ def _sums(logits: Any, base_logits: Any, targets: Any, owner: Any, sequences: in
         greedy.index_add_(0, owner[part], (log_q.argmax(-1) == targets[part]).long())
         if base_logits is not None:
             log_p = base_logits[part].float().log_softmax(-1)
-            # A divergence is never negative; rounding may be.
+            # A divergence is never negative, but rounding can make it so.
             kl.index_add_(0, owner[part], (log_p.exp() * (log_p - log_q)).sum(-1).clamp_min(0).double())
     return nll, kl, greedy

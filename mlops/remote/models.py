@@ -1,4 +1,4 @@
-"""Find, load and identify a model: what the training component produces, a registry model, or a plain Hugging Face folder."""
+"""Find, load and identify a model in any layout: output of the training component, registry model, plain Hugging Face folder."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Folder", "Loaded", "find", "load", "weights_digest"]
+__all__ = ["LoadedModel", "ModelFolder", "find_model", "load_model", "weights_digest"]
 
 _FULL = ("model*.safetensors", "pytorch_model*.bin")
 _ADAPTER = ("adapter_model.safetensors", "adapter_model.bin")
 
 
 @dataclass(frozen=True)
-class Folder:
-    """Where a model's parts lie under one root. MLflow puts them apart (``data/model``, ``data/tokenizer``), others together."""
+class ModelFolder:
+    """The locations of a model's parts under one root. MLflow separates them (``data/model``, ``data/tokenizer``); others don't."""
 
     weights: Path | None
     adapter: Path | None
@@ -23,81 +23,85 @@ class Folder:
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """A model ready to be asked."""
+class LoadedModel:
+    """A model ready for inference."""
 
     model: Any
     tokenizer: Any
     digest: str
 
 
-def find(root: Path) -> Folder:
+def find_model(root: Path) -> ModelFolder:
     """Look for full weights, a LoRA adapter and a tokenizer under a folder.
 
-    The shallowest place wins (a trainer's ``checkpoint-*`` folders lie deeper); two places equally deep are an error.
+    The shallowest match wins, because a trainer's ``checkpoint-*`` folders are deeper. Two matches at the same depth are an error.
 
     Raises:
-        ValueError: neither weights nor an adapter, or it can't be told which.
+        ValueError: there are neither weights nor an adapter, or the choice is ambiguous.
     """
-    weights = _shallowest(root, [path.parent for path in root.rglob("config.json") if _has(path.parent, _FULL)], "weights")
-    adapter = _shallowest(root, [path.parent for path in root.rglob("adapter_config.json") if _has(path.parent, _ADAPTER)], "adapters")
+    weights = _shallowest(root, [path.parent for path in root.rglob("config.json") if _contains_any(path.parent, _FULL)], "weights")
+    adapter = _shallowest(
+        root, [path.parent for path in root.rglob("adapter_config.json") if _contains_any(path.parent, _ADAPTER)], "adapters"
+    )
     if weights is None and adapter is None:
         files = sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
-        raise ValueError(f"{root} holds no model: no config.json or adapter_config.json beside weights; it has {files[:20]}")
+        raise ValueError(f"{root} contains no model: no config.json or adapter_config.json next to weights; it contains {files[:20]}")
     if weights == adapter:
-        raise ValueError(f"{weights} holds full weights and an adapter side by side: can't tell whether the adapter is merged already")
-    beside = [folder for folder in (weights, adapter) if folder is not None and _has(folder, ("tokenizer*.json", "tokenizer.model"))]
+        raise ValueError(f"{weights} contains both full weights and an adapter: can't tell whether the adapter is already merged")
+    tokenizer_folders = [
+        folder for folder in (weights, adapter) if folder is not None and _contains_any(folder, ("tokenizer*.json", "tokenizer.model"))
+    ]
     tokenizers = [path.parent for path in root.rglob("tokenizer_config.json")]
-    return Folder(weights, adapter, beside[0] if beside else _shallowest(root, tokenizers, "tokenizers"))
+    return ModelFolder(weights, adapter, tokenizer_folders[0] if tokenizer_folders else _shallowest(root, tokenizers, "tokenizers"))
 
 
-def load(root: Path, base: Path | None, precision: str, device: str) -> Loaded:
-    """Load a model for scoring, with its adapter merged where it has one.
+def load_model(root: Path, base: Path | None, precision: str, device: str) -> LoadedModel:
+    """Load a model for scoring; merge its adapter if it has one.
 
     Args:
-        root: the folder to look through.
-        base: folder of the base model, for an adapter that comes without it and for a missing tokenizer.
+        root: the folder to search.
+        base: the folder of the base model, used for an adapter without its weights and for a missing tokenizer.
         precision: ``float32``, ``bfloat16`` or ``float16``.
         device: ``cuda`` or ``cpu``.
 
     Raises:
-        ValueError: the folder holds no model, or an adapter's base is not given.
+        ValueError: the folder contains no model, or an adapter without its base.
     """
     import torch
     from transformers import AutoTokenizer
 
-    found = find(root)
-    below = find(base) if base is not None else None
-    weights = found.weights or (below.weights if below else None)
+    parts = find_model(root)
+    base_folder = find_model(base) if base is not None else None
+    weights = parts.weights or (base_folder.weights if base_folder else None)
     if weights is None:
-        raise ValueError(f"{root} holds an adapter only, and the weights below it are not there")
-    tokenizer_folder = found.tokenizer or (below.tokenizer if below else None)
+        raise ValueError(f"{root} contains only an adapter, and the weights of its base model are missing")
+    tokenizer_folder = parts.tokenizer or (base_folder.tokenizer if base_folder else None)
     if tokenizer_folder is None:
-        raise ValueError(f"{root} holds no tokenizer")
+        raise ValueError(f"{root} contains no tokenizer")
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, local_files_only=True)
     if not tokenizer.chat_template:
         raise ValueError(f"the tokenizer in {tokenizer_folder} has no chat template: this is not a chat model")
 
-    model = _full(weights, getattr(torch, precision))
-    if found.adapter is not None:
-        model = _merged(model, found.adapter)
+    model = _load_weights(weights, getattr(torch, precision))
+    if parts.adapter is not None:
+        model = _merge_adapter(model, parts.adapter)
     model.eval()
-    return Loaded(model.to(device), tokenizer, weights_digest(model))
+    return LoadedModel(model.to(device), tokenizer, weights_digest(model))
 
 
 def weights_digest(model: Any) -> str:
-    """sha256 over names, shapes and values of all weights: equal for equal models however they were saved."""
+    """Hash names, shapes and values of all weights with sha256. Equal models have equal digests, however they were saved."""
     import torch
 
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        # numpy has no bfloat16, bytes it has.
+        # numpy has no bfloat16, so hash the raw bytes.
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
-def _full(folder: Path, dtype: Any) -> Any:
+def _load_weights(folder: Path, dtype: Any) -> Any:
     import transformers
 
     # transformers 5 renamed the argument.
@@ -105,13 +109,13 @@ def _full(folder: Path, dtype: Any) -> Any:
     return transformers.AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, **{name: dtype})
 
 
-def _merged(model: Any, adapter: Path) -> Any:
+def _merge_adapter(model: Any, adapter: Path) -> Any:
     from peft import PeftModel
 
     return PeftModel.from_pretrained(model, adapter, is_trainable=False).merge_and_unload()
 
 
-def _has(folder: Path, patterns: tuple[str, ...]) -> bool:
+def _contains_any(folder: Path, patterns: tuple[str, ...]) -> bool:
     return any(any(folder.glob(pattern)) for pattern in patterns)
 
 
@@ -121,5 +125,5 @@ def _shallowest(root: Path, folders: list[Path], what: str) -> Path | None:
     depth = min(len(folder.relative_to(root).parts) for folder in folders)
     nearest = sorted({folder for folder in folders if len(folder.relative_to(root).parts) == depth})
     if len(nearest) > 1:
-        raise ValueError(f"{root} holds several {what}, can't tell which one counts: {', '.join(str(folder) for folder in nearest)}")
+        raise ValueError(f"{root} contains several {what}; can't tell which one to use: {', '.join(str(folder) for folder in nearest)}")
     return nearest[0]

@@ -1,4 +1,4 @@
-"""ROUGE-L F1 (Lin 2004): how much of two texts is one common subsequence of words."""
+"""ROUGE-L F1 (Lin 2004): the longest common subsequence of words, relative to the length of both texts."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ _WORD = re.compile(r"\w+")
 
 
 def words(text: str) -> list[str]:
-    """Case-folded runs of letters and digits, of any script (the original drops all but a–z and 0–9)."""
+    """Split text into case-folded runs of letters and digits of any script (the original keeps only a–z and 0–9)."""
     return _WORD.findall(text.casefold())
 
 
 def rouge_l(answer: str, reference: str) -> float:
-    """F1 of the longest common subsequence of words, in [0, 1]; 0 where either text has no words."""
+    """Compute the F1 score of the longest common subsequence of words, in [0, 1]; 0 if either text has no words."""
     left, right = words(answer), words(reference)
     if not left or not right:
         return 0.0

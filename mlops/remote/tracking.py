@@ -1,4 +1,4 @@
-"""What a person sees of a scoring run in MLflow."""
+"""Logging of a scoring run to MLflow."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ __all__ = ["log"]
 
 
 def log(metrics: Mapping[str, float], tags: Mapping[str, str], scores: Path) -> str:
-    """Log to the run of the job that this process is in, and return the run's id; empty where there is no tracking server.
+    """Log to this job's MLflow run and return the run's id, or an empty string if no tracking server is configured.
 
-    In an Azure ML job MLFLOW_TRACKING_URI and MLFLOW_RUN_ID are set, and ``start_run`` attaches to the job's own run.
+    An Azure ML job sets MLFLOW_TRACKING_URI and MLFLOW_RUN_ID, so ``start_run`` attaches to the job's own run.
     """
     if not os.environ.get("MLFLOW_TRACKING_URI"):
         return ""

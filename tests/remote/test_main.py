@@ -1,4 +1,4 @@
-"""The job as Azure ML runs it: files in, files and MLflow out."""
+"""The scoring job as Azure ML runs it: files in, files and MLflow data out."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ import pytest
 
 import mlops.remote
 from mlops.remote.__main__ import main
-from mlops.remote.generation import _question, generate
-from mlops.remote.models import load
+from mlops.remote.generation import _select_prompt, generate
+from mlops.remote.models import load_model
 from mlops.remote.rouge import rouge_l
-from mlops.remote.suites import Row, read
+from mlops.remote.suites import Row, read_suite
 from tests.support.tiny import FROM_ANOTHER, conversation, make_model, make_tokenizer, save, write_suite
 
 
@@ -38,9 +38,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def arguments(files: dict[str, Path], output: Path, *more: str, model: str = "model", base: str | None = "base") -> list[str]:
-    given = ["--model", files[model], "--target", files["target"], "--retention", files["retention"], "--output", output]
-    given += ["--base", files[base]] if base else []
-    return [*map(str, given), "--precision", "float32", "--generate-rows", "3", "--max-new-tokens", "6", *more]
+    options = ["--model", files[model], "--target", files["target"], "--retention", files["retention"], "--output", output]
+    options += ["--base", files[base]] if base else []
+    return [*map(str, options), "--precision", "float32", "--generate-rows", "3", "--max-new-tokens", "6", *more]
 
 
 def run(arguments: Sequence[str], output: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -66,15 +66,15 @@ def test_rows_and_metrics(files: dict[str, Path], tmp_path: Path) -> None:
     ]
     metrics = result["metrics"]
     for suite, kind in (("target", None), ("retention", None), ("retention", "facts"), ("retention", "refusal")):
-        mine = [row for row in rows if row["suite"] == suite and kind in (None, row["kind"])]
+        selected = [row for row in rows if row["suite"] == suite and kind in (None, row["kind"])]
         name = suite if kind is None else f"{suite}.{kind}"
-        nll = sum(row["nll"] for row in mine) / sum(row["tokens"] for row in mine)
+        nll = sum(row["nll"] for row in selected) / sum(row["tokens"] for row in selected)
         assert metrics[f"{name}.nll"] == pytest.approx(nll)
         assert metrics[f"{name}.perplexity"] == pytest.approx(math.exp(nll))
-        assert metrics[f"{name}.token_accuracy"] == sum(row["greedy_tokens"] for row in mine) / sum(row["tokens"] for row in mine)
-        assert metrics[f"{name}.exact_match"] == sum(row["greedy_tokens"] == row["tokens"] for row in mine) / len(mine)
-        assert metrics[f"{name}.rows"] == len(mine)
-        assert metrics[f"{name}.tokens"] == sum(row["tokens"] for row in mine)
+        assert metrics[f"{name}.token_accuracy"] == sum(row["greedy_tokens"] for row in selected) / sum(row["tokens"] for row in selected)
+        assert metrics[f"{name}.exact_match"] == sum(row["greedy_tokens"] == row["tokens"] for row in selected) / len(selected)
+        assert metrics[f"{name}.rows"] == len(selected)
+        assert metrics[f"{name}.tokens"] == sum(row["tokens"] for row in selected)
     retention = [row for row in rows if row["suite"] == "retention"]
     assert metrics["retention.kl_base"] == pytest.approx(sum(row["kl"] for row in retention) / sum(row["tokens"] for row in retention))
     assert metrics["retention.kl_base"] > 0.1
@@ -84,10 +84,10 @@ def test_rows_and_metrics(files: dict[str, Path], tmp_path: Path) -> None:
     assert result["notes"] == []
 
 
-def test_answers_of_the_first_rows(files: dict[str, Path], tmp_path: Path) -> None:
+def test_the_first_rows_get_answers(files: dict[str, Path], tmp_path: Path) -> None:
     result, rows = run(arguments(files, tmp_path), tmp_path)
     assert [row["id"] for row in rows if "answer" in row] == ["row-000", "row-001", "row-002"]
-    suite = read("target", files["target"])
+    suite = read_suite("target", files["target"])
     for row, sample, source in zip(rows, result["samples"], suite.rows, strict=False):
         assert sample["reference"] == source.messages[-1]["content"]
         assert sample["prompt"] == source.messages[-2]["content"]
@@ -107,13 +107,13 @@ def test_the_base_does_not_diverge_from_itself(files: dict[str, Path], tmp_path:
     assert beside["metrics"] == alone["metrics"]
 
 
-def test_the_base_of_another_model_is_recognised(files: dict[str, Path], tmp_path: Path) -> None:
+def test_the_base_of_another_model_is_recognized(files: dict[str, Path], tmp_path: Path) -> None:
     tuned, _ = run(arguments(files, tmp_path / "a"), tmp_path / "a")
     base, _ = run(arguments(files, tmp_path / "b", model="base", base=None), tmp_path / "b")
     assert tuned["base_weights_digest"] == base["weights_digest"] != tuned["weights_digest"]
 
 
-def test_batches_change_no_figure(files: dict[str, Path], tmp_path: Path) -> None:
+def test_the_batch_size_does_not_change_metrics(files: dict[str, Path], tmp_path: Path) -> None:
     one, one_rows = run(arguments(files, tmp_path / "one", "--batch-tokens", "1"), tmp_path / "one")
     many, many_rows = run(arguments(files, tmp_path / "many", "--batch-tokens", "4000"), tmp_path / "many")
     assert one["metrics"] == pytest.approx(many["metrics"], rel=1e-5)
@@ -122,15 +122,15 @@ def test_batches_change_no_figure(files: dict[str, Path], tmp_path: Path) -> Non
         assert (left["nll"], left["kl"] or 0.0) == pytest.approx((right["nll"], right["kl"] or 0.0), rel=1e-4)
 
 
-def test_models_that_tokenise_differently_have_no_divergence(files: dict[str, Path], tmp_path: Path) -> None:
+def test_models_that_tokenize_differently_have_no_divergence(files: dict[str, Path], tmp_path: Path) -> None:
     result, rows = run(arguments(files, tmp_path, base="foreign"), tmp_path)
     assert not [name for name in result["metrics"] if name.endswith("kl_base")]
     assert {row["kl"] for row in rows} == {None}
-    assert "tokenise the suite differently" in result["notes"][0]
+    assert "tokenize the suite differently" in result["notes"][0]
 
 
 def test_models_of_different_vocabularies_have_no_divergence(files: dict[str, Path], tmp_path: Path) -> None:
-    """A fine-tuning that pads the embeddings is scored all the same: its figures are paid for."""
+    """A model whose fine-tuning padded the embeddings is still scored: the GPU time is already paid for."""
     tokenizer = make_tokenizer()
     padded = make_model(tokenizer, seed=2)
     padded.resize_token_embeddings(padded.config.vocab_size + 7)
@@ -144,7 +144,7 @@ def test_models_of_different_vocabularies_have_no_divergence(files: dict[str, Pa
 def test_a_bad_suite_leaves_no_result(files: dict[str, Path], tmp_path: Path) -> None:
     rows = [conversation(1), conversation(1)]
     bad = {**files, "target": write_suite(tmp_path / "bad.jsonl", rows)}
-    with pytest.raises(ValueError, match=r"bad.jsonl:2: prompt_id 'row-001' is there twice"):
+    with pytest.raises(ValueError, match=r"bad.jsonl:2: prompt_id 'row-001' appears twice"):
         main(arguments(bad, tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
@@ -159,72 +159,72 @@ def test_a_bad_suite_leaves_no_result(files: dict[str, Path], tmp_path: Path) ->
         '{"prompt_id": "x", "messages": []}',
     ],
 )
-def test_a_row_that_is_none_is_named(tmp_path: Path, line: str) -> None:
+def test_an_invalid_row_is_named(tmp_path: Path, line: str) -> None:
     (tmp_path / "s.jsonl").write_text(json.dumps(conversation(1)) + "\n" + line + "\n")
     with pytest.raises(ValueError, match=r"s.jsonl:2: not a conversation"):
-        read("target", tmp_path / "s.jsonl")
+        read_suite("target", tmp_path / "s.jsonl")
 
 
-def test_line_separators_inside_a_message_do_not_cut_it(tmp_path: Path) -> None:
+def test_line_separators_inside_a_message_do_not_split_it(tmp_path: Path) -> None:
     row = conversation(1)
     row["messages"][0]["content"] = "one\u2028two\x85three"
     (tmp_path / "s.jsonl").write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
-    assert read("target", tmp_path / "s.jsonl").rows[0].messages[0]["content"] == "one\u2028two\x85three"
+    assert read_suite("target", tmp_path / "s.jsonl").rows[0].messages[0]["content"] == "one\u2028two\x85three"
 
 
 def test_greedy_answers_do_not_depend_on_the_batch(files: dict[str, Path]) -> None:
-    loaded, suite = load(files["model"], None, "float32", "cpu"), read("target", files["target"])
-    made = [
+    loaded, suite = load_model(files["model"], None, "float32", "cpu"), read_suite("target", files["target"])
+    answers = [
         generate(loaded.model, loaded.tokenizer, suite.rows, max_tokens=500, max_new_tokens=5, batch_tokens=batch_tokens)
         for batch_tokens in (1, 10_000)
     ]
-    assert made[0] == made[1]
+    assert answers[0] == answers[1]
 
 
 def test_an_end_token_ends_the_answer(files: dict[str, Path]) -> None:
     import torch
 
-    loaded = load(files["model"], None, "float32", "cpu")
-    with torch.no_grad():  # whatever is read, the end token is what comes next
+    loaded = load_model(files["model"], None, "float32", "cpu")
+    with torch.no_grad():  # all logits are equal, whatever the input
         loaded.model.lm_head.weight.zero_()
         loaded.model.model.norm.weight.zero_()
     row = Row("r", "", ({"role": "user", "content": "a cat"}, {"role": "assistant", "content": "sat"}))
-    asked: dict[str, Any] = {"max_tokens": 100, "max_new_tokens": 5, "batch_tokens": 100}
-    # All logits are 0, so the first token of the vocabulary is taken: not an end token, and then one.
-    assert generate(loaded.model, loaded.tokenizer, [row], **asked)[0].stop == "length"
+    limits: dict[str, Any] = {"max_tokens": 100, "max_new_tokens": 5, "batch_tokens": 100}
+    # The first token of the vocabulary is generated: first it is not an end token, then it is.
+    assert generate(loaded.model, loaded.tokenizer, [row], **limits)[0].stop == "length"
     loaded.model.generation_config.eos_token_id = [0]
-    (answer,) = generate(loaded.model, loaded.tokenizer, [row], **asked)
+    (answer,) = generate(loaded.model, loaded.tokenizer, [row], **limits)
     assert (answer.answer, answer.tokens, answer.stop) == ("", 0, "end")
 
 
-def test_a_question_too_long_gives_way_to_an_earlier_turn(files: dict[str, Path]) -> None:
-    loaded = load(files["model"], None, "float32", "cpu")
+def test_if_a_prompt_is_too_long_an_earlier_turn_is_answered(files: dict[str, Path]) -> None:
+    loaded = load_model(files["model"], None, "float32", "cpu")
     contents = ("a cat", "sat", "the rain " * 30, "in spain")
     row = Row("r", "", tuple({"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(contents)))
     (answer,) = generate(loaded.model, loaded.tokenizer, [row], max_tokens=30, max_new_tokens=3, batch_tokens=100)
     assert (answer.prompt, answer.reference) == ("a cat", "sat")
 
 
-def test_a_question_too_long_without_an_earlier_turn_keeps_its_end(files: dict[str, Path]) -> None:
+def test_a_prompt_that_is_too_long_without_an_earlier_turn_keeps_its_end(files: dict[str, Path]) -> None:
     tokenizer = make_tokenizer()
     row = Row("r", "", ({"role": "user", "content": "the rain " * 30}, {"role": "assistant", "content": "in spain"}))
-    (_, whole), (turn, cut) = (_question(tokenizer, row, limit) for limit in (500, 12))
+    (_, whole), (turn, cut) = (_select_prompt(tokenizer, row, limit) for limit in (500, 12))
     assert (turn, cut) == (1, whole[-12:])
 
 
-def test_runs_from_a_snapshot_without_the_rest_of_us(files: dict[str, Path], tmp_path: Path) -> None:
+def test_the_package_runs_without_the_rest_of_the_project(files: dict[str, Path], tmp_path: Path) -> None:
     code, output = tmp_path / "code", tmp_path / "out"
     shutil.copytree(Path(mlops.remote.__file__).parent, code / "mlops" / "remote", ignore=shutil.ignore_patterns("__pycache__"))
     (code / "mlops" / "__init__.py").touch()
     command = [sys.executable, "-m", "mlops.remote", *arguments(files, output)]
-    done = subprocess.run(command, cwd=code, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    process = subprocess.run(command, cwd=code, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
     assert len(read_output(output)[1]) == 21
-    assert "target sequences: 12/12" in done.stdout
+    assert "target sequences: 12/12" in process.stdout
 
 
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")  # MLflow's use of SQLAlchemy 2.1
-def test_logs_to_the_run_of_the_job(files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_are_logged_to_the_run_of_the_job(files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import mlflow
 
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
@@ -245,7 +245,7 @@ def test_logs_to_the_run_of_the_job(files: dict[str, Path], tmp_path: Path, monk
     assert [artifact.path for artifact in client.list_artifacts(job)] == ["scores.jsonl"]
 
 
-def test_a_tracking_server_that_is_down_loses_no_score(files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scores_survive_an_unreachable_tracking_server(files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     result, rows = run(arguments(files, tmp_path), tmp_path)

@@ -1,4 +1,4 @@
-"""Metrics from rows, by hand."""
+"""Metrics of rows, compared with values calculated by hand."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def row(tokens: int, nll: float, greedy_tokens: int, **fields: Any) -> dict[str,
     return {"suite": "target", "kind": "", "tokens": tokens, "nll": nll, "kl": None, "greedy_tokens": greedy_tokens, **fields}
 
 
-def test_sums_over_tokens_and_shares_of_rows() -> None:
+def test_metrics_are_sums_over_tokens_and_shares_of_rows() -> None:
     metrics = aggregate([row(1, 2.0, 1), row(3, 1.0, 2), row(6, 3.0, 6, rouge_l=0.5)])
     assert metrics == pytest.approx(
         {
@@ -29,17 +29,17 @@ def test_sums_over_tokens_and_shares_of_rows() -> None:
     )
 
 
-def test_a_row_without_scored_tokens_is_no_match() -> None:
+def test_a_row_without_scored_tokens_does_not_count_as_a_match() -> None:
     metrics = aggregate([row(0, 0.0, 0), row(2, 1.0, 1)])
     assert metrics["target.exact_match"] == 0.0
     assert metrics["target.rows"] == 2.0
 
 
-def test_without_any_scored_token_there_is_nothing_to_tell() -> None:
+def test_without_scored_tokens_there_are_only_counts() -> None:
     assert aggregate([row(0, 0.0, 0)]) == {"target.rows": 1.0, "target.tokens": 0.0}
 
 
-def test_each_kind_on_its_own() -> None:
+def test_each_kind_has_its_own_metrics() -> None:
     metrics = aggregate([row(2, 1.0, 2, kind="facts", suite="retention", kl=0.2), row(2, 3.0, 0, kind="poems", suite="retention", kl=0.6)])
     assert (metrics["retention.facts.exact_match"], metrics["retention.poems.exact_match"]) == (1.0, 0.0)
     assert (metrics["retention.facts.kl_base"], metrics["retention.poems.kl_base"]) == pytest.approx((0.1, 0.3))

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from mlops.remote.models import find, load, weights_digest
+from mlops.remote.models import find_model, load_model, weights_digest
 from tests.support.tiny import make_model, make_tokenizer, save
 
-# peft 0.21 asks a model of transformers 5.23 by the old name.
+# peft 0.21 uses a name that transformers 5.23 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
 
@@ -20,7 +20,7 @@ def tokenizer() -> Any:
 
 
 def save_adapter(folder: Path, base: Any, seed: int = 3) -> Any:
-    """Save a LoRA adapter that does something, and return the merged model."""
+    """Save a LoRA adapter that changes the model, and return the merged model."""
     import torch
     from peft import LoraConfig, get_peft_model
 
@@ -31,9 +31,9 @@ def save_adapter(folder: Path, base: Any, seed: int = 3) -> Any:
 
 
 @pytest.mark.parametrize("layout", ["plain", "mlflow"])
-def test_layouts(tmp_path: Path, tokenizer: Any, layout: str) -> None:
+def test_every_layout_is_loaded(tmp_path: Path, tokenizer: Any, layout: str) -> None:
     model = make_model(tokenizer, seed=1)
-    loaded = load(save(tmp_path, model, tokenizer, layout), None, "float32", "cpu")
+    loaded = load_model(save(tmp_path, model, tokenizer, layout), None, "float32", "cpu")
     assert loaded.digest == weights_digest(model)
     assert loaded.tokenizer.chat_template == tokenizer.chat_template
     assert not loaded.model.training
@@ -48,7 +48,7 @@ def test_an_adapter_is_merged(tmp_path: Path, tokenizer: Any, own_base: bool) ->
     if own_base:
         save(folder, make_model(tokenizer, seed=1), tokenizer, "mlflow")
     merged = save_adapter(folder / "data" / "adapter", make_model(tokenizer, seed=1))
-    loaded = load(folder, base, "float32", "cpu")
+    loaded = load_model(folder, base, "float32", "cpu")
     ids = torch.tensor([[5, 6, 7, 8]])
     with torch.no_grad():
         assert torch.allclose(loaded.model(ids).logits, merged(ids).logits, atol=1e-4)
@@ -58,57 +58,57 @@ def test_an_adapter_is_merged(tmp_path: Path, tokenizer: Any, own_base: bool) ->
 
 def test_an_adapter_needs_its_base(tmp_path: Path, tokenizer: Any) -> None:
     save_adapter(tmp_path, make_model(tokenizer, seed=1))
-    with pytest.raises(ValueError, match="holds an adapter only"):
-        load(tmp_path, None, "float32", "cpu")
+    with pytest.raises(ValueError, match="contains only an adapter"):
+        load_model(tmp_path, None, "float32", "cpu")
 
 
-def test_the_outermost_model_counts(tmp_path: Path, tokenizer: Any) -> None:
+def test_the_outermost_model_is_used(tmp_path: Path, tokenizer: Any) -> None:
     model = make_model(tokenizer, seed=1)
     save(tmp_path, model, tokenizer)
     save(tmp_path / "checkpoint-10", make_model(tokenizer, seed=2), tokenizer)
-    assert load(tmp_path, None, "float32", "cpu").digest == weights_digest(model)
+    assert load_model(tmp_path, None, "float32", "cpu").digest == weights_digest(model)
 
 
 def test_two_models_are_refused(tmp_path: Path, tokenizer: Any) -> None:
     for number in (1, 2):
         save(tmp_path / f"model-{number}", make_model(tokenizer, seed=number), tokenizer)
-    with pytest.raises(ValueError, match="several weights, can't tell which one counts"):
-        find(tmp_path)
+    with pytest.raises(ValueError, match="several weights; can't tell which one to use"):
+        find_model(tmp_path)
 
 
 def test_weights_and_adapter_in_one_folder_are_refused(tmp_path: Path, tokenizer: Any) -> None:
     save_adapter(save(tmp_path, make_model(tokenizer, seed=1), tokenizer), make_model(tokenizer, seed=1))
-    with pytest.raises(ValueError, match="can't tell whether the adapter is merged already"):
-        find(tmp_path)
+    with pytest.raises(ValueError, match="can't tell whether the adapter is already merged"):
+        find_model(tmp_path)
 
 
-def test_a_folder_without_a_model_is_named_with_its_files(tmp_path: Path) -> None:
+def test_the_error_for_a_folder_without_a_model_lists_its_files(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"holds no model.*\['config.json'\]"):
-        find(tmp_path)
+    with pytest.raises(ValueError, match=r"contains no model.*\['config.json'\]"):
+        find_model(tmp_path)
 
 
 def test_a_model_without_chat_template_is_refused(tmp_path: Path) -> None:
     tokenizer = make_tokenizer()
     tokenizer.chat_template = None
     with pytest.raises(ValueError, match="this is not a chat model"):
-        load(save(tmp_path, make_model(tokenizer, seed=1), tokenizer), None, "float32", "cpu")
+        load_model(save(tmp_path, make_model(tokenizer, seed=1), tokenizer), None, "float32", "cpu")
 
 
-def test_digest_depends_on_values_and_not_on_files(tmp_path: Path, tokenizer: Any) -> None:
+def test_the_digest_depends_on_values_and_not_on_files(tmp_path: Path, tokenizer: Any) -> None:
     import torch
 
     model = make_model(tokenizer, seed=1)
     model.save_pretrained(tmp_path / "sharded", max_shard_size="20KB")
     tokenizer.save_pretrained(tmp_path / "sharded")
-    assert load(tmp_path / "sharded", None, "float32", "cpu").digest == weights_digest(model)
+    assert load_model(tmp_path / "sharded", None, "float32", "cpu").digest == weights_digest(model)
     with torch.no_grad():
         model.model.layers[0].mlp.up_proj.weight[3, 5] += 1e-3
-    assert load(tmp_path / "sharded", None, "float32", "cpu").digest != weights_digest(model)
+    assert load_model(tmp_path / "sharded", None, "float32", "cpu").digest != weights_digest(model)
 
 
-def test_precision(tmp_path: Path, tokenizer: Any) -> None:
+def test_weights_have_the_requested_precision(tmp_path: Path, tokenizer: Any) -> None:
     import torch
 
     folder = save(tmp_path, make_model(tokenizer, seed=1), tokenizer)
-    assert load(folder, None, "bfloat16", "cpu").model.dtype is torch.bfloat16
+    assert load_model(folder, None, "bfloat16", "cpu").model.dtype is torch.bfloat16

@@ -1,4 +1,4 @@
-"""ROUGE-L against values worked out by hand."""
+"""ROUGE-L compared with values calculated by hand."""
 
 from __future__ import annotations
 
@@ -25,6 +25,6 @@ from mlops.remote.rouge import rouge_l
         ("?!", "?!", 0.0),
     ],
 )
-def test_hand_worked_values(answer: str, reference: str, expected: float) -> None:
+def test_rouge_l_equals_values_calculated_by_hand(answer: str, reference: str, expected: float) -> None:
     assert rouge_l(answer, reference) == expected
     assert rouge_l(reference, answer) == expected
