@@ -1,4 +1,4 @@
-"""What tests of several folders need: the emulator, and a workspace session inside it."""
+"""Fixtures of several folders: the emulator, and a workspace session that uses it."""
 
 from __future__ import annotations
 
@@ -16,31 +16,34 @@ from mlops.core.config import Config, load
 from mlops.emulator.base.azure import Options
 from mlops.emulator.base.faults import Faults
 from mlops.emulator.server import Emulator
+from tests.support.deployments import model_job
+from tests.support.project import client_of, enter
 
 
 @pytest.fixture(scope="session")
 def weights_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where tiny stand-in weights are made once for all tests of this process."""
-    return tmp_path_factory.mktemp("weights")
+    """The folder of the tiny stand-in weights, which are made once for all worker processes."""
+    base = tmp_path_factory.getbasetemp()
+    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "weights"
 
 
 @pytest.fixture(scope="session")
-def azure(tmp_path_factory: pytest.TempPathFactory, weights_cache: Path) -> Iterator[Emulator]:
-    """One emulator for all tests that leave each other's things alone."""
+def shared_emulator(tmp_path_factory: pytest.TempPathFactory, weights_cache: Path) -> Iterator[Emulator]:
+    """One emulator for all tests that don't disturb each other."""
     with Emulator(tmp_path_factory.mktemp("azure"), Options(weights="tiny-llama", cache=weights_cache)) as running:
         yield running
 
 
 @pytest.fixture
 def inside(shared_emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Emulator:
-    """The common emulator, with this process as its client."""
-    _enter(shared_emulator, monkeypatch)
+    """The shared emulator, with this process as its client."""
+    enter(shared_emulator, monkeypatch)
     return shared_emulator
 
 
 @pytest.fixture
 def fault(inside: Emulator) -> Iterator[Callable[[str], None]]:
-    """Order a fault from the common emulator. It must have happened when the test ends, or the test has shown nothing."""
+    """Order a fault from the shared emulator. It must have occurred when the test ends, or the test proves nothing."""
     yield inside.azure.faults.order
     assert inside.azure.faults.pending() == []
 
@@ -49,13 +52,13 @@ def fault(inside: Emulator) -> Iterator[Callable[[str], None]]:
 def start_emulator(
     tmp_path_factory: pytest.TempPathFactory, weights_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., Emulator]]:
-    """Start an emulator of one's own: ``start_emulator(*faults, catalog=...)``. This process becomes its client."""
+    """Start a separate emulator: ``start_emulator(*faults, catalog=...)``. This process becomes its client."""
     with ExitStack() as stack:
 
         def start(*faults: str, **options: Any) -> Emulator:
-            given = Options(**{"weights": "tiny-llama", "cache": weights_cache, **options})
-            emulator = stack.enter_context(Emulator(tmp_path_factory.mktemp("emulator"), given, Faults(faults)))
-            _enter(emulator, monkeypatch)
+            chosen = Options(**{"weights": "tiny-llama", "cache": weights_cache, **options})
+            emulator = stack.enter_context(Emulator(tmp_path_factory.mktemp("emulator"), chosen, Faults(faults)))
+            enter(emulator, monkeypatch)
             return emulator
 
         yield start
@@ -63,7 +66,7 @@ def start_emulator(
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Callable[..., Config]:
-    """Settings of a target ``test``: ``settings('''TOML of the target's tables''', "key=value")``."""
+    """Load the settings of a target ``test``: ``settings('''TOML of the target's tables''', "key=value")``."""
 
     def make(toml: str = "", *overrides: str, environment: dict[str, str] | None = None) -> Config:
         path = tmp_path / "pipeline.toml"
@@ -75,7 +78,7 @@ def settings(tmp_path: Path) -> Callable[..., Config]:
 
 @pytest.fixture
 def open_workspace() -> Iterator[Callable[[Config], Workspace]]:
-    """Open sessions as the stages do. What third parties warn about is not for our tests to fail on."""
+    """Open workspaces as the stages do. Third-party warnings don't fail our tests."""
     with warnings.catch_warnings():
         warnings.simplefilter("default")
         yield Workspace.open
@@ -83,29 +86,18 @@ def open_workspace() -> Iterator[Callable[[Config], Workspace]]:
 
 @pytest.fixture
 def workspace(inside: Emulator, settings: Callable[..., Config], open_workspace: Callable[[Config], Workspace]) -> Workspace:
-    """A session with the common emulator's workspace."""
+    """The shared emulator's workspace."""
     return open_workspace(settings())
-
-
-def _enter(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("ALL_PROXY", "all_proxy", "CURL_CA_BUNDLE", "AZURE_TOKEN_CREDENTIALS"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in emulator.environment().items():
-        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture(scope="session")
 def trained_job(shared_emulator: Emulator, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A Completed job of the common emulator with a servable model in its output."""
-    from tests.support.deployments import model_job
-
-    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
-        warnings.simplefilter("default")
-        _enter(shared_emulator, patch)
-        folder = tmp_path_factory.mktemp("job")
+    """A Completed job of the shared emulator with a servable model in its output."""
+    folder = tmp_path_factory.mktemp("job")
+    with client_of(shared_emulator, folder):
         (folder / "pipeline.toml").write_text("[targets.test]\n")
         return model_job(Workspace.open(load(folder / "pipeline.toml", "test")), folder / "code")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--write-docs", action="store_true", help="bring the generated parts of the documents up to date")
+    parser.addoption("--write-docs", action="store_true", help="rewrite the generated parts of the documents")
