@@ -301,9 +301,9 @@ def test_an_endpoint_that_was_left_behind_is_not_reaped_from_under_the_run_that_
 @pytest.mark.parametrize(
     ("tags", "ephemeral", "says"),
     [
-        ({PIPELINE: MARK, TARGET: "prod"}, False, "was made for target prod, and this is target test"),
-        ({PIPELINE: MARK, TARGET: "prod"}, True, "was made for target prod, and this is target test, which is ephemeral"),
-        ({"made-by": "hand"}, True, "was made by somebody else, and this is target test, which is ephemeral"),
+        ({PIPELINE: MARK, TARGET: "prod"}, False, "was created for target prod, but this is target test"),
+        ({PIPELINE: MARK, TARGET: "prod"}, True, "was created for target prod, but this is target test, which is ephemeral"),
+        ({"made-by": "hand"}, True, "was created by hand, outside of this pipeline, but this is target test, which is ephemeral"),
         ({"made-by": "hand"}, False, ""),
         ({PIPELINE: MARK, TARGET: "test"}, True, ""),
     ],
@@ -319,7 +319,7 @@ def test_the_traffic_of_another_targets_endpoint_is_not_touched(stage: Stage, ta
     with pytest.raises(NotPromoted, match=says):
         workspace.check_endpoint(stage.name, tags)
     endpoint = ManagedOnlineEndpoint(name=stage.name, auth_mode="key", tags=tags)
-    stage.workspace.ml.online_endpoints.begin_create_or_update(endpoint).result()
+    stage.workspace.session.ml.online_endpoints.begin_create_or_update(endpoint).result()
     config, workspace = stage.session(ephemeral=ephemeral)
     with pytest.raises(NotPromoted, match=says):
         deploy(config, stage.registered(), workspace)
@@ -331,7 +331,7 @@ def test_the_traffic_of_another_targets_endpoint_is_not_touched(stage: Stage, ta
 def test_teardown_refuses_what_is_not_ours(stage: Stage) -> None:
     from azure.ai.ml.entities import ManagedOnlineEndpoint
 
-    ml = stage.workspace.ml
+    ml = stage.workspace.session.ml
     ml.online_endpoints.begin_create_or_update(ManagedOnlineEndpoint(name=stage.name, auth_mode="key", tags={"made-by": "hand"})).result()
     config, workspace = stage.session(ephemeral=True)
     torn = teardown(config, Run(stage.tmp_path / "run"), workspace)

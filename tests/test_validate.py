@@ -170,11 +170,11 @@ def test_every_finding_is_told_not_only_the_first(
     found = refused(config, run, open_workspace(config))
     assert set(found) >= {
         ("suite.kinds", "evaluation.retention_rows"),
-        ("parameter.range", "--set training.parameters.num_train_epochs"),
-        ("parameter.unknown", "--set training.parameters.lr_schedule_type"),
-        ("parameter.enum", "--set training.parameters.precision"),
-        ("compute.size.not-allowed", "--set compute.size"),
-        ("endpoint.size.not-allowed", "--set endpoint.instance_type"),
+        ("parameter.range", "--set training.parameters.num_train_epochs=0"),
+        ("parameter.unknown", "--set training.parameters.lr_schedule_type=cosine"),
+        ("parameter.enum", "--set training.parameters.precision=8"),
+        ("compute.size.not-allowed", "--set compute.size=Standard_NC6"),
+        ("endpoint.size.not-allowed", "--set endpoint.instance_type=STANDARD_NC4AS_T4_V3"),
     }
     printed = capsys.readouterr().out
     assert all(rule in printed for rule, _ in found)
@@ -192,7 +192,7 @@ def test_a_rule_that_nothing_can_answer_is_found_before_the_training(
 ) -> None:
     unknown = "{metric='target.bleu', direction='higher', baseline='base'}"
     unfit = "{metric='target.nll', direction='lower', baseline='base', test='mcnemar'}"
-    config = configure(f"gate.rules=[{unknown}, {unfit}]")
+    config = configure(f"gate.rules.unknown={unknown}", f"gate.rules.unfit={unfit}")
     found = refused(config, run, open_workspace(config))
     assert [name for name, _ in found] == ["gate.rule", "gate.rule"]
 
@@ -206,7 +206,7 @@ def test_a_rule_that_wants_more_rows_than_there_are_is_found_before_the_training
     rules = [asking("target.nll", 6), asking("target.nll", 7), asking("target.nll", 7, critical="false")]
     rules += [asking("retention.fact.nll", 2), asking("retention.fact.nll", 3), asking("retention.*.nll", 2), asking("retention.*.nll", 3)]
     rules += [asking("target.rouge_l", 3, "higher"), asking("target.rouge_l", 4, "higher"), asking("target.nll", 1, "higher")]
-    config = configure(f"gate.rules=[{', '.join(rules)}]", "evaluation.generate_rows=3")
+    config = configure(*(f"gate.rules.rule-{number}={rule}" for number, rule in enumerate(rules)), "evaluation.generate_rows=3")
     found = refused(config, run, open_workspace(config))
     assert sorted(name for name, _ in found if name.startswith("gate.")) == ["gate.rows"] * 5 + ["gate.rule"]
     printed = capsys.readouterr().out
@@ -219,7 +219,7 @@ def test_a_rule_that_wants_more_rows_than_there_are_is_found_before_the_training
 def test_models_and_components_that_are_not_there(inside: Emulator, configure: Make, open_workspace: Open, run: Run) -> None:
     config = configure("model.name=Phi-3-mini-4k", "training.component_version=9.9.9")
     found = refused(config, run, open_workspace(config))
-    assert found == [("model.missing", "--set model.name"), ("component.missing", "--set training.component_version")]
+    assert found == [("model.missing", "--set model.name=Phi-3-mini-4k"), ("component.missing", "--set training.component_version=9.9.9")]
 
 
 def test_an_archived_model_names_its_successors_and_may_be_allowed(
@@ -255,7 +255,7 @@ def test_a_cluster_that_cannot_be_had_is_a_finding(
 ) -> None:
     fault("compute-quota@* none x2")
     config = configure("compute.name=none")
-    assert refused(config, run, open_workspace(config)) == [("compute.missing", "--set compute.name")]
+    assert refused(config, run, open_workspace(config)) == [("compute.missing", "--set compute.name=none")]
 
 
 def test_a_cluster_that_failed_is_a_finding(
@@ -265,8 +265,8 @@ def test_a_cluster_that_failed_is_a_finding(
     workspace = open_workspace(config)
     fault("compute-failed@broken")
     with pytest.raises(HttpResponseError, match="no capacity"):
-        workspace.ml.compute.begin_create_or_update(AmlCompute(name="broken", size=A100)).result()
-    assert refused(config, run, workspace) == [("compute.state", "--set compute.name")]
+        workspace.session.ml.compute.begin_create_or_update(AmlCompute(name="broken", size=A100)).result()
+    assert refused(config, run, workspace) == [("compute.state", "--set compute.name=broken")]
 
 
 def test_an_existing_cluster_of_another_size_is_a_finding(inside: Emulator, configure: Make, open_workspace: Open, run: Run) -> None:
@@ -274,7 +274,7 @@ def test_an_existing_cluster_of_another_size_is_a_finding(inside: Emulator, conf
     prepare(config, run)
     validate(config, run, open_workspace(config))
     larger = configure("compute.name=other", "compute.size=Standard_NC48ads_A100_v4")
-    assert refused(larger, run, open_workspace(larger)) == [("compute.size.differs", "--set compute.size")]
+    assert refused(larger, run, open_workspace(larger)) == [("compute.size.differs", "--set compute.size=Standard_NC48ads_A100_v4")]
 
 
 def test_warnings_do_not_stop_it_and_are_kept_in_part(

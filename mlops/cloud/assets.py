@@ -7,16 +7,15 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mlops.cloud.entities import word
 from mlops.cloud.errors import NotFound, translated
 from mlops.cloud.rest import Rest
+from mlops.cloud.session import Session
 from mlops.core.errors import AzureError
-
-if TYPE_CHECKING:
-    from mlops.cloud.workspace import Workspace
 
 __all__ = ["Assets", "BaseModel", "Component", "ComponentInput", "RegisteredModel"]
 
@@ -78,6 +77,8 @@ class RegisteredModel:
     version: str
     tags: Mapping[str, str]
     path: str
+    identity: str
+    """When this version was created (ISO 8601, UTC), which tells it from another one that had the same name and version."""
 
 
 _DISCOVERY = "https://eastus.api.azureml.ms/registrymanagement/v1.0/registries/{registry}/discovery"
@@ -88,8 +89,8 @@ _SUCCESSORS = 5
 class Assets:
     """Models and components. Use it as ``workspace.assets``."""
 
-    def __init__(self, workspace: Workspace) -> None:
-        self._workspace = workspace
+    def __init__(self, session: Session) -> None:
+        self._session = session
 
     def base_model(self, registry: str, name: str, version: str) -> BaseModel:
         """A base model; ``version`` may be ``latest``.
@@ -98,7 +99,7 @@ class Assets:
             NotFound: the registry has no such model or version.
         """
         with translated(f"reading model {name}:{version} of registry {registry}", "check [model] in pipeline.toml"):
-            models = self._workspace.registry(registry).models
+            models = self._session.registry(registry).models
             model = models.get(name, label="latest") if version == "latest" else models.get(name, version=version)
             raw = self._raw_model(registry, name, str(model.version))
         metadata = raw.get("systemMetadata") or raw.get("system_metadata") or {}
@@ -118,7 +119,7 @@ class Assets:
 
     def successors(self, registry: str, name: str) -> list[str]:
         """Ids of models that may be taken instead of an archived one, at most five: same family, made for fine-tuning, not archived."""
-        models = self._workspace.registry(registry).models
+        models = self._session.registry(registry).models
         family = _family(name)
         with translated(f"listing the models of registry {registry}"):
             names = sorted({str(model.name) for model in models.list(list_view_type="ActiveOnly") if _family(str(model.name)) == family})
@@ -142,7 +143,7 @@ class Assets:
             NotFound: the registry has no such component or version.
         """
         with translated(f"reading component {name}:{version} of registry {registry}", "check training.component in pipeline.toml"):
-            components = self._workspace.registry(registry).components
+            components = self._session.registry(registry).components
             found = components.get(name, label="latest") if version == "latest" else components.get(name, version=version)
         return Component(
             id=f"azureml://registries/{registry}/components/{name}/versions/{found.version}",
@@ -164,16 +165,16 @@ class Assets:
             path=path,
             type=AssetTypes.MLFLOW_MODEL,
             description=description,
-            tags={**self._workspace.tags, **tags},
+            tags={**self._session.tags, **tags},
         )
         with translated(f"registering model {name}:{version}"):
-            return _registered(self._workspace.ml.models.create_or_update(wanted))
+            return _registered(self._session.ml.models.create_or_update(wanted))
 
     def find_model(self, name: str, tags: Mapping[str, str]) -> RegisteredModel | None:
         """The newest version of a model that has all of these tags, or None."""
         try:
             with translated(f"listing the versions of model {name}"):
-                versions = [model for model in self._workspace.ml.models.list(name) if tags.items() <= (model.tags or {}).items()]
+                versions = [model for model in self._session.ml.models.list(name) if tags.items() <= (model.tags or {}).items()]
         except NotFound:
             return None
         return _registered(max(versions, key=lambda model: str(model.creation_context.created_at))) if versions else None
@@ -185,7 +186,7 @@ class Assets:
             NotFound: there is none.
         """
         with translated(f"reading model {name}:{version}"):
-            return _registered(self._workspace.ml.models.get(name, version=version))
+            return _registered(self._session.ml.models.get(name, version=version))
 
     def tag_model(self, name: str, version: str, tags: Mapping[str, str]) -> RegisteredModel:
         """Change some tags of a model version; the others stay.
@@ -194,9 +195,9 @@ class Assets:
             NotFound: there is none.
         """
         with translated(f"tagging model {name}:{version}"):
-            model = self._workspace.ml.models.get(name, version=version)
+            model = self._session.ml.models.get(name, version=version)
             model.tags = {**(model.tags or {}), **tags}
-            return _registered(self._workspace.ml.models.create_or_update(model))
+            return _registered(self._session.ml.models.create_or_update(model))
 
     def _raw_model(self, registry: str, name: str, version: str) -> Mapping[str, Any]:
         """The model's ``properties`` as the service sends them: the SDK's entity drops ``isArchived`` and ``systemMetadata``."""
@@ -221,12 +222,18 @@ class Assets:
 
     @cached_property
     def _rest(self) -> Rest:
-        return Rest(self._workspace.credential)
+        return Rest(self._session.credential)
 
 
 def _registered(model: Any) -> RegisteredModel:
+    created = model.creation_context.created_at if model.creation_context else None
     return RegisteredModel(
-        id=str(model.id), name=str(model.name), version=str(model.version), tags=dict(model.tags or {}), path=word(model.path)
+        id=str(model.id),
+        name=str(model.name),
+        version=str(model.version),
+        tags=dict(model.tags or {}),
+        path=word(model.path),
+        identity=created.astimezone(UTC).isoformat() if created else "",
     )
 
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mlops.cloud.entities import word
 from mlops.cloud.errors import NotFound, translated
+from mlops.cloud.session import Session
 from mlops.core import console
 from mlops.core.config import ComputeConfig
+from mlops.core.console import did_you_mean
 from mlops.core.errors import AzureError, ConfigError
-
-if TYPE_CHECKING:
-    from mlops.cloud.workspace import Workspace
 
 __all__ = ["ComputeView", "Computes", "VmSize"]
 
@@ -48,14 +47,14 @@ class VmSize:
 class Computes:
     """The workspace's compute. Use it as ``workspace.compute``."""
 
-    def __init__(self, workspace: Workspace) -> None:
-        self._workspace = workspace
+    def __init__(self, session: Session) -> None:
+        self._session = session
 
     def find(self, name: str) -> ComputeView | None:
         """The cluster of this name, or None."""
         try:
             with translated(f"reading compute {name}"):
-                return self._view(self._workspace.ml.compute.get(name), created=False)
+                return self._view(self._session.ml.compute.get(name), created=False)
         except NotFound:
             return None
 
@@ -81,10 +80,23 @@ class Computes:
             refusals[0].fix or "choose another compute.size in pipeline.toml, or ask for quota",
         )
 
+    def check_unchanged(self, name: str, size: str) -> None:
+        """Refuse to submit a job to a cluster that was deleted, or created anew with another VM size, since validation.
+
+        Raises:
+            ConfigError: the cluster does not exist or has another VM size.
+        """
+        cluster = self.find(name)
+        if cluster is None or cluster.size.lower() != size.lower():
+            state = f"now has VM size {cluster.size}" if cluster else "no longer exists"
+            raise ConfigError(
+                f"Compute {name} had VM size {size} when it was validated, and {state}. No job was submitted.", "run `mlops validate` again"
+            )
+
     @cached_property
     def _sizes(self) -> dict[str, VmSize]:
         with translated("listing VM sizes"):
-            listed = list(self._workspace.ml.compute.list_sizes())
+            listed = list(self._session.ml.compute.list_sizes())
         return {
             size.name.lower(): VmSize(
                 name=size.name,
@@ -109,12 +121,9 @@ class Computes:
         try:
             return self._sizes[name.lower()]
         except KeyError:
-            import difflib
-
-            near = difflib.get_close_matches(name.lower(), self._sizes, n=3)
-            offered = f"; near ones: {', '.join(self._sizes[key].name for key in near)}" if near else ""
+            hint = did_you_mean(name, [size.name for size in self._sizes.values()])
             raise ConfigError(
-                f"VM size {name} is not offered in {self._workspace.location}{offered}.", "set compute.size in pipeline.toml"
+                f"VM size {name} is not offered in {self._session.location}{hint}.", "set compute.size in pipeline.toml"
             ) from None
 
     def _create(self, wanted: ComputeConfig, tier: str) -> ComputeView:
@@ -127,11 +136,11 @@ class Computes:
             min_instances=wanted.min_instances,
             max_instances=wanted.max_instances,
             idle_time_before_scale_down=wanted.idle_seconds,
-            tags=dict(self._workspace.tags),
+            tags=dict(self._session.tags),
         )
         console.info(f"  creating compute {wanted.name}: {wanted.size}, {tier}, {wanted.min_instances}–{wanted.max_instances} nodes")
         with translated(f"creating compute {wanted.name} ({wanted.size}, {tier})"):
-            made = self._workspace.ml.compute.begin_create_or_update(cluster).result()
+            made = self._session.ml.compute.begin_create_or_update(cluster).result()
         view = self._view(made, created=True)
         if view.state.lower() != "succeeded":
             raise AzureError(f"Compute {wanted.name} was created but is {view.state}.", "look at it in the studio, delete it and try again")

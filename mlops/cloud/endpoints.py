@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mlops.cloud.deployment_failures import classify
 from mlops.cloud.entities import word
 from mlops.cloud.errors import NotFound, ServiceRefusal, explain, translated
 from mlops.cloud.invoke import Scorer
+from mlops.cloud.session import Session
+from mlops.cloud.tags import CREATION_ID
 from mlops.core import console
 from mlops.core.config import EndpointConfig
 from mlops.core.errors import AzureError, ConfigError, DeploymentFailed, TrafficError
-
-if TYPE_CHECKING:
-    from mlops.cloud.workspace import Workspace
 
 __all__ = ["DeploymentView", "EndpointView", "Endpoints", "Live"]
 
@@ -42,6 +42,11 @@ class EndpointView:
     """Deployment → percent; every deployment is in it, those without traffic at 0."""
     tags: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def identity(self) -> str:
+        """What tells this endpoint from an earlier or later one of the same name; empty where the pipeline did not create it."""
+        return self.tags.get(CREATION_ID, "")
+
 
 @dataclass(frozen=True, kw_only=True)
 class DeploymentView:
@@ -55,6 +60,11 @@ class DeploymentView:
     sku: str
     instances: int
     tags: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def identity(self) -> str:
+        """What tells this deployment from an earlier or later one of the same name; empty where the pipeline did not create it."""
+        return self.tags.get(CREATION_ID, "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,14 +82,14 @@ class Live:
 class Endpoints:
     """The workspace's online endpoints. Use it as ``workspace.endpoints``."""
 
-    def __init__(self, workspace: Workspace) -> None:
-        self._workspace = workspace
+    def __init__(self, session: Session) -> None:
+        self._session = session
 
     def find(self, endpoint: str) -> EndpointView | None:
         """The endpoint of this name, or None."""
         try:
             with translated(f"reading endpoint {endpoint}"):
-                return _endpoint(self._workspace.ml.online_endpoints.get(endpoint))
+                return _endpoint(self._session.ml.online_endpoints.get(endpoint))
         except NotFound:
             return None
 
@@ -90,23 +100,23 @@ class Endpoints:
             NotFound: there is none.
         """
         with translated(f"reading endpoint {endpoint}"):
-            return _endpoint(self._workspace.ml.online_endpoints.get(endpoint))
+            return _endpoint(self._session.ml.online_endpoints.get(endpoint))
 
     def all(self) -> list[EndpointView]:
         """Every endpoint of the workspace. Their traffic lacks deployments at 0 %."""
         with translated("listing endpoints"):
-            return [_endpoint(endpoint) for endpoint in self._workspace.ml.online_endpoints.list()]
+            return [_endpoint(endpoint) for endpoint in self._session.ml.online_endpoints.list()]
 
     def create(self, wanted: EndpointConfig, tags: Mapping[str, str]) -> EndpointView:
         """Create an endpoint with key authentication and wait for it."""
         from azure.ai.ml.entities import ManagedOnlineEndpoint
 
-        entity = ManagedOnlineEndpoint(name=wanted.name, auth_mode="key", tags={**self._workspace.tags, **tags})
+        entity = ManagedOnlineEndpoint(name=wanted.name, auth_mode="key", tags=self._tags_at_creation(tags))
         console.info(f"  creating endpoint {wanted.name}")
         with translated(
             f"creating endpoint {wanted.name}", "endpoint names are unique in a region: set another endpoint.name in pipeline.toml"
         ):
-            poller = self._workspace.ml.online_endpoints.begin_create_or_update(entity)
+            poller = self._session.ml.online_endpoints.begin_create_or_update(entity)
             _wait(poller, f"endpoint {wanted.name}")
         made = self.get(wanted.name)
         if made.state != "Succeeded":
@@ -128,13 +138,13 @@ class Endpoints:
     def deployments(self, endpoint: str) -> list[DeploymentView]:
         """An endpoint's deployments."""
         with translated(f"listing the deployments of {endpoint}"):
-            return [_deployment(deployment) for deployment in self._workspace.ml.online_deployments.list(endpoint)]
+            return [_deployment(deployment) for deployment in self._session.ml.online_deployments.list(endpoint)]
 
     def deployment(self, endpoint: str, deployment: str) -> DeploymentView | None:
         """A deployment, or None."""
         try:
             with translated(f"reading deployment {deployment} of {endpoint}"):
-                return _deployment(self._workspace.ml.online_deployments.get(deployment, endpoint))
+                return _deployment(self._session.ml.online_deployments.get(deployment, endpoint))
         except NotFound:
             return None
 
@@ -155,14 +165,14 @@ class Endpoints:
             instance_count=wanted.instance_count,
             liveness_probe=ProbeSettings(initial_delay=wanted.probe_initial_delay_s),
             request_settings=OnlineRequestSettings(request_timeout_ms=wanted.request_timeout_ms),
-            tags={**self._workspace.tags, **tags},
+            tags=self._tags_at_creation(tags),
         )
         console.info(f"  creating deployment {deployment}: {wanted.instance_count} × {wanted.instance_type}, no traffic")
         from azure.core.exceptions import AzureError as CoreError
 
         try:
             with translated(f"creating deployment {deployment}"):
-                poller = self._workspace.ml.online_deployments.begin_create_or_update(entity)
+                poller = self._session.ml.online_deployments.begin_create_or_update(entity)
                 _wait(poller, f"deployment {deployment}", wanted.deploy_timeout_minutes * 60)
         except AzureError as problem:
             cause = problem.__cause__
@@ -192,7 +202,7 @@ class Endpoints:
         for container in ("storage-initializer", "inference-server"):
             try:
                 with translated(f"reading the {container} log of {deployment}"):
-                    text = self._workspace.ml.online_deployments.get_logs(deployment, endpoint, lines, container_type=container)
+                    text = self._session.ml.online_deployments.get_logs(deployment, endpoint, lines, container_type=container)
             except AzureError as problem:
                 text = f"(could not be read: {problem.what})"
             if text.strip():
@@ -220,12 +230,12 @@ class Endpoints:
         if sum(wanted.values()) != 100 and (wanted or not may_be_none):
             raise TrafficError(f"Traffic {dict(traffic)} of endpoint {endpoint} does not add up to 100 %.")
         with translated(f"setting the traffic of {endpoint}"):
-            entity = self._workspace.ml.online_endpoints.get(endpoint)
+            entity = self._session.ml.online_endpoints.get(endpoint)
             if unknown := wanted.keys() - set(entity.traffic):
                 raise TrafficError(f"Endpoint {endpoint} has no deployment {', '.join(sorted(unknown))}.", "run `mlops deploy`")
             entity.traffic = dict(wanted)
             entity.tags = {name: value for name, value in {**(entity.tags or {}), **(tags or {})}.items() if value}
-            _wait(self._workspace.ml.online_endpoints.begin_create_or_update(entity), f"traffic of {endpoint}")
+            _wait(self._session.ml.online_endpoints.begin_create_or_update(entity), f"traffic of {endpoint}")
         after = self.get(endpoint)
         if {name: share for name, share in after.traffic.items() if share} != wanted:
             raise TrafficError(
@@ -249,17 +259,17 @@ class Endpoints:
             )
         console.info(f"  deleting deployment {deployment} of {endpoint}")
         with translated(f"deleting deployment {deployment}", f"run `az ml online-deployment delete -n {deployment} -e {endpoint}`"):
-            _delete(lambda: self._workspace.ml.online_deployments.begin_delete(deployment, endpoint), f"deletion of {deployment}")
+            _delete(lambda: self._session.ml.online_deployments.begin_delete(deployment, endpoint), f"deletion of {deployment}")
 
     def delete(self, endpoint: str) -> None:
         """Delete an endpoint with all of its deployments and wait until it is gone."""
         console.info(f"  deleting endpoint {endpoint}")
         with translated(f"deleting endpoint {endpoint}", f"run `az ml online-endpoint delete -n {endpoint}`"):
-            _delete(lambda: self._workspace.ml.online_endpoints.begin_delete(endpoint), f"deletion of {endpoint}")
+            _delete(lambda: self._session.ml.online_endpoints.begin_delete(endpoint), f"deletion of {endpoint}")
 
     def scorer(self, endpoint: EndpointView, timeout_s: float) -> Scorer:
         """Send requests to an endpoint."""
-        return Scorer(self._workspace, endpoint.name, endpoint.scoring_uri, timeout_s)
+        return Scorer(self._session, endpoint.name, endpoint.scoring_uri, timeout_s)
 
     def live(self, endpoint: str) -> Live:
         """What an endpoint serves now.
@@ -299,8 +309,11 @@ class Endpoints:
         """Full id of what gets more than half of the traffic, or None where nothing takes any; raises as :meth:`live`."""
         return self.live(endpoint).model
 
+    def _tags_at_creation(self, tags: Mapping[str, str]) -> dict[str, str]:
+        return {**self._session.tags, **tags, CREATION_ID: uuid.uuid4().hex}
+
     def _serves(self, endpoint: str, deployment: DeploymentView) -> str:
-        return deployment.model or f"{self._workspace.arm_id}/onlineEndpoints/{endpoint}/deployments/{deployment.name}"
+        return deployment.model or f"{self._session.arm_id}/onlineEndpoints/{endpoint}/deployments/{deployment.name}"
 
     def _failure(self, endpoint: str, deployment: str, refusal: ServiceRefusal) -> DeploymentFailed:
         logs = self.logs(endpoint, deployment)

@@ -11,14 +11,12 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mlops.cloud.errors import translated
 from mlops.cloud.rest import Rest
+from mlops.cloud.session import Session
 from mlops.core import console
-
-if TYPE_CHECKING:
-    from mlops.cloud.workspace import Workspace
 
 __all__ = ["Answer", "Scorer", "payload"]
 
@@ -65,14 +63,14 @@ class Scorer:
     """Sends requests to one endpoint with its key.
 
     Args:
-        workspace: where the endpoint lives.
+        session: with the workspace that the endpoint belongs to.
         endpoint: its name.
         uri: its scoring URI.
         timeout_s: for one answer.
     """
 
-    def __init__(self, workspace: Workspace, endpoint: str, uri: str, timeout_s: float) -> None:
-        self._workspace = workspace
+    def __init__(self, session: Session, endpoint: str, uri: str, timeout_s: float) -> None:
+        self._session = session
         self._endpoint = endpoint
         self._uri = uri
         self._timeout_s = timeout_s
@@ -104,7 +102,7 @@ class Scorer:
     @cached_property
     def _key(self) -> str:
         with translated(f"reading the key of endpoint {self._endpoint}"):
-            key = str(self._workspace.ml.online_endpoints.get_keys(self._endpoint).primary_key)
+            key = str(self._session.ml.online_endpoints.get_keys(self._endpoint).primary_key)
         console.mask(key)
         return key
 

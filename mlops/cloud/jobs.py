@@ -11,20 +11,18 @@ import contextlib
 import io
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mlops.cloud.entities import word
 from mlops.cloud.errors import NotFound, translated
+from mlops.cloud.session import Session
 from mlops.cloud.tags import MARK, PIPELINE, RUN_KEY
 from mlops.core import console
 from mlops.core.errors import AzureError
-
-if TYPE_CHECKING:
-    from mlops.cloud.workspace import Workspace
 
 __all__ = ["ACTIVE", "JobInput", "JobView", "Jobs"]
 
@@ -65,6 +63,11 @@ class JobView:
     created_at: datetime | None = None
 
     @property
+    def identity(self) -> str:
+        """When Azure created the job (ISO 8601, UTC), which tells it from another job that had the same name."""
+        return self.created_at.astimezone(UTC).isoformat() if self.created_at else ""
+
+    @property
     def active(self) -> bool:
         """Whether it can still complete."""
         return self.status in ACTIVE
@@ -78,8 +81,8 @@ class JobView:
 class Jobs:
     """The workspace's jobs. Use it as ``workspace.jobs``."""
 
-    def __init__(self, workspace: Workspace) -> None:
-        self._workspace = workspace
+    def __init__(self, session: Session) -> None:
+        self._session = session
         self._started: set[str] = set()
 
     def submit_command(
@@ -131,16 +134,16 @@ class Jobs:
         found = [view for view in self._attempts(name_hint, tags[RUN_KEY]) if view.experiment == experiment]
         return [view for view in reversed(found) if tags.items() <= view.tags.items()]
 
-    def ours(self) -> Iterator[JobView]:
+    def list_owned(self) -> Iterator[JobView]:
         """Every job of this pipeline and target, in the order in which the service lists them."""
-        return (job for job in self.of_pipeline() if self._workspace.ours(job.tags))
+        return (job for job in self.list_all_targets() if self._session.owns(job.tags))
 
-    def of_pipeline(self) -> Iterator[JobView]:
+    def list_all_targets(self) -> Iterator[JobView]:
         """Every job of this pipeline, whatever its target."""
 
         with translated("listing jobs"):
             # The service filters by the tag's name; its value is for us to compare.
-            for job in self._workspace.ml.jobs.list(tag=RUN_KEY):
+            for job in self._session.ml.jobs.list(tag=RUN_KEY):
                 if job is not None and (job.tags or {}).get(PIPELINE) == MARK:
                     yield _view(job)
 
@@ -151,23 +154,9 @@ class Jobs:
             NotFound: no such job.
         """
         with translated(f"reading job {job}"):
-            return _view(self._workspace.ml.jobs.get(job))
+            return _view(self._session.ml.jobs.get(job))
 
-    def wait(self, job: str, timeout_s: float, detach_s: float | None = None) -> JobView:
-        """Watch a job until it ends, with its log, and return only if it Completed.
-
-        Raises:
-            JobFailed: with the service's error, the last log lines and the studio's URL.
-            JobCanceled: Canceled or CancelRequested.
-            JobStatusUnknown: any other status, or still active after ``timeout_s`` (then it is cancelled if this process started it).
-            Detached: still active after ``detach_s``; it goes on.
-            KeyboardInterrupt: after the job was told to cancel if this process started it; somebody else's is left to run.
-        """
-        from mlops.cloud.watch import Watch
-
-        return Watch(self._workspace, job, ours=self.started(job)).wait(timeout_s, detach_s)
-
-    def started(self, job: str) -> bool:
+    def may_cancel(self, job: str) -> bool:
         """Whether this process has submitted it or taken it over, and so may cancel it."""
         return job in self._started
 
@@ -176,14 +165,14 @@ class Jobs:
 
         What another run has submitted stays that run's; so does what another process on a laptop has, which may still wait for it.
         """
-        if console.in_github() and self._workspace.ours_now(job.tags):
+        if console.in_github() and self._session.is_from_this_run(job.tags):
             self._started.add(job.name)
 
     def cancel(self, job: str) -> None:
         """Tell a job to stop; one that has ended already is left alone."""
         try:
             with translated(f"cancelling job {job}"):
-                self._workspace.ml.jobs.begin_cancel(job)
+                self._session.ml.jobs.begin_cancel(job)
         except AzureError as problem:
             if not self.get(job).active:
                 return
@@ -192,38 +181,17 @@ class Jobs:
                 f"cancel it in the studio, or run `az ml job cancel -n {job}`",
             ) from problem
 
-    def seconds(self, job: str) -> float | None:
-        """How long a job ran, or None where the service doesn't say."""
-        return self._workspace.history.details(job).seconds
-
-    def metrics(self, job: str, expected: Iterable[str] = (), patience_s: float = 60.0) -> dict[str, float]:
-        """Last value of each metric on the job's root run, else on its children, from MLflow.
-
-        Metrics can arrive after the job has ended: waits up to ``patience_s`` for ``expected`` (or for any) and returns what is there.
-        """
-        return self._workspace.tracking.metrics(job, expected, patience_s)
-
-    def download_output(self, job: str, output: str, into: Path) -> Path:
-        """Download a job's named output into a folder (replaced if it is there) and return the folder.
-
-        Raises:
-            NotFound: the output has no files.
-        """
-        from mlops.cloud.outputs import Outputs
-
-        return Outputs(self._workspace).download(self.get(job).outputs.get(output, ""), job, output, into)
-
     def _submit(self, job: Any, name_hint: str, tags: Mapping[str, str], experiment: str, display_name: str) -> str:
         attempts = sum(1 for _ in self._attempts(name_hint, tags[RUN_KEY]))
         job.name = _name(name_hint, tags[RUN_KEY], attempts + 1)
         job.display_name = display_name
         job.experiment_name = experiment
-        job.tags = {**self._workspace.tags, **tags}
+        job.tags = {**self._session.tags, **tags}
         try:
             # Whether or not it shows progress, the SDK prints a colour code after each upload.
             aside = contextlib.nullcontext() if sys.stderr.isatty() else contextlib.redirect_stderr(io.StringIO())
             with translated(f"submitting the job {display_name}"), aside:
-                made = _view(self._workspace.ml.jobs.create_or_update(job))
+                made = _view(self._session.ml.jobs.create_or_update(job))
         except AzureError:
             # Refused, perhaps because somebody was faster: then there is a job of this name now, and theirs can't be changed by us.
             rival = self._same_work(job.name, tags[RUN_KEY])
@@ -234,7 +202,7 @@ class Jobs:
         except KeyboardInterrupt:
             # The request may have been heard all the same, and nobody would wait for what it has started.
             heard = self._same_work(job.name, tags[RUN_KEY])
-            if heard is not None and self._workspace.ours_now(heard.tags):
+            if heard is not None and self._session.is_from_this_run(heard.tags):
                 console.warning(f"Interrupted: cancelling job {heard.name}, which was submitted just now.")
                 self.cancel(heard.name)
             raise

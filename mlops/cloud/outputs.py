@@ -12,14 +12,13 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mlops.cloud.errors import NotFound, translated
+from mlops.cloud.jobs import JobView
+from mlops.cloud.session import Session
 from mlops.core import console
 from mlops.core.errors import AzureError
-
-if TYPE_CHECKING:
-    from mlops.cloud.workspace import Workspace
 
 __all__ = ["Outputs"]
 
@@ -37,19 +36,23 @@ class _Place:
 class Outputs:
     """Downloads what jobs have written."""
 
-    def __init__(self, workspace: Workspace) -> None:
-        self._workspace = workspace
+    def __init__(self, session: Session) -> None:
+        self._session = session
 
-    def download(self, uri: str, job: str, output: str, into: Path) -> Path:
-        """See :meth:`mlops.cloud.jobs.Jobs.download_output`; ``uri`` is what the job says, or empty."""
-        place = self._place(uri, job, output)
+    def download(self, job: JobView, output: str, into: Path) -> Path:
+        """Download a job's named output into a folder, replacing the folder if it exists, and return the folder.
+
+        Raises:
+            NotFound: the output has no files.
+        """
+        place = self._place(job.outputs.get(output, ""), job.name, output)
         into.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=into.parent, prefix=f".{into.name}."))
         try:
             count = self._fetch(place, temporary)
             if count == 0:
                 raise NotFound(
-                    f"Output {output!r} of job {job} has no files (looked at {place.datastore.name}: {place.path}).",
+                    f"Output {output!r} of job {job.name} has no files (looked at {place.datastore.name}: {place.path}).",
                     "look at the job's Outputs tab in the studio",
                 )
             if into.exists():
@@ -69,7 +72,7 @@ class Outputs:
             return next(_names(container, place.path), None) is not None
 
     def _place(self, uri: str, job: str, output: str) -> _Place:
-        ml = self._workspace.ml
+        ml = self._session.ml
         if match := _DATASTORE_URI.fullmatch(uri or ""):
             with translated(f"reading datastore {match['datastore']}"):
                 return _Place(ml.datastores.get(match["datastore"], include_secrets=True), match["path"].rstrip("/"))
@@ -97,7 +100,7 @@ class Outputs:
         from azure.storage.blob import ContainerClient
 
         credentials = datastore.credentials
-        secret = getattr(credentials, "sas_token", None) or getattr(credentials, "account_key", None) or self._workspace.credential
+        secret = getattr(credentials, "sas_token", None) or getattr(credentials, "account_key", None) or self._session.credential
         # Data Lake Gen2 answers under the blob name too; its containers are called file systems.
         container = getattr(datastore, "container_name", None) or datastore.filesystem
         url = f"https://{datastore.account_name}.blob.{datastore.endpoint or 'core.windows.net'}"

@@ -9,16 +9,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import Any
 from urllib.parse import urlsplit
 
 from mlops.cloud.errors import translated
 from mlops.cloud.rest import Rest
+from mlops.cloud.session import Session
 
-if TYPE_CHECKING:
-    from mlops.cloud.workspace import Workspace
-
-__all__ = ["History", "RunDetails"]
+__all__ = ["RunDetails", "RunHistory"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,14 +36,21 @@ class RunDetails:
     """Log file → URL that reads it (with a signature: not for showing)."""
 
 
-class History:
+class RunHistory:
     """The workspace's run history. Use it as ``workspace.history``."""
 
-    def __init__(self, workspace: Workspace) -> None:
-        self._rest = Rest(workspace.credential)
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    @cached_property
+    def _rest(self) -> Rest:
+        return Rest(self._session.credential)
+
+    @cached_property
+    def _runs_url(self) -> str:
         # The tracking URI's host is the region's data plane, which also serves run history.
-        host = urlsplit(workspace.tracking_uri).netloc
-        self._base = f"https://{host}/history/v1.0{workspace.arm_id}/runs"
+        host = urlsplit(self._session.tracking_uri).netloc
+        return f"https://{host}/history/v1.0{self._session.arm_id}/runs"
 
     def details(self, run: str) -> RunDetails:
         """A run's details.
@@ -53,13 +59,13 @@ class History:
             NotFound: no such run.
         """
         with translated(f"reading the run {run}"):
-            return _details(self._rest.get(f"{self._base}/{run}/details"))
+            return _details(self._rest.get(f"{self._runs_url}/{run}/details"))
 
     def children(self, run: str) -> list[RunDetails]:
         """The runs right below, e.g. a pipeline's steps, in the order in which they were made."""
         found: list[Any] = []
         with translated(f"listing the children of {run}"):
-            page = self._rest.get(f"{self._base}/{run}/children")
+            page = self._rest.get(f"{self._runs_url}/{run}/children")
             found += page.get("value") or ()
             while following := page.get("nextLink"):
                 page = self._rest.get(following)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 from mlops.cloud.errors import translated
-
-if TYPE_CHECKING:
-    from mlops.cloud.workspace import Workspace
+from mlops.cloud.run_history import RunHistory
+from mlops.cloud.session import Session
 
 __all__ = ["Tracking"]
 
@@ -18,8 +17,9 @@ __all__ = ["Tracking"]
 class Tracking:
     """Reads and tags the workspace's MLflow runs. Use it as ``workspace.tracking``."""
 
-    def __init__(self, workspace: Workspace) -> None:
-        self._workspace = workspace
+    def __init__(self, session: Session, history: RunHistory) -> None:
+        self._session = session
+        self._history = history
         self._client: Any = None
 
     @property
@@ -35,21 +35,24 @@ class Tracking:
             from azureml.mlflow._internal.service_context_loader import _AzureMLServiceContextLoader
             from azureml.mlflow._internal.utils import ServiceContext
 
-            uri, at = self._workspace.tracking_uri, self._workspace.coordinates
+            uri, at = self._session.tracking_uri, self._session.coordinates
             context = ServiceContext(
                 host_url=f"https://{urlsplit(uri).netloc}",
                 subscription_id=at["subscription_id"],
                 resource_group_name=at["resource_group"],
                 workspace_name=at["name"],
-                auth=self._workspace.credential,
+                auth=self._session.credential,
                 cloud=KNOWN_CLOUDS["AzureCloud"],
             )
             _AzureMLServiceContextLoader.add_service_context(uri, context)
             self._client = mlflow.MlflowClient(tracking_uri=uri)
         return self._client
 
-    def metrics(self, run: str, expected: Iterable[str], patience_s: float) -> dict[str, float]:
-        """See :meth:`mlops.cloud.jobs.Jobs.metrics`."""
+    def metrics(self, run: str, expected: Iterable[str] = (), patience_s: float = 60.0) -> dict[str, float]:
+        """Return the last value of each metric of a run: those of the root run, or of its children where the root has none.
+
+        Metrics can arrive after a job has ended: waits up to ``patience_s`` for ``expected`` (or for any metric) and returns what is there.
+        """
         wanted, deadline = set(expected), time.monotonic() + patience_s
         while True:
             found = self._metrics_once(run, wanted)
@@ -63,7 +66,7 @@ class Tracking:
         if found and wanted <= found.keys():
             return found
         # Some components log on the step's run only. The root's own values win.
-        for child in self._workspace.history.descendants(run):
+        for child in self._history.descendants(run):
             with translated(f"reading the metrics of {child.run} from MLflow"):
                 found = {**self.client.get_run(child.run).data.metrics, **found}
         return found

@@ -9,15 +9,11 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
-from mlops.cloud.run_history import RunDetails
+from mlops.cloud.jobs import Jobs, JobView
+from mlops.cloud.run_history import RunDetails, RunHistory
 from mlops.core import console
 from mlops.core.errors import AzureError, CredentialError, Detached, JobCanceled, JobFailed, JobStatusUnknown, MlopsError
-
-if TYPE_CHECKING:
-    from mlops.cloud.jobs import JobView
-    from mlops.cloud.workspace import Workspace
 
 __all__ = ["Watch"]
 
@@ -32,26 +28,34 @@ class Watch:
     """Follows one job: says when it or one of its steps changes, shows new log lines, ends with the truth.
 
     Args:
-        workspace: where the job runs.
-        job: its name.
-        ours: whether this process started it, and so may cancel it.
+        jobs: the workspace's jobs.
+        history: its run history.
+        job: the job's name.
     """
 
-    def __init__(self, workspace: Workspace, job: str, *, ours: bool) -> None:
-        self._workspace = workspace
+    def __init__(self, jobs: Jobs, history: RunHistory, job: str) -> None:
+        self._jobs = jobs
+        self._history = history
         self._job = job
-        self._ours = ours
         self._statuses: dict[str, str] = {}
         self._shown: dict[str, int] = {}
 
     def wait(self, timeout_s: float, detach_s: float | None = None) -> JobView:
-        """See :meth:`mlops.cloud.jobs.Jobs.wait`."""
+        """Wait until the job ends, print its log, and return only if it Completed.
+
+        Raises:
+            JobFailed: with the service's error, the last log lines and the studio URL.
+            JobCanceled: Canceled or CancelRequested.
+            JobStatusUnknown: any other status, or still active after ``timeout_s`` (then it is cancelled if this process may cancel it).
+            Detached: still active after ``detach_s``; it keeps running.
+            KeyboardInterrupt: after cancelling the job if this process may cancel it; somebody else's job keeps running.
+        """
         try:
             view = self._until_ended(timeout_s, detach_s)
         except KeyboardInterrupt:
-            if self._ours:
+            if self._jobs.may_cancel(self._job):
                 console.warning(f"Interrupted: cancelling job {self._job}, so that it doesn't go on costing money.")
-                self._workspace.jobs.cancel(self._job)
+                self._jobs.cancel(self._job)
             else:
                 console.warning(f"Interrupted: job {self._job} was started by somebody else and goes on.")
             raise
@@ -62,7 +66,7 @@ class Watch:
         detach = time.monotonic() + detach_s if detach_s is not None else math.inf
         while True:
             try:
-                view = self._workspace.jobs.get(self._job)
+                view = self._jobs.get(self._job)
                 self._tell(view)
                 lost = 0
             except (AzureError, CredentialError) as problem:
@@ -85,11 +89,13 @@ class Watch:
             pause = min(pause * 1.2, SLOWEST_POLL_S)
 
     def _overdue(self, view: JobView, timeout_s: float) -> JobStatusUnknown:
-        if self._ours:
-            self._workspace.jobs.cancel(self._job)
-        what = "was told to cancel" if self._ours else "goes on, since somebody else started it"
+        if self._jobs.may_cancel(self._job):
+            self._jobs.cancel(self._job)
+            outcome = "was told to cancel"
+        else:
+            outcome = "goes on, since somebody else started it"
         return JobStatusUnknown(
-            f"Job {self._job} was still {view.status} after {timeout_s / 3600:.1f} hours and {what}.",
+            f"Job {self._job} was still {view.status} after {timeout_s / 3600:.1f} hours and {outcome}.",
             "raise training.timeout_hours in pipeline.toml if it needs longer",
         )
 
@@ -108,9 +114,8 @@ class Watch:
 
     def _runs(self) -> list[RunDetails]:
         """The job's own run and those of its steps, as far as run history has them yet."""
-        history = self._workspace.history
         try:
-            return [history.details(self._job), *(self._with_logs(child) for child in history.descendants(self._job))]
+            return [self._history.details(self._job), *(self._with_logs(child) for child in self._history.descendants(self._job))]
         except MlopsError:
             # What the job is doing is a courtesy; how it ends is read elsewhere.
             return []
@@ -118,13 +123,13 @@ class Watch:
     def _with_logs(self, child: RunDetails) -> RunDetails:
         """A list of children leaves out their log files; asking each child at every poll would be wasteful."""
         news = child.status != self._statuses.get(child.run)
-        return self._workspace.history.details(child.run) if news or child.status == "Running" else child
+        return self._history.details(child.run) if news or child.status == "Running" else child
 
     def _show_log(self, run: RunDetails) -> None:
         for name in _readable(run.logs):
             key = f"{run.run}/{name}"
             try:
-                new = self._workspace.history.log(run.logs[name], self._shown.get(key, 0))
+                new = self._history.log(run.logs[name], self._shown.get(key, 0))
             except MlopsError:
                 return
             # Half a line waits for its other half.
@@ -155,10 +160,9 @@ class Watch:
 
     def _post_mortem(self) -> tuple[str, str]:
         """The service's error and the end of the log of the step that failed first."""
-        history = self._workspace.history
         try:
-            own = history.details(self._job)
-            failed = [history.details(child.run) for child in history.descendants(self._job) if child.status == "Failed"]
+            own = self._history.details(self._job)
+            failed = [self._history.details(child.run) for child in self._history.descendants(self._job) if child.status == "Failed"]
         except MlopsError as problem:
             return f"(run history could not be read: {problem.what})", ""
         # The deepest failed step is the one that broke; those above it failed because of it.
@@ -170,7 +174,7 @@ class Watch:
 
     def _tail(self, run: RunDetails) -> list[str]:
         try:
-            texts = [self._workspace.history.log(run.logs[name]).decode("utf-8", errors="replace") for name in _readable(run.logs)]
+            texts = [self._history.log(run.logs[name]).decode("utf-8", errors="replace") for name in _readable(run.logs)]
         except MlopsError as problem:
             return [f"(the log could not be read: {problem.what})"]
         return "\n".join(texts).splitlines()[-TAIL_LINES:]

@@ -41,7 +41,7 @@ def workspace(octo: Emulator, settings: Settings, open_workspace: Open, monkeypa
     opened.compute.ensure(ComputeConfig(name="cluster", max_instances=9))
     enter(octo, monkeypatch, actions="write")
     yield opened
-    for job in list(opened.jobs.of_pipeline()):
+    for job in list(opened.jobs.list_all_targets()):
         opened.tracking.set_tags(job.name, {DETACHED: "no longer"})
         if job.active:
             opened.jobs.cancel(job.name)
@@ -51,7 +51,7 @@ def workspace(octo: Emulator, settings: Settings, open_workspace: Open, monkeypa
 
 def enter(octo: Emulator, monkeypatch: pytest.MonkeyPatch, **permissions: str) -> None:
     """Become a job of the repository."""
-    token = github_api.token(octo.azure, permissions)
+    token = github_api.issue_token(octo.azure, permissions)
     for name, value in {
         "GITHUB_ACTIONS": "true",
         "GITHUB_REPOSITORY": REPOSITORY,
@@ -75,12 +75,12 @@ def training(workspace: Workspace, folder: Path, name: str, status: str = "Compl
         tags=given,
     )
     job.name = name
-    workspace.ml.jobs.create_or_update(job)
+    workspace.session.ml.jobs.create_or_update(job)
     if status == "Completed":
-        workspace.jobs.wait(name, 120)
+        workspace.wait(name, 120)
     elif status == "Failed":
         with pytest.raises(JobFailed):
-            workspace.jobs.wait(name, 120)
+            workspace.wait(name, 120)
     return name
 
 

@@ -24,7 +24,7 @@ def test_a_missing_cluster_is_created_once(start_emulator: Start, settings: Sett
     # The service answers in capitals; the spelling of the list of sizes is the one that allow-lists use.
     assert made.size == "Standard_NC24ads_A100_v4"
     assert not workspace.compute.ensure(WANTED).created
-    assert workspace.ours(workspace.ml.compute.get("cluster").tags)
+    assert workspace.session.owns(workspace.session.ml.compute.get("cluster").tags)
 
 
 def test_low_priority_is_taken_where_dedicated_has_no_quota(

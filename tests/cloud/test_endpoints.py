@@ -36,8 +36,24 @@ def test_traffic_is_read_and_written_back_with_everything_else_as_it_was(two: Wo
     after = two.endpoints.set_traffic("rules", {"blue": 90, "green": 10}, tags={"note": "canary"})
     assert dict(after.traffic) == {"blue": 90, "green": 10}
     assert (after.tags["colour"], after.tags["note"]) == ("red", "canary")
-    assert two.ours(after.tags)
+    assert two.session.owns(after.tags)
     assert "note" not in two.endpoints.set_traffic("rules", {"blue": 100}, tags={"note": ""}).tags
+
+
+def test_a_deployment_is_told_from_an_earlier_one_of_the_same_name(workspace: Workspace, trained_job: str) -> None:
+    endpoints, identities = workspace.endpoints, []
+    wanted = EndpointConfig(name="again", probe_initial_delay_s=1)
+    for _ in range(2):
+        endpoint = endpoints.create(wanted, {})
+        deployment = endpoints.deploy(wanted, "blue", registered_model(workspace, trained_job), {})
+        after = endpoints.set_traffic("again", {"blue": 100})
+        found = endpoints.deployment("again", "blue")
+        assert found is not None
+        assert (after.identity, found.identity) == (endpoint.identity, deployment.identity)
+        assert [each.identity for each in endpoints.deployments("again")] == [deployment.identity]
+        identities += [endpoint.identity, deployment.identity]
+        endpoints.delete("again")
+    assert len({*identities, ""}) == 5
 
 
 @pytest.mark.parametrize("traffic", [{}, {"blue": 0}, {"blue": 50}, {"blue": 100, "green": 1}, {"blue": 200}])
@@ -164,7 +180,7 @@ def test_a_deletion_waits_for_what_somebody_else_still_makes_there(
             name="blue", endpoint_name="busy", model=model, instance_type=wanted.instance_type, instance_count=1,
             liveness_probe=ProbeSettings(initial_delay=1),
         )  # fmt: skip
-        workspace.ml.online_deployments.begin_create_or_update(entity)
+        workspace.session.ml.online_deployments.begin_create_or_update(entity)
 
     begun()
     endpoints.delete("busy")

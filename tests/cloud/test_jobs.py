@@ -11,6 +11,7 @@ from mlops.cloud import watch
 from mlops.cloud.errors import NotFound
 from mlops.cloud.jobs import JobInput, Jobs, JobView, _name
 from mlops.cloud.outputs import _inside
+from mlops.cloud.session import Session
 from mlops.cloud.tags import RUN_KEY
 from mlops.cloud.watch import Watch
 from mlops.cloud.workspace import Workspace
@@ -71,12 +72,12 @@ def test_a_job_is_submitted_watched_found_again_and_its_output_downloaded(
     workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     job = submit(workspace, tmp_path)
-    done = workspace.jobs.wait(job, 60)
+    done = workspace.wait(job, 60)
     assert (done.status, done.experiment, done.display_name) == ("Completed", "experiment", "a small job")
     assert done.studio_url.startswith("https://ml.azure.com/runs/")
-    assert workspace.ours_now(done.tags)
+    assert workspace.session.is_from_this_run(done.tags)
     assert "begun" in capsys.readouterr().out
-    assert (workspace.jobs.seconds(job) or 0) > 0
+    assert (workspace.history.details(job).seconds or 0) > 0
 
     assert find(workspace, tmp_path) == [job]
     assert find(workspace, tmp_path, colour="red") == [job]
@@ -87,7 +88,7 @@ def test_a_job_is_submitted_watched_found_again_and_its_output_downloaded(
     folder = tmp_path / "result"
     folder.mkdir()
     (folder / "stale.txt").touch()
-    assert workspace.jobs.download_output(job, "result", folder) == folder
+    assert workspace.outputs.download(workspace.jobs.get(job), "result", folder) == folder
     assert {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*.txt")} == {
         "answer.txt": "42",
         "deep/er.txt": "hello",
@@ -99,12 +100,12 @@ def test_a_job_is_submitted_watched_found_again_and_its_output_downloaded(
 
 def test_an_output_without_files_is_an_error_and_leaves_the_folder_alone(workspace: Workspace, tmp_path: Path) -> None:
     job = submit(workspace, tmp_path, EMPTY="1")
-    workspace.jobs.wait(job, 60)
+    workspace.wait(job, 60)
     folder = tmp_path / "result"
     folder.mkdir()
     (folder / "kept.txt").touch()
     with pytest.raises(AzureError, match=r"'result' of job .* has no files"):
-        workspace.jobs.download_output(job, "result", folder)
+        workspace.outputs.download(workspace.jobs.get(job), "result", folder)
     assert [path.name for path in tmp_path.glob("*result*")] == ["result"]
     assert (folder / "kept.txt").exists()
 
@@ -112,25 +113,25 @@ def test_an_output_without_files_is_an_error_and_leaves_the_folder_alone(workspa
 def test_a_failed_job_raises_with_its_log_and_the_next_attempt_gets_a_name_of_its_own(workspace: Workspace, tmp_path: Path) -> None:
     first = submit(workspace, tmp_path, BREAK="1")
     with pytest.raises(JobFailed, match="broken on purpose") as caught:
-        workspace.jobs.wait(first, 60)
+        workspace.wait(first, 60)
     assert "Last lines of its log" in str(caught.value)
     assert "https://ml.azure.com/runs/" in str(caught.value)
     second = submit(workspace, tmp_path)
     assert second != first
-    workspace.jobs.wait(second, 60)
+    workspace.wait(second, 60)
     assert find(workspace, tmp_path) == [second, first]
 
 
 def test_a_job_that_somebody_cancels_is_no_success(fault: Fault, workspace: Workspace, tmp_path: Path) -> None:
     fault("job-canceled@*")
     with pytest.raises(JobCanceled, match="was cancelled"):
-        workspace.jobs.wait(submit(workspace, tmp_path), 60)
+        workspace.wait(submit(workspace, tmp_path), 60)
 
 
 def test_a_job_that_takes_too_long_is_cancelled(workspace: Workspace, tmp_path: Path) -> None:
     job = submit(workspace, tmp_path, WAIT="1")
     with pytest.raises(JobStatusUnknown, match="told to cancel"):
-        workspace.jobs.wait(job, 0.1)
+        workspace.wait(job, 0.1)
     assert ended(workspace, job) == "Canceled"
 
 
@@ -139,25 +140,25 @@ def test_an_interrupt_cancels_the_job_that_we_started(workspace: Workspace, tmp_
     with monkeypatch.context() as patch:
         interrupt(patch)
         with pytest.raises(KeyboardInterrupt):
-            workspace.jobs.wait(job, 60)
+            workspace.wait(job, 60)
     assert ended(workspace, job) == "Canceled"
 
 
 def test_an_interrupt_leaves_the_job_that_somebody_else_started(
     workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other = Workspace.open(workspace.config)
+    other = Workspace.open(workspace.session.config)
     job = submit(other, tmp_path, WAIT="1")
     with monkeypatch.context() as patch:
         interrupt(patch)
         with pytest.raises(KeyboardInterrupt):
-            workspace.jobs.wait(job, 60)
+            workspace.wait(job, 60)
     assert workspace.jobs.get(job).active
     workspace.jobs.cancel(job)
 
 
 def test_two_that_submit_the_same_work_at_once_share_one_job(workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    other = Workspace.open(workspace.config)
+    other = Workspace.open(workspace.session.config)
     first = submit(workspace, tmp_path, WAIT="1")
     # The other looked before the first had submitted, and submits after it.
     with monkeypatch.context() as patch:
@@ -170,7 +171,7 @@ def test_two_that_submit_the_same_work_at_once_share_one_job(workspace: Workspac
 def test_bad_moments_of_the_service_do_not_end_the_watch(fault: Fault, workspace: Workspace, tmp_path: Path) -> None:
     fault("drop@arm GET */jobs/* x2")
     fault("503@api GET */history/* x3")
-    assert workspace.jobs.wait(submit(workspace, tmp_path), 60).status == "Completed"
+    assert workspace.wait(submit(workspace, tmp_path), 60).status == "Completed"
 
 
 def test_a_service_that_stays_away_ends_the_watch_and_says_that_the_job_may_cost_money(
@@ -186,7 +187,7 @@ def test_a_service_that_stays_away_ends_the_watch_and_says_that_the_job_may_cost
         patch.setattr(Jobs, "get", get)
         patch.setattr(watch, "FIRST_POLL_S", 0.01)
         with pytest.raises(JobStatusUnknown, match="may still run and cost money"):
-            workspace.jobs.wait(job, 60)
+            workspace.wait(job, 60)
     workspace.jobs.cancel(job)
 
 
@@ -208,7 +209,7 @@ def test_a_look_that_is_lost_when_the_time_to_detach_has_come_is_made_up_for(
         patch.setattr(Jobs, "get", get)
         patch.setattr("mlops.cloud.watch.time.sleep", pauses.append)
         with pytest.raises(Detached):
-            workspace.jobs.wait(job, 60, 0)
+            workspace.wait(job, 60, 0)
     assert len(pauses) == watch.LOST_POLLS - 1
     assert min(pauses) >= watch.FIRST_POLL_S
     workspace.jobs.cancel(job)
@@ -232,7 +233,8 @@ def test_a_job_that_does_not_exist_is_not_found(workspace: Workspace) -> None:
     ],
 )
 def test_only_completed_is_completed(status: str, error: type[Exception], settings: Settings) -> None:
-    watching = Watch(Workspace(settings(environment={}), None, {}), "j", ours=False)
+    workspace = Workspace(Session(settings(environment={}), None, {}))
+    watching = Watch(workspace.jobs, workspace.history, "j")
     view = JobView(name="j", status=status)
     assert not view.active
     with pytest.raises(error):

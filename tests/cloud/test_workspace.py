@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mlops.cloud.errors import NotFound
+from mlops.cloud.session import Session
 from mlops.cloud.tags import MARK, OWNER, PIPELINE, RUN, TARGET
 from mlops.cloud.workspace import Workspace
 from mlops.core.config import Config
@@ -21,11 +22,11 @@ Start = Callable[..., Emulator]
 def test_a_session_finds_the_workspace(start_emulator: Start, settings: Settings, open_workspace: Open) -> None:
     emulator = start_emulator()
     workspace = open_workspace(settings())
-    assert workspace.location == "eastus"
-    assert workspace.tracking_uri.startswith("azureml://")
-    assert workspace.arm_id.lower() == str(workspace.entity.id).lower()
+    assert workspace.session.location == "eastus"
+    assert workspace.session.tracking_uri.startswith("azureml://")
+    assert workspace.session.arm_id.lower() == str(workspace.session.entity.id).lower()
     # No other host was asked for: telemetry, metadata services and metrics stay at home.
-    assert all(emulator.hosts_asked.values()), emulator.hosts_asked
+    assert all(emulator.contacted_hosts.values()), emulator.contacted_hosts
 
 
 def test_missing_coordinates_name_the_variables(
@@ -57,7 +58,7 @@ def test_config_json_gives_the_coordinates(
         )
     )
     monkeypatch.chdir(tmp_path)
-    assert open_workspace(settings(environment={})).location == "eastus"
+    assert open_workspace(settings(environment={})).session.location == "eastus"
 
 
 def test_a_wrong_secret_says_what_was_tried(
@@ -79,24 +80,24 @@ def test_a_workspace_that_does_not_exist_names_the_variables(
     monkeypatch.setenv("AZUREML_WORKSPACE", "nowhere")
     workspace = open_workspace(settings())
     with pytest.raises(NotFound, match="looking up workspace nowhere"):
-        _ = workspace.location
+        _ = workspace.session.location
 
 
 def test_our_tags_tell_pipeline_target_owner_and_run(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GITHUB_ACTOR", "octocat")
     monkeypatch.setenv("GITHUB_RUN_ID", "42")
     monkeypatch.setenv("GITHUB_REPOSITORY", "o/r")
-    workspace = Workspace(settings("tags = { team = 'a' }", environment={}), None, {})
-    assert workspace.tags == {"team": "a", PIPELINE: MARK, TARGET: "test", OWNER: "octocat", RUN: "o/r/42"}
+    session = Session(settings("tags = { team = 'a' }", environment={}), None, {})
+    assert session.tags == {"team": "a", PIPELINE: MARK, TARGET: "test", OWNER: "octocat", RUN: "o/r/42"}
 
 
 def test_configured_tags_cannot_take_our_marks_away(settings: Settings) -> None:
-    workspace = Workspace(settings(f"tags = {{ '{PIPELINE}' = 'x' }}", environment={}), None, {})
-    assert workspace.ours(workspace.tags)
+    session = Session(settings(f"tags = {{ '{PIPELINE}' = 'x' }}", environment={}), None, {})
+    assert session.owns(session.tags)
 
 
 @pytest.mark.parametrize(
-    ("tags", "ours", "ours_now"),
+    ("tags", "ours", "from_this_run"),
     [
         (None, False, False),
         ({}, False, False),
@@ -108,9 +109,11 @@ def test_configured_tags_cannot_take_our_marks_away(settings: Settings) -> None:
         ({PIPELINE: MARK, TARGET: "test", OWNER: "me", RUN: "r/1"}, True, True),
     ],
 )
-def test_what_is_ours(tags: dict[str, str] | None, ours: bool, ours_now: bool, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_ours(
+    tags: dict[str, str] | None, ours: bool, from_this_run: bool, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("GITHUB_ACTOR", "me")
     monkeypatch.setenv("GITHUB_RUN_ID", "1")
     monkeypatch.setenv("GITHUB_REPOSITORY", "r")
-    workspace = Workspace(settings(environment={}), None, {})
-    assert (workspace.ours(tags), workspace.ours_now(tags)) == (ours, ours_now)
+    session = Session(settings(environment={}), None, {})
+    assert (session.owns(tags), session.is_from_this_run(tags)) == (ours, from_this_run)

@@ -54,7 +54,7 @@ def model_job(workspace: Workspace, folder: Path) -> str:
         experiment=EXPERIMENT,
         display_name="copy a model",
     )
-    workspace.jobs.wait(job, 120)
+    workspace.wait(job, 120)
     return job
 
 

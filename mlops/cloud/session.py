@@ -1,0 +1,164 @@
+"""The connection to one Azure ML workspace: credential, coordinates, SDK clients, and the tags that mark what we create."""
+
+from __future__ import annotations
+
+import getpass
+import logging
+import os
+import socket
+import sys
+import warnings
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from mlops.cloud.credential import checked_credential
+from mlops.cloud.errors import translated
+from mlops.cloud.tags import MARK, OWNER, PIPELINE, RUN, TARGET
+from mlops.core.config import COORDINATES, Config
+from mlops.core.errors import ConfigError
+
+__all__ = ["Session"]
+
+
+class Session:
+    """A connection to the workspace. Use :meth:`open`; each SDK client is built when it is first used.
+
+    Attributes:
+        config: the target's settings.
+        credential: an ``azure.core.credentials.TokenCredential``.
+        coordinates: ``subscription_id``, ``resource_group`` and ``name`` of the workspace.
+        tags: put on everything that we create.
+    """
+
+    def __init__(self, config: Config, credential: Any, coordinates: Mapping[str, str]) -> None:
+        self.config = config
+        self.credential = credential
+        self.coordinates = dict(coordinates)
+        self.tags = {**config.tags, PIPELINE: MARK, TARGET: config.target, OWNER: _current_user(), RUN: _current_run()}
+        self._registries: dict[str, Any] = {}
+
+    @classmethod
+    def open(cls, config: Config) -> Session:
+        """Locate the workspace and get a token.
+
+        The coordinates come from ``config.workspace``, or from the config.json that the SDK finds (in the current folder, its
+        ``.azureml/``, or a parent).
+
+        Raises:
+            ConfigError: the workspace's coordinates are not set anywhere.
+            CredentialError: no credential yields a token.
+        """
+        _silence_libraries()
+        coordinates = _read_coordinates(config)
+        return cls(config, checked_credential(), coordinates)
+
+    @cached_property
+    def ml(self) -> Any:
+        """The SDK's client for the workspace (``azure.ai.ml.MLClient``)."""
+        workspace = self.coordinates
+        return self._build_client(
+            subscription_id=workspace["subscription_id"], resource_group_name=workspace["resource_group"], workspace_name=workspace["name"]
+        )
+
+    def registry(self, name: str) -> Any:
+        """Return the SDK's client for a registry, e.g. ``azureml``."""
+        if name not in self._registries:
+            with translated(f"looking up registry {name}", "check model.registry in pipeline.toml"):
+                self._registries[name] = self._build_client(registry_name=name)
+        return self._registries[name]
+
+    def _build_client(self, **scope: str) -> Any:
+        from azure.ai.ml import MLClient
+        from azure.ai.ml._utils._azureml_polling import AzureMLPolling
+        from azure.mgmt.core.polling.arm_polling import ARMPolling
+
+        # The SDK prints a dot each time it polls a long-running operation; our own progress messages say more.
+        AzureMLPolling.update_status = ARMPolling.update_status
+        client = MLClient(self.credential, **scope, enable_telemetry=False, show_progress=sys.stdout.isatty())
+        # Building a client raises the log level of its loggers.
+        _silence_libraries()
+        return client
+
+    @cached_property
+    def entity(self) -> Any:
+        """The workspace itself (``azure.ai.ml.entities.Workspace``): location, tracking URI, discovery URL."""
+        name = self.coordinates["name"]
+        with translated(f"looking up workspace {name}", f"check {', '.join(COORDINATES.values())}"):
+            return self.ml.workspaces.get(name)
+
+    @property
+    def location(self) -> str:
+        """The workspace's region, e.g. ``eastus``."""
+        return str(self.entity.location)
+
+    @property
+    def tracking_uri(self) -> str:
+        """MLflow tracking URI, ``azureml://{host}/mlflow/v1.0/subscriptions/…``."""
+        return str(self.entity.mlflow_tracking_uri)
+
+    @property
+    def arm_id(self) -> str:
+        """``/subscriptions/…/resourceGroups/…/providers/Microsoft.MachineLearningServices/workspaces/…``."""
+        workspace = self.coordinates
+        return (
+            f"/subscriptions/{workspace['subscription_id']}/resourceGroups/{workspace['resource_group']}"
+            f"/providers/Microsoft.MachineLearningServices/workspaces/{workspace['name']}"
+        )
+
+    def owns(self, tags: Mapping[str, str] | None) -> bool:
+        """Return whether this pipeline created a resource with these tags for this target."""
+        return tags is not None and tags.get(PIPELINE) == MARK and tags.get(TARGET) == self.config.target
+
+    def is_from_this_run(self, tags: Mapping[str, str] | None) -> bool:
+        """Return whether this very run of the pipeline created a resource with these tags."""
+        return tags is not None and self.owns(tags) and all(tags.get(key) == self.tags[key] for key in (OWNER, RUN))
+
+
+def _read_coordinates(config: Config) -> dict[str, str]:
+    coordinates = config.workspace.model_dump()
+    if all(coordinates.values()):
+        return coordinates
+    missing = ", ".join(COORDINATES[key] for key, value in coordinates.items() if not value)
+    if any(coordinates.values()):
+        raise ConfigError(f"The workspace is not fully specified: {missing} not set.", f"set {missing}")
+
+    from azure.ai.ml import MLClient
+
+    try:
+        # Reading the file needs no credential, but the SDK requires one.
+        client = MLClient.from_config(_UnusedCredential())
+    except Exception as problem:
+        raise ConfigError(
+            f"No workspace is specified: {missing} are not set, and neither this folder, its .azureml/ nor a parent has a config.json.",
+            f"set {missing}, or download config.json from the workspace's page in the Azure portal",
+        ) from problem
+    return {
+        "subscription_id": str(client.subscription_id),
+        "resource_group": str(client.resource_group_name),
+        "name": str(client.workspace_name),
+    }
+
+
+class _UnusedCredential:
+    def get_token(self, *_scopes: str, **_options: Any) -> Any:
+        raise NotImplementedError
+
+
+def _current_user() -> str:
+    return os.environ.get("GITHUB_ACTOR") or getpass.getuser()
+
+
+def _current_run() -> str:
+    if run := os.environ.get("GITHUB_RUN_ID"):
+        return f"{os.environ.get('GITHUB_REPOSITORY', '')}/{run}"
+    return f"{socket.gethostname()}:{Path.cwd()}"
+
+
+def _silence_libraries() -> None:
+    """Hide what the libraries log about themselves: experimental classes, retries, dots."""
+    for name in ("azure", "azure.ai.ml", "azureml", "msrest", "mlflow", "urllib3"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for module in ("azure", "azureml", "mlflow", "marshmallow", "pydantic"):
+        warnings.filterwarnings("ignore", module=rf"{module}(\.|$)")
