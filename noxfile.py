@@ -1,4 +1,4 @@
-"""What can be done here, each as one command: ``nox -s NAME``. Without a name: lint, types, tests, workflows."""
+"""Every task of this project as one command: ``nox -s NAME``. Without a name: lint, types, tests, workflows."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ LOCKS = {
     "requirements/lint.lock": ["--group", "lint"],
     "requirements/local.lock": ["pyproject.toml", "--extra=local", "--group=types", "--group=test", "--group=weights", "--group=workflows"],
 }
-"""Lock → what of pyproject.toml is in it. ``azure`` is all that a GitHub runner needs that only talks to Azure."""
+"""Lock → the parts of pyproject.toml that it resolves. ``azure`` is all that a GitHub runner needs to talk to Azure."""
 SCHEMAS = {"github-workflows": "workflows/*.yml", "github-actions": "actions/*/action.yml", "dependabot": "dependabot.yml"}
 """Schema → the files under .github that follow it."""
 LOCAL = Path(".nox/local")
-"""One environment for types, tests and the pipeline: it is 2 GB, so there is one of it."""
+"""The environment that types, tests and the pipeline share, since it takes 2 GB."""
 STATE = ".mlops/azure"
-"""Where the emulated subscription of ``nox -s pipeline`` lives on between runs."""
+"""Where ``nox -s pipeline`` keeps the emulated subscription between runs."""
+PYTEST = ("-m", "pytest", "-n", "2", "--dist", "loadfile")
 
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Style, formatting, the workflow files, and that the locks fit pyproject.toml."""
+    """Style, formatting, the workflow files, and that the locks match pyproject.toml."""
     session.install("--quiet", "--no-deps", "--require-hashes", "-r", "requirements/lint.lock")
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
@@ -44,7 +45,7 @@ def lint(session: nox.Session) -> None:
         fresh.write_bytes(Path(lock).read_bytes())
         _compile(session, lock, fresh)
         if _pins(fresh) != _pins(Path(lock)):
-            session.error(f"{lock} is stale: pyproject.toml asks for something else. Run `nox -s lock` and commit it.")
+            session.error(f"{lock} does not match pyproject.toml. Run `nox -s lock` and commit it.")
 
 
 @nox.session(venv_backend="none")
@@ -55,21 +56,29 @@ def types(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def tests(session: nox.Session) -> None:
-    """All tests but those of the workflows, the whole pipeline among them."""
-    options = ("-n", "2", "--dist", "loadfile", "--ignore", "tests/workflows")
-    session.run(_local(session), "-m", "pytest", *options, *session.posargs, external=True)
+    """All tests except those of the workflows. The inner loop: ``nox -s tests -- -m "not slow"``."""
+    session.run(_local(session), *PYTEST, "--ignore", "tests/workflows", *session.posargs, external=True)
 
 
 @nox.session(venv_backend="none")
 def workflows(session: nox.Session) -> None:
     """The GitHub workflows, executed: act as the runner, the emulator as Azure and GitHub."""
-    options = ("-n", "2", "--dist", "loadfile", "tests/workflows")
-    session.run(_local(session), "-m", "pytest", *options, *session.posargs, external=True)
+    session.run(_local(session), *PYTEST, "tests/workflows", *session.posargs, external=True)
+
+
+@nox.session(venv_backend="none", default=False)
+def coverage(session: nox.Session) -> None:
+    """Branch coverage of the tests, child processes included; those of the workflows are left out."""
+    python = _local(session)
+    session.run(python, "-m", "coverage", "erase", external=True)
+    session.run(python, "-m", "coverage", "run", *PYTEST, "--ignore", "tests/workflows", *session.posargs, external=True)
+    session.run(python, "-m", "coverage", "combine", "--quiet", external=True)
+    session.run(python, "-m", "coverage", "report", external=True)
 
 
 @nox.session(venv_backend="none")
 def pipeline(session: nox.Session) -> None:
-    """From conversations to a live endpoint, on this machine: the emulator as Azure, target ``local``."""
+    """The whole pipeline on this machine, target ``local``: from conversations to a live endpoint on the emulator, and teardown."""
     python = _local(session)
     emulator = (python, "-m", "mlops.emulator", "--state", STATE, "--")
     session.run(*emulator, python, "-m", "mlops", "run", "--target", "local", *session.posargs, external=True)
@@ -77,14 +86,14 @@ def pipeline(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def lock(session: nox.Session) -> None:
-    """Write the locks anew; ``-- --upgrade`` takes newer releases."""
+    """Rewrite the locks; ``-- --upgrade`` takes newer releases."""
     session.install("--quiet", "--no-deps", "--require-hashes", "-r", "requirements/lint.lock")
     for name in LOCKS:
         _compile(session, name, Path(name), *session.posargs)
 
 
 def _compile(session: nox.Session, lock: str, output: Path, *options: str) -> None:
-    # Universal: one lock for every platform. torch has no hashes here, since its CPU build comes from other places on other platforms.
+    # One lock for every platform. torch is left out, because its CPU build comes from a different index on each platform.
     uv = ("uv", "pip", "compile", "--quiet", "--universal", "--python-version", "3.11", "--generate-hashes", "--no-emit-package", "torch")
     heading = ("--custom-compile-command", "nox -s lock")
     session.run(*uv, *heading, *LOCKS[lock], *options, "--output-file", str(output), silent=True)
@@ -95,17 +104,17 @@ def _pins(lock: Path) -> list[str]:
 
 
 def _local(session: nox.Session) -> str:
-    """The interpreter of the shared environment, installed as locked; at once where nothing changed."""
+    """Install the shared environment as locked, unless it is up to date, and return its interpreter."""
     python = LOCAL / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     stamp = LOCAL / "installed"
-    wanted = hashlib.sha256(Path("requirements/local.lock").read_bytes() + TORCH.encode() + sys.version.encode()).hexdigest()
-    if stamp.is_file() and stamp.read_text() == wanted:
+    expected = hashlib.sha256(Path("requirements/local.lock").read_bytes() + TORCH.encode() + sys.version.encode()).hexdigest()
+    if stamp.is_file() and stamp.read_text() == expected:
         return str(python.absolute())
-    session.log("Installing the environment (2 GB, some minutes the first time) …")
+    session.log("Installing the environment (2 GB; takes a few minutes the first time) …")
     session.run(sys.executable, "-m", "venv", "--clear", str(LOCAL), external=True)
     pip = (str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--progress-bar", "off")
     session.run(*pip, "--no-deps", "--require-hashes", "-r", "requirements/local.lock", external=True)
     session.run(*pip, TORCH, external=True)
     session.run(*pip, "--no-deps", "--no-build-isolation", "--editable", ".", external=True)
-    stamp.write_text(wanted)
+    stamp.write_text(expected)
     return str(python.absolute())

@@ -41,7 +41,7 @@ EMULATOR: dict[str, set[str]] = {
     "serving": {"base", "wire", "identity", "storage", "component", "registry", "history", "workspace"},
     "github_api": {"base", "wire", "identity"},
     "server": {"base", "wire"},  # it finds the services by the names in MODULES
-    "__main__": {"base", "server"},
+    "__main__": {"base", "wire", "history", "server"},
 }
 """The same inside ``mlops/emulator``."""
 MUTABLE = (ast.List, ast.Dict, ast.Set, ast.ListComp, ast.DictComp, ast.SetComp)
@@ -120,9 +120,9 @@ def module_state(source: str) -> Iterator[tuple[int, str]]:
                 continue
             if isinstance(value, MUTABLE) or name in CONTAINERS:
                 yield node.lineno, target.id
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Global):
-            yield node.lineno, f"global {', '.join(node.names)}"
+    for inner in ast.walk(tree):
+        if isinstance(inner, ast.Global):
+            yield inner.lineno, f"global {', '.join(inner.names)}"
 
 
 def changed_constants(source: str) -> Iterator[tuple[int, str]]:
@@ -141,7 +141,7 @@ def changed_constants(source: str) -> Iterator[tuple[int, str]]:
             elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in changing:
                 target = node.func.value
             if isinstance(target, ast.Name) and target.id in names:
-                yield node.lineno, target.id
+                yield target.lineno, target.id
 
 
 def test_state_of_the_emulator_belongs_to_its_azure_object() -> None:

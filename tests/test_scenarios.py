@@ -51,14 +51,14 @@ max_new_tokens = 4
 
 # The rules of the project's own pipeline.toml. The margins are wider, since so small a model moves more: a single step can improve it by
 # 3 %, and it forgets more easily.
-[[defaults.gate.rules]]
+[defaults.gate.rules.target-vs-champion]
 metric = "target.nll"
 direction = "lower"
 baseline = "champion"
 test = "paired_bootstrap"
 min_rows = 50
 
-[[defaults.gate.rules]]
+[defaults.gate.rules.target-vs-base]
 metric = "target.nll"
 direction = "lower"
 baseline = "base"
@@ -66,7 +66,7 @@ margin = -0.05
 test = "paired_bootstrap"
 min_rows = 50
 
-[[defaults.gate.rules]]
+[defaults.gate.rules.retention-vs-base]
 metric = "retention.nll"
 direction = "lower"
 baseline = "base"
@@ -74,7 +74,7 @@ margin = 0.2
 test = "paired_bootstrap"
 min_rows = 100
 
-[[defaults.gate.rules]]
+[defaults.gate.rules.retention-per-kind]
 metric = "retention.*.nll"
 direction = "lower"
 baseline = "base"
@@ -83,7 +83,7 @@ margin_kind = "absolute"
 test = "paired_bootstrap"
 min_rows = 30
 
-[[defaults.gate.rules]]
+[defaults.gate.rules.retention-drift]
 metric = "retention.kl_base"
 direction = "lower"
 ceiling = 1.0
@@ -159,7 +159,7 @@ def test_good_data_promotes(scenarios: Scenarios, champion: tuple[int, Judged]) 
     assert {answer.outcome for answer in judged.judgements} == {Outcome.SHOWN}
     # Each kind is judged on its own.
     assert {metric.split(".")[1] for metric in (a.metric for a in judged.judgements) if metric.count(".") == 2} == KINDS
-    assert list(scenarios.traffic().values()) == [100]
+    assert list((scenarios.traffic() or {}).values()) == [100]
 
 
 def test_shuffled_answers_are_rejected(scenarios: Scenarios, champion: tuple[int, Judged]) -> None:

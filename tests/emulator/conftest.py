@@ -10,12 +10,7 @@ import pytest
 
 from mlops.emulator.base.azure import Options
 from mlops.emulator.server import Emulator
-
-
-@pytest.fixture(scope="session")
-def weights_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where tiny stand-in weights are made once for all tests of this process."""
-    return tmp_path_factory.mktemp("weights")
+from tests.support.project import enter
 
 
 @pytest.fixture(scope="module")
@@ -34,20 +29,17 @@ def emulator(tmp_path_factory: pytest.TempPathFactory, options: Options) -> Iter
 @pytest.fixture
 def environment(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Mapping[str, str]:
     """The variables that lead every client of this process to the emulator, set."""
-    for name in ("ALL_PROXY", "all_proxy", "CURL_CA_BUNDLE", "AZURE_TOKEN_CREDENTIALS"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in emulator.environment().items():
-        monkeypatch.setenv(name, value)
+    enter(emulator, monkeypatch)
     return emulator.environment()
 
 
 @pytest.fixture
 def credential(environment: Mapping[str, str]) -> Iterator[Any]:
-    """As the tutorial signs in."""
+    """The credential that the tutorial uses."""
     from azure.identity import DefaultAzureCredential
 
-    with DefaultAzureCredential() as found:
-        yield found
+    with DefaultAzureCredential() as default:
+        yield default
 
 
 @pytest.fixture

@@ -18,9 +18,17 @@ from mlops.core.run import Run
 from mlops.emulator.history import runstore
 from mlops.emulator.server import Emulator
 
-__all__ = ["Project", "client_of", "write_rows"]
+__all__ = ["Project", "client_of", "enter", "write_rows"]
 
 TERMINAL = ("Completed", "Failed", "Canceled")
+
+
+def enter(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set the variables that make every client in this process reach an emulator."""
+    for name in ("ALL_PROXY", "all_proxy", "CURL_CA_BUNDLE", "AZURE_TOKEN_CREDENTIALS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in emulator.environment().items():
+        monkeypatch.setenv(name, value)
 
 
 @contextmanager
@@ -29,10 +37,7 @@ def client_of(emulator: Emulator, folder: Path) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         warnings.simplefilter("default")
         patch.chdir(folder)
-        for name in ("ALL_PROXY", "all_proxy", "CURL_CA_BUNDLE", "AZURE_TOKEN_CREDENTIALS"):
-            patch.delenv(name, raising=False)
-        for name, value in emulator.environment().items():
-            patch.setenv(name, value)
+        enter(emulator, patch)
         yield
 
 
@@ -75,7 +80,7 @@ class Project:
 
     def jobs(self) -> dict[str, str]:
         """Job → status, steps of pipelines left out."""
-        return {run["name"]: run["status"] for run in runstore.everything(self.emulator.azure) if run["kind"] == "job"}
+        return {run["name"]: run["status"] for run in runstore.list_all(self.emulator.azure) if run["kind"] == "job"}
 
     def models(self) -> set[str]:
         """Registered model versions."""

@@ -1,4 +1,4 @@
-"""An emulated Azure and GitHub for each test module, and a repository on it."""
+"""An emulated Azure and GitHub for each test module, with a repository."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from tests.support.workflows.harness import Harness
 from tests.support.workflows.trees import REPOSITORY
 
 TRUSTED = tuple(f"repo:{REPOSITORY}:environment:{name}" for name in ("train", "prod", "pr", "gate-override"))
-"""The federated credentials that docs/workflows.md tells to create: no branch and no bare pull request is trusted."""
+"""The federated credentials of docs/workflows.md: neither a branch nor a pull request is trusted without an environment."""
 
 
 @pytest.fixture(scope="module")
 def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
-    """Azure and GitHub."""
+    """Start Azure and GitHub."""
     options = Options(weights="tiny-llama", github=REPOSITORY, federated_subjects=TRUSTED)
     with Emulator(tmp_path_factory.mktemp("emulator"), options) as running:
         yield running
@@ -28,13 +28,13 @@ def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
 
 @pytest.fixture(scope="module")
 def repository(emulator: Emulator, tmp_path_factory: pytest.TempPathFactory) -> Harness:
-    """This project's own workflows, in a repository with Azure variables."""
+    """A repository with Azure variables and this project's own workflows."""
     return Harness(emulator, tmp_path_factory.mktemp("repository"))
 
 
 @pytest.fixture
 def workspace(repository: Harness, emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workspace]:
-    """A session beside the workflows, as the person who owns the workspace."""
+    """A session of the person who owns the workspace, beside the workflows."""
     for name, value in emulator.environment().items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("GITHUB_ACTIONS", raising=False)

@@ -1,4 +1,4 @@
-"""A repository that `mlops init` has set up calls this project's workflows and actions from outside."""
+"""A repository that `mlops init` has set up calls this project's workflows and actions."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ smoke.requests=1
 smoke.max_new_tokens=4
 endpoint.probe_initial_delay_s=5
 """
-"""What makes the pipeline.toml that init writes small enough; its rules and what they ask for stay as they are."""
+"""Settings that make the generated pipeline.toml small enough; its gate rules stay as they are."""
 SHORT = """
 [targets.prod.evaluation]
 generate_rows = 1
@@ -39,18 +39,18 @@ max_tokens = 160
 max_new_tokens = 4
 precision = "float32"
 """
-"""And what settings can't say, since it decides the verdict: added to the file."""
+"""Settings that decide the verdict can't be given with --set, so they are appended to the file."""
 
 
 def conversation(number: int, *, answered: bool) -> dict[str, Any]:
     thing = THINGS[number % len(THINGS)]
-    said = [{"role": "user", "content": f"How do I keep {thing} number {number} alive?"}]
+    question = [{"role": "user", "content": f"How do I keep {thing} number {number} alive?"}]
     answer = {"role": "assistant", "content": f"Give the {thing} light and water, and all will be well."}
-    return {"prompt": said[0]["content"], "prompt_id": str(number), "messages": [*said, answer] if answered else said}
+    return {"prompt": question[0]["content"], "prompt_id": str(number), "messages": [*question, answer] if answered else question}
 
 
 def write_data(folder: Path) -> None:
-    """A data set of one's own: what the rules ask for, 200 rows to judge by, is there."""
+    """Write a data set with the 200 evaluation rows that the rules need."""
     folder.mkdir()
     number = 0
     for split, count in (("train_sft", 60), ("test_sft", 240), ("train_gen", 10), ("test_gen", 10)):
@@ -61,22 +61,22 @@ def write_data(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def mine(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty git repository after the real command, with a data set in it."""
-    made = tmp_path_factory.mktemp("init") / "mine"
-    made.mkdir()
-    git(made, "init", "--quiet", "--initial-branch", "main")
-    command = [sys.executable, "-m", "mlops", "init", str(made), "--project", PROJECT, "--endpoint", "mine"]
+    """An empty git repository after `mlops init`, with a data set."""
+    folder = tmp_path_factory.mktemp("init") / "mine"
+    folder.mkdir()
+    git(folder, "init", "--quiet", "--initial-branch", "main")
+    command = [sys.executable, "-m", "mlops", "init", str(folder), "--project", PROJECT, "--endpoint", "mine"]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    write_data(made / "data/mine")
-    with (made / "pipeline.toml").open("a") as file:
+    write_data(folder / "data/mine")
+    with (folder / "pipeline.toml").open("a") as file:
         file.write(SHORT)
-    commit(made)
-    return made
+    commit(folder)
+    return folder
 
 
 @pytest.fixture(scope="module")
 def called(mine: Path, emulator: Emulator) -> Harness:
-    """The harness of that repository; its workflows call this project at the commit that they name."""
+    """The harness of that repository. Its workflows call this project at the commit that they name."""
     project = f"{PROJECT}@{git(ROOT, 'rev-parse', 'HEAD')}"
     return Harness(emulator, mine.parent, mine, project, configuration=mine / "pipeline.toml")
 
@@ -88,7 +88,7 @@ def test_it_holds_callers_configuration_and_data_and_no_code(mine: Path) -> None
     assert not any(file.startswith(("mlops/", ".github/actions/")) or file.endswith("pipeline.yml") for file in files)
 
 
-def test_it_goes_from_its_data_to_live_traffic_under_its_own_rules(called: Harness) -> None:
+def test_it_runs_from_its_own_data_to_live_traffic(called: Harness) -> None:
     whole = called.dispatch("dispatch.yml", {"settings": TINY})
     assert whole.code == 0, whole.trouble
     assert list(whole.jobs) == ["validate", "train", "evaluate-gate", "register", "deploy", "smoke-test", "promote", "teardown"]

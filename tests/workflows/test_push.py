@@ -1,4 +1,4 @@
-"""Push to main: promoted, stopped at the gate, held and overridden, left to itself and carried on, rolled back.
+"""Push to main: promotion, rejection at the gate, an override, a detached training that the schedule resumes, a rollback.
 
 In this order, in one repository.
 """
@@ -11,7 +11,7 @@ from mlops.cloud.workspace import Workspace
 from mlops.emulator import github_api
 from mlops.emulator.server import Emulator
 from tests.support.workflows.harness import Harness, Result
-from tests.support.workflows.signals import until
+from tests.support.workflows.signals import wait_until
 from tests.support.workflows.trees import commit, git
 
 ENDPOINT = "chat-prod"
@@ -25,8 +25,8 @@ def learning_rate(value: str) -> tuple[str, str]:
 
 @pytest.fixture(scope="module")
 def first(repository: Harness, emulator: Emulator) -> Result:
-    """The first push; GitHub hands out one token that has expired already, in the middle of it."""
-    emulator.azure.faults.order("assertion-expired@*:environment:prod x1")
+    """The first push. In the middle of it GitHub issues one token that has already expired."""
+    emulator.azure.faults.add("assertion-expired@*:environment:prod x1")
     return repository.push()
 
 
@@ -38,15 +38,15 @@ def live(first: Result, repository: Harness) -> str:
     return name
 
 
-def test_a_push_is_trained_judged_and_promoted(first: Result, live: str, repository: Harness, emulator: Emulator) -> None:
+def test_a_push_trains_judges_and_promotes(first: Result, live: str, repository: Harness, emulator: Emulator) -> None:
     assert first.jobs == dict.fromkeys(JOBS, "success")
     assert list(first.jobs) == JOBS
     assert first.outputs["verdict"] == "PROMOTE"
     assert (first.outputs["state"], first.outputs["endpoint"]) == ("completed", ENDPOINT)
     assert repository.endpoints() == {ENDPOINT: {live: 100}}
     assert "## Gate: PROMOTE" in first.summary
-    assert not emulator.azure.faults.pending(), "the expired token was never asked for"
-    assert all(emulator.hosts_asked.values()), emulator.hosts_asked
+    assert not emulator.azure.faults.pending(), "no job requested the expired token"
+    assert all(emulator.contacted_hosts.values()), emulator.contacted_hosts
 
 
 def test_nothing_secret_is_printed(first: Result, emulator: Emulator) -> None:
@@ -59,7 +59,7 @@ def test_nothing_secret_is_printed(first: Result, emulator: Emulator) -> None:
             assert not any(secret in line for secret in ("eyJ", "ghs_", "sig=", *keys)), line
 
 
-def test_a_push_with_a_worse_model_stops_at_the_gate_and_has_no_override(live: str, repository: Harness) -> None:
+def test_a_push_with_a_worse_model_is_rejected_and_cannot_be_overridden(live: str, repository: Harness) -> None:
     repository.configure(learning_rate("1e-9"))
     worse = repository.push()
     assert worse.code == 1
@@ -68,14 +68,14 @@ def test_a_push_with_a_worse_model_stops_at_the_gate_and_has_no_override(live: s
     assert repository.endpoints() == {ENDPOINT: {live: 100}}
 
     refused = override(repository, worse)
-    assert refused.jobs == {"validate": "failure"}, refused.trouble  # no reviewer is even asked
+    assert refused.jobs == {"validate": "failure"}, refused.trouble  # before any reviewer is asked
     assert "REJECT has no override" in refused.log
     assert repository.endpoints() == {ENDPOINT: {live: 100}}
 
 
 @pytest.fixture(scope="module")
 def held(live: str, repository: Harness) -> Result:
-    """A push with a gain that its rule finds suspicious, for an endpoint that serves nothing yet. The training stays as it was."""
+    """A push whose gain a rule finds suspicious, for an endpoint that serves nothing yet. The training is reused."""
     repository.configure(
         (r"^margin = -0.01", "margin = -0.01\nmax_gain = 1e-9"),
         (r'^name = "chat-prod"', 'name = "chat-new"'),
@@ -94,7 +94,7 @@ def test_a_push_without_enough_evidence_is_held(held: Result, live: str, reposit
     assert repository.endpoints() == {ENDPOINT: {live: 100}}
 
 
-def test_nobody_overrides_where_nobody_reviews(held: Result, live: str, repository: Harness, emulator: Emulator) -> None:
+def test_an_override_needs_an_environment_with_reviewers(held: Result, live: str, repository: Harness, emulator: Emulator) -> None:
     github_api.add_environment(emulator.azure, "gate-override")
     refused = override(repository, held)
     assert refused.jobs == {"validate": "success", "evaluate-gate": "failure", "teardown": "success"}, refused.trouble
@@ -102,56 +102,57 @@ def test_nobody_overrides_where_nobody_reviews(held: Result, live: str, reposito
     assert repository.endpoints() == {ENDPOINT: {live: 100}}
 
 
-def test_a_reviewed_override_promotes_and_is_loud(held: Result, repository: Harness, emulator: Emulator, workspace: Workspace) -> None:
+def test_a_reviewed_override_promotes_and_is_visible(held: Result, repository: Harness, emulator: Emulator, workspace: Workspace) -> None:
     github_api.add_environment(emulator.azure, "gate-override", ["lead"])
     github_api.approve(emulator.azure, "502", "gate-override", "lead", "I have read them, too.")
     trained = repository.jobs()
-    let = override(repository, held, run_id="502")
-    assert let.code == 0, let.trouble
-    assert list(let.jobs) == [job for job in JOBS if job != "train"]
-    assert (let.outputs["verdict"], let.outputs["override"]) == ("HOLD", "true")
-    assert "## Gate: HOLD, overridden" in let.summary
-    assert "OVERRIDDEN by octocat at " in let.summary
-    assert f"{REASON}. Approved by lead in environment gate-override" in let.summary
+    overridden = override(repository, held, run_id="502")
+    assert overridden.code == 0, overridden.trouble
+    assert list(overridden.jobs) == [job for job in JOBS if job != "train"]
+    assert (overridden.outputs["verdict"], overridden.outputs["override"]) == ("HOLD", "true")
+    assert "## Gate: HOLD, overridden" in overridden.summary
+    assert "OVERRIDDEN by octocat at " in overridden.summary
+    assert f"{REASON}. Approved by lead in environment gate-override" in overridden.summary
     assert repository.jobs() == trained, "nothing was trained again"
     assert list(repository.endpoints()["chat-new"].values()) == [100]
-    (model,) = workspace.ml.models.list("new")
-    tags = workspace.ml.models.get("new", model.version).tags
+    (model,) = workspace.session.ml.models.list("new")
+    tags = workspace.session.ml.models.get("new", model.version).tags
     assert (tags["mlops.verdict"], tags["mlops.override"]) == ("HOLD", f"{REASON} (octocat, lead)")
 
 
-def test_a_long_training_is_left_to_itself_and_carried_on_by_the_schedule(
+def test_a_long_training_is_detached_and_resumed_by_the_schedule(
     live: str, repository: Harness, emulator: Emulator, workspace: Workspace
 ) -> None:
-    began = repository.configure(learning_rate("0.02"), (r"^\[defaults\.training\]", "[defaults.training]\ndetach_after_minutes = 0"))
+    start = repository.configure(learning_rate("0.02"), (r"^\[defaults\.training\]", "[defaults.training]\ndetach_after_minutes = 0"))
     before = set(repository.jobs())
-    left = repository.push()
-    assert left.jobs == {"validate": "success", "train": "success"}, left.trouble
-    assert left.outputs["state"] == "detached"
+    detached = repository.push()
+    assert detached.jobs == {"validate": "success", "train": "success"}, detached.trouble
+    assert detached.outputs["state"] == "detached"
     (job,) = set(repository.jobs()) - before
-    assert until(lambda: repository.jobs()[job] == "Completed"), repository.jobs()
+    assert wait_until(lambda: repository.jobs()[job] == "Completed"), repository.jobs()
 
-    # Meanwhile main moves on. The pipeline goes on as it began, at its own commit.
+    # Meanwhile main moves on. The pipeline continues at the commit where it started.
     repository.configure(learning_rate("0.03"), (r'^name = "chat"$', 'name = "chat-of-tomorrow"'))
     assert repository.schedule().jobs == {"resume": "success", "reap": "success"}
-    (asked,) = github_api.dispatches(emulator.azure)
-    assert (asked["workflow"], asked["ref"], asked["inputs"]["commit"]) == ("dispatch.yml", "main", began)
-    assert (asked["inputs"]["target"], asked["inputs"]["from"], asked["inputs"]["run-id"]) == ("prod", "train", left.run_id)
-    rest = repository.dispatch("dispatch.yml", asked["inputs"])
+    (dispatched,) = github_api.dispatches(emulator.azure)
+    assert (dispatched["workflow"], dispatched["ref"], dispatched["inputs"]["commit"]) == ("dispatch.yml", "main", start)
+    inputs = dispatched["inputs"]
+    assert (inputs["target"], inputs["from"], inputs["run-id"]) == ("prod", "train", detached.run_id)
+    rest = repository.dispatch("dispatch.yml", dispatched["inputs"])
     assert rest.code == 0, rest.trouble
     assert rest.jobs == dict.fromkeys(JOBS, "success")
     assert set(repository.jobs()) == before | {job}, "the training was paid for twice"
     traffic = repository.endpoints()[ENDPOINT]
     assert traffic.pop(live) == 0, "the previous deployment is kept for rollback"
     assert list(traffic.values()) == [100]
-    models = [workspace.ml.models.get("chat", model.version) for model in workspace.ml.models.list("chat")]
-    assert [model.tags["mlops.commit"] for model in models if model.tags["mlops.job"] == job] == [began]
+    models = [workspace.session.ml.models.get("chat", model.version) for model in workspace.session.ml.models.list("chat")]
+    assert [model.tags["mlops.commit"] for model in models if model.tags["mlops.job"] == job] == [start]
 
     repository.schedule(job="resume")
-    assert len(github_api.dispatches(emulator.azure)) == 1, "what has been carried on is not carried on again"
+    assert len(github_api.dispatches(emulator.azure)) == 1, "a training is resumed once"
 
 
-def test_a_rollback_gives_the_traffic_back(live: str, repository: Harness) -> None:
+def test_a_rollback_moves_the_traffic_back(live: str, repository: Harness) -> None:
     assert repository.endpoints()[ENDPOINT][live] == 0
     back = repository.dispatch("dispatch.yml", {"action": "rollback"})
     assert back.jobs == {"rollback": "success"}, back.trouble
@@ -159,8 +160,8 @@ def test_a_rollback_gives_the_traffic_back(live: str, repository: Harness) -> No
     assert f"back on {live}" in back.summary
 
 
-def test_a_commit_that_is_not_on_the_branch_is_not_run(live: str, repository: Harness) -> None:
-    """A commit brings its own code, which gets this repository's identity: of a branch that nobody has reviewed, or of a fork."""
+def test_a_commit_outside_the_branch_is_refused(live: str, repository: Harness) -> None:
+    """A commit brings its own code, which would run with this repository's identity; it may come from an unreviewed branch or a fork."""
     git(repository.tree, "checkout", "--quiet", "-b", "unreviewed")
     theirs = commit(repository.tree)
     git(repository.tree, "checkout", "--quiet", "main")
@@ -171,6 +172,6 @@ def test_a_commit_that_is_not_on_the_branch_is_not_run(live: str, repository: Ha
 
 
 def test_a_repository_without_azure_variables_says_so(repository: Harness) -> None:
-    silent = repository.push(configured=False)
-    assert silent.jobs == {"unconfigured": "success"}
-    assert "AZURE_CLIENT_ID is not set" in silent.log
+    unconfigured = repository.push(configured=False)
+    assert unconfigured.jobs == {"unconfigured": "success"}
+    assert "AZURE_CLIENT_ID is not set" in unconfigured.log

@@ -1,4 +1,4 @@
-"""The reaper: what has expired goes, what is foreign, unexpired or detached stays; by hand it only lists."""
+"""The reaper: it deletes what has expired and keeps what is foreign, unexpired or detached; dispatched by hand it only lists."""
 
 from __future__ import annotations
 
@@ -31,30 +31,36 @@ ENDPOINTS = {
 }
 
 
-def endpoint(workspace: Workspace, name: str, its: dict[str, str]) -> None:
+def endpoint(workspace: Workspace, name: str, endpoint_tags: dict[str, str]) -> None:
     from azure.ai.ml.entities import ManagedOnlineEndpoint
 
-    workspace.ml.online_endpoints.begin_create_or_update(ManagedOnlineEndpoint(name=name, auth_mode="key", tags=its)).result()
+    workspace.session.ml.online_endpoints.begin_create_or_update(
+        ManagedOnlineEndpoint(name=name, auth_mode="key", tags=endpoint_tags)
+    ).result()
 
 
 def job(workspace: Workspace, code: Path, name: str, run: str, **more: str) -> str:
-    """A job that runs until it is cancelled."""
+    """Submit a job that runs until it is canceled."""
     from azure.ai.ml import command
 
     environment = "azureml://registries/azureml/environments/acft-hf-nlp-gpu/versions/112"
-    made: Any = command(
+    submitted: Any = command(
         command="sleep 600", code=str(code), environment=environment, compute="cluster", tags={**tags(run), RUN_KEY: name, **more}
     )
-    made.name = name
-    return str(workspace.ml.jobs.create_or_update(made).name)
+    submitted.name = name
+    return str(workspace.session.ml.jobs.create_or_update(submitted).name)
 
 
-def test_the_reaper(repository: Harness, emulator: Emulator, workspace: Workspace, tmp_path: Path) -> None:
+def test_the_reaper_deletes_what_has_expired_and_nothing_else(
+    repository: Harness, emulator: Emulator, workspace: Workspace, tmp_path: Path
+) -> None:
     from azure.ai.ml.entities import AmlCompute
 
-    for name, its in ENDPOINTS.items():
-        endpoint(workspace, name, its)
-    workspace.ml.compute.begin_create_or_update(AmlCompute(name="cluster", size="Standard_NC24ads_A100_v4", max_instances=9)).result()
+    for name, endpoint_tags in ENDPOINTS.items():
+        endpoint(workspace, name, endpoint_tags)
+    workspace.session.ml.compute.begin_create_or_update(
+        AmlCompute(name="cluster", size="Standard_NC24ads_A100_v4", max_instances=9)
+    ).result()
     (tmp_path / "nothing.txt").touch()
     github_api.add_workflow_run(emulator.azure, "7", "completed", "cancelled")
     github_api.add_workflow_run(emulator.azure, "8", "in_progress", None)

@@ -1,4 +1,4 @@
-"""What the action `setup` would install; that it installs is for GitHub to show."""
+"""The commands of the action `setup`. Only GitHub shows that they install."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ def install() -> ModuleType:
     return module
 
 
-def test_a_runner_that_only_talks_to_azure_gets_the_locked_minimum(install: ModuleType) -> None:
+def test_a_runner_that_only_talks_to_azure_installs_the_locked_minimum(install: ModuleType) -> None:
     lock, package = install.commands(ROOT, False)
     assert lock[-4:] == ["--no-deps", "--require-hashes", "-r", str(ROOT / "requirements/azure.lock")]
     assert package[-2:] == ["--no-deps", str(ROOT)]
     assert install.ROOT == ROOT
 
 
-def test_offline_gets_torch_as_pinned_and_the_rest_as_locked(install: ModuleType) -> None:
+def test_an_offline_runner_installs_pinned_torch_and_the_lock(install: ModuleType) -> None:
     lock, torch, _package = install.commands(ROOT, True)
     assert lock[-1] == str(ROOT / "requirements/local.lock")
     assert torch[-1].startswith("torch==")
-    assert f'"{torch[-1]}"' in Path(ROOT / "noxfile.py").read_text(), "noxfile.py installs another one"
+    assert f'"{torch[-1]}"' in Path(ROOT / "noxfile.py").read_text(), "noxfile.py installs another version"
 
 
 def test_anything_else_is_refused() -> None:

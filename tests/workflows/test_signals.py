@@ -1,4 +1,4 @@
-"""A test that cancels its own step leaves alone what other tests, and developers, run at the same time."""
+"""A test that cancels its own step must not touch what other tests or developers run at the same time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.workflows.signals import cancel_step, step_processes
 WORDS = "pass # -m mlops run --from train"
 
 
-def test_only_the_harness_s_own_steps_are_signalled(tmp_path: Path) -> None:
+def test_only_the_steps_of_this_harness_are_signaled(tmp_path: Path) -> None:
     wait = [sys.executable, "-c", f"import time; time.sleep(600); {WORDS}"]
     stores = (tmp_path / "mine", tmp_path / "theirs")
     mine, theirs = (subprocess.Popen(wait, env={**os.environ, "ARTIFACT_STORE": str(store)}, stderr=subprocess.DEVNULL) for store in stores)

@@ -1,4 +1,4 @@
-"""What is asserted about the workflow files without running them: the linters bite, and what no linter knows about our files holds."""
+"""Checks of the workflow files without running them: the linters notice mistakes, and our own rules hold that no linter knows."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ Tree = Callable[[str, str, str], Path]
 def tree(tmp_path: Path) -> Tree:
     """A copy of .github with one mistake in it."""
 
-    def plant(file: str, pattern: str, replacement: str) -> Path:
+    def make(file: str, pattern: str, replacement: str) -> Path:
         shutil.copytree(GITHUB, tmp_path / ".github")
         subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True)
         path = tmp_path / ".github" / file
@@ -49,7 +49,7 @@ def tree(tmp_path: Path) -> Tree:
         path.write_text(text)
         return tmp_path
 
-    return plant
+    return make
 
 
 def lint(tool: str, root: Path) -> subprocess.CompletedProcess[str]:
@@ -105,20 +105,20 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_the_linters_bite(tree: Tree, mistake: str) -> None:
-    tool, file, pattern, replacement, told = MISTAKES[mistake]
+def test_the_linters_notice_mistakes(tree: Tree, mistake: str) -> None:
+    tool, file, pattern, replacement, message = MISTAKES[mistake]
     done = lint(tool, tree(file, pattern, replacement))
     assert done.returncode != 0
-    assert told in (done.stdout + done.stderr)
+    assert message in (done.stdout + done.stderr)
 
 
 def stages_of(job: dict[str, Any]) -> list[str]:
-    found: list[str] = []
+    stages: list[str] = []
     for step in job["steps"]:
         if step.get("uses") == "$/.github/actions/stage":
             first, last = (STAGES.index(step["with"][key]) for key in ("from", "until"))
-            found += STAGES[first : last + 1]
-    return found
+            stages += STAGES[first : last + 1]
+    return stages
 
 
 def test_the_jobs_are_the_stages_in_their_order() -> None:
@@ -130,11 +130,11 @@ def test_the_jobs_are_the_stages_in_their_order() -> None:
 
 
 def needs(job: dict[str, Any]) -> list[str]:
-    found = job.get("needs", [])
-    return [found] if isinstance(found, str) else found
+    names = job.get("needs", [])
+    return [names] if isinstance(names, str) else names
 
 
-def test_a_job_that_failed_or_detached_stops_those_behind_it() -> None:
+def test_a_job_that_failed_or_detached_stops_the_later_ones() -> None:
     for name in ("evaluate-gate", "register", "deploy", "smoke-test", "promote"):
         condition = PIPELINE[name]["if"]
         assert "!cancelled() && !failure()" in condition
@@ -142,7 +142,7 @@ def test_a_job_that_failed_or_detached_stops_those_behind_it() -> None:
         assert f"contains(fromJSON(needs.validate.outputs.jobs), '{name}')" in condition
 
 
-def test_teardown_runs_whatever_became_of_the_others() -> None:
+def test_teardown_runs_whatever_the_other_jobs_do() -> None:
     condition = PIPELINE["teardown"]["if"]
     assert condition.startswith("${{ always() && needs.validate.result == 'success'")
     assert "needs.train.outputs.state != 'detached'" in condition, "it would cancel the training"
@@ -150,55 +150,55 @@ def test_teardown_runs_whatever_became_of_the_others() -> None:
     assert set(needs(PIPELINE["teardown"])) == set(PIPELINE) - {"teardown"}
 
 
-def test_the_comment_is_written_whatever_became_of_the_pipeline() -> None:
+def test_the_comment_is_written_however_the_pipeline_ends() -> None:
     job = FILES["pr.yml"]["jobs"]["comment"]
     assert job["if"].startswith("always() && github.event.action != 'closed'")
     assert set(needs(job)) == {"pipeline", "offline"}
 
 
 @pytest.mark.parametrize("job", ON_RUNNERS)
-def test_who_may_sign_in_talks_to_azure_and_nobody_else(job: dict[str, Any]) -> None:
+def test_exactly_the_jobs_that_talk_to_azure_may_sign_in(job: dict[str, Any]) -> None:
     runs = [str(step.get("run", "")) for step in job["steps"]]
     talks = any(step.get("uses") == "$/.github/actions/stage" for step in job["steps"])
     talks = talks or any(TO_AZURE.search(run) and "mlops.emulator" not in run for run in runs)
     assert (job.get("permissions", {}).get("id-token") == "write") == talks
-    assert ("environment" in job) == talks, "a subject by branch can be had by editing a workflow"
+    assert ("environment" in job) == talks, "anyone who edits a workflow could get a subject by branch"
 
 
-def test_a_caller_grants_what_is_asked_for_and_no_more() -> None:
-    asked: dict[str, str] = {}
+def test_a_caller_grants_exactly_the_permissions_that_the_jobs_need() -> None:
+    needed: dict[str, str] = {}
     for job in PIPELINE.values():
         for scope, level in job["permissions"].items():
-            asked[scope] = max(asked.get(scope, ""), level)
+            needed[scope] = max(needed.get(scope, ""), level)
     callers = [job for _, _, job in ALL_JOBS if job.get("uses") == "$/.github/workflows/pipeline.yml"]
     assert len(callers) == 3
-    assert all(job["permissions"] == asked for job in callers)
+    assert all(job["permissions"] == needed for job in callers)
 
 
 def test_no_expression_reaches_a_shell() -> None:
     assert [where for where, step in STEPS if "${{" in str(step.get("run", ""))] == []
 
 
-def test_a_stage_gets_the_signals_itself() -> None:
-    """A cancelled step's process is signalled, not its children: what runs a stage must be that process."""
+def test_a_stage_receives_the_signals_itself() -> None:
+    """GitHub signals the process of a canceled step, not its children: the stage must be that process."""
     commands = [step["run"] for _, step in STEPS if "-m mlops" in str(step.get("run", ""))]
     assert len(commands) >= 7
     assert all(command.startswith("exec ") for command in commands)
 
 
-def test_the_commands_that_are_called_have_these_options(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_commands_in_the_workflows_have_these_options(capsys: pytest.CaptureFixture[str]) -> None:
     commands = [re.findall(r"-m mlops (.*)", step["run"])[-1].split() for _, step in STEPS if "-m mlops" in str(step.get("run"))]
     assert {command[0] for command in commands} == {"run", "plan", "comment", "rollback", "resume", "reap"}
     for name, *options in commands:
         with pytest.raises(SystemExit):
             main([name, "--help"])
-        told = capsys.readouterr().out
+        text = capsys.readouterr().out
         for option in options:
-            assert not option.startswith("--") or option in told, f"mlops {name} has no {option}"
+            assert not option.startswith("--") or option in text, f"mlops {name} has no {option}"
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_nothing_is_allowed_until_a_job_says_why(name: str) -> None:
+def test_every_permission_is_granted_by_a_job_with_a_reason(name: str) -> None:
     assert FILES[name]["permissions"] == {}
     text = (GITHUB / "workflows" / name).read_text()
     grants = re.findall(r"^ +[a-z-]+: (?:read|write)\b.*$", text, re.MULTILINE)
@@ -206,7 +206,7 @@ def test_nothing_is_allowed_until_a_job_says_why(name: str) -> None:
 
 
 def test_the_only_foreign_actions_are_githubs_own() -> None:
-    """The identity is ours, so that neither azure/login nor az stands between GitHub and Azure."""
+    """Signing in is our own code, so neither azure/login nor az is needed."""
     holders = [*(job for _, _, job in ALL_JOBS), *(step for _, step in STEPS)]
     used = {str(holder["uses"]) for holder in holders if "uses" in holder}
     foreign = {name.partition("@")[0] for name in used if not name.startswith("$/")}
@@ -220,19 +220,19 @@ def test_no_workflow_uses_secrets_or_runs_foreign_code_with_rights() -> None:
 
 
 @pytest.mark.parametrize("job", ON_RUNNERS)
-def test_every_job_ends_and_leaves_no_credentials(job: dict[str, Any]) -> None:
+def test_every_job_has_a_time_limit_and_persists_no_credentials(job: dict[str, Any]) -> None:
     assert 0 < job["timeout-minutes"] <= 350
     for step in job["steps"]:
         if str(step.get("uses", "")).startswith("actions/checkout@"):
             assert step["with"]["persist-credentials"] is False
 
 
-def test_one_pipeline_a_target_and_no_deployment_is_stopped_midway() -> None:
+def test_one_pipeline_per_target_and_no_deployment_is_canceled_midway() -> None:
     groups = {name: FILES[name]["concurrency"] for name in ("train.yml", "dispatch.yml", "pr.yml", "schedule.yml")}
     assert groups["train.yml"] == {"group": "pipeline-prod", "cancel-in-progress": False}
     assert "format('pipeline-{0}', inputs.target)" in groups["dispatch.yml"]["group"], "the same group as train.yml's"
     assert groups["dispatch.yml"]["cancel-in-progress"] is False
-    assert groups["dispatch.yml"]["queue"] == "max", "what was asked for by hand is not replaced by a newer one"
+    assert groups["dispatch.yml"]["queue"] == "max", "a dispatched run is not replaced by a newer one"
     assert groups["pr.yml"] == {"group": "pr-${{ github.event.pull_request.number }}", "cancel-in-progress": True}
     assert groups["schedule.yml"]["cancel-in-progress"] is False
 
@@ -241,42 +241,42 @@ def test_promotion_waits_for_the_reviewers_of_its_own_environment() -> None:
     for name, job in PIPELINE.items():
         if name == "evaluate-gate":
             continue
-        wanted = "promotion-environment" if name == "promote" else "environment"
-        assert job["environment"] == f"${{{{ inputs.{wanted} }}}}"
-    given = FILES["train.yml"]["jobs"]["pipeline"]["with"]
-    assert (given["target"], given["environment"], given["promotion-environment"]) == ("prod", "train", "prod")
-    given = FILES["pr.yml"]["jobs"]["pipeline"]["with"]
-    assert (given["target"], given["environment"], given["promotion-environment"]) == ("pr", "pr", "pr")
+        expected = "promotion-environment" if name == "promote" else "environment"
+        assert job["environment"] == f"${{{{ inputs.{expected} }}}}"
+    inputs = FILES["train.yml"]["jobs"]["pipeline"]["with"]
+    assert (inputs["target"], inputs["environment"], inputs["promotion-environment"]) == ("prod", "train", "prod")
+    inputs = FILES["pr.yml"]["jobs"]["pipeline"]["with"]
+    assert (inputs["target"], inputs["environment"], inputs["promotion-environment"]) == ("pr", "pr", "pr")
 
 
-def test_an_override_is_judged_in_the_environment_that_the_gate_asks_about_and_comes_from_dispatch_alone() -> None:
+def test_an_override_runs_in_the_environment_that_the_gate_checks_and_comes_from_dispatch_only() -> None:
     gate = PIPELINE["evaluate-gate"]
     name = GateConfig().override_environment
     assert gate["environment"] == f"${{{{ inputs.override != '' && '{name}' || inputs.environment }}}}"
-    assert gate["permissions"]["actions"] == "read", "whether the environment has reviewers is asked of GitHub"
-    given = {job_id: step["with"] for job_id, job in PIPELINE.items() for step in job["steps"] if "override" in step.get("with", {})}
-    assert {job_id: (using["override"], using["token"]) for job_id, using in given.items()} == {
+    assert gate["permissions"]["actions"] == "read", "the gate asks GitHub whether the environment has reviewers"
+    overrides = {job_id: step["with"] for job_id, job in PIPELINE.items() for step in job["steps"] if "override" in step.get("with", {})}
+    assert {job_id: (using["override"], using["token"]) for job_id, using in overrides.items()} == {
         "evaluate-gate": ("${{ inputs.override }}", "${{ github.token }}")
     }
     callers = {name for name, _, job in ALL_JOBS if "override" in job.get("with", {})}
     assert callers == {"dispatch.yml"}
 
 
-def test_a_commit_is_looked_at_before_any_of_its_code_runs() -> None:
-    """And where it is refused, no job runs that checks it out."""
+def test_a_commit_is_checked_before_any_of_its_code_runs() -> None:
+    """And no job that checks it out runs where it is refused."""
     for name, job in PIPELINE.items():
         steps = job["steps"]
         checkouts = [place for place, step in enumerate(steps) if "ref" in step.get("with", {})]
         if name == "validate":
-            (looked,) = [place for place, step in enumerate(steps) if "git merge-base --is-ancestor HEAD" in step.get("run", "")]
-            assert (checkouts, looked) == ([0], 1)
-            assert steps[0]["with"]["fetch-depth"] == "${{ inputs.commit && '0' || '1' }}", "an ancestor is seen in a whole history only"
+            (checked,) = [place for place, step in enumerate(steps) if "git merge-base --is-ancestor HEAD" in step.get("run", "")]
+            assert (checkouts, checked) == ([0], 1)
+            assert steps[0]["with"]["fetch-depth"] == "${{ inputs.commit && '0' || '1' }}", "ancestry needs the whole history"
         elif checkouts:
             assert "validate" in job["needs"] or any("validate" in PIPELINE[each]["needs"] for each in job["needs"])
 
 
-def test_inlined_a_called_workflow_is_what_it_was() -> None:
-    """What the harness runs in place of pr.yml where the pipeline fails."""
+def test_inlining_a_called_workflow_keeps_its_meaning() -> None:
+    """The harness runs this instead of pr.yml where the pipeline fails."""
     whole = inlined(FILES["pr.yml"], "pipeline", FILES["pipeline.yml"])
     assert list(whole["jobs"]) == [*PIPELINE, "offline", "comment"]
     assert whole["jobs"]["comment"]["needs"] == ["offline", *PIPELINE]
@@ -298,7 +298,7 @@ def test_the_tests_trust_the_environments_that_the_workflows_name() -> None:
     assert {subject.rpartition(":")[2] for subject in TRUSTED} == named
 
 
-def test_dispatch_offers_the_jobs_that_there_are() -> None:
+def test_dispatch_offers_all_jobs() -> None:
     inputs = FILES["dispatch.yml"]["on"]["workflow_dispatch"]["inputs"]
     assert inputs["from"]["options"] == inputs["until"]["options"] == list(JOBS)
 
@@ -312,9 +312,9 @@ def test_dispatch_offers_the_jobs_that_there_are() -> None:
         ("mlops/emulator/jobs/jobs.py", False), ("docs/workflows.md", False), ("tests/test_train.py", False), ("README.md", False),
     ],
 )  # fmt: skip
-def test_a_push_trains_if_it_changes_what_decides_the_result(file: str, starts: bool) -> None:
-    wanted = False
+def test_a_push_starts_training_only_if_it_can_change_the_result(file: str, starts: bool) -> None:
+    matched = False
     for pattern in FILES["train.yml"]["on"]["push"]["paths"]:
         if fnmatch.fnmatch(file, pattern.removeprefix("!").replace("**", "*")):
-            wanted = not pattern.startswith("!")
-    assert wanted is starts
+            matched = not pattern.startswith("!")
+    assert matched is starts

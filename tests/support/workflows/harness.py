@@ -1,8 +1,10 @@
-"""Runs workflows with act, on this machine and offline: Azure, GitHub's issuer and its REST API are emulated, the artifact actions doubled.
+"""Runs workflows with act, on this machine and offline.
 
-act reads the files as GitHub does but leaves out what only GitHub has. What matters of that is put into the copy of the tree that is run:
-a job gets an identity only if its ``permissions:`` say ``id-token: write``, its token may do what they say, and its subject follows from
-its ``environment:``. docs/workflows.md lists what remains for GitHub to show.
+Azure, GitHub's token issuer and its REST API are emulated; the artifact actions are doubles.
+
+act reads the files as GitHub does but lacks what only GitHub has. The harness adds what matters of that to the copy of the tree that it
+runs: a job gets an identity only if its ``permissions:`` say ``id-token: write``, its token may do what they say, and its subject follows
+from its ``environment:``. docs/workflows.md lists what only GitHub can show.
 """
 
 from __future__ import annotations
@@ -36,20 +38,20 @@ USES = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(?P<sub>/[^@\s]+)?@(?P<ref>\S
 
 @dataclasses.dataclass
 class Result:
-    """What came of a workflow run."""
+    """The outcome of a workflow run."""
 
     run_id: str
     code: int
     jobs: dict[str, str] = dataclasses.field(default_factory=dict)
-    """Job id → success or failure, in the order in which they ended; those that were skipped are missing."""
+    """Job id → success or failure, in the order in which they ended; skipped jobs are missing."""
     outputs: dict[str, str] = dataclasses.field(default_factory=dict)
-    """The last value that a step set, empty ones left out."""
+    """The last value that a step set; empty ones are left out."""
     summary: str = ""
     log: str = ""
 
     @property
     def trouble(self) -> str:
-        """What the jobs that failed said last, for messages of tests."""
+        """The last log lines of the failed jobs, for the messages of tests."""
         failed = [f"[{job}]" for job, end in self.jobs.items() if end != "success"]
         lines = [line for line in self.log.splitlines() if not failed or any(line.startswith(job) for job in failed)]
         return "\n".join([str(self.jobs), *(line for line in lines[-120:] if "LocalRepositoryCache" not in line)])
@@ -61,9 +63,9 @@ class Harness:
     Args:
         emulator: with ``Options.github`` set.
         folder: for the repository's tree, artifacts and act's caches.
-        source: the repository whose files are run.
+        source: the repository whose files it runs.
+        project: how ``source`` names this project (``OWNER/NAME@REF``), if it is another repository that calls it.
         configuration: the repository's pipeline.toml.
-        project: what ``source`` names this project by (``OWNER/NAME@REF``), where it is another repository that calls it.
     """
 
     def __init__(self, emulator: Emulator, folder: Path, source: Path = ROOT, project: str = "", configuration: Path = TINY) -> None:
@@ -86,7 +88,7 @@ class Harness:
         make_repository(self.tree)
 
     def configure(self, *changes: tuple[str, str]) -> str:
-        """Commit pipeline.toml as it was at first, with these (pattern, replacement); the commit."""
+        """Commit the original pipeline.toml with these (pattern, replacement) changes and return the commit."""
         text = self._configuration
         for pattern, replacement in changes:
             text, changed = re.subn(pattern, replacement, text, count=1, flags=re.MULTILINE)
@@ -95,17 +97,17 @@ class Harness:
         return commit(self.tree)
 
     def endpoints(self) -> dict[str, dict[str, int]]:
-        """Endpoint → traffic, every deployment named."""
+        """Endpoint → traffic, with every deployment."""
         store = self.emulator.azure.store
-        found = {}
+        traffic = {}
         for key, endpoint in store.list("endpoint"):
             deployments = [deployment["name"] for _, deployment in store.list("deployment", f"{key}/")]
-            found[endpoint["name"]] = {name: endpoint["traffic"].get(name, 0) for name in deployments}
-        return found
+            traffic[endpoint["name"]] = {name: endpoint["traffic"].get(name, 0) for name in deployments}
+        return traffic
 
     def jobs(self, prefix: str = "mlops-train") -> dict[str, str]:
         """Job → status, oldest first."""
-        runs = runstore.everything(self.emulator.azure)
+        runs = runstore.list_all(self.emulator.azure)
         return {run["name"]: run["status"] for run in runs if run["kind"] == "job" and run["name"].startswith(prefix)}
 
     def push(self, **options: Any) -> Result:
@@ -113,23 +115,23 @@ class Harness:
         return self.run("push", "train.yml", {"ref": "refs/heads/main"}, **options)
 
     def pull_request(self, number: int, action: str = "opened", *, fork: bool = False, **options: Any) -> Result:
-        """Something happens to a pull request."""
+        """Run the workflows of an event on a pull request."""
         github_api.open_pull_request(self.emulator.azure, number)
         head = {"ref": "change", "sha": "1" * 40, "repo": {"full_name": "fork/chat" if fork else REPOSITORY, "fork": fork}}
         payload = {"action": action, "number": number, "pull_request": {"number": number, "head": head, "base": {"ref": "main"}}}
         return self.run("pull_request", "pr.yml", payload, fork=fork, **options)
 
     def dispatch(self, workflow: str, inputs: Mapping[str, str], **options: Any) -> Result:
-        """Dispatch a workflow; what is not given has its default, as on GitHub."""
+        """Dispatch a workflow; missing inputs have their defaults, as on GitHub."""
         declared = read_workflow(self.tree / ".github/workflows" / workflow)["on"]["workflow_dispatch"]["inputs"]
         assert not inputs.keys() - declared.keys(), inputs
         for name, value in inputs.items():
             assert "options" not in declared[name] or value in declared[name]["options"], (name, value)
-        given = {name: inputs.get(name, declaration.get("default", "")) for name, declaration in declared.items()}
-        return self.run("workflow_dispatch", workflow, {"ref": "refs/heads/main", "inputs": given}, **options)
+        values = {name: inputs.get(name, declaration.get("default", "")) for name, declaration in declared.items()}
+        return self.run("workflow_dispatch", workflow, {"ref": "refs/heads/main", "inputs": values}, **options)
 
     def schedule(self, **options: Any) -> Result:
-        """The hour has come."""
+        """Run the scheduled workflow."""
         return self.run("schedule", "schedule.yml", {"schedule": "17 * * * *"}, **options)
 
     def run(
@@ -145,7 +147,7 @@ class Harness:
         inline: bool = False,
         during: Callable[[Result], None] | None = None,
     ) -> Result:
-        """Run a workflow and come back when it is over.
+        """Run a workflow and return when it has ended.
 
         Args:
             event: as in ``on:``.
@@ -155,7 +157,7 @@ class Harness:
             configured: whether the repository has its Azure variables.
             job: run this job alone.
             run_id: of the workflow run; a new one by default.
-            inline: let the called jobs stand in the calling workflow, so that what comes behind them runs though one of them fails.
+            inline: put the called jobs into the calling workflow, so that later jobs run although one of them fails.
             during: called in a thread of its own while the workflow runs.
         """
         self._runs += 1
@@ -186,7 +188,7 @@ class Harness:
         try:
             assert process.stdout is not None
             for line in process.stdout:
-                _note(result, line)
+                _read_log_line(result, line)
             result.code = process.wait()
         finally:
             deadline.cancel()
@@ -209,7 +211,7 @@ class Harness:
         return path
 
     def _variables(self, event: str, run_id: str, payload: Mapping[str, Any]) -> dict[str, str]:
-        """The repository's variables, and what the copies of the workflows are told by variables."""
+        """The repository's variables, and those that only the adapted copies of the workflows read."""
         environment = self.emulator.environment()
         number = payload.get("number")
         ref = f"refs/pull/{number}/merge" if number else "refs/heads/main"
@@ -265,57 +267,57 @@ class Harness:
         return command
 
     def _repositories(self) -> dict[str, Path]:
-        """owner/name@ref → the folder that stands for it, for every action that is used."""
-        found: dict[str, Path] = {}
+        """owner/name@ref → the folder in its place, for every action in use."""
+        folders: dict[str, Path] = {}
         for path in self._files:
             for match in re.finditer(r"uses: *['\"]?" + USES.pattern, path.read_text()):
                 repository, ref = match["repository"], match["ref"].strip("'\"")
                 ours = f"{repository}@{ref}" == self._project
                 place = self._home if ours else DOUBLES / repository.partition("/")[2]
                 assert ours or (place / "action.yml").is_file(), f"{path.name} uses {repository}, which has no double"
-                found[f"{repository}@{ref}"] = place
-        return found
+                folders[f"{repository}@{ref}"] = place
+        return folders
 
     def _adapt(self, path: Path) -> None:
-        """Put into a copy what act leaves out, and take out what it rejects."""
+        """Add to a copy what act lacks, and remove what it rejects."""
         document = read_workflow(path)
         for job in document.get("jobs", {}).values():
-            self._here(job)
+            self._resolve_dollar(job)
             if "runs-on" in job:
                 self._grant(job)
             for step in job.get("steps", ()):
-                self._here(step)
+                self._resolve_dollar(step)
         for step in document.get("runs", {}).get("steps", ()):
-            self._here(step)
+            self._resolve_dollar(step)
         if isinstance(document.get("concurrency"), dict):
             document["concurrency"].pop("queue", None)
         write_workflow(path, document)
 
-    def _here(self, holder: dict[str, Any]) -> None:
-        """``$/x`` is the repository that a file lies in, at the commit of the workflow, whatever is checked out; act does not know it."""
+    def _resolve_dollar(self, holder: dict[str, Any]) -> None:
+        """Replace ``$/x``: the repository of the file itself, at the commit of the workflow. act does not know this form."""
         if str(holder.get("uses", "")).startswith("$/"):
             repository, _, ref = self._project.partition("@")
             holder["uses"] = f"{repository}/{holder['uses'][2:]}@{ref}"
 
     def _grant(self, job: dict[str, Any]) -> None:
-        """What the job's permissions give it: an identity with the subject of its environment, and a token."""
+        """Give the job what its permissions allow: an identity with the subject of its environment, and a token."""
         permissions = job.get("permissions", {})
         environment = str(job.get("environment", ""))
         inner = environment.removeprefix("${{").removesuffix("}}").strip() if environment.startswith("${{") else f"'{environment}'"
         if permissions.get("id-token") == "write":
             url = "${{ vars.EMULATED_ID_TOKEN_URL && format('{0}&environment={1}', vars.EMULATED_ID_TOKEN_URL, " + inner + ") || '' }}"
-            given = {"ACTIONS_ID_TOKEN_REQUEST_URL": url, "ACTIONS_ID_TOKEN_REQUEST_TOKEN": "${{ vars.EMULATED_ID_TOKEN_TOKEN }}"}
-            job["env"] = given | job.get("env", {})
-        token = github_api.token(self.emulator.azure, permissions)
+            identity = {"ACTIONS_ID_TOKEN_REQUEST_URL": url, "ACTIONS_ID_TOKEN_REQUEST_TOKEN": "${{ vars.EMULATED_ID_TOKEN_TOKEN }}"}
+            job["env"] = identity | job.get("env", {})
+        token = github_api.issue_token(self.emulator.azure, permissions)
         for step in job.get("steps", ()):
             for part in ("env", "with"):
                 for name, value in step.get(part, {}).items():
                     if isinstance(value, str):
-                        step[part][name] = value.replace("${{ github_api.token }}", token)
+                        step[part][name] = value.replace("${{ github.token }}", token)
 
 
-def _note(result: Result, line: str) -> None:
-    """Read a line of act's JSON log."""
+def _read_log_line(result: Result, line: str) -> None:
+    """Add one line of act's JSON log to the result."""
     try:
         entry = json.loads(line)
     except ValueError:

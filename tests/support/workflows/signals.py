@@ -1,4 +1,4 @@
-"""Processes of steps that run, and cancelling them as the runner does."""
+"""The processes of running steps, and how the runner cancels them."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ def cancel_step(artifacts: Path, words: str) -> None:
         for process in step_processes(artifacts, words):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, number)
-        if until(lambda: not list(step_processes(artifacts, words)), patience):
+        if wait_until(lambda: not list(step_processes(artifacts, words)), patience):
             return
 
 
 def step_processes(artifacts: Path, words: str) -> Iterator[int]:
-    """Processes of a harness's steps.
+    """Find the processes of a harness's steps.
 
     Args:
-        artifacts: the harness's folder of that name. Every step is told where it is, and nobody else is: other tests run at the same time.
-        words: in the command line, e.g. ``-m mlops run --from deploy``.
+        artifacts: the harness's folder of that name. Only its own steps have it in their environment.
+        words: part of the command line, e.g. ``-m mlops run --from deploy``.
     """
     mine = f"ARTIFACT_STORE={artifacts}".encode()
     for folder in Path("/proc").glob("[0-9]*"):
@@ -35,8 +35,8 @@ def step_processes(artifacts: Path, words: str) -> Iterator[int]:
                 yield int(folder.name)
 
 
-def until(condition: Callable[[], bool], seconds: float = 600.0) -> bool:
-    """Wait until something holds."""
+def wait_until(condition: Callable[[], bool], seconds: float = 600.0) -> bool:
+    """Wait until a condition holds; False if it does not in time."""
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
@@ -45,4 +45,4 @@ def until(condition: Callable[[], bool], seconds: float = 600.0) -> bool:
     return True
 
 
-__all__ = ["cancel_step", "step_processes", "until"]
+__all__ = ["cancel_step", "step_processes", "wait_until"]

@@ -1,4 +1,4 @@
-"""Repositories on disk, and the workflow files in them: read, rewritten, committed."""
+"""Repositories on disk, and the workflow files in them: reading, rewriting, committing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ REPOSITORY = "octo/chat"
 
 
 class Loader(yaml.SafeLoader):
-    """YAML 1.2's idea of a boolean: ``on`` is a word."""
+    """A loader with YAML 1.2's booleans: ``on`` is a string."""
 
 
 Loader.yaml_implicit_resolvers = {
@@ -28,7 +28,7 @@ Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|fal
 
 
 def read_workflow(path: Path) -> dict[str, Any]:
-    """A workflow or action file."""
+    """Read a workflow or action file."""
     document: dict[str, Any] = yaml.load(path.read_text(encoding="utf-8"), Loader)
     return document
 
@@ -39,38 +39,38 @@ def write_workflow(path: Path, document: dict[str, Any]) -> None:
 
 
 def inlined(caller: Mapping[str, Any], job_id: str, called: Mapping[str, Any]) -> dict[str, Any]:
-    """A workflow in which the jobs of a reusable workflow stand in the place of the job that calls it.
+    """Replace the job that calls a reusable workflow by the jobs of that workflow.
 
-    act ends a run behind a reusable workflow that has failed, whatever the ``if:`` of the jobs that need it; GitHub goes on. Inlined, they
-    run as they do there: the called jobs see the inputs' values and are skipped where the caller is, and who needs the caller needs all.
+    act ends a run after a reusable workflow has failed, whatever the ``if:`` of the jobs that need it; GitHub continues. Inlined, the jobs
+    run as on GitHub: they see the values of the inputs, they are skipped where the caller is, and a job that needs the caller needs all.
     """
     jobs = dict(caller["jobs"])
     calls = jobs.pop(job_id)
     assert not jobs.keys() & called["jobs"].keys()
     declared = called["on"]["workflow_call"]["inputs"]
-    values = {name: _expression(str(calls.get("with", {}).get(name, given.get("default", "")))) for name, given in declared.items()}
+    values = {name: _expression(str(calls.get("with", {}).get(name, each.get("default", "")))) for name, each in declared.items()}
 
-    def filled(part: Any) -> Any:
+    def fill(part: Any) -> Any:
         if isinstance(part, dict):
-            return {name: filled(value) for name, value in part.items()}
+            return {name: fill(value) for name, value in part.items()}
         if isinstance(part, list):
-            return [filled(value) for value in part]
+            return [fill(value) for value in part]
         return re.sub(r"\binputs\.([\w-]+)", lambda match: values[match[1]], part) if isinstance(part, str) else part
 
-    made = {}
+    inlined_jobs = {}
     for name, job in called["jobs"].items():
         conditions = [_bare(str(holder["if"])) for holder in (calls, job) if "if" in holder]
-        made[name] = filled(job) | {"env": filled(called.get("env", {})) | filled(job.get("env", {}))}
-        made[name] |= {"if": "${{ " + " && ".join(f"({filled(condition)})" for condition in conditions) + " }}"} if conditions else {}
+        inlined_jobs[name] = fill(job) | {"env": fill(called.get("env", {})) | fill(job.get("env", {}))}
+        inlined_jobs[name] |= {"if": "${{ " + " && ".join(f"({fill(condition)})" for condition in conditions) + " }}"} if conditions else {}
     for job in jobs.values():
         if job_id in (needs := job.get("needs", [])):
-            job["needs"] = [*([needs] if isinstance(needs, str) else needs), *made]
+            job["needs"] = [*([needs] if isinstance(needs, str) else needs), *inlined_jobs]
             job["needs"].remove(job_id)
-    return {**caller, "jobs": made | jobs}
+    return {**caller, "jobs": inlined_jobs | jobs}
 
 
 def _expression(value: str) -> str:
-    """What stands for an input in an expression."""
+    """Write an input's value as part of an expression."""
     parts = re.split(r"\$\{\{(.*?)\}\}", value)
     text = "".join(part if number % 2 == 0 else f"{{{number // 2}}}" for number, part in enumerate(parts)).replace("'", "''")
     if len(parts) == 1:
@@ -83,7 +83,7 @@ def _bare(condition: str) -> str:
 
 
 def copy_tree(source: Path, target: Path) -> None:
-    """The files that git knows or would add, as they are."""
+    """Copy the files that git tracks or would add, except the tests."""
     listed = subprocess.run(
         ["git", "-C", str(source), "ls-files", "-coz", "--exclude-standard"], capture_output=True, check=True, text=True
     ).stdout
@@ -94,14 +94,14 @@ def copy_tree(source: Path, target: Path) -> None:
 
 
 def make_repository(tree: Path) -> None:
-    """A git repository with one commit and the emulated origin."""
+    """Make a git repository with one commit and the emulated origin."""
     git(tree, "init", "--quiet", "--initial-branch", "main")
     git(tree, "remote", "add", "origin", f"https://github.com/{REPOSITORY}.git")
     commit(tree)
 
 
 def commit(tree: Path) -> str:
-    """Commit everything; the commit."""
+    """Commit everything and return the commit."""
     git(tree, "add", "--all")
     git(tree, "-c", "user.name=octocat", "-c", "user.email=octocat@example.org", "commit", "--quiet", "--allow-empty", "-m", "A change")
     return git(tree, "rev-parse", "HEAD")

@@ -1,4 +1,4 @@
-"""What the doubles of actions/upload-artifact and actions/download-artifact do. Standard library only; inputs come by environment.
+"""The doubles of actions/upload-artifact and actions/download-artifact. Standard library only; inputs come from the environment.
 
 An artifact is the folder ``$ARTIFACT_STORE/<run id>/<name>``. Rules as in the actions' READMEs (upload v7, download v8): the root is the
 least common ancestor of the files, an existing name is an error without ``overwrite``, an unknown one is an error.
@@ -13,16 +13,16 @@ from pathlib import Path
 
 
 def upload() -> str:
-    """Keep the files; empty, or why not."""
+    """Keep the files; return why that failed, or an empty string."""
     target = folder(os.environ["GITHUB_RUN_ID"]) / os.environ["NAME"]
-    files = found(os.environ["FILES"].splitlines())
+    files = matching_files(os.environ["FILES"].splitlines())
     if not files:
-        told = f"No files were found with the provided path: {os.environ['FILES'].strip()}. No artifacts will be uploaded."
+        message = f"No files were found with the provided path: {os.environ['FILES'].strip()}. No artifacts will be uploaded."
         level = os.environ["IF_NO_FILES_FOUND"]
         if level == "error":
-            return told
+            return message
         if level == "warn":
-            print(f"::warning::{told}")
+            print(f"::warning::{message}")
         return ""
     if target.exists():
         if os.environ["OVERWRITE"] != "true":
@@ -38,7 +38,7 @@ def upload() -> str:
 
 
 def download() -> str:
-    """Give the files back; empty, or why not."""
+    """Give the files back; return why that failed, or an empty string."""
     run = os.environ.get("RUN_ID") or os.environ["GITHUB_RUN_ID"]
     if run != os.environ["GITHUB_RUN_ID"] and not os.environ.get("TOKEN"):
         return "Input required and not supplied: github-token"
@@ -51,8 +51,8 @@ def download() -> str:
     return ""
 
 
-def found(patterns: list[str]) -> list[Path]:
-    """The files that the lines name; hidden ones are left out, as the action does."""
+def matching_files(patterns: list[str]) -> list[Path]:
+    """List the files that the patterns match, without hidden ones, as the action does."""
     workspace = Path(os.environ["GITHUB_WORKSPACE"])
     files: set[Path] = set()
     for pattern in filter(None, map(str.strip, patterns)):
@@ -71,7 +71,7 @@ def output(name: str, value: str) -> None:
 
 
 if __name__ == "__main__":
-    told = {"upload": upload, "download": download}[sys.argv[1]]()
-    if told:
-        print(f"::error::{told}")
-    sys.exit(1 if told else 0)
+    problem = {"upload": upload, "download": download}[sys.argv[1]]()
+    if problem:
+        print(f"::error::{problem}")
+    sys.exit(1 if problem else 0)
