@@ -1,10 +1,10 @@
-"""What scoring costs beside the forward passes that it can't do without, on the real small model and the suites of a target.
+"""The cost of scoring compared with bare forward passes, for the real small model and the suites of a target.
 
     .nox/local/bin/python benchmarks/evaluate.py [--target local] [--rows 60] [--repeats 5]
 
-Prints a table row for each way to go through a suite: seconds (median), tokens a second, and the ratio to the forward passes alone, which
-are the very batches of ``mlops/remote/likelihood.py`` put through the model and nothing else. The ways take turns, so that whatever else
-happens on the machine happens to all of them; a ratio is the median over the rounds. Needs the emulator's real weights.
+Prints a table row for each way of processing a suite: seconds (median), tokens per second, and the ratio to bare forward passes, which run
+the same batches as ``mlops/remote/likelihood.py`` through the model and do nothing else. The variants alternate, so that other load on the
+machine affects all of them. A ratio is the median over the rounds. Requires the emulator's real weights.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 from mlops.core.config import Config, load
 from mlops.core.run import Run
 from mlops.dataset.suites import freeze
-from mlops.emulator.registry.weights import standin
+from mlops.emulator.registry.weights import ensure_standin
 from mlops.prepare import prepare
 from mlops.remote import models
 from mlops.remote.encoding import EncodedSequence, encode
@@ -29,80 +29,78 @@ from mlops.remote.likelihood import batches, score
 from mlops.remote.suites import read_suite
 
 CACHE = Path.home() / ".cache" / "azureml-chat-mlops"
-Way = Callable[[], object]
+Variant = Callable[[], object]
 
 
 def main() -> int:
-    """Measure and print."""
+    """Run the benchmark and print its results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--target", default="local")
-    parser.add_argument("--rows", type=int, default=60, help="at most so many of each suite")
+    parser.add_argument("--rows", type=int, default=60, help="maximum number of rows of each suite")
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
     config = load(Path("pipeline.toml"), options.target)
     settings = config.evaluation
-    model, base = (models.load_model(standin("real", CACHE), None, settings.precision, "cpu") for _ in range(2))
+    model, base = (models.load_model(ensure_standin("real", CACHE), None, settings.precision, "cpu") for _ in range(2))
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
-        suites = frozen(config, Path(folder), options.rows)
+        suites = freeze_suites(config, Path(folder), options.rows)
         for name, path in suites.items():
             encoded = [encode(model.tokenizer, row, settings.max_tokens) for row in read_suite(name, path).rows]
             measure(name, encoded, model.model, base.model if name == "retention" else None, settings.batch_tokens, options.repeats)
     return 0
 
 
-def frozen(config: Config, folder: Path, rows: int) -> dict[str, Path]:
-    """Suite → file, as validation freezes them."""
+def freeze_suites(config: Config, folder: Path, rows: int) -> dict[str, Path]:
+    """Freeze the suites as the stage `validate` does and return suite → file."""
     run = Run(folder)
     prepared = prepare(config, run)
-    wanted = config.evaluation.model_copy(update={"target_rows": rows, "retention_rows": rows})
-    files, _ = freeze(run.directory / prepared.files["test_sft"].path, Path(wanted.retention_suite), folder, wanted)
+    settings = config.evaluation.model_copy(update={"target_rows": rows, "retention_rows": rows})
+    files, _ = freeze(run.directory / prepared.files["test_sft"].path, Path(settings.retention_suite), folder, settings)
     return {name: path for name, (path, _) in files.items()}
 
 
 def measure(name: str, rows: Sequence[Sequence[EncodedSequence]], model: Any, base: Any, batch_tokens: int, repeats: int) -> None:
-    """Go through a suite in every way, in turns, and print the table."""
+    """Time every variant on a suite, alternating between them, and print the table."""
     sequences = [sequence for row in rows for sequence in row if sequence.tokens]
     lengths = [len(sequence.ids) for sequence in sequences]
     bucketed = [[sequences[index] for index in batch] for batch in batches(lengths, batch_tokens)]
-    ways: dict[str, Way] = {
-        "forward passes alone": lambda: forward(model, bucketed),
+    variants: dict[str, Variant] = {
+        "forward passes": lambda: forward(model, bucketed),
         "score": lambda: score(model, rows, batch_tokens=batch_tokens),
-        "score, batches in the order of the file": lambda: [
-            score(model, part, batch_tokens=2**40) for part in unsorted(rows, batch_tokens)
-        ],
+        "score, batches in file order": lambda: [score(model, part, batch_tokens=2**40) for part in unsorted(rows, batch_tokens)],
         "score, one row at a time": lambda: score(model, rows, batch_tokens=1),
     }
     if base is not None:
-        ways |= {
-            "forward passes alone, of model and base": lambda: [forward(one, bucketed) for one in (model, base)],
+        variants |= {
+            "forward passes of model and base": lambda: [forward(either, bucketed) for either in (model, base)],
             "score with KL from the base": lambda: score(model, rows, batch_tokens=batch_tokens, base=base),
         }
-    forward(model, bucketed[-1:])  # so that nobody pays for the first call
-    took: dict[str, list[float]] = {way: [] for way in ways}
+    forward(model, bucketed[-1:])  # warm up
+    timings: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(repeats):
-        for way, go in ways.items():
+        for variant, function in variants.items():
             start = time.perf_counter()
-            go()
-            took[way].append(time.perf_counter() - start)
+            function()
+            timings[variant].append(time.perf_counter() - start)
     tokens, scored = sum(lengths), sum(sequence.tokens for sequence in sequences)
     in_file_order = [[len(sequence.ids) for row in part for sequence in row] for part in unsorted(rows, batch_tokens)]
     sys.stdout.write(
         f"\n{name}: {len(rows)} rows, {tokens} tokens, {scored} of them scored, {len(bucketed)} batches; padding is "
-        f"{padding([[len(sequence.ids) for sequence in batch] for batch in bucketed]):.1%} of what is computed, in the order of the file "
-        f"it would be {padding(in_file_order):.1%}\n\n| {name} | s | tokens/s | of the forward passes |\n|---|---|---|---|\n"
+        f"{padding([[len(sequence.ids) for sequence in batch] for batch in bucketed]):.1%} of the computed positions; in file order "
+        f"it would be {padding(in_file_order):.1%}\n\n| {name} | s | tokens/s | ratio to the forward passes |\n|---|---|---|---|\n"
     )
-    for way, seconds in took.items():
-        alone = took["forward passes alone, of model and base" if "base" in way else "forward passes alone"]
-        ratio = median(one / other for one, other in zip(seconds, alone, strict=True))
-        sys.stdout.write(f"| {way} | {median(seconds):.2f} | {tokens / median(seconds):,.0f} | {ratio:.2f} |\n")
+    for variant, seconds in timings.items():
+        baseline = timings["forward passes of model and base" if "base" in variant else "forward passes"]
+        ratio = median(one / other for one, other in zip(seconds, baseline, strict=True))
+        sys.stdout.write(f"| {variant} | {median(seconds):.2f} | {tokens / median(seconds):,.0f} | {ratio:.2f} |\n")
     sys.stdout.flush()
 
 
 def forward(model: Any, bucketed: Sequence[Sequence[EncodedSequence]]) -> float:
-    """The model's own forward pass over padded batches, with logits at every position, as it comes from the library.
+    """Run the library's own forward pass over padded batches, with logits at every position.
 
     Returns:
-        The sum of the last logits, so that they are really computed.
+        The sum of the last logits, which forces their computation.
     """
     import torch
 
@@ -121,7 +119,7 @@ def forward(model: Any, bucketed: Sequence[Sequence[EncodedSequence]]) -> float:
 
 
 def unsorted(rows: Sequence[Sequence[EncodedSequence]], batch_tokens: int) -> list[list[Sequence[EncodedSequence]]]:
-    """Batches of the same size made of neighbours in the file."""
+    """Group rows that are adjacent in the file into batches of the same size."""
     parts: list[list[Sequence[EncodedSequence]]] = [[]]
     for row in rows:
         longest = max(len(sequence.ids) for other in (*parts[-1], row) for sequence in other)
@@ -132,7 +130,7 @@ def unsorted(rows: Sequence[Sequence[EncodedSequence]], batch_tokens: int) -> li
 
 
 def padding(lengths: Sequence[Sequence[int]]) -> float:
-    """Share of the computed positions that are padding, in [0, 1)."""
+    """Return the share of padding among the computed positions, in [0, 1)."""
     computed = sum(max(batch) * len(batch) for batch in lengths)
     return 1 - sum(map(sum, lengths)) / computed
 

@@ -1,4 +1,4 @@
-"""Why the gate's interval is made as it is: its coverage beside that of the usual ones, on the same pairs and the same resamples."""
+"""Coverage of the gate's interval compared with common methods, on the same pairs and the same resamples."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from benchmarks.gate_pairs import Cell, pair
 from mlops.judging.statistics import bootstrap
 from mlops.judging.statistics.bootstrap import RESAMPLES, SEED, paired_bootstrap
 
-__all__ = ["METHODS", "missed"]
+__all__ = ["METHODS", "miss_rates"]
 
-METHODS = ("percentile", "BCa", "Student's t", "studentised", "the gate's")
+METHODS = ("percentile", "BCa", "Student's t", "studentized", "the gate's")
 _TAIL = 0.025
 
 Floats = npt.NDArray[np.float64]
 
 
-def missed(trials: int, cell: Cell) -> Floats:
-    """How often each method's interval lies above the true difference of equal models, and below: shape [methods, 2]."""
+def miss_rates(trials: int, cell: Cell) -> Floats:
+    """Measure how often each method's interval lies above and below the true difference of equal models: shape [methods, 2]."""
     generator = cell.generator(5)
-    seen = np.zeros((len(METHODS), 2))
+    misses = np.zeros((len(METHODS), 2))
     for _ in range(trials):
         models = pair(cell, generator).models
         candidate, base = (models[role].rows["target"] for role in ("candidate", "base"))
         ends = np.array(intervals(candidate.nll - base.nll, candidate.tokens))
-        seen += np.stack([ends[:, 0] > 0, ends[:, 1] < 0], axis=1)
-    return seen / trials
+        misses += np.stack([ends[:, 0] > 0, ends[:, 1] < 0], axis=1)
+    return misses / trials
 
 
 def intervals(difference: Floats, tokens: Floats) -> list[tuple[float, float]]:
-    """95 % intervals of Σ difference / Σ tokens, in the order of the methods."""
+    """Compute the 95 % intervals of Σ difference / Σ tokens, in the order of METHODS."""
     gate = paired_bootstrap(difference, tokens, confidence=1 - 2 * _TAIL)
     residuals = difference - gate.value * tokens
     counts = bootstrap._counts(len(tokens), RESAMPLES, SEED)
@@ -42,7 +42,7 @@ def intervals(difference: Floats, tokens: Floats) -> list[tuple[float, float]]:
     low, high = np.quantile(shift / error, [_TAIL, 1 - _TAIL])
     return [
         around(gate.value, *np.quantile(shift, [_TAIL, 1 - _TAIL])),
-        around(gate.value, *np.quantile(shift, accelerated(shift, residuals, tokens))),
+        around(gate.value, *np.quantile(shift, bca_quantiles(shift, residuals, tokens))),
         around(gate.value, -students, students),
         around(gate.value, -high * gate.standard_error, -low * gate.standard_error),
         (gate.low, gate.high),
@@ -50,17 +50,17 @@ def intervals(difference: Floats, tokens: Floats) -> list[tuple[float, float]]:
 
 
 def around(value: float, low: float, high: float) -> tuple[float, float]:
-    """An interval."""
+    """Return the interval with these ends, relative to a value."""
     return value + low, value + high
 
 
 def moments(residuals: Floats, tokens: Floats) -> npt.NDArray[np.float32]:
-    """Shape [5, rows]."""
+    """Stack the terms of the ratio's variance: shape [5, rows]."""
     return np.stack([residuals, tokens, residuals**2, residuals * tokens, tokens**2]).astype(np.float32)
 
 
-def accelerated(shift: Floats, residuals: Floats, tokens: Floats) -> Floats:
-    """Quantiles of BCa (Efron & Tibshirani 1993, §14.3)."""
+def bca_quantiles(shift: Floats, residuals: Floats, tokens: Floats) -> Floats:
+    """Compute the quantiles of BCa (Efron & Tibshirani 1993, §14.3)."""
     left_out = -residuals / (tokens.sum() - tokens)
     influence = left_out.mean() - left_out
     acceleration = (influence**3).sum() / (6 * (influence**2).sum() ** 1.5)

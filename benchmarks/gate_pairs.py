@@ -1,14 +1,14 @@
-"""Made-up scores of a candidate and a baseline over the same rows, of which the truth is known.
+"""Simulated scores of a candidate and a baseline on the same rows, with a known true difference.
 
-A row has ``tokens`` and a difficulty in nats per token that both models share; each model's own noise is added to it, and nll is
-tokens × (difficulty + noise). So the models' scores are correlated over rows, and long rows weigh more. Five kinds of noise, each with
-mean 0, so that a candidate is worse by exactly what is asked for and no more:
+A row has ``tokens`` and a difficulty in nats per token that both models share. Each model adds its own noise, and nll is
+tokens × (difficulty + noise). So the models' scores are correlated over rows, and long rows weigh more. There are five kinds of noise, all
+with mean 0, so that a candidate is worse by exactly the requested amount:
 
-- light: both normal (cut at three standard deviations, so that no loss is negative);
-- heavy: both Lomax with shape 3; their difference has the tails of Student's t at three degrees of freedom;
-- log-normal: both a factor on a log-normal difficulty: a few rows make most of the loss, and differ most;
-- spikes: log-normal with σ = 1 (skewness 6), the candidate's only: it is a little better on most rows and much worse on a few;
-- dips: the same of the baseline only: the candidate is much better on a few rows.
+- light: normal for both models (clipped at three standard deviations, so that no loss is negative)
+- heavy: Lomax with shape 3 for both; the difference has the tails of Student's t with three degrees of freedom
+- log-normal: for both, a factor on a log-normal difficulty; a few rows make up most of the loss and differ most
+- spikes: log-normal with σ = 1 (skewness 6) for the candidate only; it is slightly better on most rows and much worse on a few
+- dips: the same for the baseline only; the candidate is much better on a few rows
 """
 
 from __future__ import annotations
@@ -33,39 +33,39 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Cell:
-    """What pairs are drawn from."""
+    """Parameters of the distribution that pairs are drawn from."""
 
     rows: int
     noise: str = "light"
     lengths: float = 0.6
-    """Standard deviation of the rows' log lengths; chat data has 0.5 to 0.7; 0 makes all rows equally long."""
+    """Standard deviation of the rows' log lengths; 0.5 to 0.7 in chat data; 0 makes all rows equally long."""
     correlation: float = 0.9
-    """Of the models' nll per token over rows."""
+    """Correlation of the models' nll per token over the rows."""
 
     def generator(self, *purpose: int) -> np.random.Generator:
-        """Its own random numbers, the same in every run."""
-        named = [self.rows, NOISES.index(self.noise), round(self.lengths * 100), round(self.correlation * 1000)]
-        return np.random.default_rng([*named, *purpose])
+        """Return a random generator for this cell and purpose, the same in every run."""
+        parameters = [self.rows, NOISES.index(self.noise), round(self.lengths * 100), round(self.correlation * 1000)]
+        return np.random.default_rng([*parameters, *purpose])
 
 
 def pair(cell: Cell, generator: np.random.Generator, *, worse: float = 0.0, relative: bool = False) -> Evidence:
-    """Scores of a candidate that is worse by so many nats per token, or by such a fraction of the baseline's true figure."""
+    """Draw scores of a candidate that is worse by ``worse`` nats per token, or by this fraction of the baseline's true value."""
     tokens = np.ones(cell.rows) * _MEDIAN_TOKENS
     if cell.lengths:
         tokens = np.maximum(1.0, np.round(tokens * np.exp(cell.lengths * generator.standard_normal(cell.rows))))
-    difficulty, candidate, baseline = _noises(cell, generator)
-    shifted = difficulty * (1 + worse) if relative else difficulty + worse
-    return evidence(tokens, tokens * (shifted + candidate), tokens * (difficulty + baseline))
+    difficulty, candidate, baseline = _draw_noise(cell, generator)
+    candidate_difficulty = difficulty * (1 + worse) if relative else difficulty + worse
+    return evidence(tokens, tokens * (candidate_difficulty + candidate), tokens * (difficulty + baseline))
 
 
 def evidence(tokens: Floats, candidate: Floats, baseline: Floats) -> Evidence:
-    """What the gate sees of two models' nll: shape [rows] each."""
+    """Make the gate's evidence from two models' nll: shape [rows] each."""
     models = {"candidate": _model("candidate", tokens, candidate), "base": _model("base", tokens, baseline)}
     return Evidence(models=models, suite_digests={_SUITE: "frozen"}, overlapping={})
 
 
-def _noises(cell: Cell, generator: np.random.Generator) -> tuple[Floats, Floats, Floats]:
-    """Difficulty, candidate's noise and baseline's noise in nats per token: shape [rows] each."""
+def _draw_noise(cell: Cell, generator: np.random.Generator) -> tuple[Floats, Floats, Floats]:
+    """Draw the difficulty and the noise of candidate and baseline in nats per token: shape [rows] each."""
     normal = functools.partial(generator.standard_normal, cell.rows)
     if cell.noise == "log-normal":
         difficulty = np.exp(0.8 * normal())
@@ -75,30 +75,30 @@ def _noises(cell: Cell, generator: np.random.Generator) -> tuple[Floats, Floats,
         factors = [np.exp(sigma * normal() - sigma**2 / 2) - 1 for _ in range(2)]
         return difficulty, difficulty * factors[0], difficulty * factors[1]
     difficulty = 2 + np.exp(0.5 * normal())
-    spread = math.sqrt(math.exp(0.25) * (math.exp(0.25) - 1))
-    nothing = np.zeros(cell.rows)
+    deviation = math.sqrt(math.exp(0.25) * (math.exp(0.25) - 1))
+    zeros = np.zeros(cell.rows)
     if cell.noise in ("spikes", "dips"):
         noise = np.exp(normal()) - math.exp(0.5)
-        noise *= spread * math.sqrt(1 / cell.correlation**2 - 1) / math.sqrt(math.e * (math.e - 1))
-        return (difficulty, noise, nothing) if cell.noise == "spikes" else (difficulty, nothing, noise)
-    scale = spread * math.sqrt(1 / cell.correlation - 1)
+        noise *= deviation * math.sqrt(1 / cell.correlation**2 - 1) / math.sqrt(math.e * (math.e - 1))
+        return (difficulty, noise, zeros) if cell.noise == "spikes" else (difficulty, zeros, noise)
+    scale = deviation * math.sqrt(1 / cell.correlation - 1)
     if cell.noise == "heavy":
-        # Mean 1/2 and variance 3/4.
+        # The Lomax distribution with shape 3 has mean 1/2 and variance 3/4.
         return difficulty, *((generator.pareto(3.0, cell.rows) - 0.5) / math.sqrt(0.75) * scale for _ in range(2))
     return difficulty, *(np.clip(normal(), -3, 3) * scale for _ in range(2))
 
 
 def _model(role: str, tokens: Floats, nll: Floats) -> ModelEvidence:
-    ids, nothing = _ids(len(tokens)), np.full(len(tokens), np.nan)
+    ids, zeros = _ids(len(tokens)), np.full(len(tokens), np.nan)
     rows = Rows(
         ids=ids,
         kinds=("",) * len(ids),
         inputs=ids,
         tokens=tokens,
         nll=nll,
-        kl=nothing,
+        kl=zeros,
         greedy_tokens=np.zeros(len(ids)),
-        rouge_l=nothing,
+        rouge_l=zeros,
         answered=np.zeros(len(ids), dtype=np.bool_),
     )
     return ModelEvidence(

@@ -1,9 +1,9 @@
-"""How long the main job takes and how much memory it needs: a first run on an empty state, then a second with nothing changed.
+"""Time and memory of the main job: a first run with an empty state, then a second run without changes.
 
     .nox/local/bin/python benchmarks/pipeline.py [--target local] [--weights real]
 
-Prints a table row for each run: wall time of the whole command, peak resident memory of all its processes together (proportional set
-size, so that pages which processes share count once; sampled twice a second), and the ratio to the first run. Linux only.
+Prints a table row for each run: wall time of the whole command, ratio to the first run, and peak memory of all its processes together
+(proportional set size, so that shared pages count once; sampled twice per second). Linux only.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import psutil
 
 
 def main() -> int:
-    """Run the pipeline twice and print what it took; the exit code of the first run that failed, else 0."""
+    """Run the pipeline twice and print the measurements. Return the exit code of the first failed run, or 0."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--target", default="local")
     arguments.add_argument("--weights", default="real")
@@ -27,10 +27,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
         emulator = [sys.executable, "-m", "mlops.emulator", "--weights", options.weights, "--state", f"{folder}/azure", "--"]
         pipeline = [sys.executable, "-m", "mlops", "run", "--target", options.target, "--run", f"{folder}/run"]
-        sys.stdout.write("| run | s | of the first | peak memory, GiB |\n|---|---|---|---|\n")
+        sys.stdout.write("| run | s | ratio to the first run | peak memory, GiB |\n|---|---|---|---|\n")
         first = 0.0
-        for name in ("first", "second, nothing changed"):
-            code, seconds, peak = measured([*emulator, *pipeline], Path(folder, f"{name.split(',')[0]}.log"))
+        for name in ("first", "second, no changes"):
+            code, seconds, peak = measure([*emulator, *pipeline], Path(folder, f"{name.split(',')[0]}.log"))
             if code != 0:
                 sys.stderr.write(Path(folder, f"{name.split(',')[0]}.log").read_text()[-5000:])
                 return code
@@ -40,23 +40,23 @@ def main() -> int:
     return 0
 
 
-def measured(command: list[str], log: Path) -> tuple[int, float, int]:
-    """Exit code, wall time in seconds and peak memory in bytes of a command and its descendants."""
+def measure(command: list[str], log: Path) -> tuple[int, float, int]:
+    """Run a command; return its exit code, its wall time in seconds and the peak memory of its process tree in bytes."""
     start, peak = time.monotonic(), 0
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output)
-        family = psutil.Process(process.pid)
+        root_process = psutil.Process(process.pid)
         while process.poll() is None:
-            peak = max(peak, memory(family))
+            peak = max(peak, memory(root_process))
             time.sleep(0.5)
     return process.returncode, time.monotonic() - start, peak
 
 
-def memory(family: psutil.Process) -> int:
-    """Proportional set size of a process and its descendants, in bytes; those that have just ended count as nothing."""
+def memory(root_process: psutil.Process) -> int:
+    """Return the proportional set size of a process and its descendants in bytes. Processes that have just ended are ignored."""
     total = 0
     try:
-        members = [family, *family.children(recursive=True)]
+        members = [root_process, *root_process.children(recursive=True)]
     except psutil.NoSuchProcess:
         return 0
     for member in members:

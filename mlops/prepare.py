@@ -22,9 +22,9 @@ from mlops.core.records import Prepared
 from mlops.core.reuse import reuse_key
 from mlops.core.run import Run, file_sha256
 from mlops.dataset import fingerprint
-from mlops.dataset.conversation import SPLITS, Conversation, Unreadable, encode, hash64, normalise
+from mlops.dataset.conversation import SPLITS, Conversation, InvalidRow, encode, hash64, normalize
 from mlops.dataset.rows import Rows
-from mlops.dataset.sources import Source, open_source
+from mlops.dataset.sources import Source, find_source
 
 __all__ = ["EXCLUDED", "main", "prepare", "sample", "settings_key", "shorten"]
 
@@ -41,7 +41,7 @@ ORDER = ("test_sft", "test_gen", "train_sft", "train_gen")
 """Test splits come first: a conversation that is in both is then dropped from the training split, not from the test split."""
 
 MAX_LISTED = 20
-"""How many unreadable rows an error lists; the others are only counted."""
+"""How many invalid rows an error lists; the others are only counted."""
 
 
 def prepare(config: Config, run: Run) -> Prepared:
@@ -57,7 +57,7 @@ def prepare(config: Config, run: Run) -> Prepared:
         DataError: it can't be loaded, or a split is missing or empty.
         ValidationFailed: some rows are not conversations; with file, line and rule.
     """
-    source = open_source(config.data)
+    source = find_source(config.data)
     key = settings_key(config.data, source)
     if (earlier := _find_unchanged(run, source, key)) is not None:
         console.info(
@@ -121,7 +121,7 @@ def shorten(row: Conversation, max_messages: int | None, split: str) -> Conversa
 
 
 def _select(
-    split: str, rows: Rows, data: DataConfig, hashes: set[int], dropped: Counter[str], problems: list[tuple[str, Unreadable]]
+    split: str, rows: Rows, data: DataConfig, hashes: set[int], dropped: Counter[str], problems: list[tuple[str, InvalidRow]]
 ) -> Iterator[Conversation]:
     """Yield the rows of a split that pass the limits, ordered by hash.
 
@@ -131,11 +131,11 @@ def _select(
         data: percentage and limits.
         hashes: of the conversations kept so far, in any split; is added to.
         dropped: reason → number of dropped rows; is added to.
-        problems: unreadable rows and where they are; is added to.
+        problems: invalid rows and where they are; is added to.
     """
     order = sample(rows, data.percent, data.seed)
     for index, row in zip(order, rows.take(order), strict=True):
-        if isinstance(row, Unreadable):
+        if isinstance(row, InvalidRow):
             problems.append((rows.where(index), row))
             continue
         short = shorten(row, data.max_messages, split)
@@ -144,7 +144,7 @@ def _select(
             continue
         if data.deduplicate:
             # After the cut, because it can make two conversations equal.
-            key = hash64(*(part for message in short.messages for part in (message.role.encode(), normalise(message.content))))
+            key = hash64(*(part for message in short.messages for part in (message.role.encode(), normalize(message.content))))
             if key in hashes:
                 dropped["repeated"] += 1
                 continue
@@ -154,7 +154,7 @@ def _select(
 
 def _write(run: Run, split: str, rows: Rows, data: DataConfig, hashes: set[int], dropped: Counter[str]) -> tuple[Path, int]:
     """Write a split to a temporary file; return its path and its number of rows."""
-    problems = rows.unreadable()
+    problems = rows.invalid_rows()
     limit = data.max_rows.get(split)
     temporary = run.path("data", f".{split}.jsonl.new")
     progress = console.Progress(f"rows of {split}")
@@ -168,7 +168,7 @@ def _write(run: Run, split: str, rows: Rows, data: DataConfig, hashes: set[int],
         os.fsync(file.fileno())
     if problems:
         temporary.unlink()
-        raise _unreadable(problems)
+        raise _invalid_rows_error(problems)
     progress.close()
     for reason, count in sorted(dropped.items()):
         console.info(f"    dropped: {count} {reason}")
@@ -213,7 +213,7 @@ def _check_splits(source: Source, splits: Mapping[str, Rows]) -> None:
             raise DataError(f"The split {split} of {source.name} is empty.", "use a data set with rows in each of the four splits")
 
 
-def _unreadable(problems: Sequence[tuple[str, Unreadable]]) -> ValidationFailed:
+def _invalid_rows_error(problems: Sequence[tuple[str, InvalidRow]]) -> ValidationFailed:
     listed = [f"{where}: {problem.rule}: {problem}" for where, problem in problems[:MAX_LISTED]]
     if len(problems) > MAX_LISTED:
         listed.append(f"… and {len(problems) - MAX_LISTED} more")

@@ -173,7 +173,7 @@ def test_repeated_rows_are_left_out_and_a_test_split_keeps_its_own(tmp_path: Pat
 
     assert prepare(config(source, deduplicate=False), run).dropped == {}
     found = check({split: run.directory / "data" / f"{split}.jsonl" for split in SPLITS}).findings
-    assert {finding.rule for finding in found} == {"overlap.exact", "duplicate.normalised", "prompt.mismatch"}
+    assert {finding.rule for finding in found} == {"overlap.exact", "duplicate.normalized", "prompt.mismatch"}
 
 
 def test_a_cut_that_makes_conversations_equal_leaves_one(tmp_path: Path, run: Run) -> None:

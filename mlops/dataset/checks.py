@@ -1,10 +1,11 @@
-"""The rules that conversations obey before a GPU is paid for. Every finding has a rule, a file and a line.
+"""Checks of conversations before any GPU time is paid for. Every finding has a rule, a file and a line.
 
-Rules on a row follow what fine-tuning does with it: the component ``chat_completion_pipeline`` stops at a system message that isn't first,
-at one without a user's turn, and where no assistant token is left; its chat templates expect user and assistant by turns. It checks none
-of this before the GPU runs. Rules across rows keep duplicates from counting twice, and test rows out of the training data.
+Rules for single rows follow from what fine-tuning does with them. The component ``chat_completion_pipeline`` fails on a system message
+that isn't first, on one without a user turn, and on rows without assistant tokens; its chat templates expect user and assistant to
+alternate. It checks none of this before the GPU runs. Rules across rows keep duplicates from counting twice, and test rows out of the
+training data.
 
-Memory: five 64-bit hashes and no text for each row (40 bytes); two rows are held equal when their hashes are.
+Memory: five 64-bit hashes per row (40 bytes) and no text. Two rows are considered equal if their hashes are equal.
 """
 
 from __future__ import annotations
@@ -17,61 +18,61 @@ from typing import TYPE_CHECKING, Literal
 
 from mlops.core import console
 from mlops.core.records import Finding
-from mlops.dataset.conversation import Conversation, Message, RetentionItem, Unreadable, hash64, normalise, read_jsonl
+from mlops.dataset.conversation import Conversation, InvalidRow, Message, RetentionItem, hash64, normalize, read_jsonl
 
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["RETENTION", "RULES", "Checked", "check", "check_row"]
+__all__ = ["RETENTION", "RULES", "TRAINING_SPLIT", "CheckResult", "check", "check_row"]
 
 RETENTION = "retention"
-"""The name under which the retention suite is checked along with the splits."""
+"""The name of the retention suite when it is checked together with the splits."""
 
 LONG_PROMPT = 40
-"""Normalised bytes. The same first prompt in training and test says something only where it is no mere greeting."""
+"""In normalized bytes. A first prompt that is shared by training and test is only reported if it is longer than a mere greeting."""
 
 RULES: Mapping[str, tuple[Literal["error", "warning"], str]] = {
-    "json.blank": ("error", "every line holds an object"),
+    "json.blank": ("error", "every line contains an object"),
     "json.bom": ("error", "no byte order mark"),
-    "json.duplicate-key": ("error", "no key stands twice in an object"),
+    "json.duplicate-key": ("error", "no key appears twice in an object"),
     "json.encoding": ("error", "UTF-8"),
-    "json.malformed": ("error", "JSON as the standard has it: no NaN, no lone surrogates"),
-    "json.too-long": ("error", "no line beyond the limit"),
-    "schema.field": ("error", "prompt, messages, prompt_id, of the right types; role and content alone in a message"),
+    "json.malformed": ("error", "standard JSON: no NaN, no lone surrogates"),
+    "json.too-long": ("error", "no line exceeds the limit"),
+    "schema.field": ("error", "a row has prompt, messages and prompt_id of the right types; a message has only role and content"),
     "split.empty": ("error", "a split has rows"),
     "id.empty": ("error", "a row has a prompt_id"),
-    "id.duplicate": ("warning", "a prompt_id stands once in a split"),
+    "id.duplicate": ("warning", "a prompt_id appears once per split"),
     "prompt.mismatch": ("warning", "prompt is the first user message"),
-    "text.empty": ("error", "no text is empty or white space"),
+    "text.empty": ("error", "no text is empty or only white space"),
     "messages.empty": ("error", "a conversation has messages"),
     "role.unknown": ("error", "a role is system, user or assistant"),
     "role.system": ("error", "at most one system message, and it comes first"),
-    "role.order": ("error", "user and assistant take turns, the user first"),
-    "role.ending": ("error", "a conversation to learn from ends with the assistant"),
-    "assistant.missing": ("error", "a conversation to learn from has an assistant's turn"),
-    "generation.ending": ("warning", "the conversations of a *_gen split end as those to learn from do"),
-    "duplicate.exact": ("warning", "a conversation stands once in a split"),
-    "duplicate.normalised": ("warning", "… also when case, white space and punctuation don't count"),
-    "overlap.exact": ("error", "nothing that models are judged on is in the training data"),
-    "overlap.normalised": ("error", "… also when case, white space and punctuation don't count"),
-    "overlap.prompt": ("warning", "a long first prompt is not shared by training and test"),
+    "role.order": ("error", "user and assistant alternate, starting with the user"),
+    "role.ending": ("error", "a training conversation ends with the assistant"),
+    "assistant.missing": ("error", "a training conversation has an assistant turn"),
+    "generation.ending": ("warning", "the conversations of a *_gen split end with the assistant"),
+    "duplicate.exact": ("warning", "a conversation appears once per split"),
+    "duplicate.normalized": ("warning", "the same, ignoring case, white space and punctuation"),
+    "overlap.exact": ("error", "no evaluation row is in the training data"),
+    "overlap.normalized": ("error", "the same, ignoring case, white space and punctuation"),
+    "overlap.prompt": ("warning", "training and test share no long first prompt"),
 }
-"""Rule → severity and what it demands."""
+"""Rule → severity and requirement."""
 
-TRAINED_ON = "train_sft"
-JUDGED_ON = ("test_sft", "test_gen", RETENTION)
-"""What must not be in it. ``test_gen`` too: its answers are shown to people as what the model can do."""
+TRAINING_SPLIT = "train_sft"
+EVALUATION_SPLITS = ("test_sft", "test_gen", RETENTION)
+"""Splits that must not overlap with the training split. This includes ``test_gen``, whose answers are shown to reviewers."""
 
 
 @dataclass(frozen=True)
-class Checked:
-    """What was looked at, and what was found, in the order of the files and lines."""
+class CheckResult:
+    """The number of rows per split, and the findings in the order of files and lines."""
 
     rows: Mapping[str, int]
     findings: tuple[Finding, ...]
 
 
-def check(files: Mapping[str, Path]) -> Checked:
+def check(files: Mapping[str, Path]) -> CheckResult:
     """Check JSON Lines files.
 
     Args:
@@ -80,42 +81,42 @@ def check(files: Mapping[str, Path]) -> Checked:
     Raises:
         OSError: a file can't be read.
     """
-    columns, findings, rows = {}, [], {}
+    hashes, findings, rows = {}, [], {}
     for split, path in files.items():
-        columns[split] = found = _Columns(path)
+        hashes[split] = _RowHashes(path)
         ends_with_user: list[int] = []
         progress = console.Progress(f"rows of {split} checked")
         for number, row in read_jsonl(path, RetentionItem if split == RETENTION else Conversation):
             progress.advance()
-            if isinstance(row, Unreadable):
+            if isinstance(row, InvalidRow):
                 findings.append(_finding(row.rule, path, number, str(row)))
                 continue
-            problems = list(check_row(row, learn=not split.endswith("_gen")))
+            problems = list(check_row(row, for_training=not split.endswith("_gen")))
             findings += [_finding(rule, path, number, f"{message} (prompt_id {row.prompt_id!r})") for rule, message in problems]
             if not problems and split.endswith("_gen") and row.messages[-1].role != "assistant":
                 ends_with_user.append(number)
-            found.add(number, row)
+            hashes[split].add(number, row)
         progress.close()
         rows[split] = progress.done
         if not progress.done:
             findings.append(_finding("split.empty", path, 1, "the file has no rows"))
         if ends_with_user:
             share = f"{len(ends_with_user):,} of {progress.done:,} conversations"
-            message = f"{share} end with the user's turn: fit to generate from, not to learn from"
+            message = f"{share} end with a user turn: they can be used for generation, but not for training"
             findings.append(_finding("generation.ending", path, ends_with_user[0], message))
-        findings += found.duplicates()
-    for split in JUDGED_ON:
-        if split in columns and TRAINED_ON in columns:
-            findings += columns[split].overlaps(columns[TRAINED_ON])
-    return Checked(rows, tuple(findings))
+        findings += hashes[split].duplicates()
+    for split in EVALUATION_SPLITS:
+        if split in hashes and TRAINING_SPLIT in hashes:
+            findings += hashes[split].overlaps(hashes[TRAINING_SPLIT])
+    return CheckResult(rows, tuple(findings))
 
 
-def check_row(row: Conversation, *, learn: bool) -> Iterator[tuple[str, str]]:
-    """The rules that one row breaks, with what is wrong.
+def check_row(row: Conversation, *, for_training: bool) -> Iterator[tuple[str, str]]:
+    """Yield the rules that a row breaks, each with a description of the problem.
 
     Args:
         row: a conversation.
-        learn: whether it is to be learnt from or judged on, so that it must end with the assistant.
+        for_training: whether it is used for training or scoring, so that it must end with the assistant.
     """
     if not row.prompt_id.strip():
         yield "id.empty", "prompt_id is empty"
@@ -131,7 +132,7 @@ def check_row(row: Conversation, *, learn: bool) -> Iterator[tuple[str, str]]:
     for position, role in unknown:
         yield "role.unknown", f"messages[{position}].role is {role!r}, not one of {', '.join(_ROLES)}"
     if not unknown:
-        yield from _check_order(row.messages, learn)
+        yield from _check_order(row.messages, for_training)
     first = next((message.content for message in row.messages if message.role == "user"), None)
     if first is not None and row.prompt.strip() and first.strip() != row.prompt.strip():
         yield "prompt.mismatch", "prompt differs from the first user message"
@@ -140,100 +141,102 @@ def check_row(row: Conversation, *, learn: bool) -> Iterator[tuple[str, str]]:
 _ROLES = ("system", "user", "assistant")
 
 
-def _check_order(messages: list[Message], learn: bool) -> Iterator[tuple[str, str]]:
+def _check_order(messages: list[Message], for_training: bool) -> Iterator[tuple[str, str]]:
     for position, message in enumerate(messages):
         if message.role == "system" and position:
             yield "role.system", f"messages[{position}] is a system message, which may only be the first"
     turns = [(position, message.role) for position, message in enumerate(messages) if message.role != "system"]
     if not turns:
-        yield "role.order", "there is a system message, but no user's turn"
+        yield "role.order", "there is a system message, but no user turn"
         return
-    wanted = "user"
+    expected = "user"
     for position, role in turns:
-        if role != wanted:
-            yield "role.order", f"messages[{position}] is the {role}'s where the {wanted}'s turn is due"
+        if role != expected:
+            yield "role.order", f"messages[{position}] has role {role}, but the next turn should be the {expected}'s"
             return
-        wanted = "assistant" if role == "user" else "user"
-    if learn and len(turns) == 1:
-        yield "assistant.missing", "the assistant says nothing, so there is nothing to learn from"
-    elif learn and turns[-1][1] != "assistant":
-        yield "role.ending", f"messages[{turns[-1][0]}], the last, is the {turns[-1][1]}'s; it must be the assistant's"
+        expected = "assistant" if role == "user" else "user"
+    if for_training and len(turns) == 1:
+        yield "assistant.missing", "there is no assistant turn, so there is nothing to learn"
+    elif for_training and turns[-1][1] != "assistant":
+        yield "role.ending", f"the last message, messages[{turns[-1][0]}], has role {turns[-1][1]}; it must be the assistant's"
 
 
 @dataclass
-class _Columns:
-    """What is remembered of a file's rows."""
+class _RowHashes:
+    """Line numbers and hashes of a file's rows."""
 
     path: Path
     numbers: array[int] = field(default_factory=lambda: array("Q"))
     ids: array[int] = field(default_factory=lambda: array("Q"))
     exact: array[int] = field(default_factory=lambda: array("Q"))
-    normalised: array[int] = field(default_factory=lambda: array("Q"))
+    normalized: array[int] = field(default_factory=lambda: array("Q"))
     prompts: array[int] = field(default_factory=lambda: array("Q"))
-    """0 for a prompt too short to say anything."""
+    """0 for prompts shorter than :data:`LONG_PROMPT`."""
 
     def add(self, number: int, row: Conversation) -> None:
-        said = [(message.role.encode(), message.content) for message in row.messages]
-        # A row without messages has been reported; hashing its number keeps it from being a duplicate as well.
-        marks = [] if said else [number.to_bytes(8, "little")]
+        messages = [(message.role.encode(), message.content) for message in row.messages]
+        # A row without messages has already been reported. Hashing its number keeps it from being reported as a duplicate, too.
+        salt = [] if messages else [number.to_bytes(8, "little")]
         self.numbers.append(number)
         self.ids.append(hash64(row.prompt_id.encode()))
-        self.exact.append(hash64(*marks, *(part for role, text in said for part in (role, text.encode()))))
-        self.normalised.append(hash64(*marks, *(part for role, text in said for part in (role, normalise(text)))))
-        prompt = normalise(row.prompt)
+        self.exact.append(hash64(*salt, *(part for role, text in messages for part in (role, text.encode()))))
+        self.normalized.append(hash64(*salt, *(part for role, text in messages for part in (role, normalize(text)))))
+        prompt = normalize(row.prompt)
         self.prompts.append(hash64(prompt) if len(prompt) >= LONG_PROMPT else 0)
 
     def duplicates(self) -> Iterator[Finding]:
-        """Rows that an earlier row of the file repeats, by the strictest rule that says so; and repeated ids of different rows."""
-        exact, normalised, ids = _earlier(self.exact), _earlier(self.normalised), _earlier(self.ids)
+        """Yield rows that repeat an earlier row, under the strictest rule that applies, and different rows with the same id."""
+        exact, normalized, ids = _find_repetitions(self.exact), _find_repetitions(self.normalized), _find_repetitions(self.ids)
         for index in range(len(self.numbers)):
             if (same := exact.get(index)) is not None:
-                yield self._finding("duplicate.exact", index, f"says the same as line {self.numbers[same]}")
-            elif (same := normalised.get(index)) is not None:
-                yield self._finding("duplicate.normalised", index, f"says nearly the same as line {self.numbers[same]}")
+                yield self._finding("duplicate.exact", index, f"repeats line {self.numbers[same]}")
+            elif (same := normalized.get(index)) is not None:
+                yield self._finding("duplicate.normalized", index, f"is nearly the same as line {self.numbers[same]}")
             elif (same := ids.get(index)) is not None:
-                yield self._finding("id.duplicate", index, f"has the prompt_id of line {self.numbers[same]}, which says something else")
+                yield self._finding(
+                    "id.duplicate", index, f"has the prompt_id of line {self.numbers[same]}, which is a different conversation"
+                )
 
-    def overlaps(self, training: _Columns) -> Iterator[Finding]:
-        """Rows of this file that the training data has too, by the strictest rule that says so."""
-        exact, normalised = _shared(self.exact, training.exact), _shared(self.normalised, training.normalised)
-        prompts = _shared(self.prompts, training.prompts)
+    def overlaps(self, training: _RowHashes) -> Iterator[Finding]:
+        """Yield rows that are also in the training data, under the strictest rule that applies."""
+        exact, normalized = _find_matches(self.exact, training.exact), _find_matches(self.normalized, training.normalized)
+        prompts = _find_matches(self.prompts, training.prompts)
         for index in range(len(self.numbers)):
             if (same := exact.get(index)) is not None:
                 yield self._finding("overlap.exact", index, f"is in the training data: {training.path}:{training.numbers[same]}")
-            elif (same := normalised.get(index)) is not None:
+            elif (same := normalized.get(index)) is not None:
                 yield self._finding(
-                    "overlap.normalised", index, f"is nearly in the training data: {training.path}:{training.numbers[same]}"
+                    "overlap.normalized", index, f"is nearly the same as a training row: {training.path}:{training.numbers[same]}"
                 )
             elif (same := prompts.get(index)) is not None and self.prompts[index]:
                 where = f"{training.path}:{training.numbers[same]}"
-                yield self._finding("overlap.prompt", index, f"begins with the prompt of the training data's {where}")
+                yield self._finding("overlap.prompt", index, f"has the same first prompt as the training row {where}")
 
     def _finding(self, rule: str, index: int, message: str) -> Finding:
         return _finding(rule, self.path, self.numbers[index], message)
 
 
-def _earlier(hashes: array[int]) -> dict[int, int]:
-    """Index of each repeated hash → index of its first appearance."""
+def _find_repetitions(hashes: array[int]) -> dict[int, int]:
+    """Map the index of each repeated hash to the index of its first occurrence."""
     import numpy as np
 
-    values = _view(hashes)
+    values = _as_numpy(hashes)
     _, first, inverse = np.unique(values, return_index=True, return_inverse=True)
     origin = first[inverse]
     return {int(index): int(origin[index]) for index in np.flatnonzero(origin != np.arange(len(values)))}
 
 
-def _shared(hashes: array[int], others: array[int]) -> dict[int, int]:
-    """Index of each hash that the others have too → index of its first appearance among the others."""
+def _find_matches(hashes: array[int], others: array[int]) -> dict[int, int]:
+    """Map the index of each hash that is also in ``others`` to the index of its first occurrence there."""
     import numpy as np
 
-    values, known = _view(hashes), _view(others)
-    unique, first = np.unique(known, return_index=True)
-    found = np.flatnonzero(np.isin(values, unique))
-    return {int(index): int(first[np.searchsorted(unique, values[index])]) for index in found}
+    values, other_values = _as_numpy(hashes), _as_numpy(others)
+    unique, first = np.unique(other_values, return_index=True)
+    common = np.flatnonzero(np.isin(values, unique))
+    return {int(index): int(first[np.searchsorted(unique, values[index])]) for index in common}
 
 
-def _view(hashes: array[int]) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
+def _as_numpy(hashes: array[int]) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
     import numpy as np
 
     return np.frombuffer(hashes, dtype=np.uint64) if hashes else np.empty(0, dtype=np.uint64)

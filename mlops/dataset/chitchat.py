@@ -1,8 +1,8 @@
 """Real conversations from a Python package: ``chitchat-dataset`` (MIT), 7,168 chats between strangers.
 
-The package is data (``dataset.json``: id → blocks of utterances, a block being one speaker's turn); it is found, not imported.
-What is kept is clean: two speakers taking turns, nobody silent, and nothing that looks like personal data. Speaker ids, times and ratings
-are left behind.
+The package consists of data (``dataset.json``: id → blocks of utterances, one block per turn). It is located without being imported.
+Only clean chats are used: two speakers who take turns, no empty turns, and nothing that looks like personal data. Speaker ids, times and
+ratings are ignored.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ import msgspec
 from mlops.core.errors import ConfigError
 from mlops.dataset.conversation import Conversation, Message, content_id
 
-__all__ = ["PERSONAL", "conversation", "locate", "package_version", "read"]
+__all__ = ["PERSONAL_DATA", "find_data_file", "package_version", "read_conversations", "to_conversation"]
 
-PERSONAL = tuple(
+PERSONAL_DATA = tuple(
     re.compile(pattern)
     for pattern in (
         r"@\w",  # an e-mail address, a handle
-        r"://|www\.",  # a link: it may name a user
-        r"\.(?:com|net|org|io|edu|gov)\b",  # the same without its scheme
-        r"[0-9](?:[\s().-]{0,2}[0-9]){6}",  # seven digits, however grouped: a telephone or card number
+        r"://|www\.",  # a link, which may contain a user name
+        r"\.(?:com|net|org|io|edu|gov)\b",  # a link without its scheme
+        r"[0-9](?:[\s().-]{0,2}[0-9]){6}",  # seven digits in any grouping: a telephone or card number
         r"(?:snap(?:chat)?|insta(?:gram)?|whatsapp|kik|skype|discord|venmo) +(?:is|name|username|id|handle)\b",
     )
 )
-"""What must not be in a conversation that is kept, in lower case. A name typed into a chat can't be told from other words.
+"""Patterns of personal data, matched against lower-case text. A name that is typed into a chat can't be distinguished from other words.
 
-Several simple patterns, each beginning with something rare: three times as fast as one that holds them all.
+Several simple patterns that each start with a rare character are three times as fast as one combined pattern.
 """
 
 
@@ -46,8 +46,8 @@ class _Chat(msgspec.Struct):
     messages: list[list[_Utterance]]
 
 
-def locate() -> Path:
-    """The package's data file.
+def find_data_file() -> Path:
+    """Find the package's data file.
 
     Raises:
         ConfigError: the package is not installed.
@@ -58,29 +58,30 @@ def locate() -> Path:
             return path
     raise ConfigError(
         "data.dataset is 'chitchat', but the package chitchat-dataset is not installed.",
-        "install the extra `local`, or name another data set",
+        "install the extra `local`, or choose another data set",
     )
 
 
 def package_version() -> str:
-    """The installed version, e.g. ``0.9.0``."""
+    """Return the installed version, e.g. ``0.9.0``."""
     return version("chitchat-dataset")
 
 
-def read(path: Path) -> Iterator[tuple[str, Conversation]]:
-    """The conversations that are kept, each with where it stands (``file: chat id``)."""
+def read_conversations(path: Path) -> Iterator[tuple[str, Conversation]]:
+    """Yield the clean conversations, each with its location (``file: chat id``)."""
     chats = msgspec.json.decode(path.read_bytes(), type=dict[str, _Chat])
     for chat_id, chat in chats.items():
-        if (kept := conversation([[(said.sender, said.text) for said in block] for block in chat.messages])) is not None:
-            yield f"{path.name}: {chat_id}", kept
+        row = to_conversation([[(utterance.sender, utterance.text) for utterance in block] for block in chat.messages])
+        if row is not None:
+            yield f"{path.name}: {chat_id}", row
 
 
-def conversation(blocks: Sequence[Sequence[tuple[str, str]]]) -> Conversation | None:
-    """One chat in the ultrachat schema, or None if it is not to be kept.
+def to_conversation(blocks: Sequence[Sequence[tuple[str, str]]]) -> Conversation | None:
+    """Convert a chat to the ultrachat schema; return None if it is not clean.
 
     Args:
-        blocks: the turns; a turn is a list of (speaker, text). Its texts are joined by newlines. Who speaks first is the user; a
-            user's turn at the end is left out.
+        blocks: the turns, each a list of (speaker, text). The texts of a turn are joined by newlines. The first speaker becomes the
+            user, and a user turn at the end is dropped.
     """
     turns: list[tuple[str, str]] = []
     for block in blocks:
@@ -92,8 +93,8 @@ def conversation(blocks: Sequence[Sequence[tuple[str, str]]]) -> Conversation | 
     alternating = all(before[0] != after[0] for before, after in itertools.pairwise(turns))
     if len({speaker for speaker, _ in turns}) != 2 or not alternating:
         return None
-    said = "\n".join(text for _, text in turns).lower()
-    if any(pattern.search(said) for pattern in PERSONAL):
+    chat = "\n".join(text for _, text in turns).lower()
+    if any(pattern.search(chat) for pattern in PERSONAL_DATA):
         return None
     turns = turns[: len(turns) // 2 * 2]
     messages = [Message(role, text) for role, (_, text) in zip(("user", "assistant") * (len(turns) // 2), turns, strict=True)]

@@ -1,8 +1,8 @@
-"""The conversation schema of ultrachat, and reading it from JSON Lines.
+"""The conversation schema of ultrachat, and a strict reader for JSON Lines.
 
 A row has ``prompt`` (the first user turn), ``messages`` (a list of ``role`` and ``content``) and ``prompt_id``. Decoding is typed and
-strict: a field that is missing, of another type or unknown inside a message is an error, as are a byte order mark, NaN, invalid UTF-8,
-lone surrogates (msgspec refuses these itself) and a key given twice (which every fast JSON reader silently resolves to the last).
+strict. Errors are: a missing field, a field of another type, an unknown field in a message, a byte order mark, NaN, invalid UTF-8, lone
+surrogates (msgspec rejects these itself) and a duplicate key (fast JSON readers silently use its last value).
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ __all__ = [
     "MAX_LINE_BYTES",
     "SPLITS",
     "Conversation",
+    "InvalidRow",
     "Message",
     "RetentionItem",
-    "Unreadable",
     "content_id",
     "convert",
     "decode",
     "encode",
     "hash64",
     "lines",
-    "normalise",
+    "normalize",
     "read_jsonl",
 ]
 
@@ -38,18 +38,18 @@ SPLITS = ("train_sft", "test_sft", "train_gen", "test_gen")
 """``*_sft`` for supervised fine-tuning, ``*_gen`` for generation; the names are ultrachat_200k's."""
 
 MAX_LINE_BYTES = 1 << 26
-"""A longer line is refused, so that memory stays bounded whatever the file."""
+"""Longer lines are rejected, so that memory stays bounded for any file."""
 
 
 class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One turn. ``role`` is ``system``, ``user`` or ``assistant``; other words are read and left to the checks."""
+    """One turn. ``role`` is ``system``, ``user`` or ``assistant``. Other roles are read, too, and reported by the checks."""
 
     role: str
     content: str
 
 
 class Conversation(msgspec.Struct, frozen=True):
-    """A row of a split. Fields that it doesn't know are left out when it is written again."""
+    """A row of a split. Unknown fields are dropped when it is written."""
 
     prompt: str
     messages: list[Message]
@@ -57,17 +57,17 @@ class Conversation(msgspec.Struct, frozen=True):
 
 
 class RetentionItem(Conversation, frozen=True, forbid_unknown_fields=True):
-    """A row of the retention suite: a conversation of a known kind."""
+    """A row of the retention suite: a conversation with its kind."""
 
     kind: str
 
 
-class Unreadable(ValueError):
+class InvalidRow(ValueError):
     """A row that is not a conversation.
 
     Args:
-        rule: which rule it breaks, e.g. ``json.malformed``.
-        message: what is wrong with it.
+        rule: the rule that it breaks, e.g. ``json.malformed``.
+        message: what is wrong.
     """
 
     def __init__(self, rule: str, message: str) -> None:
@@ -81,61 +81,61 @@ _DECODERS: dict[type[Conversation], msgspec.json.Decoder[Any]] = {
     kind: msgspec.json.Decoder(kind) for kind in (Conversation, RetentionItem)
 }
 _ENCODER = msgspec.json.Encoder()
-# Inside a string a quote is escaped, so these bytes can only be a key, or a value that is exactly this word.
+# Quotes inside a string are escaped, so these bytes can only be a key, or a value that is exactly this word.
 _KEYS_OF_ROW, _KEYS_OF_MESSAGE = (b'"prompt"', b'"messages"', b'"prompt_id"'), (b'"role"', b'"content"')
-# An ASCII letter written as an escape: the one way to spell a key differently.
+# An ASCII letter written as an escape sequence, which is the only other way to spell a key.
 _ESCAPED_LETTER = re.compile(rb"\\u00[4-7]")
-_NOT_TEXT = re.compile(r"[\x00-/:-@\[-`{-\x7f\s\u2000-\u206f\u3000-\u303f]+")
-_DELETED = bytes(byte for byte in range(128) if not chr(byte).isalnum())
-_LOWER = bytes(byte + 32 if 65 <= byte <= 90 else byte for byte in range(256))
+_IGNORED_CHARACTERS = re.compile(r"[\x00-/:-@\[-`{-\x7f\s\u2000-\u206f\u3000-\u303f]+")
+_IGNORED_BYTES = bytes(byte for byte in range(128) if not chr(byte).isalnum())
+_TO_LOWER_CASE = bytes(byte + 32 if 65 <= byte <= 90 else byte for byte in range(256))
 
 
 def decode(line: bytes, kind: type[R] = Conversation) -> R:  # type: ignore[assignment]
-    """Read one row.
+    """Parse one row.
 
     Raises:
-        Unreadable: with rule ``json.bom``, ``json.blank``, ``json.too-long``, ``json.encoding``, ``json.malformed``,
+        InvalidRow: with rule ``json.bom``, ``json.blank``, ``json.too-long``, ``json.encoding``, ``json.malformed``,
             ``json.duplicate-key`` or ``schema.field``.
     """
     if len(line) > MAX_LINE_BYTES:
-        raise Unreadable("json.too-long", f"the line is longer than {MAX_LINE_BYTES:,} bytes")
+        raise InvalidRow("json.too-long", f"the line is longer than {MAX_LINE_BYTES:,} bytes")
     if line.startswith(b"\xef\xbb\xbf"):
-        raise Unreadable("json.bom", "a byte order mark stands before the JSON; save the file as UTF-8 without BOM")
+        raise InvalidRow("json.bom", "a byte order mark precedes the JSON; save the file as UTF-8 without BOM")
     if not line.strip():
-        raise Unreadable("json.blank", "the line is empty; JSON Lines has one object on every line")
+        raise InvalidRow("json.blank", "the line is empty; JSON Lines has one object on every line")
     try:
         row: R = _DECODERS[kind].decode(line)
     except msgspec.ValidationError as problem:
-        raise Unreadable("schema.field", str(problem)) from None
+        raise InvalidRow("schema.field", str(problem)) from None
     except UnicodeDecodeError as problem:
-        raise Unreadable("json.encoding", f"not UTF-8: {problem.reason} at byte {problem.start} of a text") from None
+        raise InvalidRow("json.encoding", f"not UTF-8: {problem.reason} at byte {problem.start} of a text") from None
     except msgspec.DecodeError as problem:
-        raise Unreadable("json.malformed", str(problem)) from None
-    _refuse_duplicate_keys(line, row)
+        raise InvalidRow("json.malformed", str(problem)) from None
+    _reject_duplicate_keys(line, row)
     return row
 
 
 def convert(row: Any, kind: type[R] = Conversation) -> R:  # type: ignore[assignment]
-    """As :func:`decode`, for a row that is already Python data (Parquet, CSV).
+    """Convert a row that is already Python data (Parquet, CSV), as strictly as :func:`decode`.
 
     Raises:
-        Unreadable: with rule ``schema.field``.
+        InvalidRow: with rule ``schema.field``.
     """
     try:
         return msgspec.convert(row, kind)
     except msgspec.ValidationError as problem:
-        raise Unreadable("schema.field", str(problem)) from None
+        raise InvalidRow("schema.field", str(problem)) from None
 
 
 def encode(row: Conversation) -> bytes:
-    """One line of JSON, with its newline."""
+    """Encode a row as one line of JSON with a newline."""
     return _ENCODER.encode(row) + b"\n"
 
 
 def lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
-    """Every line: its number from 1, its offset in bytes, and its bytes. Holds one line at a time.
+    """Yield every line as its number, counted from 1, its byte offset and its bytes. Only one line is in memory at a time.
 
-    A line longer than :data:`MAX_LINE_BYTES` is given cut after that many bytes, which :func:`decode` refuses.
+    A line longer than :data:`MAX_LINE_BYTES` is truncated to one byte more than that, which :func:`decode` rejects.
 
     Raises:
         OSError: the file can't be opened or read.
@@ -151,8 +151,8 @@ def lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
                 offset += len(line)
 
 
-def read_jsonl(path: Path, kind: type[R] = Conversation) -> Iterator[tuple[int, R | Unreadable]]:  # type: ignore[assignment]
-    """Every line's number, counted from 1, and its row, or why it can't be read.
+def read_jsonl(path: Path, kind: type[R] = Conversation) -> Iterator[tuple[int, R | InvalidRow]]:  # type: ignore[assignment]
+    """Yield the number of every line, counted from 1, and its row or the reason why it is invalid.
 
     Raises:
         OSError: the file can't be opened or read.
@@ -160,50 +160,52 @@ def read_jsonl(path: Path, kind: type[R] = Conversation) -> Iterator[tuple[int, 
     for number, _, line in lines(path):
         try:
             yield number, decode(line, kind)
-        except Unreadable as problem:
+        except InvalidRow as problem:
             yield number, problem
 
 
-def normalise(text: str) -> bytes:
-    """What is left of a text when case, white space, punctuation and compatibility forms don't count. For comparing, not for showing.
+def normalize(text: str) -> bytes:
+    """Remove differences in case, white space, punctuation and compatibility forms. The result is for comparison only.
 
-    A text of nothing but these (``":)"``) stays as it is, so that two of them are not taken for equal.
+    A text that consists of nothing else (``":)"``) stays as it is, so that two such texts are not considered equal.
     """
     if text.isascii():
-        # The same result as below, ten times as fast.
-        bare = text.encode().translate(_LOWER, _DELETED)
+        # The same result as below, but ten times as fast.
+        bare = text.encode().translate(_TO_LOWER_CASE, _IGNORED_BYTES)
     else:
-        bare = _NOT_TEXT.sub("", unicodedata.normalize("NFKC", text).casefold()).encode("utf-8", "surrogatepass")
+        bare = _IGNORED_CHARACTERS.sub("", unicodedata.normalize("NFKC", text).casefold()).encode("utf-8", "surrogatepass")
     return bare or text.strip().encode("utf-8", "surrogatepass")
 
 
 def hash64(*parts: bytes) -> int:
-    """64 bits of BLAKE2b over the parts. Of 200,000 different rows two share a hash with a probability of about 1e-9."""
+    """Hash the parts to 64 bits with BLAKE2b. The probability of a collision among 200,000 different rows is about 1e-9."""
     digest = hashlib.blake2b(digest_size=8)
     for part in parts:
-        # The length goes first: ("ab", "c") and ("a", "bc") differ.
+        # Include the length, so that ("ab", "c") and ("a", "bc") differ.
         digest.update(len(part).to_bytes(8, "little"))
         digest.update(part)
     return int.from_bytes(digest.digest(), "little")
 
 
 def content_id(messages: Sequence[Message]) -> str:
-    """Hex sha256 of what is said, for sources that have no ``prompt_id`` of their own."""
+    """Return the hex sha256 of the messages, for sources without a ``prompt_id``."""
     return hashlib.sha256(_ENCODER.encode([[message.role, message.content] for message in messages])).hexdigest()
 
 
-def _refuse_duplicate_keys(line: bytes, row: Conversation) -> None:
-    plain = all(line.count(key) == 1 for key in _KEYS_OF_ROW) and all(line.count(key) == len(row.messages) for key in _KEYS_OF_MESSAGE)
-    if plain and not _ESCAPED_LETTER.search(line):
+def _reject_duplicate_keys(line: bytes, row: Conversation) -> None:
+    has_expected_counts = all(line.count(key) == 1 for key in _KEYS_OF_ROW) and all(
+        line.count(key) == len(row.messages) for key in _KEYS_OF_MESSAGE
+    )
+    if has_expected_counts and not _ESCAPED_LETTER.search(line):
         return
 
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        seen: set[str] = set()
+    def reject_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        keys: set[str] = set()
         for key, _ in pairs:
-            if key in seen:
-                raise Unreadable("json.duplicate-key", f"the key {key!r} stands twice in one object")
-            seen.add(key)
+            if key in keys:
+                raise InvalidRow("json.duplicate-key", f"the key {key!r} appears twice in one object")
+            keys.add(key)
         return dict(pairs)
 
-    # Slow, and rare: only lines that may hold a key twice come here.
-    json.loads(line, object_pairs_hook=unique)
+    # This is slow but rare: it runs only for lines that may contain a duplicate key.
+    json.loads(line, object_pairs_hook=reject_duplicates)

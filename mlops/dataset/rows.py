@@ -1,4 +1,4 @@
-"""The rows of one split, whatever they are stored in: how many, who they are, and each one on demand."""
+"""The rows of one split in any storage format: their number, their ids, and each row on demand."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import msgspec
 
 from mlops.core.errors import DataError
-from mlops.dataset.conversation import Conversation, Unreadable, convert, decode, hash64, lines
+from mlops.dataset.conversation import Conversation, InvalidRow, convert, decode, hash64, lines
 
 __all__ = ["ArrowRows", "JsonLinesRows", "ListRows", "Rows", "read_csv", "read_json"]
 
@@ -21,32 +21,32 @@ FIELDS = ("prompt", "prompt_id", "messages")
 
 _BATCH = 1000
 
-Located = tuple[str, Conversation | Unreadable]
-"""Where a row stands (``file:line``) and what is there."""
+LocatedRow = tuple[str, Conversation | InvalidRow]
+"""The location of a row (``file:line``) and the row."""
 
 
 class Rows(Protocol):
-    """Rows by index. ``len()`` is how many."""
+    """Rows by index. ``len()`` is their number."""
 
     def __len__(self) -> int: ...
 
     def ids(self) -> array[int]:
-        """A 64-bit hash of every row's ``prompt_id``, in order."""
+        """Return a 64-bit hash of every row's ``prompt_id``, in order."""
 
     def where(self, index: int) -> str:
-        """``file:line`` of a row, counted from 1."""
+        """Return the ``file:line`` of a row, counted from 1."""
 
-    def take(self, indices: Sequence[int]) -> Iterator[Conversation | Unreadable]:
-        """The rows at these indices, in this order; or why one is not a conversation."""
+    def take(self, indices: Sequence[int]) -> Iterator[Conversation | InvalidRow]:
+        """Yield the rows at these indices, in this order. A row that is not a conversation is an :class:`InvalidRow`."""
 
-    def unreadable(self) -> list[tuple[str, Unreadable]]:
-        """The rows that are not conversations, as far as that is known without reading all."""
+    def invalid_rows(self) -> list[tuple[str, InvalidRow]]:
+        """Return the rows that are not conversations, as far as they can be detected without reading all rows."""
 
 
 class ListRows:
     """Rows in memory, for the small formats (JSON, CSV, chitchat)."""
 
-    def __init__(self, rows: Iterable[Located]) -> None:
+    def __init__(self, rows: Iterable[LocatedRow]) -> None:
         self._rows = list(rows)
 
     def __len__(self) -> int:
@@ -60,28 +60,28 @@ class ListRows:
         """See :class:`Rows`."""
         return self._rows[index][0]
 
-    def take(self, indices: Sequence[int]) -> Iterator[Conversation | Unreadable]:
+    def take(self, indices: Sequence[int]) -> Iterator[Conversation | InvalidRow]:
         """See :class:`Rows`."""
         return (self._rows[index][1] for index in indices)
 
-    def unreadable(self) -> list[tuple[str, Unreadable]]:
-        """See :class:`Rows`; all of them."""
-        return [(where, row) for where, row in self._rows if isinstance(row, Unreadable)]
+    def invalid_rows(self) -> list[tuple[str, InvalidRow]]:
+        """See :class:`Rows`. The result is complete."""
+        return [(where, row) for where, row in self._rows if isinstance(row, InvalidRow)]
 
 
 class JsonLinesRows:
-    """Rows in a JSON Lines file: read through once, then found by offset. 16 bytes of memory a row."""
+    """Rows in a JSON Lines file, scanned once and then accessed by offset. Uses 16 bytes of memory per row."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._offsets, self._ids = array("Q"), array("Q")
-        self._unreadable: dict[int, Unreadable] = {}
+        self._invalid_rows: dict[int, InvalidRow] = {}
         for number, offset, line in lines(path):
-            row: Conversation | Unreadable
+            row: Conversation | InvalidRow
             try:
                 row = decode(line)
-            except Unreadable as problem:
-                row = self._unreadable[number - 1] = problem
+            except InvalidRow as problem:
+                row = self._invalid_rows[number - 1] = problem
             self._offsets.append(offset)
             self._ids.append(_id_hash(row))
 
@@ -96,27 +96,27 @@ class JsonLinesRows:
         """See :class:`Rows`."""
         return f"{self._path}:{index + 1}"
 
-    def take(self, indices: Sequence[int]) -> Iterator[Conversation | Unreadable]:
+    def take(self, indices: Sequence[int]) -> Iterator[Conversation | InvalidRow]:
         """See :class:`Rows`."""
         with self._path.open("rb") as file:
             for index in indices:
-                if index in self._unreadable:
-                    yield self._unreadable[index]
+                if index in self._invalid_rows:
+                    yield self._invalid_rows[index]
                     continue
                 file.seek(self._offsets[index])
                 yield decode(file.readline())
 
-    def unreadable(self) -> list[tuple[str, Unreadable]]:
-        """See :class:`Rows`; all of them."""
-        return [(self.where(index), problem) for index, problem in self._unreadable.items()]
+    def invalid_rows(self) -> list[tuple[str, InvalidRow]]:
+        """See :class:`Rows`. The result is complete."""
+        return [(self.where(index), problem) for index, problem in self._invalid_rows.items()]
 
 
 class ArrowRows:
-    """Rows of a ``datasets.Dataset`` (the hub, Parquet), which stay on disk.
+    """Rows of a ``datasets.Dataset`` (hub, Parquet), which stay on disk.
 
     Args:
-        dataset: with at least the columns of :data:`FIELDS`.
-        name: what to call it in messages; rows are named ``name:row``.
+        dataset: a data set with at least the columns of :data:`FIELDS`.
+        name: its name in messages; a row is called ``name:row``.
 
     Raises:
         DataError: a column is missing or has another type.
@@ -127,7 +127,7 @@ class ArrowRows:
             if field not in dataset.column_names:
                 raise DataError(
                     f"{name} has no column {field!r}; it has {', '.join(dataset.column_names)}.",
-                    f"name a data set in the ultrachat schema: {', '.join(FIELDS)} ({field} is a {what})",
+                    f"choose a data set in the ultrachat schema: {', '.join(FIELDS)} ({field} is a {what})",
                 )
         self._dataset = dataset.select_columns(list(FIELDS))
         self._name = name
@@ -137,33 +137,33 @@ class ArrowRows:
 
     def ids(self) -> array[int]:
         """See :class:`Rows`."""
-        found = array("Q")
+        hashes = array("Q")
         for batch in self._dataset.select_columns(["prompt_id"]).iter(batch_size=_BATCH):
-            found.extend(hash64(str(prompt_id).encode()) for prompt_id in batch["prompt_id"])
-        return found
+            hashes.extend(hash64(str(prompt_id).encode()) for prompt_id in batch["prompt_id"])
+        return hashes
 
     def where(self, index: int) -> str:
         """See :class:`Rows`."""
         return f"{self._name}:{index + 1}"
 
-    def take(self, indices: Sequence[int]) -> Iterator[Conversation | Unreadable]:
+    def take(self, indices: Sequence[int]) -> Iterator[Conversation | InvalidRow]:
         """See :class:`Rows`."""
         for start in range(0, len(indices), _BATCH):
-            # A batch at a time: ten times as fast as one by one, and memory stays bounded.
+            # Read in batches: ten times as fast as row by row, with bounded memory.
             batch = self._dataset[list(indices[start : start + _BATCH])]
             for values in zip(*(batch[field] for field in FIELDS), strict=True):
                 try:
                     yield convert(dict(zip(FIELDS, values, strict=True)))
-                except Unreadable as problem:
+                except InvalidRow as problem:
                     yield problem
 
-    def unreadable(self) -> list[tuple[str, Unreadable]]:
-        """See :class:`Rows`; none, since rows are looked at one by one when they are wanted."""
+    def invalid_rows(self) -> list[tuple[str, InvalidRow]]:
+        """See :class:`Rows`. The result is empty, because rows are only checked when they are read."""
         return []
 
 
-def read_json(path: Path) -> Iterator[Located]:
-    """The elements of a JSON array with the line on which each begins.
+def read_json(path: Path) -> Iterator[LocatedRow]:
+    """Yield the elements of a JSON array with the line on which each begins.
 
     Raises:
         DataError: the file is not one JSON array.
@@ -183,12 +183,12 @@ def read_json(path: Path) -> Iterator[Located]:
         position = start
         try:
             yield f"{path}:{line}", decode(raw)
-        except Unreadable as problem:
+        except InvalidRow as problem:
             yield f"{path}:{line}", problem
 
 
-def read_csv(path: Path) -> Iterator[Located]:
-    """The records of a CSV file with a header; its column ``messages`` holds JSON text. A byte order mark is skipped: Excel writes it.
+def read_csv(path: Path) -> Iterator[LocatedRow]:
+    """Yield the records of a CSV file with a header. Its column ``messages`` contains JSON text. Excel's byte order mark is skipped.
 
     Raises:
         DataError: a column is missing, or the file is not UTF-8 CSV.
@@ -201,7 +201,7 @@ def read_csv(path: Path) -> Iterator[Located]:
             if missing:
                 raise DataError(
                     f"{path}:1: column {missing[0]!r} is missing; the file has {', '.join(reader.fieldnames or ()) or 'no header'}.",
-                    f"the first line must name the columns {', '.join(FIELDS)}; messages holds JSON text",
+                    f"the first line must name the columns {', '.join(FIELDS)}; messages contains JSON text",
                 )
             line = reader.line_num + 1
             for record in reader:
@@ -211,15 +211,15 @@ def read_csv(path: Path) -> Iterator[Located]:
             raise DataError(f"{path}:{reader.line_num + 1}: {problem}.", "save the file as CSV in UTF-8") from None
 
 
-def _csv_row(record: dict[str, str | None]) -> Conversation | Unreadable:
+def _csv_row(record: dict[str, str | None]) -> Conversation | InvalidRow:
     try:
-        # Through one JSON text, so that messages are read as strictly as anywhere else.
+        # Decode via one JSON text, so that messages are checked as strictly as in other formats.
         quoted = {field: json.dumps(record[field]) for field in ("prompt", "prompt_id")}
         text = f'{{"prompt":{quoted["prompt"]},"prompt_id":{quoted["prompt_id"]},"messages":{record["messages"] or "null"}}}'
         return decode(text.encode())
-    except Unreadable as problem:
+    except InvalidRow as problem:
         return problem
 
 
-def _id_hash(row: Conversation | Unreadable) -> int:
+def _id_hash(row: Conversation | InvalidRow) -> int:
     return hash64(row.prompt_id.encode() if isinstance(row, Conversation) else b"")

@@ -1,4 +1,4 @@
-"""The frozen suites that models are judged on: which rows, in which order."""
+"""Selection of the frozen suites that models are evaluated on."""
 
 from __future__ import annotations
 
@@ -10,67 +10,70 @@ from pathlib import Path
 from mlops.core.config import EvaluationConfig
 from mlops.core.records import Finding
 from mlops.core.run import write_atomically
-from mlops.dataset.conversation import Conversation, RetentionItem, Unreadable, lines, read_jsonl
+from mlops.dataset.conversation import Conversation, InvalidRow, RetentionItem, lines, read_jsonl
 
-__all__ = ["freeze", "stratified", "target_lines"]
+__all__ = ["freeze", "stratified_lines", "target_lines"]
 
 
 def freeze(test: Path, retention: Path, folder: Path, evaluation: EvaluationConfig) -> tuple[dict[str, tuple[Path, int]], list[Finding]]:
     """Write ``target.jsonl`` and ``retention.jsonl``.
 
     Args:
-        test: the split test_sft; its rows stand in the order of a hash, so that the first ones are a fair sample.
+        test: the split test_sft. Its rows are ordered by a hash, so the first ones are a fair sample.
         retention: the retention suite.
-        folder: where to write.
-        evaluation: how many rows of each.
+        folder: the output folder.
+        evaluation: the number of rows of each suite.
 
     Returns:
-        Suite → file and rows; and findings: fewer rows than wanted (warning), fewer rows than kinds (error).
+        Suite → file and number of rows; and findings: fewer rows than configured (warning), fewer rows than kinds (error).
     """
     findings: list[Finding] = []
     target = target_lines(test, evaluation.target_rows)
     if len(target) < evaluation.target_rows:
         message = (
-            f"the target suite gets {len(target)} rows, not {evaluation.target_rows}: {test.name} has no more; the gate will be less sure"
+            f"{test.name} has only {len(target)} rows for the target suite, not {evaluation.target_rows}; verdicts will be less certain"
         )
         findings.append(Finding(rule="suite.short", severity="warning", where="evaluation.target_rows", message=message))
-    wanted = evaluation.retention_rows
-    kept, kinds = stratified(retention, wanted)
-    if wanted is not None and wanted < kinds:
-        message = f"{wanted} rows can't hold the {kinds} kinds of {retention}; a kind that is not asked about can be forgotten unseen"
+    limit = evaluation.retention_rows
+    retention_lines, kinds = stratified_lines(retention, limit)
+    if limit is not None and limit < kinds:
+        message = f"{limit} rows can't cover the {kinds} kinds of {retention}; forgetting in a kind without rows would go unnoticed"
         findings.append(Finding(rule="suite.kinds", severity="error", where="evaluation.retention_rows", message=message))
-    files = {"target": (folder / "target.jsonl", len(target)), "retention": (folder / "retention.jsonl", len(kept))}
-    for (path, _), content in zip(files.values(), (target, kept), strict=True):
+    files = {"target": (folder / "target.jsonl", len(target)), "retention": (folder / "retention.jsonl", len(retention_lines))}
+    for (path, _), content in zip(files.values(), (target, retention_lines), strict=True):
         write_atomically(path, b"".join(content))
     return files, findings
 
 
-def target_lines(test: Path, wanted: int) -> Sequence[bytes]:
-    """The first ``wanted`` lines with different ``prompt_id``s: scores are paired by id. Lines that can't be read are passed over."""
-    seen: set[str] = set()
-    found: list[bytes] = []
+def target_lines(test: Path, limit: int) -> Sequence[bytes]:
+    """Return the first ``limit`` lines with different ``prompt_id``s, because scores are paired by id. Invalid lines are skipped."""
+    ids: set[str] = set()
+    selected: list[bytes] = []
     for (_, row), (_, _, line) in zip(read_jsonl(test), lines(test), strict=True):
-        if len(found) == wanted:
+        if len(selected) == limit:
             break
-        if isinstance(row, Conversation) and row.prompt_id not in seen:
-            seen.add(row.prompt_id)
-            found.append(line.rstrip(b"\r\n") + b"\n")
-    return found
+        if isinstance(row, Conversation) and row.prompt_id not in ids:
+            ids.add(row.prompt_id)
+            selected.append(line.rstrip(b"\r\n") + b"\n")
+    return selected
 
 
-def stratified(retention: Path, wanted: int | None) -> tuple[Sequence[bytes], int]:
-    """Lines of the retention suite with different ids, as evenly over the kinds as can be, in the order of the file; and how many kinds.
+def stratified_lines(retention: Path, limit: int | None) -> tuple[Sequence[bytes], int]:
+    """Select lines with different ids from the retention suite, spread as evenly as possible over its kinds.
 
     Args:
         retention: the suite.
-        wanted: how many lines; None for all.
+        limit: the number of lines; None for all.
+
+    Returns:
+        The lines, in the order of the file; and the number of kinds.
     """
     kinds: dict[str, list[tuple[int, bytes]]] = defaultdict(list)
-    seen: set[str] = set()
+    ids: set[str] = set()
     for (number, row), (_, _, line) in zip(read_jsonl(retention, RetentionItem), lines(retention), strict=True):
-        if not isinstance(row, Unreadable) and row.prompt_id not in seen:
-            seen.add(row.prompt_id)
+        if not isinstance(row, InvalidRow) and row.prompt_id not in ids:
+            ids.add(row.prompt_id)
             kinds[row.kind].append((number, line.rstrip(b"\r\n") + b"\n"))
-    # One of each kind, then a second of each, …
-    turns = (numbered for numbered in chain.from_iterable(zip_longest(*kinds.values())) if numbered is not None)
-    return [line for _, line in sorted(islice(turns, wanted))], len(kinds)
+    # One line of each kind, then a second line of each, and so on.
+    rounds = (numbered for numbered in chain.from_iterable(zip_longest(*kinds.values())) if numbered is not None)
+    return [line for _, line in sorted(islice(rounds, limit))], len(kinds)

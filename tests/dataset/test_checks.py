@@ -1,4 +1,4 @@
-"""Every rule has a row that breaks it and no other, and is told with its line."""
+"""Every rule is broken by a row that breaks no other rule, and is reported with its line."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LONG = "What would be a good way to spend a rainy weekend in an old town?"
 
 
 def row(number: int, *turns: tuple[str, str], **changes: Any) -> dict[str, Any]:
-    """A conversation like no other number's."""
+    """Return a conversation that is unique to its number."""
     turns = turns or ((USER, f"Question {number}"), (ASSISTANT, f"Answer {number}"))
     prompt = next((content for role, content in turns if role == USER), "no user")
     messages = [{"role": role, "content": content} for role, content in turns]
@@ -30,7 +30,7 @@ def write(folder: Path, name: str, rows: Sequence[Any]) -> Path:
     return path
 
 
-def found(folder: Path, splits: Mapping[str, Sequence[Any]]) -> list[Finding]:
+def findings_of(folder: Path, splits: Mapping[str, Sequence[Any]]) -> list[Finding]:
     return list(check({split: write(folder, split, rows) for split, rows in splits.items()}).findings)
 
 
@@ -52,14 +52,14 @@ BAD_ROWS = {
     "assistant.missing": row(2, (USER, "Question 2")),
     "id.duplicate": row(2, prompt_id="id-1"),
     "duplicate.exact": row(1, prompt_id="id-2"),
-    "duplicate.normalised": row(2, (USER, "question  1!"), (ASSISTANT, "Answer 1")),
+    "duplicate.normalized": row(2, (USER, "question  1!"), (ASSISTANT, "Answer 1")),
 }
 
 
 @pytest.mark.parametrize("rule", BAD_ROWS)
-def test_a_bad_row_breaks_one_rule_and_is_found_at_its_line(rule: str, tmp_path: Path) -> None:
-    assert not found(tmp_path, {"train_sft": [row(1), row(3)]})
-    (finding,) = found(tmp_path, {"train_sft": [row(1), BAD_ROWS[rule], row(3)]})
+def test_a_bad_row_breaks_one_rule_and_is_reported_with_its_line(rule: str, tmp_path: Path) -> None:
+    assert not findings_of(tmp_path, {"train_sft": [row(1), row(3)]})
+    (finding,) = findings_of(tmp_path, {"train_sft": [row(1), BAD_ROWS[rule], row(3)]})
     assert (finding.rule, finding.where) == (rule, f"{tmp_path / 'train_sft.jsonl'}:2")
     assert finding.severity == RULES[rule][0]
     assert finding.message
@@ -67,36 +67,36 @@ def test_a_bad_row_breaks_one_rule_and_is_found_at_its_line(rule: str, tmp_path:
 
 BAD_PAIRS = {
     "overlap.exact": (row(2), row(2)),
-    "overlap.normalised": (row(2), row(2, (USER, "question 2?"), (ASSISTANT, "ANSWER 2"))),
+    "overlap.normalized": (row(2), row(2, (USER, "question 2?"), (ASSISTANT, "ANSWER 2"))),
     "overlap.prompt": (row(2, (USER, LONG), (ASSISTANT, "Read.")), row(2, (USER, LONG.upper()), (ASSISTANT, "Bake."))),
 }
 
 
-@pytest.mark.parametrize("judged", ["test_sft", "test_gen", RETENTION])
+@pytest.mark.parametrize("evaluated", ["test_sft", "test_gen", RETENTION])
 @pytest.mark.parametrize("rule", BAD_PAIRS)
-def test_what_is_judged_on_may_not_be_learnt_from(rule: str, judged: str, tmp_path: Path) -> None:
-    trained, tested = BAD_PAIRS[rule]
-    extra = {"kind": "fact"} if judged == RETENTION else {}
-    splits = {"train_sft": [row(1), trained], judged: [row(4) | extra, row(5) | extra, tested | extra]}
-    (finding,) = found(tmp_path, splits)
-    assert (finding.rule, finding.where) == (rule, f"{tmp_path / judged}.jsonl:3")
+def test_evaluation_rows_must_not_be_in_the_training_data(rule: str, evaluated: str, tmp_path: Path) -> None:
+    training_row, test_row = BAD_PAIRS[rule]
+    extra = {"kind": "fact"} if evaluated == RETENTION else {}
+    splits = {"train_sft": [row(1), training_row], evaluated: [row(4) | extra, row(5) | extra, test_row | extra]}
+    (finding,) = findings_of(tmp_path, splits)
+    assert (finding.rule, finding.where) == (rule, f"{tmp_path / evaluated}.jsonl:3")
     assert f"{tmp_path / 'train_sft.jsonl'}:2" in finding.message
 
 
-def test_every_rule_is_tried_here() -> None:
-    elsewhere = {"split.empty", "generation.ending", "json.too-long"}
-    assert BAD_ROWS.keys() | BAD_PAIRS.keys() | elsewhere == RULES.keys()
+def test_every_rule_has_a_test() -> None:
+    tested_separately = {"split.empty", "generation.ending", "json.too-long"}
+    assert BAD_ROWS.keys() | BAD_PAIRS.keys() | tested_separately == RULES.keys()
 
 
-def test_an_empty_split_is_found(tmp_path: Path) -> None:
-    (finding,) = found(tmp_path, {"train_sft": []})
+def test_an_empty_split_is_reported(tmp_path: Path) -> None:
+    (finding,) = findings_of(tmp_path, {"train_sft": []})
     assert finding.rule == "split.empty"
 
 
-def test_generation_splits_may_end_with_the_user_and_are_told_once(tmp_path: Path) -> None:
-    ends_open = [row(n, (USER, f"Question {n}"), (ASSISTANT, "Yes"), (USER, f"Why {n}?")) for n in (2, 3)]
-    (finding,) = found(
-        tmp_path, {"test_gen": [row(1), *ends_open, row(4, (SYSTEM, "Be kind."), (USER, "Question 4"), (ASSISTANT, "Fine"))]}
+def test_generation_splits_that_end_with_the_user_are_reported_once(tmp_path: Path) -> None:
+    without_answer = [row(n, (USER, f"Question {n}"), (ASSISTANT, "Yes"), (USER, f"Why {n}?")) for n in (2, 3)]
+    (finding,) = findings_of(
+        tmp_path, {"test_gen": [row(1), *without_answer, row(4, (SYSTEM, "Be kind."), (USER, "Question 4"), (ASSISTANT, "Fine"))]}
     )
     assert (finding.rule, finding.severity, finding.where) == ("generation.ending", "warning", f"{tmp_path / 'test_gen.jsonl'}:2")
     assert "2 of 4" in finding.message
@@ -111,30 +111,30 @@ def test_generation_splits_may_end_with_the_user_and_are_told_once(tmp_path: Pat
         pytest.param([(USER, "Hi"), (ASSISTANT, "Hello"), (ASSISTANT, "There")], id="assistant twice"),
     ],
 )
-def test_turns_out_of_order_are_found(turns: list[tuple[str, str]], tmp_path: Path) -> None:
-    assert [finding.rule for finding in found(tmp_path, {"train_sft": [row(1, *turns)]})] == ["role.order"]
+def test_turns_out_of_order_are_reported(turns: list[tuple[str, str]], tmp_path: Path) -> None:
+    assert [finding.rule for finding in findings_of(tmp_path, {"train_sft": [row(1, *turns)]})] == ["role.order"]
 
 
-def test_two_system_messages_are_found(tmp_path: Path) -> None:
+def test_two_system_messages_are_reported(tmp_path: Path) -> None:
     turns = [(SYSTEM, "Be kind."), (SYSTEM, "Be short."), (USER, "Hi"), (ASSISTANT, "Hello")]
-    assert [finding.rule for finding in found(tmp_path, {"train_sft": [row(1, *turns)]})] == ["role.system"]
+    assert [finding.rule for finding in findings_of(tmp_path, {"train_sft": [row(1, *turns)]})] == ["role.system"]
 
 
 def test_short_first_prompts_may_be_shared(tmp_path: Path) -> None:
-    assert not found(
+    assert not findings_of(
         tmp_path, {"train_sft": [row(1, (USER, "Hi"), (ASSISTANT, "Hello"))], "test_sft": [row(2, (USER, "Hi"), (ASSISTANT, "Hey"))]}
     )
 
 
-def test_train_gen_takes_part_in_nothing(tmp_path: Path) -> None:
-    assert not found(tmp_path, {"train_gen": [row(1)], "test_sft": [row(1)]})
+def test_train_gen_is_not_checked_for_overlaps(tmp_path: Path) -> None:
+    assert not findings_of(tmp_path, {"train_gen": [row(1)], "test_sft": [row(1)]})
 
 
-def test_all_findings_are_told_in_order_and_rows_counted(tmp_path: Path) -> None:
+def test_all_findings_are_reported_in_order_and_rows_are_counted(tmp_path: Path) -> None:
     bad = [row(1), b"nonsense", row(2, (USER, " "), (USER, "Hi")), row(1), row(1)]
-    checked = check({"train_sft": write(tmp_path, "train_sft", bad), "test_sft": write(tmp_path, "test_sft", [row(7)])})
-    assert checked.rows == {"train_sft": 5, "test_sft": 1}
-    lines = [(finding.rule, int(finding.where.rpartition(":")[2])) for finding in checked.findings]
+    result = check({"train_sft": write(tmp_path, "train_sft", bad), "test_sft": write(tmp_path, "test_sft", [row(7)])})
+    assert result.rows == {"train_sft": 5, "test_sft": 1}
+    lines = [(finding.rule, int(finding.where.rpartition(":")[2])) for finding in result.findings]
     assert lines == [
         ("json.malformed", 2),
         ("text.empty", 3),
@@ -143,9 +143,9 @@ def test_all_findings_are_told_in_order_and_rows_counted(tmp_path: Path) -> None
         ("duplicate.exact", 4),
         ("duplicate.exact", 5),
     ]
-    assert "line 1" in checked.findings[-1].message
+    assert "line 1" in result.findings[-1].message
 
 
-def test_a_row_can_be_found_again_by_its_id(tmp_path: Path) -> None:
-    (finding,) = found(tmp_path, {"train_sft": [row(1, (USER, "Question"), ("bot", "Answer"))]})
+def test_a_finding_names_the_prompt_id(tmp_path: Path) -> None:
+    (finding,) = findings_of(tmp_path, {"train_sft": [row(1, (USER, "Question"), ("bot", "Answer"))]})
     assert "id-1" in finding.message

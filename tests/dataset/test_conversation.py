@@ -1,4 +1,4 @@
-"""Reading conversations: what is a row, and what is refused with which rule."""
+"""Reading conversations: valid rows, and the rule under which an invalid row is rejected."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from hypothesis import strategies as st
 from mlops.dataset import conversation as module
 from mlops.dataset.conversation import (
     Conversation,
+    InvalidRow,
     Message,
     RetentionItem,
-    Unreadable,
     content_id,
     convert,
     decode,
     encode,
     hash64,
     lines,
-    normalise,
+    normalize,
     read_jsonl,
 )
 
@@ -39,14 +39,14 @@ def line(**changes: Any) -> bytes:
 
 
 def rule_of(raw: bytes, kind: type[Conversation] = Conversation) -> str:
-    with pytest.raises(Unreadable) as caught:
+    with pytest.raises(InvalidRow) as caught:
         decode(raw, kind)
     assert str(caught.value)
     return caught.value.rule
 
 
 @given(prompt=text, contents=st.lists(text), roles=st.lists(text), prompt_id=text)
-def test_what_is_written_is_read_again(prompt: str, contents: list[str], roles: list[str], prompt_id: str) -> None:
+def test_a_written_row_can_be_read(prompt: str, contents: list[str], roles: list[str], prompt_id: str) -> None:
     messages = [Message(role, content) for role, content in zip(roles, contents, strict=False)]
     row = Conversation(prompt=prompt, messages=messages, prompt_id=prompt_id)
     assert decode(encode(row)) == row
@@ -75,79 +75,81 @@ def test_what_is_written_is_read_again(prompt: str, contents: list[str], roles: 
             line().replace(b'"role": "user"', b'"role":"system","role":"user"'), "json.duplicate-key", id="key of a message twice"
         ),
         pytest.param(
-            line().replace(b'"role": "user"', b'"r\\u006fle":"system","role":"user"'), "json.duplicate-key", id="… spelled otherwise"
+            line().replace(b'"role": "user"', b'"r\\u006fle":"system","role":"user"'),
+            "json.duplicate-key",
+            id="key of a message twice, with an escape sequence",
         ),
     ],
 )
-def test_a_row_that_is_none_is_refused(raw: bytes, rule: str) -> None:
+def test_an_invalid_row_is_rejected(raw: bytes, rule: str) -> None:
     assert rule_of(raw) == rule
 
 
-def test_a_text_may_hold_the_name_of_a_key() -> None:
+def test_a_text_may_contain_the_name_of_a_key() -> None:
     messages = [{"role": "user", "content": "role"}, {"role": "assistant", "content": 'say "prompt": "prompt_id"'}]
     assert decode(line(prompt="messages", messages=messages, prompt_id="content")).messages[0].content == "role"
     assert decode(line(prompt="\u0041")).prompt == "A"
 
 
-def test_fields_of_a_row_beyond_the_schema_are_left_out_but_not_from_the_retention_suite() -> None:
+def test_unknown_fields_are_dropped_but_rejected_in_the_retention_suite() -> None:
     assert encode(decode(line(source="web"))) == encode(decode(line()))
     assert decode(line(kind="fact"), RetentionItem).kind == "fact"
     assert rule_of(line(), RetentionItem) == "schema.field"
     assert rule_of(line(kind="fact", source="web"), RetentionItem) == "schema.field"
 
 
-def test_python_data_is_held_to_the_same_schema() -> None:
+def test_python_data_is_checked_by_the_same_schema() -> None:
     assert convert(ROW) == decode(line())
-    with pytest.raises(Unreadable, match=r"messages\[0\]") as caught:
+    with pytest.raises(InvalidRow, match=r"messages\[0\]") as caught:
         convert({**ROW, "messages": [{"role": "user", "content": None}]})
     assert caught.value.rule == "schema.field"
 
 
-def test_lines_are_numbered_and_a_bad_one_does_not_end_the_file(tmp_path: Path) -> None:
+def test_lines_are_numbered_and_a_bad_line_does_not_stop_reading(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(line() + b"\r\nnonsense\n" + line(prompt="Last"))
-    found = list(read_jsonl(path))
-    assert [number for number, _ in found] == [1, 2, 3]
-    assert isinstance(found[1][1], Unreadable)
-    assert isinstance(found[2][1], Conversation)
-    assert found[2][1].prompt == "Last"
+    rows = list(read_jsonl(path))
+    assert [number for number, _ in rows] == [1, 2, 3]
+    assert isinstance(rows[1][1], InvalidRow)
+    assert isinstance(rows[2][1], Conversation)
+    assert rows[2][1].prompt == "Last"
     offsets = [offset for _, offset, _ in lines(path)]
     assert [path.read_bytes()[offset:][:5] for offset in offsets] == [b'{"pro', b"nonse", b'{"pro']
 
 
-def test_a_line_beyond_the_limit_is_refused_and_the_next_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_that_exceeds_the_limit_is_rejected_and_the_next_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_LINE_BYTES", 200)
     path = tmp_path / "rows.jsonl"
     path.write_bytes(line(prompt="x" * 1000) + b"\n" + line() + b"\n")
     (first, long), (second, fine) = read_jsonl(path)
     assert (first, second) == (1, 2)
-    assert isinstance(long, Unreadable)
+    assert isinstance(long, InvalidRow)
     assert long.rule == "json.too-long"
     assert fine == decode(line())
 
 
 @given(text)
-def test_case_space_and_punctuation_do_not_count(value: str) -> None:
-    assert normalise(value) == normalise(f"  {value}\n")
+def test_case_white_space_and_punctuation_are_ignored(value: str) -> None:
+    assert normalize(value) == normalize(f"  {value}\n")
     if value.isascii() and any(letter.isalnum() for letter in value):
-        assert normalise(value) == normalise(value.upper() + " !?") == normalise(value + "\u2026\u3000")
+        assert normalize(value) == normalize(value.upper() + " !?") == normalize(value + "\u2026\u3000")
 
 
-def test_what_normalises_to_the_same() -> None:
-    assert normalise("Hello, World!") == normalise("hello world") == normalise("ＨＥＬＬＯ\u3000ｗｏｒｌｄ")
-    assert normalise("Straße.") == normalise("STRASSE")
-    assert normalise(":)") != normalise(":(")
-    assert normalise("क") != normalise("कि")
-    assert normalise(" ") == b""
+def test_equivalent_texts_normalize_to_the_same_bytes() -> None:
+    assert normalize("Hello, World!") == normalize("hello world") == normalize("ＨＥＬＬＯ\u3000ｗｏｒｌｄ")
+    assert normalize("Straße.") == normalize("STRASSE")
+    assert normalize(":)") != normalize(":(")
+    assert normalize("क") != normalize("कि")
+    assert normalize(" ") == b""
 
 
-def test_hashes_tell_parts_apart() -> None:
+def test_hashes_depend_on_the_boundaries_of_parts() -> None:
     assert hash64(b"ab", b"c") != hash64(b"a", b"bc")
     assert hash64(b"a") != hash64(b"a", b"")
     assert 0 <= hash64(b"a") < 2**64
 
 
-def test_content_id_follows_what_is_said_and_by_whom() -> None:
+def test_the_content_id_depends_on_texts_and_roles() -> None:
     row: Conversation = decode(line())
     assert content_id(row.messages) == content_id(decode(line(prompt_id="2")).messages)
     assert content_id(row.messages) != content_id(row.messages[::-1])

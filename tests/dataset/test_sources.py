@@ -1,4 +1,4 @@
-"""Sources: what a name means, every file format, and the sharing out over the splits."""
+"""Sources: how a name is resolved, every file format, and the assignment to splits."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import pytest
 
 from mlops.core.config import DataConfig
 from mlops.core.errors import ConfigError, DataError
-from mlops.dataset.conversation import SPLITS, Conversation, Message, Unreadable, convert, hash64
+from mlops.dataset.conversation import SPLITS, Conversation, InvalidRow, Message, convert, hash64
 from mlops.dataset.rows import Rows
-from mlops.dataset.sources import SHARES, ChitchatSource, FileSource, FolderSource, HubSource, open_source, share_out
+from mlops.dataset.sources import SPLIT_SHARES, ChitchatSource, FileSource, FolderSource, HubSource, assign_splits, find_source
 
 COMMIT = "8049631c405ae6576f93f445c6b8166f76f5505a"
 
 
-def plain(number: int, split: str = "") -> dict[str, Any]:
+def sample_row(number: int, split: str = "") -> dict[str, Any]:
     messages = [{"role": "user", "content": f"Ask, {split}\n{number} ü"}, {"role": "assistant", "content": f'"Tell" {number}'}]
     return {"prompt": f"Ask, {split}\n{number} ü", "messages": messages, "prompt_id": f"{split}-{number}"}
 
@@ -39,68 +39,68 @@ def write(path: Path, rows: list[dict[str, Any]]) -> None:
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def everything(rows: Rows) -> list[Conversation | Unreadable]:
+def take_all(rows: Rows) -> list[Conversation | InvalidRow]:
     return list(rows.take(range(len(rows))))
 
 
-def where_unreadable(rows: Rows) -> list[tuple[str, str]]:
-    return [(where, problem.rule) for where, problem in rows.unreadable()]
+def where_invalid(rows: Rows) -> list[tuple[str, str]]:
+    return [(where, problem.rule) for where, problem in rows.invalid_rows()]
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".parquet"])
-def test_a_folder_of_any_format_holds_the_same_rows(suffix: str, tmp_path: Path) -> None:
+def test_a_folder_gives_the_same_rows_in_any_format(suffix: str, tmp_path: Path) -> None:
     for split in SPLITS:
-        write(tmp_path / f"{split}{suffix}", [plain(number, split) for number in range(5)])
-    source = open_source(DataConfig(dataset=str(tmp_path)))
+        write(tmp_path / f"{split}{suffix}", [sample_row(number, split) for number in range(5)])
+    source = find_source(DataConfig(dataset=str(tmp_path)))
     assert isinstance(source, FolderSource)
     assert source.revision == "local"
     assert source.files() == {f"{split}{suffix}": tmp_path / f"{split}{suffix}" for split in SPLITS}
     for split, rows in source.splits().items():
-        assert everything(rows) == [convert(plain(number, split)) for number in range(5)]
-        assert list(rows.take([3, 1])) == [convert(plain(3, split)), convert(plain(1, split))]
+        assert take_all(rows) == [convert(sample_row(number, split)) for number in range(5)]
+        assert list(rows.take([3, 1])) == [convert(sample_row(3, split)), convert(sample_row(1, split))]
         assert list(rows.ids()) == [hash64(f"{split}-{number}".encode()) for number in range(5)]
-        assert not rows.unreadable()
+        assert not rows.invalid_rows()
 
 
 @pytest.mark.parametrize("folder", ["", "data"])
-def test_parquet_shards_are_found_where_the_hub_has_them(folder: str, tmp_path: Path) -> None:
+def test_parquet_shards_are_found_where_the_hub_puts_them(folder: str, tmp_path: Path) -> None:
     for number in range(3):
-        write(tmp_path / folder / f"test_sft-{number:05}-of-00003.parquet", [plain(number)])
+        write(tmp_path / folder / f"test_sft-{number:05}-of-00003.parquet", [sample_row(number)])
     source = FolderSource(tmp_path)
     assert len(source.files()) == 3
-    assert everything(source.splits()["test_sft"]) == [convert(plain(number)) for number in range(3)]
+    assert take_all(source.splits()["test_sft"]) == [convert(sample_row(number)) for number in range(3)]
     assert source.splits()["test_sft"].where(2).endswith("test_sft-*.parquet:3")
 
 
-def test_a_split_that_is_there_twice_is_refused(tmp_path: Path) -> None:
-    write(tmp_path / "test_sft.jsonl", [plain(1)])
-    write(tmp_path / "test_sft.json", [plain(1)])
+def test_a_split_in_two_files_is_rejected(tmp_path: Path) -> None:
+    write(tmp_path / "test_sft.jsonl", [sample_row(1)])
+    write(tmp_path / "test_sft.json", [sample_row(1)])
     with pytest.raises(ConfigError, match=r"test_sft more than once: .*test_sft\.jsonl"):
         FolderSource(tmp_path)
 
 
-def test_where_a_row_stands_is_its_line_in_every_text_format(tmp_path: Path) -> None:
-    bad = {**plain(2), "prompt": None}
-    write(tmp_path / "a.jsonl", [plain(1), bad])
-    write(tmp_path / "a.json", [plain(1), bad])
+def test_the_location_of_a_row_is_its_line_in_every_text_format(tmp_path: Path) -> None:
+    bad = {**sample_row(2), "prompt": None}
+    write(tmp_path / "a.jsonl", [sample_row(1), bad])
+    write(tmp_path / "a.json", [sample_row(1), bad])
     (tmp_path / "a.csv").write_text('prompt,prompt_id,messages\n"two\nlines",1,[]\nx,2,"[{""role"":1}]"\n')
-    splits = {suffix: share_all(FileSource(tmp_path / f"a.{suffix}")) for suffix in ("jsonl", "json", "csv")}
+    splits = {suffix: all_problems(FileSource(tmp_path / f"a.{suffix}")) for suffix in ("jsonl", "json", "csv")}
     assert splits["jsonl"] == [(f"{tmp_path}/a.jsonl:2", "schema.field")]
     line = (tmp_path / "a.json").read_text().splitlines().index("  {", 2) + 1
     assert splits["json"] == [(f"{tmp_path}/a.json:{line}", "schema.field")]
     assert splits["csv"] == [(f"{tmp_path}/a.csv:4", "schema.field")]
 
 
-def share_all(source: FileSource) -> list[tuple[str, str]]:
-    return [found for rows in source.splits().values() for found in where_unreadable(rows)]
+def all_problems(source: FileSource) -> list[tuple[str, str]]:
+    return [problem for rows in source.splits().values() for problem in where_invalid(rows)]
 
 
-def test_a_null_in_parquet_is_found_at_its_row(tmp_path: Path) -> None:
-    write(tmp_path / "test_sft.parquet", [plain(1), {**plain(2), "prompt": None}])
+def test_a_null_in_parquet_is_reported_at_its_row(tmp_path: Path) -> None:
+    write(tmp_path / "test_sft.parquet", [sample_row(1), {**sample_row(2), "prompt": None}])
     rows = FolderSource(tmp_path).splits()["test_sft"]
-    fine, bad = everything(rows)
+    fine, bad = take_all(rows)
     assert isinstance(fine, Conversation)
-    assert isinstance(bad, Unreadable)
+    assert isinstance(bad, InvalidRow)
     assert rows.where(1) == f"{tmp_path}/test_sft.parquet:2"
 
 
@@ -113,30 +113,30 @@ def test_a_null_in_parquet_is_found_at_its_row(tmp_path: Path) -> None:
         ("a.csv", b"", r"a\.csv:1: column 'prompt' is missing"),
         ("a.csv", b'prompt,prompt_id,messages\nx,1,[]\n"y,2,[]\n', r"a\.csv:\d: unexpected end of data"),
         ("a.csv", b"prompt,prompt_id,messages\n\xff,1,[]\n", r"a\.csv:1: .*invalid start byte"),
-        ("a.parquet", b"PAR1", r"a\.parquet is not Parquet"),
+        ("a.parquet", b"PAR1", r"a\.parquet is not a readable Parquet file"),
     ],
 )
-def test_a_file_that_is_no_such_file_is_refused(name: str, content: bytes, message: str, tmp_path: Path) -> None:
+def test_a_malformed_file_is_rejected(name: str, content: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=message):
         FileSource(tmp_path / name).splits()
 
 
-def test_a_parquet_file_without_a_column_is_refused(tmp_path: Path) -> None:
+def test_a_parquet_file_without_a_required_column_is_rejected(tmp_path: Path) -> None:
     datasets.Dataset.from_list([{"prompt": "x", "text": "y"}]).to_parquet(tmp_path / "a.parquet")
     with pytest.raises(DataError, match="no column 'prompt_id'; it has prompt, text"):
         FileSource(tmp_path / "a.parquet").splits()
 
 
-def test_what_a_name_means(tmp_path: Path) -> None:
-    assert isinstance(open_source(DataConfig(dataset="chitchat")), ChitchatSource)
-    assert isinstance(open_source(DataConfig(dataset="Somebody/some.data_set")), HubSource)
+def test_a_name_is_resolved_to_its_source(tmp_path: Path) -> None:
+    assert isinstance(find_source(DataConfig(dataset="chitchat")), ChitchatSource)
+    assert isinstance(find_source(DataConfig(dataset="Somebody/some.data_set")), HubSource)
     for wrong in ("data/nowhere.jsonl", "nowhere", "./some/folder", "a/b/c"):
         with pytest.raises(ConfigError, match="no such file or folder"):
-            open_source(DataConfig(dataset=wrong))
+            find_source(DataConfig(dataset=wrong))
     (tmp_path / "rows.txt").touch()
-    with pytest.raises(ConfigError, match="format isn't known"):
-        open_source(DataConfig(dataset=str(tmp_path / "rows.txt")))
+    with pytest.raises(ConfigError, match="unsupported format"):
+        find_source(DataConfig(dataset=str(tmp_path / "rows.txt")))
 
 
 @pytest.mark.parametrize("revision", ["main", "v1", "8049631", COMMIT.upper()])
@@ -146,35 +146,35 @@ def test_a_hub_data_set_needs_a_commit(revision: str) -> None:
     assert HubSource("Somebody/some", COMMIT).revision == COMMIT
 
 
-def located(texts: list[str]) -> list[tuple[str, Conversation]]:
+def make_rows(texts: list[str]) -> list[tuple[str, Conversation]]:
     return [
         (text, Conversation(prompt=text, messages=[Message("user", text), Message("assistant", "Yes")], prompt_id="")) for text in texts
     ]
 
 
-def wheres(shared: dict[str, Rows]) -> dict[str, list[str]]:
-    return {split: [rows.where(index) for index in range(len(rows))] for split, rows in shared.items()}
+def locations_of(splits: dict[str, Rows]) -> dict[str, list[str]]:
+    return {split: [rows.where(index) for index in range(len(rows))] for split, rows in splits.items()}
 
 
-def test_sharing_out_follows_the_shares_and_loses_nothing() -> None:
+def test_rows_are_assigned_in_the_configured_shares_and_none_is_lost() -> None:
     texts = [f"question {number}" for number in range(4000)]
-    found = wheres(dict(share_out(located(texts))))
-    assert sorted(where for split in found.values() for where in split) == sorted(texts)
-    for split, share in SHARES.items():
+    locations = locations_of(dict(assign_splits(make_rows(texts))))
+    assert sorted(where for split in locations.values() for where in split) == sorted(texts)
+    for split, share in SPLIT_SHARES.items():
         # Five standard deviations of a binomial count.
-        assert abs(len(found[split]) - 4000 * share) < 5 * (4000 * share * (1 - share)) ** 0.5
-    assert sum(SHARES.values()) == pytest.approx(1)
+        assert abs(len(locations[split]) - 4000 * share) < 5 * (4000 * share * (1 - share)) ** 0.5
+    assert sum(SPLIT_SHARES.values()) == pytest.approx(1)
 
 
-def test_a_row_keeps_its_split_when_others_come() -> None:
-    few, many = (wheres(dict(share_out(located([f"question {n}" for n in range(count)])))) for count in (50, 200))
+def test_a_row_keeps_its_split_when_rows_are_added() -> None:
+    few, many = (locations_of(dict(assign_splits(make_rows([f"question {n}" for n in range(count)])))) for count in (50, 200))
     assert all(set(few[split]) <= set(many[split]) for split in SPLITS)
 
 
-def test_copies_land_in_one_split() -> None:
+def test_copies_are_assigned_to_the_same_split() -> None:
     for number in range(40):
-        found = wheres(dict(share_out(located([f"Question {number}", f"question  {number}?!"]))))
-        assert sorted(len(split) for split in found.values()) == [0, 0, 0, 2]
+        locations = locations_of(dict(assign_splits(make_rows([f"Question {number}", f"question  {number}?!"]))))
+        assert sorted(len(split) for split in locations.values()) == [0, 0, 0, 2]
 
 
 def test_chitchat_fills_the_splits() -> None:

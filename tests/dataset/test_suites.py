@@ -1,4 +1,4 @@
-"""The frozen suites: which rows, how many, of which kinds."""
+"""Selection of the frozen suites: which rows, how many, and of which kinds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mlops.core.config import EvaluationConfig
-from mlops.dataset.suites import freeze, stratified, target_lines
+from mlops.dataset.suites import freeze, stratified_lines, target_lines
 
 
 def line(number: int, kind: str | None = None, prompt_id: str = "") -> bytes:
@@ -38,22 +38,22 @@ def test_the_target_suite_is_the_first_readable_rows_with_different_ids(held_out
 
 
 @pytest.mark.parametrize(
-    ("wanted", "numbers"),
+    ("limit", "numbers"),
     [(3, [0, 5, 7]), (4, [0, 1, 5, 7]), (5, [0, 1, 5, 6, 7]), (6, [0, 1, 2, 5, 6, 7]), (None, [0, 1, 2, 3, 4, 5, 6, 7])],
 )
-def test_the_retention_suite_holds_every_kind(wanted: int | None, numbers: list[int], retention: Path) -> None:
-    found, kinds = stratified(retention, wanted)
-    assert [int(json.loads(text)["prompt"][1:]) for text in found] == numbers
+def test_the_retention_suite_covers_every_kind(limit: int | None, numbers: list[int], retention: Path) -> None:
+    selected, kinds = stratified_lines(retention, limit)
+    assert [int(json.loads(text)["prompt"][1:]) for text in selected] == numbers
     assert kinds == 3
 
 
-def test_freezing_writes_both_and_says_what_is_short(held_out: Path, retention: Path, tmp_path: Path) -> None:
+def test_freezing_writes_both_suites_and_reports_missing_rows(held_out: Path, retention: Path, tmp_path: Path) -> None:
     files, findings = freeze(held_out, retention, tmp_path / "suites", EvaluationConfig(target_rows=5, retention_rows=2))
     assert {name: rows for name, (_, rows) in files.items()} == {"target": 3, "retention": 2}
     assert {name: path.read_bytes().count(b"\n") for name, (path, _) in files.items()} == {"target": 3, "retention": 2}
     assert [(finding.rule, finding.severity) for finding in findings] == [("suite.short", "warning"), ("suite.kinds", "error")]
 
 
-def test_freezing_enough_rows_finds_nothing(held_out: Path, retention: Path, tmp_path: Path) -> None:
+def test_freezing_enough_rows_has_no_findings(held_out: Path, retention: Path, tmp_path: Path) -> None:
     _, findings = freeze(held_out, retention, tmp_path / "suites", EvaluationConfig(target_rows=3, retention_rows=3))
     assert findings == []
