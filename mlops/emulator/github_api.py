@@ -1,7 +1,7 @@
-"""As much of GitHub's REST API as the workflows call: comments on pull requests, workflow runs, dispatches, environments.
+"""The part of GitHub's REST API that the workflows call: comments on pull requests, workflow runs, dispatches, environments.
 
-Shapes and status codes follow https://docs.github.com/en/rest (api-version 2022-11-28). Tokens carry the permissions of the job that they
-were made for, so a call that the job's ``permissions:`` does not cover is refused here as there.
+Shapes and status codes follow https://docs.github.com/en/rest (api-version 2022-11-28). A token has the permissions of its job, so a call
+that the job's ``permissions:`` don't cover is refused, as on GitHub.
 """
 
 from __future__ import annotations
@@ -16,59 +16,59 @@ from starlette.responses import JSONResponse, Response
 
 from mlops.emulator.base.azure import Azure
 from mlops.emulator.base.errors import AzureFault
-from mlops.emulator.wire.app import Answer, Route, body
+from mlops.emulator.wire.app import Answer, Route, read_json
 
-__all__ = ["ROUTES", "add_environment", "add_workflow_run", "approve", "comments", "dispatches", "open_pull_request", "token"]
+__all__ = ["ROUTES", "add_environment", "add_workflow_run", "approve", "comments", "dispatches", "issue_token", "open_pull_request"]
 
 API = "https://api.github.com"
 BOT = {"login": "github-actions[bot]", "id": 41898282, "type": "Bot"}
 LIMIT = 65536
-"""Characters in a comment."""
+"""Maximum length of a comment in characters."""
 PAGE = 30
 
 
-def token(azure: Azure, permissions: Mapping[str, str]) -> str:
-    """A job's token: ``{"pull-requests": "write", …}``, as under ``permissions:``."""
-    made = f"ghs_{secrets.token_hex(18)}"
-    azure.store.put("github-token", made, {"permissions": dict(permissions)})
-    return made
+def issue_token(azure: Azure, permissions: Mapping[str, str]) -> str:
+    """Return a new token for a job with these ``permissions:``, e.g. ``{"pull-requests": "write"}``."""
+    token = f"ghs_{secrets.token_hex(18)}"
+    azure.store.put("github-token", token, {"permissions": dict(permissions)})
+    return token
 
 
 def open_pull_request(azure: Azure, number: int, title: str = "A change") -> None:
-    """Let there be a pull request."""
+    """Create a pull request."""
     azure.store.put("github-issue", str(number), {"number": number, "title": title})
 
 
 def add_workflow_run(azure: Azure, run: str, status: str, conclusion: str | None) -> None:
-    """Let there be a workflow run: ``status`` queued, in_progress or completed; ``conclusion`` success, failure, cancelled or None."""
+    """Create a workflow run: ``status`` queued, in_progress or completed; ``conclusion`` success, failure, cancelled or None."""
     azure.store.put("github-run", run, {"id": int(run), "status": status, "conclusion": conclusion})
 
 
 def add_environment(azure: Azure, name: str, reviewers: Sequence[str] = (), *, prevent_self_review: bool = True) -> None:
-    """Let there be an environment. ``reviewers``: logins, one of whom must let a job in; without any, every job is let in."""
+    """Create an environment. One of the ``reviewers`` (logins) must approve a job; without reviewers every job is approved."""
     azure.store.put("github-environment", name, {"name": name, "reviewers": list(reviewers), "prevent_self_review": prevent_self_review})
 
 
 def approve(azure: Azure, run: str, environment: str, user: str, comment: str = "") -> None:
-    """Let the jobs of a workflow run into an environment, as a reviewer does."""
+    """Approve a workflow run's jobs for an environment, as a reviewer does."""
     number = len(azure.store.list("github-approval"))
     azure.store.put("github-approval", f"{run}/{number}", {"environment": environment, "user": user, "comment": comment})
 
 
 def comments(azure: Azure, number: int) -> list[dict[str, Any]]:
-    """The comments on a pull request, oldest first."""
-    found = [comment for _, comment in azure.store.list("github-comment") if comment["issue"] == number]
-    return sorted(found, key=lambda comment: comment["id"])
+    """Return the comments on a pull request, oldest first."""
+    matching = (comment for _, comment in azure.store.list("github-comment") if comment["issue"] == number)
+    return sorted(matching, key=lambda comment: comment["id"])
 
 
 def dispatches(azure: Azure) -> list[dict[str, Any]]:
-    """The workflow dispatches that were asked for, oldest first: ``workflow``, ``ref``, ``inputs``."""
-    return [asked for _, asked in sorted(azure.store.list("github-dispatch"), key=lambda pair: int(pair[0]))]
+    """Return the requested workflow dispatches, oldest first: ``workflow``, ``ref``, ``inputs``."""
+    return [dispatch for _, dispatch in sorted(azure.store.list("github-dispatch"), key=lambda pair: int(pair[0]))]
 
 
 async def get_issue(azure: Azure, request: Request) -> Answer:
-    """An issue or pull request."""
-    _allow(azure, request, "pull-requests", "issues")
+    """Return an issue or pull request."""
+    _check_permission(azure, request, "pull-requests", "issues")
     issue, base = _issue(azure, request), _base(request)
     url = f"{base}/issues/{issue['number']}"
     return {
@@ -78,22 +78,22 @@ async def get_issue(azure: Azure, request: Request) -> Answer:
 
 
 async def list_comments(azure: Azure, request: Request) -> Answer:
-    """Comments, oldest first, page by page."""
-    _allow(azure, request, "pull-requests", "issues")
-    found = comments(azure, _issue(azure, request)["number"])
+    """Return a page of comments, oldest first."""
+    _check_permission(azure, request, "pull-requests", "issues")
+    everything = comments(azure, _issue(azure, request)["number"])
     size, page = int(request.query_params.get("per_page", PAGE)), int(request.query_params.get("page", 1))
-    shown = [_comment(request, comment) for comment in found[(page - 1) * size : page * size]]
+    items = [_comment(request, comment) for comment in everything[(page - 1) * size : page * size]]
     links = {}
-    if len(found) > page * size:
-        following = f"{API}{request.url.path}?per_page={size}&page={page + 1}"
-        links = {"Link": f'<{following}>; rel="next"'}
-    return JSONResponse(shown, headers=links)
+    if len(everything) > page * size:
+        next_url = f"{API}{request.url.path}?per_page={size}&page={page + 1}"
+        links = {"Link": f'<{next_url}>; rel="next"'}
+    return JSONResponse(items, headers=links)
 
 
 async def post_comment(azure: Azure, request: Request) -> Answer:
-    """Write a comment."""
-    _allow(azure, request, "pull-requests", "issues", write=True)
-    issue, text = _issue(azure, request), await _text(request)
+    """Create a comment."""
+    _check_permission(azure, request, "pull-requests", "issues", write=True)
+    issue, text = _issue(azure, request), await _read_text(request)
     number = 1000 + len(azure.store.list("github-comment"))
     comment = azure.store.put(
         "github-comment", str(number), {"id": number, "issue": issue["number"], "body": text, "edits": 0, "user": BOT}
@@ -103,8 +103,8 @@ async def post_comment(azure: Azure, request: Request) -> Answer:
 
 async def patch_comment(azure: Azure, request: Request) -> Answer:
     """Change a comment."""
-    _allow(azure, request, "pull-requests", "issues", write=True)
-    text = await _text(request)
+    _check_permission(azure, request, "pull-requests", "issues", write=True)
+    text = await _read_text(request)
     try:
         with azure.store.change("github-comment", request.path_params["comment"]) as comment:
             comment["body"], comment["edits"] = text, comment["edits"] + 1
@@ -114,8 +114,8 @@ async def patch_comment(azure: Azure, request: Request) -> Answer:
 
 
 async def get_run(azure: Azure, request: Request) -> Answer:
-    """A workflow run."""
-    _allow(azure, request, "actions")
+    """Return a workflow run."""
+    _check_permission(azure, request, "actions")
     run = azure.store.get("github-run", request.path_params["run"])
     if run is None:
         raise _not_found()
@@ -127,40 +127,45 @@ async def get_run(azure: Azure, request: Request) -> Answer:
 
 
 async def get_approvals(azure: Azure, request: Request) -> Answer:
-    """Who let a run's jobs into environments."""
-    _allow(azure, request, "actions")
+    """Return the approvals of a run's jobs for environments."""
+    _check_permission(azure, request, "actions")
     run = request.path_params["run"]
     if azure.store.get("github-run", run) is None:
         raise _not_found()
     return JSONResponse(
         [
-            {"environments": [{"name": one["environment"]}], "state": "approved", "user": _user(one["user"]), "comment": one["comment"]}
-            for _, one in azure.store.list("github-approval", f"{run}/")
+            {
+                "environments": [{"name": approval["environment"]}],
+                "state": "approved",
+                "user": _user(approval["user"]),
+                "comment": approval["comment"],
+            }
+            for _, approval in azure.store.list("github-approval", f"{run}/")
         ]
     )
 
 
 async def get_environment(azure: Azure, request: Request) -> Answer:
-    """An environment with its protection rules."""
-    _allow(azure, request, "actions")
-    known = azure.store.get("github-environment", request.path_params["environment"])
-    if known is None:
+    """Return an environment with its protection rules."""
+    _check_permission(azure, request, "actions")
+    environment = azure.store.get("github-environment", request.path_params["environment"])
+    if environment is None:
         raise _not_found()
     rule = {
-        "id": 1, "type": "required_reviewers", "prevent_self_review": known["prevent_self_review"],
-        "reviewers": [{"type": "User", "reviewer": _user(login)} for login in known["reviewers"]],
+        "id": 1, "type": "required_reviewers", "prevent_self_review": environment["prevent_self_review"],
+        "reviewers": [{"type": "User", "reviewer": _user(login)} for login in environment["reviewers"]],
     }  # fmt: skip
-    name = known["name"]
+    name = environment["name"]
     return {
         "id": 1, "name": name, "url": f"{_base(request)}/environments/{name}", "deployment_branch_policy": None,
         "html_url": f"https://github.com/{azure.options.github}/deployments/activity_log?environments_filter={name}",
-        "protection_rules": [rule] if known["reviewers"] else [],
+        "protection_rules": [rule] if environment["reviewers"] else [],
     }  # fmt: skip
 
 
 async def get_workflow(azure: Azure, request: Request) -> Answer:
-    """A workflow, by its file's name."""
-    _allow(azure, request, "actions")
+    """Return the workflow with this file name."""
+    _check_permission(azure, request, "actions")
     name = request.path_params["workflow"]
     return {
         "id": 1,
@@ -172,30 +177,30 @@ async def get_workflow(azure: Azure, request: Request) -> Answer:
 
 
 async def post_dispatch(azure: Azure, request: Request) -> Answer:
-    """Start a workflow. Nothing is started here: what was asked for is kept."""
-    _allow(azure, request, "actions", write=True)
-    asked = await body(request)
-    if unknown := sorted(asked.keys() - {"ref", "inputs"}):
-        raise _github(422, f"Invalid request. {', '.join(unknown)} is not a permitted key.")
-    inputs = asked.get("inputs") or {}
-    if not asked.get("ref") or not isinstance(inputs, dict) or len(inputs) > 25 or not all(isinstance(v, str) for v in inputs.values()):
-        raise _github(422, "Invalid request.")
+    """Record the dispatch of a workflow. The emulator doesn't run it."""
+    _check_permission(azure, request, "actions", write=True)
+    dispatch = await read_json(request)
+    if unknown := sorted(dispatch.keys() - {"ref", "inputs"}):
+        raise _github_error(422, f"Invalid request. {', '.join(unknown)} is not a permitted key.")
+    inputs = dispatch.get("inputs") or {}
+    if not dispatch.get("ref") or not isinstance(inputs, dict) or len(inputs) > 25 or not all(isinstance(v, str) for v in inputs.values()):
+        raise _github_error(422, "Invalid request.")
     number = str(len(azure.store.list("github-dispatch")))
-    azure.store.put("github-dispatch", number, {"workflow": request.path_params["workflow"], "ref": asked["ref"], "inputs": inputs})
+    azure.store.put("github-dispatch", number, {"workflow": request.path_params["workflow"], "ref": dispatch["ref"], "inputs": inputs})
     return Response(status_code=204)
 
 
-def _allow(azure: Azure, request: Request, *scopes: str, write: bool = False) -> None:
-    """The token must be known, and one of the scopes must be granted; the repository must be the emulated one."""
-    given = request.headers.get("authorization", "").rpartition(" ")[2]
-    known = azure.store.get("github-token", given) if given else None
-    if known is None:
-        raise _github(401, "Bad credentials")
+def _check_permission(azure: Azure, request: Request, *scopes: str, write: bool = False) -> None:
+    """Check that the token is valid and grants one of the scopes, and that the repository is the emulated one."""
+    token = request.headers.get("authorization", "").rpartition(" ")[2]
+    document = azure.store.get("github-token", token) if token else None
+    if document is None:
+        raise _github_error(401, "Bad credentials")
     if f"{request.path_params['owner']}/{request.path_params['repository']}".lower() != azure.options.github.lower():
         raise _not_found()
-    enough = ("write",) if write else ("read", "write")
-    if not any(known["permissions"].get(scope) in enough for scope in scopes):
-        raise _github(403, "Resource not accessible by integration")
+    levels = ("write",) if write else ("read", "write")
+    if not any(document["permissions"].get(scope) in levels for scope in scopes):
+        raise _github_error(403, "Resource not accessible by integration")
 
 
 def _user(login: str) -> dict[str, Any]:
@@ -209,12 +214,12 @@ def _issue(azure: Azure, request: Request) -> dict[str, Any]:
     return issue
 
 
-async def _text(request: Request) -> str:
-    text = (await body(request)).get("body")
+async def _read_text(request: Request) -> str:
+    text = (await read_json(request)).get("body")
     if not isinstance(text, str) or not text:
-        raise _github(422, "Validation Failed")
+        raise _github_error(422, "Validation Failed")
     if len(text) > LIMIT:
-        raise _github(422, f"Body is too long (maximum is {LIMIT} characters)")
+        raise _github_error(422, f"Body is too long (maximum is {LIMIT} characters)")
     return text
 
 
@@ -232,10 +237,10 @@ def _base(request: Request) -> str:
 
 
 def _not_found() -> AzureFault:
-    return _github(404, "Not Found")
+    return _github_error(404, "Not Found")
 
 
-def _github(status: int, message: str) -> AzureFault:
+def _github_error(status: int, message: str) -> AzureFault:
     return AzureFault(
         status, str(status), message, body={"message": message, "documentation_url": "https://docs.github.com/rest", "status": str(status)}
     )

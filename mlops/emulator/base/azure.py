@@ -1,4 +1,4 @@
-"""The one subscription, resource group and workspace that the emulator stands for, and what all resources share."""
+"""The emulated subscription with its one resource group and workspace, and the state that all services share."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["LOCATION", "Azure", "Identity", "Options", "Services", "arm_id"]
 T = TypeVar("T")
 
 LOCATION = "eastus"
-"""The SDK's registry discovery goes to eastus whatever the workspace's region is, so this is the one region there is."""
+"""The only emulated region: the SDK's registry discovery goes to eastus, whatever the workspace's region is."""
 
 API_HOST = f"{LOCATION}.api.azureml.ms"
 BLOB_SUFFIX = "blob.core.windows.net"
@@ -29,7 +29,7 @@ SCORING_SUFFIX = f"{LOCATION}.inference.ml.azure.com"
 
 @dataclasses.dataclass(frozen=True)
 class Identity:
-    """Names and secrets of the emulated subscription; random where Azure's are, kept across restarts."""
+    """Names and secrets of the emulated subscription. Random where Azure's are, and the same after a restart."""
 
     tenant: str
     client: str
@@ -45,11 +45,11 @@ class Identity:
     """Signs access tokens."""
 
     @classmethod
-    def remembered(cls, store: Store) -> Identity:
-        """The one in the store; made at the first start."""
-        known = store.get("identity", "self")
-        if known is None:
-            known = store.put(
+    def load_or_create(cls, store: Store) -> Identity:
+        """Return the identity in the store, creating it at the first start."""
+        document = store.get("identity", "self")
+        if document is None:
+            document = store.put(
                 "identity",
                 "self",
                 {
@@ -65,21 +65,23 @@ class Identity:
                     "token_key": secrets.token_hex(32),
                 },
             )
-        return cls(**known)
+        return cls(**document)
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What the command line says.
+    """Settings from the command line.
 
     Args:
-        catalog: what the ``azureml`` registry holds, ``tutorial`` or ``current``.
-        weights: which stand-in weights its models have, ``real`` (SmolLM2-135M-Instruct), ``tiny-llama`` or ``tiny-phi3``.
-        polls: how many status reads a long-running operation stays ``InProgress`` after its work is done.
-        cache: where converted weights are kept between emulators.
-        github: the repository (``owner/name``) if GitHub is emulated beside Azure; empty if not.
+        catalog: content of the ``azureml`` registry, ``tutorial`` or ``current``.
+        weights: stand-in weights of its models, ``real`` (SmolLM2-135M-Instruct), ``tiny-llama`` or ``tiny-phi3``.
+        polls: number of status reads for which a long-running operation stays ``InProgress`` after its work is done.
+        cache: folder for files that emulators share, such as converted weights.
+        github: the repository (``owner/name``) whose GitHub is emulated as well; empty for Azure only.
         federated_subjects: subjects of GitHub's tokens that the application trusts.
-        immutable_subjects: whether GitHub's subjects carry ids, as in repositories made since July 2026.
+        immutable_subjects: whether GitHub's subjects contain ids, as in repositories created since July 2026.
+        mlflow_at_start: whether the MLflow server starts with the emulator, so that a browser can open its page; otherwise it starts at the
+            first request that needs it.
     """
 
     catalog: str = "tutorial"
@@ -89,6 +91,7 @@ class Options:
     github: str = ""
     federated_subjects: tuple[str, ...] = ()
     immutable_subjects: bool = False
+    mlflow_at_start: bool = False
 
 
 class Services:
@@ -142,7 +145,7 @@ class Azure:
 
     @property
     def workspace_id(self) -> str:
-        """ARM id of the workspace."""
+        """The workspace's ARM id."""
         i = self.identity
         return (
             f"/subscriptions/{i.subscription}/resourceGroups/{i.group}/providers/Microsoft.MachineLearningServices/workspaces/{i.workspace}"
@@ -150,7 +153,7 @@ class Azure:
 
     @property
     def tracking_uri(self) -> str:
-        """MLflow tracking URI, as the workspace tells it."""
+        """The workspace's MLflow tracking URI."""
         return f"azureml://{API_HOST}/mlflow/v1.0{self.workspace_id}"
 
     def start_task(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
@@ -168,5 +171,5 @@ class Azure:
 
 
 def arm_id(azure: Azure, *parts: str) -> str:
-    """ARM id of something in the workspace, e.g. ``arm_id(azure, "jobs", name)``."""
+    """Return the ARM id of a resource in the workspace, e.g. ``arm_id(azure, "jobs", name)``."""
     return "/".join((azure.workspace_id, *parts))

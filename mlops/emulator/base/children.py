@@ -1,8 +1,8 @@
 """Child processes that can't outlive the emulator: jobs, containers, the MLflow server.
 
-Each child runs in a process group of its own under a guard: this very file, run by a bare interpreter. The guard holds the reading end
-of a pipe whose writing end only the emulator has. When the emulator ends, by whatever signal, the pipe closes and the guard kills
-the group. Nothing here may import more than the standard library, since the guard runs without site-packages.
+Each child runs in its own process group under a guard, which is this file run by a bare interpreter. The guard holds the read end of a
+pipe whose write end only the emulator has. When the emulator exits, by whatever signal, the pipe closes and the guard kills the group.
+This file may import the standard library only, because the guard runs without site-packages.
 """
 
 from __future__ import annotations
@@ -18,18 +18,32 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-__all__ = ["Child", "Children"]
+__all__ = ["Child", "Children", "base_environment", "package_environment"]
+
+INHERITED = ("HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "OMP_NUM_THREADS")
+"""Variables that a child inherits from the emulator."""
 
 GRACE_S = 3.0
-"""Between SIGTERM and SIGKILL."""
+"""Seconds between SIGTERM and SIGKILL."""
+
+
+def base_environment() -> dict[str, str]:
+    """Return the environment of any child: the emulator's own Python first on the path, and little else."""
+    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
+    return {name: os.environ[name] for name in INHERITED if name in os.environ} | {"PATH": path, "PYTHONUNBUFFERED": "1"}
+
+
+def package_environment() -> dict[str, str]:
+    """Return the environment of a child that runs this package: a step of the component, or the conversion of weights."""
+    return base_environment() | {"PYTHONPATH": str(Path(__file__).parents[3])}
 
 
 class Child:
     """One guarded process.
 
     Args:
-        process: its guard, which ends with the child's exit code (128 + signal number if a signal ended it).
-        pipe: writing end of the guard's pipe; closing it ends the child.
+        process: the guard, which exits with the child's exit code (128 + signal number if a signal killed the child).
+        pipe: write end of the guard's pipe; closing it stops the child.
     """
 
     def __init__(self, process: subprocess.Popen[bytes], pipe: int) -> None:
@@ -39,19 +53,19 @@ class Child:
 
     @property
     def returncode(self) -> int | None:
-        """The exit code, or None while it runs."""
+        """The exit code, or None while the child runs."""
         return self._process.poll()
 
     def wait(self, timeout: float | None = None) -> int:
-        """Block until it ends; its exit code.
+        """Wait until the child exits and return its exit code.
 
         Raises:
-            subprocess.TimeoutExpired: it still runs after ``timeout`` seconds.
+            subprocess.TimeoutExpired: the child still runs after ``timeout`` seconds.
         """
         return self._process.wait(timeout)
 
     def stop(self) -> None:
-        """End the whole group: SIGTERM, then SIGKILL after a grace period. Returns once it is gone."""
+        """Stop the whole process group with SIGTERM, then SIGKILL after a grace period. Return once it is gone."""
         with self._lock:
             if self._pipe is not None:
                 os.close(self._pipe)
@@ -60,7 +74,7 @@ class Child:
 
 
 class Children:
-    """All of them, so that they can be ended together."""
+    """All child processes of one emulator, so that they can be stopped together."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -68,7 +82,7 @@ class Children:
         self._closed = False
 
     def start(self, command: Sequence[str], *, cwd: Path, environment: Mapping[str, str], log: Path) -> Child:
-        """Start ``command`` with exactly this environment; stdout and stderr are appended to ``log``.
+        """Start ``command`` with exactly this environment, appending its stdout and stderr to ``log``.
 
         Raises:
             RuntimeError: the emulator is shutting down.
@@ -89,7 +103,7 @@ class Children:
                     start_new_session=True,
                 )
                 child = Child(process, write)
-                self._running = [known for known in self._running if known.returncode is None] + [child]
+                self._running = [*(other for other in self._running if other.returncode is None), child]
         except BaseException:
             os.close(write)
             raise
@@ -98,7 +112,7 @@ class Children:
         return child
 
     def stop(self) -> None:
-        """End every child, all at once, and start no more."""
+        """Stop all children at the same time, and refuse to start more."""
         with self._lock:
             self._closed = True
             running, self._running = self._running, []
@@ -110,43 +124,43 @@ class Children:
 
 
 def guard(pipe: int, command: Sequence[str], *, attached: bool = False) -> int:
-    """Run ``command`` in a group of its own until it ends or the pipe closes; the exit code.
+    """Run ``command`` in its own process group until it exits or the pipe closes, and return the exit code.
 
     Args:
-        pipe: reading end.
-        command: with its arguments.
-        attached: stay in the terminal's foreground group instead, so that the command may read from the terminal; signals are passed on.
+        pipe: read end of the pipe.
+        command: the command with its arguments.
+        attached: stay in the terminal's foreground group, so that the command can read from the terminal, and forward signals to it.
     """
     if attached:
-        return _attached(pipe, command)
+        return _guard_attached(pipe, command)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # A child must not inherit what the guard ignores.
-    child = subprocess.Popen(command, start_new_session=True, close_fds=True, preexec_fn=_default_signals)
+    # A child must not inherit the signals that the guard ignores.
+    child = subprocess.Popen(command, start_new_session=True, close_fds=True, preexec_fn=_reset_signals)
     threading.Thread(target=_kill_when_closed, args=(pipe, child.pid, _signal_group), daemon=True).start()
     code = child.wait()
-    # What the child left running in its group ends with it: a job's helpers are part of the job.
+    # Helpers that the child left running are part of the job and end with it.
     _signal_group(child.pid, signal.SIGKILL)
     return 128 - code if code < 0 else code
 
 
-def _attached(pipe: int, command: Sequence[str]) -> int:
-    # A terminal sends its interrupt to the whole foreground group: passed on, the command would see it twice.
+def _guard_attached(pipe: int, command: Sequence[str]) -> int:
+    # A terminal interrupts the whole foreground group: a forwarded SIGINT would reach the command twice.
     at_terminal = os.isatty(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        child = subprocess.Popen(command, close_fds=True, preexec_fn=_default_signals)
+        child = subprocess.Popen(command, close_fds=True, preexec_fn=_reset_signals)
     except OSError as problem:
         sys.stderr.write(f"{command[0]}: {problem.strerror}\n")
         return 127 if isinstance(problem, FileNotFoundError) else 126
     for number in (signal.SIGTERM, signal.SIGHUP, *(() if at_terminal else (signal.SIGINT,))):
-        signal.signal(number, lambda received, _: _signal_one(child.pid, received))
-    threading.Thread(target=_kill_when_closed, args=(pipe, child.pid, _signal_one), daemon=True).start()
+        signal.signal(number, lambda received, _: _signal_process(child.pid, received))
+    threading.Thread(target=_kill_when_closed, args=(pipe, child.pid, _signal_process), daemon=True).start()
     code = child.wait()
     return 128 - code if code < 0 else code
 
 
-def _default_signals() -> None:
+def _reset_signals() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
@@ -163,7 +177,7 @@ def _signal_group(group: int, number: int) -> None:
         os.killpg(group, number)
 
 
-def _signal_one(process: int, number: int) -> None:
+def _signal_process(process: int, number: int) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.kill(process, number)
 

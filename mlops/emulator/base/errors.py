@@ -1,7 +1,7 @@
-"""How Azure says no: the error envelopes of the management front end, of ARM itself, and of run history.
+"""Azure's error envelopes: those of the management front end, of ARM itself, and of run history.
 
-Shapes follow ARM common-types v3 ``ErrorResponse``; the front end adds ``additionalInfo``, where the real code hides in a chain of
-inner errors while ``error.code`` only tells the class of error (``UserError``, ``ServiceError``, ``TransientError``).
+Shapes follow ARM common-types v3 ``ErrorResponse``. The front end adds ``additionalInfo`` with the real code in a chain of inner errors;
+``error.code`` holds only the class of error (``UserError``, ``ServiceError``, ``TransientError``).
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ __all__ = ["AzureFault", "not_found", "not_implemented", "user_error"]
 
 
 class AzureFault(Exception):
-    """An answer that is an error.
+    """An error response.
 
     Args:
         status: HTTP status.
         code: ``error.code`` on the wire, e.g. ``"UserError"``.
-        message: the sentence a user sees.
+        message: the sentence that the user sees.
         inner: the real codes, outermost first, e.g. ``("NotFound", "JobNotFound")``; empty for errors of ARM itself.
         details: (code, message) pairs under ``error.details``.
         headers: extra response headers, e.g. ``Retry-After``.
-        body: replaces the envelope altogether, for services that have another one (Entra, blob storage, scoring).
+        body: replaces the envelope, for services with a different one (Entra, blob storage, scoring).
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class AzureFault(Exception):
         self.body = body
 
     def envelope(self, location: str) -> Any:
-        """The body on the wire."""
+        """Return the response body."""
         if self.body is not None:
             return self.body
         error: dict[str, Any] = {
@@ -72,15 +72,15 @@ class AzureFault(Exception):
 
 
 def user_error(message: str, *inner: str, status: int = 400) -> AzureFault:
-    """A request that the front end refuses."""
+    """Return the front end's error for an invalid request."""
     return AzureFault(status, "UserError", message, inner=inner or ("BadArgument", "ArgumentInvalid"))
 
 
 def not_found(message: str, *inner: str, details: Sequence[tuple[str, str]] = ()) -> AzureFault:
-    """A resource that is not there."""
+    """Return the front end's error for a resource that doesn't exist."""
     return AzureFault(404, "UserError", message, inner=inner, details=details)
 
 
 def not_implemented(what: str) -> AzureFault:
-    """Something that Azure may know and this emulator does not. Never guess an answer."""
+    """Return the error for a feature that Azure may have and the emulator doesn't. The emulator never guesses a response."""
     return AzureFault(501, "NotImplementedByEmulator", f"The emulator does not implement {what}.")

@@ -1,7 +1,7 @@
-"""Faults on order: what can go wrong on Azure, made to go wrong here by name.
+"""Fault injection: Azure's failures, caused here by name.
 
-An order is ``NAME[@GLOB] [xN | always]``: the fault's name, which subjects it hits (all without a glob), and how often (once without a
-number). The subject of a fault on the wire is ``HOST METHOD PATH``, of any other the resource's name::
+A rule is ``NAME[@GLOB] [xN | always]``: the fault's name, the subjects it applies to (all without a glob), and how often it applies (once
+without a number). The subject of a wire fault is ``HOST METHOD PATH``; that of any other fault is the resource's name::
 
     429@arm GET */computes/* x2        503@blob PUT        drop@arm always
     job-failed@finetune-* x1           deployment-unhealthy@green        scoring-424@* x3
@@ -9,7 +9,7 @@ number). The subject of a fault on the wire is ``HOST METHOD PATH``, of any othe
 
 from __future__ import annotations
 
-import difflib
+import dataclasses
 import re
 import threading
 from collections.abc import Iterable
@@ -18,111 +18,116 @@ from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
 
+from mlops.core.console import did_you_mean
 from mlops.emulator.base.errors import AzureFault
 
-__all__ = ["KNOWN", "Faults"]
+__all__ = ["FAULTS", "Faults"]
 
 WIRE = {
     "429": "the request is answered 429 with Retry-After: 1",
     "500": "the request is answered 500 InternalServerError",
     "503": "the request is answered 503 with Retry-After: 1",
-    "drop": "the connection is closed without an answer",
+    "drop": "the connection is closed without a response",
 }
-"""Hit any request, before its handler; the subject is ``HOST METHOD PATH``, HOST being arm, login, api, blob,
+"""Faults of any request, injected before its handler. The subject is ``HOST METHOD PATH``, where HOST is arm, login, api, blob,
 scoring, studio, github or oidc."""
 
 RESOURCE = {
-    "token-expired": "an access token is issued that has expired already; subject: audience",
-    "token-short": "an access token is issued that lives a minute; subject: audience",
-    "assertion-expired": "GitHub issues a token that has expired already; subject: the token's subject",
-    "compute-quota": "creating a compute is refused for want of quota; subject: compute, or 'Dedicated NAME', 'LowPriority NAME'",
+    "token-expired": "an access token is issued that has already expired; subject: audience",
+    "token-short": "an access token is issued that expires after a minute; subject: audience",
+    "assertion-expired": "GitHub issues a token that has already expired; subject: the token's subject",
+    "compute-quota": "creating a compute is refused for lack of quota; subject: compute, or 'Dedicated NAME', 'LowPriority NAME'",
     "compute-failed": "provisioning of a compute ends Failed; subject: compute",
-    "operation-slow": "a long-running operation takes three polls more; subject: resource",
-    "job-failed": "a job fails when it starts to run; subject: job, or its display name",
+    "operation-slow": "a long-running operation takes three more polls; subject: resource",
+    "job-failed": "a job fails when it starts running; subject: job, or its display name",
     "job-queued": "a job stays Queued for three reads of its status; subject: job, or its display name",
-    "job-canceled": "a job is cancelled by somebody else when it starts to run; subject: job, or its display name",
+    "job-canceled": "a job is canceled by another user when it starts running; subject: job, or its display name",
     "endpoint-failed": "provisioning of an endpoint ends Failed; subject: endpoint",
     "deployment-quota": "a deployment ends Failed with OutOfQuota; subject: deployment",
     "deployment-image": "a deployment ends Failed with ImageBuildFailure; subject: deployment",
-    "deployment-unhealthy": "the container never gets ready, the deployment ends Failed with ResourceNotReady; subject: deployment",
-    "scoring-408": "a scoring request runs into its time limit; subject: deployment",
+    "deployment-unhealthy": "the container never becomes ready, and the deployment ends Failed with ResourceNotReady; subject: deployment",
+    "scoring-408": "a scoring request times out; subject: deployment",
     "scoring-424": "the container answers a scoring request with 500, the client sees 424; subject: deployment",
-    "scoring-429": "a scoring request is one too many; subject: deployment",
+    "scoring-429": "a scoring request exceeds the limit of concurrent requests; subject: deployment",
     "scoring-500": "a scoring request is answered 500 by the service itself; subject: deployment",
     "scoring-503": "a scoring request is answered 503; subject: deployment",
 }
-"""Taken by the resource modules where they would go wrong."""
+"""Faults of resources, injected by the module that owns the resource."""
 
-KNOWN = WIRE | RESOURCE
-"""Every fault there is: name → what happens and what the subject is."""
+FAULTS = WIRE | RESOURCE
+"""Every fault: name → what happens and what the subject is."""
 
-_ORDER = re.compile(r"(?P<name>[^@\s]+)(?:@(?P<glob>.*?))?(?:\s+(?:x(?P<count>\d+)|(?P<always>always)))?")
+_RULE = re.compile(r"(?P<name>[^@\s]+)(?:@(?P<glob>.*?))?(?:\s+(?:x(?P<count>\d+)|(?P<always>always)))?")
 
 
 class Faults:
-    """The faults that are still to come. Safe to use from several threads.
+    """The rules that still apply. Safe to use from several threads.
 
     Args:
-        specs: orders as above.
+        specs: rules as described above.
 
     Raises:
-        ValueError: an order that can't be read, or an unknown name; the message names the nearest known one.
+        ValueError: a rule is malformed, or its name is unknown; the message suggests the nearest name.
     """
 
     def __init__(self, specs: Iterable[str] = ()) -> None:
         self._lock = threading.Lock()
-        self._orders: list[_Order] = []
+        self._rules: list[_Rule] = []
         for spec in specs:
-            self.order(spec)
+            self.add(spec)
 
-    def order(self, spec: str) -> None:
-        """Add one fault; raises as the constructor does."""
-        match = _ORDER.fullmatch(spec.strip())
+    def add(self, spec: str) -> None:
+        """Add a rule.
+
+        Raises:
+            ValueError: as the constructor.
+        """
+        match = _RULE.fullmatch(spec.strip())
         if match is None:
-            raise ValueError(f"--fault {spec!r} can't be read: write NAME[@GLOB] [xN | always], e.g. '429@arm GET */computes/* x2'.")
+            raise ValueError(f"--fault {spec!r} is malformed: write NAME[@GLOB] [xN | always], e.g. '429@arm GET */computes/* x2'.")
         name, count = match["name"], match["count"]
-        if name not in KNOWN:
-            near = difflib.get_close_matches(name, KNOWN, n=1, cutoff=0.4)
-            hint = f"Did you mean {near[0]}?" if near else f"Known: {', '.join(KNOWN)}."
-            raise ValueError(f"--fault {spec!r}: there is no fault called {name!r}. {hint}")
+        if name not in FAULTS:
+            raise ValueError(
+                f"--fault {spec!r}: there is no fault called {name!r}{did_you_mean(name, FAULTS)}. The faults are: {', '.join(FAULTS)}."
+            )
         if count == "0":
-            raise ValueError(f"--fault {spec!r}: x0 would never happen; count from x1.")
+            raise ValueError(f"--fault {spec!r}: x0 would never apply; the smallest count is x1.")
         glob = (match["glob"] or "*").strip()
         if name in WIRE:
             parts = glob.split(maxsplit=2)
             glob = " ".join(parts + ["*"] * (3 - len(parts)))
         with self._lock:
-            self._orders.append(_Order(name, glob, None if match["always"] else int(count or 1)))
+            self._rules.append(_Rule(name, glob, None if match["always"] else int(count or 1)))
 
     def take(self, name: str, subject: str = "") -> bool:
-        """Whether the fault is on order for this subject. True uses one up.
+        """Return whether a rule injects this fault for this subject, and count it as applied.
 
         Raises:
-            KeyError: a name that isn't in :data:`KNOWN`, so that a misspelt call can't sleep unseen.
+            KeyError: the name isn't in :data:`FAULTS`; a misspelled call would otherwise never inject anything.
         """
-        if name not in KNOWN:
+        if name not in FAULTS:
             raise KeyError(name)
         with self._lock:
-            for order in self._orders:
-                if order.name == name and fnmatchcase(subject, order.glob):
-                    if order.left is not None:
-                        order.left -= 1
-                        if order.left == 0:
-                            self._orders.remove(order)
+            for rule in self._rules:
+                if rule.name == name and fnmatchcase(subject, rule.glob):
+                    if rule.remaining is not None:
+                        rule.remaining -= 1
+                        if rule.remaining == 0:
+                            self._rules.remove(rule)
                     return True
         return False
 
     def pending(self) -> list[str]:
-        """The orders that nothing has used up yet, as they could be ordered again."""
+        """Return the rules that still apply, in the form that :meth:`add` takes."""
         with self._lock:
-            return [f"{o.name}@{o.glob} {'always' if o.left is None else f'x{o.left}'}" for o in self._orders]
+            return [f"{rule.name}@{rule.glob} {'always' if rule.remaining is None else f'x{rule.remaining}'}" for rule in self._rules]
 
-    async def before(self, request: Request, host: str) -> None:
-        """Let a request run into the fault that is on order for it.
+    async def inject(self, request: Request, host: str) -> None:
+        """Raise the wire fault that a rule has for this request, if any.
 
         Raises:
             AzureFault: 429, 500 or 503.
-            ClientDisconnect: the connection has been closed.
+            ClientDisconnect: the fault is ``drop``, and the connection has been closed.
         """
         subject = f"{host} {request.method} {request.url.path}"
         if self.take("drop", subject):
@@ -135,17 +140,17 @@ class Faults:
             raise AzureFault(503, "ServiceUnavailable", "The service is temporarily unavailable.", headers={"Retry-After": "1"})
 
 
-class _Order:
-    """One fault: its name, which subjects it hits, and how many times more (None: always)."""
+@dataclasses.dataclass(eq=False)
+class _Rule:
+    """One fault, the subjects it applies to, and how many times it still applies (None: always)."""
 
-    def __init__(self, name: str, glob: str, left: int | None) -> None:
-        self.name = name
-        self.glob = glob
-        self.left = left
+    name: str
+    glob: str
+    remaining: int | None
 
 
 async def _drop(request: Request) -> None:
-    # ASGI has no message for "hang up"; uvicorn's request cycle, to which ``receive`` is bound, holds the transport.
+    # ASGI can't close a connection without a response, but ``receive`` is bound to uvicorn's request cycle, which has the transport.
     cycle: Any = getattr(request.receive, "__self__", None)
     cycle.transport.abort()
     while (await request.receive())["type"] != "http.disconnect":

@@ -1,4 +1,4 @@
-"""How the model libraries are set in a child process that trains or serves on the CPU."""
+"""Settings of the model libraries in child processes that train or serve on the CPU."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ __all__ = ["configure"]
 
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "2",
-    # Spinning threads starve their neighbours, the thread that answers liveness probes among them.
+    # Spinning threads starve other threads, including the one that answers liveness probes.
     "OMP_WAIT_POLICY": "PASSIVE",
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_OFFLINE": "1",
-    "TQDM_DISABLE": "1",  # bars are for terminals, not for logs
+    "TQDM_DISABLE": "1",  # progress bars clutter logs
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 
 
 def configure() -> None:
-    """Set what is not set yet. Call it before torch, transformers or mlflow are imported: they read it then."""
+    """Set the variables that aren't set yet. Call this before importing torch, transformers or mlflow, which read them on import."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)

@@ -1,7 +1,7 @@
-"""Entra ID for one tenant with one application: sign-in by client secret or federated assertion, and the check of access tokens.
+"""Entra ID for one tenant with one application: sign-in by client secret or federated assertion, and validation of access tokens.
 
 OAuth 2.0 client credentials (RFC 6749, 4.4), JWT bearer assertions (RFC 7523) and OpenID Connect discovery, in the form of Microsoft's
-v2.0 endpoints; error bodies carry AADSTS codes. Access tokens are JWTs (RFC 7519) that the emulator signs and later verifies itself.
+v2.0 endpoints; error bodies contain AADSTS codes. Access tokens are JWTs (RFC 7519) that the emulator signs and verifies itself.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ LOGIN = "https://login.microsoftonline.com"
 MANAGEMENT = "https://management.azure.com"
 """Audience of tokens for ARM and for the workspace's data plane."""
 ML = "https://ml.azure.com"
-"""Audience of tokens that jobs are submitted with (``x-azureml-token``)."""
+"""Audience of the tokens in job submissions (``x-azureml-token``)."""
 EXCHANGE = "api://AzureADTokenExchange"
-"""Audience that a federated assertion must have."""
+"""The required audience of a federated assertion."""
 ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 
 RESOURCES = {
@@ -36,15 +36,15 @@ RESOURCES = {
     "https://management.core.windows.net": MANAGEMENT,
     ML: ML,
 }
-"""Resource named by a scope → audience of the token."""
+"""Resource in a scope → audience of the token."""
 LIFETIME_MIN = 60
 SKEW_S = 300
-"""How far a federated issuer's clock may be off; Entra allows five minutes."""
+"""Allowed clock skew of a federated issuer; Entra allows five minutes."""
 
 
 async def get_openid_configuration(azure: Azure, request: Request) -> Answer:
-    """Where the tenant's endpoints are."""
-    tenant = _tenant(azure, request)
+    """Return the tenant's endpoints."""
+    tenant = _check_tenant(azure, request)
     return {
         "token_endpoint": f"{LOGIN}/{tenant}/oauth2/v2.0/token",
         "token_endpoint_auth_methods_supported": ["client_secret_post", "private_key_jwt"],
@@ -63,7 +63,7 @@ async def get_openid_configuration(azure: Azure, request: Request) -> Answer:
 
 
 async def get_instance(azure: Azure, request: Request) -> Answer:
-    """Which host names are one and the same azure."""
+    """Return the host names of the same cloud."""
     return {
         "tenant_discovery_endpoint": f"{LOGIN}/{azure.identity.tenant}/v2.0/.well-known/openid-configuration",
         "api-version": "1.1",
@@ -78,35 +78,35 @@ async def get_instance(azure: Azure, request: Request) -> Answer:
 
 
 async def post_token(azure: Azure, request: Request) -> Answer:
-    """An access token for a client that proves who it is."""
-    _tenant(azure, request)
+    """Return an access token for a client with valid credentials."""
+    _check_tenant(azure, request)
     form = dict(parse_qsl((await request.body()).decode("utf-8", "replace")))
     for name in ("grant_type", "client_id", "scope"):
         if not form.get(name):
-            raise _entra(400, "invalid_request", 900144, f"The request body must contain the following parameter: '{name}'.")
+            raise _entra_error(400, "invalid_request", 900144, f"The request body must contain the following parameter: '{name}'.")
     if form["grant_type"] != "client_credentials":
-        raise _entra(400, "unsupported_grant_type", 70003, f"The app requested an unsupported grant type '{form['grant_type']}'.")
+        raise _entra_error(400, "unsupported_grant_type", 70003, f"The app requested an unsupported grant type '{form['grant_type']}'.")
     _check_client(azure, form)
-    audience = _audience(azure, form["scope"])
+    audience = _audience_of(azure, form["scope"])
     minutes: float = LIFETIME_MIN
     if azure.faults.take("token-short", audience):
         minutes = 1
     seconds = int(minutes * 60)
-    # The client is told the usual lifetime: it finds out by using the token, as with a clock that is wrong.
-    actual = -1.0 if azure.faults.take("token-expired", audience) else minutes
+    # The response contains the usual lifetime, so the client notices only when it uses the token, as if its clock were wrong.
+    lifetime = -1.0 if azure.faults.take("token-expired", audience) else minutes
     return {
         "token_type": "Bearer",
         "expires_in": seconds,
         "ext_expires_in": seconds,
-        "access_token": issue(azure, audience, actual),
+        "access_token": issue(azure, audience, lifetime),
     }
 
 
 def issue(azure: Azure, audience: str, minutes: float = LIFETIME_MIN) -> str:
-    """A signed access token of the emulated application for ``audience``; ``minutes`` may be negative for one that has expired."""
+    """Return a signed access token of the emulated application; a negative lifetime in ``minutes`` makes one that has expired."""
     i = azure.identity
     now = time.time()
-    # An expired token was valid once: it must not begin after its end.
+    # Even an expired token must begin before it ends.
     begin = int(now - 300 + min(minutes, 0) * 60)
     claims = {
         "aud": audience,
@@ -127,15 +127,15 @@ def issue(azure: Azure, audience: str, minutes: float = LIFETIME_MIN) -> str:
 
 
 def federate(azure: Azure, issuer: str, subject: str, jwks: dict[str, Any]) -> None:
-    """Trust assertions of ``issuer`` about ``subject`` that are signed with one of ``jwks`` (JSON Web Key Set, RFC 7517)."""
+    """Trust assertions of ``issuer`` about ``subject`` that are signed with a key of ``jwks`` (JSON Web Key Set, RFC 7517)."""
     azure.store.put("federated", f"{issuer} {subject}", {"issuer": issuer, "subject": subject, "jwks": jwks})
 
 
 def authenticate(azure: Azure, request: Request, host: str) -> None:
-    """Check a request's bearer token: signature, validity in time, audience.
+    """Validate the signature, expiry and audience of a request's bearer token.
 
     Raises:
-        AzureFault: 401, with the code that ARM has for it.
+        AzureFault: 401, with ARM's code for the failure.
     """
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not token:
@@ -151,11 +151,11 @@ def authenticate(azure: Azure, request: Request, host: str) -> None:
         )
     allowed = (MANAGEMENT,) if host == "arm" else (MANAGEMENT, ML)
     if claims["aud"] not in allowed:
-        wanted = ",".join(f"'{name}'" for name in allowed)
+        audiences = ",".join(f"'{name}'" for name in allowed)
         raise _unauthorized(
             "InvalidAuthenticationTokenAudience",
             f"The access token has been obtained for wrong audience or resource '{claims['aud']}'."
-            f" It should exactly match with one of the allowed audiences {wanted}.",
+            f" It should exactly match with one of the allowed audiences {audiences}.",
         )
 
 
@@ -163,7 +163,7 @@ def _check_client(azure: Azure, form: dict[str, str]) -> None:
     i = azure.identity
     client = form["client_id"]
     if client.lower() != i.client:
-        raise _entra(
+        raise _entra_error(
             400,
             "unauthorized_client",
             700016,
@@ -174,14 +174,14 @@ def _check_client(azure: Azure, form: dict[str, str]) -> None:
     if "client_assertion" in form:
         _check_assertion(azure, form)
     elif "client_secret" not in form:
-        raise _entra(
+        raise _entra_error(
             401,
             "invalid_client",
             7000216,
             "'client_assertion', 'client_secret' or 'request' is required for the 'client_credentials' grant type.",
         )
     elif not hmac.compare_digest(form["client_secret"].encode(), i.client_secret.encode()):
-        raise _entra(
+        raise _entra_error(
             401,
             "invalid_client",
             7000215,
@@ -192,17 +192,19 @@ def _check_client(azure: Azure, form: dict[str, str]) -> None:
 
 def _check_assertion(azure: Azure, form: dict[str, str]) -> None:
     if form.get("client_assertion_type") != ASSERTION_TYPE:
-        raise _entra(400, "invalid_request", 900144, f"The request body must contain 'client_assertion_type' with '{ASSERTION_TYPE}'.")
+        raise _entra_error(
+            400, "invalid_request", 900144, f"The request body must contain 'client_assertion_type' with '{ASSERTION_TYPE}'."
+        )
     assertion = form["client_assertion"]
     try:
         header = jwt.get_unverified_header(assertion)
         claims = jwt.decode(assertion, options={"verify_signature": False})
         issuer, subject, begin, end = str(claims["iss"]), str(claims["sub"]), int(claims.get("nbf", claims["iat"])), int(claims["exp"])
     except (jwt.InvalidTokenError, KeyError, TypeError, ValueError):
-        raise _entra(400, "invalid_request", 50027, "JWT token is invalid or malformed.") from None
+        raise _entra_error(400, "invalid_request", 50027, "JWT token is invalid or malformed.") from None
     now = time.time()
     if not begin - SKEW_S <= now < end:
-        raise _entra(
+        raise _entra_error(
             401,
             "invalid_client",
             700024,
@@ -212,24 +214,24 @@ def _check_assertion(azure: Azure, form: dict[str, str]) -> None:
         )
     trusted = [document for _, document in azure.store.list("federated") if document["issuer"] == issuer]
     if not trusted:
-        raise _no_federation(700211, "issuer", issuer)
+        raise _federation_error(700211, "issuer", issuer)
     audiences = claims.get("aud")
     if EXCHANGE not in (audiences if isinstance(audiences, list) else [audiences]):
-        raise _no_federation(700212, "audience", str(audiences))
+        raise _federation_error(700212, "audience", str(audiences))
     matching = [document for document in trusted if document["subject"] == subject]
     if not matching:
         case_only = any(document["subject"].lower() == subject.lower() for document in trusted)
-        raise _no_federation(7002138 if case_only else 700213, "subject", subject)
+        raise _federation_error(7002138 if case_only else 700213, "subject", subject)
     _check_signature(assertion, header, matching[0]["jwks"])
 
 
 def _check_signature(assertion: str, header: dict[str, Any], jwks: dict[str, Any]) -> None:
     try:
         key = jwt.PyJWKSet.from_dict(jwks)[header.get("kid", "")]
-        # Only what the issuer's own key set allows: a header must not choose the algorithm.
+        # Only the algorithm of the issuer's key set: a token's header must not choose it.
         jwt.decode(assertion, key, algorithms=["RS256"], options={"verify_aud": False, "verify_exp": False, "verify_nbf": False})
     except (KeyError, jwt.InvalidTokenError, jwt.PyJWKSetError):
-        raise _entra(
+        raise _entra_error(
             401,
             "invalid_client",
             700027,
@@ -238,8 +240,8 @@ def _check_signature(assertion: str, header: dict[str, Any], jwks: dict[str, Any
         ) from None
 
 
-def _no_federation(code: int, what: str, value: str) -> AzureFault:
-    return _entra(
+def _federation_error(code: int, what: str, value: str) -> AzureFault:
+    return _entra_error(
         401,
         "invalid_client",
         code,
@@ -248,15 +250,15 @@ def _no_federation(code: int, what: str, value: str) -> AzureFault:
     )
 
 
-def _audience(azure: Azure, scope: str) -> str:
+def _audience_of(azure: Azure, scope: str) -> str:
     resource, dot, _ = scope.rpartition("/.default")
     if not dot or " " in scope:
-        raise _entra(
+        raise _entra_error(
             400, "invalid_scope", 70011, f"The provided value for the input parameter 'scope' is not valid. The scope {scope} is not valid."
         )
     audience = RESOURCES.get(resource.rstrip("/"))
     if audience is None:
-        raise _entra(
+        raise _entra_error(
             400,
             "invalid_resource",
             500011,
@@ -266,20 +268,20 @@ def _audience(azure: Azure, scope: str) -> str:
     return audience
 
 
-def _tenant(azure: Azure, request: Request) -> str:
+def _check_tenant(azure: Azure, request: Request) -> str:
     tenant: str = request.path_params["tenant"]
     if tenant.lower() != azure.identity.tenant:
-        raise _entra(
+        raise _entra_error(
             400,
             "invalid_tenant",
             90002,
-            f"Tenant '{tenant}' not found. Check to make sure you have the correct tenant ID and are signing into the correct azure. Check"
+            f"Tenant '{tenant}' not found. Check to make sure you have the correct tenant ID and are signing into the correct cloud. Check"
             " with your subscription administrator, this may happen if there are no active subscriptions for the tenant.",
         )
     return tenant
 
 
-def _entra(status: int, error: str, code: int, message: str) -> AzureFault:
+def _entra_error(status: int, error: str, code: int, message: str) -> AzureFault:
     trace, correlation, now = str(uuid.uuid4()), str(uuid.uuid4()), _utc(time.time())
     description = f"AADSTS{code}: {message} Trace ID: {trace} Correlation ID: {correlation} Timestamp: {now}"
     return AzureFault(

@@ -1,8 +1,8 @@
-"""GitHub's OpenID Connect issuer: tokens that say which workflow run asks, signed so that Entra can check them.
+"""GitHub's OpenID Connect issuer: tokens that identify a workflow run, signed so that Entra can verify them.
 
-Follows https://docs.github.com/en/actions/reference/security/oidc: a job with ``id-token: write`` asks ``ACTIONS_ID_TOKEN_REQUEST_URL``
-with ``ACTIONS_ID_TOKEN_REQUEST_TOKEN`` and gets a JWT that lives five minutes. The subject follows from the job's environment, else from
-the event; with immutable subjects it names owner and repository by their ids as well.
+Follows https://docs.github.com/en/actions/reference/security/oidc: a job with ``id-token: write`` calls ``ACTIONS_ID_TOKEN_REQUEST_URL``
+with ``ACTIONS_ID_TOKEN_REQUEST_TOKEN`` and gets a JWT that is valid for five minutes. The subject depends on the job's environment,
+otherwise on the event; immutable subjects also contain the ids of owner and repository.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ from mlops.emulator.base.errors import AzureFault
 from mlops.emulator.identity import entra
 from mlops.emulator.wire.app import Answer, Route
 
-__all__ = ["ISSUER", "ROUTES", "WorkflowRun", "job_environment", "startup", "subject"]
+__all__ = ["ISSUER", "ROUTES", "WorkflowRun", "job_environment", "public_keys", "startup", "subject"]
 
 ISSUER = "https://token.actions.githubusercontent.com"
 REQUESTS = "https://pipelines.actions.githubusercontent.com"
 LIFETIME_S = 300
 REQUEST_LIFETIME_S = 6 * 3600 + 600
-"""How long a job may ask for tokens."""
+"""How long a job can request tokens."""
 
 
 @dataclasses.dataclass(frozen=True)
 class WorkflowRun:
-    """What a token says about the run that asks.
+    """The workflow run that a token identifies.
 
     Args:
-        run_id: of the workflow run.
+        run_id: the run's id.
         event: ``push``, ``pull_request``, ``workflow_dispatch`` or ``schedule``.
         ref: ``refs/heads/main``, ``refs/pull/12/merge``, …
         sha: the commit.
-        actor: who started it.
+        actor: the user who started the run.
         workflow: the workflow's name.
     """
 
@@ -55,10 +55,10 @@ class WorkflowRun:
 
 
 def subject(azure: Azure, run: WorkflowRun, environment: str) -> str:
-    """``repo:O/R:environment:E``, ``repo:O/R:pull_request`` or ``repo:O/R:ref:REF``; exact and case-sensitive."""
+    """Return ``repo:O/R:environment:E``, ``repo:O/R:pull_request`` or ``repo:O/R:ref:REF``; subjects are case-sensitive."""
     owner, _, name = azure.options.github.partition("/")
     if azure.options.immutable_subjects:
-        owner, name = f"{owner}@{_number(owner)}", f"{name}@{_number(azure.options.github)}"
+        owner, name = f"{owner}@{_numeric_id(owner)}", f"{name}@{_numeric_id(azure.options.github)}"
     if environment:
         context = f"environment:{environment}"
     elif run.event == "pull_request":
@@ -69,7 +69,7 @@ def subject(azure: Azure, run: WorkflowRun, environment: str) -> str:
 
 
 def job_environment(azure: Azure, run: WorkflowRun, environment: str = "", seconds: float = REQUEST_LIFETIME_S) -> dict[str, str]:
-    """What GitHub sets in a job with ``id-token: write``. ``seconds``: how long the request token lives."""
+    """Return the variables that GitHub sets in a job with ``id-token: write``; the request token is valid for ``seconds``."""
     claims = {"exp": time.time() + seconds, "run": dataclasses.asdict(run)}
     return {
         "ACTIONS_ID_TOKEN_REQUEST_URL": f"{REQUESTS}/idtoken/{run.run_id}?api-version=2.0&environment={environment}",
@@ -78,7 +78,7 @@ def job_environment(azure: Azure, run: WorkflowRun, environment: str = "", secon
 
 
 async def get_id_token(azure: Azure, request: Request) -> Answer:
-    """A signed token for the job that asks."""
+    """Return a signed token for the job that sends the request."""
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     try:
         claims = jwt.decode(token, azure.identity.token_key, algorithms=["HS256"]) if scheme.lower() == "bearer" else {}
@@ -91,11 +91,11 @@ async def get_id_token(azure: Azure, request: Request) -> Answer:
         raise AzureFault(400, "BadRequest", "", body={"message": "The request does not fit its token."})
     owner = azure.options.github.partition("/")[0]
     audience = request.query_params.get("audience") or f"https://github.com/{owner}"
-    return {"value": _token(azure, run, request.query_params.get("environment", ""), audience)}
+    return {"value": _sign_token(azure, run, request.query_params.get("environment", ""), audience)}
 
 
 async def get_configuration(azure: Azure, request: Request) -> Answer:
-    """OpenID Connect discovery."""
+    """Return the issuer's metadata (OpenID Connect discovery)."""
     return {
         "issuer": ISSUER,
         "jwks_uri": f"{ISSUER}/.well-known/jwks",
@@ -107,57 +107,59 @@ async def get_configuration(azure: Azure, request: Request) -> Answer:
 
 
 async def get_keys(azure: Azure, request: Request) -> Answer:
-    """The issuer's public keys (RFC 7517)."""
-    return _public(azure)
+    """Return the issuer's public keys."""
+    return public_keys(azure)
 
 
 async def startup(azure: Azure) -> None:
-    """Let the emulated application trust the configured subjects, as its federated credentials would."""
+    """Make the emulated application trust the configured subjects, as federated credentials do."""
     for trusted in azure.options.federated_subjects:
-        entra.federate(azure, ISSUER, trusted, _public(azure))
+        entra.federate(azure, ISSUER, trusted, public_keys(azure))
 
 
-def _token(azure: Azure, run: WorkflowRun, environment: str, audience: str) -> str:
+def _sign_token(azure: Azure, run: WorkflowRun, environment: str, audience: str) -> str:
     repository = azure.options.github
     owner = repository.partition("/")[0]
-    who = subject(azure, run, environment)
+    token_subject = subject(azure, run, environment)
     now = int(time.time())
-    # GitHub's tokens begin a little before they are made.
+    # GitHub's tokens are valid from a little before they are issued.
     begin, end = now - 60, now + LIFETIME_S
-    if azure.faults.take("assertion-expired", who):
+    if azure.faults.take("assertion-expired", token_subject):
         begin, end = now - 1200, now - 900
     claims: dict[str, Any] = {
-        "iss": ISSUER, "aud": audience, "sub": who, "jti": str(uuid.uuid4()), "iat": begin, "nbf": begin, "exp": end,
-        "repository": repository, "repository_owner": owner, "repository_id": _number(repository), "repository_owner_id": _number(owner),
+        "iss": ISSUER, "aud": audience, "sub": token_subject, "jti": str(uuid.uuid4()), "iat": begin, "nbf": begin, "exp": end,
+        "repository": repository, "repository_owner": owner,
+        "repository_id": _numeric_id(repository), "repository_owner_id": _numeric_id(owner),
         "run_id": run.run_id, "run_number": "1", "run_attempt": "1", "event_name": run.event, "ref": run.ref, "ref_type": "branch",
-        "sha": run.sha, "actor": run.actor, "actor_id": _number(run.actor), "workflow": run.workflow,
+        "sha": run.sha, "actor": run.actor, "actor_id": _numeric_id(run.actor), "workflow": run.workflow,
         "runner_environment": "github-hosted", "repository_visibility": "private",
     }  # fmt: skip
     if environment:
         claims["environment"] = environment
-    return jwt.encode(claims, _key(azure), algorithm="RS256", headers={"kid": _public(azure)["keys"][0]["kid"]})
+    return jwt.encode(claims, _private_key(azure), algorithm="RS256", headers={"kid": public_keys(azure)["keys"][0]["kid"]})
 
 
-def _key(azure: Azure) -> rsa.RSAPrivateKey:
-    """The issuer's key; made once and kept, since Entra remembers its public half."""
-    known = azure.store.get("github", "key")
-    if known is None:
-        made = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-        pem = made.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        known = azure.store.put("github", "key", {"pem": pem.decode()})
-    key = serialization.load_pem_private_key(known["pem"].encode(), password=None)
+def _private_key(azure: Azure) -> rsa.RSAPrivateKey:
+    """Return the issuer's key. It is stored at its first use because Entra stores its public half."""
+    document = azure.store.get("github", "key")
+    if document is None:
+        new_key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        pem = new_key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        document = azure.store.put("github", "key", {"pem": pem.decode()})
+    key = serialization.load_pem_private_key(document["pem"].encode(), password=None)
     assert isinstance(key, rsa.RSAPrivateKey)
     return key
 
 
-def _public(azure: Azure) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(_key(azure).public_key()))
-    found.pop("key_ops", None)
-    return {"keys": [found | {"use": "sig", "alg": "RS256", "kid": hashlib.sha256(found["n"].encode()).hexdigest()[:32]}]}
+def public_keys(azure: Azure) -> dict[str, Any]:
+    """Return the issuer's public keys as a JSON Web Key Set (RFC 7517)."""
+    jwk: dict[str, Any] = json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(_private_key(azure).public_key()))
+    jwk.pop("key_ops", None)
+    return {"keys": [jwk | {"use": "sig", "alg": "RS256", "kid": hashlib.sha256(jwk["n"].encode()).hexdigest()[:32]}]}
 
 
-def _number(name: str) -> str:
-    """GitHub's number for an owner or repository; here it follows from the name."""
+def _numeric_id(name: str) -> str:
+    """Return the numeric id of an owner or repository, derived from its name."""
     return str(int(hashlib.sha256(name.encode()).hexdigest()[:7], 16))
 
 

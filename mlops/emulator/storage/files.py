@@ -1,7 +1,7 @@
-"""Blobs as plain files under ``state/blobs/{container}/…``, so that a job's output folder is a blob prefix and the other way round.
+"""Blobs as plain files under ``state/blobs/{container}/…``, so that a job's output folder is a blob prefix and vice versa.
 
-What a file can't carry (metadata, content type, checksum) lies in the store beside a stamp of the file; when the file has been changed by
-anybody else the stamp no longer fits and what was noted is forgotten.
+A blob's properties (metadata, content type, checksum) are in the store, together with the file's time and size. If something else has
+changed the file since, the stored properties are obsolete and ignored.
 """
 
 from __future__ import annotations
@@ -21,19 +21,32 @@ from typing import Any
 from mlops.emulator.base.azure import Azure
 from mlops.emulator.base.store import Document
 
-__all__ = ["Blob", "BlobProblem", "commit", "delete", "find", "note", "path", "receive", "stage", "store", "uncommitted", "walk"]
+__all__ = [
+    "Blob",
+    "BlobError",
+    "commit_blocks",
+    "delete",
+    "find",
+    "path",
+    "save_upload",
+    "set_properties",
+    "stage_block",
+    "store_file",
+    "uncommitted_blocks",
+    "walk",
+]
 
 CONTAINER = re.compile(r"(?!.*--)[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
 CHUNK = 1 << 20
 
 
-class BlobProblem(Exception):
-    """What storage refuses.
+class BlobError(Exception):
+    """A request that storage refuses.
 
     Args:
         status: HTTP status.
         code: storage error code.
-        message: what the service says.
+        message: the service's message.
     """
 
     def __init__(self, status: int, code: str, message: str) -> None:
@@ -45,99 +58,99 @@ class BlobProblem(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Blob:
-    """A blob that is there.
+    """An existing blob.
 
     Args:
-        name: in its container, with ``/``.
-        file: where its bytes are.
-        size: bytes.
+        name: name in its container, with ``/``.
+        file: the file with its content.
+        size: size in bytes.
         modified_ns: nanoseconds since 1970.
-        noted: what a client has said of it: ``created_ns``, ``metadata``, ``headers`` (content type and the like), ``md5`` (base64).
+        properties: ``created_ns``, and what the client has set: ``metadata``, ``headers`` (content type etc.), ``md5`` (base64).
     """
 
     name: str
     file: Path
     size: int
     modified_ns: int
-    noted: Document
+    properties: Document
 
     @property
     def etag(self) -> str:
-        """Changes with the content and with the metadata."""
+        """The ETag, which changes with the content and the metadata."""
         return f'"0x{self.modified_ns:X}"'
 
 
 def path(azure: Azure, container: str, blob: str = "") -> Path:
-    """Where a container's or a blob's file or folder is; the container is made if missing, the blob is not.
+    """Return the path of a container's folder, or of a blob's file or folder. Only the container is created if necessary.
 
     Raises:
-        BlobProblem: a name that storage doesn't know or that would lead out of the container.
+        BlobError: 400, the name is invalid or leads out of the container.
     """
     if not CONTAINER.fullmatch(container):
-        raise BlobProblem(400, "InvalidResourceName", "The specified resource name contains invalid characters.")
+        raise BlobError(400, "InvalidResourceName", "The specified resource name contains invalid characters.")
     root = azure.folder("blobs", container)
     if not blob:
         return root
     segments = blob.removesuffix("/").split("/")
     if any(segment in ("", ".", "..") or min(segment) < " " or len(segment.encode()) > 255 for segment in segments):
-        raise BlobProblem(400, "InvalidUri", "The requested URI does not represent any resource on the server.")
+        raise BlobError(400, "InvalidUri", "The requested URI does not represent any resource on the server.")
     file = root.joinpath(*segments)
-    # A job may leave links in its outputs.
+    # A job may have left links in its outputs.
     if not file.resolve().is_relative_to(root.resolve()):
-        raise BlobProblem(400, "InvalidUri", "The requested URI does not represent any resource on the server.")
+        raise BlobError(400, "InvalidUri", "The requested URI does not represent any resource on the server.")
     return file
 
 
 def find(azure: Azure, container: str, name: str) -> Blob:
-    """The blob.
+    """Return a blob.
 
     Raises:
-        BlobProblem: 404.
+        BlobError: 404, it doesn't exist.
     """
     container_folder(azure, container)
     file = path(azure, container, name)
     if name.endswith("/") or not file.is_file():
-        raise _absent()
+        raise _not_found()
     try:
         return _blob(azure, container, name, file)
-    except FileNotFoundError:  # a job has removed it just now
-        raise _absent() from None
+    except FileNotFoundError:  # a job has just removed it
+        raise _not_found() from None
 
 
 def container_folder(azure: Azure, container: str) -> Path:
-    """The container's folder.
+    """Return a container's folder.
 
     Raises:
-        BlobProblem: 404, there is no such container.
+        BlobError: 404, the container doesn't exist.
     """
     folder = azure.state / "blobs" / container
     if not CONTAINER.fullmatch(container) or not folder.is_dir():
-        raise BlobProblem(404, "ContainerNotFound", "The specified container does not exist.")
+        raise BlobError(404, "ContainerNotFound", "The specified container does not exist.")
     return folder
 
 
 def walk(azure: Azure, container: str, prefix: str, delimiter: str, after: str) -> Iterator[Blob | str]:
-    """Blobs whose name starts with ``prefix``, in order of name, beginning behind ``after``.
+    """Yield the blobs whose name starts with ``prefix``, ordered by name, starting after the name ``after``.
 
-    With a delimiter, names that share what stands up to its first occurrence behind the prefix are given once, as that string.
+    With a delimiter, blobs whose names are equal up to its first occurrence after the prefix are yielded once, as that common string.
     """
     root = container_folder(azure, container)
     last = ""
     for name in sorted(_names(root, prefix), key=str.encode):
         cut = name.find(delimiter, len(prefix)) if delimiter else -1
-        shown = name if cut < 0 else name[: cut + len(delimiter)]
-        if shown == last or shown.encode() <= after.encode():
+        entry = name if cut < 0 else name[: cut + len(delimiter)]
+        if entry == last or entry.encode() <= after.encode():
             continue
-        last = shown
+        last = entry
         if cut >= 0:
-            yield shown
+            yield entry
         elif (file := root / name).is_file():
-            with contextlib.suppress(FileNotFoundError):  # a job may remove files while we list them
+            with contextlib.suppress(FileNotFoundError):  # a job may remove files during the listing
                 yield _blob(azure, container, name, file)
 
 
-async def receive(azure: Azure, chunks: AsyncIterator[bytes]) -> tuple[Path, str]:
-    """Write what comes in to a temporary file; the file and its MD5, base64."""
+async def save_upload(azure: Azure, chunks: AsyncIterator[bytes]) -> tuple[Path, str]:
+    """Write an upload to a temporary file, and return the file and its MD5 in base64."""
     file = azure.folder("uploads") / uuid.uuid4().hex
     digest = hashlib.md5(usedforsecurity=False)
     try:
@@ -151,33 +164,34 @@ async def receive(azure: Azure, chunks: AsyncIterator[bytes]) -> tuple[Path, str
     return file, base64.b64encode(digest.digest()).decode()
 
 
-def store(azure: Azure, container: str, name: str, file: Path, noted: dict[str, Any]) -> Blob:
-    """Make a received file the blob ``name``, replacing what was there, all at once; blocks that wait for a list are dropped."""
+def store_file(azure: Azure, container: str, name: str, file: Path, properties: dict[str, Any]) -> Blob:
+    """Move an uploaded file to the blob ``name``, atomically replacing an existing blob, and drop its uncommitted blocks."""
     container_folder(azure, container)
     target = path(azure, container, name)
     if name.endswith("/") or target.is_dir():
-        raise _tangled(name)
+        raise _path_conflict(name)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
-        raise _tangled(name) from None
+        raise _path_conflict(name) from None
     file.replace(target)
     shutil.rmtree(_blocks(azure, container, name))
-    return note(azure, container, name, noted)
+    return set_properties(azure, container, name, properties)
 
 
-def note(azure: Azure, container: str, name: str, noted: dict[str, Any]) -> Blob:
-    """Keep what a client says of a blob beside what is known of it already; its ETag changes."""
+def set_properties(azure: Azure, container: str, name: str, properties: dict[str, Any]) -> Blob:
+    """Change some properties of a blob and return it with its new ETag."""
     blob = find(azure, container, name)
     os.utime(blob.file)
     stamp = blob.file.stat()
-    known = {"created_ns": stamp.st_mtime_ns, "metadata": {}, "headers": {}, "md5": None} | blob.noted | noted
-    azure.store.put("blob", f"{container}/{name}", known | {"stamp": [stamp.st_mtime_ns, stamp.st_size]})
+    defaults = {"created_ns": stamp.st_mtime_ns, "metadata": {}, "headers": {}, "md5": None}
+    document = defaults | blob.properties | properties | {"stamp": [stamp.st_mtime_ns, stamp.st_size]}
+    azure.store.put("blob", f"{container}/{name}", document)
     return find(azure, container, name)
 
 
 def delete(azure: Azure, container: str, name: str) -> None:
-    """Remove the blob, and the folders that hold nothing else."""
+    """Delete a blob, and the folders that are empty afterwards."""
     blob = find(azure, container, name)
     blob.file.unlink()
     azure.store.delete("blob", f"{container}/{name}")
@@ -188,33 +202,33 @@ def delete(azure: Azure, container: str, name: str) -> None:
         folder.rmdir()
 
 
-def stage(azure: Azure, container: str, name: str, block: str, file: Path) -> None:
-    """Keep a received file as an uncommitted block."""
+def stage_block(azure: Azure, container: str, name: str, block: str, file: Path) -> None:
+    """Move an uploaded file to an uncommitted block."""
     path(azure, container, name)
     file.replace(_blocks(azure, container, name) / block.encode().hex())
 
 
-def uncommitted(azure: Azure, container: str, name: str) -> list[tuple[str, int]]:
-    """(block id, bytes) of the blocks that wait for a block list."""
+def uncommitted_blocks(azure: Azure, container: str, name: str) -> list[tuple[str, int]]:
+    """Return the (block id, size) pairs of the uncommitted blocks."""
     return sorted((bytes.fromhex(file.name).decode(), file.stat().st_size) for file in _blocks(azure, container, name).iterdir())
 
 
-def commit(azure: Azure, container: str, name: str, blocks: Sequence[str], noted: dict[str, Any]) -> Blob:
-    """Make the blob from staged blocks, in this order; those left over are dropped.
+def commit_blocks(azure: Azure, container: str, name: str, blocks: Sequence[str], properties: dict[str, Any]) -> Blob:
+    """Create a blob from staged blocks, in this order, and drop the other blocks.
 
     Raises:
-        BlobProblem: 400, one of them was never staged. Blocks of an earlier commit are not kept, and count as missing.
+        BlobError: 400, a block isn't staged. Committed blocks aren't kept, so they count as missing.
     """
     folder = _blocks(azure, container, name)
     parts = [folder / block.encode().hex() for block in blocks]
     if not all(part.is_file() for part in parts):
-        raise BlobProblem(400, "InvalidBlockList", "The specified block list is invalid.")
+        raise BlobError(400, "InvalidBlockList", "The specified block list is invalid.")
     whole = azure.folder("uploads") / uuid.uuid4().hex
     with whole.open("wb") as output:
         for part in parts:
             with part.open("rb") as source:
                 shutil.copyfileobj(source, output, CHUNK)
-    return store(azure, container, name, whole, noted)
+    return store_file(azure, container, name, whole, properties)
 
 
 def _names(root: Path, prefix: str) -> Iterator[str]:
@@ -230,19 +244,19 @@ def _names(root: Path, prefix: str) -> Iterator[str]:
 
 def _blob(azure: Azure, container: str, name: str, file: Path) -> Blob:
     stat = file.stat()
-    noted = azure.store.get("blob", f"{container}/{name}") or {}
-    if noted.pop("stamp", None) != [stat.st_mtime_ns, stat.st_size]:
-        noted = {}
-    return Blob(name, file, stat.st_size, stat.st_mtime_ns, noted)
+    properties = azure.store.get("blob", f"{container}/{name}") or {}
+    if properties.pop("stamp", None) != [stat.st_mtime_ns, stat.st_size]:
+        properties = {}
+    return Blob(name, file, stat.st_size, stat.st_mtime_ns, properties)
 
 
 def _blocks(azure: Azure, container: str, name: str) -> Path:
     return azure.folder("blocks", hashlib.sha256(f"{container}/{name}".encode()).hexdigest())
 
 
-def _absent() -> BlobProblem:
-    return BlobProblem(404, "BlobNotFound", "The specified blob does not exist.")
+def _not_found() -> BlobError:
+    return BlobError(404, "BlobNotFound", "The specified blob does not exist.")
 
 
-def _tangled(name: str) -> BlobProblem:
-    return BlobProblem(409, "PathConflict", f"The emulator keeps blobs as files: '{name}' is a folder here, or lies below another blob.")
+def _path_conflict(name: str) -> BlobError:
+    return BlobError(409, "PathConflict", f"The emulator keeps blobs as files: '{name}' is a folder here, or lies below another blob.")

@@ -1,7 +1,7 @@
-"""Requests in, answers out: which handler serves a host and path, and the checks that every request passes.
+"""The ASGI application: which handler serves a host and path, and the checks that every request passes.
 
-The chain, in order: note the request → faults on order → route (501 if unknown) → identity → api-version → handler → error envelope.
-A resource module has a table ``ROUTES`` at its top; a handler takes the azure and the request and returns a body or a response::
+Each request goes through injected faults → route (501 if unknown) → authentication → api-version → workspace → handler → error envelope.
+A service module has a table ``ROUTES``; a handler takes the emulated Azure and the request, and returns a body or a response::
 
     ROUTES = [Route("arm", "GET", WS + "/jobs/{job}", get_job, {"2024-01-01-preview"})]
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import re
+import time
 import traceback
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -25,15 +26,16 @@ from starlette.types import Receive, Scope, Send
 
 from mlops.emulator.base.azure import BLOB_SUFFIX, LOCATION, SCORING_SUFFIX, Azure
 from mlops.emulator.base.errors import AzureFault, not_implemented
+from mlops.emulator.wire.request_log import log_request
 
-__all__ = ["WS", "Answer", "App", "Handler", "Route", "body"]
+__all__ = ["WS", "Answer", "App", "Handler", "Route", "read_json"]
 
 PROVIDER = "/providers/Microsoft.MachineLearningServices"
 WS = "/subscriptions/{subscription}/resourceGroups/{group}" + PROVIDER + "/workspaces/{workspace}"
-"""Path of the workspace. Other workspaces than the emulated one are answered 404 before a handler is called."""
+"""Path of the workspace. A request for any other workspace is answered with 404 before a handler is called."""
 
 Answer = Response | dict[str, Any] | list[Any] | None
-"""What a handler returns: a response, or a JSON body for a 200, or None for a 200 without a body."""
+"""What a handler returns: a response, a JSON body for a 200, or None for a 200 without a body."""
 Handler = Callable[[Azure, Request], Awaitable[Answer]]
 
 log = logging.getLogger("mlops.emulator")
@@ -41,15 +43,15 @@ log = logging.getLogger("mlops.emulator")
 
 @dataclasses.dataclass(frozen=True)
 class Route:
-    """One line of a route table.
+    """One row of a route table.
 
     Args:
         host: ``arm``, ``login``, ``api``, ``blob``, ``scoring``, ``studio``, ``github`` or ``oidc``.
         method: HTTP method.
-        path: as in Starlette, e.g. ``WS + "/jobs/{job}"``; matched without regard to case in its fixed parts, as ARM does.
-        handler: what answers.
-        versions: api-versions that are served; None where the service has none in its query.
-        public: no access token is asked for (sign-in, discovery, signed URLs, scoring: they check in their own way).
+        path: as in Starlette, e.g. ``WS + "/jobs/{job}"``; its fixed parts are case-insensitive, as in ARM.
+        handler: the function that handles the request.
+        versions: supported api-versions; None if the service has no api-version in its query.
+        public: whether no access token is required (sign-in, discovery, signed URLs, scoring: they check credentials in their own way).
     """
 
     host: str
@@ -76,22 +78,30 @@ class App:
         if scope["type"] != "http":
             return
         request = Request(scope, receive)
+        started = time.perf_counter()
+        response = await self._respond(request)
+        status = None if response is None else response.status_code
+        log_request(request.method, request.url.hostname or "-", request.url.path, status, started)
+        if response is not None:
+            await response(scope, receive, send)
+
+    async def _respond(self, request: Request) -> Response | None:
+        """Return the response, or None if the client has disconnected."""
         try:
-            response = await self._answer(request)
+            return await self._handle(request)
         except AzureFault as fault:
             log.info("%s %s → %s", request.method, request.url, fault)
-            response = _respond(fault.status, fault.envelope(LOCATION), fault.headers)
+            return _make_response(fault.status, fault.envelope(LOCATION), fault.headers)
         except ClientDisconnect:
-            return
+            return None
         except Exception:
             log.error("%s %s\n%s", request.method, request.url, traceback.format_exc())
             bug = AzureFault(500, "ServiceError", "InternalServerError", inner=("InternalServerError",))
-            response = _respond(500, bug.envelope(LOCATION), {})
-        await response(scope, receive, send)
+            return _make_response(500, bug.envelope(LOCATION), {})
 
-    async def _answer(self, request: Request) -> Response:
+    async def _handle(self, request: Request) -> Response:
         host = host_role(request.url.hostname or "")
-        await self.azure.faults.before(request, host)
+        await self.azure.faults.inject(request, host)
         route, parameters = self._match(host, request)
         request.scope["path_params"] = parameters
         if not route.public:
@@ -106,17 +116,17 @@ class App:
                 )
         self._check_workspace(parameters)
         answer = await route.handler(self.azure, request)
-        return answer if isinstance(answer, Response) else _respond(200, answer, {})
+        return answer if isinstance(answer, Response) else _make_response(200, answer, {})
 
     def _match(self, host: str, request: Request) -> tuple[Route, dict[str, Any]]:
-        known: set[str] = set()
+        methods: set[str] = set()
         for pattern, convertors, route in self._routes:
             if route.host == host and (match := pattern.match(request.scope["path"])):
                 if route.method == request.method:
                     return route, {name: convertors[name].convert(value) for name, value in match.groupdict().items()}
-                known.add(route.method)
+                methods.add(route.method)
         what = f"{request.method} https://{request.url.hostname}{request.url.path}"
-        raise not_implemented(f"{what} (it knows {', '.join(sorted(known))} there)" if known else what)
+        raise not_implemented(f"{what} (only {', '.join(sorted(methods))} at this path)" if methods else what)
 
     def _check_workspace(self, parameters: dict[str, Any]) -> None:
         i = self.azure.identity
@@ -137,7 +147,7 @@ class App:
 
 
 def host_role(host: str) -> str:
-    """Which of Azure's services a host name belongs to."""
+    """Return the short name of the service that a host name belongs to."""
     if host == "management.azure.com":
         return "arm"
     if host == "login.microsoftonline.com":
@@ -155,11 +165,11 @@ def host_role(host: str) -> str:
     return "api"
 
 
-async def body(request: Request) -> dict[str, Any]:
-    """The request's JSON object.
+async def read_json(request: Request) -> dict[str, Any]:
+    """Return the JSON object in the request's body.
 
     Raises:
-        AzureFault: it is no JSON object.
+        AzureFault: 400, the body isn't a JSON object.
     """
     try:
         content = await request.json()
@@ -172,7 +182,7 @@ async def body(request: Request) -> dict[str, Any]:
     return content
 
 
-def _respond(status: int, content: Any, headers: dict[str, str]) -> Response:
+def _make_response(status: int, content: Any, headers: dict[str, str]) -> Response:
     if content is None:
         return Response(status_code=status, headers=headers)
     if isinstance(content, str):

@@ -1,7 +1,7 @@
-"""Long-running operations, as ARM does them: an answer at once, and a status URL to ask until the work is done.
+"""ARM's long-running operations: an immediate response, and a status URL that the client polls until the work is done.
 
-Protocol: Azure Resource Manager asynchronous operations (``Azure-AsyncOperation`` header, then GET until a terminal status). How long an
-operation takes is the work itself, plus as many polls as the emulator's option says; nothing sleeps.
+Protocol: Azure Resource Manager asynchronous operations (``Azure-AsyncOperation`` header, then GET until a terminal status). An operation
+takes as long as its work, plus the number of polls in the emulator's options; nothing sleeps.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from mlops.emulator.base.azure import LOCATION, Azure
 from mlops.emulator.base.errors import AzureFault, not_found
 from mlops.emulator.wire.app import PROVIDER, Answer, Route
 
-__all__ = ["ROUTES", "accepted", "deletion", "interrupted", "start"]
+__all__ = ["ROUTES", "accept", "fail_interrupted", "start", "start_deletion"]
 
 RETRY_AFTER = {"Retry-After": "1"}
-"""The SDK ignores 0 and would wait 30 seconds without the header."""
+"""The SDK ignores 0, and waits 30 seconds without the header."""
 
 SLOW_POLLS = 3
-"""How many status reads more a slow operation takes."""
+"""Additional status reads of an operation that the fault ``operation-slow`` hits."""
 
 log = logging.getLogger("mlops.emulator")
 
@@ -34,10 +34,12 @@ log = logging.getLogger("mlops.emulator")
 def start(
     azure: Azure, kind: Literal["computeOperationsStatus", "mfeOperationsStatus"], prefix: str, work: Awaitable[None], subject: str = ""
 ) -> str:
-    """Begin ``work`` and return the path of its status.
+    """Start ``work`` in the background and return the path of its status.
 
     Args:
-        prefix: of the operation's id, e.g. ``"od:"`` for an online deployment.
+        azure: the emulated Azure.
+        kind: resource type of the status.
+        prefix: prefix of the operation's id, e.g. ``"od:"`` for an online deployment.
         work: ends when the resource is ready, or raises AzureFault with the reason why it never will be.
         subject: the resource's name, for the fault ``operation-slow``.
     """
@@ -48,8 +50,8 @@ def start(
     return f"/subscriptions/{azure.identity.subscription}{PROVIDER}/locations/{LOCATION}/{kind}/{operation}"
 
 
-def accepted(status: int, path: str, version: str, content: Any, location: str | None = None) -> Response:
-    """The first answer: 201 with the resource after PUT, 202 with no body after DELETE."""
+def accept(status: int, path: str, version: str, content: Any, location: str | None = None) -> Response:
+    """Return the first response: 201 with the resource after PUT, 202 without a body after DELETE."""
     service = "&service=new" if "computeOperationsStatus" in path else ""
     url = f"https://management.azure.com{path}?api-version={version}{service}"
     headers = {"Azure-AsyncOperation": url, "x-ms-async-operation-timeout": "PT30M", **RETRY_AFTER}
@@ -60,23 +62,23 @@ def accepted(status: int, path: str, version: str, content: Any, location: str |
     )
 
 
-def deletion(azure: Azure, request: Request, prefix: str, work: Awaitable[None], subject: str) -> Response:
-    """Begin a deletion: 202, and a Location that answers 202 while it is under way, then 204. Arguments as of :func:`start`."""
+def start_deletion(azure: Azure, request: Request, prefix: str, work: Awaitable[None], subject: str) -> Response:
+    """Start a deletion: respond 202 with a Location that returns 202 while it runs, then 204. Arguments as for :func:`start`."""
     path, version = start(azure, "mfeOperationsStatus", prefix, work, subject), request.query_params["api-version"]
     location = f"https://management.azure.com{path.replace('mfeOperationsStatus', 'mfeOperationResults')}?api-version={version}"
-    return accepted(202, path, version, None, location)
+    return accept(202, path, version, None, location)
 
 
 async def get_status(azure: Azure, request: Request) -> Answer:
-    """How an operation stands."""
+    """Return the status of an operation."""
     operation = request.path_params["operation"]
     try:
         with azure.store.change("operation", operation) as document:
             done = document["status"] != "InProgress"
-            waiting = done and document["polls"] > 0
-            if waiting:
+            is_delayed = done and document["polls"] > 0
+            if is_delayed:
                 document["polls"] -= 1
-            status = "InProgress" if waiting or not done else document["status"]
+            status = "InProgress" if is_delayed or not done else document["status"]
     except KeyError:
         raise not_found(f"Operation {operation} not found.", "NotFound", "OperationNotFound") from None
     answer: dict[str, Any] = {"id": request.url.path, "name": operation, "status": status, "startTime": document["start"]}
@@ -87,11 +89,11 @@ async def get_status(azure: Azure, request: Request) -> Answer:
     return JSONResponse(answer, headers=RETRY_AFTER)
 
 
-def interrupted(azure: Azure) -> None:
-    """After a restart: what was under way has failed, and says so."""
+def fail_interrupted(azure: Azure) -> None:
+    """Mark operations that were in progress when the emulator stopped as failed. Call this after a restart."""
     for operation, document in azure.store.list("operation"):
         if document["status"] == "InProgress":
-            fault = AzureFault(500, "OperationCanceled", "The emulator was stopped while the operation was under way.")
+            fault = AzureFault(500, "OperationCanceled", "The emulator was stopped while the operation was in progress.")
             azure.store.put(
                 "operation", operation, document | {"status": "Failed", "end": _now(), "error": fault.envelope(LOCATION)["error"]}
             )

@@ -1,7 +1,7 @@
-"""What the workspace's models, endpoints and deployments have in common: reading a body strictly, answering as a resource, saying no.
+"""Common code of the workspace's resources: parsing a body strictly, rendering a resource, and the errors they share.
 
-Shapes follow ARM common-types v3 (``TrackedResource``, ``systemData``); refusals come as the management front end words those of the
-inference service behind it.
+Shapes follow ARM common-types v3 (``TrackedResource``, ``systemData``); errors have the form that the management front end gives to those
+of the inference service behind it.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from starlette.requests import Request
 from mlops.emulator.base.azure import Azure
 from mlops.emulator.base.errors import AzureFault, user_error
 from mlops.emulator.base.store import Document
-from mlops.emulator.wire.app import body
+from mlops.emulator.wire.app import read_json
 
-__all__ = ["Body", "conflict", "document", "now", "page", "read", "refused", "resource"]
+__all__ = ["Body", "add_system_data", "conflict", "inference_error", "list_response", "now", "parse_body", "render_resource"]
 
 PROVIDER_TYPE = "Microsoft.MachineLearningServices/workspaces"
 
 
 class Body(BaseModel):
-    """A JSON object in a request: camelCase on the wire, and nothing in it that the service's schema doesn't name."""
+    """A JSON object in a request: camelCase on the wire, without any field that the service's schema doesn't have."""
 
     model_config = ConfigDict(extra="forbid", alias_generator=to_camel, protected_namespaces=(), strict=True)
 
@@ -33,37 +33,39 @@ class Body(BaseModel):
 B = TypeVar("B", bound=Body)
 
 
-async def read(request: Request, kind: type[B]) -> B:
-    """The request's body, checked.
+async def parse_body(request: Request, kind: type[B]) -> B:
+    """Return the validated body of a request.
 
     Raises:
-        AzureFault: 400 that names every field that is unknown, missing or of a wrong type.
+        AzureFault: 400, naming every field that is unknown, missing or of the wrong type.
     """
     try:
-        return kind.model_validate(await body(request))
+        return kind.model_validate(await read_json(request))
     except ValidationError as problem:
-        found = "; ".join(f"{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in problem.errors())
-        raise user_error(f"The request is invalid: {found}") from None
+        errors = "; ".join(f"{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in problem.errors())
+        raise user_error(f"The request is invalid: {errors}") from None
 
 
 def now() -> str:
-    """UTC, ISO 8601 as in ``systemData``."""
+    """Return the current time in UTC in ISO 8601, as in ``systemData``."""
     return datetime.now(UTC).isoformat()
 
 
-def document(azure: Azure, known: Document | None, content: dict[str, Any]) -> Document:
-    """``content`` with the times and authors that ``systemData`` tells; creation is kept from the ``known`` document."""
+def add_system_data(azure: Azure, previous: Document | None, content: dict[str, Any]) -> Document:
+    """Return ``content`` with the times and authors for ``systemData``; those of the creation come from the ``previous`` document."""
     author = {"by": azure.identity.client, "at": now()}
-    return content | {"created": known["created"] if known else author, "modified": author}
+    return content | {"created": previous["created"] if previous else author, "modified": author}
 
 
-def resource(path: str, kind: str, name: str, stored: Document, /, **more: Any) -> dict[str, Any]:
-    """A stored document as ARM answers it.
+def render_resource(path: str, kind: str, name: str, stored: Document, /, **more: Any) -> dict[str, Any]:
+    """Return a stored document as an ARM resource.
 
     Args:
-        path: its ARM id.
-        kind: type under the workspace's, e.g. ``"models/versions"``.
-        more: further top-level fields.
+        path: the resource's ARM id.
+        kind: resource type below the workspace's, e.g. ``"models/versions"``.
+        name: the resource's name.
+        stored: the document, with system data.
+        more: other top-level fields.
     """
     created, modified = stored["created"], stored["modified"]
     return {
@@ -82,17 +84,17 @@ def resource(path: str, kind: str, name: str, stored: Document, /, **more: Any) 
     }
 
 
-def page(items: list[dict[str, Any]]) -> dict[str, Any]:
-    """A list answer; the emulator has no second page."""
+def list_response(items: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the body of a list response. It is always a single page."""
     return {"value": items, "nextLink": None}
 
 
-def refused(sentence: str) -> AzureFault:
-    """400, with the inference service's own sentence where the front end puts it: as JSON text inside ``details``."""
+def inference_error(sentence: str) -> AzureFault:
+    """Return a 400 with the inference service's own sentence where the front end puts it: as JSON text inside ``details``."""
     inner = json.dumps({"errors": {"": [sentence]}, "title": "One or more validation errors occurred."})
     return AzureFault(400, "BadRequest", "The request is invalid.", details=[("InferencingClientCallFailed", inner)])
 
 
 def conflict(what: str, state: str) -> AzureFault:
-    """409: another operation on the resource is under way."""
-    return AzureFault(409, "Conflict", f"{what} is in state {state}: wait until the operation that is under way has ended.")
+    """Return a 409: another operation on the resource is in progress."""
+    return AzureFault(409, "Conflict", f"{what} is in state {state}: wait until the operation in progress has ended.")

@@ -1,4 +1,4 @@
-"""A certificate authority of the emulator's own, and one certificate for all of Azure's host names."""
+"""The emulator's own certificate authority, and one certificate for all of Azure's host names."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ HOSTS = (
     f"*.{LOCATION}.inference.ml.azure.com",
     "ml.azure.com",
 )
-"""The host names that the emulator answers for. A wildcard covers one label, as in the certificate."""
+"""The emulated host names. A wildcard covers one label, as in the certificate."""
 GITHUB_HOSTS = ("api.github.com", "*.actions.githubusercontent.com")
-"""And those where it stands for GitHub as well."""
+"""The additional host names if GitHub is emulated as well."""
 
 
 def certificates(folder: Path, hosts: Sequence[str] = HOSTS) -> ssl.SSLContext:
-    """Make an authority and a server certificate for these hosts; ``folder/ca.pem`` is what clients must trust.
+    """Create an authority and a server certificate for these hosts, and write the authority that clients must trust to ``folder/ca.pem``.
 
-    New at every start: the private keys never touch the disk.
+    Both are new at every start, so the private keys never touch the disk.
     """
     authority = trustme.CA(organization_name="Azure ML emulator")
     authority.cert_pem.write_to_path(str(folder / "ca.pem"))
