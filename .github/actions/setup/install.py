@@ -1,8 +1,8 @@
-"""Install the pipeline as locked, from the checkout that this action lies in.
+"""Install the locked pipeline from the checkout that contains this action.
 
-python install.py true|false      true adds what the emulator needs
+python install.py true|false      true also installs the emulator
 
-Standard library only: it runs before anything is installed.
+Uses only the standard library, because it runs before anything is installed.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ CPU_WHEELS = "https://download.pytorch.org/whl/cpu"
 
 
 def commands(root: Path, offline: bool) -> list[list[str]]:
-    """The pip commands, in order. torch comes alone: its CPU build has other hashes on other platforms, so the lock leaves it out."""
+    """Return the pip commands. torch is separate: its CPU build has different hashes per platform, so the lock excludes it."""
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--progress-bar", "off"]
     lock = root / "requirements" / ("local.lock" if offline else "azure.lock")
-    wanted = [[*pip, "--no-deps", "--require-hashes", "-r", str(lock)]]
+    result = [[*pip, "--no-deps", "--require-hashes", "-r", str(lock)]]
     if offline:
-        wanted.append([*pip, "--extra-index-url", CPU_WHEELS, torch(root)])
-    return [*wanted, [*pip, "--no-deps", str(root)]]
+        result.append([*pip, "--extra-index-url", CPU_WHEELS, torch(root)])
+    return [*result, [*pip, "--no-deps", str(root)]]
 
 
 def torch(root: Path) -> str:
-    """The pinned requirement, e.g. ``torch==2.13.0``."""
+    """Return the pinned requirement, e.g. ``torch==2.13.0``."""
     extras = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
     return next(str(requirement) for requirement in extras["local"] if requirement.startswith("torch=="))
 
 
 def main(arguments: list[str]) -> int:
-    """Run the commands; the first that fails ends it."""
+    """Run the commands and stop at the first failure."""
     (offline,) = arguments
     if offline not in ("true", "false"):
         sys.exit(f"::error::offline must be 'true' or 'false', not {offline!r}")
