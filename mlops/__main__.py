@@ -2,21 +2,20 @@
 
     mlops STAGE            prepare, validate, train, evaluate, gate, register, deploy, smoke-test, promote, teardown
     mlops evaluate-gate    evaluate, then gate
-    mlops run              all of them in this order; --from STAGE and --until STAGE take a part
-    mlops rollback         traffic back to the deployment that the last promotion kept
-    mlops resume           carry detached trainings on
-    mlops reap             what has expired or was forgotten; --delete ends it
-    mlops init             put the workflows and a configuration into a repository
-    mlops show             what the stages have left in run/
-    mlops schema           JSON Schema of pipeline.toml
-    mlops plan, comment    what the workflows call: which jobs have something to do, the pull request's comment
+    mlops run              run all of them in this order; --from STAGE and --until STAGE select a part
+    mlops rollback         move traffic back to the deployment that the last promotion kept
+    mlops resume           continue the pipelines of detached training jobs
+    mlops reap             list expired endpoints and abandoned jobs; --delete removes them
+    mlops init             add the workflows and a configuration to a repository
+    mlops show             show the records in run/
+    mlops schema           print the JSON Schema of pipeline.toml
+    mlops plan, comment    for workflows: which jobs have something to do; the comment on a pull request
 
-Every command takes --target, --config, --run and --set; `mlops COMMAND --help` tells more.
+Every command takes --target, --config, --run and --set; see `mlops COMMAND --help`.
 """
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import sys
 from collections.abc import Sequence
@@ -24,7 +23,7 @@ from collections.abc import Sequence
 from mlops.cli import stage
 from mlops.cli.run import STAGES
 from mlops.core import console
-from mlops.core.errors import UsageError
+from mlops.core.errors import OUTPUT_CLOSED, UsageError
 
 __all__ = ["COMMANDS", "entrypoint", "main"]
 
@@ -51,14 +50,18 @@ def main(argv: Sequence[str]) -> int:
 
 
 def entrypoint() -> None:
-    """The console script ``mlops``."""
-    sys.exit(main(sys.argv[1:]))
+    """Run the console script ``mlops``."""
+    try:
+        code = main(sys.argv[1:])
+    except console.OutputClosed:
+        code = OUTPUT_CLOSED
+    sys.exit(code)
 
 
 def _unknown(command: str) -> int:
-    near = difflib.get_close_matches(command, COMMANDS, n=1)
-    hint = f" Did you mean `mlops {near[0]}`?" if near else ""
-    raise UsageError(f"There is no command {command!r}.{hint}", f"the commands are: {', '.join(COMMANDS)}")
+    raise UsageError(
+        f"There is no command {command!r}{console.did_you_mean(command, COMMANDS)}.", f"the commands are: {', '.join(COMMANDS)}"
+    )
 
 
 if __name__ == "__main__":

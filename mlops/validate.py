@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from mlops.cli import stage
 from mlops.core import console
-from mlops.core.config import Config, Rule, locate
+from mlops.core.config import Config, Rule
 from mlops.core.errors import AzureError, ConfigError, ValidationFailed
 from mlops.core.records import Finding, Prepared, Suite, Validated
 from mlops.core.run import Run, write_atomically
@@ -94,9 +94,9 @@ def validate(config: Config, run: Run, workspace: Workspace) -> Validated:
 
 def _rules(config: Config, counts: Mapping[str, Counter[str]]) -> list[Finding]:
     """Gate rules that nothing can ever satisfy: better told now than when the training is paid for."""
-    found = partial(Finding, where=locate(config, "gate.rules"))
     findings = []
-    for rule in config.gate.rules:
+    for name, rule in config.gate.enabled_rules.items():
+        found = partial(Finding, where=config.locate(f"gate.rules.{name}"))
         if (fault := rule_fault(rule)) is not None:
             findings.append(found(rule="gate.rule", severity="error", message=f"{describe(rule)}: {fault}"))
         elif (few := _too_few(rule, counts, config.evaluation.generate_rows)) is not None:
@@ -150,7 +150,7 @@ def _look(config: Config, workspace: Workspace, findings: list[Finding]) -> _See
     """Hold configuration and workspace against each other; findings grow."""
     from mlops.cloud import preflight
 
-    at = partial(locate, config)
+    at = config.locate
     seen = _Seen()
     registry, wanted, training = config.model.registry, config.compute, config.training
     assets, computes = workspace.assets, workspace.compute

@@ -18,7 +18,7 @@ from mlops.core.run import Run
 from mlops.gate import gate, main
 from mlops.judging import validity
 from mlops.judging.judge import judge
-from tests.support.evidence import rows, rule
+from tests.support.evidence import named, rows, rule
 from tests.support.run_directories import make_run, write_evaluated
 
 Fault = Callable[[str], None]
@@ -32,7 +32,7 @@ RULES = (
 
 
 def config(*rules: Rule) -> Config:
-    return Config(target="test", gate=GateConfig(rules=rules or RULES))
+    return Config(target="test", gate=GateConfig(rules=named(rules or RULES)))
 
 
 def candidate(**changes: Any) -> dict[Any, Sequence[Mapping[str, Any]]]:
@@ -317,7 +317,7 @@ def test_a_misshapen_override_is_refused(tmp_path: Path, broken: dict[str, Any])
 
 
 def pipeline(path: Path, ceiling: float) -> Path:
-    path.write_text(f'[[targets.test.gate.rules]]\nmetric = "target.nll"\ndirection = "lower"\nceiling = {ceiling}\n')
+    path.write_text(f'[targets.test.gate.rules.only]\nmetric = "target.nll"\ndirection = "lower"\nceiling = {ceiling}\n')
     return path
 
 
@@ -391,8 +391,8 @@ def test_what_if_edits_rules(stored: Callable[..., int], tmp_path: Path, capsys:
 
 def test_rules_are_the_files_alone(stored: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
     """Whoever may dispatch a workflow gives it settings, and must not judge by rules of his own where the endpoint stays."""
-    assert stored("--set", "gate.rules=[{metric='target.rows', direction='higher', floor=1}]") == 2
-    assert "--set gate.rules is refused for target test" in capsys.readouterr().err
+    assert stored("--set", "gate.rules.only={metric='target.rows', direction='higher', floor=1}") == 2
+    assert "--set gate.rules.only is refused for target test" in capsys.readouterr().err
 
 
 def test_no_verdict_comes_of_a_rule_that_asks_for_a_worse_model(tmp_path: Path) -> None:
@@ -404,9 +404,9 @@ def test_no_verdict_comes_of_a_rule_that_asks_for_a_worse_model(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (("--what-if", "--rule", "target.nl ceiling=3"), "the rules are target.nll@none"),
-        (("--what-if", "--rule", "target.nll@base ceiling=3"), "is about no rule"),
-        (("--what-if", "--rule", "target.nll"), "says nothing to change"),
+        (("--what-if", "--rule", "target.nl ceiling=3"), "the rules are only (target.nll@none)"),
+        (("--what-if", "--rule", "target.nll@base ceiling=3"), "matches no rule"),
+        (("--what-if", "--rule", "target.nll"), "changes nothing"),
         (("--what-if", "--rule", "target.nll marginn=1"), "a rule has metric"),
         (("--what-if", "--rule", "target.nll ceiling"), "is not of the form"),
         (("--rule", "target.nll ceiling=3"), "--what-if only"),

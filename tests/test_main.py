@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -39,7 +40,7 @@ def test_help_and_showing_import_nothing_heavy(arguments: list[str]) -> None:
 
 def test_an_unknown_command_names_the_near_one(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["trian"]) == 2
-    assert "Did you mean `mlops train`?" in capsys.readouterr().err
+    assert "(did you mean 'train'?)" in capsys.readouterr().err
 
 
 def test_no_command_is_a_request_for_help(capsys: pytest.CaptureFixture[str]) -> None:
@@ -63,6 +64,20 @@ def test_show_tells_what_the_records_hold(tmp_path: Path, capsys: pytest.Capture
     shown = capsys.readouterr().out
     assert "▸ teardown" in shown
     assert "is kept for rollback" in shown
+
+
+@pytest.mark.parametrize("command", [["show"], ["schema"], ["--help"], ["register"]])
+def test_a_closed_pipe_ends_every_command_quietly(tmp_path: Path, command: list[str]) -> None:
+    (tmp_path / "pipeline.toml").write_text("[targets.local]\n")
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        process = subprocess.run(
+            [sys.executable, "-m", "mlops", *command], stdout=writer, stderr=subprocess.PIPE, text=True, check=False, cwd=tmp_path
+        )
+    finally:
+        os.close(writer)
+    assert (process.returncode, process.stderr) == (141, "")
 
 
 def test_show_of_nothing_says_how_to_begin(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -38,14 +38,14 @@ generate_rows = 1
 max_new_tokens = 4
 precision = "float32"
 
-[[defaults.gate.rules]]
+[defaults.gate.rules.target-vs-champion]
 metric = "target.nll"
 direction = "lower"
 baseline = "champion"
 test = "paired_bootstrap"
 min_rows = 40
 
-[[defaults.gate.rules]]
+[defaults.gate.rules.target-vs-base]
 metric = "target.nll"
 direction = "lower"
 baseline = "base"
@@ -53,7 +53,7 @@ margin = -0.01
 test = "paired_bootstrap"
 min_rows = 40
 
-[[defaults.gate.rules]]
+[defaults.gate.rules.retention-per-kind]
 metric = "retention.*.nll"
 direction = "lower"
 baseline = "base"
@@ -76,8 +76,7 @@ max_new_tokens = 4
 name = "{ENDPOINT}-pr"
 ephemeral = true
 """
-RULES = "[[defaults.gate.rules]]"
-LENIENT = '[[defaults.gate.rules]]\nmetric = "target.nll"\ndirection = "lower"\nceiling = 99.0\n\n'
+LENIENT = '[defaults.gate.rules.target-vs-champion]\nmetric = "target.nll"\ndirection = "lower"\nceiling = 99.0\n\n'
 
 
 def row(number: int, split: str) -> dict[str, object]:
@@ -173,7 +172,7 @@ def test_a_worse_model_stops_at_the_gate(promoted: Project) -> None:
 @pytest.fixture(scope="module")
 def another(promoted: Project) -> tuple[str, ...]:
     """Options of a run up to its registration, whose model is as good as the live one: another seed, and one lenient rule."""
-    first, last = TOML.index(RULES), TOML.index("[defaults.endpoint]")
+    first, last = TOML.index("[defaults.gate.rules."), TOML.index("[defaults.endpoint]")
     (promoted.folder / "lenient.toml").write_text(TOML[:first] + LENIENT + TOML[last:])
     options = ("--config", "lenient.toml", "--set", "training.parameters.seed=7")
     assert promoted.mlops("run", *options, "--until", "register", run="another") == 0
@@ -193,7 +192,7 @@ def test_a_failure_behind_the_gate_leaves_traffic_and_costs_alone(
 ) -> None:
     live, billing, endpoints = promoted.traffic(), promoted.billing(), promoted.endpoints()
     azure = promoted.emulator.azure
-    azure.faults.order(fault)
+    azure.faults.add(fault)
     try:
         assert promoted.mlops("run", *another, "--from", "deploy", run="another") == code
     finally:
@@ -259,7 +258,7 @@ def test_an_archived_base_model_stops_at_validation_and_successors_are_named(
 )
 def test_a_training_that_does_not_complete_stops_the_run(untrained: Project, fault: str, code: int) -> None:
     jobs = untrained.jobs()
-    untrained.emulator.azure.faults.order(fault)
+    untrained.emulator.azure.faults.add(fault)
     assert untrained.mlops("run", run=fault) == code
     assert untrained.emulator.azure.faults.pending() == []
     assert len(untrained.jobs()) == len(jobs) + 1

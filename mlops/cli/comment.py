@@ -1,4 +1,4 @@
-"""Write the pipeline's result to the pull request, as one comment that is edited in place, and to the workflow run's page.
+"""Write the pipeline's result to the pull request, as one comment that is updated in place, and to the workflow run's page.
 
 mlops comment --pull-request 12
 mlops comment --summary-only
@@ -10,8 +10,9 @@ from collections.abc import Sequence
 
 from mlops.cli import plan, stage
 from mlops.core import console
+from mlops.core.errors import GitHubRefused
 from mlops.core.run import Run
-from mlops.github.client import GitHubRefused, Repository, run_url
+from mlops.github.client import Repository, run_url
 from mlops.report.comment import MARKER, text
 
 __all__ = ["main"]
@@ -24,19 +25,19 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--summary-only", action="store_true", help="write only to the workflow run's page")
     arguments = parser.parse_args(argv)
     if (arguments.pull_request is None) == (not arguments.summary_only):
-        parser.error("give either --pull-request NUMBER or --summary-only")
+        parser.error("use either --pull-request NUMBER or --summary-only")
 
     def comment() -> int:
         run = Run(arguments.run)
-        planned = plan.read(run)
-        markdown = text(run, planned=bool(planned), workflow_run=str(planned.get("workflow_run") or run_url()))
+        document = plan.read(run)
+        markdown = text(run, planned=bool(document), workflow_run=str(document.get("workflow_run") or run_url()))
         console.summary(markdown)
         if arguments.pull_request is None:
             return 0
         try:
-            url = Repository().keep_comment(arguments.pull_request, MARKER, markdown)
+            url = Repository().update_comment(arguments.pull_request, MARKER, markdown)
         except GitHubRefused as problem:
-            # The verdict is on the workflow run's page all the same.
+            # Not a failure: the verdict is on the workflow run's page.
             console.warning(f"No comment on pull request {arguments.pull_request}: {problem}")
         else:
             console.info(f"  {url}")

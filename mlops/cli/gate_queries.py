@@ -1,110 +1,110 @@
-"""The gate's commands beside the judging: explain a verdict, try other rules, look at past ones, and what the self-test does."""
+"""The questions that `mlops gate` answers without judging: explain a verdict, try other rules, list past verdicts, run the self-test."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from pydantic import ValidationError
 
+from mlops.cloud.workspace import Workspace
 from mlops.core import console
 from mlops.core.config import Config, Rule, parse_override
 from mlops.core.errors import UsageError
 from mlops.core.records import Judged, Verdict
 from mlops.core.run import Run
 from mlops.judging import judge
-from mlops.report import explain as explaining
-from mlops.report import verdict_tags as tagging
+from mlops.report import explain as explanation
+from mlops.report import verdict_tags
 
-if TYPE_CHECKING:
-    from mlops.cloud.workspace import Workspace
-
-__all__ = ["edited", "explain", "history", "self_test", "what_if"]
+__all__ = ["edit_rules", "explain", "history", "self_test", "what_if"]
 
 
 def explain(run: Run, metric: str = "") -> None:
-    """Tell how the verdict in run/gate.json follows from the numbers in it. Nothing is compared again.
+    """Print how the verdict in run/gate.json follows from the numbers in it. Nothing is compared again.
 
     Raises:
         RecordError: the gate has not judged.
         UsageError: no rule is about this metric.
     """
     judged = run.glance(Judged)
-    told = explaining.explain(judged, metric)
-    if not told:
+    text = explanation.explain(judged, metric)
+    if not text:
         metrics = ", ".join(sorted({judgement.metric for judgement in judged.judgements}))
         raise UsageError(
-            f"The gate has judged no metric {metric!r}.", f"it has judged {metrics or 'none'}; `target.*` means all that begin so"
+            f"The gate has judged no metric {metric!r}.",
+            f"choose one of {metrics or 'none'}; `target.*` selects all of the target suite",
         )
-    console.info(told)
+    console.info(text)
 
 
 def what_if(config: Config, run: Run, edits: Sequence[str] = ()) -> None:
-    """Judge the stored evaluation by the rules as they are now, and tell what would change. Nothing is written.
+    """Judge the stored evaluation by the current rules and print what would change. Nothing is written.
 
     Raises:
         RecordError, EvidenceError, SelfTestFailed: as :func:`mlops.judging.judge.judge`.
-        UsageError: an edit that can't be.
+        UsageError: an edit is not valid.
     """
-    gate = config.gate.model_copy(update={"rules": edited(config.gate.rules, edits)})
-    now = judge.judge(config.model_copy(update={"gate": gate}), run)
-    console.info(explaining.what_if(run.glance(Judged) if run.has(Judged) else None, now))
+    gate = config.gate.model_copy(update={"rules": edit_rules(config.gate.rules, edits)})
+    judged = judge.judge(config.model_copy(update={"gate": gate}), run)
+    console.info(explanation.what_if(run.glance(Judged) if run.has(Judged) else None, judged))
 
 
-def history(config: Config, workspace: Workspace, most: int) -> None:
-    """Tell the last verdicts on trainings of this experiment, from MLflow."""
+def history(config: Config, workspace: Workspace, limit: int) -> None:
+    """Print the last verdicts on training jobs of this experiment, from MLflow."""
     experiment = config.training.experiment
-    runs = workspace.tracking.tagged(experiment, tagging.VERDICT, [verdict.value for verdict in Verdict], most)
-    decisions = tagging.past(runs)[:most]
-    console.info(tagging.screen(decisions) if decisions else f"MLflow has no verdict in experiment {experiment} yet.")
+    runs = workspace.tracking.tagged(experiment, verdict_tags.VERDICT, [verdict.value for verdict in Verdict], limit)
+    decisions = verdict_tags.past(runs)[:limit]
+    console.info(verdict_tags.screen(decisions) if decisions else f"MLflow has no verdict in experiment {experiment} yet.")
 
 
 def self_test(config: Config, run: Run) -> None:
-    """Tell what the gate says of each sabotage of the stored evidence.
+    """Print how the gate judges each mutation of the stored evidence.
 
     Raises:
-        SelfTestFailed: it does not notice one.
+        SelfTestFailed: it misses one.
     """
     probes = judge.probe(config, run)
-    console.info(explaining.probes(probes))
+    console.info(explanation.probes(probes))
     judge.none_missed(probes)
 
 
-def edited(rules: Sequence[Rule], edits: Sequence[str]) -> tuple[Rule, ...]:
-    """Rules with some of their settings changed.
+def edit_rules(rules: Mapping[str, Rule], edits: Sequence[str]) -> dict[str, Rule]:
+    """Return the rules with some of their settings changed.
 
     Args:
-        rules: as configured.
-        edits: ``METRIC[@BASELINE] KEY=VALUE …``, values as in TOML; all rules about the metric (and held against the baseline) change.
+        rules: name → rule, as configured.
+        edits: ``RULE KEY=VALUE …``, values as in TOML. RULE is a name, or ``METRIC[@BASELINE]`` for all rules about the metric (with
+            this baseline).
 
     Raises:
-        UsageError: no such rule, or a setting that a rule does not have or take.
+        UsageError: there is no such rule, or the setting or its value is not valid.
     """
-    changed = list(rules)
+    edited = dict(rules)
     for edit in edits:
         # Quotes are TOML's, not a shell's: they stay.
-        name, *settings = shlex.split(edit, posix=False) or [""]
-        metric, _, baseline = name.partition("@")
-        places = [place for place, rule in enumerate(rules) if rule.metric == metric and baseline in ("", rule.baseline)]
-        if not places or not settings:
-            known = ", ".join(f"{rule.metric}@{rule.baseline}" for rule in rules)
-            what = "says nothing to change" if places else "is about no rule"
+        selector, *settings = shlex.split(edit, posix=False) or [""]
+        metric, _, baseline = selector.partition("@")
+        names = [name for name, rule in rules.items() if name == selector or (rule.metric == metric and baseline in ("", rule.baseline))]
+        if not names or not settings:
+            available = ", ".join(f"{name} ({rule.metric}@{rule.baseline})" for name, rule in rules.items())
+            problem = "changes nothing" if names else "matches no rule"
             raise UsageError(
-                f"--rule {edit!r} {what}.", f"for example --rule 'target.nll@base margin=0.02'; the rules are {known or 'none'}"
+                f"--rule {edit!r} {problem}.", f"for example --rule 'target.nll@base margin=0.02'; the rules are {available or 'none'}"
             )
-        for place in places:
-            changed[place] = _changed(changed[place], settings, edit)
-    return tuple(changed)
+        for name in names:
+            edited[name] = _edit_rule(edited[name], settings, edit)
+    return edited
 
 
-def _changed(rule: Rule, settings: Sequence[str], edit: str) -> Rule:
-    given: dict[str, Any] = rule.model_dump()
+def _edit_rule(rule: Rule, settings: Sequence[str], edit: str) -> Rule:
+    fields: dict[str, Any] = rule.model_dump()
     for setting in settings:
-        (key, *deeper), value = parse_override(setting, f"--rule {edit!r}")
-        given[".".join((key, *deeper))] = value
+        keys, value = parse_override(setting, f"--rule {edit!r}")
+        fields[".".join(keys)] = value
     try:
-        return Rule.model_validate(given)
+        return Rule.model_validate(fields)
     except ValidationError as problem:
-        told = "; ".join(f"{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in problem.errors())
-        raise UsageError(f"--rule {edit!r} makes no rule: {told}.", f"a rule has {', '.join(Rule.model_fields)}") from problem
+        details = "; ".join(f"{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in problem.errors())
+        raise UsageError(f"--rule {edit!r} is not valid: {details}.", f"a rule has {', '.join(Rule.model_fields)}") from problem

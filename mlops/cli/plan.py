@@ -1,9 +1,9 @@
-"""Which jobs of pipeline.yml have something to do.
+"""Decide which jobs of pipeline.yml have something to do.
 
     mlops plan --from validate --until teardown
 
-Leaves ``run/plan.json`` and the job output ``jobs``, a JSON list that the jobs' conditions read. What makes no sense is refused here,
-before a reviewer is asked or anything is paid for: records of another target, an override of something else than a HOLD.
+Writes ``run/plan.json`` and the job output ``jobs``, a JSON list that the jobs' conditions read. What can't work is refused here, before
+a reviewer is asked or anything costs money: records of another target, an override of anything but a HOLD.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from typing import Any
 
 from mlops.cli import stage
 from mlops.core import console
+from mlops.core.config import environment_overrides
 from mlops.core.errors import UsageError
 from mlops.core.git import commit
 from mlops.core.records import Judged, Verdict
 from mlops.core.run import Run, write_atomically
 from mlops.github.client import run_url
 
-__all__ = ["JOBS", "main", "planned", "read"]
+__all__ = ["JOBS", "main", "read", "select_jobs"]
 
 JOBS = {
     "validate": ("prepare", "validate"),
@@ -37,87 +38,81 @@ JOBS = {
 """Job of pipeline.yml → its stages, in order."""
 FILE = "plan.json"
 OVERRIDE = "MLOPS_OVERRIDE"
-"""Environment: why a HOLD is promoted all the same; what the gate reads, too."""
-
-
-def planned(first: str, last: str) -> list[str]:
-    """The jobs from one to another, both included.
-
-    Raises:
-        UsageError: one of them doesn't exist, or they stand in the wrong order.
-    """
-    names = list(JOBS)
-    for option, name in (("from", first), ("until", last)):
-        if name not in JOBS:
-            raise UsageError(f"There is no job {name!r} to go on {option}.", f"the jobs are: {', '.join(names)}")
-    if names.index(first) > names.index(last):
-        raise UsageError(f"from {first} comes after until {last}.", f"the order is {', '.join(names)}")
-    return names[names.index(first) : names.index(last) + 1]
-
-
-def read(run: Run) -> dict[str, Any]:
-    """The plan that this run directory was made under; empty outside GitHub."""
-    path = run.directory / FILE
-    return dict(json.loads(path.read_bytes())) if path.is_file() else {}
-
-
-def _fits(before: Mapping[str, Any], target: str, settings: Sequence[str]) -> None:
-    """The records that are carried on must be of this target: each target has rules of its own, and a verdict is one by these."""
-    if not before:
-        return
-    where = before.get("workflow_run") or "an earlier run"
-    if before["target"] != target:
-        raise UsageError(
-            f"The records of {where} are of target {before['target']}, and target {target} shall go on with them.",
-            f"set target to {before['target']}, or begin anew without run-id",
-        )
-    then, now = ((made.get("commit", "unknown"), sorted(made["settings"])) for made in (before, {"commit": commit(), "settings": settings}))
-    if then != now:
-        told = [f"{made}, settings {', '.join(given) or 'none'}" for made, given in (then, now)]
-        console.warning(f"The records of {where} are of commit {told[0]}. What follows is of commit {told[1]}.")
-
-
-def _overridable(run: Run, jobs: Sequence[str]) -> None:
-    """An override answers a verdict that is there for people to see; it is no leave that is given in advance."""
-    if jobs[0] != "evaluate-gate":
-        raise UsageError(
-            f"An override goes with a run that was held, and begins from evaluate-gate, not from {jobs[0]}.",
-            "dispatch from evaluate-gate, with the run-id of the run that was held",
-        )
-    judged = run.read(Judged)
-    if judged.verdict is not Verdict.HOLD:
-        why = "REJECT has no override" if judged.verdict is Verdict.REJECT else "there is nothing to override"
-        raise UsageError(
-            f"The gate said {judged.verdict} in the run that is carried on: {why}.",
-            "leave the override out; after REJECT train a better model",
-        )
+"""Environment variable with the reason for overriding a HOLD; the gate reads it, too."""
 
 
 def main(argv: Sequence[str]) -> int:
-    """Tell which jobs of the workflow have something to do."""
+    """Run the command."""
     parser = stage.parser(__doc__ or "", prog="mlops plan")
     parser.add_argument("--from", dest="first", default="validate", metavar="JOB", help="the first job (default: validate)")
     parser.add_argument("--until", dest="last", default="teardown", metavar="JOB", help="the last job (default: teardown)")
     arguments = parser.parse_args(argv)
 
     def plan() -> int:
-        jobs = planned(arguments.first, arguments.last)
+        jobs = select_jobs(arguments.first, arguments.last)
         context = stage.load_context(arguments)
-        _fits(read(context.run), context.config.target, arguments.set)
+        target, settings = context.config.target, [*environment_overrides(), *arguments.set]
+        _check_earlier_plan(read(context.run), target, settings)
         if os.environ.get(OVERRIDE, "").strip():
-            _overridable(context.run, jobs)
-        document = {
-            "target": context.config.target,
-            "jobs": jobs,
-            "settings": arguments.set,
-            "commit": commit(),
-            "workflow_run": run_url(),
-        }
+            _check_override(context.run, jobs)
+        document = {"target": target, "jobs": jobs, "settings": settings, "commit": commit(), "workflow_run": run_url()}
         write_atomically(context.run.path(FILE), json.dumps(document, indent=2).encode() + b"\n")
         console.output("jobs", json.dumps(jobs))
-        console.info(f"  target {context.config.target} of {Path(context.config.file).name}: {', '.join(jobs)}")
+        console.info(f"  target {target} of {Path(context.config.file).name}: {', '.join(jobs)}")
         if "AZURE_CLIENT_ID" in os.environ and not os.environ["AZURE_CLIENT_ID"]:
-            console.warning("The repository's variable AZURE_CLIENT_ID is empty: nobody can be signed in to Azure.")
+            console.warning("The repository's variable AZURE_CLIENT_ID is empty, so no job can sign in to Azure.")
         return 0
 
     return stage.guarded(plan)
+
+
+def select_jobs(first: str, last: str) -> list[str]:
+    """Return the jobs from one to another, both included.
+
+    Raises:
+        UsageError: one of them doesn't exist, or they are in the wrong order.
+    """
+    names = list(JOBS)
+    for option, name in (("--from", first), ("--until", last)):
+        if name not in JOBS:
+            raise UsageError(f"{option}: there is no job {name!r}{console.did_you_mean(name, names)}.", f"the jobs are: {', '.join(names)}")
+    if names.index(first) > names.index(last):
+        raise UsageError(f"--from {first} comes after --until {last}.", f"the order is {', '.join(names)}")
+    return names[names.index(first) : names.index(last) + 1]
+
+
+def read(run: Run) -> dict[str, Any]:
+    """Return the plan in this run directory; empty outside GitHub."""
+    path = run.directory / FILE
+    return dict(json.loads(path.read_bytes())) if path.is_file() else {}
+
+
+def _check_earlier_plan(earlier: Mapping[str, Any], target: str, settings: Sequence[str]) -> None:
+    """Refuse records of another target, since each target has its own rules; warn of another commit or other settings."""
+    if not earlier:
+        return
+    run = earlier.get("workflow_run") or "an earlier run"
+    if earlier["target"] != target:
+        raise UsageError(
+            f"The records of {run} are of target {earlier['target']}, and target {target} can't continue with them.",
+            f"set target to {earlier['target']}, or start from the beginning without run-id",
+        )
+    origins = [(plan.get("commit", "unknown"), sorted(plan["settings"])) for plan in (earlier, {"commit": commit(), "settings": settings})]
+    if origins[0] != origins[1]:
+        then, now = (f"{origin}, settings {', '.join(changes) or 'none'}" for origin, changes in origins)
+        console.warning(f"The records of {run} are of commit {then}. The following stages run at commit {now}.")
+
+
+def _check_override(run: Run, jobs: Sequence[str]) -> None:
+    """Refuse an override without a HOLD that people can look at; it can't be granted in advance."""
+    if jobs[0] != "evaluate-gate":
+        raise UsageError(
+            f"An override continues a run that was held. It starts from evaluate-gate, not from {jobs[0]}.",
+            "dispatch from evaluate-gate, with the run-id of the run that was held",
+        )
+    judged = run.read(Judged)
+    if judged.verdict is not Verdict.HOLD:
+        reason = "REJECT has no override" if judged.verdict is Verdict.REJECT else "there is nothing to override"
+        raise UsageError(
+            f"The verdict of the run to continue is {judged.verdict}: {reason}.", "omit the override; after REJECT train a better model"
+        )

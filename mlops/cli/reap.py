@@ -1,4 +1,4 @@
-"""End what this pipeline made and forgot: endpoints past their expiry, jobs whose workflow run is over. Without --delete only list them.
+"""Delete expired endpoints and cancel abandoned jobs of this pipeline. Without --delete only list them.
 
 mlops reap
 mlops reap --delete
@@ -11,17 +11,15 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING
 
 from mlops.cli import stage
+from mlops.cloud.endpoints import EndpointView
+from mlops.cloud.jobs import JobView
 from mlops.cloud.tags import DETACHED, EXPIRES, MARK, PIPELINE, RUN, WAITING
+from mlops.cloud.workspace import Workspace
 from mlops.core import console
-from mlops.core.errors import MlopsError, TeardownIncomplete
-
-if TYPE_CHECKING:
-    from mlops.cloud.endpoints import EndpointView
-    from mlops.cloud.jobs import JobView
-    from mlops.cloud.workspace import Workspace
+from mlops.core.errors import GitHubRefused, MlopsError, TeardownIncomplete
+from mlops.github.client import Repository
 
 __all__ = ["main", "reap"]
 
@@ -30,87 +28,84 @@ MODE = "MLOPS_REAP"
 
 
 def reap(workspace: Workspace, delete: bool) -> None:
-    """List the expired endpoints and abandoned jobs of the workspace, whatever their target, and delete or cancel them if ``delete``.
+    """List the expired endpoints and abandoned jobs of the workspace, whatever their target, and remove them if ``delete``.
 
-    An endpoint goes only if it has our tag, a run of this repository, an expiry in the past and no deployment of anybody else's. A job
-    is cancelled only if it is ours and GitHub says that its run has ended, unless it was detached on purpose.
+    An endpoint is removed only if it has this pipeline's tag, a run of this repository, an expiry in the past and no deployment of
+    anybody else. A job is canceled only if it belongs to this pipeline and GitHub says that its run has ended, unless it was detached.
 
     Raises:
-        TeardownIncomplete: something that should be gone is still there.
+        TeardownIncomplete: something that should be removed still exists.
     """
-    found: list[tuple[str, str, Callable[[], None]]] = []
+    candidates: list[tuple[str, str, Callable[[], None]]] = []
     for endpoint in workspace.endpoints.all():
-        what = f"endpoint {endpoint.name}"
-        found.append((what, _keeps_endpoint(workspace, endpoint), partial(workspace.endpoints.delete, endpoint.name)))
+        reason = _reason_to_keep_endpoint(workspace, endpoint)
+        candidates.append((f"endpoint {endpoint.name}", reason, partial(workspace.endpoints.delete, endpoint.name)))
     for job in workspace.jobs.list_all_targets():
         if not job.over:
-            found.append((f"job {job.name}", _keeps_job(job), partial(workspace.jobs.cancel, job.name)))
+            candidates.append((f"job {job.name}", _reason_to_keep_job(job), partial(workspace.jobs.cancel, job.name)))
 
-    gone, failed = [], []
-    for what, reason, end in found:
+    expired, failures = [], []
+    for name, reason, remove in candidates:
         if reason:
-            console.info(f"  left alone: {what}: {reason}")
+            console.info(f"  kept: {name}: {reason}")
             continue
-        gone.append(what)
+        expired.append(name)
         if delete:
             try:
-                end()
+                remove()
             except MlopsError as problem:
-                failed.append(f"{what}: {problem.what}")
-    _tell(gone, delete=delete)
-    if failed:
-        raise TeardownIncomplete("Still there, and perhaps costing money: " + "; ".join(failed), "run `mlops reap --delete` again")
+                failures.append(f"{name}: {problem.what}")
+    _report(expired, delete=delete)
+    if failures:
+        raise TeardownIncomplete("These still exist and may cost money: " + "; ".join(failures), "run `mlops reap --delete` again")
 
 
-def _keeps_endpoint(workspace: Workspace, endpoint: EndpointView) -> str:
-    """Why an endpoint is left alone; empty where it goes."""
-
+def _reason_to_keep_endpoint(workspace: Workspace, endpoint: EndpointView) -> str:
+    """Why an endpoint is kept; empty if it has expired."""
     if endpoint.tags.get(PIPELINE) != MARK:
-        return "was not made by this pipeline"
-    if foreign := _foreign(endpoint.tags):
+        return "was not created by this pipeline"
+    if foreign := _owner_elsewhere(endpoint.tags):
         return foreign
     expires = endpoint.tags.get(EXPIRES, "")
     try:
         left = datetime.fromisoformat(expires) - datetime.now(UTC)
     except (ValueError, TypeError):
-        return f"its tag {EXPIRES} says no time: {expires!r}" if expires else "never expires"
+        return f"its tag {EXPIRES} is not a time: {expires!r}" if expires else "never expires"
     if left.total_seconds() > 0:
         return f"expires at {expires}"
-    foreigners = [found.name for found in workspace.endpoints.deployments(endpoint.name) if found.tags.get(PIPELINE) != MARK]
-    return f"carries deployments that this pipeline did not make: {', '.join(sorted(foreigners))}" if foreigners else ""
+    foreign_deployments = [item.name for item in workspace.endpoints.deployments(endpoint.name) if item.tags.get(PIPELINE) != MARK]
+    return f"has deployments that this pipeline did not create: {', '.join(sorted(foreign_deployments))}" if foreign_deployments else ""
 
 
-def _keeps_job(job: JobView) -> str:
-    """Why a job that is not over is left alone; empty where it is cancelled."""
-    from mlops.github.client import GitHubRefused, Repository
-
-    if foreign := _foreign(job.tags):
+def _reason_to_keep_job(job: JobView) -> str:
+    """Why an unfinished job is kept; empty if it is abandoned."""
+    if foreign := _owner_elsewhere(job.tags):
         return foreign
     if job.tags.get(DETACHED) == WAITING:
         return "was detached on purpose"
     number = job.tags.get(RUN, "").rpartition("/")[2]
     if not console.in_github() or not number.isdigit():
-        return "belongs to no workflow run that could be asked about"
+        return "belongs to no workflow run whose status GitHub could report"
     try:
         status, conclusion = Repository().workflow_run(int(number))
     except GitHubRefused as problem:
-        return f"its run can't be asked about: {problem}"
+        return f"the status of its run is unknown: {problem}"
     return "" if status == "completed" else f"its run {number} is {status} {conclusion}".rstrip()
 
 
-def _foreign(tags: Mapping[str, str]) -> str:
+def _owner_elsewhere(tags: Mapping[str, str]) -> str:
+    """Why a resource is not this repository's; empty if it is, or outside GitHub."""
+    repository, run = os.environ.get("GITHUB_REPOSITORY"), tags.get(RUN, "")
+    return f"belongs to {run or 'nobody'}, not to {repository}" if repository and not run.startswith(f"{repository}/") else ""
 
-    here, run = os.environ.get("GITHUB_REPOSITORY"), tags.get(RUN, "")
-    return f"belongs to {run or 'nobody'}, not to {here}" if here and not run.startswith(f"{here}/") else ""
 
-
-def _tell(gone: Sequence[str], *, delete: bool) -> None:
-    if not gone:
+def _report(expired: Sequence[str], *, delete: bool) -> None:
+    if not expired:
         console.info("  nothing has expired")
         return
-    title = "Ended, since it had expired" if delete else "Has expired; `mlops reap --delete` would end it"
-    console.notice(f"{title}: {', '.join(gone)}")
-    console.summary(f"## {title}\n\n" + "\n".join(f"- {what}" for what in gone))
+    title = "Removed because expired or abandoned" if delete else "Expired or abandoned; `mlops reap --delete` removes"
+    console.notice(f"{title}: {', '.join(expired)}")
+    console.summary(f"## {title}\n\n" + "\n".join(f"- {name}" for name in expired))
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:

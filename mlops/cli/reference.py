@@ -1,52 +1,72 @@
-"""The settings as a page: ``docs/configuration.md`` is what :func:`markdown` returns, and a test keeps it so."""
+"""The settings as a page: ``docs/configuration.md`` is the result of :func:`markdown`, which a test checks."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from mlops.core.config import COORDINATES, json_schema
+from mlops.core.config import COORDINATES, Tables
 
 __all__ = ["markdown"]
 
 
 def markdown() -> str:
-    """Every table and key of pipeline.toml with type, default and meaning."""
-    definitions: dict[str, Any] = json_schema()["$defs"]
+    """Return every table and key of pipeline.toml with type, default and meaning, as Markdown."""
+    schema = Tables.model_json_schema()
+    definitions: dict[str, Any] = schema["$defs"]
     lines = [
         "# Configuration",
         "",
-        "`pipeline.toml` has `[defaults]` and `[targets.NAME]`; a target holds differences only. Later wins: built-in default,",
-        "`[defaults]`, the target, the environment (workspace coordinates only), `--set path.to.key=value`. Tables merge, lists are",
-        "replaced. `gate`, `evaluation` and `endpoint.ephemeral` can't be `--set` for a target that isn't ephemeral: they decide about",
-        "something that stays. An unknown key is an error that names the nearest known one. Editors check the file against",
-        "[pipeline.schema.json](pipeline.schema.json).",
+        "`pipeline.toml` has `[defaults]` and `[targets.NAME]`; a target has only what differs. Later wins: built-in default,",
+        "`[defaults]`, the target, the environment (workspace coordinates), the lines of `MLOPS_SET`, `--set path.to.key=value`. Tables",
+        "merge, lists are replaced. `gate`, `evaluation` and `endpoint.ephemeral` can't be `--set` for a target that isn't ephemeral:",
+        "they decide about something permanent. An unknown key is an error that suggests the nearest known one. Editors check the file",
+        "against [pipeline.schema.json](pipeline.schema.json).",
+        "",
+        "Gate rules are tables with names, so a target changes, drops or adds a rule by its name:",
+        "",
+        "```toml",
+        "[defaults.gate.rules.target-vs-base]",
+        'metric = "target.nll"',
+        'direction = "lower"',
+        'baseline = "base"',
+        "",
+        "[targets.pr.gate.rules]",
+        "target-vs-base.margin = 0.01       # one setting of that rule differs",
+        "target-vs-champion.enabled = false # this rule doesn't apply",
+        "```",
         "",
         "| coordinate | environment variable |",
         "|---|---|",
         *(f"| `workspace.{key}` | `{variable}` |" for key, variable in COORDINATES.items()),
     ]
-    for name, table in definitions["Target"]["properties"].items():
+    for name, table in schema["properties"].items():
         definition, heading = _resolve(table, definitions), f"[{name}]"
         if definition is None:
             lines += ["", f"## `{heading}`", "", f"{_sentence(table.get('description', ''))} A table of strings."]
             continue
         lines += ["", f"## `{heading}`", "", definition["description"], "", *_table(definition, definitions)]
         for key, field in definition["properties"].items():
-            item = _resolve(field.get("items", {}), definitions)
+            item = _named_table(field, definitions)
             if item is not None:
-                lines += ["", f"### `[[{name}.{key}]]`", "", item["description"].splitlines()[0], "", *_table(item, definitions)]
+                lines += ["", f"### `[{name}.{key}.NAME]`", "", item["description"].splitlines()[0], "", *_table(item, definitions)]
     return "\n".join(lines) + "\n"
 
 
 def _table(definition: dict[str, Any], definitions: dict[str, Any]) -> list[str]:
     rows = ["| key | type | default | meaning |", "|---|---|---|---|"]
     for key, field in definition["properties"].items():
-        if _resolve(field.get("items", {}), definitions) is not None:
+        if _named_table(field, definitions) is not None:
             continue
         default = field.get("default", "required" if key in definition.get("required", ()) else "")
         shown = "" if default in (None, "", {}) else f"`{default}`"
         rows.append(f"| `{key}` | {_type(field)} | {shown} | {_sentence(field.get('description', ''))} |")
     return rows
+
+
+def _named_table(field: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any] | None:
+    """The definition of the tables in a field that maps names to tables; None for other fields."""
+    patterns = field.get("patternProperties", {"": field.get("additionalProperties", {})})
+    return next((_resolve(table, definitions) for table in patterns.values() if isinstance(table, dict)), None)
 
 
 def _type(field: dict[str, Any]) -> str:

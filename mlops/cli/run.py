@@ -15,19 +15,19 @@ from mlops.report.screen import screen
 __all__ = ["STAGES", "evaluate_gate", "main"]
 
 STAGES = ("prepare", "validate", "train", "evaluate", "gate", "register", "deploy", "smoke-test", "promote", "teardown")
-"""In the order in which they follow from each other."""
+"""In the order in which they run."""
 
 
 def main(argv: Sequence[str]) -> int:
-    """All stages in one process. A failure or a verdict other than PROMOTE stops the chain, and its exit code is the command's.
+    """Run all stages in one process. A failure or a verdict other than PROMOTE stops the chain and sets the exit code.
 
-    What a target with endpoint.ephemeral = true has made is torn down at the end, also after a failure or an interrupt; only an
-    --until before teardown that is reached leaves it standing.
+    The resources of a target with endpoint.ephemeral = true are torn down at the end, even after a failure or an interrupt; only
+    --until a stage before teardown keeps them, if that stage is reached.
     """
     parser = stage.parser((main.__doc__ or ""), prog="mlops run")
     parser.add_argument("--from", dest="first", choices=STAGES, default=STAGES[0], metavar="STAGE", help="begin here (default: prepare)")
     parser.add_argument("--until", dest="last", choices=STAGES, default=STAGES[-1], metavar="STAGE", help="end here (default: teardown)")
-    parser.add_argument("--keep", action="store_true", help="leave an ephemeral target standing: a later job tears it down")
+    parser.add_argument("--keep", action="store_true", help="don't tear an ephemeral target down: a later job does")
     arguments = parser.parse_args(argv)
 
     def chain() -> int:
@@ -35,56 +35,56 @@ def main(argv: Sequence[str]) -> int:
         if first > last:
             raise UsageError(f"--from {arguments.first} comes after --until {arguments.last}.", f"the order is {', '.join(STAGES)}")
         context = stage.load_context(arguments)
-        wanted = STAGES[first : last + 1]
+        selected = STAGES[first : last + 1]
         try:
-            code = _chained(context, [name for name in wanted if name != "teardown"])
-        except Detached as told:
-            # Nothing is torn down: that would cancel the training.
-            console.notice(str(told))
+            code = _run_stages_guarded(context, [name for name in selected if name != "teardown"])
+        except Detached as detached:
+            # Nothing is torn down, since that would cancel the training job.
+            console.notice(str(detached))
             console.output("state", "detached")
-            return told.exit_code
-        if "train" in wanted and code == 0:
+            return detached.exit_code
+        if "train" in selected and code == 0:
             console.output("state", "completed")
         ephemeral = context.config.endpoint.ephemeral and not arguments.keep
-        if "teardown" in wanted if code == 0 else ephemeral:
-            cleaned = stage.guarded(lambda: _stages(context, ["teardown"]))
-            # The first failure is the reason; one while cleaning up has been told, and counts where there is no other.
-            code = code or cleaned
+        if "teardown" in selected if code == 0 else ephemeral:
+            cleanup_code = stage.guarded(lambda: _run_stages(context, ["teardown"]))
+            # The first failure decides; one while cleaning up has been reported, and counts only if there is no other.
+            code = code or cleanup_code
         elif ephemeral:
             console.warning(
                 f"Endpoint {context.config.endpoint.name} is left standing and bills by the hour. End it with `mlops teardown`."
             )
-        reported = stage.guarded(lambda: _report(context.run))
-        return code or reported
+        report_code = stage.guarded(lambda: _report(context.run))
+        return code or report_code
 
     return stage.guarded(chain)
 
 
 def evaluate_gate(argv: Sequence[str]) -> int:
-    """Score the models, then judge. Exit code: 0 PROMOTE, 10 HOLD, 20 REJECT."""
+    """Score the models, then judge them. Exit code: 0 PROMOTE, 10 HOLD, 20 REJECT."""
     arguments = stage.parser((evaluate_gate.__doc__ or ""), prog="mlops evaluate-gate").parse_args(argv)
-    return stage.guarded(lambda: _stages(stage.load_context(arguments), ("evaluate", "gate")))
+    return stage.guarded(lambda: _run_stages(stage.load_context(arguments), ("evaluate", "gate")))
 
 
-def _chained(context: stage.Context, names: Sequence[str]) -> int:
-    """As :func:`_stages`, with failures turned into exit codes, and a training that was left to itself passed on."""
-    detached: list[Detached] = []
+def _run_stages_guarded(context: stage.Context, names: Sequence[str]) -> int:
+    """As :func:`_run_stages`, but turn failures into exit codes, except a detached training job."""
+    detachments: list[Detached] = []
 
     def chain() -> int:
         try:
-            return _stages(context, names)
-        except Detached as told:
-            detached.append(told)
-            return told.exit_code
+            return _run_stages(context, names)
+        except Detached as detached:
+            detachments.append(detached)
+            return detached.exit_code
 
     code = stage.guarded(chain)
-    if detached:
-        raise detached[0]
+    if detachments:
+        raise detachments[0]
     return code
 
 
-def _stages(context: stage.Context, names: Sequence[str]) -> int:
-    """Run stages until one doesn't return 0; why one failed is kept in the run directory."""
+def _run_stages(context: stage.Context, names: Sequence[str]) -> int:
+    """Run stages until one doesn't return 0. The reason for a failure is recorded in the run directory."""
     for name in names:
         command: stage.Command = importlib.import_module(f"mlops.{name.replace('-', '_')}").main
         try:
@@ -101,7 +101,7 @@ def _stages(context: stage.Context, names: Sequence[str]) -> int:
 
 
 def _report(run: Run) -> int:
-    """The long page beside the records, and the short screen."""
+    """Write the report page beside the records and print the summary."""
     write(run)
     console.info(screen(run))
     return 0

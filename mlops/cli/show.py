@@ -1,4 +1,4 @@
-"""Show what the stages have left in the run directory, and the JSON Schema of pipeline.toml."""
+"""Show the records in the run directory, and the JSON Schema of pipeline.toml."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from mlops.core.run import Run
 __all__ = ["main", "schema"]
 
 WIDTH = 100
-"""Characters of a value that `mlops show` prints."""
+"""Maximum number of characters of a value that `mlops show` prints."""
 
 
 def main(argv: Sequence[str]) -> int:
-    """Show what the stages have left in the run directory."""
+    """Show the records that the stages have written to the run directory."""
     arguments = stage.parser((main.__doc__ or ""), prog="mlops show").parse_args(argv)
 
     def show() -> int:
         records = list(Run(arguments.run).records())
         if not records:
-            console.info(f"{arguments.run} holds no records yet; `mlops prepare` makes the first one.")
+            console.info(f"{arguments.run} has no records yet; `mlops prepare` writes the first one.")
         for record in records:
             console.info(f"▸ {record.stage}  ({record.made_at:%Y-%m-%d %H:%M:%S} UTC)")
             for line in _lines(record):

@@ -24,7 +24,7 @@ from typing import Any
 from mlops.cloud.workspace import Workspace
 from mlops.core import console
 from mlops.core.config import Config, load
-from mlops.core.errors import INTERRUPTED, Detached, MlopsError
+from mlops.core.errors import INTERRUPTED, OUTPUT_CLOSED, Detached, MlopsError
 from mlops.core.records import Record
 from mlops.core.run import Run
 
@@ -131,8 +131,7 @@ def parser(description: str, prog: str | None = None) -> argparse.ArgumentParser
     common.add_argument(
         "--set",
         action="append",
-        # A copy for each parser: argparse appends to its default.
-        default=[line.strip() for line in os.environ.get("MLOPS_SET", "").splitlines() if line.strip()],
+        default=[],
         metavar="KEY=VALUE",
         help="override a setting, e.g. training.parameters.max_steps=5 (MLOPS_SET: the same, one per line)",
     )
@@ -156,6 +155,8 @@ def guarded(function: Callable[[], int]) -> int:
     except MlopsError as problem:
         console.error(str(problem))
         return problem.exit_code
+    except console.OutputClosed:
+        return OUTPUT_CLOSED
     except KeyboardInterrupt:
         console.error("Interrupted.")
         return INTERRUPTED

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from mlops.cloud.entities import word
-from mlops.cloud.errors import NotFound, translated
+from mlops.cloud.entities import as_text
+from mlops.cloud.errors import NotFound, translate_errors
 from mlops.cloud.session import Session
 from mlops.core import console
 from mlops.core.config import ComputeConfig
-from mlops.core.console import did_you_mean
 from mlops.core.errors import AzureError, ConfigError
 
 __all__ = ["ComputeView", "Computes", "VmSize"]
@@ -19,29 +19,26 @@ __all__ = ["ComputeView", "Computes", "VmSize"]
 
 @dataclass(frozen=True, kw_only=True)
 class ComputeView:
-    """A cluster as it stands."""
+    """The current state of a cluster."""
 
     name: str
     size: str
-    """VM size, in the spelling of the list of sizes where it is known there."""
+    """VM size, spelled as in the region's list of sizes if it is listed there."""
     state: str
     """Provisioning state: Succeeded, Failed, Creating, Updating, Deleting, Canceled, Unknown."""
     tier: str
     """``dedicated`` or ``low_priority``."""
     gpus_per_node: int
     created: bool
-    """Whether this call made it."""
+    """Whether this call created it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class VmSize:
-    """A VM size as the workspace's region offers it."""
+    """A VM size that the workspace's region offers."""
 
     name: str
-    family: str
-    vcpus: int
     gpus: int
-    memory_gb: float
 
 
 class Computes:
@@ -51,33 +48,33 @@ class Computes:
         self._session = session
 
     def find(self, name: str) -> ComputeView | None:
-        """The cluster of this name, or None."""
+        """Return the cluster of this name, or None."""
         try:
-            with translated(f"reading compute {name}"):
+            with translate_errors(f"reading compute {name}"):
                 return self._view(self._session.ml.compute.get(name), created=False)
         except NotFound:
             return None
 
-    def ensure(self, wanted: ComputeConfig) -> ComputeView:
-        """The cluster of this name; where there is none it is created, Dedicated first, then LowPriority.
+    def ensure(self, config: ComputeConfig) -> ComputeView:
+        """Return the cluster of this name, creating it if there is none: as Dedicated, or if that fails as LowPriority.
 
-        An existing cluster is returned as it is: its size and state are for the caller to judge.
+        An existing cluster is returned as it is; the caller must check its size and state.
 
         Raises:
-            AzureError: neither tier can be had; both refusals are told.
+            AzureError: the cluster can be created in neither tier.
         """
-        if (found := self.find(wanted.name)) is not None:
-            return found
+        if (existing := self.find(config.name)) is not None:
+            return existing
         refusals = []
         for tier in ("dedicated", "low_priority"):
             try:
-                return self._create(wanted, tier)
+                return self._create(config, tier)
             except AzureError as problem:
                 refusals.append(problem)
-                console.warning(f"Compute {wanted.name} ({wanted.size}) can't be had as {tier}: {problem.what}")
+                console.warning(f"Compute {config.name} ({config.size}) can't be created as {tier}: {problem.what}")
         raise AzureError(
-            f"Compute {wanted.name} ({wanted.size}) can be had neither as dedicated nor as low priority: {refusals[0].what}",
-            refusals[0].fix or "choose another compute.size in pipeline.toml, or ask for quota",
+            f"Compute {config.name} ({config.size}) can be created neither as dedicated nor as low priority: {refusals[0].what}",
+            refusals[0].fix or "choose another compute.size in pipeline.toml, or request quota",
         )
 
     def check_unchanged(self, name: str, size: str) -> None:
@@ -94,66 +91,40 @@ class Computes:
             )
 
     @cached_property
-    def _sizes(self) -> dict[str, VmSize]:
-        with translated("listing VM sizes"):
-            listed = list(self._session.ml.compute.list_sizes())
-        return {
-            size.name.lower(): VmSize(
-                name=size.name,
-                family=size.family or "",
-                vcpus=int(size.v_cp_us or 0),
-                gpus=int(size.gpus or 0),
-                memory_gb=float(size.memory_gb or 0),
-            )
-            for size in listed
-        }
-
-    def sizes(self) -> dict[str, VmSize]:
+    def sizes(self) -> Mapping[str, VmSize]:
         """The VM sizes of the workspace's region, by lower-case name."""
-        return self._sizes
+        with translate_errors("listing VM sizes"):
+            sizes = list(self._session.ml.compute.list_sizes())
+        return {size.name.lower(): VmSize(name=size.name, gpus=int(size.gpus or 0)) for size in sizes}
 
-    def size(self, name: str) -> VmSize:
-        """One VM size.
-
-        Raises:
-            ConfigError: the region doesn't offer it.
-        """
-        try:
-            return self._sizes[name.lower()]
-        except KeyError:
-            hint = did_you_mean(name, [size.name for size in self._sizes.values()])
-            raise ConfigError(
-                f"VM size {name} is not offered in {self._session.location}{hint}.", "set compute.size in pipeline.toml"
-            ) from None
-
-    def _create(self, wanted: ComputeConfig, tier: str) -> ComputeView:
+    def _create(self, config: ComputeConfig, tier: str) -> ComputeView:
         from azure.ai.ml.entities import AmlCompute
 
         cluster = AmlCompute(
-            name=wanted.name,
-            size=wanted.size,
+            name=config.name,
+            size=config.size,
             tier=tier,
-            min_instances=wanted.min_instances,
-            max_instances=wanted.max_instances,
-            idle_time_before_scale_down=wanted.idle_seconds,
+            min_instances=config.min_instances,
+            max_instances=config.max_instances,
+            idle_time_before_scale_down=config.idle_seconds,
             tags=dict(self._session.tags),
         )
-        console.info(f"  creating compute {wanted.name}: {wanted.size}, {tier}, {wanted.min_instances}–{wanted.max_instances} nodes")
-        with translated(f"creating compute {wanted.name} ({wanted.size}, {tier})"):
-            made = self._session.ml.compute.begin_create_or_update(cluster).result()
-        view = self._view(made, created=True)
+        console.info(f"  creating compute {config.name}: {config.size}, {tier}, {config.min_instances}–{config.max_instances} nodes")
+        with translate_errors(f"creating compute {config.name} ({config.size}, {tier})"):
+            entity = self._session.ml.compute.begin_create_or_update(cluster).result()
+        view = self._view(entity, created=True)
         if view.state.lower() != "succeeded":
-            raise AzureError(f"Compute {wanted.name} was created but is {view.state}.", "look at it in the studio, delete it and try again")
+            raise AzureError(f"Compute {config.name} was created but is {view.state}.", "look at it in the studio, delete it and try again")
         return view
 
-    def _view(self, compute: Any, *, created: bool) -> ComputeView:
-        size = word(getattr(compute, "size", None))
-        known = self._sizes.get(size.lower())
+    def _view(self, entity: Any, *, created: bool) -> ComputeView:
+        size = as_text(getattr(entity, "size", None))
+        offered = self.sizes.get(size.lower())
         return ComputeView(
-            name=compute.name,
-            size=known.name if known else size,
-            state=word(compute.provisioning_state, "Unknown"),
-            tier=word(getattr(compute, "tier", None)).lower().replace("lowpriority", "low_priority"),
-            gpus_per_node=known.gpus if known else 0,
+            name=entity.name,
+            size=offered.name if offered else size,
+            state=as_text(entity.provisioning_state, "Unknown"),
+            tier=as_text(getattr(entity, "tier", None)).lower().replace("lowpriority", "low_priority"),
+            gpus_per_node=offered.gpus if offered else 0,
             created=created,
         )

@@ -7,12 +7,12 @@ line.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mlops.cloud.assets import Component, ComponentInput
 from mlops.core.config import Scalar, TrainingConfig
+from mlops.core.console import did_you_mean
 from mlops.core.errors import ConfigError
 from mlops.core.records import Parameter
 
@@ -120,9 +120,7 @@ def _check(component: Component, name: str) -> None:
             f"training.parameters.{name} is set by the pipeline itself.", "set [compute], [model] and [data] in pipeline.toml instead"
         )
     if name not in component.inputs:
-        near = difflib.get_close_matches(name, component.inputs, n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
         raise ConfigError(
-            f"training.parameters.{name} is not an input of {component.name} {component.version}{hint}.",
+            f"training.parameters.{name} is not an input of {component.name} {component.version}{did_you_mean(name, component.inputs)}.",
             "fix pipeline.toml or the --set option",
         )

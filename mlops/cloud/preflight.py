@@ -6,7 +6,6 @@ sent as they are, and the job fails once the nodes are up. Combinations follow t
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import date
@@ -16,6 +15,7 @@ from mlops.cloud.assets import BaseModel, Component, ComponentInput
 from mlops.cloud.compute import ComputeView, VmSize
 from mlops.cloud.parameters import RESERVED
 from mlops.core.config import ComputeConfig, EndpointConfig, Scalar, TrainingConfig
+from mlops.core.console import did_you_mean
 from mlops.core.records import Finding
 
 __all__ = [
@@ -27,7 +27,6 @@ __all__ = [
     "check_size",
     "estimate_cost",
     "finding",
-    "nearest",
 ]
 
 UNSUPPORTED_SIZES = ("standard_nc6", "standard_nc12", "standard_nc24", "standard_nc24r")
@@ -108,7 +107,7 @@ def check_size(size: str, model: BaseModel, sizes: Mapping[str, VmSize], where: 
     """
     found = []
     if size.lower() not in sizes:
-        near = nearest(size, [offered.name for offered in sizes.values()])
+        near = did_you_mean(size, [offered.name for offered in sizes.values()])
         found.append(finding("compute.size.unknown", where, f"{size} is not offered in the workspace's region{near}"))
     if model.finetune_skus is None:
         if size.lower() in UNSUPPORTED_SIZES:
@@ -147,7 +146,7 @@ def check_endpoint_size(endpoint: EndpointConfig, model: BaseModel, sizes: Mappi
     size = endpoint.instance_type
     found = []
     if size.lower() not in sizes:
-        near = nearest(size, [offered.name for offered in sizes.values()])
+        near = did_you_mean(size, [offered.name for offered in sizes.values()])
         found.append(finding("endpoint.size.unknown", where, f"{size} is not offered in the workspace's region{near}"))
     if model.inference_skus is not None and not _contains(model.inference_skus, size):
         message = f"{size} is not in the list of sizes that {model.name} may be served on: {', '.join(model.inference_skus)}"
@@ -180,13 +179,6 @@ def finding(rule: str, where: str, message: str, severity: Literal["error", "war
     return Finding(rule=rule, severity=severity, where=where, message=message)
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """`` (did you mean …?)``, or nothing. Case doesn't count."""
-    by_lower = {name.lower(): name for name in known}
-    near = difflib.get_close_matches(word.lower(), by_lower, n=1)
-    return f" (did you mean {by_lower[near[0]]!r}?)" if near else ""
-
-
 def wire(value: object) -> str:
     """A literal as it is sent: text."""
     return str(value).lower() if isinstance(value, bool) else str(value)
@@ -194,7 +186,7 @@ def wire(value: object) -> str:
 
 def _check_name(component: Component, name: str, where: str) -> Iterator[Finding]:
     if name not in component.inputs:
-        message = f"{name} is not an input of {component.name} {component.version}{nearest(name, component.inputs)}"
+        message = f"{name} is not an input of {component.name} {component.version}{did_you_mean(name, component.inputs)}"
         yield finding("parameter.unknown", where, message)
     elif name in RESERVED:
         message = f"{name} is set by the pipeline itself; use [compute], [model] and [data] of pipeline.toml"
@@ -220,7 +212,7 @@ def _check_value(given: ComponentInput, value: object, where: str) -> Iterator[F
     elif given.type == "boolean" and text.lower() not in ("true", "false"):
         yield finding("parameter.type", where, f"{given.name} is {text!r}, which is not of type boolean")
     elif given.enum and text not in given.enum:
-        message = f"{given.name} is {text!r}, not one of {', '.join(given.enum)}{nearest(text, given.enum)}"
+        message = f"{given.name} is {text!r}, not one of {', '.join(given.enum)}{did_you_mean(text, given.enum)}"
         yield finding("parameter.enum", where, message)
 
 

@@ -1,38 +1,38 @@
-"""Every way this pipeline can stop, each with its own exit code.
+"""Every way in which this pipeline can stop, each with its own exit code.
 
-The class is the meaning, the exit code is what a workflow reads, the message is for the person who pays::
+The class is the meaning, the exit code is for workflows, the message is for the person who pays::
 
-    MlopsError                      1   something we did not foresee
-    ├── Detached                    0   not a failure: the training goes on without us
+    MlopsError                      1   an unexpected error
+    ├── Detached                    0   not a failure: training continues in Azure without us
     ├── UsageError                  2   a command or an option that does not exist
     ├── ConfigError                 2   pipeline.toml or the environment is wrong
     ├── RecordError                 3   a record in run/ is missing, unreadable or out of date
     ├── CredentialError             4   no identity, or Azure does not accept it
-    ├── ValidationFailed            5   findings in data, configuration or workspace
+    ├── ValidationFailed            5   data, configuration or workspace are not fit for training
     ├── AzureError                  6   the service refused or did not answer as documented
     ├── JobFailed                   7   a job ended as Failed
-    ├── JobCanceled                 8   a job was cancelled
-    ├── JobStatusUnknown            9   a job stands in a state that is neither running nor done
-    ├── Held                       10   the gate says HOLD
+    ├── JobCanceled                 8   a job was canceled
+    ├── JobStatusUnknown            9   a job is in a state that is neither running nor finished
     ├── EvidenceError              11   evaluation results are missing or don't fit together
     ├── RegistrationError          12   a model could not be registered
     ├── DeploymentFailed           13   a deployment did not become healthy
     ├── SmokeTestFailed            14   the new deployment's answers are not good enough
     ├── TrafficError               15   traffic is not what it should be
-    ├── TeardownIncomplete         16   something of ours still exists
-    ├── NotPromoted                17   a stage behind the gate was called, and the gate lets nothing through
-    ├── DataError                  18   the data set can't be had, or lacks a split
-    ├── SelfTestFailed             19   the gate does not notice what it must notice, so it has judged nothing
-    ├── Rejected                   20   the gate says REJECT
+    ├── TeardownIncomplete         16   something that this pipeline created still exists
+    ├── NotPromoted                17   a stage after the gate was called, but the gate doesn't admit the candidate
+    ├── DataError                  18   the data set can't be read, or lacks a split
+    ├── SelfTestFailed             19   the gate misses faults that it must detect, so it gives no verdict
     └── GitHubRefused              21   GitHub's REST API answered with an error
 
-An interrupt (Ctrl-C, SIGTERM) ends with 130, as shells expect.
+`mlops gate` exits with 10 for HOLD and 20 for REJECT. As in a shell, 130 means an interrupt (Ctrl-C, SIGTERM), and 141 that the reader of
+the output has closed it (`mlops show | head`); the latter prints nothing.
 """
 
 from __future__ import annotations
 
 __all__ = [
     "INTERRUPTED",
+    "OUTPUT_CLOSED",
     "AzureError",
     "ConfigError",
     "CredentialError",
@@ -41,7 +41,6 @@ __all__ = [
     "Detached",
     "EvidenceError",
     "GitHubRefused",
-    "Held",
     "JobCanceled",
     "JobFailed",
     "JobStatusUnknown",
@@ -49,7 +48,6 @@ __all__ = [
     "NotPromoted",
     "RecordError",
     "RegistrationError",
-    "Rejected",
     "SelfTestFailed",
     "SmokeTestFailed",
     "TeardownIncomplete",
@@ -60,6 +58,8 @@ __all__ = [
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C or SIGTERM."""
+OUTPUT_CLOSED = 141
+"""Exit code when the reader of the output has closed it: what a shell shows for a process that SIGPIPE ended."""
 
 
 class MlopsError(Exception):
@@ -67,7 +67,7 @@ class MlopsError(Exception):
 
     Args:
         what: what happened and what it means for the user's money and traffic.
-        fix: the command or setting that mends it; empty where nothing the user does would.
+        fix: the command or setting that fixes it; empty if the user can't do anything.
     """
 
     exit_code = 1
@@ -82,7 +82,7 @@ class MlopsError(Exception):
 
 
 class Detached(MlopsError):
-    """The training goes on without us, as was asked for; whoever runs the command again attaches to it."""
+    """Training continues in Azure; the runner detached as configured. Running the command again attaches to it."""
 
     exit_code = 0
 
@@ -112,7 +112,7 @@ class CredentialError(MlopsError):
 
 
 class ValidationFailed(MlopsError):
-    """Findings in data, configuration or workspace."""
+    """Data, configuration or workspace are not fit for training."""
 
     exit_code = 5
 
@@ -130,21 +130,15 @@ class JobFailed(MlopsError):
 
 
 class JobCanceled(MlopsError):
-    """A job was cancelled."""
+    """A job was canceled."""
 
     exit_code = 8
 
 
 class JobStatusUnknown(MlopsError):
-    """A job stands in a state that is neither running nor done."""
+    """A job is in a state that is neither running nor finished."""
 
     exit_code = 9
-
-
-class Held(MlopsError):
-    """The gate says HOLD: the evidence does not reach."""
-
-    exit_code = 10
 
 
 class EvidenceError(MlopsError):
@@ -178,33 +172,27 @@ class TrafficError(MlopsError):
 
 
 class TeardownIncomplete(MlopsError):
-    """Something of ours still exists."""
+    """Something that this pipeline created still exists."""
 
     exit_code = 16
 
 
 class NotPromoted(MlopsError):
-    """A stage behind the gate was called, and the gate does not let this candidate through."""
+    """A stage after the gate was called, but the gate doesn't admit this candidate."""
 
     exit_code = 17
 
 
 class DataError(MlopsError):
-    """The data set can't be had, or lacks a split. What is wrong inside a row is a finding (ValidationFailed)."""
+    """The data set can't be read, or lacks a split. A malformed row is a finding (ValidationFailed)."""
 
     exit_code = 18
 
 
 class SelfTestFailed(MlopsError):
-    """The gate does not notice what it must notice, so its verdict would be worth nothing and there is none."""
+    """The gate misses faults that it must detect. Its verdict would be worthless, so there is none."""
 
     exit_code = 19
-
-
-class Rejected(MlopsError):
-    """The gate says REJECT: the candidate is shown to be worse."""
-
-    exit_code = 20
 
 
 class GitHubRefused(MlopsError):

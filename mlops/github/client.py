@@ -1,4 +1,4 @@
-"""GitHub's REST API, as the job that we are in; through PyGithub."""
+"""GitHub's REST API with the identity of the current job, through PyGithub."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import Any
 
 from mlops.core.errors import GitHubRefused, UsageError
 
-__all__ = ["Approval", "GitHubRefused", "Protection", "Repository", "run_url"]
+__all__ = ["Approval", "Protection", "Repository", "run_url"]
 
 
 @dataclass(frozen=True)
 class Protection:
-    """Who must let a job into an environment."""
+    """Who must approve a job before it may use an environment."""
 
     reviewers: tuple[str, ...]
-    """Logins of people, ``@team`` for teams; empty where anybody is let in."""
+    """Logins of people, ``@team`` for teams; empty if no approval is needed."""
 
 
 @dataclass(frozen=True)
 class Approval:
-    """Who let a run's jobs into an environment, and what they wrote with it."""
+    """An approval of a run's jobs for an environment, with the reviewer's comment."""
 
     environment: str
     user: str
@@ -42,23 +42,23 @@ class Repository:
         token = os.environ.get("GITHUB_TOKEN", "")
         if not self.name or not token:
             raise UsageError(
-                "GITHUB_REPOSITORY or GITHUB_TOKEN is not set.", "in a workflow, give the step `env: GITHUB_TOKEN: ${{ github.token }}`"
+                "GITHUB_REPOSITORY or GITHUB_TOKEN is not set.", "in a workflow, add `env: GITHUB_TOKEN: ${{ github.token }}` to the step"
             )
         from github import Auth, Github
 
         api = os.environ.get("GITHUB_API_URL") or "https://api.github.com"
         self._repository: Any = Github(auth=Auth.Token(token), base_url=api, lazy=True).get_repo(self.name)
 
-    def keep_comment(self, pull_request: int, marker: str, text: str) -> str:
-        """Write a comment on a pull request, or change the one of a bot's that holds ``marker``; its URL.
+    def update_comment(self, pull_request: int, marker: str, text: str) -> str:
+        """Update the comment on a pull request in which a bot wrote ``marker``, or create it, and return its URL.
 
         Raises:
             GitHubRefused: e.g. the token of a fork's run, which may only read.
         """
-        with _told("pull-requests: write"):
+        with _refusals("pull-requests: write"):
             issue = self._repository.get_issue(pull_request)
             for comment in issue.get_comments():
-                # A person may quote the marker; a person's comment is not ours to change.
+                # A person may quote the marker, but only a bot's comment may be changed.
                 if comment.user.type == "Bot" and marker in comment.body:
                     if comment.body != text:
                         comment.edit(text)
@@ -66,50 +66,51 @@ class Repository:
             return str(issue.create_comment(text).html_url)
 
     def workflow_run(self, run: int) -> tuple[str, str]:
-        """Status (``completed``, …) and conclusion (``cancelled``, …, empty while it goes on) of a workflow run."""
-        with _told("actions: read"):
-            found = self._repository.get_workflow_run(run)
-            return str(found.status), str(found.conclusion or "")
+        """Return the status (``completed``, …) and conclusion (``cancelled``, …; empty until it ends) of a workflow run."""
+        with _refusals("actions: read"):
+            workflow_run = self._repository.get_workflow_run(run)
+            return str(workflow_run.status), str(workflow_run.conclusion or "")
 
     def protection(self, environment: str) -> Protection | None:
-        """An environment's required reviewers, or None where there is no such environment."""
+        """Return an environment's required reviewers, or None if there is no such environment."""
         from github import UnknownObjectException
 
-        with _told("actions: read"):
+        with _refusals("actions: read"):
             try:
                 rules = self._repository.get_environment(environment).protection_rules
             except UnknownObjectException:
                 return None
             rules = [rule for rule in rules if rule.type == "required_reviewers"]
-            named = [one.reviewer.login if one.type == "User" else f"@{one.reviewer.slug}" for rule in rules for one in rule.reviewers]
-            return Protection(tuple(named))
+            reviewers = [item for rule in rules for item in rule.reviewers]
+            return Protection(tuple(item.reviewer.login if item.type == "User" else f"@{item.reviewer.slug}" for item in reviewers))
 
     def approvals(self, run: int) -> list[Approval]:
-        """Who has let jobs of a workflow run into environments, oldest first."""
-        with _told("actions: read"):
+        """Return the approvals of a workflow run's jobs, oldest first."""
+        with _refusals("actions: read"):
             _, answer = self._repository.requester.requestJsonAndCheck("GET", f"{self._repository.url}/actions/runs/{run}/approvals")
             return [
-                Approval(place["name"], one["user"]["login"], one.get("comment") or "")
-                for one in answer
-                if one["state"] == "approved"
-                for place in one["environments"]
+                Approval(environment["name"], review["user"]["login"], review.get("comment") or "")
+                for review in answer
+                if review["state"] == "approved"
+                for environment in review["environments"]
             ]
 
     def dispatch(self, workflow: str, ref: str, inputs: dict[str, str]) -> None:
-        """Start a workflow that has ``on: workflow_dispatch``."""
-        with _told("actions: write"):
+        """Start a workflow that has the trigger ``workflow_dispatch``."""
+        with _refusals("actions: write"):
             self._repository.get_workflow(workflow).create_dispatch(ref, inputs, throw=True)
 
 
 def run_url(run: str = "") -> str:
-    """The page of a workflow run (of this one); empty outside GitHub."""
+    """Return the URL of a workflow run (by default the current one); empty outside GitHub."""
     server, repository = os.environ.get("GITHUB_SERVER_URL", "https://github.com"), os.environ.get("GITHUB_REPOSITORY", "")
     number = run or os.environ.get("GITHUB_RUN_ID", "")
     return f"{server}/{repository}/actions/runs/{number}" if repository and number else ""
 
 
 @contextmanager
-def _told(permission: str) -> Iterator[None]:
+def _refusals(permission: str) -> Iterator[None]:
+    """Turn errors of the API into GitHubRefused, with the permission that the job needs."""
     from github import GithubException
     from requests import RequestException
 
@@ -118,10 +119,10 @@ def _told(permission: str) -> Iterator[None]:
     except RequestException as problem:
         raise GitHubRefused(f"GitHub can't be reached: {problem}.", "run the job again") from problem
     except GithubException as problem:
-        said = problem.data.get("message") if isinstance(problem.data, dict) else problem.data
+        message = problem.data.get("message") if isinstance(problem.data, dict) else problem.data
         fix = (
-            f"give the job `permissions: {permission}`, and the job that calls a reusable workflow, too"
+            f"add `permissions: {permission}` to the job, and to the job that calls a reusable workflow"
             if problem.status in (401, 403)
             else ""
         )
-        raise GitHubRefused(f"GitHub answered {problem.status}: {said}.", fix) from problem
+        raise GitHubRefused(f"GitHub answered {problem.status}: {message}.", fix) from problem

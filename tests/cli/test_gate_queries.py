@@ -9,19 +9,19 @@ import pytest
 
 from mlops.cli.gate_queries import history as tell
 from mlops.cloud.workspace import Workspace
-from mlops.core.config import Config, GateConfig, TrainingConfig
+from mlops.core.config import Config, GateConfig, Rule, TrainingConfig
 from mlops.core.records import Trained
 from mlops.gate import gate, main
 from mlops.report import verdict_tags
-from tests.support.evidence import rule
+from tests.support.evidence import named, rule
 from tests.support.run_directories import make_run
 
 EXPERIMENT = "history-of-verdicts"
 GOOD, BAD = rule(ceiling=3.0), rule(ceiling=0.1)
 
 
-def settings(*rules: object) -> Config:
-    return Config(target="test", gate=GateConfig(rules=rules), training=TrainingConfig(experiment=EXPERIMENT))
+def settings(*rules: Rule) -> Config:
+    return Config(target="test", gate=GateConfig(rules=named(rules)), training=TrainingConfig(experiment=EXPERIMENT))
 
 
 def new_run(workspace: Workspace) -> str:

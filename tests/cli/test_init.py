@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from mlops.__main__ import main
-from mlops.cli.init import CALLERS, ROOT, _endpoint, _project, written
+from mlops.cli.init import CALLERS, ROOT, _endpoint, _project, generate_files
 from mlops.core.config import load
 
 COMMIT = "a" * 40
 
 
 def test_the_callers_name_the_project_and_are_pinned() -> None:
-    texts = written(ROOT, "octo/project", COMMIT, "mine")
+    texts = generate_files(ROOT, "octo/project", COMMIT, "mine")
     for name in CALLERS:
         text = texts[f".github/workflows/{name}"]
         assert "$/" not in text
@@ -26,9 +26,12 @@ def test_the_callers_name_the_project_and_are_pinned() -> None:
 
 
 def test_the_configuration_is_one_with_endpoints_of_its_own(tmp_path: Path) -> None:
-    (tmp_path / "pipeline.toml").write_text(written(ROOT, "octo/project", COMMIT, "mine")["pipeline.toml"])
-    names = {target: load(tmp_path / "pipeline.toml", target).endpoint.name for target in ("prod", "pr", "local")}
+    (tmp_path / "pipeline.toml").write_text(generate_files(ROOT, "octo/project", COMMIT, "mine")["pipeline.toml"])
+    configs = {target: load(tmp_path / "pipeline.toml", target) for target in ("prod", "pr", "local")}
+    names = {target: config.endpoint.name for target, config in configs.items()}
     assert names == {"prod": "mine-completion", "pr": "mine-pr", "local": "mine-local"}
+    assert configs["pr"].champion_endpoint == "mine-completion"
+    assert configs["prod"].registration.name == "mine-phi-3-mini"
 
 
 def test_what_is_there_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -36,7 +39,7 @@ def test_what_is_there_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixtu
     (tmp_path / "pipeline.toml").write_text("# mine\n")
     assert main(["init", str(tmp_path), "--project", "octo/project", "--endpoint", "mine"]) == 0
     assert (tmp_path / "pipeline.toml").read_text() == "# mine\n"
-    assert "left alone: pipeline.toml" in capsys.readouterr().out
+    assert "exists, not changed: pipeline.toml" in capsys.readouterr().out
     assert (tmp_path / "data/retention.jsonl").read_bytes() == (ROOT / "data/retention.jsonl").read_bytes()
 
 

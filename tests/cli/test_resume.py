@@ -113,7 +113,7 @@ def test_who_waits_for_its_turn_is_not_dispatched_again(
     assert len(github_api.dispatches(octo.azure)) == 1
     assert "dispatch.yml was dispatched for it at 20" in capsys.readouterr().out
     # It was cancelled before it began, and nobody has taken the training over.
-    monkeypatch.setattr("mlops.cli.resume.PATIENCE", timedelta(0))
+    monkeypatch.setattr("mlops.cli.resume.DISPATCH_TIMEOUT", timedelta(0))
     resume(workspace)
     assert len(github_api.dispatches(octo.azure)) == 2
 
@@ -166,5 +166,5 @@ def test_outside_github_the_command_is_told(
     for name in ("GITHUB_ACTIONS", "GITHUB_REPOSITORY"):
         monkeypatch.delenv(name)
     resume(workspace)
-    assert "`mlops run --target prod --from train` carries it on" in capsys.readouterr().out
+    assert "continue with `mlops run --target prod --from train`" in capsys.readouterr().out
     assert github_api.dispatches(octo.azure) == []

@@ -8,7 +8,7 @@ import pytest
 
 from mlops.__main__ import main
 from mlops.cli.rollback import rollback
-from mlops.cloud.tags import PREVIOUS
+from mlops.cloud.tags import PREVIOUS, PREVIOUS_ID
 from mlops.cloud.workspace import Workspace
 from mlops.core.config import Config, EndpointConfig
 from mlops.core.errors import TrafficError
@@ -40,8 +40,15 @@ def session(inside: object, settings: Settings, open_workspace: Open, trained_jo
         if workspace.endpoints.deployment(NAME, name) is None:
             wanted = EndpointConfig(name=NAME, probe_initial_delay_s=1)
             workspace.endpoints.deploy(wanted, name, registered_model(workspace, trained_job), {})
-    workspace.endpoints.set_traffic(NAME, {"new": 100}, tags={PREVIOUS: "old", "mlops.rollback": ""})
+    tags = {PREVIOUS: "old", PREVIOUS_ID: identity(workspace, "old"), "mlops.rollback": ""}
+    workspace.endpoints.set_traffic(NAME, {"new": 100}, tags=tags)
     return opened
+
+
+def identity(workspace: Workspace, name: str) -> str:
+    deployment = workspace.endpoints.deployment(NAME, name)
+    assert deployment is not None
+    return deployment.identity
 
 
 def state(workspace: Workspace) -> tuple[dict[str, int], str]:
@@ -67,7 +74,7 @@ def test_a_workflow_run_rolls_back_once(session: Session, monkeypatch: pytest.Mo
         config, workspace = session_again(session, capsys)
         rollback(config, workspace)
         assert state(workspace) == ({"old": 100}, "new")
-    assert "has rolled way-back back already" in capsys.readouterr().out
+    assert "has already rolled way-back back" in capsys.readouterr().out
     monkeypatch.setenv("GITHUB_RUN_ID", "2")
     config, workspace = session_again(session, capsys)
     rollback(config, workspace)
@@ -89,13 +96,23 @@ def test_one_that_takes_no_traffic_at_all_gets_it(session: Session) -> None:
 def test_where_nothing_is_kept_nothing_moves(session: Session) -> None:
     config, workspace = session()
     workspace.endpoints.set_traffic(NAME, {"new": 100}, tags={PREVIOUS: ""})
-    with pytest.raises(TrafficError, match=r"was not kept. Its traffic is as it was: \{'new': 100\}") as raised:
+    with pytest.raises(TrafficError, match=r"was not kept. Its traffic is unchanged: \{'new': 100\}") as raised:
         rollback(config, workspace)
     assert "keep_previous = true" in raised.value.fix
     workspace.endpoints.set_traffic(NAME, {"new": 100}, tags={PREVIOUS: "older"})
     with pytest.raises(TrafficError, match="older no longer exists"):
         rollback(config, workspace)
     assert state(workspace) == ({"new": 100}, "older")
+
+
+def test_a_previous_deployment_that_was_created_again_gets_no_traffic(session: Session, trained_job: str) -> None:
+    config, workspace = session()
+    workspace.endpoints.delete_deployment(NAME, "old")
+    settings = EndpointConfig(name=NAME, probe_initial_delay_s=1)
+    workspace.endpoints.deploy(settings, "old", registered_model(workspace, trained_job), {})
+    with pytest.raises(TrafficError, match="old was deleted and created again, so it is untested"):
+        rollback(config, workspace)
+    assert state(workspace) == ({"new": 100}, "old")
 
 
 def test_one_that_does_not_answer_gets_no_traffic(session: Session, fault: Fault) -> None:
@@ -119,4 +136,4 @@ def test_the_command_ends_with_the_code_of_traffic(
     _, workspace = session()
     workspace.endpoints.set_traffic(NAME, {"new": 100}, tags={PREVIOUS: ""})
     assert main(["rollback", "--target", "test", "--config", str(settings(TOML).file)]) == TrafficError.exit_code
-    assert "can't go back" in capsys.readouterr().err
+    assert "can't be rolled back" in capsys.readouterr().err

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from mlops.__main__ import main
 from mlops.cli import stage
-from mlops.core.config import Config
+from mlops.core.config import COORDINATES, Config
 from mlops.core.errors import Detached, JobFailed, TrafficError
 from mlops.core.records import Judged, Verdict
 from mlops.core.run import Run
@@ -53,13 +54,13 @@ def test_a_failure_decides_the_exit_code(problem: BaseException, code: int, caps
 
 @pytest.mark.usefixtures("project")
 def test_a_stage_gets_what_it_names() -> None:
-    got: list[object] = []
+    received: list[object] = []
 
     def look(config: Config, run: Run) -> None:
-        got.extend((config.target, run.directory))
+        received.extend((config.target, run.directory))
 
     assert stage.command(look)(["--run", "elsewhere"]) == 0
-    assert got == ["local", Path("elsewhere")]
+    assert received == ["local", Path("elsewhere")]
 
 
 @pytest.mark.usefixtures("project")
@@ -73,19 +74,34 @@ def test_a_termination_is_an_interrupt() -> None:
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_settings_come_from_the_environment_too_and_the_command_line_wins(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLOPS_SET", "endpoint.name=one\n\n training.experiment=two ")
-    assert stage.parser("").parse_args([]).set == ["endpoint.name=one", "training.experiment=two"]
-    given = stage.parser("").parse_args(["--set", "endpoint.name=three"]).set
-    assert given == ["endpoint.name=one", "training.experiment=two", "endpoint.name=three"]
-    assert stage.parser("").parse_args([]).set == ["endpoint.name=one", "training.experiment=two"]
+@pytest.mark.usefixtures("project")
+def test_a_stage_gets_an_option_that_it_names() -> None:
+    received: list[bool] = []
+
+    def clean(delete: bool) -> None:
+        received.append(delete)
+
+    command = stage.command(clean, add_options=lambda parser: parser.add_argument("--delete", action="store_true"))
+    assert command([]) == command(["--delete"]) == 0
+    assert received == [False, True]
 
 
-def test_a_training_that_goes_on_without_us_is_no_failure(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.usefixtures("project")
+def test_missing_records_are_named_before_the_workspace_is_opened(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for variable in COORDINATES.values():
+        monkeypatch.delenv(variable, raising=False)
+    assert main(["register"]) == 3
+    assert "run/train.json, run/evaluate.json, run/gate.json are missing" in (message := capsys.readouterr().err)
+    assert "Fix: run `mlops train`, `mlops evaluate`, `mlops gate`" in message
+
+
+def test_detached_training_is_not_a_failure(capsys: pytest.CaptureFixture[str]) -> None:
     def detach() -> int:
         raise Detached("The job goes on.")
 
     assert stage.guarded(detach) == 0
-    told = capsys.readouterr()
-    assert "The job goes on." in told.err
-    assert "error" not in told.err
+    stderr = capsys.readouterr().err
+    assert "The job goes on." in stderr
+    assert "error" not in stderr

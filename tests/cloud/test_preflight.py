@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import date
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,9 +16,8 @@ from mlops.cloud.preflight import (
     check_parameters,
     check_size,
     estimate_cost,
-    nearest,
 )
-from mlops.core.config import Config, load, locate
+from mlops.core.config import Config
 from mlops.core.records import Finding
 
 TODAY = date(2026, 6, 15)
@@ -277,31 +275,3 @@ def test_without_a_figure_there_is_no_estimate_but_a_reason(compute: dict[str, A
     cost, note = estimate_cost(priced.compute, priced.training, priced.endpoint)
     assert cost is None
     assert missing in note
-
-
-def test_nearest_says_nothing_where_nothing_is_near() -> None:
-    assert nearest("zzz", ["alpha"]) == ""
-    assert nearest("ALPHA1", ["Alpha", "beta"]) == " (did you mean 'Alpha'?)"
-
-
-def test_a_setting_is_located_by_line_or_option(tmp_path: Path) -> None:
-    path = tmp_path / "pipeline.toml"
-    lines = (
-        "[defaults.training.parameters]",
-        "max_steps = 1",
-        "seed = 2",
-        "[targets.a.training.parameters]",
-        "max_steps = 3",
-        "[targets.b]",
-        "model = { name = 'x' }",
-    )
-    path.write_text("\n".join(lines))
-    a, b = (load(path, target, ["training.parameters.warmup_steps=1"], {}) for target in "ab")
-    assert locate(a, "training.parameters.max_steps") == f"{path}:5"
-    assert locate(b, "training.parameters.max_steps") == f"{path}:2"
-    assert locate(a, "training.parameters.seed") == f"{path}:3"
-    assert locate(a, "training.parameters.warmup_steps") == "--set training.parameters.warmup_steps"
-    assert locate(b, "model.name") == f"{path}:7"
-    assert locate(a, "compute.size") == str(path)
-    path.unlink()
-    assert locate(a, "training.parameters.seed") == str(path)

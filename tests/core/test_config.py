@@ -22,14 +22,14 @@ percent = 1.0
 """
 
 
-def written(folder: Path, text: str = FILE) -> Path:
+def write_file(folder: Path, text: str = FILE) -> Path:
     path = folder / "pipeline.toml"
     path.write_text(text)
     return path
 
 
 def test_a_target_holds_differences_only(tmp_path: Path) -> None:
-    path = written(tmp_path)
+    path = write_file(tmp_path)
     pr, prod = (load(path, target, environment={}) for target in ("pr", "prod"))
     assert (pr.data.percent, prod.data.percent) == (1.0, 5.0)
     assert pr.training.parameters == prod.training.parameters == {"learning_rate": 5e-6, "apply_lora": "true"}
@@ -37,7 +37,7 @@ def test_a_target_holds_differences_only(tmp_path: Path) -> None:
 
 def test_the_command_line_wins_and_is_remembered(tmp_path: Path) -> None:
     overrides = ["training.parameters.max_steps=5", "data.percent=2", "compute.name=gpu-small"]
-    config = load(written(tmp_path), "pr", overrides, environment={})
+    config = load(write_file(tmp_path), "pr", overrides, environment={})
     assert config.training.parameters["max_steps"] == 5
     assert config.data.percent == 2
     assert config.compute.name == "gpu-small"
@@ -45,47 +45,72 @@ def test_the_command_line_wins_and_is_remembered(tmp_path: Path) -> None:
 
 
 def test_coordinates_come_from_the_environment(tmp_path: Path) -> None:
-    config = load(written(tmp_path), "pr", environment={"AZUREML_WORKSPACE": "ws", "AZURE_SUBSCRIPTION_ID": "s"})
+    config = load(write_file(tmp_path), "pr", environment={"AZUREML_WORKSPACE": "ws", "AZURE_SUBSCRIPTION_ID": "s"})
     assert (config.workspace.name, config.workspace.subscription_id, config.workspace.resource_group) == ("ws", "s", "")
 
 
 @pytest.mark.parametrize(
-    ("text", "line", "says"),
+    ("text", "line", "message"),
     [
         pytest.param(FILE.replace("percent = 1.0", "percnt = 1.0"), 9, "did you mean 'percent'", id="unknown key"),
         pytest.param(FILE.replace("percent = 1.0", "percent = 0"), 9, "greater than 0", id="out of range"),
         pytest.param(FILE.replace("[targets.pr.data]", "[targets.pr.dat]"), 8, "did you mean 'data'", id="unknown table"),
-        pytest.param(FILE + "[[targets.pr.gate.rules]]\nmetric = 'a'\ndirection = 'down'\n", 14, "'lower' or 'higher'", id="enum"),
+        pytest.param(FILE + "[targets.pr.gate.rules.one]\nmetric = 'a'\ndirection = 'down'\n", 14, "'lower' or 'higher'", id="enum"),
     ],
 )
-def test_a_mistake_is_told_with_file_line_and_rule(tmp_path: Path, text: str, line: int, says: str) -> None:
-    path = written(tmp_path, text)
+def test_a_mistake_is_reported_with_its_line(tmp_path: Path, text: str, line: int, message: str) -> None:
+    path = write_file(tmp_path, text)
     with pytest.raises(ConfigError) as caught:
         load(path, "pr", environment={})
     assert f"{path}:{line}:" in str(caught.value)
-    assert says in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_an_unknown_target_names_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"did you mean 'prod'"):
-        load(written(tmp_path), "prd", environment={})
+        load(write_file(tmp_path), "prd", environment={})
 
 
-def test_a_mistake_in_an_override_is_told(tmp_path: Path) -> None:
+def test_an_override_without_a_value_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"path\.to\.key=value"):
-        load(written(tmp_path), "pr", ["percent"], environment={})
-    with pytest.raises(ConfigError, match="did you mean 'percent'"):
-        load(written(tmp_path), "pr", ["data.percet=3"], environment={})
+        load(write_file(tmp_path), "pr", ["percent"], environment={})
 
 
-RULES = "gate.rules=[{metric='target.rows', direction='higher', floor=1}]"
+@pytest.mark.parametrize(
+    ("override", "key", "message"),
+    [
+        ("data.percet=3", "data.percet", "unknown key (did you mean 'percent'?)"),
+        ("foo.bar=1", "foo", "unknown key"),
+        ("data.percent=0", "data.percent", "Input should be greater than 0"),
+        ("data={percent=0}", "data.percent", "Input should be greater than 0"),
+        ("gate.rules.one.margin=1", "gate.rules.one.metric", "Field required"),
+        ("gate.rules.a b={metric='a', direction='lower'}", "gate.rules.a b", "String should match pattern"),
+    ],
+)
+def test_a_mistake_in_an_override_names_the_override(tmp_path: Path, override: str, key: str, message: str) -> None:
+    path = write_file(tmp_path, FILE + "[targets.pr.endpoint]\nephemeral = true\n")
+    for overrides, environment, origin in ([override], {}, "--set"), ([], {"MLOPS_SET": f"\n{override}\n"}, "MLOPS_SET"):
+        with pytest.raises(ConfigError) as caught:
+            load(path, "pr", overrides, environment)
+        assert str(caught.value).startswith(f"{origin} {override}: {key}: {message}")
 
 
-@pytest.mark.parametrize("override", [RULES, "gate={}", "evaluation.target_rows=1", "endpoint.ephemeral=true", "endpoint={ephemeral=true}"])
-def test_what_decides_about_something_that_stays_is_for_the_file_alone(tmp_path: Path, override: str) -> None:
-    """Whoever may dispatch a workflow gives it settings; nobody reviews them."""
-    path = written(tmp_path, FILE + "[targets.try.endpoint]\nephemeral = true\n")
-    with pytest.raises(ConfigError, match="is refused for target prod: the gate's rules"):
+def test_overrides_come_from_the_environment_too_and_the_command_line_wins(tmp_path: Path) -> None:
+    environment = {"MLOPS_SET": "endpoint.name=one\n\n training.experiment=two "}
+    config = load(write_file(tmp_path), "pr", ["endpoint.name=three"], environment)
+    assert (config.endpoint.name, config.training.experiment) == ("three", "two")
+    assert config.locate("endpoint.name") == "--set endpoint.name=three"
+    assert config.locate("training.experiment") == "MLOPS_SET training.experiment=two"
+
+
+RULE = "gate.rules.one={metric='target.rows', direction='higher', floor=1}"
+
+
+@pytest.mark.parametrize("override", [RULE, "gate={}", "evaluation.target_rows=1", "endpoint.ephemeral=true", "endpoint={ephemeral=true}"])
+def test_settings_that_decide_about_something_permanent_can_only_be_set_in_the_file(tmp_path: Path, override: str) -> None:
+    """Whoever may dispatch a workflow can pass settings to it, and nobody reviews them."""
+    path = write_file(tmp_path, FILE + "[targets.try.endpoint]\nephemeral = true\n")
+    with pytest.raises(ConfigError, match=r"is refused for target prod: only .* may set the gate's rules"):
         load(path, "prod", [override], environment={})
     assert load(path, "try", [override], environment={}).target == "try"
     assert load(path, "prod", ["endpoint.name=other"], environment={}).endpoint.name == "other"
@@ -93,24 +118,124 @@ def test_what_decides_about_something_that_stays_is_for_the_file_alone(tmp_path:
 
 def test_broken_toml_and_a_missing_file_are_config_errors(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"pipeline\.toml"):
-        load(written(tmp_path, "[defaults"), "pr", environment={})
+        load(write_file(tmp_path, "[defaults"), "pr", environment={})
     with pytest.raises(ConfigError, match="can't be read"):
         load(tmp_path / "nowhere.toml", "pr", environment={})
 
 
 def test_settings_are_frozen(tmp_path: Path) -> None:
-    config = load(written(tmp_path), "pr", environment={})
+    config = load(write_file(tmp_path), "pr", environment={})
     with pytest.raises(ValueError, match="frozen"):
         config.data.percent = 3  # type: ignore[misc]
 
 
-def test_the_schema_knows_every_table() -> None:
+def test_the_schema_has_every_table() -> None:
     properties = json_schema()["$defs"]["Target"]["properties"]
     assert {"data", "model", "compute", "training", "evaluation", "gate", "endpoint", "smoke"} <= set(properties)
     assert "target" not in properties
 
 
-@pytest.mark.parametrize("key", ["target", "file", "overridden", "command_line_parameters"])
-def test_what_the_loader_adds_can_not_be_said_in_the_file(tmp_path: Path, key: str) -> None:
+@pytest.mark.parametrize("key", ["target", "file", "overrides", "command_line_parameters"])
+def test_the_file_can_not_set_what_the_loader_adds(tmp_path: Path, key: str) -> None:
     with pytest.raises(ConfigError, match="unknown key"):
-        load(written(tmp_path, f"[defaults]\n{key} = 'x'\n[targets.pr]\n"), "pr", environment={})
+        load(write_file(tmp_path, f"[defaults]\n{key} = 'x'\n[targets.pr]\n"), "pr", environment={})
+
+
+# Gate rules -----------------------------------------------------------------------------------------------------------------------
+
+NAMED = """\
+[defaults.gate.rules.loss]
+metric = "target.nll"
+direction = "lower"
+max_gain = 0.5
+[defaults.gate.rules.drift]
+metric = "retention.kl_base"
+direction = "lower"
+ceiling = 0.5
+[targets.pr.gate.rules]
+loss.min_rows = 80
+drift.enabled = false
+[targets.lax.gate.rules.loss]
+max_gain = inf
+[targets.prod.gate.rules.extra]
+metric = "retention.nll"
+direction = "lower"
+"""
+
+
+def test_a_target_changes_drops_and_adds_rules_by_name(tmp_path: Path) -> None:
+    path = write_file(tmp_path, NAMED)
+    pr, lax, prod = (load(path, target, environment={}).gate for target in ("pr", "lax", "prod"))
+    assert {name: rule.min_rows for name, rule in pr.enabled_rules.items()} == {"loss": 80}
+    assert pr.rules["loss"].max_gain == 0.5
+    assert lax.rules["loss"].max_gain is None
+    assert list(prod.enabled_rules) == ["loss", "drift", "extra"]
+
+
+def test_a_rule_is_located_by_its_name(tmp_path: Path) -> None:
+    path = write_file(tmp_path, NAMED)
+    config = load(path, "pr", environment={})
+    assert config.locate("gate.rules.loss") == f"{path}:10"
+    assert config.locate("gate.rules.loss.max_gain") == f"{path}:4"
+    assert load(path, "prod", environment={}).locate("gate.rules.drift") == f"{path}:5"
+
+
+@pytest.mark.parametrize("section", ["defaults", "targets.pr"])
+def test_a_list_of_rules_is_refused_and_the_new_form_is_shown(tmp_path: Path, section: str) -> None:
+    old = f"[[{section}.gate.rules]]\nmetric = 'target.nll'\nbaseline = 'base'\n[[{section}.gate.rules]]\nmetric = 'retention.*.nll'\n"
+    path = write_file(tmp_path, f"{old}[targets.pr.data]\n")
+    with pytest.raises(ConfigError) as caught:
+        load(path, "pr", environment={})
+    assert str(caught.value).startswith(f"{path}:4: gate.rules is a list, but each rule is now a table with a name.\nFix: ")
+    assert f"[{section}.gate.rules.target-nll-base-1], [{section}.gate.rules.retention-each-nll-2]" in str(caught.value)
+
+
+def effective_rule(metric: str, baseline: str, margin: float, min_rows: int, **changes: object) -> dict[str, object]:
+    return {
+        "enabled": True,
+        "metric": metric,
+        "direction": "lower",
+        "baseline": baseline,
+        "margin": margin,
+        "margin_kind": "relative",
+        "test": "paired_bootstrap",
+        "confidence": 0.95,
+        "min_rows": min_rows,
+        "critical": True,
+        "max_gain": None,
+        "floor": None,
+        "ceiling": None,
+    } | changes
+
+
+RETENTION = effective_rule("retention.nll", "base", 0.05, 100)
+DRIFT = effective_rule("retention.kl_base", "none", 0.0, 1, test="none", ceiling=0.5)
+PROJECT_RULES = {
+    "prod": [
+        effective_rule("target.nll", "champion", 0.0, 200, max_gain=0.5),
+        effective_rule("target.nll", "base", -0.005, 200),
+        RETENTION,
+        effective_rule("retention.*.nll", "base", 0.15, 40, margin_kind="absolute"),
+        DRIFT,
+    ],
+    "pr": [
+        effective_rule("target.nll", "champion", 0.0, 200, critical=False),
+        effective_rule("target.nll", "base", 0.01, 200, max_gain=0.5),
+        RETENTION,
+        effective_rule("retention.*.nll", "base", 0.15, 40, margin_kind="absolute"),
+        DRIFT,
+    ],
+    "local": [
+        effective_rule("target.nll", "champion", 0.0, 80, max_gain=0.5),
+        effective_rule("target.nll", "base", -0.05, 80),
+        RETENTION,
+        effective_rule("retention.*.nll", "base", 0.25, 40, margin_kind="absolute"),
+        DRIFT,
+    ],
+}
+
+
+@pytest.mark.parametrize("target", PROJECT_RULES)
+def test_the_projects_own_rules_of_each_target(target: str) -> None:
+    gate = load(Path(__file__).parents[2] / "pipeline.toml", target, environment={}).gate
+    assert [rule.model_dump() for rule in gate.enabled_rules.values()] == PROJECT_RULES[target]

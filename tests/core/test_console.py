@@ -61,6 +61,11 @@ def test_a_secret_is_masked_line_by_line(capsys: pytest.CaptureFixture[str]) -> 
     assert capsys.readouterr().out == "::add-mask::a\n::add-mask::b\n"
 
 
+def test_did_you_mean_ignores_case_and_is_silent_if_nothing_is_similar() -> None:
+    assert console.did_you_mean("zzz", ["alpha"]) == ""
+    assert console.did_you_mean("ALPHA1", ["Alpha", "beta"]) == " (did you mean 'Alpha'?)"
+
+
 @pytest.mark.usefixtures("terminal")
 def test_nothing_is_masked_where_nobody_reads_masks(capsys: pytest.CaptureFixture[str]) -> None:
     console.mask("secret")

@@ -195,7 +195,7 @@ class TestServe:
         (["serve"], "serve takes --state"),
         (["serve", "--state", "x", "--", "true"], "no command"),
         (["--catalog", "curent", "--", "true"], "invalid choice"),
-        (["--fault", "job-faild", "--state", "x", "--", "true"], "Did you mean job-failed"),
+        (["--fault", "job-faild", "--state", "x", "--", "true"], "did you mean 'job-failed'"),
     ],
 )
 def test_misuse(arguments: list[str], text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ def repository(octo: Emulator, monkeypatch: pytest.MonkeyPatch) -> Open:
     """The repository as a job with these permissions sees it."""
 
     def enter(**permissions: str) -> Repository:
-        token = github_api.token(octo.azure, {name.replace("_", "-"): level for name, level in permissions.items()})
+        token = github_api.issue_token(octo.azure, {name.replace("_", "-"): level for name, level in permissions.items()})
         for name, value in (octo.environment() | {"GITHUB_REPOSITORY": "octo/chat", "GITHUB_TOKEN": token}).items():
             monkeypatch.setenv(name, value)
         return Repository()
@@ -36,13 +36,13 @@ def repository(octo: Emulator, monkeypatch: pytest.MonkeyPatch) -> Open:
 def test_the_comment_is_found_again_behind_many_others(octo: Emulator, repository: Open) -> None:
     github_api.open_pull_request(octo.azure, 1)
     mine = repository(pull_requests="write")
-    first = mine.keep_comment(1, MARKER, f"{MARKER} one")
+    first = mine.update_comment(1, MARKER, f"{MARKER} one")
     for number in range(35):
         octo.azure.store.put("github-comment", str(number), {"id": number, "issue": 1, "body": "+1", "edits": 0, "user": {"type": "User"}})
-    assert mine.keep_comment(1, MARKER, f"{MARKER} two") == first
+    assert mine.update_comment(1, MARKER, f"{MARKER} two") == first
     kept = [comment for comment in github_api.comments(octo.azure, 1) if MARKER in comment["body"]]
     assert [(comment["body"], comment["edits"]) for comment in kept] == [(f"{MARKER} two", 1)]
-    mine.keep_comment(1, MARKER, f"{MARKER} two")
+    mine.update_comment(1, MARKER, f"{MARKER} two")
     assert github_api.comments(octo.azure, 1)[-1]["edits"] == 1, "nobody is notified of what has not changed"
 
 
@@ -50,14 +50,14 @@ def test_a_persons_comment_is_never_changed(octo: Emulator, repository: Open) ->
     github_api.open_pull_request(octo.azure, 2)
     person = {"login": "somebody", "id": 1, "type": "User"}
     octo.azure.store.put("github-comment", "500", {"id": 500, "issue": 2, "body": f"> {MARKER}", "edits": 0, "user": person})
-    repository(pull_requests="write").keep_comment(2, MARKER, MARKER)
+    repository(pull_requests="write").update_comment(2, MARKER, MARKER)
     assert [(comment["body"], comment["edits"]) for comment in github_api.comments(octo.azure, 2)] == [(f"> {MARKER}", 0), (MARKER, 0)]
 
 
 def test_a_token_that_may_only_read_is_told_what_is_missing(octo: Emulator, repository: Open) -> None:
     github_api.open_pull_request(octo.azure, 3)
     with pytest.raises(GitHubRefused, match="403: Resource not accessible by integration") as raised:
-        repository(pull_requests="read").keep_comment(3, MARKER, MARKER)
+        repository(pull_requests="read").update_comment(3, MARKER, MARKER)
     assert "`permissions: pull-requests: write`" in raised.value.fix
 
 

@@ -26,7 +26,7 @@ WHY = "the champion answers nonsense since Monday"
 ENVIRONMENT = "gate-override"
 RUN = "77"
 TOML = """
-[[targets.{name}.gate.rules]]
+[targets.{name}.gate.rules.target-vs-base]
 metric = "target.nll"
 direction = "lower"
 baseline = "base"
@@ -94,7 +94,7 @@ def workflow(octo: Emulator, folder: Path, monkeypatch: pytest.MonkeyPatch) -> C
         job = github_oidc.job_environment(azure, WorkflowRun(run_id=claimed or run, actor="octocat"), environment)
         here = {
             "GITHUB_ACTIONS": "true", "GITHUB_REPOSITORY": "octo/chat", "GITHUB_RUN_ID": run,
-            "GITHUB_TOKEN": github_api.token(azure, {"actions": actions}), "GITHUB_OUTPUT": str(folder / f"output-{next(number)}"),
+            "GITHUB_TOKEN": github_api.issue_token(azure, {"actions": actions}), "GITHUB_OUTPUT": str(folder / f"output-{next(number)}"),
         }  # fmt: skip
         for name, value in (here | job).items():
             monkeypatch.setenv(name, value)

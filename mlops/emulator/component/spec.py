@@ -6,13 +6,13 @@ as the SDK sends them (``"5e-06"``, ``"true"``) and as the service returns them 
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from mlops.core.console import did_you_mean
 from mlops.emulator.component.inputs import INPUTS, PATH_TYPES, Input
 
 __all__ = ["ENVIRONMENT", "INPUTS", "NAME", "NODES", "OUTPUTS", "VERSION", "Input", "Node", "Output", "check", "resolve", "wire"]
@@ -195,8 +195,7 @@ def check(values: Mapping[str, str]) -> list[str]:
     problems = []
     for name, value in values.items():
         if name not in INPUTS:
-            near = difflib.get_close_matches(name, INPUTS, n=1)
-            problems.append(f"{name}: no such input of {NAME} {VERSION}" + (f" (did you mean {near[0]!r}?)" if near else ""))
+            problems.append(f"{name}: no such input of {NAME} {VERSION}{did_you_mean(name, INPUTS)}")
         elif problem := _problem(INPUTS[name], value):
             problems.append(f"{name}: {problem}")
     missing = [item.name for item in INPUTS.values() if not item.optional and item.default is None and item.name not in values]

@@ -9,7 +9,7 @@ import pytest
 import requests
 from azure.core.exceptions import HttpResponseError
 
-from mlops.emulator.base.faults import KNOWN, Faults
+from mlops.emulator.base.faults import FAULTS, Faults
 from mlops.emulator.server import Emulator
 
 DISCOVERY = "https://eastus.api.azureml.ms/discovery"
@@ -66,8 +66,8 @@ def test_always_and_pending() -> None:
 @pytest.mark.parametrize(
     ("spec", "text"),
     [
-        ("jobfailed", "Did you mean job-failed"),
-        ("deployment-unhealty@x", "Did you mean deployment-unhealthy"),
+        ("jobfailed", "did you mean 'job-failed'"),
+        ("deployment-unhealty@x", "did you mean 'deployment-unhealthy'"),
         ("@x", "can't be read"),
         ("429 arm", "can't be read"),
         ("429@arm x0", "count from x1"),
@@ -85,7 +85,7 @@ def test_a_misspelt_name_in_the_code_is_found() -> None:
 
 
 def test_every_fault_tells_what_it_does() -> None:
-    assert all(KNOWN.values())
+    assert all(FAULTS.values())
 
 
 @pytest.mark.usefixtures("environment")
@@ -94,25 +94,25 @@ class TestWire:
 
     @pytest.mark.parametrize(("name", "header"), [("429", "1"), ("500", None), ("503", "1")])
     def test_status(self, order: Faults, name: str, header: str | None) -> None:
-        order.order(f"{name}@api GET /discovery")
+        order.add(f"{name}@api GET /discovery")
         answers = [requests.get(DISCOVERY, timeout=30) for _ in range(2)]
         assert [answer.status_code for answer in answers] == [int(name), 200]
         assert answers[0].headers.get("Retry-After") == header
         assert "error" in answers[0].json()
 
     def test_drop(self, order: Faults) -> None:
-        order.order("drop@api")
+        order.add("drop@api")
         with pytest.raises(requests.ConnectionError):
             requests.get(DISCOVERY, timeout=30)
         assert requests.get(DISCOVERY, timeout=30).status_code == 200
 
     def test_the_sdk_lives_through_it(self, order: Faults, ml: Any) -> None:
-        order.order("429@arm GET */vmSizes x2")
-        order.order("drop@arm GET */vmSizes")
+        order.add("429@arm GET */vmSizes x2")
+        order.add("drop@arm GET */vmSizes")
         assert any(size.gpus for size in ml.compute.list_sizes())
 
     def test_the_sdk_gives_up(self, order: Faults, ml: Any) -> None:
         # Once, and three times again.
-        order.order("503@arm GET */vmSizes x4")
+        order.add("503@arm GET */vmSizes x4")
         with pytest.raises(HttpResponseError, match="temporarily unavailable"):
             list(ml.compute.list_sizes())
