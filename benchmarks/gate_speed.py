@@ -40,9 +40,7 @@ def speed(options: argparse.Namespace) -> None:
         f"{peak / 1024:.0f} MiB, including {before / 1024:.0f} MiB for the scores and the libraries. "
         f"Verdict {decision.verdict.value}; outcomes: {outcomes}.\n\n"
     )
-    sys.stdout.write(
-        "| rows | gate, s | scipy, s | ratio | low ends differ by, standard errors | high ends |\n|---|---|---|---|---|---|\n"
-    )
+    sys.stdout.write("| rows | gate, s | scipy, s | ratio | low ends differ by, standard errors | high ends |\n|---|---|---|---|---|---|\n")
     for rows in SCIPY_ROWS if options.rows is None else options.rows:
         gate_seconds, scipy_seconds, low, high = compare_with_scipy(rows)
         sys.stdout.write(

@@ -180,7 +180,7 @@ def rule_row(scenario: str, judgement: Judgement) -> tuple[str, ...]:
     """Format a rule's outcome as a row of the table."""
     interval = judgement.interval
     between = f" [{number(interval.low)}, {number(interval.high)}]" if interval else ""
-    against = f" ({judgement.answered_against})" if judgement.reference is not None else ""
+    against = f" ({judgement.compared_with})" if judgement.reference is not None else ""
     return (
         scenario,
         judgement.rule,

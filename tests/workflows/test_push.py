@@ -167,7 +167,7 @@ def test_a_commit_outside_the_branch_is_refused(live: str, repository: Harness) 
     git(repository.tree, "checkout", "--quiet", "main")
     refused = repository.dispatch("dispatch.yml", {"from": "teardown", "commit": theirs})
     assert refused.jobs == {"validate": "failure"}, refused.trouble
-    assert "commit is not on the branch that was dispatched" in refused.log
+    assert "The commit is not on the dispatched branch" in refused.log
     assert repository.endpoints()[ENDPOINT][live] == 100
 
 
