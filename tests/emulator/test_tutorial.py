@@ -1,4 +1,4 @@
-"""A third party's script, as it stands, from sign-in to clean-up: nothing but its environment says that this is not Azure."""
+"""An unmodified third-party script, from sign-in to clean-up. Only its environment leads it to the emulator instead of Azure."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ AZURE = (
 
 
 def conversations(file: Path, first: int, rows: int) -> Path:
-    """A file in the form of ultrachat."""
+    """Write a file of conversations in the format of ultrachat."""
     with file.open("w") as out:
         for number in range(first, first + rows):
             messages = [
@@ -31,25 +31,25 @@ def conversations(file: Path, first: int, rows: int) -> Path:
 
 
 def processes(folder: Path) -> list[str]:
-    """Command lines of the processes that run in, or with anything of, a folder."""
-    found = []
+    """Return the command lines of processes that run in a folder or mention it."""
+    commands = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal() and int(entry.name) != os.getpid():
             try:
                 words = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
                 if str(folder) in words or (entry / "cwd").readlink().is_relative_to(folder):
-                    found.append(words)
+                    commands.append(words)
             except OSError:
                 continue
-    return found
+    return commands
 
 
-def test_the_script_knows_nothing_of_us() -> None:
+def test_the_script_does_not_mention_the_emulator() -> None:
     source = TUTORIAL.read_text()
     assert not re.search(r"emulator|mlops|127\.0\.0\.1|localhost|proxy", source, re.IGNORECASE)
 
 
-def test_the_script_runs_from_its_first_line_to_its_last(tmp_path: Path) -> None:
+def test_the_script_runs_to_its_end(tmp_path: Path) -> None:
     files = [
         str(conversations(tmp_path / f"{name}.jsonl", first, rows))
         for name, first, rows in (("train_sft", 0, 24), ("test_sft", 100, 6), ("test_gen", 200, 2))
@@ -59,7 +59,7 @@ def test_the_script_runs_from_its_first_line_to_its_last(tmp_path: Path) -> None
     environment = os.environ | {
         "HOME": str(tmp_path),
         "PYTHONPATH": str(Path(mlops.__path__[0]).parent),
-        # How long the SDK waits between two looks at a job; by default up to a minute.
+        # Seconds between two status requests of the SDK; up to a minute by default.
         "AZUREML_RUN_POLLING_INTERVAL_MIN": "1",
         "AZUREML_RUN_POLLING_INTERVAL_MAX": "1",
     }
@@ -72,12 +72,12 @@ def test_the_script_runs_from_its_first_line_to_its_last(tmp_path: Path) -> None
     lines = done.stdout.splitlines()
     assert "base model azureml://registries/azureml/models/Phi-3-mini-4k-instruct/versions/15" in lines
     assert "component chat_completion_pipeline 0.0.82" in lines
-    assert "loss was logged 1 times" in lines, "19 steps, of which every tenth is logged"
+    assert "loss was logged 1 times" in lines, "every tenth of 19 steps is logged"
     assert any(re.fullmatch(r"metric eval_loss = [0-9.]+", line) for line in lines)
     (answer,) = (line.removeprefix("answer ") for line in lines if line.startswith("answer "))
     assert isinstance(json.loads(answer)["output"], str)
     assert re.search(r"deleted ultrachat-completion-\d+$", done.stdout, re.MULTILINE)
-    asked = dict(line.split() for line in hosts.read_text().splitlines())
-    assert set(asked.values()) == {"allowed"}
-    assert [host for host in asked if not any(fnmatch(host, name) and host.count(".") == name.count(".") for name in AZURE)] == []
-    assert [name for name in AZURE if not any(fnmatch(host, name) for host in asked)] == []
+    contacted = dict(line.split() for line in hosts.read_text().splitlines())
+    assert set(contacted.values()) == {"allowed"}
+    assert [host for host in contacted if not any(fnmatch(host, name) and host.count(".") == name.count(".") for name in AZURE)] == []
+    assert [name for name in AZURE if not any(fnmatch(host, name) for host in contacted)] == []

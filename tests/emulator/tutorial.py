@@ -1,9 +1,9 @@
-"""Fine-tune a chat model on Azure Machine Learning, deploy it, and ask it something.
+"""Fine-tune a chat model on Azure Machine Learning, deploy it, and send it a question.
 
     python tutorial.py train_sft.jsonl test_sft.jsonl test_gen.jsonl
 
-The steps of Microsoft's chat-completion fine-tuning sample, as one script. It wants AZURE_SUBSCRIPTION_ID, AZUREML_RESOURCE_GROUP and
-AZUREML_WORKSPACE, and whatever DefaultAzureCredential finds.
+The steps of Microsoft's chat-completion fine-tuning sample, as one script. It needs AZURE_SUBSCRIPTION_ID, AZUREML_RESOURCE_GROUP and
+AZUREML_WORKSPACE, and a credential for DefaultAzureCredential.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ STAMP = str(int(time.time()))
 
 
 def sign_in() -> tuple[MLClient, MLClient, DefaultAzureCredential]:
-    """Clients of the workspace and of the registry with the base models."""
+    """Return clients of the workspace and of the registry with the base models."""
     credential = DefaultAzureCredential()
     credential.get_token("https://management.azure.com/.default")
     subscription, group = os.environ["AZURE_SUBSCRIPTION_ID"], os.environ["AZUREML_RESOURCE_GROUP"]
@@ -42,42 +42,42 @@ def sign_in() -> tuple[MLClient, MLClient, DefaultAzureCredential]:
     return workspace, MLClient(credential, registry_name="azureml"), credential
 
 
-def cluster(client: MLClient) -> AmlCompute:
-    """The training cluster, made if it isn't there."""
+def ensure_cluster(client: MLClient) -> AmlCompute:
+    """Return the training cluster, creating it if necessary."""
     try:
-        found = client.compute.get(CLUSTER)
+        cluster = client.compute.get(CLUSTER)
     except ResourceNotFoundError:
-        wanted = {"name": CLUSTER, "size": CLUSTER_SIZE, "max_instances": 2}
+        settings = {"name": CLUSTER, "size": CLUSTER_SIZE, "max_instances": 2}
         try:
-            found = client.compute.begin_create_or_update(AmlCompute(tier="Dedicated", **wanted)).result()
+            cluster = client.compute.begin_create_or_update(AmlCompute(tier="Dedicated", **settings)).result()
         except Exception as problem:
             print("no dedicated nodes:", problem)
-            found = client.compute.begin_create_or_update(AmlCompute(tier="LowPriority", **wanted)).result()
-    if found.provisioning_state.lower() == "failed":
+            cluster = client.compute.begin_create_or_update(AmlCompute(tier="LowPriority", **settings)).result()
+    if cluster.provisioning_state.lower() == "failed":
         raise ValueError(f"{CLUSTER} could not be provisioned")
-    return found
+    return cluster
 
 
-def check_cluster(found: AmlCompute, base: Model) -> None:
-    """The base model says on which sizes it can be fine-tuned."""
+def check_cluster(cluster: AmlCompute, base: Model) -> None:
+    """Check that the base model can be fine-tuned on the cluster's VM size."""
     if "finetune_compute_allow_list" in base.tags:
         allowed = [size.lower() for size in ast.literal_eval(base.tags["finetune_compute_allow_list"])]
-        if found.size.lower() not in allowed:
-            raise ValueError(f"{found.size} is none of {allowed}")
-    elif found.size.lower() in ("standard_nc6", "standard_nc12", "standard_nc24", "standard_nc24r"):
-        raise ValueError(f"{found.size} is too old for fine-tuning")
+        if cluster.size.lower() not in allowed:
+            raise ValueError(f"{cluster.size} is not one of {allowed}")
+    elif cluster.size.lower() in ("standard_nc6", "standard_nc12", "standard_nc24", "standard_nc24r"):
+        raise ValueError(f"{cluster.size} is too old for fine-tuning")
 
 
-def gpus(client: MLClient, found: AmlCompute) -> int:
-    """GPUs of one node."""
+def gpus_per_node(client: MLClient, cluster: AmlCompute) -> int:
+    """Return the number of GPUs of one node."""
     for size in client.compute.list_sizes():
-        if size.name.lower() == found.size.lower():
+        if size.name.lower() == cluster.size.lower():
             return int(size.gpus)
-    raise ValueError(f"the region has no {found.size}")
+    raise ValueError(f"the region has no {cluster.size}")
 
 
 def parameters(base: Model) -> dict[str, Any]:
-    """Our training parameters, and those that the model's publisher found to be right."""
+    """Return the training parameters: our own, and the defaults of the model's publisher."""
     chosen: dict[str, Any] = {
         "num_train_epochs": 3,
         "per_device_train_batch_size": 1,
@@ -94,11 +94,11 @@ def parameters(base: Model) -> dict[str, Any]:
 
 
 def train(client: MLClient, registry: MLClient, base: Model, files: list[str]) -> Any:
-    """Run the fine-tuning pipeline and wait for it; the finished job."""
-    found = cluster(client)
-    check_cluster(found, base)
-    per_node = gpus(client, found)
-    print(f"{found.name}: {found.size}, {per_node} GPU(s) a node")
+    """Run the fine-tuning pipeline and return the finished job."""
+    cluster = ensure_cluster(client)
+    check_cluster(cluster, base)
+    per_node = gpus_per_node(client, cluster)
+    print(f"{cluster.name}: {cluster.size}, {per_node} GPU(s) a node")
     component = registry.components.get("chat_completion_pipeline", label="latest")
     print("component", component.name, component.version)
 
@@ -126,12 +126,12 @@ def train(client: MLClient, registry: MLClient, base: Model, files: list[str]) -
     job = client.jobs.get(job.name)
     print("status", job.status)
     if job.status != "Completed":
-        raise RuntimeError(f"{job.name} has ended {job.status}")
+        raise RuntimeError(f"{job.name} ended as {job.status}")
     return job
 
 
-def look_at_metrics(client: MLClient, job: str) -> None:
-    """What the training has logged."""
+def print_metrics(client: MLClient, job: str) -> None:
+    """Print what the training has logged."""
     mlflow.set_tracking_uri(client.workspaces.get(client.workspace_name).mlflow_tracking_uri)
     run = mlflow.MlflowClient().get_run(job)
     for name, value in sorted(run.data.metrics.items()):
@@ -141,14 +141,14 @@ def look_at_metrics(client: MLClient, job: str) -> None:
 
 
 def serve(client: MLClient, base: Model, job: str) -> str:
-    """Register the model and put it behind a new endpoint; the endpoint's name."""
+    """Register the model, deploy it to a new endpoint, and return the endpoint's name."""
     path = f"azureml://jobs/{job}/outputs/trained_model"
     model = client.models.create_or_update(
         Model(name="ultrachat-phi-3", version=STAMP, type=AssetTypes.MLFLOW_MODEL, path=path, description=f"{base.name}, fine-tuned")
     )
     print("registered", model.name, model.version)
     if "inference_compute_allow_list" in base.tags and SERVING_SIZE not in base.tags["inference_compute_allow_list"]:
-        print(f"warning: {SERVING_SIZE} is not among the sizes that the publisher has tried")
+        print(f"warning: {SERVING_SIZE} is not one of the sizes that the publisher has tested")
     name = f"ultrachat-completion-{STAMP}"
     client.begin_create_or_update(ManagedOnlineEndpoint(name=name, description="fine-tuned chat model", auth_mode="key")).wait()
     deployment = ManagedOnlineDeployment(
@@ -168,8 +168,8 @@ def serve(client: MLClient, base: Model, job: str) -> str:
     return name
 
 
-def ask(client: MLClient, endpoint: str, file: str) -> str:
-    """Send the first conversation of a file, without its last answer."""
+def send_question(client: MLClient, endpoint: str, file: str) -> str:
+    """Send the first conversation of a file without its last answer, and return the model's."""
     messages = json.loads(Path(file).read_text(encoding="utf-8").splitlines()[0])["messages"]
     request = {
         "input_data": {
@@ -183,15 +183,15 @@ def ask(client: MLClient, endpoint: str, file: str) -> str:
 
 
 def main(files: list[str]) -> None:
-    """From data to an answer, and away with it."""
+    """Train, deploy, send a question, and delete the endpoint."""
     client, registry, _ = sign_in()
     base = registry.models.get("Phi-3-mini-4k-instruct", label="latest")
     print("base model", base.id)
     job = train(client, registry, base, files)
-    look_at_metrics(client, job.name)
+    print_metrics(client, job.name)
     endpoint = serve(client, base, job.name)
     try:
-        print("answer", ask(client, endpoint, files[2]))
+        print("answer", send_question(client, endpoint, files[2]))
         print(client.online_deployments.get_logs("demo", endpoint, lines=50))
     finally:
         client.online_endpoints.begin_delete(endpoint).wait()

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlops.emulator.registry.weights import standin
+from mlops.emulator.registry.weights import ensure_standin
 
 Row = dict[str, Any]
 
@@ -67,7 +67,7 @@ def school(cache: Path) -> None:
     from mlops.emulator.component.chat import encode
     from mlops.emulator.component.model import row_losses
 
-    folder = standin("tiny-llama", cache) / "artifacts" / "model"
+    folder = ensure_standin("tiny-llama", cache) / "artifacts" / "model"
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     draw = random.Random(0)

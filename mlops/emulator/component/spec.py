@@ -1,4 +1,4 @@
-"""What the registry component ``chat_completion_pipeline`` 0.0.82 is: inputs, nodes, outputs, and how it looks on the wire.
+"""The registry component ``chat_completion_pipeline`` 0.0.82: inputs, nodes, outputs, and its form on the wire.
 
 Facts from Azure/azureml-assets, ``assets/training/finetune_acft_hf_nlp/components/`` (2026-06-30). Literals are strings throughout,
 as the SDK sends them (``"5e-06"``, ``"true"``) and as the service returns them (``"optional": "True"``).
@@ -15,7 +15,9 @@ from typing import Any
 from mlops.core.console import did_you_mean
 from mlops.emulator.component.inputs import INPUTS, PATH_TYPES, Input
 
-__all__ = ["ENVIRONMENT", "INPUTS", "NAME", "NODES", "OUTPUTS", "VERSION", "Input", "Node", "Output", "check", "resolve", "wire"]
+__all__ = [
+    "ENVIRONMENT", "INPUTS", "NAME", "NODES", "OUTPUTS", "VERSION", "Input", "Node", "Output", "fill_defaults", "find_problems", "to_wire",
+]  # fmt: skip
 
 NAME = "chat_completion_pipeline"
 VERSION = "0.0.82"
@@ -27,11 +29,11 @@ _BINDING = re.compile(r"^\$\{\{parent\.(?:inputs\.(?P<input>\w+)|jobs\.(?P<node>
 
 @dataclass(frozen=True)
 class Output:
-    """What a node or the pipeline leaves behind.
+    """An output of a node or of the pipeline.
 
     Attributes:
         type: Azure ML's asset type.
-        pipeline: the pipeline's output that this node output is, or empty.
+        pipeline: name of the pipeline's output that this node output becomes, or empty.
     """
 
     type: str
@@ -43,13 +45,13 @@ class Node:
     """One command node of the pipeline.
 
     Attributes:
-        name: of the node; the component bears the same.
+        name: of the node and of its component.
         version: of the component.
         compute: the pipeline input that names the compute.
-        instance_type: the pipeline input that names the SKU where that compute is ``serverless``.
+        instance_type: the pipeline input that names the SKU if that compute is ``serverless``.
         inputs: the node's input → a literal, ``${{parent.inputs.X}}`` or ``${{parent.jobs.NODE.outputs.X}}``.
         outputs: by name.
-        settings: bindings of ``distribution`` and ``resources`` beside the instance type.
+        settings: bindings of ``distribution`` and ``resources`` apart from the instance type.
     """
 
     name: str
@@ -66,20 +68,20 @@ class Node:
         return f"azureml://registries/azureml/components/{self.name}/versions/{self.version}"
 
     @property
-    def after(self) -> tuple[str, ...]:
-        """The nodes whose outputs this one takes."""
-        found = (_BINDING.match(value) for value in self.inputs.values())
-        return tuple(dict.fromkeys(match["node"] for match in found if match and match["node"]))
+    def dependencies(self) -> tuple[str, ...]:
+        """The nodes whose outputs this one reads."""
+        matches = (_BINDING.match(value) for value in self.inputs.values())
+        return tuple(dict.fromkeys(match["node"] for match in matches if match and match["node"]))
 
     def bind(self, parent: Mapping[str, str], outputs: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
-        """The node's inputs with every binding replaced; what the parent lacks is left out.
+        """Return the node's inputs with every binding replaced; bindings to inputs that the parent lacks are left out.
 
         Args:
             parent: the pipeline's inputs, literals and paths alike.
-            outputs: node → output name → where it lies.
+            outputs: node → output name → path.
 
         Raises:
-            KeyError: an output of an earlier node is not given.
+            KeyError: an output of an earlier node is missing.
         """
         bound = {}
         for name, value in self.inputs.items():
@@ -93,14 +95,14 @@ class Node:
         return bound
 
 
-def _same(*names: str, **others: str) -> dict[str, str]:
-    """Bindings to pipeline inputs: of the same name, or ``child=parent`` where they differ."""
+def _bind_inputs(*names: str, **others: str) -> dict[str, str]:
+    """Return bindings to pipeline inputs of the same name, or ``child=parent`` where the names differ."""
     return {name: f"${{{{parent.inputs.{name}}}}}" for name in names} | {
         child: f"${{{{parent.inputs.{parent}}}}}" for child, parent in others.items()
     }
 
 
-def _from(node: str, output: str) -> str:
+def _bind_output(node: str, output: str) -> str:
     return f"${{{{parent.jobs.{node}.outputs.{output}}}}}"
 
 
@@ -114,7 +116,7 @@ NODES: tuple[Node, ...] = (
         version="0.0.80",
         compute="compute_model_import",
         instance_type="instance_type_model_import",
-        inputs=_same(
+        inputs=_bind_inputs(
             "mlflow_model_path", "compute_finetune", "compute_model_import", "num_nodes_finetune", "number_of_gpu_to_use_finetuning",
             *_DATA, "num_train_epochs", "max_steps", "per_device_train_batch_size", "per_device_eval_batch_size", "learning_rate",
             "adam_beta1", "adam_beta2", "adam_epsilon", "apply_deepspeed", "precision", "deepspeed_stage", "apply_ort", "apply_lora",
@@ -128,8 +130,8 @@ NODES: tuple[Node, ...] = (
         version="0.0.81",
         compute="compute_model_import",
         instance_type="instance_type_model_import",
-        inputs=_same("huggingface_id", "pytorch_model_path", "mlflow_model_path", "finetune_config_path")
-        | {"validation_output": _from("ft_nlp_common_validation", "validation_info")},
+        inputs=_bind_inputs("huggingface_id", "pytorch_model_path", "mlflow_model_path", "finetune_config_path")
+        | {"validation_output": _bind_output("ft_nlp_common_validation", "validation_info")},
         outputs={"output_dir": Output("uri_folder")},
     ),
     Node(
@@ -137,8 +139,8 @@ NODES: tuple[Node, ...] = (
         version="0.0.80",
         compute="compute_preprocess",
         instance_type="instance_type_preprocess",
-        inputs=_same("batch_size", "pad_to_max_length", "max_seq_length", *_DATA, "trust_remote_code")
-        | {"model_selector_output": _from("chat_completion_model_import", "output_dir")},
+        inputs=_bind_inputs("batch_size", "pad_to_max_length", "max_seq_length", *_DATA, "trust_remote_code")
+        | {"model_selector_output": _bind_output("chat_completion_model_import", "output_dir")},
         outputs={"output_dir": Output("uri_folder")},
     ),
     Node(
@@ -146,7 +148,7 @@ NODES: tuple[Node, ...] = (
         version="0.0.81",
         compute="compute_finetune",
         instance_type="instance_type_finetune",
-        inputs=_same(
+        inputs=_bind_inputs(
             "apply_lora", "merge_lora_weights", "lora_alpha", "lora_r", "lora_dropout", "num_train_epochs", "max_steps",
             "per_device_train_batch_size", "per_device_eval_batch_size", "auto_find_batch_size", "optim", "learning_rate", "warmup_steps",
             "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "gradient_accumulation_steps", "eval_accumulation_steps",
@@ -156,11 +158,11 @@ NODES: tuple[Node, ...] = (
             "early_stopping_threshold", "apply_deepspeed", "deepspeed", "deepspeed_stage", "apply_ort",
         )
         | {
-            "preprocess_output": _from("chat_completion_datapreprocess", "output_dir"),
-            "model_selector_output": _from("chat_completion_model_import", "output_dir"),
+            "preprocess_output": _bind_output("chat_completion_datapreprocess", "output_dir"),
+            "model_selector_output": _bind_output("chat_completion_model_import", "output_dir"),
         },
         outputs={"pytorch_model_folder": Output("uri_folder", pipeline="pytorch_model_folder")},
-        settings=_same(
+        settings=_bind_inputs(
             process_count_per_instance="number_of_gpu_to_use_finetuning",
             instance_count="num_nodes_finetune",
             shm_size="shm_size_finetune",
@@ -171,26 +173,26 @@ NODES: tuple[Node, ...] = (
         version="0.0.80",
         compute="compute_finetune",
         instance_type="instance_type_finetune",
-        inputs={"model_path": _from("chat_completion_finetune", "pytorch_model_folder")},
+        inputs={"model_path": _bind_output("chat_completion_finetune", "pytorch_model_folder")},
         outputs={"mlflow_model_folder": Output("mlflow_model", pipeline="mlflow_model_folder")},
     ),
 )  # fmt: skip
-"""The graph, in the order in which it runs."""
+"""The graph, in execution order."""
 
 OUTPUTS: Mapping[str, Output] = {
     output.pipeline: Output(output.type) for node in NODES for output in node.outputs.values() if output.pipeline
 }
-"""What the pipeline gives."""
+"""Outputs of the pipeline."""
 
 
-def check(values: Mapping[str, str]) -> list[str]:
-    """All problems of submitted inputs: unknown names, types, enums, minima, and required inputs without a value.
+def find_problems(values: Mapping[str, str]) -> list[str]:
+    """Return all problems of submitted inputs: unknown names, types, enums, minima, and required inputs without a value.
 
     Args:
-        values: input name → literal as a string; of a path input, any non-empty string.
+        values: input name → literal as a string; for a path input, any non-empty string.
 
     Returns:
-        One sentence per problem, in the order given; empty if there is none.
+        One sentence per problem, in the order of the inputs; empty if there are none.
     """
     problems = []
     for name, value in values.items():
@@ -199,29 +201,29 @@ def check(values: Mapping[str, str]) -> list[str]:
         elif problem := _problem(INPUTS[name], value):
             problems.append(f"{name}: {problem}")
     missing = [item.name for item in INPUTS.values() if not item.optional and item.default is None and item.name not in values]
-    return problems + [f"{name}: required, but not given" for name in missing]
+    return problems + [f"{name}: required, but missing" for name in missing]
 
 
-def resolve(values: Mapping[str, str]) -> dict[str, str]:
-    """The inputs with defaults filled in; inputs with neither a value nor a default are left out."""
+def fill_defaults(values: Mapping[str, str]) -> dict[str, str]:
+    """Return the inputs with their defaults; inputs with neither a value nor a default are left out."""
     defaults = {item.name: item.default for item in INPUTS.values() if item.default is not None}
     return defaults | dict(values)
 
 
-def wire() -> dict[str, Any]:
-    """``componentSpec`` as the registry returns it: scalars are strings, ``jobs`` is left out."""
+def to_wire() -> dict[str, Any]:
+    """Return ``componentSpec`` as the registry does: scalars are strings, ``jobs`` is left out."""
     return {
         "name": NAME,
         "version": VERSION,
         "display_name": "Chat Completion Pipeline",
-        "description": "Fine-tunes a chat model and gives it as an MLflow model.",
+        "description": "Fine-tunes a chat model and returns it as an MLflow model.",
         "type": "pipeline",
-        "inputs": {item.name: _wire_input(item) for item in INPUTS.values()},
+        "inputs": {item.name: _input_to_wire(item) for item in INPUTS.values()},
         "outputs": {name: {"type": output.type, "mode": "rw_mount"} for name, output in OUTPUTS.items()},
     }
 
 
-def _wire_input(item: Input) -> dict[str, Any]:
+def _input_to_wire(item: Input) -> dict[str, Any]:
     entry: dict[str, Any] = {"type": item.type, "optional": str(item.optional), "description": item.effect}
     if item.default is not None:
         entry["default"] = item.default
@@ -238,7 +240,7 @@ def _problem(item: Input, value: str) -> str:
     if item.enum:
         return "" if value in item.enum else f"{value!r} is not one of {', '.join(item.enum)}"
     if item.type in PATH_TYPES:
-        return "" if value.strip() else f"a {item.type} is wanted, nothing is given"
+        return "" if value.strip() else f"a {item.type} is required, but the value is empty"
     if item.type == "string":
         return ""
     if item.type == "integer":

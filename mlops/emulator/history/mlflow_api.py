@@ -1,8 +1,8 @@
 """MLflow tracking as the workspace serves it under its ``azureml://`` URI: MLflow's REST API v2, backed by a real MLflow server.
 
-On Azure the id of a job's MLflow run is the job's name. The server makes ids of its own, so requests and answers are rewritten on their
-way: run ids, ``mlflow.parentRunId`` and ``mlflow.rootRunId`` tags, filters over them, and artifact URIs in the form that azureml-mlflow
-takes apart. Endpoints are those of azureml-mlflow 1.62; whatever else MLflow has is refused.
+On Azure the id of a job's MLflow run is the job's name. The server generates its own ids, so requests and answers are rewritten in
+transit: run ids, ``mlflow.parentRunId`` and ``mlflow.rootRunId`` tags, filters over them, and artifact URIs in the form that azureml-mlflow
+parses. Endpoints are those of azureml-mlflow 1.62; the rest of MLflow's API is refused.
 """
 
 from __future__ import annotations
@@ -18,12 +18,11 @@ from starlette.responses import JSONResponse
 from mlops.emulator.base.azure import API_HOST, Azure
 from mlops.emulator.base.errors import not_implemented
 from mlops.emulator.history import mlflow_server, runstore
-from mlops.emulator.jobs import scheduler
-from mlops.emulator.wire.app import WS, Answer, Route, body
+from mlops.emulator.wire.app import WS, Answer, Route, read_json
 
-__all__ = ["ROUTES", "shutdown", "startup", "url"]
+__all__ = ["ROUTES", "get_url", "shutdown", "startup"]
 
-# MLflow 3 looks for logged models whenever it lists artifacts below a path. None are ever made here: Azure has none either.
+# MLflow 3 searches logged models whenever it lists artifacts below a path. There are none, here as on Azure.
 SERVED = {
     "GET": {"experiments/get", "experiments/get-by-name", "experiments/search", "runs/get", "metrics/get-history"},
     "POST": {
@@ -43,40 +42,40 @@ STATUSES = {"RUNNING": "Running", "SCHEDULED": "Queued", "FINISHED": "Completed"
 
 
 async def startup(azure: Azure) -> None:
-    """Start the MLflow server, and the jobs that report to it."""
+    """Start up the MLflow server."""
     await mlflow_server.startup(azure)
-    await scheduler.startup(azure)
 
 
 async def shutdown(azure: Azure) -> None:
-    """The other way round."""
-    await scheduler.shutdown(azure)
+    """Disconnect from the MLflow server."""
     await mlflow_server.shutdown(azure)
 
 
-def url(azure: Azure) -> str:
-    """The server's page, for a browser."""
-    return mlflow_server.of(azure).url
+def get_url(azure: Azure) -> str:
+    """Return the URL of the server's page, for a browser."""
+    return mlflow_server.get_server(azure).url
 
 
 async def relay(azure: Azure, request: Request) -> Answer:
-    """Pass a request on, with job names where the server has run ids."""
+    """Pass a request on to the server, with job names translated into run ids and back."""
     path = request.path_params["path"]
     if path not in SERVED[request.method]:
         raise not_implemented(f"{request.method} {path} of the MLflow API")
     query = [(key, _uuid(azure, value) if key in RUN_KEYS else value) for key, value in request.query_params.multi_items()]
-    asked = await body(request) if request.method == "POST" else None
-    if path == "experiments/create" and asked and asked.get("artifact_location"):
-        return _refused("The workspace decides where artifacts are stored: leave artifact_location out.")
-    response = await mlflow_server.of(azure).forward(request.method, path, query, inward(asked, lambda name: _uuid(azure, name)))
+    content = await read_json(request) if request.method == "POST" else None
+    if path == "experiments/create" and content and content.get("artifact_location"):
+        return _invalid("The workspace decides where artifacts are stored: leave artifact_location out.")
+    sent = translate_request(content, lambda name: _uuid(azure, name))
+    response = await mlflow_server.get_server(azure).forward(request.method, path, query, sent)
     answer = response.json() if response.content else {}
-    if response.is_success and asked is not None:
-        await _note(azure, path, asked, answer)
-    return JSONResponse(outward(answer, lambda known: _name(azure, known), lambda name: _artifacts(azure, name)), response.status_code)
+    if response.is_success and content is not None:
+        await _update_run_history(azure, path, content, answer)
+    translated = translate_answer(answer, lambda uuid: _name(azure, uuid), lambda name: _artifact_uri(azure, name))
+    return JSONResponse(translated, response.status_code)
 
 
 async def get_clouds(azure: Azure, request: Request) -> Answer:
-    """The one cloud there is, with what azureml-mlflow reads of it: where to sign in, what for, and where storage is."""
+    """List the one cloud that exists, with the fields that azureml-mlflow reads: sign-in endpoint, audiences, storage suffix."""
     return [
         {
             "name": "AzureCloud",
@@ -94,29 +93,29 @@ async def get_clouds(azure: Azure, request: Request) -> Answer:
 
 
 async def log_batch_async(azure: Azure, request: Request) -> Answer:
-    """azureml-mlflow's own batch: taken at once, so that its status is complete whenever it is asked."""
-    asked = await body(request)
-    batch = inward(asked, lambda name: _uuid(azure, name))
-    response = await mlflow_server.of(azure).forward("POST", "runs/log-batch", [], batch)
+    """Log azureml-mlflow's own kind of batch. It is logged at once, so its status is always complete."""
+    content = await read_json(request)
+    batch = translate_request(content, lambda name: _uuid(azure, name))
+    response = await mlflow_server.get_server(azure).forward("POST", "runs/log-batch", [], batch)
     if not response.is_success:
         return JSONResponse(response.json(), response.status_code)
-    await _note(azure, "runs/log-batch", asked, {})
+    await _update_run_history(azure, "runs/log-batch", content, {})
     return {"batch_tracking_id": str(uuid.uuid4())}
 
 
 async def get_run_data_status(azure: Azure, request: Request) -> Answer:
-    """How such a batch stands."""
+    """Return the status of such a batch."""
     return {"is_complete": True}
 
 
-def inward(value: Any, to_uuid: Callable[[str], str], key: str = "") -> Any:
-    """A request's JSON with the server's run ids."""
+def translate_request(value: Any, to_uuid: Callable[[str], str], key: str = "") -> Any:
+    """Replace job names by the server's run ids in a request's JSON."""
     if isinstance(value, dict):
         if value.get("key") in RUN_TAGS and isinstance(value.get("value"), str):
             return value | {"value": to_uuid(value["value"])}
-        return {name: inward(item, to_uuid, name) for name, item in value.items()}
+        return {name: translate_request(item, to_uuid, name) for name, item in value.items()}
     if isinstance(value, list):
-        return [inward(item, to_uuid) for item in value]
+        return [translate_request(item, to_uuid) for item in value]
     if isinstance(value, str) and key in RUN_KEYS:
         return to_uuid(value)
     if isinstance(value, str) and key == "filter":
@@ -128,35 +127,35 @@ def inward(value: Any, to_uuid: Callable[[str], str], key: str = "") -> Any:
     return value
 
 
-def outward(value: Any, to_name: Callable[[str], str], artifacts: Callable[[str], str]) -> Any:
-    """An answer's JSON with job names, and artifact URIs as the workspace tells them."""
+def translate_answer(value: Any, to_name: Callable[[str], str], artifact_uri: Callable[[str], str]) -> Any:
+    """Replace the server's run ids and artifact URIs in an answer's JSON by job names and the workspace's URIs."""
     if isinstance(value, dict):
-        told = {name: outward(item, to_name, artifacts) for name, item in value.items()}
-        if told.get("key") in RUN_TAGS:
-            told["value"] = to_name(told["value"])
-        for key in RUN_KEYS & told.keys():
-            told[key] = to_name(told[key])
-        if "artifact_uri" in told:
-            told["artifact_uri"] = artifacts(told["run_id"])
-        if "artifact_location" in told:
-            told["artifact_location"] = ""
-        return told
+        translated = {name: translate_answer(item, to_name, artifact_uri) for name, item in value.items()}
+        if translated.get("key") in RUN_TAGS:
+            translated["value"] = to_name(translated["value"])
+        for key in RUN_KEYS & translated.keys():
+            translated[key] = to_name(translated[key])
+        if "artifact_uri" in translated:
+            translated["artifact_uri"] = artifact_uri(translated["run_id"])
+        if "artifact_location" in translated:
+            translated["artifact_location"] = ""
+        return translated
     if isinstance(value, list):
-        return [outward(item, to_name, artifacts) for item in value]
+        return [translate_answer(item, to_name, artifact_uri) for item in value]
     return value
 
 
-async def _note(azure: Azure, path: str, asked: dict[str, Any], answer: dict[str, Any]) -> None:
-    """Keep run history in step with what MLflow was told."""
+async def _update_run_history(azure: Azure, path: str, content: dict[str, Any], answer: dict[str, Any]) -> None:
+    """Apply to run history what a client has changed in MLflow."""
     if path == "runs/create":
         info = answer["run"]["info"]
         tags = {tag["key"]: tag["value"] for tag in answer["run"]["data"].get("tags", [])}
-        experiment = await mlflow_server.of(azure).call("GET", "experiments/get", {"experiment_id": info["experiment_id"]})
+        experiment = await mlflow_server.get_server(azure).call("GET", "experiments/get", {"experiment_id": info["experiment_id"]})
         parent = tags.get("mlflow.parentRunId")
-        mlflow_server.of(azure).link(azure, info["experiment_id"], info["run_id"], info["run_id"])
-        runstore.remember(
+        mlflow_server.get_server(azure).link_artifacts(info["experiment_id"], info["run_id"], info["run_id"])
+        runstore.add(
             azure,
-            runstore.document(
+            runstore.new_document(
                 name=info["run_id"],
                 uuid=info["run_id"],
                 experiment=experiment["experiment"]["name"],
@@ -164,46 +163,46 @@ async def _note(azure: Azure, path: str, asked: dict[str, Any], answer: dict[str
                 display_name=info.get("run_name", ""),
                 parent=_name(azure, parent) if parent else None,
                 status="Running",
-                tags=_own(tags),
+                tags=_without_mlflow_tags(tags),
             ),
         )
         return
-    name = asked.get("run_id") or asked.get("run_uuid")
+    name = content.get("run_id") or content.get("run_uuid")
     if not isinstance(name, str) or runstore.get(azure, name) is None:
         return
     with runstore.change(azure, name) as document:
-        if path == "runs/update" and document["kind"] == "mlflow" and (status := asked.get("status")):
-            runstore.advance(document, STATUSES[status])
-        if path == "runs/update" and asked.get("run_name"):
-            document["display_name"] = asked["run_name"]
+        if path == "runs/update" and document["kind"] == "mlflow" and (status := content.get("status")):
+            runstore.apply_status(document, STATUSES[status])
+        if path == "runs/update" and content.get("run_name"):
+            document["display_name"] = content["run_name"]
         if path == "runs/set-tag":
-            document["tags"] |= _own({asked["key"]: asked["value"]})
+            document["tags"] |= _without_mlflow_tags({content["key"]: content["value"]})
         if path == "runs/log-batch":
-            document["tags"] |= _own({tag["key"]: tag["value"] for tag in asked.get("tags", [])})
+            document["tags"] |= _without_mlflow_tags({tag["key"]: tag["value"] for tag in content.get("tags", [])})
         if path == "runs/delete-tag":
-            document["tags"].pop(asked["key"], None)
+            document["tags"].pop(content["key"], None)
 
 
-def _own(tags: dict[str, str]) -> dict[str, str]:
+def _without_mlflow_tags(tags: dict[str, str]) -> dict[str, str]:
     return {key: value for key, value in tags.items() if not key.startswith("mlflow.")}
 
 
 def _uuid(azure: Azure, name: str) -> str:
-    known = runstore.get(azure, name)
-    return known["uuid"] if known else name
+    run = runstore.get(azure, name)
+    return run["uuid"] if run else name
 
 
-def _name(azure: Azure, known: str) -> str:
-    return runstore.name_of(azure, known) or known
+def _name(azure: Azure, uuid: str) -> str:
+    return runstore.find_name(azure, uuid) or uuid
 
 
-def _artifacts(azure: Azure, name: str) -> str:
-    known = runstore.get(azure, name)
-    experiment = known["experiment_id"] if known else "0"
+def _artifact_uri(azure: Azure, name: str) -> str:
+    run = runstore.get(azure, name)
+    experiment = run["experiment_id"] if run else "0"
     return f"azureml://{API_HOST}/mlflow/v2.0{azure.workspace_id}/experiments/{experiment}/runs/{name}/artifacts"
 
 
-def _refused(message: str) -> JSONResponse:
+def _invalid(message: str) -> JSONResponse:
     return JSONResponse({"error_code": "INVALID_PARAMETER_VALUE", "message": message}, status_code=400)
 
 

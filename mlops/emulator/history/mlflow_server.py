@@ -1,17 +1,24 @@
 """The MLflow server behind the workspace: the application that ``mlflow server`` runs, as a child process on loopback, on SQLite.
 
-It is run by uvicorn directly, because ``mlflow server`` is a second process of the same size that only waits for it. Artifacts are not
+uvicorn runs it directly, because ``mlflow server`` is a second process of the same size that only waits for it. Artifacts are not
 stored twice: a run's artifact folder is a link to the run's blobs, so the server's page shows what the workspace holds.
+
+Starting it is slow: MLflow's imports alone take 5 s of CPU. So it starts when the first request needs it, unless the options ask for it
+at once, and its database is a copy of one that is already migrated to this MLflow version.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.metadata
 import json
 import os
+import shutil
 import socket
+import sqlite3
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,56 +26,76 @@ from typing import Any
 import httpx
 
 from mlops.emulator.base.azure import Azure
+from mlops.emulator.base.children import Child
 from mlops.emulator.base.errors import AzureFault
 from mlops.emulator.storage import blobs
 
-__all__ = ["Server", "of", "shutdown", "startup"]
+__all__ = ["MlflowServer", "get_server", "shutdown", "startup"]
 
 KIND = {"key": "mlflow.experimentKind", "value": "custom_model_development"}
 """Tag that makes MLflow's page open an experiment at its runs, not at the traces of an application."""
 
 API = "/api/2.0/mlflow/"
-POLL_S = 0.1
-
-_servers: dict[Path, Server] = {}
+POLL_S = 0.02
 
 
-class Server:
-    """One MLflow server.
+class MlflowServer:
+    """One MLflow server. It is started by :meth:`start`, at the latest by the first request.
 
     Args:
-        azure: whose.
-        port: where it listens on loopback.
+        azure: the emulator that it belongs to.
+        port: the loopback port that it listens on.
     """
 
     def __init__(self, azure: Azure, port: int) -> None:
         self.url = f"http://127.0.0.1:{port}"
+        self._azure = azure
+        self._port = port
         self._folder = azure.folder("mlflow")
         self._log = self._folder / "server.log"
-        database = f"sqlite:///{self._folder / 'mlflow.db'}"
+        # Loopback must not go through the caller's proxy. uvicorn closes a connection that has been idle for five seconds, and a request
+        # sent at that moment would be lost, so the client drops idle connections first.
+        self._client = httpx.AsyncClient(base_url=self.url, timeout=60, trust_env=False, limits=httpx.Limits(keepalive_expiry=1))
+        self._ready: asyncio.Task[None] | None = None
+
+    def start(self) -> asyncio.Task[None]:
+        """Start the server unless it runs; return a task that ends when the server answers."""
+        if self._ready is None:
+            self._ready = asyncio.create_task(self._start())
+        return self._ready
+
+    async def _start(self) -> None:
+        database = self._folder / "mlflow.db"
+        template = _template(self._azure.options.cache)
+        is_new = not database.exists()
+        if is_new:
+            await asyncio.to_thread(_create_database, database, template)
+        await self._wait(self._spawn(database))
+        if is_new and not template.exists():
+            await asyncio.to_thread(_save_template, database, template)
+
+    def _spawn(self, database: Path) -> Child:
+        uri = f"sqlite:///{database}"
         # What `mlflow server` sets for its uvicorn; MLflow is pinned, so these names are as stable as its options.
         environment = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ} | {
-            "_MLFLOW_SERVER_FILE_STORE": database,
-            "_MLFLOW_SERVER_REGISTRY_STORE": database,
+            "_MLFLOW_SERVER_FILE_STORE": uri,
+            "_MLFLOW_SERVER_REGISTRY_STORE": uri,
             "_MLFLOW_SERVER_ARTIFACT_ROOT": str(self._folder / "artifacts"),
             "_MLFLOW_SGI_NAME": "uvicorn",
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "DO_NOT_TRACK": "true",
         }
-        command = [sys.executable, "-m", "uvicorn", "mlflow.server.fastapi_app:app", "--host", "127.0.0.1", "--port", str(port)]
-        self._child = azure.children.start([*command, "--log-level", "warning"], cwd=self._folder, environment=environment, log=self._log)
-        # Loopback must not go through the caller's proxy. uvicorn ends a connection that has idled for five seconds, and a request of ours
-        # that meets the end on its way would be lost, so we let go first.
-        self._client = httpx.AsyncClient(base_url=self.url, timeout=60, trust_env=False, limits=httpx.Limits(keepalive_expiry=1))
-        self._ready = asyncio.create_task(self._wait())
+        command = [sys.executable, "-m", "uvicorn", "mlflow.server.fastapi_app:app", "--host", "127.0.0.1", "--port", str(self._port)]
+        command += ["--log-level", "warning"]
+        return self._azure.children.start(command, cwd=self._folder, environment=environment, log=self._log)
 
-    async def _wait(self) -> None:
+    async def _wait(self, child: Child) -> None:
         while True:
-            if self._child.returncode is not None:
+            if child.returncode is not None:
                 tail = self._log.read_text(encoding="utf-8", errors="replace")[-2000:]
-                raise AzureFault(500, "ServiceError", f"The MLflow server has ended. Its log says: {tail}")
-            # The first search makes the database.
+                raise AzureFault(500, "ServiceError", f"The MLflow server has exited. The end of its log: {tail}")
+            # The first search opens the database and creates the default experiment.
             with contextlib.suppress(httpx.TransportError):
                 if (await self._client.post(API + "experiments/search", json={"max_results": 1})).is_success:
                     return
@@ -78,19 +105,19 @@ class Server:
         """Send a request of MLflow's REST API, e.g. ``("GET", "runs/get", …)``, once the server is ready.
 
         Raises:
-            AzureFault: 500, the server has ended.
+            AzureFault: 500, the server has exited.
         """
-        await asyncio.shield(self._ready)
+        await asyncio.shield(self.start())
         try:
             return await self._client.request(method, API + path, params=httpx.QueryParams(list(query)), json=body)
         except httpx.TransportError as problem:
             raise AzureFault(500, "ServiceError", f"The MLflow server does not answer: {problem!r}") from problem
 
     async def call(self, method: str, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Ask for something of the emulator's own; the answer.
+        """Send a request on the emulator's own behalf and return the answer.
 
         Raises:
-            AzureFault: 500, the server refuses or has ended.
+            AzureFault: 500, the server refuses the request or has exited.
         """
         query = [(name, str(value)) for name, value in body.items()] if method == "GET" else []
         response = await self.forward(method, path, query, None if method == "GET" else dict(body))
@@ -99,18 +126,18 @@ class Server:
         answer: dict[str, Any] = response.json()
         return answer
 
-    async def experiment(self, name: str) -> str:
-        """Id of the experiment of that name, made if missing."""
+    async def ensure_experiment(self, name: str) -> str:
+        """Return the id of the experiment with this name; create it if it does not exist."""
         response = await self.forward("GET", "experiments/get-by-name", [("experiment_name", name)], None)
         if response.is_success:
-            found: str = response.json()["experiment"]["experiment_id"]
-            return found
-        made: str = (await self.call("POST", "experiments/create", {"name": name, "tags": [KIND]}))["experiment_id"]
-        return made
+            experiment_id: str = response.json()["experiment"]["experiment_id"]
+        else:
+            experiment_id = (await self.call("POST", "experiments/create", {"name": name, "tags": [KIND]}))["experiment_id"]
+        return experiment_id
 
-    def link(self, azure: Azure, experiment: str, uuid: str, run: str) -> None:
+    def link_artifacts(self, experiment: str, uuid: str, run: str) -> None:
         """Make the blobs of ``run`` the artifacts of the MLflow run ``uuid``."""
-        folder = blobs.path(azure, blobs.ARTIFACTS, f"ExperimentRun/dcid.{run}")
+        folder = blobs.path(self._azure, blobs.ARTIFACTS, f"ExperimentRun/dcid.{run}")
         folder.mkdir(parents=True, exist_ok=True)
         link = self._folder / "artifacts" / experiment / uuid / "artifacts"
         link.parent.mkdir(parents=True, exist_ok=True)
@@ -118,36 +145,83 @@ class Server:
             link.symlink_to(folder)
 
     async def close(self) -> None:
-        """Send nothing more. The child is ended with all others."""
-        self._ready.cancel()
-        await asyncio.gather(self._ready, return_exceptions=True)
+        """Send no more requests. The child process ends with all the other children."""
+        if self._ready is not None:
+            self._ready.cancel()
+            await asyncio.gather(self._ready, return_exceptions=True)
         await self._client.aclose()
 
 
-def of(azure: Azure) -> Server:
-    """The server of a azure that has started up."""
-    return _servers[azure.state]
+class _State:
+    """The server of one emulator."""
+
+    def __init__(self) -> None:
+        self.server: MlflowServer | None = None
+
+
+def get_server(azure: Azure) -> MlflowServer:
+    """Return the server of an emulator that has started up."""
+    server = azure.services.get(_State).server
+    assert server is not None
+    return server
 
 
 async def startup(azure: Azure) -> None:
-    """Start the server; returns at once. ``state/mlflow.json`` tells its URL, the same after a restart if the port is still free."""
-    known = azure.store.get("mlflow", "port") or {"port": 0}
-    port = _free_port(known["port"])
+    """Choose the port, and start the server if the options say so. Returns at once.
+
+    ``state/mlflow.json`` names the URL; it is the same after a restart if the port is still free.
+    """
+    previous = azure.store.get("mlflow", "port") or {"port": 0}
+    port = _find_free_port(previous["port"])
     azure.store.put("mlflow", "port", {"port": port})
-    server = Server(azure, port)
-    _servers[azure.state] = server
+    server = azure.services.get(_State).server = MlflowServer(azure, port)
     (azure.state / "mlflow.json").write_text(json.dumps({"url": server.url}), encoding="utf-8")
+    if azure.options.mlflow_at_start:
+        server.start()
 
 
 async def shutdown(azure: Azure) -> None:
-    """Let go of it."""
+    """Close the connections to the server."""
     (azure.state / "mlflow.json").unlink(missing_ok=True)
-    if server := _servers.pop(azure.state, None):
-        await server.close()
+    state = azure.services.get(_State)
+    if state.server is not None:
+        await state.server.close()
+        state.server = None
 
 
-def _free_port(wanted: int) -> int:
-    for port in (wanted, 0):
+def _template(cache: Path) -> Path:
+    """Where the migrated and empty database of this MLflow version is cached."""
+    return cache / f"mlflow-{importlib.metadata.version('mlflow')}.db"
+
+
+def _create_database(database: Path, template: Path) -> None:
+    """Create the database from the template, or an empty one for MLflow to migrate if there is no template yet."""
+    part = database.with_suffix(".part")
+    if template.exists():
+        shutil.copyfile(template, part)
+    with contextlib.closing(sqlite3.connect(part)) as connection:
+        # The mode is stored in the file. A commit then waits for the disk once instead of three times.
+        connection.execute("PRAGMA journal_mode=WAL")
+    part.replace(database)
+
+
+def _save_template(database: Path, template: Path) -> None:
+    """Cache a database that MLflow has just migrated. Safe with several processes at once: the file appears whole or not at all."""
+    template.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=template.parent, prefix=".mlflow-") as folder:
+        copy = Path(folder, "mlflow.db")
+        with contextlib.closing(sqlite3.connect(database)) as source, contextlib.closing(sqlite3.connect(copy)) as target:
+            source.backup(target)
+            # The default experiment names this emulator's folder. MLflow creates it again in a database that has none.
+            target.execute("DELETE FROM experiments")
+            target.commit()
+            # A single file, without a write-ahead log beside it.
+            target.execute("PRAGMA journal_mode=DELETE")
+        copy.replace(template)
+
+
+def _find_free_port(preferred: int) -> int:
+    for port in (preferred, 0):
         with socket.socket() as probe, contextlib.suppress(OSError):
             # As uvicorn binds: a port in TIME_WAIT is free.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -1,4 +1,4 @@
-"""Run history: how a run stands, its logs, its children, and edits of its tags. What ``jobs.stream`` and ``jobs.download`` read.
+"""Run history: a run's status, logs and children, and edits of its tags. ``jobs.stream`` and ``jobs.download`` read it.
 
 Shapes follow the service's OpenAPI (``run-history.json`` in Azure/azure-sdk-for-python) and recorded traffic.
 """
@@ -16,9 +16,9 @@ from mlops.emulator.base.store import Document
 from mlops.emulator.history import artifacts, runstore
 from mlops.emulator.storage import blobs
 from mlops.emulator.storage.files import Blob, walk
-from mlops.emulator.wire.app import WS, Answer, Route, body
+from mlops.emulator.wire.app import WS, Answer, Route, read_json
 
-__all__ = ["ROUTES", "read", "services"]
+__all__ = ["ROUTES", "get_existing", "job_services"]
 
 LOGS = ("user_logs/", "logs/azureml/")
 EDITABLE = {"displayName": "display_name", "description": "description", "hidden": "hidden"}
@@ -30,14 +30,14 @@ PAGE = 100
 
 
 async def get_run(azure: Azure, request: Request) -> Answer:
-    """What is known of a run."""
-    return metadata(azure, read(azure, request.path_params["run"]))
+    """Return a run."""
+    return to_run(azure, get_existing(azure, request.path_params["run"]))
 
 
 async def get_details(azure: Azure, request: Request) -> Answer:
-    """A run with the URLs of its logs and what it was asked to do."""
-    runstore.seen(azure, request.path_params["run"])
-    run = read(azure, request.path_params["run"])
+    """Return a run with its definition and the URLs of its logs."""
+    runstore.get_for_client(azure, request.path_params["run"])
+    run = get_existing(azure, request.path_params["run"])
     names = ("rootRunId", "runNumber", "status", "parentRunId", "startTimeUtc", "endTimeUtc", "error", "warnings", "tags", "properties")
     more = (
         "parameters", "services", "inputDatasets", "outputDatasets", "revision", "runTypeV2", "settings", "computeRequest", "compute",
@@ -45,9 +45,9 @@ async def get_details(azure: Azure, request: Request) -> Answer:
         "lastModifiedBy", "lastModifiedUtc", "duration", "inputs", "outputs", "runId", "runUuid", "parentRunUuid", "rootRunUuid", "target",
         "dataContainerId",
     )  # fmt: skip
-    known = metadata(azure, run)
-    return {name: known[name] for name in names + more} | {
-        "createdTimeUtc": known["createdUtc"],
+    details = to_run(azure, run)
+    return {name: details[name] for name in names + more} | {
+        "createdTimeUtc": details["createdUtc"],
         "runDefinition": run["job"],
         "logFiles": log_files(azure, run["name"]),
         "jobCost": None,
@@ -56,77 +56,77 @@ async def get_details(azure: Azure, request: Request) -> Answer:
 
 
 async def get_children(azure: Azure, request: Request) -> Answer:
-    """The runs directly below a run, oldest first."""
-    run = read(azure, request.path_params["run"])
+    """List the runs directly below a run, oldest first."""
+    run = get_existing(azure, request.path_params["run"])
     query = request.query_params
     if query.get("$filter") or query.get("$orderby"):
         raise user_error("Children can't be filtered or ordered here.")
     begin = int(query.get("$continuationtoken") or 0)
     count = int(query.get("$top") or PAGE)
-    found = runstore.children(azure, run["name"])
-    page = found[begin : begin + count]
+    children = runstore.list_children(azure, run["name"])
+    page = children[begin : begin + count]
     end = begin + len(page)
-    following = None
-    # $top bounds the whole list for the SDK's max_results, so a bounded list has no second page.
-    if end < len(found) and "$top" not in query:
-        following = str(request.url.include_query_params(**{"$continuationtoken": end}))
+    next_link = None
+    # The SDK sends its max_results as $top, a limit on the whole list, so a limited list has no second page.
+    if end < len(children) and "$top" not in query:
+        next_link = str(request.url.include_query_params(**{"$continuationtoken": end}))
     return {
-        "value": [metadata(azure, child) for child in page],
-        "continuationToken": str(end) if following else None,
-        "nextLink": following,
+        "value": [to_run(azure, child) for child in page],
+        "continuationToken": str(end) if next_link else None,
+        "nextLink": next_link,
     }
 
 
 async def post_rundata(azure: Azure, request: Request) -> Answer:
-    """One run with its definition, as asked for."""
-    asked = await body(request)
-    return run_data(azure, read(azure, str(asked.get("runId"))), asked)
+    """Return the selected parts of one run."""
+    selection = await read_json(request)
+    return run_data(azure, get_existing(azure, str(selection.get("runId"))), selection)
 
 
 async def post_batch_rundata(azure: Azure, request: Request) -> Answer:
-    """Several of them; those that are not there are told as errors."""
-    asked = await body(request)
-    found, errors = {}, {}
-    for key, one in (asked.get("requests") or {}).items():
+    """Return the selected parts of several runs, and an error for each that does not exist."""
+    content = await read_json(request)
+    results, errors = {}, {}
+    for key, selection in (content.get("requests") or {}).items():
         try:
-            found[key] = run_data(azure, read(azure, str(one.get("runId"))), one)
+            results[key] = run_data(azure, get_existing(azure, str(selection.get("runId"))), selection)
         except AzureFault as fault:
             errors[key] = fault.envelope(LOCATION)
-    return {"results": found, "errors": errors}
+    return {"results": results, "errors": errors}
 
 
 async def patch_run(azure: Azure, request: Request) -> Answer:
-    """Edit name, description, tags and properties: the latter two are merged, as ``jobs.update`` expects."""
-    run = read(azure, request.path_params["run"])
-    asked = {key: value for key, value in (await body(request)).items() if value is not None}
-    if unknown := sorted(asked.keys() - EDITABLE.keys() - set(MERGED) - {"runId"}):
+    """Edit name, description, tags and properties. Tags and properties are merged, as ``jobs.update`` expects."""
+    run = get_existing(azure, request.path_params["run"])
+    edits = {key: value for key, value in (await read_json(request)).items() if value is not None}
+    if unknown := sorted(edits.keys() - EDITABLE.keys() - set(MERGED) - {"runId"}):
         raise user_error(f"The request is invalid: run history does not let {', '.join(unknown)} be changed here.")
     with runstore.change(azure, run["name"]) as document:
         for key, name in EDITABLE.items():
-            document[name] = asked.get(key, document[name])
+            document[name] = edits.get(key, document[name])
         for key in MERGED:
-            document[key] |= {name: str(value) for name, value in (asked.get(key) or {}).items()}
+            document[key] |= {name: str(value) for name, value in (edits.get(key) or {}).items()}
         document |= {"modified": runstore.now(), "revision": document["revision"] + 1}
-    await runstore.tell_tags(azure, run["name"], asked.get("tags") or {}, asked.get("displayName"))
-    return metadata(azure, read(azure, run["name"]))
+    await runstore.send_tags(azure, run["name"], edits.get("tags") or {}, edits.get("displayName"))
+    return to_run(azure, get_existing(azure, run["name"]))
 
 
 async def patch_tags(azure: Azure, request: Request) -> Answer:
     """Set and delete tags."""
-    run = read(azure, request.path_params["run"])
-    asked = await body(request)
-    values = {name: str(value) for name, value in (asked.get("values") or asked.get("tags") or {}).items()}
+    run = get_existing(azure, request.path_params["run"])
+    content = await read_json(request)
+    values = {name: str(value) for name, value in (content.get("values") or content.get("tags") or {}).items()}
     with runstore.change(azure, run["name"]) as document:
-        document["tags"] = {k: v for k, v in document["tags"].items() if k not in (asked.get("remove") or [])} | values
-    await runstore.tell_tags(azure, run["name"], values)
-    return metadata(azure, read(azure, run["name"]))
+        document["tags"] = {k: v for k, v in document["tags"].items() if k not in (content.get("remove") or [])} | values
+    await runstore.send_tags(azure, run["name"], values)
+    return to_run(azure, get_existing(azure, run["name"]))
 
 
-def read(azure: Azure, name: str) -> Document:
-    """The run.
+def get_existing(azure: Azure, name: str) -> Document:
+    """Return the run.
 
     Raises:
-        AzureFault: 404, there is none.
+        AzureFault: 404, it does not exist.
     """
     run = runstore.get(azure, name)
     if run is None:
@@ -134,11 +134,11 @@ def read(azure: Azure, name: str) -> Document:
     return run
 
 
-def services(azure: Azure, run: Document) -> dict[str, Any]:
-    """Where to look at a run, as job resources tell it."""
+def job_services(azure: Azure, run: Document) -> dict[str, Any]:
+    """Return the links to a run, as job resources have them."""
     i = azure.identity
     wsid = f"/subscriptions/{i.subscription}/resourcegroups/{i.group}/workspaces/{i.workspace}"
-    places = {
+    endpoints = {
         "Tracking": f"azureml://{API_HOST}/mlflow/v1.0{azure.workspace_id}?",
         "Studio": f"https://ml.azure.com/runs/{run['name']}?wsid={wsid}",
     }
@@ -152,13 +152,13 @@ def services(azure: Azure, run: Document) -> dict[str, Any]:
             "properties": None,
             "nodes": None,
         }
-        for name, endpoint in places.items()
+        for name, endpoint in endpoints.items()
     }
 
 
 def log_files(azure: Azure, run: str) -> dict[str, str]:
-    """Name of each log → a URL that reads it."""
-    prefix = f"ExperimentRun/{artifacts.container(run)}/"
+    """Return the name of each log → a URL that reads it."""
+    prefix = f"ExperimentRun/{artifacts.container_name(run)}/"
     return {
         blob.name.removeprefix(prefix): blobs.sas_url(azure, blobs.ARTIFACTS, blob.name, "r")
         for folder in LOGS
@@ -167,17 +167,17 @@ def log_files(azure: Azure, run: str) -> dict[str, str]:
     }
 
 
-def run_data(azure: Azure, run: Document, asked: dict[str, Any]) -> dict[str, Any]:
-    """``GetRunDataResult``: the parts that are selected."""
+def run_data(azure: Azure, run: Document, selection: dict[str, Any]) -> dict[str, Any]:
+    """Return ``GetRunDataResult`` with the selected parts."""
     return {
-        "runMetadata": metadata(azure, run) if asked.get("selectRunMetadata", True) else None,
-        "runDefinition": run["job"] if asked.get("selectRunDefinition") else None,
-        "jobSpecification": {"properties": run["job"]} if asked.get("selectJobSpecification") and run["job"] else None,
+        "runMetadata": to_run(azure, run) if selection.get("selectRunMetadata", True) else None,
+        "runDefinition": run["job"] if selection.get("selectRunDefinition") else None,
+        "jobSpecification": {"properties": run["job"]} if selection.get("selectJobSpecification") and run["job"] else None,
     }
 
 
-def metadata(azure: Azure, run: Document) -> dict[str, Any]:
-    """A run as run history's ``Run``."""
+def to_run(azure: Azure, run: Document) -> dict[str, Any]:
+    """Return a run as run history's ``Run``."""
     parent = runstore.get(azure, run["parent"]) if run["parent"] else None
     root = runstore.get(azure, run["root"])
     user = {
@@ -223,7 +223,7 @@ def metadata(azure: Azure, run: Document) -> dict[str, Any]:
         "endTimeUtc": run["end"],
         "displayName": run["display_name"],
         "name": run["display_name"],
-        "dataContainerId": artifacts.container(run["name"]),
+        "dataContainerId": artifacts.container_name(run["name"]),
         "description": run["description"],
         "hidden": run["hidden"],
         "runType": kind if run["kind"] != "mlflow" else "mlflow",
@@ -235,7 +235,7 @@ def metadata(azure: Azure, run: Document) -> dict[str, Any]:
         "target": compute,
         "tags": run["tags"],
         "settings": {},
-        "services": {name: {"type": name, "endpoint": service["endpoint"]} for name, service in services(azure, run).items()},
+        "services": {name: {"type": name, "endpoint": service["endpoint"]} for name, service in job_services(azure, run).items()},
         "inputDatasets": [],
         "outputDatasets": [],
         "runDefinition": None,
@@ -249,11 +249,11 @@ def metadata(azure: Azure, run: Document) -> dict[str, Any]:
 
 
 def _asset(azure: Azure, run: Document, output: str) -> dict[str, str]:
-    """An output as the asset that Azure makes of it, without a name that a user would know."""
+    """Return an output as the asset that Azure registers for it under a generated name."""
     kind = run["outputs"][output]["type"]
     collection = "models" if kind.endswith("_model") else "data"
-    place = f"azureml://locations/{LOCATION}/workspaces/{azure.identity.workspace_guid}/{collection}"
-    return {"assetId": f"{place}/azureml_{run['name']}_output_{collection}_{output}/versions/1", "type": ASSET_TYPES[kind]}
+    prefix = f"azureml://locations/{LOCATION}/workspaces/{azure.identity.workspace_guid}/{collection}"
+    return {"assetId": f"{prefix}/azureml_{run['name']}_output_{collection}_{output}/versions/1", "type": ASSET_TYPES[kind]}
 
 
 def _duration(begin: str | None, end: str | None) -> str | None:

@@ -1,4 +1,4 @@
-"""Run documents: what run history knows of each job, of each step of a pipeline, and of each run that an MLflow client made.
+"""Run documents: the record of each job, of each step of a pipeline, and of each run that an MLflow client created.
 
 One document per run, kind ``run``, keyed by the run's name, which is the job's name where there is a job. Each has its run in MLflow.
 """
@@ -14,12 +14,12 @@ from mlops.emulator.base.store import Document
 from mlops.emulator.history import mlflow_server
 
 __all__ = [
-    "TERMINAL", "advance", "change", "children", "create", "document", "everything", "get", "move", "name_of", "now", "remember",
-    "seen", "tell_status", "tell_tags",
+    "TERMINAL", "add", "apply_status", "change", "create", "find_name", "get", "get_for_client", "list_all", "list_children",
+    "new_document", "now", "send_status", "send_tags", "set_status",
 ]  # fmt: skip
 
 TERMINAL = frozenset({"Completed", "Failed", "Canceled"})
-"""What a run never leaves again."""
+"""Statuses that a run never leaves."""
 ACTIVE = frozenset({"Running", "Finalizing"})
 MLFLOW = {"Completed": "FINISHED", "Failed": "FAILED", "Canceled": "KILLED"} | dict.fromkeys(
     ("Running", "Finalizing", "CancelRequested", "NotResponding"), "RUNNING"
@@ -27,12 +27,12 @@ MLFLOW = {"Completed": "FINISHED", "Failed": "FAILED", "Canceled": "KILLED"} | d
 
 
 def now() -> str:
-    """UTC, ISO 8601."""
+    """Return the current time in UTC, as ISO 8601."""
     return datetime.now(UTC).isoformat()
 
 
-def document(**fields: Any) -> Document:
-    """A run's document: ``fields`` over the defaults.
+def new_document(**fields: Any) -> Document:
+    """Return a run's document: ``fields`` over the defaults.
 
     ``kind`` is ``job``, ``step`` or ``mlflow``; ``job`` the resource's properties as submitted; ``outputs`` name → ``{type, uri}``;
     ``error`` the error object of run history.
@@ -46,8 +46,17 @@ def document(**fields: Any) -> Document:
 
 
 def get(azure: Azure, name: str) -> Document | None:
-    """The run of that name, or None."""
+    """Return the run with this name, or None."""
     return azure.store.get("run", name)
+
+
+def get_for_client(azure: Azure, name: str) -> Document | None:
+    """Return the run as :func:`get` does, and count a client's read of it for the fault ``job-queued``."""
+    run = get(azure, name)
+    if run is not None and run["queued_reads"] > 0:
+        with change(azure, name) as document:
+            document["queued_reads"] -= 1
+    return run
 
 
 def change(azure: Azure, name: str) -> AbstractContextManager[Document]:
@@ -55,32 +64,32 @@ def change(azure: Azure, name: str) -> AbstractContextManager[Document]:
     return azure.store.change("run", name)
 
 
-def everything(azure: Azure) -> list[Document]:
-    """All runs, oldest first."""
+def list_all(azure: Azure) -> list[Document]:
+    """Return all runs, oldest first."""
     return [run for _, run in azure.store.list("run")]
 
 
-def children(azure: Azure, name: str) -> list[Document]:
-    """Runs whose parent is ``name``, oldest first."""
-    return [run for run in everything(azure) if run["parent"] == name]
+def list_children(azure: Azure, name: str) -> list[Document]:
+    """Return the runs whose parent is ``name``, oldest first."""
+    return [run for run in list_all(azure) if run["parent"] == name]
 
 
-def name_of(azure: Azure, uuid: str) -> str | None:
-    """Which run has this id in MLflow."""
-    known = azure.store.get("run-uuid", uuid)
-    return known["name"] if known else None
+def find_name(azure: Azure, uuid: str) -> str | None:
+    """Return the name of the run that has this id in MLflow, or None."""
+    entry = azure.store.get("run-uuid", uuid)
+    return entry["name"] if entry else None
 
 
-def remember(azure: Azure, run: Document) -> Document:
-    """Store a new run, numbered."""
+def add(azure: Azure, run: Document) -> Document:
+    """Number and store a new run."""
     parent = get(azure, run["parent"]) if run["parent"] else None
-    run |= {"root": parent["root"] if parent else run["name"], "number": len(everything(azure)) + 1}
+    run |= {"root": parent["root"] if parent else run["name"], "number": len(list_all(azure)) + 1}
     azure.store.put("run-uuid", run["uuid"], {"name": run["name"]})
     return azure.store.put("run", run["name"], run)
 
 
-def advance(run: Document, status: str) -> None:
-    """Give a document another status, and the times that go with it."""
+def apply_status(run: Document, status: str) -> None:
+    """Set a document's status and the times that go with it."""
     moment = now()
     run |= {"status": status, "modified": moment, "revision": run["revision"] + 1}
     if status in ACTIVE and run["start"] is None:
@@ -90,15 +99,15 @@ def advance(run: Document, status: str) -> None:
 
 
 async def create(azure: Azure, name: str, experiment: str, **fields: Any) -> Document:
-    """Make a run with its run in MLflow, nested under the run of ``parent`` if that is given; see :func:`document` for the fields."""
-    server = mlflow_server.of(azure)
-    experiment_id = await server.experiment(experiment)
-    run = document(name=name, experiment=experiment, experiment_id=experiment_id, **fields)
+    """Create a run with its run in MLflow, nested under the run of ``parent`` if there is one; see :func:`new_document` for the fields."""
+    server = mlflow_server.get_server(azure)
+    experiment_id = await server.ensure_experiment(experiment)
+    run = new_document(name=name, experiment=experiment, experiment_id=experiment_id, **fields)
     tags = {"mlflow.user": azure.identity.client, "azureml.job": name} | run["tags"]
     if parent := get(azure, run["parent"]) if run["parent"] else None:
         root = get(azure, parent["root"])
         tags |= {"mlflow.parentRunId": parent["uuid"], "mlflow.rootRunId": root["uuid"] if root else parent["uuid"]}
-    made = await server.call(
+    answer = await server.call(
         "POST",
         "runs/create",
         {
@@ -108,48 +117,38 @@ async def create(azure: Azure, name: str, experiment: str, **fields: Any) -> Doc
             "tags": [{"key": key, "value": value} for key, value in tags.items()],
         },
     )
-    run["uuid"] = made["run"]["info"]["run_id"]
+    run["uuid"] = answer["run"]["info"]["run_id"]
     await server.call("POST", "runs/update", {"run_id": run["uuid"], "status": "SCHEDULED"})
-    server.link(azure, experiment_id, run["uuid"], name)
-    return remember(azure, run)
+    server.link_artifacts(experiment_id, run["uuid"], name)
+    return add(azure, run)
 
 
-async def move(azure: Azure, name: str, status: str, error: dict[str, Any] | None = None) -> None:
-    """Give a run another status, here and in MLflow. A run that has ended stays as it is, and one that is to be cancelled only ends."""
+async def set_status(azure: Azure, name: str, status: str, error: dict[str, Any] | None = None) -> None:
+    """Set a run's status here and in MLflow. A run that has ended keeps its status, and one that is being canceled can only end."""
     with change(azure, name) as run:
         if run["status"] in TERMINAL or (run["status"] == "CancelRequested" and status not in TERMINAL):
             return
-        advance(run, status)
+        apply_status(run, status)
         if error is not None:
             run["error"] = error
         uuid = run["uuid"]
-    await tell_status(azure, uuid, status)
+    await send_status(azure, uuid, status)
 
 
-async def tell_status(azure: Azure, uuid: str, status: str) -> None:
+async def send_status(azure: Azure, uuid: str, status: str) -> None:
     """Pass a status on to MLflow."""
     update: dict[str, Any] = {"run_id": uuid, "status": MLFLOW.get(status, "SCHEDULED")}
     if status in TERMINAL:
         update["end_time"] = _milliseconds()
-    await mlflow_server.of(azure).call("POST", "runs/update", update)
+    await mlflow_server.get_server(azure).call("POST", "runs/update", update)
 
 
-def seen(azure: Azure, name: str) -> Document | None:
-    """The run, as a client reads its status; counts down the fault ``job-queued``."""
-    known = get(azure, name)
-    if known is None or known["queued_reads"] == 0:
-        return known
-    with change(azure, name) as run:
-        run["queued_reads"] -= 1
-    return known
-
-
-async def tell_tags(azure: Azure, name: str, tags: dict[str, Any], display_name: str | None = None) -> None:
-    """Pass on to MLflow what was changed here."""
+async def send_tags(azure: Azure, name: str, tags: dict[str, Any], display_name: str | None = None) -> None:
+    """Pass changed tags, and a changed name, on to MLflow."""
     run = get(azure, name)
     if run is None:
         return
-    server = mlflow_server.of(azure)
+    server = mlflow_server.get_server(azure)
     for key, value in tags.items():
         await server.call("POST", "runs/set-tag", {"run_id": run["uuid"], "key": key, "value": str(value)})
     if display_name:

@@ -1,8 +1,8 @@
-"""What the ``azureml`` registry holds: base models, the fine-tuning component and its environment.
+"""Contents of the ``azureml`` registry: base models, the fine-tuning component and its environment.
 
 Facts from Azure/azureml-assets: ``assets/models/system/*/spec.yaml`` at 85d093ef51 (2025-02-15) for ``tutorial``, at 72891e189a
-(2026-07-01) for ``current``. The tutorial had not yet seen the two keys of :data:`RATE_LIMITS`. The models' weights are stand-ins, and
-each model's tags say which.
+(2026-07-01) for ``current``. The tutorial predates the two keys of :data:`RATE_LIMITS`. The models' weights are stand-ins; each
+model's tags say which.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ PHI3_DEFAULTS: Mapping[str, Any] = {
     "per_device_train_batch_size": 1,
     "per_device_eval_batch_size": 1,
     "gradient_accumulation_steps": 1,
-    # YAML 1.1 reads 5e-6 without a dot as a string, and so it went into the tag.
+    # YAML 1.1 reads 5e-6, which has no dot, as a string, so the tag has a string.
     "learning_rate": "5e-6",
     "lr_scheduler_type": "cosine",
     "logging_strategy": "steps",
     "logging_steps": 10,
     "save_total_limit": 1,
 }
-# Neither is an input of the component; they came with 85d093ef51.
+# Added in 85d093ef51; the component has no such inputs.
 RATE_LIMITS: Mapping[str, Any] = {"learning_rate_min": "5e-7", "learning_rate_max": "5e-5"}
 RETIRED = {
     "finetuneDeprecationDate": "2025-06-30T00:00:00.000000Z",
@@ -58,7 +58,7 @@ class Model:
     """One version of a base model.
 
     Args:
-        tags: values of any type; :meth:`wire_tags` says how they travel.
+        tags: values of any type; see :meth:`wire_tags`.
         metadata: system metadata.
     """
 
@@ -71,13 +71,13 @@ class Model:
     weights: str
 
     def wire_tags(self) -> dict[str, str]:
-        """Tags as strings: a mapping as JSON, anything else, lists too, as Python writes it."""
+        """Return the tags as strings: a mapping as JSON, everything else, including lists, as Python's ``str``."""
         return {name: json.dumps(value) if isinstance(value, Mapping) else str(value) for name, value in self.tags.items()}
 
 
 @dataclasses.dataclass(frozen=True)
 class Component:
-    """One version of a component, its spec as on the wire."""
+    """One version of a component, with its spec as on the wire."""
 
     name: str
     version: str
@@ -149,21 +149,22 @@ def _current(options: Options) -> list[Model]:
 
 
 CATALOGS = {"tutorial": _tutorial, "current": _current}
-"""``tutorial``: as the tutorial saw it, allow-lists in tags; ``current``: Phi-3 archived, allow-lists in system metadata, Phi-4."""
+"""``tutorial``: the registry at the time of the tutorial, allow-lists in tags; ``current``: Phi-3 archived, allow-lists in system
+metadata, Phi-4."""
 
 
 def models(options: Options) -> list[Model]:
-    """Base models, oldest first."""
+    """Return the base models, oldest first."""
     return CATALOGS[options.catalog](options)
 
 
 def components() -> list[Component]:
-    """The one component."""
-    return [Component(spec.NAME, spec.VERSION, spec.wire())]
+    """Return the only component."""
+    return [Component(spec.NAME, spec.VERSION, spec.to_wire())]
 
 
 def environments() -> list[Environment]:
-    """The environment of the component's nodes."""
+    """Return the environment of the component's nodes."""
     _, _, rest = spec.ENVIRONMENT.partition("/environments/")
     name, _, version = rest.partition("/versions/")
     return [Environment(name, version, f"mcr.microsoft.com/azureml/curated/{name}:{version}")]

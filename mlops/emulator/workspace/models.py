@@ -1,7 +1,7 @@
-"""Models of the workspace: names with versions, each pointing at files that are there when it is registered.
+"""Models of the workspace: names with versions, each pointing to files that exist when it is registered.
 
-Azure Machine Learning REST, ``models`` and ``models/versions`` of 2023-08-01-preview. A job's output is a path in the datastore from the
-moment the model is registered; what a model's path is can't be changed afterwards, only its tags, description, stage and archival.
+Azure Machine Learning REST, ``models`` and ``models/versions`` of 2023-08-01-preview. A job's output becomes a path in the datastore when
+the model is registered. The path can't be changed afterwards; tags, description, stage and archival can.
 """
 
 from __future__ import annotations
@@ -16,15 +16,16 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from mlops.emulator.base.azure import Azure, arm_id
-from mlops.emulator.base.errors import AzureFault, not_found, not_implemented, user_error
+from mlops.emulator.base.errors import not_implemented, user_error
 from mlops.emulator.base.store import Document
 from mlops.emulator.storage import blobs
 from mlops.emulator.wire.app import WS, Answer, Route
-from mlops.emulator.wire.resources import Body, document, page, read, resource
+from mlops.emulator.wire.resources import Body, add_system_data, list_response, parse_body, render_resource
 from mlops.emulator.workspace import uris
+from mlops.emulator.workspace.uris import get_model, get_model_version
 from mlops.emulator.workspace.workspace import datastores
 
-__all__ = ["ROUTES", "model_path"]
+__all__ = ["ROUTES"]
 
 VERSIONS = {"2023-08-01-preview"}
 NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9\-._]{0,254}")
@@ -35,7 +36,7 @@ _OUTPUT = re.compile(r"azureml://jobs/(?P<job>[^/]+)/outputs/.+", re.IGNORECASE)
 
 
 class VersionProperties(Body):
-    """``ModelVersion``. Read-only fields are accepted, as they are in what a client has read, and left alone."""
+    """``ModelVersion``. Read-only fields are accepted, because a client sends back what it has read, and ignored."""
 
     auto_delete_setting: None = None
     description: str | None = None
@@ -85,128 +86,103 @@ class PutContainer(Proxy):
     properties: ContainerProperties
 
 
-def model_path(azure: Azure, name: str, number: str) -> Path:
-    """Where the files of a version are on this machine.
-
-    Raises:
-        AzureFault: 404.
-    """
-    return uris.resolve(azure, version(azure, name, number)["uri"])
-
-
-def version(azure: Azure, name: str, number: str) -> Document:
-    """What is stored of a version.
-
-    Raises:
-        AzureFault: 404.
-    """
-    if azure.store.get("model-container", name) is None:
-        raise _absent(f"Model container with name: {name} not found.")
-    stored = azure.store.get("model", f"{name}/{number}")
-    if stored is None:
-        raise _absent(f"Model version {number} of model {name} not found.")
-    return stored
-
-
 async def put_version(azure: Azure, request: Request) -> Answer:
-    """Register a version, or change what may be changed of one."""
-    name, number = request.path_params["model"], request.path_params["version"]
-    if not NAME.fullmatch(name) or not NAME.fullmatch(number):
-        raise user_error(f"The model name {name} or its version {number} has other characters than letters, digits, '-', '_' and '.'.")
-    given = (await read(request, PutVersion)).properties
-    known = azure.store.get("model", f"{name}/{number}")
-    if not given.model_uri:
+    """Register a version, or change an existing one where that is allowed."""
+    name, version = request.path_params["model"], request.path_params["version"]
+    if not NAME.fullmatch(name) or not NAME.fullmatch(version):
+        raise user_error(f"The model name {name} or its version {version} has other characters than letters, digits, '-', '_' and '.'.")
+    sent = (await parse_body(request, PutVersion)).properties
+    existing = azure.store.get("model", f"{name}/{version}")
+    if not sent.model_uri:
         raise user_error("The field modelUri is required.")
-    uri, files = _located(azure, given.model_uri)
-    made_by = _OUTPUT.fullmatch(given.model_uri)
-    if known is not None and known["uri"] != uri:
+    uri, files = _locate_files(azure, sent.model_uri)
+    output = _OUTPUT.fullmatch(sent.model_uri)
+    if existing is not None and existing["uri"] != uri:
         raise user_error("Asset paths cannot be updated.")
-    kind = given.model_type or (known["model_type"] if known else "custom_model")
-    if known is not None and known["model_type"] != kind:
-        raise user_error(f"The model type can't be changed from {known['model_type']} to {kind}.")
-    stored = document(
+    model_type = sent.model_type or (existing["model_type"] if existing else "custom_model")
+    if existing is not None and existing["model_type"] != model_type:
+        raise user_error(f"The model type can't be changed from {existing['model_type']} to {model_type}.")
+    stored = add_system_data(
         azure,
-        known,
+        existing,
         {
             "name": name,
-            "version": number,
+            "version": version,
             "uri": uri,
-            "job": known["job"] if known else given.job_name or (made_by and made_by["job"]),
-            "model_type": kind,
-            "flavors": known["flavors"] if known else _flavours(given, files, kind),
-            "anonymous": given.is_anonymous,
-            "archived": given.is_archived,
-            "description": given.description,
-            "properties": given.properties or {},
-            "stage": given.stage,
-            "tags": given.tags or {},
+            "job": existing["job"] if existing else sent.job_name or (output and output["job"]),
+            "model_type": model_type,
+            "flavors": existing["flavors"] if existing else _read_flavors(sent, files, model_type),
+            "anonymous": sent.is_anonymous,
+            "archived": sent.is_archived,
+            "description": sent.description,
+            "properties": sent.properties or {},
+            "stage": sent.stage,
+            "tags": sent.tags or {},
         },
     )
-    azure.store.put("model", f"{name}/{number}", stored)
+    azure.store.put("model", f"{name}/{version}", stored)
     if azure.store.get("model-container", name) is None:
         blank: Document = {"archived": False, "description": None, "properties": {}, "tags": {}}
-        azure.store.put("model-container", name, document(azure, None, blank))
-    return JSONResponse(shown(azure, stored), status_code=200 if known else 201)
+        azure.store.put("model-container", name, add_system_data(azure, None, blank))
+    return JSONResponse(to_version_resource(azure, stored), status_code=200 if existing else 201)
 
 
 async def get_version(azure: Azure, request: Request) -> Answer:
-    """One version."""
-    return shown(azure, version(azure, request.path_params["model"], request.path_params["version"]))
+    """Return one version."""
+    return to_version_resource(azure, get_model_version(azure, request.path_params["model"], request.path_params["version"]))
 
 
 async def delete_version(azure: Azure, request: Request) -> Answer:
-    """Forget a version; its files stay. Azure answers the same whether it was there."""
+    """Delete a version; its files stay. 204 if it does not exist."""
     name = request.path_params["model"]
-    gone = azure.store.delete("model", f"{name}/{request.path_params['version']}")
-    return Response(status_code=200 if gone else 204)
+    deleted = azure.store.delete("model", f"{name}/{request.path_params['version']}")
+    return Response(status_code=200 if deleted else 204)
 
 
 async def list_versions(azure: Azure, request: Request) -> Answer:
-    """Versions of a model."""
+    """List the versions of a model."""
     name, query = request.path_params["model"], request.query_params
-    _known_query(
+    _check_query(
         query.keys(), {"$orderBy", "$top", "$skip", "offset", "listViewType", "tags", "properties", "stage", "version", "description"}
     )
     order = query.get("$orderBy", "createdtime desc")
     if order.lower() not in ORDERS:
         raise user_error(f"$orderBy '{order}' is not supported: write one of {', '.join(ORDERS)}.")
-    if azure.store.get("model-container", name) is None:
-        raise _absent(f"Model container with name: {name} not found.")
-    found = [stored for _, stored in azure.store.list("model", f"{name}/") if _wanted(stored, query)]
+    get_model(azure, name)
+    versions = [stored for _, stored in azure.store.list("model", f"{name}/") if _matches(stored, query)]
     if ORDERS[order.lower()]:
-        found.reverse()
+        versions.reverse()
     begin = _number(query.get("offset") or query.get("$skip"), 0)
-    return page([shown(azure, stored) for stored in found[begin : begin + _number(query.get("$top"), len(found))]])
+    return list_response(
+        [to_version_resource(azure, stored) for stored in versions[begin : begin + _number(query.get("$top"), len(versions))]]
+    )
 
 
 async def put_container(azure: Azure, request: Request) -> Answer:
-    """Make a model without versions, or change its description, tags and archival."""
+    """Create a model without versions, or change its description, tags and archival."""
     name = request.path_params["model"]
     if not NAME.fullmatch(name):
         raise user_error(f"The model name {name} has other characters than letters, digits, '-', '_' and '.'.")
-    given = (await read(request, PutContainer)).properties
-    known = azure.store.get("model-container", name)
+    sent = (await parse_body(request, PutContainer)).properties
+    existing = azure.store.get("model-container", name)
     content = {
-        "archived": given.is_archived,
-        "description": given.description,
-        "properties": given.properties or {},
-        "tags": given.tags or {},
+        "archived": sent.is_archived,
+        "description": sent.description,
+        "properties": sent.properties or {},
+        "tags": sent.tags or {},
     }
-    stored = azure.store.put("model-container", name, document(azure, known, content))
-    return JSONResponse(shown_container(azure, name, stored), status_code=200 if known else 201)
+    stored = azure.store.put("model-container", name, add_system_data(azure, existing, content))
+    return JSONResponse(to_container_resource(azure, name, stored), status_code=200 if existing else 201)
 
 
 async def get_container(azure: Azure, request: Request) -> Answer:
-    """One model, with its latest and its next version."""
+    """Return one model, with its latest and its next version."""
     name = request.path_params["model"]
-    stored = azure.store.get("model-container", name)
-    if stored is None:
-        raise _absent(f"Model container with name: {name} not found.")
-    return shown_container(azure, name, stored)
+    return to_container_resource(azure, name, get_model(azure, name))
 
 
 async def delete_container(azure: Azure, request: Request) -> Answer:
-    """Forget a model and its versions."""
+    """Delete a model and its versions."""
     name = request.path_params["model"]
     for key, _ in azure.store.list("model", f"{name}/"):
         azure.store.delete("model", key)
@@ -214,16 +190,17 @@ async def delete_container(azure: Azure, request: Request) -> Answer:
 
 
 async def list_containers(azure: Azure, request: Request) -> Answer:
-    """All models, newest first."""
+    """List all models, newest first."""
     query = request.query_params
-    _known_query(query.keys(), {"count", "listViewType", "$skip"})
-    found = [(name, stored) for name, stored in reversed(azure.store.list("model-container")) if _visible(stored, query)]
-    return page([shown_container(azure, name, stored) for name, stored in found[: _number(query.get("count"), len(found))]])
+    _check_query(query.keys(), {"count", "listViewType", "$skip"})
+    models = [(name, stored) for name, stored in reversed(azure.store.list("model-container")) if _is_in_view(stored, query)]
+    count = _number(query.get("count"), len(models))
+    return list_response([to_container_resource(azure, name, stored) for name, stored in models[:count]])
 
 
-def shown(azure: Azure, stored: Document) -> dict[str, Any]:
-    """A version as Azure answers it."""
-    return resource(
+def to_version_resource(azure: Azure, stored: Document) -> dict[str, Any]:
+    """Return a version as Azure's resource."""
+    return render_resource(
         arm_id(azure, "models", stored["name"], "versions", stored["version"]),
         "models/versions",
         stored["version"],
@@ -244,10 +221,10 @@ def shown(azure: Azure, stored: Document) -> dict[str, Any]:
     )
 
 
-def shown_container(azure: Azure, name: str, stored: Document) -> dict[str, Any]:
-    """A model as Azure answers it."""
-    versions = [found["version"] for _, found in azure.store.list("model", f"{name}/")]
-    return resource(
+def to_container_resource(azure: Azure, name: str, stored: Document) -> dict[str, Any]:
+    """Return a model as Azure's resource."""
+    versions = [stored_version["version"] for _, stored_version in azure.store.list("model", f"{name}/")]
+    return render_resource(
         arm_id(azure, "models", name),
         "models",
         name,
@@ -264,11 +241,11 @@ def shown_container(azure: Azure, name: str, stored: Document) -> dict[str, Any]
     )
 
 
-def _located(azure: Azure, uri: str) -> tuple[str, Path]:
-    """A model's path in its datastore, in the long form that the SDK's download reads, and on this machine.
+def _locate_files(azure: Azure, uri: str) -> tuple[str, Path]:
+    """Return a model's path in its datastore, in the long form that the SDK's download reads, and on this machine.
 
     Raises:
-        AzureFault: it lies nowhere in a datastore, or there is no file. The SDK registers outputs of failed jobs without a look.
+        AzureFault: it is not in a datastore, or has no files. The SDK registers outputs of failed jobs without checking.
     """
     files = uris.resolve(azure, uri)
     if not files.is_file() and not (files.is_dir() and any(file.is_file() for file in files.rglob("*"))):
@@ -284,38 +261,38 @@ def _located(azure: Azure, uri: str) -> tuple[str, Path]:
     raise not_implemented(f"models of the workspace that are made of {uri}: name a job's output or a path in a datastore")
 
 
-def _flavours(given: VersionProperties, files: Path, kind: str) -> dict[str, Any]:
-    """What ``MLmodel`` says, as Azure keeps it: flavour → ``data`` with texts."""
-    if kind != "mlflow_model":
-        return given.flavors or {}
+def _read_flavors(sent: VersionProperties, files: Path, model_type: str) -> dict[str, Any]:
+    """Return the flavors of ``MLmodel`` as Azure stores them: name → ``data`` with strings."""
+    if model_type != "mlflow_model":
+        return sent.flavors or {}
     description = files / "MLmodel"
     if not description.is_file():
-        raise user_error(f"The path {given.model_uri} holds no MLflow model: there is no file MLmodel in it.")
+        raise user_error(f"The path {sent.model_uri} holds no MLflow model: there is no file MLmodel in it.")
     content = yaml.safe_load(description.read_text(encoding="utf-8"))
     return {name: {"data": {key: str(value) for key, value in data.items()}} for name, data in content["flavors"].items()}
 
 
-def _wanted(stored: Document, query: Mapping[str, str]) -> bool:
-    if not _visible(stored, query):
+def _matches(stored: Document, query: Mapping[str, str]) -> bool:
+    if not _is_in_view(stored, query):
         return False
     for field in ("tags", "properties"):
-        for wish in filter(None, query.get(field, "").split(",")):
-            key, equals, value = wish.partition("=")
+        for condition in filter(None, query.get(field, "").split(",")):
+            key, equals, value = condition.partition("=")
             if key not in stored[field] or (equals and stored[field][key] != value):
                 return False
-    wishes = {field: query.get(field) for field in ("stage", "version", "description")}
-    return all(wish is None or wish == stored[field] for field, wish in wishes.items())
+    exact = {field: query.get(field) for field in ("stage", "version", "description")}
+    return all(value is None or value == stored[field] for field, value in exact.items())
 
 
-def _visible(stored: Document, query: Mapping[str, str]) -> bool:
+def _is_in_view(stored: Document, query: Mapping[str, str]) -> bool:
     view = query.get("listViewType", "ActiveOnly")
     if view not in ("ActiveOnly", "ArchivedOnly", "All"):
         raise user_error(f"listViewType '{view}' is none of ActiveOnly, ArchivedOnly, All.")
     return view == "All" or bool(stored["archived"]) == (view == "ArchivedOnly")
 
 
-def _known_query(given: Iterable[str], known: set[str]) -> None:
-    unknown = set(given) - known - {"api-version"}
+def _check_query(parameters: Iterable[str], supported: set[str]) -> None:
+    unknown = set(parameters) - supported - {"api-version"}
     if unknown:
         raise not_implemented(f"listing models by {', '.join(sorted(unknown))}")
 
@@ -326,10 +303,6 @@ def _number(text: str | None, default: int) -> int:
     if not text.isdecimal():
         raise user_error(f"'{text}' is not a number.")
     return int(text)
-
-
-def _absent(message: str) -> AzureFault:
-    return not_found("The specified resource was not found.", details=[("ModelNotFound", message)])
 
 
 _MODELS = WS + "/models"

@@ -1,4 +1,4 @@
-"""Where things are: the folder or file that an asset's URI means, for jobs that read it and for models that are made of it.
+"""Asset URIs: the folder or file that one points to, for jobs that read it and for models that are registered from it.
 
 URI forms are those of azure-ai-ml: datastores (short and long), job outputs, registry models, workspace models by ARM id or short name.
 """
@@ -12,15 +12,19 @@ from pathlib import Path
 from typing import cast
 
 from mlops.emulator.base.azure import Azure
+from mlops.emulator.base.children import package_environment
 from mlops.emulator.base.errors import AzureFault, not_found, user_error
+from mlops.emulator.base.store import Document
 from mlops.emulator.history import runstore
-from mlops.emulator.jobs import environment
 from mlops.emulator.registry import weights
-from mlops.emulator.registry.registry import base_model
+from mlops.emulator.registry.registry import find_base_model
 from mlops.emulator.storage import blobs
-from mlops.emulator.storage.files import BlobProblem
+from mlops.emulator.storage.files import BlobError
 
-__all__ = ["check", "datastore_path", "datastore_uri", "locate", "output_path", "resolve"]
+__all__ = [
+    "check_exists", "datastore_path", "datastore_uri", "get_model", "get_model_version", "materialize", "model_path", "output_path",
+    "resolve",
+]  # fmt: skip
 
 _DATASTORE = re.compile(
     r"azureml://(?:subscriptions/[^/]+/resourcegroups/[^/]+/(?:providers/[^/]+/)?workspaces/[^/]+/)?datastores/(?P<store>[^/]+)/paths/(?P<path>.*)",
@@ -34,32 +38,34 @@ _SHORT_MODEL = re.compile(r"azureml:(?P<name>[^/:]+):(?P<version>[^/:]+)")
 
 DATASTORE_URI = "azureml://datastores/workspaceblobstore/paths/"
 
+POLL_S = 0.02
+
 
 def resolve(azure: Azure, uri: str) -> Path:
-    """The file or folder that a URI means; whether anything is there yet is not asked.
+    """Return the file or folder that a URI points to, whether or not anything exists there.
 
     Raises:
-        AzureFault: 400 for a form that the emulator doesn't know, 404 for a job, output or model that there is not.
+        AzureFault: 400, the emulator does not support this form of URI; 404, the job, output or model does not exist.
     """
     if match := _DATASTORE.fullmatch(uri):
         return datastore_path(azure, match["store"], match["path"])
     if match := _OUTPUT.fullmatch(uri):
-        return _within(output_path(azure, match["job"], match["output"]), match["path"] or "", uri)
+        return _join(output_path(azure, match["job"], match["output"]), match["path"] or "", uri)
     if match := _RUN.fullmatch(uri):
-        return _blob(azure, blobs.ARTIFACTS, f"ExperimentRun/dcid.{match['job']}/{match['path']}", uri)
+        return _blob_path(azure, blobs.ARTIFACTS, f"ExperimentRun/dcid.{match['job']}/{match['path']}", uri)
     if match := _REGISTRY_MODEL.fullmatch(uri):
         _check_registry_model(azure, match)
-        return weights.standin(cast(weights.Kind, azure.options.weights), azure.options.cache)
+        return weights.ensure_standin(cast(weights.Kind, azure.options.weights), azure.options.cache)
     if match := _MODEL.fullmatch(uri) or _SHORT_MODEL.fullmatch(uri):
-        return _model(azure, match["name"], match["version"])
-    raise user_error(f"The emulator can't resolve the URI '{uri}': it knows datastore paths, job outputs and models.")
+        return model_path(azure, match["name"], match["version"])
+    raise user_error(f"The emulator can't resolve the URI '{uri}'. It supports datastore paths, job outputs and models.")
 
 
-def check(azure: Azure, uri: str) -> None:
-    """Whether there is something where a URI points. Doesn't make a base model's weights for it.
+def check_exists(azure: Azure, uri: str) -> None:
+    """Refuse a URI that points to nothing. Does not make a base model's weights.
 
     Raises:
-        AzureFault: as :func:`resolve`, and 404 if there is nothing.
+        AzureFault: as :func:`resolve`, and 404 if nothing exists there.
     """
     if match := _REGISTRY_MODEL.fullmatch(uri):
         _check_registry_model(azure, match)
@@ -67,8 +73,8 @@ def check(azure: Azure, uri: str) -> None:
         raise user_error(f"The path of the asset '{uri}' does not exist or is not accessible.", "NotFound", "DataPathNotFound", status=404)
 
 
-async def locate(azure: Azure, uri: str) -> Path:
-    """As :func:`resolve`, off the event loop: weights of a base model are made, in a child, when they are needed first.
+async def materialize(azure: Azure, uri: str) -> Path:
+    """Resolve a URI and make sure that a base model's weights exist: they are made, in a child process, at their first use.
 
     Raises:
         AzureFault: as :func:`resolve`, and 500 if the weights can't be made.
@@ -80,27 +86,27 @@ async def locate(azure: Azure, uri: str) -> Path:
 
 
 def datastore_path(azure: Azure, store: str, path: str) -> Path:
-    """A path in a datastore.
+    """Return a path in a datastore.
 
     Raises:
-        AzureFault: 404, there is no such datastore.
+        AzureFault: 404, the datastore does not exist.
     """
     containers = {"workspaceblobstore": blobs.datastore_container(azure), "workspaceartifactstore": blobs.ARTIFACTS}
     if store not in containers:
         raise not_found(f"Could not find datastore: {store}.", "NotFoundError")
-    return _blob(azure, containers[store], path, f"azureml://datastores/{store}/paths/{path}")
+    return _blob_path(azure, containers[store], path, f"azureml://datastores/{store}/paths/{path}")
 
 
 def datastore_uri(run: str, output: str) -> str:
-    """Where an output goes that names no place: ``azureml/{run}/{output}/`` of the default datastore."""
+    """Return the URI of an output that names no location: ``azureml/{run}/{output}/`` in the default datastore."""
     return f"{DATASTORE_URI}azureml/{run}/{output}/"
 
 
 def output_path(azure: Azure, job: str, output: str) -> Path:
-    """A job's output.
+    """Return the path of a job's output.
 
     Raises:
-        AzureFault: 404, there is no such job, or it has no such output.
+        AzureFault: 404, the job does not exist or has no such output.
     """
     run = runstore.get(azure, job)
     if run is None:
@@ -112,44 +118,78 @@ def output_path(azure: Azure, job: str, output: str) -> Path:
     return resolve(azure, run["outputs"][output]["uri"])
 
 
+def get_model(azure: Azure, name: str) -> Document:
+    """Return the document of a workspace model, without its versions.
+
+    Raises:
+        AzureFault: 404, it does not exist.
+    """
+    stored = azure.store.get("model-container", name)
+    if stored is None:
+        raise _model_not_found(f"Model container with name: {name} not found.")
+    return stored
+
+
+def get_model_version(azure: Azure, name: str, version: str) -> Document:
+    """Return the document of a workspace model's version.
+
+    Raises:
+        AzureFault: 404, it does not exist.
+    """
+    get_model(azure, name)
+    stored = azure.store.get("model", f"{name}/{version}")
+    if stored is None:
+        raise _model_not_found(f"Model version {version} of model {name} not found.")
+    return stored
+
+
+def model_path(azure: Azure, name: str, version: str) -> Path:
+    """Return where the files of a workspace model's version are on this machine.
+
+    Raises:
+        AzureFault: 404, it does not exist.
+    """
+    return resolve(azure, get_model_version(azure, name, version)["uri"])
+
+
+def _model_not_found(message: str) -> AzureFault:
+    return not_found("The specified resource was not found.", details=[("ModelNotFound", message)])
+
+
 def _check_registry_model(azure: Azure, match: re.Match[str]) -> None:
     registry = match["registry"]
     if registry != "azureml":
         raise AzureFault(
             401, "UserError", f"User/tenant/subscription is not allowed to access registry {registry}", inner=("Unauthorized",)
         )
-    if base_model(azure, match["name"], match["version"]) is None:
+    if find_base_model(azure, match["name"], match["version"]) is None:
         raise not_found(f"Could not find asset with ID: {match[0]}", "NotFound")
 
 
 async def _make_weights(azure: Azure) -> None:
-    # A child, so that torch doesn't stay in the emulator's memory.
+    kind, cache = cast(weights.Kind, azure.options.weights), azure.options.cache
+    if await asyncio.to_thread(weights.find_standin, kind, cache) is not None:
+        return
+    # In a child process, so that torch doesn't stay in the emulator's memory.
     log = azure.folder("weights") / "standin.log"
-    script = "import sys, pathlib; from mlops.emulator.registry import weights; weights.standin(sys.argv[1], pathlib.Path(sys.argv[2]))"
-    command = [sys.executable, "-c", script, azure.options.weights, str(azure.options.cache)]
-    child = azure.children.start(command, cwd=log.parent, environment=environment.for_component(), log=log)
+    command = [sys.executable, "-m", "mlops.emulator.registry.weights", kind, str(cache)]
+    child = azure.children.start(command, cwd=log.parent, environment=package_environment(), log=log)
     while child.returncode is None:
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(POLL_S)
     if child.returncode != 0:
         tail = log.read_text(encoding="utf-8", errors="replace")[-1000:]
         raise AzureFault(500, "ServiceError", f"The base model's weights can't be made: {tail}")
 
 
-def _model(azure: Azure, name: str, version: str) -> Path:
-    from mlops.emulator.workspace.models import model_path
-
-    return model_path(azure, name, version)
-
-
-def _blob(azure: Azure, container: str, blob: str, uri: str) -> Path:
+def _blob_path(azure: Azure, container: str, blob: str, uri: str) -> Path:
     try:
         return blobs.path(azure, container, blob)
-    except BlobProblem as problem:
+    except BlobError as problem:
         raise user_error(f"The path '{uri}' is not valid: {problem.message}") from None
 
 
-def _within(root: Path, path: str, uri: str) -> Path:
-    found = root / path
-    if not found.resolve().is_relative_to(root.resolve()):
+def _join(root: Path, path: str, uri: str) -> Path:
+    joined = root / path
+    if not joined.resolve().is_relative_to(root.resolve()):
         raise user_error(f"The path '{uri}' leads out of the output.")
-    return found
+    return joined

@@ -1,6 +1,6 @@
-"""VM sizes of the region: the ones that fine-tuning and serving of chat models name, and a few plain ones.
+"""VM sizes of the region: those used for fine-tuning and serving chat models, and a few plain ones.
 
-Cores, GPUs and memory as in Microsoft's page of each series; families as ``Compute_ListSizes`` spells them.
+Cores, GPUs and memory come from Microsoft's page of each series; families are spelled as in ``Compute_ListSizes``.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ class Size:
     """One VM size.
 
     Args:
-        name: as Azure spells it; the case of a name that a client gives doesn't matter.
-        family: whose quota it counts against.
+        name: as Azure spells it.
+        family: its quota family.
         cores: vCPUs.
         gpus: per node.
         memory: GiB.
@@ -29,8 +29,8 @@ class Size:
     gpus: int
     memory: float
 
-    def wire(self) -> dict[str, Any]:
-        """As ``vmSizes`` lists it."""
+    def to_wire(self) -> dict[str, Any]:
+        """Return the size as ``vmSizes`` lists it."""
         return {
             "name": self.name,
             "family": self.family,
@@ -86,5 +86,5 @@ _BY_NAME = {size.name.lower(): size for size in SIZES}
 
 
 def find(name: str) -> Size | None:
-    """The size of this name, in any case of letters, or None."""
+    """Return the size with this name, or None; names ignore case."""
     return _BY_NAME.get(name.lower())

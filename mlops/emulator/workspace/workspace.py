@@ -1,4 +1,4 @@
-"""The workspace itself, where its services are, and its datastores."""
+"""The workspace itself, the addresses of its services, and its datastores."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from starlette.requests import Request
 from mlops.emulator.base.azure import API_HOST, LOCATION, Azure, arm_id
 from mlops.emulator.base.errors import AzureFault, not_found, user_error
 from mlops.emulator.storage import blobs
-from mlops.emulator.wire.app import WS, Answer, Route, body
-from mlops.emulator.wire.resources import document, page, resource
+from mlops.emulator.wire.app import WS, Answer, Route, read_json
+from mlops.emulator.wire.resources import add_system_data, list_response, render_resource
 
 __all__ = ["ARTIFACT_STORE", "BLOB_STORE", "ROUTES", "datastores", "startup"]
 
@@ -24,21 +24,21 @@ DISCOVERY = "/discovery"
 
 
 async def startup(azure: Azure) -> None:
-    """The workspace is as old as its state folder."""
+    """Create the workspace's document at the first start of this state folder."""
     if azure.store.get("workspace", "self") is None:
-        azure.store.put("workspace", "self", document(azure, None, {}))
+        azure.store.put("workspace", "self", add_system_data(azure, None, {}))
 
 
 def datastores(azure: Azure) -> dict[str, str]:
-    """Datastore → its container."""
+    """Return datastore → container."""
     return {BLOB_STORE: blobs.datastore_container(azure), ARTIFACT_STORE: blobs.ARTIFACTS}
 
 
 async def get_workspace(azure: Azure, request: Request) -> Answer:
-    """The workspace."""
+    """Return the workspace."""
     i = azure.identity
     group = f"/subscriptions/{i.subscription}/resourceGroups/{i.group}/providers"
-    return resource(
+    return render_resource(
         azure.workspace_id,
         "",
         i.workspace,
@@ -74,42 +74,42 @@ async def get_workspace(azure: Azure, request: Request) -> Answer:
 
 
 async def get_discovery(azure: Azure, request: Request) -> Answer:
-    """Where the workspace's services are: all on one host."""
+    """Return the addresses of the workspace's services, all on one host."""
     host = f"https://{API_HOST}"
     names = ("api", "experimentation", "history", "hyperdrive", "modelmanagement", "pipelines")
     return dict.fromkeys(names, host) | {"studio": "https://ml.azure.com"}
 
 
 async def list_datastores(azure: Azure, request: Request) -> Answer:
-    """All, or with ``isDefault=true`` the default one."""
-    wanted = request.query_params.get("isDefault")
-    if wanted not in (None, "true", "false"):
-        raise user_error(f"isDefault must be true or false, not '{wanted}'.")
-    return page([_datastore(azure, name) for name in datastores(azure) if wanted is None or (name == BLOB_STORE) == (wanted == "true")])
+    """List all datastores, or with ``isDefault=true`` the default one."""
+    is_default = request.query_params.get("isDefault")
+    if is_default not in (None, "true", "false"):
+        raise user_error(f"isDefault must be true or false, not '{is_default}'.")
+    return list_response([_datastore(azure, name) for name in datastores(azure) if is_default in (None, str(name == BLOB_STORE).lower())])
 
 
 async def get_datastore(azure: Azure, request: Request) -> Answer:
-    """One datastore, without its secrets."""
+    """Return one datastore, without its secrets."""
     return _datastore(azure, request.path_params["datastore"])
 
 
 async def post_secrets(azure: Azure, request: Request) -> Answer:
-    """A shared access signature for the datastore's container."""
+    """Return a shared access signature for the datastore's container."""
     container = _container(azure, request.path_params["datastore"])
-    content = await body(request) if await request.body() else {}
+    content = await read_json(request) if await request.body() else {}
     hours = content.get("expireAfterHours", 1)
     if set(content) - {"expirableSecret", "expireAfterHours"} or isinstance(hours, bool) or not isinstance(hours, int) or hours < 1:
         raise user_error(f"The request body of listSecrets is invalid: {content}.")
     if content.get("expirableSecret") is not True:
         raise AzureFault(
-            501, "NotImplementedByEmulator", "The emulator gives signatures that expire, not account keys: send expirableSecret=true."
+            501, "NotImplementedByEmulator", "The emulator issues expiring signatures, not account keys: send expirableSecret=true."
         )
     return {"secretsType": "Sas", "sasToken": blobs.sas_token(azure, container, permissions="racwdl", hours=hours)}
 
 
 def _datastore(azure: Azure, name: str) -> dict[str, Any]:
     container = _container(azure, name)
-    return resource(
+    return render_resource(
         arm_id(azure, "datastores", name),
         "datastores",
         name,
@@ -138,9 +138,9 @@ def _container(azure: Azure, name: str) -> str:
 
 
 def _stored(azure: Azure) -> dict[str, Any]:
-    known = azure.store.get("workspace", "self")
-    assert known is not None
-    return known
+    stored = azure.store.get("workspace", "self")
+    assert stored is not None
+    return stored
 
 
 _STORE = WS + "/datastores/{datastore}"

@@ -34,10 +34,10 @@ def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Kind → the stand-in's MLflow folder."""
-    from mlops.emulator.registry.weights import standin
+    from mlops.emulator.registry.weights import ensure_standin
 
     cache = tmp_path_factory.mktemp("standins")
-    return lambda kind: standin(kind, cache)  # type: ignore[arg-type]
+    return lambda kind: ensure_standin(kind, cache)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="session")
@@ -87,7 +87,7 @@ def prepared(
         if kind not in made:
             folder = tmp_path_factory.mktemp(kind)
             values = {f"{name}_file_path": str(path) for name, path in data.items()} | {"mlflow_model_path": str(model(kind))}
-            parent, outputs = spec.resolve(values), {}
+            parent, outputs = spec.fill_defaults(values), {}
             runs = {"ft_nlp_common_validation": validation, "chat_completion_model_import": model_import}
             runs["chat_completion_datapreprocess"] = preprocess
             for node in spec.NODES[:3]:
@@ -111,7 +111,7 @@ def finetune(tmp_path: Path, prepared: Callable[[str], dict[str, str]], monkeypa
     monkeypatch.chdir(tmp_path)
 
     def run(output: str = "out", kind: str = "tiny-llama", **values: str) -> Path:
-        assert not spec.check(values)
+        assert not spec.find_problems(values)
         inputs = {"learning_rate": "0.003", "logging_steps": "1"} | values | prepared(kind)
         module.run(Step(inputs, {"pytorch_model_folder": tmp_path / output}))
         return tmp_path / output

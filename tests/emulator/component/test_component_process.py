@@ -37,7 +37,7 @@ def test_the_whole_pipeline_and_its_metrics(tmp_path: Path, model: Callable[[str
     experiment = client.create_experiment("chat", artifact_location=str(tmp_path / "artifacts"))
     runs = [client.create_run(experiment).info.run_id for _ in range(2)]
     values = {"mlflow_model_path": str(model("tiny-phi3")), "learning_rate": "0.003", "logging_steps": "4", "apply_lora": "true"}
-    parent = spec.resolve(values | {f"{name}_file_path": str(path) for name, path in data.items()})
+    parent = spec.fill_defaults(values | {f"{name}_file_path": str(path) for name, path in data.items()})
     outputs: dict[str, dict[str, str]] = {}
     for node in spec.NODES:
         outputs[node.name] = {name: str(tmp_path / f"{node.name}.{name}") for name in node.outputs}

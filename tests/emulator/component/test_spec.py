@@ -26,7 +26,7 @@ def test_the_69_inputs_are_azures() -> None:
 
 
 def test_the_graph_is_azures() -> None:
-    assert [(node.name, node.version, len(node.inputs), node.after) for node in spec.NODES] == [
+    assert [(node.name, node.version, len(node.inputs), node.dependencies) for node in spec.NODES] == [
         ("ft_nlp_common_validation", "0.0.80", 30, ()),
         ("chat_completion_model_import", "0.0.81", 5, ("ft_nlp_common_validation",)),
         ("chat_completion_datapreprocess", "0.0.80", 11, ("chat_completion_model_import",)),
@@ -41,7 +41,7 @@ def test_every_binding_leads_somewhere() -> None:
     for node in spec.NODES:
         assert {node.compute, node.instance_type} <= set(spec.INPUTS)
         parent = {name: name for name in spec.INPUTS}
-        outputs = {name: {output: f"{name}/{output}" for output in nodes[name].outputs} for name in node.after}
+        outputs = {name: {output: f"{name}/{output}" for output in nodes[name].outputs} for name in node.dependencies}
         assert set(node.bind(parent, outputs)) == set(node.inputs)
         for value in node.settings.values():
             assert value.removeprefix("${{parent.inputs.").removesuffix("}}") in spec.INPUTS
@@ -72,22 +72,22 @@ def test_bind_takes_literals_inputs_and_outputs_and_leaves_out_what_is_not_given
         ("apply_lora", "True", "apply_lora: 'True' is not one of true, false"),
         ("deepspeed_stage", "5", "deepspeed_stage: '5' is not one of 2, 3"),
         ("lr_scheduler_type", "bogus", "lr_scheduler_type: 'bogus' is not one of linear, cosine, "),
-        ("train_file_path", " ", "train_file_path: a uri_file is wanted, nothing is given"),
+        ("train_file_path", " ", "train_file_path: a uri_file is required, but the value is empty"),
     ],
 )
 def test_check_names_the_problem(name: str, value: str, problem: str) -> None:
-    (found,) = spec.check({name: value})
+    (found,) = spec.find_problems({name: value})
     assert found.startswith(problem)
 
 
 def test_check_gives_all_problems_and_none_for_the_notebooks_inputs() -> None:
-    assert len(spec.check({"a": "1", "apply_lora": "1", "batch_size": "0"})) == 3
-    assert not spec.check({"learning_rate": "5e-06", "apply_lora": "true", "deepspeed_stage": "2", "train_file_path": "azureml://x"})
-    assert not spec.check(spec.resolve({}))
+    assert len(spec.find_problems({"a": "1", "apply_lora": "1", "batch_size": "0"})) == 3
+    assert not spec.find_problems({"learning_rate": "5e-06", "apply_lora": "true", "deepspeed_stage": "2", "train_file_path": "azureml://x"})
+    assert not spec.find_problems(spec.fill_defaults({}))
 
 
 def test_resolve_fills_defaults_and_keeps_what_is_given() -> None:
-    values = spec.resolve({"seed": "1"})
+    values = spec.fill_defaults({"seed": "1"})
     assert values["seed"] == "1"
     assert values["lora_alpha"] == "128"
     assert "train_file_path" not in values
@@ -103,7 +103,7 @@ def test_the_sdk_reads_the_wire_form() -> None:
         {
             "id": f"azureml://registries/azureml/components/{spec.NAME}/versions/{spec.VERSION}",
             "name": spec.VERSION,
-            "properties": {"componentSpec": json.loads(json.dumps(spec.wire())), "isAnonymous": False},
+            "properties": {"componentSpec": json.loads(json.dumps(spec.to_wire())), "isAnonymous": False},
         }
     )
     component = Component._from_rest_object(answer)

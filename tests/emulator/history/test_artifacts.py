@@ -77,7 +77,7 @@ def test_the_page_shows_what_the_workspace_holds(emulator: Emulator, client: Any
     client.log_text(run, "noted", "docs/note.txt")
     session = requests.Session()
     session.trust_env = False
-    page, uuid = mlflow_api.url(emulator.azure), runstore.get(emulator.azure, run)["uuid"]  # type: ignore[index]
+    page, uuid = mlflow_api.get_url(emulator.azure), runstore.get(emulator.azure, run)["uuid"]  # type: ignore[index]
     listed = session.get(f"{page}/ajax-api/2.0/mlflow/artifacts/list", params={"run_id": uuid, "path": "docs"}, timeout=30).json()
     assert [file["path"] for file in listed["files"]] == ["docs/note.txt"]
     assert session.get(f"{page}/get-artifact", params={"run_uuid": uuid, "path": "docs/note.txt"}, timeout=30).text == "noted"

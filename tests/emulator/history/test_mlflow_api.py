@@ -117,7 +117,7 @@ def test_the_page_is_open_to_a_browser(emulator: Emulator, client: Any, experime
     client.create_run(experiment)  # the server answers by now
     session = requests.Session()
     session.trust_env = False
-    page = session.get(mlflow_api.url(emulator.azure), timeout=30)
+    page = session.get(mlflow_api.get_url(emulator.azure), timeout=30)
     assert (page.status_code, "<title>MLflow</title>" in page.text) == (200, True)
 
 
@@ -139,7 +139,7 @@ def names(known: dict[str, str]) -> Any:
     ],
 )
 def test_job_names_become_run_ids_on_the_way_in(asked: dict[str, Any], sent: dict[str, Any]) -> None:
-    assert mlflow_api.inward(asked, names({"job": "u"})) == sent
+    assert mlflow_api.translate_request(asked, names({"job": "u"})) == sent
 
 
 def test_run_ids_become_job_names_on_the_way_out() -> None:
@@ -150,7 +150,7 @@ def test_run_ids_become_job_names_on_the_way_out() -> None:
         },
         "experiment": {"artifact_location": "/state/1"},
     }
-    assert mlflow_api.outward(answer, names({"u": "job", "p": "parent"}), lambda name: f"azureml://{name}") == {
+    assert mlflow_api.translate_answer(answer, names({"u": "job", "p": "parent"}), lambda name: f"azureml://{name}") == {
         "run": {
             "info": {"run_id": "job", "run_uuid": "job", "artifact_uri": "azureml://job", "experiment_id": "1"},
             "data": {"tags": [{"key": "mlflow.parentRunId", "value": "parent"}, {"key": "x", "value": "u"}]},
@@ -168,9 +168,9 @@ def test_the_server_is_the_same_after_a_restart(tmp_path: Path, monkeypatch: pyt
         return MlflowClient(tracking_uri=emulator.azure.tracking_uri)
 
     with Emulator(tmp_path) as emulator:
-        url = mlflow_api.url(emulator.azure)
+        url = mlflow_api.get_url(emulator.azure)
         run = client(emulator).create_run("0", run_name="kept").info.run_id
     assert not (tmp_path / "mlflow.json").exists()
     with Emulator(tmp_path) as emulator:
-        assert mlflow_api.url(emulator.azure) == url
+        assert mlflow_api.get_url(emulator.azure) == url
         assert client(emulator).get_run(run).info.run_name == "kept"

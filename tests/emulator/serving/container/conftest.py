@@ -22,6 +22,6 @@ def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """tiny-llama as an MLflow model."""
-    from mlops.emulator.registry.weights import standin
+    from mlops.emulator.registry.weights import ensure_standin
 
-    return standin("tiny-llama", tmp_path_factory.mktemp("standins"))
+    return ensure_standin("tiny-llama", tmp_path_factory.mktemp("standins"))
