@@ -1,68 +1,78 @@
-"""Put the registered model on the endpoint as a new deployment that takes no traffic yet. Only what the gate lets through.
+"""Deploy the registered model to the endpoint as a new deployment that takes no traffic yet. Only if the gate admits it.
 
 python -m mlops.deploy --target local
 """
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
 
 from mlops.cli import stage
+from mlops.cloud.endpoints import DeploymentView, EndpointView
 from mlops.cloud.tags import EXPIRES, SERVED_MODEL
+from mlops.cloud.workspace import Workspace
 from mlops.core import console, guard
 from mlops.core.config import Config, EndpointConfig
 from mlops.core.errors import DeploymentFailed, MlopsError, TrafficError
 from mlops.core.records import Deployed, Judged, Registered
+from mlops.core.reuse import reuse_key
 from mlops.core.run import Run
 
-if TYPE_CHECKING:
-    from mlops.cloud.endpoints import DeploymentView, EndpointView
-    from mlops.cloud.workspace import Workspace
+__all__ = ["EXCLUDED", "deploy", "deployment_name", "main"]
 
-__all__ = ["deploy", "deployment_name", "main"]
+EXCLUDED = {
+    "endpoint.name": "the deployment is looked up at this endpoint",
+    "endpoint.ephemeral": "what teardown deletes",
+    "endpoint.expires_after_hours": "when the reaper may delete the endpoint",
+    "endpoint.deployment_prefix": "the name starts with it",
+    "endpoint.price_per_hour_usd": "only for the cost estimate",
+    "endpoint.deploy_timeout_minutes": "how long deploy waits; only a healthy deployment is reused",
+    "endpoint.keep_previous": "what promote does with the previous deployment",
+}
+"""Settings that do not decide what a deployment is, and why."""
 
 
 def deploy(config: Config, run: Run, workspace: Workspace) -> Deployed:
-    """Make the endpoint if there is none, make the deployment at 0 %, wait until it is healthy.
+    """Create the endpoint if there is none, create the deployment at 0 %, and wait until it is healthy.
 
     Raises:
-        NotPromoted: the gate does not let the candidate through.
-        DeploymentFailed: with the class of the failure and the containers' logs. What was made here is gone again, traffic is as it was.
+        NotPromoted: the gate does not admit the candidate.
+        DeploymentFailed: with the class of the failure and the containers' logs. What was created here is deleted, traffic is as before.
         TrafficError: traffic is not what it was before.
     """
     judged, registered = guard.admitted(run, config), run.read(Registered)
-    wanted = config.endpoint
-    endpoint, created = _endpoint(config, workspace)
+    settings = config.endpoint
+    endpoint, created = _find_or_create_endpoint(config, workspace)
     before = dict(endpoint.traffic)
-    name = deployment_name(wanted, registered.model)
+    name = deployment_name(settings, registered.model, registered.identity)
     try:
-        deployment, reused = _deployment(workspace, wanted, name, registered)
-        after = workspace.endpoints.get(wanted.name)
-        _same_traffic(before, after.traffic)
+        deployment, reused = _find_or_create_deployment(workspace, settings, name, registered)
+        after = workspace.endpoints.get(settings.name)
+        _check_traffic(before, after.traffic)
     except BaseException as problem:
-        # Also on Ctrl-C: a deployment bills from the moment it is asked for.
-        told = _undone(workspace, wanted, name, before, delete_endpoint=created)
+        # Also on Ctrl-C: a deployment is billed from the moment it is requested.
+        outcome = _roll_back_deployment(workspace, endpoint, name, delete_endpoint=created)
         if isinstance(problem, MlopsError):
-            raise type(problem)(f"{problem.what}\n{told}", problem.fix) from problem
-        console.warning(told)
+            raise type(problem)(f"{problem.what}\n{outcome}", problem.fix) from problem
+        console.warning(outcome)
         raise
     console.info(f"  {deployment.name} is healthy and takes {after.traffic.get(name, 0)} % of the traffic")
-    console.output("endpoint", wanted.name)
+    console.output("endpoint", settings.name)
     record = run.find(Deployed)
-    if reused and record is not None and (record.deployment, record.model) == (deployment.name, deployment.model):
+    if reused and record is not None and (record.identity, record.endpoint_identity) == (deployment.identity, endpoint.identity):
         console.info("  nothing to do")
         return record
     return run.write(
         Deployed(
             inputs={"gate": judged.digest(), "register": registered.digest()},
-            endpoint=wanted.name,
+            endpoint=settings.name,
+            endpoint_identity=endpoint.identity,
             endpoint_created=created,
             scoring_uri=after.scoring_uri,
             deployment=deployment.name,
+            identity=deployment.identity,
             model=deployment.model,
             sku=deployment.sku,
             instances=deployment.instances,
@@ -73,79 +83,88 @@ def deploy(config: Config, run: Run, workspace: Workspace) -> Deployed:
     )
 
 
-def deployment_name(wanted: EndpointConfig, model: str) -> str:
-    """``{prefix}-{digest}``: the same model with the same settings always gets the same name, so that a run after a crash finds what the
-    crashed one had begun. At most 32 characters."""
-    settings = (wanted.instance_type, wanted.instance_count, wanted.probe_initial_delay_s, wanted.request_timeout_ms)
-    digest = hashlib.sha256(repr((model.lower(), *settings)).encode()).hexdigest()[:10]
-    return f"{wanted.deployment_prefix[:21]}-{digest}"
+def deployment_name(settings: EndpointConfig, model: str, model_identity: str) -> str:
+    """Return ``{prefix}-{digest}``, at most 32 characters.
+
+    The same model with the same settings always gets the same name, so that a run after a crash finds what the crashed one had started.
+    """
+    key = reuse_key({"endpoint": settings}, EXCLUDED, model=model.lower(), model_identity=model_identity)
+    return f"{settings.deployment_prefix[:21]}-{key[:10]}"
 
 
-def _endpoint(config: Config, workspace: Workspace) -> tuple[EndpointView, bool]:
-
-    found = workspace.endpoints.find(config.endpoint.name)
-    if found is not None:
-        workspace.check_endpoint(found.name, found.tags)
-        usable = workspace.endpoints.usable(found)
-        if (expiry := _expiry(config)) and EXPIRES in usable.tags:
-            # It was left behind, and the reaper must not take it from under this run.
-            usable = workspace.endpoints.set_traffic(usable.name, usable.traffic, tags={EXPIRES: expiry}, may_be_none=True)
-        return usable, False
+def _find_or_create_endpoint(config: Config, workspace: Workspace) -> tuple[EndpointView, bool]:
+    """Return the endpoint, and whether it was created here."""
+    endpoint = workspace.endpoints.find(config.endpoint.name)
     expiry = _expiry(config)
-    return workspace.endpoints.create(config.endpoint, {EXPIRES: expiry} if expiry else {}), True
+    if endpoint is None:
+        return workspace.endpoints.create(config.endpoint, {EXPIRES: expiry} if expiry else {}), True
+    workspace.check_endpoint(endpoint.name, endpoint.tags)
+    usable = workspace.endpoints.check_usable(endpoint)
+    if expiry and EXPIRES in usable.tags:
+        # An earlier run left it behind; the reaper must not delete it while this run uses it.
+        usable = workspace.endpoints.set_traffic(usable.name, usable.traffic, tags={EXPIRES: expiry}, allow_none=True)
+    return usable, False
 
 
 def _expiry(config: Config) -> str:
-    """When an endpoint that is deployed to now may be taken by the reaper (ISO 8601, UTC); empty for never."""
+    """Return when the reaper may delete an endpoint that is deployed to now (ISO 8601, UTC); empty for never."""
     hours = config.endpoint.expires_after_hours
     return "" if hours is None else (datetime.now(UTC) + timedelta(hours=hours)).isoformat(timespec="seconds")
 
 
-def _deployment(workspace: Workspace, wanted: EndpointConfig, name: str, registered: Registered) -> tuple[DeploymentView, bool]:
-    """The healthy deployment, and whether it was there (or on its way) already."""
-    found = workspace.endpoints.deployment(wanted.name, name)
-    if found is not None and not (workspace.session.owns(found.tags) and found.tags.get(SERVED_MODEL) == registered.model):
+def _find_or_create_deployment(
+    workspace: Workspace, settings: EndpointConfig, name: str, registered: Registered
+) -> tuple[DeploymentView, bool]:
+    """Return the healthy deployment, and whether it existed (or was being created) already."""
+    deployment = workspace.endpoints.find_deployment(settings.name, name)
+    if deployment is not None and not (workspace.session.owns(deployment.tags) and deployment.tags.get(SERVED_MODEL) == registered.model):
         raise DeploymentFailed(
-            f"Endpoint {wanted.name} has a deployment {name} that is not ours.", "set another endpoint.deployment_prefix in pipeline.toml"
+            f"Endpoint {settings.name} has a deployment {name} that this pipeline did not create for this model.",
+            "set another endpoint.deployment_prefix in pipeline.toml",
         )
-    if found is not None and found.state in ("Failed", "Canceled"):
-        console.info(f"  {name} is {found.state} from an earlier run; making it anew")
-        workspace.endpoints.delete_deployment(wanted.name, name)
-        found = None
-    if found is not None:
-        return workspace.endpoints.healthy(wanted, name), True
-    return workspace.endpoints.deploy(wanted, name, registered.model, {SERVED_MODEL: registered.model}), False
+    if deployment is not None and deployment.state in ("Failed", "Canceled"):
+        console.info(f"  {name} is {deployment.state} from an earlier run; creating it again")
+        workspace.endpoints.delete_deployment(settings.name, name)
+        deployment = None
+    if deployment is not None:
+        return workspace.endpoints.wait_until_healthy(settings, name), True
+    return workspace.endpoints.deploy(settings, name, registered.model, {SERVED_MODEL: registered.model}), False
 
 
-def _same_traffic(before: Mapping[str, int], after: Mapping[str, int]) -> None:
-    def moving(traffic: Mapping[str, int]) -> dict[str, int]:
-        return {name: share for name, share in traffic.items() if share}
-
-    if moving(before) != moving(after):
+def _check_traffic(before: Mapping[str, int], after: Mapping[str, int]) -> None:
+    old, new = ({name: share for name, share in traffic.items() if share} for traffic in (before, after))
+    if old != new:
         raise TrafficError(
-            f"Traffic was {moving(before)} before the deployment and is {moving(after)} now; somebody else changes it at the same time.",
+            f"Traffic was {old} before the deployment and is {new} now; somebody else is changing it at the same time.",
             "look at the endpoint's page in the studio, then run `mlops deploy` again",
         )
 
 
-def _undone(workspace: Workspace, wanted: EndpointConfig, name: str, before: Mapping[str, int], *, delete_endpoint: bool) -> str:
-    """Take away what this run has made; says what became of it."""
-    told = []
+def _roll_back_deployment(workspace: Workspace, before: EndpointView, name: str, *, delete_endpoint: bool) -> str:
+    """Delete what this run has created, and describe the outcome.
+
+    Args:
+        workspace: where the endpoint is.
+        before: the endpoint before the deployment.
+        name: of the deployment.
+        delete_endpoint: whether this run has created the endpoint.
+    """
+    outcome = []
     try:
-        found = workspace.endpoints.deployment(wanted.name, name)
-        if found is not None and workspace.session.owns(found.tags) and not before.get(name):
-            workspace.endpoints.delete_deployment(wanted.name, name)
-            told.append(f"Deployment {name} was deleted again.")
-        if delete_endpoint:
-            workspace.endpoints.delete(wanted.name)
-            told.append(f"Endpoint {wanted.name}, made in this run, was deleted again.")
-        else:
-            now = workspace.endpoints.get(wanted.name).traffic
-            _same_traffic(before, now)
-            told.append(f"Traffic of {wanted.name} is as it was: {before or 'none'}.")
+        deployment = workspace.endpoints.find_deployment(before.name, name)
+        if deployment is not None and workspace.session.owns(deployment.tags) and not before.traffic.get(name):
+            workspace.endpoints.delete_deployment(before.name, name)
+            outcome.append(f"Deployment {name} was deleted.")
+        now = workspace.endpoints.find(before.name)
+        if delete_endpoint and now is not None and now.identity == before.identity:
+            workspace.endpoints.delete(before.name)
+            outcome.append(f"Endpoint {before.name}, which this run created, was deleted.")
+        elif not delete_endpoint:
+            _check_traffic(before.traffic, now.traffic if now is not None else {})
+            outcome.append(f"The traffic of {before.name} is unchanged: {dict(before.traffic) or 'none'}.")
     except MlopsError as second:
-        told.append(f"Cleaning up failed, something may still cost money: {second.what} {second.fix}")
-    return " ".join(told)
+        outcome.append(f"Cleaning up failed, so something may still cost money: {second.what} {second.fix}")
+    return " ".join(outcome)
 
 
 main = stage.command(deploy, needs=(Judged, Registered))

@@ -32,7 +32,7 @@ VERSION = 1
 """Increase it when the code below produces different rows from the same source, so that older results are not reused."""
 
 EXCLUDED = {
-    "data.dataset": "the source reports the name that it was opened under",
+    "data.dataset": "the source reports its own name",
     "data.revision": "the source reports its revision; a local file has none and ignores the setting",
 }
 """Settings that do not decide which rows are kept, and why."""
@@ -76,7 +76,7 @@ def prepare(config: Config, run: Run) -> Prepared:
     written = {split: _write(run, split, splits[split], config.data, hashes, dropped.setdefault(split, Counter())) for split in ORDER}
     for split, (temporary, _) in written.items():
         temporary.replace(run.path("data", f"{split}.jsonl"))
-    files = {split: run.keep(run.path("data", f"{split}.jsonl"), rows=written[split][1]) for split in SPLITS}
+    files = {split: run.describe_file(run.path("data", f"{split}.jsonl"), rows=written[split][1]) for split in SPLITS}
     record = Prepared(
         dataset=source.name,
         revision=source.revision,
@@ -86,7 +86,7 @@ def prepare(config: Config, run: Run) -> Prepared:
         files=files,
         settings=key,
         source=digests,
-        source_seen=stats,
+        source_stats=stats,
         dropped={split: dict(sorted(reasons.items())) for split, reasons in dropped.items() if reasons},
     )
     console.info(f"  kept {_row_counts(record)}; data fingerprint {record.fingerprint[:12]}")
@@ -188,7 +188,7 @@ def _find_unchanged(run: Run, source: Source, key: str) -> Prepared | None:
         return None
     for name, path in source.files().items():
         # A file is hashed only if its size or time differs, as after a fresh checkout.
-        if tuple(earlier.source_seen[name]) != _size_and_mtime(path) and earlier.source[name] != file_sha256(path):
+        if tuple(earlier.source_stats[name]) != _size_and_mtime(path) and earlier.source[name] != file_sha256(path):
             return None
     return earlier
 

@@ -1,4 +1,4 @@
-"""Register the fine-tuned model in the workspace, with where it comes from. Only what the gate lets through.
+"""Register the fine-tuned model in the workspace, with its lineage. Only if the gate admits it.
 
 python -m mlops.register --target local
 """
@@ -8,99 +8,127 @@ from __future__ import annotations
 import re
 import sys
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 from mlops.cli import stage
-from mlops.cloud.tags import BASE_MODEL, COMMIT, COMPONENT, DATA_FINGERPRINT, GATE_RECORD, OVERRIDE, RUN_KEY, TRAINING_JOB, VERDICT
+from mlops.cloud.assets import RegisteredModel
+from mlops.cloud.jobs import JobView
+from mlops.cloud.tags import (
+    BASE_MODEL,
+    COMMIT,
+    COMPONENT,
+    DATA_FINGERPRINT,
+    GATE_RECORD,
+    OVERRIDE,
+    REGISTRATION_KEY,
+    RUN_KEY,
+    TRAINING_JOB,
+    VERDICT,
+)
+from mlops.cloud.workspace import Workspace
 from mlops.core import console, guard
 from mlops.core.config import Config
 from mlops.core.errors import ConfigError, RegistrationError
 from mlops.core.git import commit
 from mlops.core.records import Evaluated, Judged, Registered, Trained
+from mlops.core.reuse import reuse_key
 from mlops.core.run import Run
 
-if TYPE_CHECKING:
-    from mlops.cloud.assets import RegisteredModel
-    from mlops.cloud.jobs import JobView
-    from mlops.cloud.workspace import Workspace
-
-__all__ = ["main", "register", "version"]
+__all__ = ["EXCLUDED", "main", "register", "registration_key", "version"]
 
 NAME = re.compile(r"[a-zA-Z0-9][-a-zA-Z0-9._]{0,254}")
-"""What Azure ML takes as the name of a model."""
+"""Names that Azure ML accepts for a model."""
+
+EXCLUDED = {"registration.name": "versions are looked up under this name"}
+"""Settings that do not decide whether a registered version can be reused, and why."""
 
 
 def register(config: Config, run: Run, workspace: Workspace) -> Registered:
     """Register the job's output as an MLflow model, or find the version that was made from this job.
 
     Raises:
-        NotPromoted: the gate does not let the candidate through.
-        RegistrationError: the verdict is about another job, the job is not Completed, or the service has something else afterwards.
+        NotPromoted: the gate does not admit the candidate.
+        RegistrationError: the verdict is about another job, the job is not Completed, or the service stores something else.
     """
     judged, trained, evaluated = guard.admitted(run, config), run.read(Trained), run.read(Evaluated)
     name = config.registration.name
     if not NAME.fullmatch(name):
         raise ConfigError(
-            f"registration.name {name!r} is no name for a model.", "use letters, digits, '-', '.', '_', beginning with a letter or digit"
+            f"registration.name {name!r} is not a valid model name.", "use letters, digits, '-', '.', '_', starting with a letter or digit"
         )
-    job = _completed(workspace, judged, trained)
-    found = workspace.assets.find_model(name, {TRAINING_JOB: trained.job})
-    verdict = _verdict(judged)
-    if found is not None and any(found.tags.get(tag) != value for tag, value in verdict.items()):
-        # Registered under an earlier verdict: who looks at the model must see the one that it is live under.
-        found = workspace.assets.tag_model(found.name, found.version, verdict)
+    job = _completed_job(workspace, judged, trained)
+    key = registration_key(config, trained)
+    model = workspace.assets.find_model(name, {TRAINING_JOB: trained.job, REGISTRATION_KEY: key})
+    verdict = _verdict_tags(judged)
+    if model is not None and any(model.tags.get(tag) != value for tag, value in verdict.items()):
+        # Registered under an earlier verdict: its tags must show the verdict that it goes live under.
+        model = workspace.assets.tag_model(model.name, model.version, verdict)
     before = run.find(Registered)
-    if before is not None and found is not None and before.model == found.id:
-        console.info(f"  nothing to do: {found.name}:{found.version} is registered")
+    if before is not None and model is not None and (before.model, before.identity) == (model.id, model.identity):
+        console.info(f"  nothing to do: {model.name}:{model.version} is registered")
         return before
-    reused = found is not None
-    if found is None:
-        tags = _lineage(trained, evaluated, judged)
-        wanted = version(job.created_at, trained.run_key)
+    reused = model is not None
+    if model is None:
+        tags = {REGISTRATION_KEY: key, **_lineage_tags(trained, evaluated, judged)}
+        new_version = version(job.created_at, key)
         workspace.assets.register_model(
-            name=name, version=wanted, path=trained.model_output, description=f"Fine-tuned by {trained.job}", tags=tags
+            name=name, version=new_version, path=trained.model_output, description=f"Fine-tuned by {trained.job}", tags=tags
         )
-        found = _verified(workspace, name, wanted, trained.job)
-    console.info(f"  {found.name}:{found.version} ← {trained.job}")
+        model = _read_back(workspace, name, new_version, trained.job)
+    console.info(f"  {model.name}:{model.version} ← {trained.job}")
     return run.write(
         Registered(
             inputs={"train": trained.digest(), "gate": judged.digest()},
-            name=found.name,
-            version=found.version,
-            model=found.id,
-            tags=dict(found.tags),
+            name=model.name,
+            version=model.version,
+            model=model.id,
+            identity=model.identity,
+            tags=dict(model.tags),
             reused=reused,
         )
     )
 
 
-def version(created_at: datetime | None, run_key: str) -> str:
-    """When the job was made, as the tutorial's time stamp, and the beginning of its run key: the same job always gets the same version,
-    and two jobs of the same second get two."""
+def registration_key(config: Config, trained: Trained) -> str:
+    """Return the sha256 over everything that decides the registered version: the very job, and the settings of [registration]."""
+    return reuse_key({"registration": config.registration}, EXCLUDED, job=trained.job, identity=trained.identity, run_key=trained.run_key)
+
+
+def version(created_at: datetime | None, key: str) -> str:
+    """Return the version of a model: when its job was created, as the tutorial's time stamp, and the beginning of the registration key.
+
+    The same job always gets the same version, and two jobs created in the same second get two.
+    """
     moment = created_at if created_at is not None else datetime.fromtimestamp(0, UTC)
-    return f"{moment.astimezone(UTC):%Y%m%d%H%M%S}-{run_key[:8]}"
+    return f"{moment.astimezone(UTC):%Y%m%d%H%M%S}-{key[:8]}"
 
 
-def _completed(workspace: Workspace, judged: Judged, trained: Trained) -> JobView:
-    """The job, still Completed: the service would register the output of a failed job, too."""
+def _completed_job(workspace: Workspace, judged: Judged, trained: Trained) -> JobView:
+    """Return the job, checked: the service would also register the output of a failed job, or of another one with the same name."""
     if judged.candidate_job != trained.job:
         raise RegistrationError(
-            f"The gate has judged {judged.candidate_job}, but the trained model is of {trained.job}.", "run `mlops evaluate-gate`"
+            f"The gate has judged {judged.candidate_job}, but the trained model is from {trained.job}.", "run `mlops evaluate-gate`"
         )
     job = workspace.jobs.get(trained.job)
     if job.status != "Completed":
         raise RegistrationError(f"Job {job.name} is {job.status}, so its output is not a model.", "run `mlops train`")
+    if job.identity != trained.identity:
+        raise RegistrationError(
+            f"Job {job.name} was created again at {job.identity}, after the gate judged an earlier one.",
+            "run `mlops run --from train`",
+        )
     return job
 
 
-def _verified(workspace: Workspace, name: str, wanted: str, job: str) -> RegisteredModel:
-    found = workspace.assets.model(name, wanted)
-    if found.tags.get(TRAINING_JOB) != job:
-        raise RegistrationError(f"Model {name}:{wanted} exists and is not of job {job}.", "set another registration.name in pipeline.toml")
-    return found
+def _read_back(workspace: Workspace, name: str, new_version: str, job: str) -> RegisteredModel:
+    model = workspace.assets.get_model(name, new_version)
+    if model.tags.get(TRAINING_JOB) != job:
+        raise RegistrationError(
+            f"Model {name}:{new_version} exists already and is not from job {job}.", "set another registration.name in pipeline.toml"
+        )
+    return model
 
 
-def _lineage(trained: Trained, evaluated: Evaluated, judged: Judged) -> dict[str, str]:
+def _lineage_tags(trained: Trained, evaluated: Evaluated, judged: Judged) -> dict[str, str]:
     metrics = evaluated.models["candidate"].metrics
     return {
         TRAINING_JOB: trained.job,
@@ -109,16 +137,16 @@ def _lineage(trained: Trained, evaluated: Evaluated, judged: Judged) -> dict[str
         COMPONENT: trained.component,
         DATA_FINGERPRINT: trained.data_fingerprint,
         COMMIT: commit(),
-        **_verdict(judged),
+        **_verdict_tags(judged),
         **{f"metric.{key}": f"{value:.6g}" for key, value in sorted(metrics.items())},
     }
 
 
-def _verdict(judged: Judged) -> dict[str, str]:
+def _verdict_tags(judged: Judged) -> dict[str, str]:
     override = judged.override
-    told = f"{override.reason} ({', '.join((override.actor, *override.approvers))})" if override else "none"
-    # Azure takes 256 characters in a tag.
-    return {VERDICT: judged.verdict.value, GATE_RECORD: judged.digest(), OVERRIDE: told[:256]}
+    reason = f"{override.reason} ({', '.join((override.actor, *override.approvers))})" if override else "none"
+    # Azure accepts 256 characters in a tag.
+    return {VERDICT: judged.verdict.value, GATE_RECORD: judged.digest(), OVERRIDE: reason[:256]}
 
 
 main = stage.command(register, needs=(Trained, Evaluated, Judged))

@@ -1,4 +1,4 @@
-"""Ask the new deployment real questions before it takes any traffic.
+"""Send the new deployment real questions before it takes any traffic.
 
 python -m mlops.smoke_test --target local
 """
@@ -13,30 +13,32 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mlops.cli import stage
+from mlops.cloud.invoke import ScoringResponse, build_payload
+from mlops.cloud.workspace import Workspace
 from mlops.core import console
 from mlops.core.config import Config
 from mlops.core.errors import MlopsError, RecordError, SmokeTestFailed
 from mlops.core.records import Deployed, Prepared, Sample, Smoked
+from mlops.core.reuse import reuse_key
 from mlops.core.run import Run, write_atomically
 
-if TYPE_CHECKING:
-    from mlops.cloud.invoke import Answer
-    from mlops.cloud.workspace import Workspace
-
-__all__ = ["Question", "fault", "main", "percentile", "questions", "smoke_test"]
+__all__ = ["EXCLUDED", "Question", "fault", "main", "percentile", "questions", "settings_key", "smoke_test"]
 
 SPLIT = "test_gen"
-SHOWN = 3
+MAX_SAMPLES = 3
+"""How many answers are stored in the record."""
 MARKER = re.compile(r"<\|[a-z_0-9]+\|>|</?s>|\[/?INST\]", re.IGNORECASE)
-"""Chat templates' markers. In an answer they mean that the model ran on past the end of its turn."""
+"""Markers of chat templates. In an answer they mean that the model continued past the end of its turn."""
+EXCLUDED: dict[str, str] = {}
+"""Settings of [smoke] that do not decide whether a deployment passes, and why. There are none."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """A conversation up to a user's turn, and what followed in the data."""
+    """A conversation up to a user's turn, and the answer in the data."""
 
     messages: tuple[Mapping[str, str], ...]
     reference: str
@@ -48,31 +50,36 @@ class Question:
 
 
 def smoke_test(config: Config, run: Run, workspace: Workspace) -> Smoked:
-    """Send sampled rows of ``test_gen`` to the new deployment by header, so that its traffic doesn't matter, and judge the answers.
+    """Send sampled rows of ``test_gen`` to the new deployment, whatever its traffic, and judge the answers.
 
     Raises:
         SmokeTestFailed: more failures than ``smoke.max_failures``, or a 95th percentile of latency above ``smoke.max_latency_ms``. The
-            deployment is gone then (unless it takes traffic), so that nothing is left billing.
+            deployment is then deleted (unless it takes traffic), so that nothing keeps billing.
+        RecordError: the deployment is not the one that deploy recorded, only one of the same name.
     """
     prepared, deployed = run.read(Prepared), run.read(Deployed)
-    before, found = run.find(Smoked), workspace.endpoints.deployment(deployed.endpoint, deployed.deployment)
-    if found is None:
-        raise SmokeTestFailed(f"Endpoint {deployed.endpoint} has no deployment {deployed.deployment} any more.", "run `mlops deploy`")
-    if before is not None and found.state == "Succeeded":
-        console.info(f"  nothing to do: {before.deployment} passed at {before.made_at:%Y-%m-%d %H:%M} UTC")
+    deployment = workspace.endpoints.find_deployment(deployed.endpoint, deployed.deployment)
+    if deployment is None:
+        raise SmokeTestFailed(f"Endpoint {deployed.endpoint} no longer has deployment {deployed.deployment}.", "run `mlops deploy`")
+    if deployment.identity != deployed.identity:
+        raise RecordError(
+            f"Deployment {deployed.deployment} of endpoint {deployed.endpoint} was created again after `mlops deploy` recorded it.",
+            "run `mlops deploy` again",
+        )
+    key, before = settings_key(config), run.find(Smoked)
+    if before is not None and before.settings == key and deployment.state == "Succeeded":
+        console.info(f"  nothing to do: {before.deployment} passed at {before.created_at:%Y-%m-%d %H:%M} UTC")
         return before
-    asked = questions(_file(run, prepared), config.smoke.requests, config.data.seed)
+    sampled = questions(_data_file(run, prepared), config.smoke.requests, config.data.seed)
     endpoint = workspace.endpoints.get(deployed.endpoint)
-    scorer = workspace.endpoints.scorer(
+    client = workspace.endpoints.open_client(
         endpoint, timeout_s=max(config.smoke.max_latency_ms, config.endpoint.request_timeout_ms) / 1000 + 10
     )
 
-    from mlops.cloud.invoke import payload
-
     rows: list[dict[str, Any]] = []
-    progress = console.Progress("answers", len(asked))
-    for question in asked:
-        answer = scorer.ask(payload(question.messages, config.smoke.max_new_tokens), deployed.deployment)
+    progress = console.Progress("answers", len(sampled))
+    for question in sampled:
+        answer = client.invoke(build_payload(question.messages, config.smoke.max_new_tokens), deployed.deployment)
         rows.append(_row(question, answer))
         progress.advance()
     progress.close()
@@ -81,7 +88,8 @@ def smoke_test(config: Config, run: Run, workspace: Workspace) -> Smoked:
     write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
     smoked = Smoked(
         inputs={"prepare": prepared.digest(), "deploy": deployed.digest()},
-        files={"answers": run.keep(path, rows=len(rows))},
+        files={"answers": run.describe_file(path, rows=len(rows))},
+        settings=key,
         endpoint=deployed.endpoint,
         deployment=deployed.deployment,
         requests=len(rows),
@@ -89,7 +97,7 @@ def smoke_test(config: Config, run: Run, workspace: Workspace) -> Smoked:
         latency_p50_ms=percentile([row["latency_ms"] for row in rows], 50),
         latency_p95_ms=percentile([row["latency_ms"] for row in rows], 95),
         samples=tuple(Sample(prompt=row["prompt"], answer=row["answer"], reference=row["reference"]) for row in rows if not row["fault"])[
-            :SHOWN
+            :MAX_SAMPLES
         ],
     )
     console.info(
@@ -97,14 +105,19 @@ def smoke_test(config: Config, run: Run, workspace: Workspace) -> Smoked:
     )
     if reasons := _reasons(config, smoked, rows):
         raise SmokeTestFailed(
-            f"Deployment {deployed.deployment} is not good enough: {'; '.join(reasons)}. {_removed(config, run, workspace, deployed)}",
-            f"read {path}; then `mlops run --from deploy` tries again",
+            f"Deployment {deployed.deployment} failed: {'; '.join(reasons)}. {_remove_deployment(config, run, workspace, deployed)}",
+            f"read {path}; `mlops run --from deploy` tries again",
         )
     return run.write(smoked)
 
 
+def settings_key(config: Config) -> str:
+    """Return the sha256 over everything but the deployment and the data that decides whether the test passes."""
+    return reuse_key({"smoke": config.smoke}, EXCLUDED, seed=config.data.seed)
+
+
 def questions(path: Path, count: int, seed: int) -> list[Question]:
-    """``count`` rows of a JSON Lines file (all of them, if there are fewer), chosen by a hash with the seed, cut after the last user turn.
+    """Sample ``count`` rows of a JSON Lines file (all of them if there are fewer) by a hash with the seed, cut after the last user turn.
 
     Raises:
         RecordError: no row has a user's turn.
@@ -115,34 +128,34 @@ def questions(path: Path, count: int, seed: int) -> list[Question]:
             if line.strip() and (question := _question(json.loads(line)["messages"])) is not None:
                 chosen.append((hashlib.sha256(f"{seed}\n{line}".encode()).hexdigest(), question))
     if not chosen:
-        raise RecordError(f"{path} has no conversation with a user's turn to ask.", "run `mlops prepare` with more rows of test_gen")
+        raise RecordError(f"{path} has no conversation with a user's turn.", "run `mlops prepare` with more rows of test_gen")
     return [question for _, question in sorted(chosen, key=lambda pair: pair[0])[:count]]
 
 
-def fault(question: Question, answer: Answer) -> str:
-    """What is wrong with an answer; empty where nothing is."""
+def fault(question: Question, answer: ScoringResponse) -> str:
+    """Return what is wrong with an answer; empty if nothing is."""
     if answer.status != 200:
         return answer.reason
     if answer.text is None:
-        return f"the answer has not the shape {{'output': text}}: {json.dumps(answer.body)[:200]}"
-    said, asked = _plain(answer.text), _plain(question.prompt)
-    if not said:
+        return f"the answer does not have the form {{'output': text}}: {json.dumps(answer.body)[:200]}"
+    text, prompt = _normalize(answer.text), _normalize(question.prompt)
+    if not text:
         return "the answer is empty"
-    # A greeting is answered with the same greeting by people, too.
-    if len(asked) >= 20 and said.startswith(asked):
+    # People, too, answer a greeting with the same greeting.
+    if len(prompt) >= 20 and text.startswith(prompt):
         return "the answer repeats the question"
-    if found := MARKER.search(answer.text):
-        return f"the answer runs on past its end: it contains {found[0]!r}"
+    if marker := MARKER.search(answer.text):
+        return f"the answer continues past its end: it contains {marker[0]!r}"
     return ""
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """The smallest value that at least ``percent`` % of the values don't exceed (nearest rank)."""
+    """Return the smallest value that at least ``percent`` % of the values don't exceed (nearest rank)."""
     ordered = sorted(values)
     return ordered[max(0, math.ceil(percent / 100 * len(ordered)) - 1)]
 
 
-def _file(run: Run, prepared: Prepared) -> Path:
+def _data_file(run: Run, prepared: Prepared) -> Path:
     try:
         return run.directory / prepared.files[SPLIT].path
     except KeyError:
@@ -158,7 +171,7 @@ def _question(messages: Sequence[Mapping[str, str]]) -> Question | None:
     return Question(tuple(messages[: last + 1]), reference)
 
 
-def _row(question: Question, answer: Answer) -> dict[str, Any]:
+def _row(question: Question, answer: ScoringResponse) -> dict[str, Any]:
     return {
         "prompt": question.prompt,
         "answer": answer.text or "",
@@ -181,26 +194,27 @@ def _reasons(config: Config, smoked: Smoked, rows: Sequence[Mapping[str, Any]]) 
     return reasons
 
 
-def _removed(config: Config, run: Run, workspace: Workspace, deployed: Deployed) -> str:
-    """Take the deployment away, and the endpoint if it is ours and nobody else's; says what became of them."""
+def _remove_deployment(config: Config, run: Run, workspace: Workspace, deployed: Deployed) -> str:
+    """Delete the deployment, and the endpoint if it is ours and serves nothing else; describe the outcome."""
     try:
         endpoint = workspace.endpoints.get(deployed.endpoint)
-        if endpoint.traffic.get(deployed.deployment):
-            return f"It takes {endpoint.traffic[deployed.deployment]} % of the traffic already and was left alone."
+        if share := endpoint.traffic.get(deployed.deployment):
+            return f"It already takes {share} % of the traffic and was not deleted."
         others = endpoint.traffic.keys() - {deployed.deployment}
-        if workspace.session.owns(endpoint.tags) and not others and (config.endpoint.ephemeral or deployed.endpoint_created):
+        created_here = deployed.endpoint_created and endpoint.identity == deployed.endpoint_identity
+        if workspace.session.owns(endpoint.tags) and not others and (config.endpoint.ephemeral or created_here):
             workspace.endpoints.delete(deployed.endpoint)
-            what = f"Endpoint {deployed.endpoint}, which served nothing else, was deleted."
+            outcome = f"Endpoint {deployed.endpoint}, which served nothing else, was deleted."
         else:
             workspace.endpoints.delete_deployment(deployed.endpoint, deployed.deployment)
-            what = f"It was deleted; traffic of {deployed.endpoint} is as it was."
+            outcome = f"It was deleted; the traffic of {deployed.endpoint} is unchanged."
     except MlopsError as problem:
-        return f"It could not be deleted and goes on costing money: {problem.what} {problem.fix}"
-    run.forget(Deployed)
-    return what
+        return f"It could not be deleted and keeps costing money: {problem.what} {problem.fix}"
+    run.delete(Deployed)
+    return outcome
 
 
-def _plain(text: str) -> str:
+def _normalize(text: str) -> str:
     return " ".join(text.split()).casefold()
 
 

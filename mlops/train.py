@@ -16,7 +16,7 @@ from typing import Any
 
 from mlops.cli import stage
 from mlops.cloud.assets import BaseModel, Component
-from mlops.cloud.errors import translated
+from mlops.cloud.errors import translate_errors
 from mlops.cloud.jobs import JobView
 from mlops.cloud.parameters import COMPUTES, Resolved, resolve, typed
 from mlops.cloud.tags import BASE_MODEL, COMMIT, COMPONENT, DATA_FINGERPRINT, DETACHED, RUN, RUN_KEY, SETTINGS, WAITING
@@ -67,8 +67,8 @@ def train(config: Config, run: Run, workspace: Workspace) -> Trained:
         ConfigError: the component does not take a parameter, or the cluster is not the one that was validated.
     """
     prepared, validated = run.read(Prepared), run.read(Validated)
-    base = workspace.assets.base_model(config.model.registry, config.model.name, _version(validated.base_model))
-    component = workspace.assets.component(config.model.registry, config.training.component, _version(validated.component))
+    base = workspace.assets.get_base_model(config.model.registry, config.model.name, _version(validated.base_model))
+    component = workspace.assets.get_component(config.model.registry, config.training.component, _version(validated.component))
     gpus_per_node = max(1, validated.gpus_per_node)
     resolved = resolve(component, base.defaults, config.training, config.command_line_parameters, config.compute.name, gpus_per_node)
     key = run_key(config, component.id, base.id, resolved.parameters, validated.compute_size, prepared.fingerprint)
@@ -99,7 +99,7 @@ def train(config: Config, run: Run, workspace: Workspace) -> Trained:
         job = _wait_or_detach(config, workspace, job.name)
     if job.tags.get(DETACHED) == WAITING:
         workspace.tracking.set_tags(job.name, {DETACHED: workspace.session.tags[RUN]})
-    seconds = workspace.history.details(job.name).seconds
+    seconds = workspace.history.get_details(job.name).seconds
     gpus = _total_gpus(resolved)
     return run.write(
         Trained(
@@ -177,7 +177,7 @@ def _find_job(config: Config, workspace: Workspace, key: str) -> JobView | None:
             console.info(f"  {job.name} has already done this training: {job.studio_url}")
             return job
     for job in jobs:
-        if job.active:
+        if job.is_active:
             workspace.jobs.take_over(job)
             console.info(f"  attached to {job.name}, which is {job.status}: {job.studio_url}")
             return job
@@ -216,7 +216,7 @@ def _build_pipeline(run: Run, prepared: Prepared, base: BaseModel, component: Co
         "mlflow_model_path": Input(type="mlflow_model", path=base.id),
     }
 
-    with translated("building the training pipeline"):
+    with translate_errors("building the training pipeline"):
 
         @pipeline()  # type: ignore[untyped-decorator,unused-ignore]
         def chat_completion() -> Mapping[str, Any]:
@@ -238,7 +238,7 @@ def _data_path(run: Run, prepared: Prepared, split: str) -> str:
 
 
 def _read_metrics(workspace: Workspace, job: str) -> dict[str, float]:
-    metrics = workspace.tracking.metrics(job, FINAL_METRICS)
+    metrics = workspace.tracking.wait_for_metrics(job, FINAL_METRICS)
     if missing := set(FINAL_METRICS) - metrics.keys():
         console.warning(f"Job {job} has no metric {', '.join(sorted(missing))}. The gate is not affected: it uses its own evaluation.")
     return metrics

@@ -9,22 +9,23 @@ MODEL = "/subscriptions/s/resourceGroups/g/providers/Microsoft.MachineLearningSe
 
 
 def test_the_same_model_with_the_same_settings_gets_the_same_name() -> None:
-    assert deployment_name(EndpointConfig(), MODEL) == deployment_name(EndpointConfig(), MODEL.upper())
+    assert deployment_name(EndpointConfig(), MODEL, "1") == deployment_name(EndpointConfig(), MODEL.upper(), "1")
 
 
 def test_another_model_or_size_gets_another_name() -> None:
     names = {
-        deployment_name(EndpointConfig(), MODEL),
-        deployment_name(EndpointConfig(), MODEL + "2"),
-        deployment_name(EndpointConfig(instance_type="Standard_DS3_v2"), MODEL),
-        deployment_name(EndpointConfig(instance_count=2), MODEL),
+        deployment_name(EndpointConfig(), MODEL, "1"),
+        deployment_name(EndpointConfig(), MODEL, "2"),
+        deployment_name(EndpointConfig(), MODEL + "2", "1"),
+        deployment_name(EndpointConfig(instance_type="Standard_DS3_v2"), MODEL, "1"),
+        deployment_name(EndpointConfig(instance_count=2), MODEL, "1"),
     }
-    assert len(names) == 4
+    assert len(names) == 5
 
 
-def test_the_name_is_one_that_azure_takes() -> None:
+def test_the_name_is_one_that_azure_accepts() -> None:
     # azure-ai-ml, constants/_endpoint.py: 3 to 32 characters, a letter first, no dash last.
     for prefix in ("d", "a-very-long-prefix-for-a-deployment"):
-        name = deployment_name(EndpointConfig(deployment_prefix=prefix), MODEL)
+        name = deployment_name(EndpointConfig(deployment_prefix=prefix), MODEL, "1")
         assert re.fullmatch(r"[a-zA-Z]([-a-zA-Z0-9]*[a-zA-Z0-9])?", name)
         assert 3 <= len(name) <= 32

@@ -11,13 +11,14 @@ import pytest
 
 from mlops.cli.rollback import rollback
 from mlops.cloud.endpoints import Endpoints
-from mlops.cloud.tags import EXPIRES, MARK, PIPELINE, PREVIOUS, TARGET, TRAINING_JOB
+from mlops.cloud.tags import EXPIRES, MARK, PIPELINE, PREVIOUS, PREVIOUS_ID, SERVED_MODEL, TARGET, TRAINING_JOB
 from mlops.cloud.workspace import Workspace
 from mlops.core.config import Config
-from mlops.core.errors import DeploymentFailed, NotPromoted, RegistrationError, SmokeTestFailed, TrafficError
-from mlops.core.records import Deployed, Promoted, Smoked, TornDown, Verdict
+from mlops.core.errors import DeploymentFailed, NotPromoted, RecordError, RegistrationError, SmokeTestFailed, TrafficError
+from mlops.core.records import Deployed, Promoted, Registered, Smoked, TornDown, Verdict
 from mlops.core.run import Run
-from mlops.deploy import deploy
+from mlops.deploy import deploy, deployment_name
+from mlops.emulator.server import Emulator
 from mlops.promote import promote
 from mlops.register import register
 from mlops.smoke_test import smoke_test
@@ -41,9 +42,10 @@ max_new_tokens = 4
 
 
 class Stage:
-    """One endpoint of one's own, and the stages on it."""
+    """An endpoint of the test's own, and the stages on it."""
 
-    def __init__(self, make: Settings, open_workspace: Open, tmp_path: Path, job: str, name: str) -> None:
+    def __init__(self, emulator: Emulator, make: Settings, open_workspace: Open, tmp_path: Path, job: str, name: str) -> None:
+        self.emulator = emulator
         self.make, self.open, self.tmp_path, self.job, self.name = make, open_workspace, tmp_path, job, name
         self.workspace = open_workspace(self.config())
 
@@ -58,7 +60,7 @@ class Stage:
         return config, self.open(config)
 
     def registered(self, folder: str = "run", champion: str | None = None, *overrides: str) -> Run:
-        run = behind_the_gate(self.tmp_path / folder, self.job, champion=champion)
+        run = behind_the_gate(self.tmp_path / folder, self.job, champion=champion, identity=self.workspace.jobs.get(self.job).identity)
         config, workspace = self.session(*overrides)
         register(config, run, workspace)
         return run
@@ -66,7 +68,7 @@ class Stage:
     def live(self, *overrides: str) -> str:
         """Take the model all the way and return the deployment that is live then."""
         config, workspace = self.session(*overrides)
-        run = self.registered("champion", workspace.endpoints.live_model(self.name))
+        run = self.registered("champion", workspace.endpoints.get_live_model(self.name))
         deployed = deploy(config, run, workspace)
         smoke_test(config, run, workspace)
         promote(config, run, workspace)
@@ -76,6 +78,10 @@ class Stage:
         found = self.workspace.endpoints.find(self.name)
         return dict(found.traffic) if found else {}
 
+    def delete_model(self, name: str, version: str) -> None:
+        """Delete a model version, as the studio does."""
+        self.emulator.azure.store.delete("model", f"{name}/{version}")
+
     def champion(self) -> str:
         [(name, share)] = [(name, share) for name, share in self.traffic().items() if share]
         assert share == 100
@@ -84,24 +90,24 @@ class Stage:
 
 @pytest.fixture
 def stage(
-    inside: object, settings: Settings, open_workspace: Open, tmp_path: Path, trained_job: str, request: pytest.FixtureRequest
+    inside: Emulator, settings: Settings, open_workspace: Open, tmp_path: Path, trained_job: str, request: pytest.FixtureRequest
 ) -> Iterator[Stage]:
-    """An endpoint of one's own, not there yet."""
-    made = Stage(settings, open_workspace, tmp_path, trained_job, f"e{zlib.crc32(request.node.name.encode())}")
+    """An endpoint of the test's own, not created yet."""
+    made = Stage(inside, settings, open_workspace, tmp_path, trained_job, f"e{zlib.crc32(request.node.name.encode())}")
     yield made
     made.workspace.endpoints.delete(made.name)
 
 
 @pytest.fixture
-def beside(inside: object, settings: Settings, open_workspace: Open, tmp_path: Path, trained_job: str) -> Stage:
-    """An endpoint with a champion, common to all tests that leave it live. Deployments without traffic come and go."""
-    made = Stage(settings, open_workspace, tmp_path, trained_job, "common")
+def beside(inside: Emulator, settings: Settings, open_workspace: Open, tmp_path: Path, trained_job: str) -> Stage:
+    """An endpoint with a champion, shared by all tests that leave it live. Deployments without traffic come and go."""
+    made = Stage(inside, settings, open_workspace, tmp_path, trained_job, "common")
     if not any(made.traffic().values()):
         made.live()
     return made
 
 
-def test_from_the_gate_to_live_traffic_and_every_step_again_changes_nothing(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+def test_from_the_gate_to_live_traffic_with_every_stage_run_twice(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
     run = stage.registered()
     config, workspace = stage.session()
     again = register(config, run, workspace)
@@ -123,7 +129,7 @@ def test_from_the_gate_to_live_traffic_and_every_step_again_changes_nothing(stag
     assert stage.traffic() == {deployed.deployment: 100}
     assert (promoted.previous, promoted.previous_kept, promoted.steps) == (None, False, ({deployed.deployment: 100},))
     assert promote(config, run, workspace) == promoted
-    assert workspace.endpoints.live_model(stage.name) == deployed.model
+    assert workspace.endpoints.get_live_model(stage.name) == deployed.model
     capsys.readouterr()
 
     # Not ephemeral: what is live stays.
@@ -142,7 +148,106 @@ def test_from_the_gate_to_live_traffic_and_every_step_again_changes_nothing(stag
     assert teardown(config, run, workspace).deleted == ()
 
 
-def test_a_second_promotion_keeps_or_removes_the_one_before(stage: Stage) -> None:
+def recreate(workspace: Workspace, config: Config, deployment: str, model: str) -> None:
+    """Delete a deployment, and create another one that differs in nothing but its identity."""
+    workspace.endpoints.delete_deployment(config.endpoint.name, deployment)
+    workspace.endpoints.deploy(config.endpoint, deployment, model, {SERVED_MODEL: model})
+
+
+def test_a_deployment_that_was_created_again_is_tested_again_before_it_is_promoted(
+    stage: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = stage.registered()
+    config, workspace = stage.session()
+    first = deploy(config, run, workspace)
+    smoked = smoke_test(config, run, workspace)
+    recreate(workspace, config, first.deployment, first.model)
+
+    with pytest.raises(RecordError, match="so it is untested"):
+        promote(config, run, workspace)
+    with pytest.raises(RecordError, match="was created again after") as caught:
+        smoke_test(config, run, workspace)
+    assert "mlops deploy" in caught.value.fix
+    assert stage.traffic() == {first.deployment: 0}
+
+    second = deploy(config, run, workspace)
+    assert (second.deployment, second.reused) == (first.deployment, True)
+    assert second.identity != first.identity
+    with pytest.raises(RecordError, match="run `mlops smoke-test` again"):
+        promote(config, run, workspace)
+    capsys.readouterr()
+    assert smoke_test(config, run, workspace).created_at > smoked.created_at
+    assert "nothing to do" not in capsys.readouterr().out
+    promote(config, run, workspace)
+    assert stage.traffic() == {first.deployment: 100}
+
+
+def test_a_whole_new_endpoint_of_the_same_name_is_tested_again(stage: Stage) -> None:
+    run = stage.registered()
+    config, workspace = stage.session()
+    first = deploy(config, run, workspace)
+    smoked = smoke_test(config, run, workspace)
+    workspace.endpoints.delete(stage.name)
+    second = deploy(config, run, workspace)
+    assert second.deployment == first.deployment
+    assert smoke_test(config, run, workspace).created_at > smoked.created_at
+
+
+def test_other_smoke_settings_test_again(stage: Stage) -> None:
+    run = stage.registered()
+    config, workspace = stage.session()
+    deploy(config, run, workspace)
+    assert smoke_test(config, run, workspace).requests == 3
+    config, workspace = stage.session("smoke.requests=2")
+    assert smoke_test(config, run, workspace).requests == 2
+
+
+def test_a_failed_smoke_test_keeps_an_endpoint_that_somebody_else_created_since(stage: Stage) -> None:
+    run = stage.registered()
+    config, workspace = stage.session("smoke.max_latency_ms=0.001")
+    workspace.endpoints.create(config.endpoint, {})
+    deployed = deploy(config, run, workspace)
+    # As if this run had created an endpoint of this name that was deleted since.
+    run.write(deployed.model_copy(update={"endpoint_created": True, "endpoint_identity": "of another one"}))
+    with pytest.raises(SmokeTestFailed):
+        smoke_test(config, run, workspace)
+    assert stage.traffic() == {}
+    assert workspace.endpoints.find(stage.name) is not None
+
+
+def test_a_model_version_that_was_created_again_is_deployed_again(stage: Stage) -> None:
+    run = stage.registered("run", None, "registration.name=recreated")
+    config, workspace = stage.session("registration.name=recreated")
+    first = run.read(Registered)
+    assert register(config, run, workspace) == first
+    stage.delete_model("recreated", first.version)
+    second = register(config, run, workspace)
+    assert second.model == first.model
+    assert second.identity != first.identity
+    assert deployment_name(config.endpoint, second.model, second.identity) != deployment_name(config.endpoint, first.model, first.identity)
+
+
+def test_a_training_job_that_was_created_again_is_not_registered(stage: Stage) -> None:
+    run = behind_the_gate(stage.tmp_path / "run", stage.job, identity="2020-01-01T00:00:00+00:00")
+    config, workspace = stage.session()
+    with pytest.raises(RegistrationError, match="was created again at") as caught:
+        register(config, run, workspace)
+    assert "--from train" in caught.value.fix
+
+
+def test_teardown_deletes_a_deployment_that_only_has_the_name_of_the_one_kept_for_rollback(stage: Stage) -> None:
+    first = stage.live()
+    second = stage.live("endpoint.deployment_prefix=second")
+    config, workspace = stage.session()
+    deployment = workspace.endpoints.find_deployment(stage.name, first)
+    assert deployment is not None
+    assert workspace.endpoints.get(stage.name).tags[PREVIOUS_ID] == deployment.identity
+    recreate(workspace, config, first, deployment.model)
+    assert teardown(config, Run(stage.tmp_path / "champion"), workspace).deleted == (f"deployment {first} of {stage.name}",)
+    assert stage.traffic() == {second: 100}
+
+
+def test_a_second_promotion_keeps_or_deletes_the_previous_deployment(stage: Stage) -> None:
     first = stage.live()
     second = stage.live("endpoint.deployment_prefix=second")
     assert stage.traffic() == {first: 0, second: 100}
@@ -173,39 +278,39 @@ def test_a_first_deployment_that_fails_leaves_nothing_behind(fault_name: str, ki
     with pytest.raises(DeploymentFailed, match=kind) as caught:
         deploy(config, run, workspace)
     assert caught.value.fix
-    assert f"Endpoint {stage.name}, made in this run, was deleted again" in str(caught.value)
+    assert f"Endpoint {stage.name}, which this run created, was deleted" in str(caught.value)
     assert workspace.endpoints.find(stage.name) is None
     assert not run.has(Deployed)
 
 
 def test_a_deployment_that_fails_beside_a_champion_leaves_the_champion_alone(beside: Stage, fault: Fault) -> None:
     champion = beside.champion()
-    run = beside.registered("run", beside.workspace.endpoints.live_model(beside.name))
+    run = beside.registered("run", beside.workspace.endpoints.get_live_model(beside.name))
     fault("deployment-unhealthy@*")
     config, workspace = beside.session("endpoint.deployment_prefix=sick")
-    with pytest.raises(DeploymentFailed, match=r"Traffic of \w+ is as it was"):
+    with pytest.raises(DeploymentFailed, match=r"traffic of \w+ is unchanged"):
         deploy(config, run, workspace)
     assert beside.champion() == champion
     assert not any(name.startswith("sick") for name in beside.traffic())
 
 
-def test_a_promotion_that_does_not_hold_puts_the_traffic_back(beside: Stage, monkeypatch: pytest.MonkeyPatch, fault: Fault) -> None:
+def test_a_failed_promotion_restores_the_traffic(beside: Stage, monkeypatch: pytest.MonkeyPatch, fault: Fault) -> None:
     champion = beside.champion()
     config, workspace = beside.session("endpoint.deployment_prefix=next")
-    run = beside.registered("run", workspace.endpoints.live_model(beside.name))
+    run = beside.registered("run", workspace.endpoints.get_live_model(beside.name))
     deployed = deploy(config, run, workspace)
     smoke_test(config, run, workspace)
     monkeypatch.setattr("mlops.promote.PAUSE_S", 0.01)
     fault(f"scoring-503@{deployed.deployment} x5")
-    with pytest.raises(TrafficError, match="names no deployment is not served by") as caught:
+    with pytest.raises(TrafficError, match="does not serve requests to") as caught:
         promote(config, run, workspace)
-    assert "The traffic is as it was before" in str(caught.value)
+    assert "The traffic was restored" in str(caught.value)
     assert beside.champion() == champion
     assert PREVIOUS not in workspace.endpoints.get(beside.name).tags
     assert not run.has(Promoted)
 
 
-def test_a_verdict_about_another_champion_is_no_verdict(beside: Stage) -> None:
+def test_a_verdict_against_another_champion_is_refused(beside: Stage) -> None:
     champion = beside.champion()
     config, workspace = beside.session("endpoint.deployment_prefix=next")
     # Judged as a first run, while somebody else went live.
@@ -217,10 +322,10 @@ def test_a_verdict_about_another_champion_is_no_verdict(beside: Stage) -> None:
     assert beside.champion() == champion
 
 
-def test_a_failed_smoke_test_removes_the_deployment_and_not_the_champion(beside: Stage, fault: Fault) -> None:
+def test_a_failed_smoke_test_deletes_the_deployment_and_not_the_champion(beside: Stage, fault: Fault) -> None:
     champion = beside.champion()
     config, workspace = beside.session("endpoint.deployment_prefix=next")
-    run = beside.registered("run", workspace.endpoints.live_model(beside.name))
+    run = beside.registered("run", workspace.endpoints.get_live_model(beside.name))
     deployed = deploy(config, run, workspace)
     fault(f"scoring-424@{deployed.deployment} x1")
     with pytest.raises(SmokeTestFailed, match="1 of 3 answers failed") as caught:
@@ -234,7 +339,7 @@ def test_a_failed_smoke_test_removes_the_deployment_and_not_the_champion(beside:
     assert (run.directory / "smoke.jsonl").read_text().count("\n") == 3
 
 
-def test_a_failed_smoke_test_of_a_first_deployment_removes_the_endpoint(stage: Stage) -> None:
+def test_a_failed_smoke_test_of_a_first_deployment_deletes_the_endpoint(stage: Stage) -> None:
     run = stage.registered()
     config, workspace = stage.session("smoke.max_latency_ms=0.001")
     deploy(config, run, workspace)
@@ -261,7 +366,7 @@ def test_a_first_promotion_that_fails_or_is_interrupted_ends_without_traffic(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("mlops.promote._prove", interrupted)
+        patch.setattr("mlops.promote._verify", interrupted)
         with pytest.raises(KeyboardInterrupt):
             promote(config, run, workspace)
     assert stage.traffic() == {deployed.deployment: 0}
@@ -287,7 +392,7 @@ def test_a_verdict_about_another_job_registers_nothing(stage: Stage) -> None:
         register(config, run, workspace)
 
 
-def test_an_endpoint_that_was_left_behind_is_not_reaped_from_under_the_run_that_uses_it(stage: Stage) -> None:
+def test_an_endpoint_left_behind_by_an_earlier_run_gets_a_new_expiry(stage: Stage) -> None:
     late = "2020-01-01T00:00:00+00:00"
     stage.workspace.endpoints.create(stage.config().endpoint, {EXPIRES: late})
     config, workspace = stage.session("endpoint.expires_after_hours=6")
@@ -328,7 +433,7 @@ def test_the_traffic_of_another_targets_endpoint_is_not_touched(stage: Stage, ta
     assert stage.traffic() == {}
 
 
-def test_teardown_refuses_what_is_not_ours(stage: Stage) -> None:
+def test_teardown_does_not_delete_what_is_not_ours(stage: Stage) -> None:
     from azure.ai.ml.entities import ManagedOnlineEndpoint
 
     ml = stage.workspace.session.ml
@@ -336,7 +441,7 @@ def test_teardown_refuses_what_is_not_ours(stage: Stage) -> None:
     config, workspace = stage.session(ephemeral=True)
     torn = teardown(config, Run(stage.tmp_path / "run"), workspace)
     assert torn.deleted == ()
-    assert "not made by this pipeline" in torn.refused[f"endpoint {stage.name}"]
+    assert "not created by this pipeline" in torn.refused[f"endpoint {stage.name}"]
     assert workspace.endpoints.find(stage.name) is not None
 
 
@@ -352,16 +457,16 @@ def test_teardown_cancels_this_runs_jobs_and_no_others(stage: Stage, monkeypatch
         other = stage.open(config)
         theirs = submit(other, stage.tmp_path / "theirs", WAIT="1")
     torn = teardown(config, Run(stage.tmp_path / "run"), workspace)
-    assert torn.deleted == (f"job {ours} (cancelled)",)
+    assert torn.deleted == (f"job {ours} (canceled)",)
     assert "another run of the pipeline" in torn.refused[f"job {theirs}"]
     assert ended(workspace, ours) == "Canceled"
-    assert workspace.jobs.get(theirs).active
+    assert workspace.jobs.get(theirs).is_active
     workspace.jobs.cancel(theirs)
     assert isinstance(Run(stage.tmp_path / "run").read(TornDown), TornDown)
 
 
 @pytest.mark.parametrize("ephemeral", [False, True])
-def test_in_a_workflow_a_job_that_goes_on_is_left_for_a_re_run_to_attach_to(
+def test_in_a_workflow_a_running_job_is_left_for_a_re_run_to_attach_to(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, ephemeral: bool
 ) -> None:
     """Its runner was lost. A pull request's job is ended all the same: nobody waits for it."""
@@ -374,12 +479,12 @@ def test_in_a_workflow_a_job_that_goes_on_is_left_for_a_re_run_to_attach_to(
     job = submit(workspace, stage.tmp_path / "job", WAIT="1")
     torn = teardown(config, Run(stage.tmp_path / "run"), workspace)
     if ephemeral:
-        assert torn.deleted == (f"job {job} (cancelled)",)
+        assert torn.deleted == (f"job {job} (canceled)",)
         assert ended(workspace, job) == "Canceled"
     else:
-        assert "a re-run of the failed jobs attaches to it" in torn.refused[f"job {job}"]
+        assert "re-running the failed jobs attaches to it" in torn.refused[f"job {job}"]
         assert any(line.startswith(f"job {job}: ") for line in torn.remaining)
-        assert workspace.jobs.get(job).active
+        assert workspace.jobs.get(job).is_active
         workspace.jobs.cancel(job)
 
 

@@ -6,7 +6,7 @@ mlops rollback --target prod
 from __future__ import annotations
 
 from mlops.cli import stage
-from mlops.cloud.invoke import payload
+from mlops.cloud.invoke import build_payload
 from mlops.cloud.tags import PREVIOUS, PREVIOUS_ID, ROLLED_BACK_BY, RUN
 from mlops.cloud.workspace import Workspace
 from mlops.core import console
@@ -34,7 +34,7 @@ def rollback(config: Config, workspace: Workspace) -> None:
         console.info(f"  nothing to do: this run has already rolled {endpoint.name} back; its traffic is {live}")
         return
     previous = endpoint.tags.get(PREVIOUS, "")
-    kept = workspace.endpoints.deployment(endpoint.name, previous) if previous else None
+    kept = workspace.endpoints.find_deployment(endpoint.name, previous) if previous else None
     if kept is None or kept.state != "Succeeded" or kept.identity != endpoint.tags.get(PREVIOUS_ID, ""):
         state = "no longer exists" if previous else "was not kept"
         if kept is not None:
@@ -49,15 +49,15 @@ def rollback(config: Config, workspace: Workspace) -> None:
         console.info(f"  nothing to do: {previous} takes all of the traffic of {endpoint.name}")
         return
     # The previous deployment may be broken, too, so it has to answer before it takes traffic.
-    scorer = workspace.endpoints.scorer(endpoint, timeout_s=config.endpoint.request_timeout_ms / 1000 + 10)
-    answer = scorer.ask(payload(QUESTION, max_new_tokens=8), previous)
+    client = workspace.endpoints.open_client(endpoint, timeout_s=config.endpoint.request_timeout_ms / 1000 + 10)
+    answer = client.invoke(build_payload(QUESTION, max_new_tokens=8), previous)
     if answer.status != 200:
         raise TrafficError(
             f"The previous deployment {previous} does not answer ({answer.reason}). The traffic is unchanged: {live or 'none'}.",
             "look at its log in the studio; deploy an earlier commit with dispatch.yml",
         )
     replaced = max(live, key=lambda name: live[name], default="")
-    deployment = workspace.endpoints.deployment(endpoint.name, replaced) if replaced else None
+    deployment = workspace.endpoints.find_deployment(endpoint.name, replaced) if replaced else None
     replaced_id = deployment.identity if deployment is not None else ""
     workspace.endpoints.set_traffic(
         endpoint.name,

@@ -1,22 +1,17 @@
-"""The champion: what production serves now, whether it can still be read, and what it was trained on."""
+"""The champion: the model that production serves now, whether it can still be read, and what it was trained on."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from mlops.cloud.endpoints import LiveModels
 from mlops.cloud.errors import NotFound
-from mlops.cloud.outputs import Outputs
 from mlops.cloud.tags import DATA_FINGERPRINT
-
-if TYPE_CHECKING:
-    from mlops.cloud.endpoints import Live
-    from mlops.cloud.workspace import Workspace
+from mlops.cloud.workspace import Workspace
 
 __all__ = ["Champion", "find"]
-
 
 _OF_WORKSPACE = re.compile(
     r"(?:azureml:)?(?P<workspace>/subscriptions/.+)/models/(?P<name>[^/]+)/versions/(?P<version>[^/]+)", re.IGNORECASE
@@ -28,27 +23,29 @@ _OF_REGISTRY = re.compile(
 
 @dataclass(frozen=True, kw_only=True)
 class Champion:
-    """What a candidate is held against."""
+    """The model that a candidate is compared with."""
 
     model: str
-    """Full id; empty where nothing takes traffic."""
-    lost: str = ""
-    """Why no scoring job can read it, and what to do; empty where one can, or where there is none."""
+    """Full id; empty if no deployment takes traffic."""
+    identity: str = ""
+    """Tells it from another model that had the same id; empty if it can't be read, and for a registry's, which can't change."""
+    unavailable: str = ""
+    """Why no scoring job can read it, and what to do; empty if one can, or if there is no champion."""
     notes: tuple[str, ...] = ()
-    """What a reader must know who compares with it."""
+    """What readers of the comparison must know."""
 
 
-def find(workspace: Workspace, endpoint: str, live: Live, *, own: str, base: str, data_fingerprint: str) -> Champion:
+def find(workspace: Workspace, endpoint: str, live: LiveModels, *, own: str, base: str, data_fingerprint: str) -> Champion:
     """Look the live model up in the registry.
 
-    Only "it does not exist" (HTTP 404) makes it lost. Any other trouble is an error: what can't be read for a moment must not make a
-    candidate's way easier.
+    Only "it does not exist" (HTTP 404) makes it unavailable. Any other problem is an error: a temporary failure must not make it easier for
+    the candidate.
 
     Args:
         workspace: where the endpoint is.
         endpoint: its name.
-        live: what it serves.
-        own: the candidate's id in lower case, empty where it is not registered: its deployment, still without traffic, is no champion.
+        live: the models that it serves.
+        own: the candidate's id in lower case, empty if it is not registered: its own deployment without traffic is not a champion.
         base: the base model's id; an endpoint that serves it needs no look-up.
         data_fingerprint: of the candidate's data.
 
@@ -56,63 +53,69 @@ def find(workspace: Workspace, endpoint: str, live: Live, *, own: str, base: str
         AzureError, CredentialError: the registry can't be read.
     """
     if live.model is None:
-        others = [model for model in live.idle if model.lower() != own]
-        return Champion(model="", lost=_idle(endpoint, others) if others else "")
+        others = [model for model in live.standby if model.lower() != own]
+        return Champion(model="", unavailable=_explain_idle(endpoint, others) if others else "")
     if live.model.lower() == base.lower():
-        return Champion(model=base, notes=_split(endpoint, live))
+        return Champion(model=base, notes=_note_split(endpoint, live))
     try:
-        tags = _tags(workspace, live.model)
+        identity, tags = _look_up(workspace, live.model)
     except NotFound:
-        return Champion(model=live.model, lost=_lost(endpoint, live.model), notes=(*_split(endpoint, live), *_data(live.model, {}, "")))
-    return Champion(model=live.model, notes=(*_split(endpoint, live), *_data(live.model, tags, data_fingerprint)))
-
-
-def _tags(workspace: Workspace, model: str) -> Mapping[str, str]:
-    """The tags of a model whose files are there.
-
-    Raises:
-        NotFound: there is no such model, its files are gone, or the id is none that this workspace can look up.
-    """
-    if match := _OF_REGISTRY.fullmatch(model):
-        return workspace.assets.base_model(match["registry"], match["name"], match["version"]).tags
-    match = _OF_WORKSPACE.fullmatch(model)
-    if match is None or match["workspace"].lower() != workspace.arm_id.lower():
-        raise NotFound(f"{model} is no model of this workspace or of a registry.")
-    found = workspace.assets.model(match["name"], match["version"])
-    if not Outputs(workspace).has_files(found.path):
-        raise NotFound(f"The files of model {model} are gone from {found.path}.")
-    return found.tags
-
-
-def _lost(endpoint: str, model: str) -> str:
-    return (
-        f"Endpoint {endpoint} serves {model}, which can't be read any more (its registration or its files were deleted, or it is no model"
-        " of this workspace), and no equal earlier score of it is left. Register it again under this name and version, or give the"
-        " traffic to a deployment whose model is registered (`mlops rollback`), and run `mlops evaluate-gate` again."
+        return Champion(
+            model=live.model,
+            unavailable=_explain_missing(endpoint, live.model),
+            notes=(*_note_split(endpoint, live), *_note_data(live.model, {}, "")),
+        )
+    return Champion(
+        model=live.model, identity=identity, notes=(*_note_split(endpoint, live), *_note_data(live.model, tags, data_fingerprint))
     )
 
 
-def _idle(endpoint: str, models: Sequence[str]) -> str:
+def _look_up(workspace: Workspace, model: str) -> tuple[str, Mapping[str, str]]:
+    """Return the identity and tags of a model whose files exist.
+
+    Raises:
+        NotFound: there is no such model, its files are gone, or this workspace can't look the id up.
+    """
+    if match := _OF_REGISTRY.fullmatch(model):
+        return "", workspace.assets.get_base_model(match["registry"], match["name"], match["version"]).tags
+    match = _OF_WORKSPACE.fullmatch(model)
+    if match is None or match["workspace"].lower() != workspace.session.arm_id.lower():
+        raise NotFound(f"{model} is not a model of this workspace or of a registry.")
+    registered = workspace.assets.get_model(match["name"], match["version"])
+    if not workspace.outputs.has_files(registered.path):
+        raise NotFound(f"The files of model {model} are gone from {registered.path}.")
+    return registered.identity, registered.tags
+
+
+def _explain_missing(endpoint: str, model: str) -> str:
     return (
-        f"Endpoint {endpoint} gives no traffic to any of its deployments (models: {', '.join(models)}), so it can't be told whether one"
-        " of them is the champion. Give the traffic back to the one that is; if none ever took traffic, delete them (`mlops teardown`"
+        f"Endpoint {endpoint} serves {model}, which can no longer be read (its registration or its files were deleted, or it is not a model"
+        " of this workspace), and it has no equal earlier score. Register it again under this name and version, or move the traffic to a"
+        " deployment whose model is registered (`mlops rollback`), and run `mlops evaluate-gate` again."
+    )
+
+
+def _explain_idle(endpoint: str, models: Sequence[str]) -> str:
+    return (
+        f"Endpoint {endpoint} sends no traffic to any of its deployments (models: {', '.join(models)}), so it is unclear whether one of"
+        " them is the champion. Move the traffic back to the champion; if none of them ever took traffic, delete them (`mlops teardown`"
         " deletes those of this pipeline). Then run `mlops evaluate-gate` again."
     )
 
 
-def _split(endpoint: str, live: Live) -> tuple[str, ...]:
+def _note_split(endpoint: str, live: LiveModels) -> tuple[str, ...]:
     if len(live.shares) == 1:
         return ()
     shares = ", ".join(f"{model} {share} %" for model, share in sorted(live.shares.items(), key=lambda item: (-item[1], item[0])))
     return (f"Endpoint {endpoint} splits its traffic: {shares}. The champion is the one with more than half.",)
 
 
-def _data(model: str, tags: Mapping[str, str], fingerprint: str) -> tuple[str, ...]:
-    # Rows that it has seen make it look better, and nothing else does: the doubt is against the candidate.
-    doubt = "so rows of today's suites may have been among its training rows. That could only favour it"
+def _note_data(model: str, tags: Mapping[str, str], fingerprint: str) -> tuple[str, ...]:
+    # Rows that the champion has seen in training improve its scores, never the candidate's.
+    doubt = "so rows of today's suites may have been among its training rows. That could only favor it"
     trained_on = tags.get(DATA_FINGERPRINT)
     if not trained_on:
-        return (f"Which data the champion {model} was trained on is unknown (no tag {DATA_FINGERPRINT} can be read), {doubt}.",)
+        return (f"The data that the champion {model} was trained on is unknown (no tag {DATA_FINGERPRINT} can be read), {doubt}.",)
     if trained_on != fingerprint:
         return (f"The champion {model} was trained on other data than the candidate ({trained_on}, not {fingerprint}), {doubt}.",)
     return ()

@@ -1,4 +1,4 @@
-"""Scores of models on the frozen suites: found from an equal earlier job, or made by a new one on the training compute."""
+"""Scores of models on the frozen suites, reused from an equal earlier job or computed by a new one on the training compute."""
 
 from __future__ import annotations
 
@@ -8,26 +8,24 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from mlops.cloud.errors import NotFound
 from mlops.cloud.jobs import JobInput, JobView
-from mlops.cloud.tags import EVALUATION_VERSION, ROLE, RUN_KEY
+from mlops.cloud.tags import EVALUATION_VERSION, MODEL_IDENTITY, ROLE, RUN_KEY
+from mlops.cloud.workspace import Workspace
 from mlops.core import console
 from mlops.core.errors import AzureError, EvidenceError, MlopsError
 from mlops.core.records import Sample
 from mlops.core.run import file_sha256
 
-if TYPE_CHECKING:
-    from mlops.cloud.workspace import Workspace
-
-__all__ = ["AGAIN", "Result", "Role", "Scored", "Scoring", "Subject", "code"]
+__all__ = ["RETRY", "Result", "Role", "Scored", "Scoring", "Subject", "code"]
 
 Role = Literal["candidate", "champion", "base"]
 
-AGAIN = "run `mlops evaluate` again; if it stays, read the job's log (`az ml job show`, or its page in the studio)"
+RETRY = "run `mlops evaluate` again; if that does not help, read the job's log (`az ml job show`, or its page in the studio)"
 
 _CODE = Path(__file__).parents[1] / "remote"
 _NAME_HINT = "score"
@@ -35,7 +33,7 @@ _OUTPUT = "scores"
 
 
 class Result(BaseModel):
-    """result.json, as mlops/remote/__main__.py writes it."""
+    """The contents of result.json, as mlops/remote/__main__.py writes it."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
 
@@ -55,48 +53,52 @@ class Result(BaseModel):
 
 @dataclass(frozen=True)
 class Subject:
-    """A model to be scored."""
+    """A model to score."""
 
     role: Role
     model: str
     """Full id."""
     key: str
-    """sha256 over everything that decides its score."""
-    lost: bool = False
-    """Whether no job could read it: then only an equal earlier score will do."""
+    """sha256 over everything that decides its score, the model by its id."""
+    identity: str = ""
+    """Tells the model from another one that had the same id; empty for a registry's, which can't change."""
+    unavailable: bool = False
+    """Whether a job could not read it: then only an earlier score can be used."""
 
 
 @dataclass(frozen=True)
 class Scored:
-    """What a scoring job left, after it was held against what was asked."""
+    """The output of a scoring job, validated."""
 
     job: str
     folder: Path
     result: Result
     rows: tuple[dict[str, Any], ...]
-    """Of scores.jsonl."""
+    """The rows of scores.jsonl."""
     reused: bool
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scoring:
-    """One evaluation's scoring jobs.
+    """The scoring jobs of one evaluation.
 
     Args:
         workspace: where they run.
-        compute: on which compute.
-        environment: in which environment.
-        experiment: under which experiment.
-        folder: where to keep what is downloaded, and the code snapshot.
-        inputs: what every job is given beside the model; ``base`` is left out where the model is the base.
+        compute: the cluster they run on.
+        compute_size: the VM size that it must have.
+        environment: the environment they run in.
+        experiment: the experiment they are listed under.
+        folder: where downloads and the code snapshot are stored.
+        inputs: inputs of every job besides the model; ``base`` is left out if the model is the base.
         values: further options of ``mlops.remote``.
-        version: the evaluation version, a tag.
+        version: the evaluation version; becomes a tag.
         timeout_s: for one job.
-        check: raises EvidenceError where a result is not about what was asked.
+        check: raises EvidenceError if a result does not answer what was requested.
     """
 
     workspace: Workspace
     compute: str
+    compute_size: str
     environment: str
     experiment: str
     folder: Path
@@ -107,63 +109,67 @@ class Scoring:
     check: Callable[[Subject, Scored], None]
 
     def all(self, subjects: Sequence[Subject]) -> dict[Role, Scored]:
-        """Scores by role; a lost model without an earlier score is left out. Equal keys share a job.
+        """Return the scores by role, without unavailable models that have no earlier score. Subjects with equal keys share a job.
 
-        All jobs are submitted before the first is waited for. If anything stops this, those that this process submitted are cancelled.
+        All jobs are submitted before the first is waited for. If anything stops this, the jobs that this process submitted are canceled.
 
         Raises:
-            EvidenceError: a job completed and its result is missing or about something else.
+            EvidenceError: a job completed and its result is missing or is not what was requested.
             JobFailed, JobCanceled, JobStatusUnknown: a job did not complete.
+            ConfigError: the cluster is not the one that was validated.
         """
         unique: dict[str, Subject] = {}
         for subject in subjects:
             unique.setdefault(subject.key, subject)
-        found = {key: scored for key, subject in unique.items() if (scored := self._reuse(subject))}
-        waiting: dict[str, str] = {}
+        results = {key: scored for key, subject in unique.items() if (scored := self._reuse(subject))}
+        pending: dict[str, str] = {}
         try:
             for key, subject in unique.items():
-                if key in found:
+                if key in results:
                     continue
-                if running := self._running(subject):
-                    waiting[key] = running
-                elif not subject.lost:
-                    waiting[key] = self._submit(subject)
-            for key, job in list(waiting.items()):
+                if running := self._find_running(subject):
+                    pending[key] = running
+                elif not subject.unavailable:
+                    pending[key] = self._submit(subject)
+            for key, job in list(pending.items()):
                 console.info(f"  waiting for the score of the {unique[key].role} ({unique[key].model}), job {job}")
-                self.workspace.jobs.wait(job, self.timeout_s)
-                del waiting[key]
-                found[key] = self._collect(job, unique[key], reused=False)
+                self.workspace.wait(job, self.timeout_s)
+                del pending[key]
+                results[key] = self._collect(job, unique[key], reused=False)
         except BaseException:
-            # Nobody will read what the others find; they must not go on billing. A job of another runner's is not ours to stop.
-            for job in filter(self.workspace.jobs.started, waiting.values()):
+            # Nobody will read the other results, so their jobs must not keep billing. Another runner's jobs are not ours to cancel.
+            for job in filter(self.workspace.jobs.may_cancel, pending.values()):
                 self._cancel(job)
             raise
-        return {subject.role: found[subject.key] for subject in subjects if subject.key in found}
+        return {subject.role: results[subject.key] for subject in subjects if subject.key in results}
 
     def _reuse(self, subject: Subject) -> Scored | None:
-        """An equal score from an earlier job, if it can still be read and fits."""
-        for job in self._jobs(subject):
+        """Return an equal score from an earlier job, if it can still be read and is valid."""
+        for job in self._find_jobs(subject):
             if job.status == "Completed":
                 try:
                     scored = self._collect(job.name, subject, reused=True)
                 except (EvidenceError, AzureError) as problem:
-                    console.warning(f"The score in job {job.name} can't be used again: {problem.what}")
+                    console.warning(f"The score in job {job.name} can't be reused: {problem.what}")
                     continue
-                console.info(f"  the {subject.role} was scored alike by job {job.name}: used again")
+                console.info(f"  reusing the score of the {subject.role} from job {job.name}")
                 return scored
         return None
 
-    def _running(self, subject: Subject) -> str | None:
-        job = next((job for job in self._jobs(subject) if job.active), None)
+    def _find_running(self, subject: Subject) -> str | None:
+        job = next((job for job in self._find_jobs(subject) if job.is_active), None)
         if job is None:
             return None
         self.workspace.jobs.take_over(job)
         return job.name
 
-    def _jobs(self, subject: Subject) -> list[JobView]:
-        return self.workspace.jobs.find(self.experiment, {RUN_KEY: subject.key}, name_hint=_NAME_HINT)
+    def _find_jobs(self, subject: Subject) -> list[JobView]:
+        """Return the jobs that scored this very model, newest first. An unavailable model's identity is unknown, so its id decides."""
+        jobs = self.workspace.jobs.find(self.experiment, {RUN_KEY: subject.key}, name_hint=_NAME_HINT)
+        return [job for job in jobs if subject.unavailable or job.tags.get(MODEL_IDENTITY, "") == subject.identity]
 
     def _submit(self, subject: Subject) -> str:
+        self.workspace.compute.check_unchanged(self.compute, self.compute_size)
         inputs = {"model": JobInput("mlflow_model", subject.model), **self.inputs}
         if inputs["base"] == inputs["model"]:
             del inputs["base"]
@@ -177,7 +183,8 @@ class Scoring:
             environment=self.environment,
             compute=self.compute,
             environment_variables={},
-            tags={RUN_KEY: subject.key, EVALUATION_VERSION: self.version, ROLE: subject.role},
+            tags={RUN_KEY: subject.key, EVALUATION_VERSION: self.version, ROLE: subject.role}
+            | ({MODEL_IDENTITY: subject.identity} if subject.identity else {}),
             experiment=self.experiment,
             display_name=f"score the {subject.role}",
         )
@@ -189,23 +196,23 @@ class Scoring:
             console.warning(str(problem))
 
     def _collect(self, job: str, subject: Subject, *, reused: bool) -> Scored:
-        """Download what a job left and hold it against what was asked of it."""
+        """Download the output of a job and validate it."""
         try:
-            folder = self.workspace.jobs.download_output(job, _OUTPUT, self.folder / subject.key[:16])
+            folder = self.workspace.outputs.download(self.workspace.jobs.get(job), _OUTPUT, self.folder / subject.key[:16])
         except NotFound as problem:
-            raise EvidenceError(f"Job {job} completed and its scores are not there: {problem.what}", AGAIN) from problem
+            raise EvidenceError(f"Job {job} completed, but its scores are missing: {problem.what}", RETRY) from problem
         scored = Scored(job, folder, _read_result(folder, job), _read_rows(folder / "scores.jsonl", job), reused)
         self.check(subject, scored)
         return scored
 
 
 def code() -> list[Path]:
-    """The files that run on the compute: the package ``mlops.remote``."""
+    """Return the files that run on the compute: the package ``mlops.remote``."""
     return sorted(_CODE.glob("*.py"))
 
 
 def _snapshot(folder: Path) -> Path:
-    """Make ``folder`` one with the package ``mlops.remote`` and nothing else of ours, to be uploaded as a job's code."""
+    """Fill ``folder`` with the package ``mlops.remote`` alone, to be uploaded as a job's code."""
     shutil.rmtree(folder, ignore_errors=True)
     package = folder / "mlops" / "remote"
     package.mkdir(parents=True)
@@ -216,7 +223,7 @@ def _snapshot(folder: Path) -> Path:
 
 
 def _command(inputs: Mapping[str, JobInput], values: Mapping[str, str | int]) -> str:
-    """The job's command line, for a POSIX shell; Azure ML replaces what stands in ``${{ }}``."""
+    """Return the job's command line for a POSIX shell; Azure ML replaces ``${{ … }}``."""
     files = [f"--{name} ${{{{inputs.{name}}}}}" for name in inputs]
     names = [f"--{name} {shlex.quote(str(value))}" for name, value in values.items()]
     return " ".join(["python -m mlops.remote", *files, f"--output ${{{{outputs.{_OUTPUT}}}}}", *names])
@@ -227,9 +234,9 @@ def _read_result(folder: Path, job: str) -> Result:
         result = Result.model_validate(json.loads((folder / "result.json").read_bytes()))
         digest = file_sha256(folder / "scores.jsonl")
     except (OSError, ValueError) as problem:
-        raise EvidenceError(f"Job {job} completed and left no result that can be read: {problem}", AGAIN) from problem
+        raise EvidenceError(f"Job {job} completed, but its result can't be read: {problem}", RETRY) from problem
     if digest != result.scores_sha256:
-        raise EvidenceError(f"scores.jsonl of job {job} is not the file that its result.json is about.", AGAIN)
+        raise EvidenceError(f"scores.jsonl of job {job} is not the file that its result.json describes.", RETRY)
     return result
 
 
@@ -237,7 +244,7 @@ def _read_rows(path: Path, job: str) -> tuple[dict[str, Any], ...]:
     try:
         rows = tuple(json.loads(line) for line in path.read_bytes().split(b"\n") if line)
     except ValueError as problem:
-        raise EvidenceError(f"scores.jsonl of job {job} can't be read: {problem}", AGAIN) from problem
+        raise EvidenceError(f"scores.jsonl of job {job} can't be read: {problem}", RETRY) from problem
     if not all(isinstance(row, dict) for row in rows):
-        raise EvidenceError(f"scores.jsonl of job {job} has lines that are no rows.", AGAIN)
+        raise EvidenceError(f"scores.jsonl of job {job} has lines that are not JSON objects.", RETRY)
     return rows

@@ -1,7 +1,7 @@
-"""What each stage leaves behind in ``run/``: one frozen, versioned record per finished stage.
+"""The results of the stages in ``run/``: one frozen, versioned record per finished stage.
 
-A stage names its inputs by type (``run.read(Trained)``); what a record was made from is kept by fingerprint in ``inputs``, so a
-record that no longer fits its inputs is noticed (see :mod:`mlops.core.run`). Units are in the field names: ``_s`` seconds,
+A stage names its inputs by type (``run.read(Trained)``). A record has the digests of the records that it was made from in ``inputs``, so
+one that is out of date is recognized (see :mod:`mlops.core.run`). Units are in the field names: ``_s`` seconds,
 ``_ms`` milliseconds, ``_hours``, ``_usd``; fractions lie in [0, 1]; traffic is in percent.
 """
 
@@ -44,27 +44,27 @@ __all__ = [
 
 
 class Frozen(BaseModel):
-    """A value: immutable, and nothing in it that it doesn't know. NaN and infinity survive the trip to JSON and back."""
+    """An immutable value that refuses unknown fields. NaN and infinity survive a round trip through JSON."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings", protected_namespaces=())
 
 
 class Record(Frozen):
-    """What every record has."""
+    """The base of all records."""
 
     stage: ClassVar[str]
-    """The command that makes it; its file is ``run/{stage}.json``."""
-    volatile: ClassVar[frozenset[str]] = frozenset({"made_at", "reused"})
+    """The command that writes it; its file is ``run/{stage}.json``."""
+    volatile: ClassVar[frozenset[str]] = frozenset({"created_at", "reused"})
     """Fields that may differ between two equal results."""
 
-    schema_version: int = Field(1, ge=1, le=1)
-    """Goes up, in a record's own class, when an older record can't be read as a newer one: any other version is refused."""
-    made_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    schema_version: int = Field(2, ge=2, le=2)
+    """Increased, in a record's own class, when older records can't be read as newer ones. Any other version is refused."""
+    created_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
     inputs: dict[str, str] = Field(default_factory=dict, description="stage → digest of the record this one was made from")
-    files: dict[str, FileDigest] = Field(default_factory=dict, description="name → file beside the record")
+    files: dict[str, FileDigest] = Field(default_factory=dict, description="name → file in the run directory")
 
     def digest(self) -> str:
-        """sha256 over everything but the volatile fields, at any depth: equal results have equal digests."""
+        """Return the sha256 over everything but the volatile fields, at any depth: equal results have equal digests."""
         content = _without(self.model_dump(mode="json"), self.volatile)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -76,7 +76,7 @@ def _without(value: Any, names: frozenset[str]) -> Any:
 
 
 class FileDigest(Frozen):
-    """A file under ``run/`` and what was in it."""
+    """A file under ``run/`` and the digest of its content."""
 
     path: str = Field(description="relative to run/")
     sha256: str
@@ -87,20 +87,22 @@ class Prepared(Record):
     """The data, as JSON Lines under ``run/data/``. ``files`` has one entry per split."""
 
     stage: ClassVar[str] = "prepare"
-    volatile: ClassVar[frozenset[str]] = Record.volatile | {"source_seen"}
+    volatile: ClassVar[frozenset[str]] = Record.volatile | {"source_stats"}
     dataset: str
     revision: str
     percent: float = Field(description="of each split that was kept, in (0, 100]")
     seed: int
     fingerprint: str = Field(description="sha256 over the split digests")
-    settings: str = Field("", description="sha256 over every setting that decides what is kept")
-    source: dict[str, str] = Field(default_factory=dict, description="file → sha256; empty for the hub, whose revision says it")
-    source_seen: dict[str, tuple[int, int]] = Field(default_factory=dict, description="file → size and mtime_ns when it was last read")
-    dropped: dict[str, dict[str, int]] = Field(default_factory=dict, description="split → reason → rows that were left out")
+    settings: str = Field("", description="sha256 over every setting that decides the result")
+    source: dict[str, str] = Field(
+        default_factory=dict, description="file → sha256; empty for the hub, where the revision identifies the content"
+    )
+    source_stats: dict[str, tuple[int, int]] = Field(default_factory=dict, description="file → size and mtime_ns when it was last read")
+    dropped: dict[str, dict[str, int]] = Field(default_factory=dict, description="split → reason → number of dropped rows")
 
 
 class Finding(Frozen):
-    """One thing that validation found."""
+    """A problem that validation found."""
 
     rule: str
     severity: Literal["error", "warning"]
@@ -118,7 +120,7 @@ class Suite(Frozen):
 
 
 class Validated(Record):
-    """Data, configuration and workspace hold what training needs."""
+    """Data, configuration and workspace are fit for training."""
 
     stage: ClassVar[str] = "validate"
     data_fingerprint: str
@@ -136,7 +138,7 @@ class Validated(Record):
 
 
 class Parameter(Frozen):
-    """A component input and where its value came from."""
+    """A component input and where its value comes from."""
 
     name: str
     value: str
@@ -148,7 +150,7 @@ class Trained(Record):
 
     stage: ClassVar[str] = "train"
     volatile: ClassVar[frozenset[str]] = Record.volatile | {"train_s"}
-    run_key: str = Field(description="sha256 over everything that decides the result; a tag of the job")
+    run_key: str = Field(description="sha256 over everything that decides the result; also a tag of the job")
     job: str
     identity: str = Field("", description="when Azure created the job, which tells it from another one of the same name")
     display_name: str
@@ -166,7 +168,7 @@ class Trained(Record):
     train_s: float | None = None
     gpus: int
     gpu_hours: float | None = None
-    metrics: dict[str, float] = Field(default_factory=dict, description="last value of each metric on the job's root run")
+    metrics: dict[str, float] = Field(default_factory=dict, description="last value of each metric of the job's root run")
 
 
 class Sample(Frozen):
@@ -178,14 +180,15 @@ class Sample(Frozen):
 
 
 class ModelScores(Frozen):
-    """How one model did on the suites. Per-row scores are in the file named ``scores``."""
+    """The scores of one model on the suites. Per-row scores are in the file named ``scores``."""
 
     role: Literal["candidate", "champion", "base"]
     model: str = Field(description="full id of what was scored")
+    identity: str = Field("", description="tells the model from another one that had the same id; empty for a registry's")
     weights_digest: str
     job: str
     mlflow_run_id: str
-    metrics: dict[str, float] = Field(description="target.nll, target.perplexity, retention.nll, retention.kl_base, …")
+    metrics: dict[str, float] = Field(description="{suite}.{metric} or {suite}.{kind}.{metric} → value; docs/gate.md lists the metrics")
     rows: dict[str, int] = Field(description="per suite")
     suite_digests: dict[str, str]
     scores: str = Field(description="name in files: JSON Lines of per-row scores")
@@ -194,19 +197,19 @@ class ModelScores(Frozen):
 
 
 class Evaluated(Record):
-    """Candidate, champion and base, scored alike on the same rows."""
+    """The scores of candidate, champion and base on the same rows, computed the same way."""
 
     stage: ClassVar[str] = "evaluate"
     evaluation_version: str = Field(description="sha256 over the code in mlops/remote and its settings")
     models: dict[str, ModelScores] = Field(description="role → scores; 'champion' is absent on a first run, or where it is missing")
     missing: dict[str, str] = Field(default_factory=dict, description="role → why it could not be evaluated, and what to do")
     champion: str = Field("", description="full id of what the endpoint served, scored or missing; empty where it served nothing")
-    champion_note: str = Field("", description="why there is no champion, where there is none")
-    notes: tuple[str, ...] = Field((), description="what a reader must know who compares the scores")
+    champion_note: str = Field("", description="why there is no champion, if there is none")
+    notes: tuple[str, ...] = Field((), description="what to know when comparing the scores")
 
 
 class Verdict(StrEnum):
-    """What the gate says, with its exit code."""
+    """The gate's verdict, with its exit code."""
 
     PROMOTE = "PROMOTE"
     HOLD = "HOLD"
@@ -219,14 +222,14 @@ class Verdict(StrEnum):
 
 
 class Outcome(StrEnum):
-    """What one rule says."""
+    """The outcome of one rule."""
 
     SHOWN = "shown"
     """It holds."""
     FAILED = "failed"
     """It is shown not to hold."""
     UNPROVEN = "unproven"
-    """The evidence does not reach."""
+    """The evidence is not sufficient."""
     INVALID = "invalid"
     """There is no valid evidence: missing, NaN, infinite, or from different rows."""
 
@@ -250,7 +253,7 @@ class Judgement(Frozen):
     confidence: float | None = Field(None, description="of the two-sided intervals; each side is tested at (1 − confidence) / 2")
     min_rows: int | None = Field(None, description="rows without which nothing is shown")
     baseline: Literal["champion", "base", "none"]
-    answered_against: Literal["champion", "base", "none"]
+    compared_with: Literal["champion", "base", "none"]
     critical: bool
     candidate: float | None
     reference: float | None
@@ -282,22 +285,24 @@ class Judgement(Frozen):
 
 
 class Probe(Frozen):
-    """One sabotage of the evidence in the self-test, and whether the gate noticed."""
+    """One mutation of the evidence in the self-test, and whether the gate detected it."""
 
     name: str
-    change: str = Field(description="what was done to the evidence")
+    mutation: str = Field(description="how the evidence was changed")
     expected: str
-    found: str
-    result: Literal["passed", "missed", "not applicable"]
+    actual: str
+    result: Literal["detected", "missed", "not applicable"]
 
 
 class Override(Frozen):
-    """Who let a HOLD through, and why. There is none for REJECT."""
+    """Who overrode a HOLD, and why. A REJECT can't be overridden."""
 
     reason: str = Field(min_length=10)
-    actor: str = Field(min_length=1, description="who asked for it")
-    approvers: tuple[str, ...] = Field((), description="who let the job into the environment; empty outside GitHub")
-    environment: str = Field("", description="the GitHub environment; empty outside GitHub, where only an ephemeral target is let through")
+    actor: str = Field(min_length=1, description="who requested it")
+    approvers: tuple[str, ...] = Field((), description="who approved the job for the environment; empty outside GitHub")
+    environment: str = Field(
+        "", description="the GitHub environment; empty outside GitHub, where only a HOLD of an ephemeral target can be overridden"
+    )
     workflow_run: str = Field("", description="URL")
     overridden_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
 
@@ -313,7 +318,7 @@ class Judged(Record):
 
     stage: ClassVar[str] = "gate"
     volatile: ClassVar[frozenset[str]] = Record.volatile | {"overridden_at"}
-    schema_version: int = Field(2, ge=2, le=2)
+    schema_version: int = Field(3, ge=3, le=3)
     target: str = Field(description="whose rules these are; the verdict opens the gate of no other target")
     verdict: Verdict
     reasons: tuple[str, ...]
@@ -334,12 +339,12 @@ class Judged(Record):
 
     @property
     def admitted(self) -> bool:
-        """Whether the candidate may go on: PROMOTE, or a HOLD that somebody answers for."""
+        """Whether the candidate may be registered and deployed: PROMOTE, or an overridden HOLD."""
         return self.verdict is Verdict.PROMOTE or (self.verdict is Verdict.HOLD and self.override is not None)
 
     @property
     def exit_code(self) -> int:
-        """0 where the candidate may go on, else the verdict's."""
+        """0 if the candidate is admitted, otherwise the verdict's."""
         return 0 if self.admitted else self.verdict.exit_code
 
 
@@ -350,18 +355,21 @@ class Registered(Record):
     name: str
     version: str
     model: str = Field(description="full ARM id")
+    identity: str = Field("", description="when this version was created, which tells it from another one of the same name and version")
     tags: dict[str, str]
     reused: bool = False
 
 
 class Deployed(Record):
-    """A healthy deployment that takes no traffic yet."""
+    """A healthy deployment that has no traffic yet."""
 
     stage: ClassVar[str] = "deploy"
     endpoint: str
+    endpoint_identity: str = Field("", description="tells the endpoint from another one of the same name")
     endpoint_created: bool
     scoring_uri: str
     deployment: str
+    identity: str = Field("", description="tells the deployment from another one of the same name")
     model: str
     sku: str
     instances: int
@@ -371,10 +379,11 @@ class Deployed(Record):
 
 
 class Smoked(Record):
-    """The new deployment answers."""
+    """The new deployment has passed its test."""
 
     stage: ClassVar[str] = "smoke-test"
     volatile: ClassVar[frozenset[str]] = Record.volatile | {"latency_p50_ms", "latency_p95_ms"}
+    settings: str = Field("", description="sha256 over every setting that decides whether the test passes")
     endpoint: str
     deployment: str
     requests: int
@@ -398,7 +407,7 @@ class Promoted(Record):
 
 
 class TornDown(Record):
-    """What is gone, and what is not ours to delete."""
+    """What was deleted, and what was left alone."""
 
     stage: ClassVar[str] = "teardown"
     deleted: tuple[str, ...]
@@ -409,9 +418,9 @@ class TornDown(Record):
 RECORDS: tuple[type[Record], ...] = (
     Prepared, Validated, Trained, Evaluated, Judged, Registered, Deployed, Smoked, Promoted, TornDown,
 )  # fmt: skip
-"""In the order they appear."""
+"""In the order of the stages."""
 
 
 def describe(record: Record) -> dict[str, Any]:
-    """The record as plain data, for showing."""
+    """Return the record as plain data for display."""
     return record.model_dump(mode="json")

@@ -37,7 +37,7 @@ def session(inside: object, settings: Settings, open_workspace: Open, trained_jo
     if workspace.endpoints.find(NAME) is None:
         workspace.endpoints.create(EndpointConfig(name=NAME), {})
     for name in ("old", "new"):
-        if workspace.endpoints.deployment(NAME, name) is None:
+        if workspace.endpoints.find_deployment(NAME, name) is None:
             wanted = EndpointConfig(name=NAME, probe_initial_delay_s=1)
             workspace.endpoints.deploy(wanted, name, registered_model(workspace, trained_job), {})
     tags = {PREVIOUS: "old", PREVIOUS_ID: identity(workspace, "old"), "mlops.rollback": ""}
@@ -46,7 +46,7 @@ def session(inside: object, settings: Settings, open_workspace: Open, trained_jo
 
 
 def identity(workspace: Workspace, name: str) -> str:
-    deployment = workspace.endpoints.deployment(NAME, name)
+    deployment = workspace.endpoints.find_deployment(NAME, name)
     assert deployment is not None
     return deployment.identity
 
@@ -88,7 +88,7 @@ def session_again(session: Session, capsys: pytest.CaptureFixture[str]) -> tuple
 
 def test_one_that_takes_no_traffic_at_all_gets_it(session: Session) -> None:
     config, workspace = session()
-    workspace.endpoints.set_traffic(NAME, {}, may_be_none=True)
+    workspace.endpoints.set_traffic(NAME, {}, allow_none=True)
     rollback(config, workspace)
     assert state(workspace) == ({"old": 100}, "")
 

@@ -1,7 +1,7 @@
-"""A run directory that stands right behind the gate, for the tests of what comes after it.
+"""A run directory with everything up to the gate's record, for the tests of the stages after it.
 
-What register, deploy, smoke-test and promote need of a training is a Completed job with an MLflow model in its output. The job here
-copies a model that needs no weights, so that containers start fast.
+From a training, register, deploy, smoke-test and promote need a Completed job with an MLflow model in its output. The job here copies a
+model without weights, so containers start fast.
 """
 
 from __future__ import annotations
@@ -59,16 +59,16 @@ def model_job(workspace: Workspace, folder: Path) -> str:
 
 
 def registered_model(workspace: Workspace, job: str) -> str:
-    """Full id of a registered model of this job."""
+    """Return the full id of a registered model of this job."""
     tags = {"mlops.job": job}
-    found = workspace.assets.find_model("answering", tags) or workspace.assets.register_model(
+    model = workspace.assets.find_model("answering", tags) or workspace.assets.register_model(
         name="answering", version="1", path=f"azureml://jobs/{job}/outputs/trained_model", description="", tags=tags
     )
-    return found.id
+    return model.id
 
 
 def ready_to_train(directory: Path, rows: int = 12) -> Run:
-    """Records up to validation's."""
+    """Write the records up to validation's."""
     run = Run(directory)
     prepared = _prepared(run, rows)
     run.write(
@@ -91,9 +91,14 @@ def ready_to_train(directory: Path, rows: int = 12) -> Run:
 
 
 def behind_the_gate(
-    directory: Path, job: str, verdict: Verdict = Verdict.PROMOTE, champion: str | None = None, override: Override | None = None
+    directory: Path,
+    job: str,
+    verdict: Verdict = Verdict.PROMOTE,
+    champion: str | None = None,
+    override: Override | None = None,
+    identity: str = "",
 ) -> Run:
-    """Records up to the gate's, about this job."""
+    """Write the records up to the gate's, about this job; ``identity`` tells it from another one of the same name."""
     run = ready_to_train(directory)
     prepared, validated = run.read(Prepared), run.read(Validated)
     trained = run.write(
@@ -101,6 +106,7 @@ def behind_the_gate(
             inputs={"prepare": prepared.digest(), "validate": validated.digest()},
             run_key=hashlib.sha256(job.encode()).hexdigest(),
             job=job,
+            identity=identity,
             display_name="copy",
             experiment=EXPERIMENT,
             status="Completed",
@@ -146,7 +152,7 @@ def _prepared(run: Run, rows: int) -> Prepared:
     for split in ("train_sft", "test_sft", "train_gen", "test_gen"):
         path = run.path("data", f"{split}.jsonl")
         path.write_text("".join(json.dumps(_talk(split, number)) + "\n" for number in range(rows)))
-        files[split] = run.keep(path, rows)
+        files[split] = run.describe_file(path, rows)
     fingerprint = hashlib.sha256("".join(file.sha256 for file in files.values()).encode()).hexdigest()
     return run.write(Prepared(dataset="test", revision="", percent=100, seed=42, fingerprint=fingerprint, files=files))
 

@@ -1,4 +1,4 @@
-"""The champion's special cases: none may pass for a first run, and none may make the candidate's way easier."""
+"""Special cases of the champion: none may pass for a first run, and none may make it easier for the candidate."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from tests.support.evaluation import ALL, ENDPOINT, FINGERPRINT_OF_OTHER_DATA, M
 ELSEWHERE = "/subscriptions/s/resourceGroups/g/providers/Microsoft.MachineLearningServices/workspaces/w"
 
 
-def test_what_the_champion_was_trained_on_is_told(make: Make) -> None:
+def test_the_training_data_of_the_champion_is_noted(make: Make) -> None:
     evaluation = make(live="blue")
     [note] = evaluation.evaluate().notes
     assert "trained on other data" in note
     assert FINGERPRINT_OF_OTHER_DATA in note
     assert evaluation.trained.data_fingerprint in note
-    assert "only favour it" in note
+    assert "only favor it" in note
     evaluation.traffic(green=100)
     [note] = evaluation.evaluate().notes
     assert "unknown (no tag mlops.data_fingerprint" in note
@@ -35,7 +35,7 @@ def test_an_archived_champion_is_scored(make: Make) -> None:
         assert set(evaluation.evaluate().models) == set(ALL)
 
 
-def test_a_champion_that_is_gone_is_missing_and_no_first_run(make: Make, trained_job: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_deleted_champion_is_missing_and_not_a_first_run(make: Make, trained_job: str, capsys: pytest.CaptureFixture[str]) -> None:
     evaluation = make(live="blue")
     with evaluation.changed("model", f"{MODEL_NAME}/blue"):
         record = evaluation.evaluate()
@@ -46,7 +46,7 @@ def test_a_champion_that_is_gone_is_missing_and_no_first_run(make: Make, trained
         assert record.champion_note == ""
         assert record.champion in record.missing["champion"]
         assert "mlops rollback" in record.missing["champion"]
-        assert "rules against it can't hold" in capsys.readouterr().err
+        assert "no rule that compares with it can hold" in capsys.readouterr().err
         again = evaluation.evaluate()
         assert again.digest() == record.digest()
         assert evaluation.scored() == ["base", "candidate"]
@@ -107,7 +107,7 @@ def test_a_registry_that_does_not_answer_is_an_error_and_nothing_is_submitted(ma
     assert not evaluation.run.has(Evaluated)
 
 
-def test_an_endpoint_without_traffic_is_no_first_run_while_models_stand_by(make: Make) -> None:
+def test_an_endpoint_without_traffic_is_not_a_first_run_while_it_has_other_deployments(make: Make) -> None:
     evaluation = make()
     record = evaluation.evaluate()
     assert (record.champion, record.champion_note) == ("", "")
@@ -124,16 +124,17 @@ def test_an_endpoint_without_traffic_is_no_first_run_while_models_stand_by(make:
     assert set(evaluation.evaluate().missing) == {"champion"}
 
 
-def test_a_candidate_that_was_promoted_is_not_its_own_champion(make: Make) -> None:
+def test_a_promoted_candidate_is_not_compared_with_itself(make: Make) -> None:
     evaluation = make(at="nowhere")
     before = evaluation.evaluate()
-    evaluation.run.write(Registered(name=MODEL_NAME, version="blue", model=evaluation.model("blue"), tags={}))
+    blue = evaluation.workspace.assets.get_model(MODEL_NAME, "blue")
+    evaluation.run.write(Registered(name=MODEL_NAME, version="blue", model=blue.id, identity=blue.identity, tags={}))
     config = make(live="blue", folder="other").config
     assert evaluation.evaluate(config) == before
     assert evaluation.scored() == ["base", "candidate"]
 
 
-def test_split_traffic_is_told(make: Make) -> None:
+def test_split_traffic_is_noted(make: Make) -> None:
     evaluation = make()
     evaluation.traffic(blue=90, green=10)
     record = evaluation.evaluate()
@@ -142,7 +143,7 @@ def test_split_traffic_is_told(make: Make) -> None:
 
 
 @pytest.mark.parametrize("shares", [{"blue": 50, "green": 50}, {"blue": 100, "gone": 0}])
-def test_traffic_that_names_no_champion_is_an_error(shares: dict[str, int], make: Make) -> None:
+def test_traffic_without_a_champion_is_an_error(shares: dict[str, int], make: Make) -> None:
     evaluation = make()
     evaluation.traffic(**{name: share for name, share in shares.items() if share})
     with ExitStack() as stack:

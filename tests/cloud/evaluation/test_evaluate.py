@@ -1,4 +1,4 @@
-"""Who is scored, and when."""
+"""Which models are scored, and when."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_a_first_run_scores_candidate_and_base(make: Make, capsys: pytest.Captur
     assert "candidate: target.nll" in capsys.readouterr().out
 
 
-def test_again_nothing_is_computed_and_elsewhere_every_score_is_used_again(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_second_run_computes_nothing_and_another_folder_reuses_every_score(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
     evaluation = make(live="blue")
     record = evaluation.evaluate()
     assert evaluation.scored() == ALL
@@ -41,7 +41,7 @@ def test_again_nothing_is_computed_and_elsewhere_every_score_is_used_again(make:
     assert elsewhere.digest() == record.digest()
 
 
-def test_when_only_the_champion_has_changed_only_it_is_scored(make: Make) -> None:
+def test_only_a_new_champion_is_scored(make: Make) -> None:
     evaluation = make(live="blue")
     before = evaluation.evaluate()
     evaluation.traffic(green=100)
@@ -53,7 +53,7 @@ def test_when_only_the_champion_has_changed_only_it_is_scored(make: Make) -> Non
 
 
 @pytest.mark.parametrize("changed", ["a suite", "a setting", "the code"])
-def test_what_moves_a_figure_has_all_three_scored_anew(changed: str, make: Make, trained_job: str) -> None:
+def test_a_change_that_affects_scores_scores_all_three_again(changed: str, make: Make, trained_job: str) -> None:
     evaluation = make(live="blue")
     before = evaluation.evaluate()
     if changed == "a suite":
@@ -84,7 +84,9 @@ def test_an_endpoint_that_serves_the_base_model_needs_no_third_job(make: Make) -
     assert record.champion == base
 
 
-def test_the_scorer_itself_finds_a_copy_of_the_base_model_equal_to_it(make: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_real_scorer_scores_a_copy_of_the_base_model_like_the_base_model(
+    make: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     settings = ("evaluation.precision=float32", "evaluation.generate_rows=1", "evaluation.max_new_tokens=2", "evaluation.max_tokens=64")
     evaluation = make(*settings, at="nowhere")
     monkeypatch.undo()
@@ -103,7 +105,7 @@ def test_the_scorer_itself_finds_a_copy_of_the_base_model_equal_to_it(make: Make
         experiment="copies",
         display_name="copy the base model",
     )
-    evaluation.workspace.jobs.wait(copy, 60)
+    evaluation.workspace.wait(copy, 60)
     evaluation.retrain(copy)
     models = evaluation.evaluate().models
     candidate, base = models["candidate"], models["base"]

@@ -1,4 +1,4 @@
-"""Scoring jobs: whose result is believed, and what becomes of the others when one does not complete."""
+"""Scoring jobs: which results are accepted, and what happens to the other jobs when one does not complete."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ TAMPERED: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("what", TAMPERED)
-def test_a_stored_score_that_was_tampered_with_is_computed_anew(what: str, make: Make, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_stored_score_that_was_tampered_with_is_computed_again(what: str, make: Make, capsys: pytest.CaptureFixture[str]) -> None:
     evaluation = make(at="nowhere")
     before = evaluation.evaluate()
     [stored] = evaluation.names("candidate")
     TAMPERED[what](evaluation.output(stored))
     other = make(at="nowhere", folder="other")
     record = other.evaluate()
-    assert f"The score in job {stored} can't be used again" in capsys.readouterr().err
+    assert f"The score in job {stored} can't be reused" in capsys.readouterr().err
     assert evaluation.names("candidate") == [stored, record.models["candidate"].job]
     assert record.models["candidate"].metrics == before.models["candidate"].metrics
     assert (record.models["candidate"].reused, record.models["base"].reused) == (False, True)
@@ -58,9 +58,9 @@ def test_a_stored_score_that_was_tampered_with_is_computed_anew(what: str, make:
 
 @pytest.mark.parametrize(
     ("how", "says"),
-    [("empty", "its scores are not there"), ("foreign", "has scored other rows"), ("other base", "not held against the same base")],
+    [("empty", "its scores are missing"), ("foreign", "has scored other rows"), ("other base", "compared with different base models")],
 )
-def test_a_job_that_completes_without_what_was_asked_is_an_error(how: str, says: str, make: Make) -> None:
+def test_a_job_that_completes_without_the_requested_scores_is_an_error(how: str, says: str, make: Make) -> None:
     evaluation = make(at="nowhere", base="wait" if how != "other base" else "", candidate=how)
     with pytest.raises(EvidenceError, match=says) as caught:
         evaluation.evaluate()
@@ -70,12 +70,12 @@ def test_a_job_that_completes_without_what_was_asked_is_an_error(how: str, says:
         evaluation.settle([("candidate", "Completed"), ("base", "Canceled")])
 
 
-def test_a_candidate_whose_scores_are_no_numbers_is_for_the_gate_to_judge(make: Make) -> None:
+def test_nan_scores_of_a_candidate_are_left_for_the_gate_to_judge(make: Make) -> None:
     record = make(at="nowhere", candidate="nan").evaluate()
     assert math.isnan(record.models["candidate"].metrics["target.nll"])
 
 
-def test_a_suite_that_was_changed_on_disk_is_found_before_anything_is_submitted(make: Make) -> None:
+def test_a_suite_that_was_changed_on_disk_is_detected_before_any_job_is_submitted(make: Make) -> None:
     evaluation = make(at="nowhere")
     altered(evaluation.run.directory / "suites" / "target.jsonl", "target-0", "target-9")
     with pytest.raises(EvidenceError, match="is not the target suite that validation froze"):
@@ -87,7 +87,7 @@ def test_a_suite_that_was_changed_on_disk_is_found_before_anything_is_submitted(
     ("order", "error", "code", "status"),
     [("job-failed", JobFailed, 7, "Failed"), ("job-canceled", JobCanceled, 8, "Canceled")],
 )
-def test_a_job_that_does_not_complete_ends_the_others(
+def test_a_job_that_does_not_complete_cancels_the_others(
     order: str, error: type[Exception], code: int, status: str, make: Make, fault: Fault
 ) -> None:
     evaluation = make(live="blue", base="wait", champion="wait")
@@ -100,7 +100,7 @@ def test_a_job_that_does_not_complete_ends_the_others(
     assert not evaluation.run.has(Evaluated)
 
 
-def test_a_scorer_that_breaks_tells_its_last_words_and_the_next_run_tries_again(make: Make) -> None:
+def test_a_failing_scorer_is_reported_with_its_log_and_tried_again_by_the_next_run(make: Make) -> None:
     evaluation = make(at="nowhere", candidate="fail")
     with pytest.raises(JobFailed, match="broken on purpose"):
         evaluation.evaluate()
@@ -109,40 +109,40 @@ def test_a_scorer_that_breaks_tells_its_last_words_and_the_next_run_tries_again(
     assert [status for role, status in evaluation.jobs() if role == "candidate"] == ["Failed", "Failed"]
 
 
-def test_a_job_that_does_not_respond_is_no_success(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_that_does_not_respond_is_an_error(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     evaluation = make(at="nowhere", candidate="wait", base="wait")
-    wait = Jobs.wait
+    wait = Workspace.wait
 
-    def lost(jobs: Jobs, job: str, *given: float) -> object:
+    def lost(workspace: Workspace, job: str, *given: float) -> object:
         with runstore.change(evaluation.emulator.azure, job) as document:
             document["status"] = "NotResponding"
-        return wait(jobs, job, *given)
+        return wait(workspace, job, *given)
 
-    monkeypatch.setattr(Jobs, "wait", lost)
+    monkeypatch.setattr(Workspace, "wait", lost)
     with pytest.raises(JobStatusUnknown, match="it may still cost money") as caught:
         evaluation.evaluate()
     assert caught.value.exit_code == 9
     evaluation.settle([("candidate", "Canceled"), ("base", "Canceled")])
 
 
-def test_a_job_that_takes_too_long_is_cancelled_with_the_others(make: Make) -> None:
+def test_a_job_that_takes_too_long_is_canceled_with_the_others(make: Make) -> None:
     evaluation = make("training.timeout_hours=0.00001", at="nowhere", candidate="wait", base="wait")
-    with pytest.raises(JobStatusUnknown, match="was told to cancel") as caught:
+    with pytest.raises(JobStatusUnknown, match="is being canceled") as caught:
         evaluation.evaluate()
     assert (caught.value.exit_code, "training.timeout_hours" in caught.value.fix) == (9, True)
     evaluation.settle([("candidate", "Canceled"), ("base", "Canceled")])
 
 
-def test_sigterm_cancels_what_this_run_has_submitted_and_leaves_the_jobs_of_others(
+def test_sigterm_cancels_the_jobs_of_this_run_and_no_others(
     make: Make, open_workspace: Open, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
     evaluation = make(at="nowhere", candidate="wait", base="wait", champion="wait")
     other = open_workspace(evaluation.config)
-    other.tags[RUN] = "somewhere else"
+    other.session.tags[RUN] = "somewhere else"
     with monkeypatch.context() as patch:
         # As if the other runner had been killed: nothing cancels its jobs.
-        patch.setattr(Jobs, "wait", lambda *_: (_ for _ in ()).throw(SystemExit(137)))
+        patch.setattr(Workspace, "wait", lambda *_: (_ for _ in ()).throw(SystemExit(137)))
         patch.setattr(Jobs, "cancel", lambda *_: None)
         with pytest.raises(SystemExit):
             evaluation.evaluate(workspace=other)
@@ -168,7 +168,7 @@ def test_sigterm_cancels_what_this_run_has_submitted_and_leaves_the_jobs_of_othe
 
 def test_an_interrupt_while_a_job_is_being_submitted_leaves_no_job_behind(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     evaluation = make(at="nowhere", candidate="wait", base="wait")
-    operations = evaluation.workspace.ml.jobs
+    operations = evaluation.workspace.session.ml.jobs
     submit = operations.create_or_update
 
     def interrupted(job: object) -> None:
