@@ -34,15 +34,21 @@ WARM_UP = 20
 RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
 
 
+def write(line: str) -> None:
+    """Write a line to stdout."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
 def client(url: str, method: str, count: int, headers: dict[str, str]) -> list[float]:
     """Return the milliseconds that each of ``count`` sequential requests took."""
     times = []
     with requests.Session() as session:
         for _ in range(WARM_UP + count):
             begin = time.perf_counter()
-            answer = session.request(method, url, headers=headers, data=b"x" * 1000 if method == "PUT" else None, timeout=30)
+            response = session.request(method, url, headers=headers, data=b"x" * 1000 if method == "PUT" else None, timeout=30)
             times.append((time.perf_counter() - begin) * 1000)
-            answer.raise_for_status()
+            response.raise_for_status()
     return times[WARM_UP:]
 
 
@@ -52,7 +58,7 @@ def measure(name: str, environment: dict[str, str], url: str, method: str, count
     output = subprocess.check_output([sys.executable, __file__, "--client", arguments], env=os.environ | environment, text=True)
     times = json.loads(output)
     median = statistics.median(times)
-    print(f"{name:<32}{median:9.2f}{statistics.quantiles(times, n=20)[-1]:9.2f}", flush=True)
+    write(f"{name:<32}{median:9.2f}{statistics.quantiles(times, n=20)[-1]:9.2f}")
     return median
 
 
@@ -92,7 +98,7 @@ def targets(azure: Azure) -> dict[str, tuple[str, str, dict[str, str]]]:
 
 def measure_requests(folder: Path, count: int) -> None:
     """Print the latency of requests to the bare server and to the emulator."""
-    print(f"{'ms a request':<32}{'median':>9}{'p95':>9}")
+    write(f"{'ms a request':<32}{'median':>9}{'p95':>9}")
     bare = folder / "bare"
     bare.mkdir()
     port = serve_bare(bare)
@@ -103,7 +109,7 @@ def measure_requests(folder: Path, count: int) -> None:
             measure(name, emulator.environment(), url, method, count, headers)
             for name, (url, method, headers) in targets(emulator.azure).items()
         ]
-    print(f"the emulator's slowest median is {max(medians) / baseline:.1f} times the bare server's")
+    write(f"the emulator's slowest median is {max(medians) / baseline:.1f} times the bare server's")
 
 
 def measure_starts(folder: Path, count: int) -> None:
@@ -118,7 +124,7 @@ def measure_starts(folder: Path, count: int) -> None:
         starts.append((middle - begin) * 1000)
         stops.append((time.perf_counter() - middle) * 1000)
     # The first start imports the modules.
-    print(f"first start {starts[0]:.0f} ms; then start {statistics.median(starts[1:]):.0f} ms, stop {statistics.median(stops[1:]):.0f} ms")
+    write(f"first start {starts[0]:.0f} ms; then start {statistics.median(starts[1:]):.0f} ms, stop {statistics.median(stops[1:]):.0f} ms")
 
 
 def main() -> None:
@@ -129,7 +135,7 @@ def main() -> None:
     parser.add_argument("--client", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.client:
-        print(json.dumps(client(**json.loads(options.client))))
+        write(json.dumps(client(**json.loads(options.client))))
         return
     with tempfile.TemporaryDirectory() as name:
         measure_requests(Path(name), options.requests)

@@ -1,4 +1,4 @@
-"""An emulator for each test module, and the environment in which the real SDK finds it."""
+"""An emulator for each test module, and the environment that leads the real SDK to it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.project import enter
 
 @pytest.fixture(scope="module")
 def options(weights_cache: Path) -> Options:
-    """What the module's emulator is started with; a module may override it."""
+    """The options of the module's emulator; a module may override them."""
     return Options(weights="tiny-llama", cache=weights_cache)
 
 
@@ -28,7 +28,7 @@ def emulator(tmp_path_factory: pytest.TempPathFactory, options: Options) -> Iter
 
 @pytest.fixture
 def environment(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Mapping[str, str]:
-    """The variables that lead every client of this process to the emulator, set."""
+    """Make this process a client of the emulator, and return the variables that do so."""
     enter(emulator, monkeypatch)
     return emulator.environment()
 
@@ -44,7 +44,7 @@ def credential(environment: Mapping[str, str]) -> Iterator[Any]:
 
 @pytest.fixture
 def ml(environment: Mapping[str, str], credential: Any) -> Any:
-    """A client of the workspace."""
+    """An SDK client of the workspace."""
     from azure.ai.ml import MLClient
 
     names = ("AZURE_SUBSCRIPTION_ID", "AZUREML_RESOURCE_GROUP", "AZUREML_WORKSPACE")
@@ -53,7 +53,7 @@ def ml(environment: Mapping[str, str], credential: Any) -> Any:
 
 @pytest.fixture
 def azureml(credential: Any) -> Any:
-    """A client of the registry."""
+    """An SDK client of the registry."""
     from azure.ai.ml import MLClient
 
     return MLClient(credential, registry_name="azureml")

@@ -1,4 +1,4 @@
-"""The emulated GitHub: its tokens can do what the job's permissions say, and what it does not know it refuses."""
+"""The emulated GitHub: a token has its job's permissions, and unsupported requests are refused."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from mlops.emulator.base.azure import Options
 from mlops.emulator.identity import github_oidc
 from mlops.emulator.identity.github_oidc import WorkflowRun, job_environment
 from mlops.emulator.server import Emulator
+from tests.support.project import enter
 
 API = "https://api.github.com"
 COMMENTS = "/repos/octo/chat/issues/3/comments"
@@ -30,19 +31,18 @@ def octo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
 
 @pytest.fixture(autouse=True)
 def inside(octo: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in octo.environment().items():
-        monkeypatch.setenv(name, value)
+    enter(octo, monkeypatch)
 
 
 def call(octo: Emulator, method: str, path: str, body: Any = None, **permissions: str) -> requests.Response:
-    token = github_api.token(octo.azure, {name.replace("_", "-"): level for name, level in permissions.items()})
+    token = github_api.issue_token(octo.azure, {name.replace("_", "-"): level for name, level in permissions.items()})
     return requests.request(method, API + path, json=body, headers={"Authorization": f"token {token}"}, timeout=30)
 
 
-def test_a_comment_is_written_read_and_changed(octo: Emulator) -> None:
-    made = call(octo, "POST", COMMENTS, {"body": "one"}, pull_requests="write")
-    assert made.status_code == 201
-    changed = call(octo, "PATCH", f"/repos/octo/chat/issues/comments/{made.json()['id']}", {"body": "two"}, pull_requests="write")
+def test_a_comment_is_created_read_and_changed(octo: Emulator) -> None:
+    created = call(octo, "POST", COMMENTS, {"body": "one"}, pull_requests="write")
+    assert created.status_code == 201
+    changed = call(octo, "PATCH", f"/repos/octo/chat/issues/comments/{created.json()['id']}", {"body": "two"}, pull_requests="write")
     assert changed.json()["body"] == "two"
     assert [comment["body"] for comment in call(octo, "GET", COMMENTS, pull_requests="read").json()] == ["two"]
 
@@ -63,7 +63,7 @@ def test_a_comment_is_written_read_and_changed(octo: Emulator) -> None:
         ("DELETE", "/repos/octo/chat", None, {"actions": "write"}, 501),
     ],
 )
-def test_what_is_refused(octo: Emulator, method: str, path: str, body: Any, permissions: dict[str, str], status: int) -> None:
+def test_invalid_requests_are_refused(octo: Emulator, method: str, path: str, body: Any, permissions: dict[str, str], status: int) -> None:
     assert call(octo, method, path, body, **permissions).status_code == status
 
 
@@ -81,7 +81,7 @@ def test_an_unknown_token_is_refused() -> None:
         (WorkflowRun("1", event="pull_request", ref="refs/pull/3/merge"), "pr", "repo:octo/chat:environment:pr"),
     ],
 )
-def test_a_token_is_signed_by_the_key_that_discovery_names(octo: Emulator, run: WorkflowRun, environment: str, subject: str) -> None:
+def test_a_token_is_signed_with_a_key_from_discovery(octo: Emulator, run: WorkflowRun, environment: str, subject: str) -> None:
     job = job_environment(octo.azure, run, environment)
     headers = {"Authorization": f"Bearer {job['ACTIONS_ID_TOKEN_REQUEST_TOKEN']}"}
     token = requests.get(job["ACTIONS_ID_TOKEN_REQUEST_URL"] + "&audience=somebody", headers=headers, timeout=30).json()["value"]
@@ -94,23 +94,22 @@ def test_a_token_is_signed_by_the_key_that_discovery_names(octo: Emulator, run: 
     assert claims["exp"] - claims["iat"] <= 600
 
 
-def test_the_request_token_is_of_this_run_and_expires(octo: Emulator) -> None:
-    mine, other = job_environment(octo.azure, WorkflowRun("1")), job_environment(octo.azure, WorkflowRun("2"))
-    late = job_environment(octo.azure, WorkflowRun("1"), seconds=-1)
-    url = mine["ACTIONS_ID_TOKEN_REQUEST_URL"]
-    for wrong, status in ((other, 400), (late, 401)):
+def test_a_request_token_is_valid_for_one_run_and_expires(octo: Emulator) -> None:
+    own, other = job_environment(octo.azure, WorkflowRun("1")), job_environment(octo.azure, WorkflowRun("2"))
+    expired = job_environment(octo.azure, WorkflowRun("1"), seconds=-1)
+    url = own["ACTIONS_ID_TOKEN_REQUEST_URL"]
+    for wrong, status in ((other, 400), (expired, 401)):
         headers = {"Authorization": f"Bearer {wrong['ACTIONS_ID_TOKEN_REQUEST_TOKEN']}"}
         assert requests.get(url, headers=headers, timeout=30).status_code == status
     assert requests.get(url, timeout=30).status_code == 401
 
 
-def test_without_the_option_github_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_github_is_not_emulated_without_the_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Emulator(tmp_path) as plain:
-        for name, value in plain.environment().items():
-            monkeypatch.setenv(name, value)
+        enter(plain, monkeypatch)
         with pytest.raises(requests.exceptions.ProxyError):
             requests.get(API, timeout=30)
-        assert plain.hosts_asked == {"api.github.com": False}
+        assert plain.contacted_hosts == {"api.github.com": False}
 
 
 def test_subjects_without_an_issuer_are_refused(capsys: pytest.CaptureFixture[str]) -> None:

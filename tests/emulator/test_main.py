@@ -1,8 +1,9 @@
-"""The command line: run something inside, keep it running, and leave nothing behind."""
+"""The command line: run a command inside the emulator, keep the emulator running, and leave nothing behind."""
 
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -24,16 +25,16 @@ def inside(code: str, *options: str, text: str = "", environment: dict[str, str]
     return run(*TINY, *options, "--", sys.executable, "-c", code, text=text, environment=environment)
 
 
-def until(condition: Callable[[], bool]) -> None:
+def wait_until(condition: Callable[[], bool]) -> None:
     for _ in range(1200):
         if condition():
             return
         time.sleep(0.05)
-    raise AssertionError("it never happened")
+    raise AssertionError("timed out")
 
 
 def family(pid: int) -> set[int]:
-    """The process and all that descend from it."""
+    """Return the process and all its descendants."""
     parents = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -42,14 +43,14 @@ def family(pid: int) -> set[int]:
             continue
         if fields[0] != "Z":
             parents[int(stat.parent.name)] = int(fields[1])
-    found, last = {pid}, 0
-    while len(found) > last:
-        last = len(found)
-        found |= {child for child, parent in parents.items() if parent in found}
-    return found & parents.keys()
+    members, last = {pid}, 0
+    while len(members) > last:
+        last = len(members)
+        members |= {child for child, parent in parents.items() if parent in members}
+    return members & parents.keys()
 
 
-def living(pids: set[int]) -> set[int]:
+def alive(pids: set[int]) -> set[int]:
     return {pid for pid in pids if pid in family(pid)}
 
 
@@ -74,7 +75,7 @@ def background() -> Iterator[Callable[[Sequence[str]], subprocess.Popen[str]]]:
 class TestRun:
     """``-- COMMAND``."""
 
-    def test_status_output_and_input_are_the_commands(self) -> None:
+    def test_exit_status_output_and_input_are_those_of_the_command(self) -> None:
         done = inside("import sys; print(sys.stdin.read().upper()); print('e', file=sys.stderr); sys.exit(7)", text="hello")
         assert (done.returncode, done.stdout, done.stderr) == (7, "HELLO\n", "e\n")
 
@@ -82,12 +83,12 @@ class TestRun:
         code = "from azure.identity import DefaultAzureCredential as C; C().get_token('https://management.azure.com/.default'); print('in')"
         assert inside(code).stdout == "in\n"
 
-    def test_the_environment_is_the_callers_and_the_emulators(self) -> None:
+    def test_the_environment_combines_the_callers_and_the_emulators(self) -> None:
         code = "import os; print(os.environ['MINE'], os.environ['https_proxy'] != 'http://theirs', os.environ['AZUREML_WORKSPACE'])"
         done = inside(code, environment=dict(os.environ) | {"MINE": "kept", "https_proxy": "http://theirs"})
         assert done.stdout == "kept True ws-emulator\n"
 
-    def test_hosts_asked_for_are_written(self, tmp_path: Path) -> None:
+    def test_contacted_hosts_are_written(self, tmp_path: Path) -> None:
         code = """
 import requests
 requests.get("https://eastus.api.azureml.ms/discovery")
@@ -99,27 +100,48 @@ except requests.exceptions.ProxyError:
         assert inside(code, "--hosts", str(tmp_path / "hosts")).stdout == "refused\n"
         assert (tmp_path / "hosts").read_text() == "eastus.api.azureml.ms allowed\nhuggingface.co refused\n"
 
-    def test_faults_are_ordered(self) -> None:
+    def test_faults_are_injected(self) -> None:
         code = "import requests; print([requests.get('https://eastus.api.azureml.ms/discovery').status_code for _ in range(3)])"
         assert inside(code, "--fault", "503@api GET x1", "--fault", "429@api").stdout == "[429, 503, 200]\n"
 
-    def test_state_is_kept_only_where_asked_for(self, tmp_path: Path) -> None:
+    def test_verbose_writes_a_line_per_request(self) -> None:
+        code = """
+import requests
+requests.get("https://eastus.api.azureml.ms/discovery?secret=1")
+requests.get("https://eastus.api.azureml.ms/nowhere")
+try:
+    requests.get("https://huggingface.co/x")
+except requests.exceptions.ProxyError:
+    pass
+"""
+        assert inside(code).stderr == ""
+        lines = inside(code, "--verbose").stderr.splitlines()
+        expected = [
+            r"GET eastus\.api\.azureml\.ms /discovery 200",
+            r"GET eastus\.api\.azureml\.ms /nowhere 501",
+            r"CONNECT huggingface\.co - 403",
+        ]
+        assert len(lines) == len(expected), lines
+        for line, pattern in zip(lines, expected, strict=True):
+            assert re.fullmatch(rf"\d\d:\d\d:\d\d\.\d{{3}} {pattern} \d+ ms", line), line
+
+    def test_state_is_kept_only_with_the_option(self, tmp_path: Path) -> None:
         code = "import os; print(os.path.dirname(os.environ['REQUESTS_CA_BUNDLE']))"
         folder = Path(inside(code).stdout.strip())
         assert not folder.exists()
-        kept = inside(code, "--state", str(tmp_path / "state"))
-        assert Path(kept.stdout.strip()) == tmp_path / "state"
+        done = inside(code, "--state", str(tmp_path / "state"))
+        assert Path(done.stdout.strip()) == tmp_path / "state"
         assert (tmp_path / "state" / "emulator.db").exists()
 
-    def test_no_such_command(self) -> None:
+    def test_a_missing_command_exits_with_127(self) -> None:
         done = run(*TINY, "--", "no-such-command-anywhere")
         assert (done.returncode, done.stderr) == (127, "no-such-command-anywhere: No such file or directory\n")
 
-    def test_signal_that_ended_the_command(self) -> None:
+    def test_a_signal_that_kills_the_command_is_the_exit_status(self) -> None:
         assert inside("import os; os.kill(os.getpid(), 9)").returncode == 137
 
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-    def test_signals_are_passed_on(self, background: Callable[[Sequence[str]], subprocess.Popen[str]], number: int) -> None:
+    def test_signals_are_forwarded(self, background: Callable[[Sequence[str]], subprocess.Popen[str]], number: int) -> None:
         code = """
 import signal, sys, time
 for number in (1, 2, 15):
@@ -130,30 +152,30 @@ time.sleep(600)
         process = background(["--", sys.executable, "-c", code])
         assert process.stdout is not None
         assert process.stdout.readline() == "up\n"
-        everyone = family(process.pid)
+        members = family(process.pid)
         process.send_signal(number)
         assert process.wait(timeout=60) == number + 50
-        until(lambda: not living(everyone))
+        wait_until(lambda: not alive(members))
 
-    def test_killed_it_leaves_no_process(self, background: Callable[[Sequence[str]], subprocess.Popen[str]]) -> None:
+    def test_a_killed_emulator_leaves_no_process(self, background: Callable[[Sequence[str]], subprocess.Popen[str]]) -> None:
         process = background(["--", sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)"])
         assert process.stdout is not None
         process.stdout.readline()
-        # The emulator, the guard and its command, MLflow's guard and MLflow, which comes up last.
-        until(lambda: len(family(process.pid)) >= 5)
-        everyone = family(process.pid)
+        # The emulator, the command and MLflow, each of the last two with its guard. MLflow starts last.
+        wait_until(lambda: len(family(process.pid)) >= 5)
+        members = family(process.pid)
         process.kill()
-        until(lambda: not living(everyone))
+        wait_until(lambda: not alive(members))
 
 
 class TestServe:
     """``serve --state DIR``."""
 
-    def test_until_it_is_stopped(self, tmp_path: Path, background: Callable[[Sequence[str]], subprocess.Popen[str]]) -> None:
+    def test_it_runs_until_it_is_stopped(self, tmp_path: Path, background: Callable[[Sequence[str]], subprocess.Popen[str]]) -> None:
         state = tmp_path / "a state"
         variables = state / "env"
         code = "import os; print(os.environ['AZURE_CLIENT_ID'], os.environ['HTTPS_PROXY'])"
-        seen = []
+        outputs = []
         for _ in range(2):
             process = background(["serve", "--state", str(state)])
             assert process.stdout is not None
@@ -161,44 +183,44 @@ class TestServe:
             assert f"'{variables}'" in process.stdout.readline()
             assert "http://127.0.0.1:" in process.stdout.readline()
             assert variables.stat().st_mode & 0o777 == 0o600
-            seen.append(
+            outputs.append(
                 subprocess.check_output(["sh", "-c", f'. "$1" && {sys.executable} -c "{code}"', "sh", str(variables)], text=True).split()
             )
-            everyone = family(process.pid)
+            members = family(process.pid)
             process.terminate()
             assert process.wait(timeout=60) == 0
             assert not variables.exists()
-            until(lambda: not living(everyone))  # noqa: B023 - called at once
-        assert seen[0][0] == seen[1][0]
+            wait_until(lambda: not alive(members))  # noqa: B023 - called immediately
+        assert outputs[0][0] == outputs[1][0]
 
-    def test_one_at_a_time(self, tmp_path: Path, background: Callable[[Sequence[str]], subprocess.Popen[str]]) -> None:
+    def test_only_one_emulator_uses_a_state(self, tmp_path: Path, background: Callable[[Sequence[str]], subprocess.Popen[str]]) -> None:
         process = background(["serve", "--state", str(tmp_path)])
         assert process.stdout is not None
         process.stdout.readline()
         done = run("serve", "--state", str(tmp_path))
-        assert (done.returncode, "Another emulator is running" in done.stderr) == (1, True)
+        assert (done.returncode, "Another emulator is using" in done.stderr) == (1, True)
 
-    def test_port(self, tmp_path: Path, background: Callable[[Sequence[str]], subprocess.Popen[str]]) -> None:
+    def test_a_port_in_use_is_refused(self, tmp_path: Path, background: Callable[[Sequence[str]], subprocess.Popen[str]]) -> None:
         process = background(["serve", "--state", str(tmp_path / "1")])
         assert process.stdout is not None
         process.stdout.readline()
         proxy = next(line for line in (tmp_path / "1" / "env").read_text().splitlines() if "HTTPS_PROXY" in line)
         done = run(*TINY, "--port", proxy.rpartition(":")[2], "--", "true")
-        assert (done.returncode, "Take another --port" in done.stderr) == (1, True)
+        assert (done.returncode, "Choose another --port" in done.stderr) == (1, True)
 
 
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ([], "give a command after --"),
-        (["--"], "give a command after --"),
+        ([], "enter a command after --"),
+        (["--"], "enter a command after --"),
         (["serve"], "serve takes --state"),
         (["serve", "--state", "x", "--", "true"], "no command"),
         (["--catalog", "curent", "--", "true"], "invalid choice"),
         (["--fault", "job-faild", "--state", "x", "--", "true"], "did you mean 'job-failed'"),
     ],
 )
-def test_misuse(arguments: list[str], text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_arguments_are_refused(arguments: list[str], text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path.cwd()))
     monkeypatch.chdir(tmp_path)
     done = run(*arguments)
@@ -206,8 +228,8 @@ def test_misuse(arguments: list[str], text: str, tmp_path: Path, monkeypatch: py
     assert list(tmp_path.iterdir()) == []
 
 
-def test_help_is_quick_and_faults_are_listed() -> None:
-    # It is quick because of what it does not import.
+def test_help_is_fast_and_faults_are_listed() -> None:
+    # It is fast because it doesn't import these.
     code = "import sys, mlops.emulator.__main__; print(sorted({'uvicorn', 'azure', 'mlflow', 'torch', 'pydantic'} & set(sys.modules)))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[]\n"
     assert "serve --state DIR" in run("--help").stdout

@@ -1,4 +1,4 @@
-"""The emulator as a whole: what its way in lets through, what it refuses before any resource is asked, what it finds after a restart."""
+"""The whole emulator: what the proxy allows, what is refused before any handler runs, and what survives a restart."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ from mlops.emulator.server import Emulator
 from mlops.emulator.storage import blobs
 from mlops.emulator.wire.app import host_role
 from mlops.emulator.wire.tls import HOSTS
+from tests.support.project import enter
 
 
-def ask(emulator: Emulator, url: str, method: str = "GET", **query: str) -> requests.Response:
+def send(emulator: Emulator, url: str, method: str = "GET", **query: str) -> requests.Response:
     headers = {"Authorization": f"Bearer {issue(emulator.azure, MANAGEMENT)}"}
     return requests.request(method, url, params=query, headers=headers, timeout=30)
 
 
 @pytest.mark.usefixtures("environment")
-class TestWayIn:
-    """The proxy."""
+class TestProxy:
+    """Which hosts the proxy allows, and how it handles connections."""
 
     @pytest.mark.parametrize(
         "host",
@@ -45,21 +46,21 @@ class TestWayIn:
     def test_every_other_host_is_refused(self, emulator: Emulator, host: str) -> None:
         with pytest.raises(requests.exceptions.ProxyError, match="403"):
             requests.get(f"https://{host}/", timeout=30)
-        assert emulator.hosts_asked[host] is False
+        assert emulator.contacted_hosts[host] is False
 
     def test_plain_http_is_refused(self, emulator: Emulator) -> None:
         answer = requests.get("http://example.org/x", timeout=30)
         assert (answer.status_code, "is offline" in answer.text) == (403, True)
 
-    def test_the_certificate_is_the_emulators_own(self, emulator: Emulator) -> None:
+    def test_the_certificate_is_not_trusted_by_default(self, emulator: Emulator) -> None:
         with pytest.raises(requests.exceptions.SSLError):
             requests.get("https://management.azure.com/", verify=str(ssl.get_default_verify_paths().openssl_cafile), timeout=30)
 
-    def test_azure_hosts_are_let_through(self, emulator: Emulator) -> None:
+    def test_azure_hosts_are_allowed(self, emulator: Emulator) -> None:
         assert requests.get("https://eastus.api.azureml.ms/discovery", timeout=30).status_code == 200
-        assert emulator.hosts_asked["eastus.api.azureml.ms"] is True
+        assert emulator.contacted_hosts["eastus.api.azureml.ms"] is True
 
-    def test_garbage_is_no_end(self, emulator: Emulator) -> None:
+    def test_garbage_does_not_stop_the_proxy(self, emulator: Emulator) -> None:
         import socket
 
         port = int(emulator.environment()["HTTPS_PROXY"].rpartition(":")[2])
@@ -70,13 +71,13 @@ class TestWayIn:
                 connection.recv(1000)
         assert requests.get("https://eastus.api.azureml.ms/discovery", timeout=30).status_code == 200
 
-    def test_a_connection_that_idles_for_seconds_is_still_there(self, emulator: Emulator) -> None:
+    def test_a_connection_stays_open_while_idle(self, emulator: Emulator) -> None:
         port = int(emulator.environment()["HTTPS_PROXY"].rpartition(":")[2])
         trust = ssl.create_default_context(cafile=emulator.environment()["REQUESTS_CA_BUNDLE"])
         connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=30, context=trust)
         connection.set_tunnel("eastus.api.azureml.ms", 443)
         with contextlib.closing(connection):
-            # Longer than a web server's usual five seconds: a POST that is on its way when those are over would be lost.
+            # Longer than a web server's usual five seconds, after which a POST could be lost.
             for pause_s in (5.5, 0):
                 connection.request("GET", "/discovery")
                 assert connection.getresponse().read()
@@ -93,37 +94,37 @@ def test_every_host_has_a_role(name: str) -> None:
 
 @pytest.mark.usefixtures("environment")
 class TestRefused:
-    """Before a resource is asked."""
+    """Requests that are refused before a handler runs."""
 
-    def test_unknown_route(self, emulator: Emulator) -> None:
-        answer = ask(emulator, MANAGEMENT + arm_id(emulator.azure, "schedules", "x"), **{"api-version": "2023-04-01"})
+    def test_an_unknown_route_is_not_implemented(self, emulator: Emulator) -> None:
+        answer = send(emulator, MANAGEMENT + arm_id(emulator.azure, "schedules", "x"), **{"api-version": "2023-04-01"})
         assert answer.status_code == 501
         assert f"GET {MANAGEMENT}{arm_id(emulator.azure, 'schedules', 'x')}" in answer.json()["error"]["message"]
 
-    def test_unknown_method_names_the_known_ones(self, emulator: Emulator) -> None:
-        answer = ask(emulator, MANAGEMENT + arm_id(emulator.azure, "computes", "x"), "PATCH")
+    def test_an_unknown_method_names_the_supported_ones(self, emulator: Emulator) -> None:
+        answer = send(emulator, MANAGEMENT + arm_id(emulator.azure, "computes", "x"), "PATCH")
         assert (answer.status_code, "DELETE, GET, PUT" in answer.json()["error"]["message"]) == (501, True)
 
     @pytest.mark.parametrize("version", ["2025-01-01", ""])
-    def test_api_version(self, emulator: Emulator, version: str) -> None:
-        answer = ask(emulator, MANAGEMENT + emulator.azure.workspace_id, **{"api-version": version})
+    def test_an_unsupported_api_version_is_refused(self, emulator: Emulator, version: str) -> None:
+        answer = send(emulator, MANAGEMENT + emulator.azure.workspace_id, **{"api-version": version})
         assert (answer.status_code, answer.json()["error"]["code"]) == (400, "InvalidApiVersionParameter")
         assert "2023-08-01-preview" in answer.json()["error"]["message"]
 
-    def test_another_workspace(self, emulator: Emulator) -> None:
-        answer = ask(emulator, MANAGEMENT + emulator.azure.workspace_id + "x", **{"api-version": "2023-08-01-preview"})
+    def test_another_workspace_does_not_exist(self, emulator: Emulator) -> None:
+        answer = send(emulator, MANAGEMENT + emulator.azure.workspace_id + "x", **{"api-version": "2023-08-01-preview"})
         assert (answer.status_code, answer.json()["error"]["code"]) == (404, "ResourceNotFound")
 
-    def test_without_a_token(self, emulator: Emulator) -> None:
+    def test_a_request_without_a_token_is_refused(self, emulator: Emulator) -> None:
         answer = requests.get(MANAGEMENT + emulator.azure.workspace_id, params={"api-version": "2023-08-01-preview"}, timeout=30)
         assert answer.status_code == 401
 
-    def test_case_of_fixed_parts_does_not_matter(self, emulator: Emulator) -> None:
+    def test_fixed_parts_of_a_path_are_case_insensitive(self, emulator: Emulator) -> None:
         path = emulator.azure.workspace_id.replace("resourceGroups", "resourcegroups").replace("/workspaces/ws", "/Workspaces/WS")
-        assert ask(emulator, MANAGEMENT + path, **{"api-version": "2023-08-01-preview"}).status_code == 200
+        assert send(emulator, MANAGEMENT + path, **{"api-version": "2023-08-01-preview"}).status_code == 200
 
     @pytest.mark.parametrize("content", ["", "{", "[1]"])
-    def test_body_that_is_no_object(self, emulator: Emulator, content: str) -> None:
+    def test_a_body_that_is_not_an_object_is_refused(self, emulator: Emulator, content: str) -> None:
         answer = requests.put(
             MANAGEMENT + arm_id(emulator.azure, "computes", "gpu"),
             params={"api-version": "2023-08-01-preview"},
@@ -133,23 +134,22 @@ class TestRefused:
         )
         assert (answer.status_code, answer.json()["error"]["code"]) == (400, "InvalidRequestContent")
 
-    def test_unknown_operation(self, emulator: Emulator) -> None:
+    def test_an_unknown_operation_does_not_exist(self, emulator: Emulator) -> None:
         path = f"/subscriptions/{emulator.azure.identity.subscription}/providers/Microsoft.MachineLearningServices/locations/eastus"
-        assert ask(emulator, f"{MANAGEMENT}{path}/mfeOperationsStatus/od:x").status_code == 404
+        assert send(emulator, f"{MANAGEMENT}{path}/mfeOperationsStatus/od:x").status_code == 404
 
 
 class TestRestart:
-    """``serve`` again on the same folder."""
+    """A second emulator on the same folder."""
 
-    def test_everything_is_found_again(self, tmp_path: Path, options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_everything_survives(self, tmp_path: Path, options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
         from azure.ai.ml import MLClient
         from azure.ai.ml.entities import AmlCompute
         from azure.identity import DefaultAzureCredential
         from azure.storage.blob import BlobClient
 
         def clients(emulator: Emulator) -> Any:
-            for name, value in emulator.environment().items():
-                monkeypatch.setenv(name, value)
+            enter(emulator, monkeypatch)
             i = emulator.azure.identity
             return MLClient(DefaultAzureCredential(), i.subscription, i.group, i.workspace)
 
@@ -169,26 +169,25 @@ class TestRestart:
             changed = {name for name, value in emulator.environment().items() if value != before[name]}
         assert {name.lower() for name in changed} <= {"https_proxy", "http_proxy"}
 
-    def test_what_was_under_way_has_failed(self, tmp_path: Path, options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_interrupted_operations_have_failed(self, tmp_path: Path, options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
         with Emulator(tmp_path, options) as emulator:
             emulator.azure.store.put("operation", "o1", {"status": "InProgress", "polls": 0, "start": "", "end": None, "error": None})
         with Emulator(tmp_path, options) as emulator:
-            for name, value in emulator.environment().items():
-                monkeypatch.setenv(name, value)
+            enter(emulator, monkeypatch)
             path = f"/subscriptions/{emulator.azure.identity.subscription}/providers/Microsoft.MachineLearningServices/locations/eastus"
-            answer = ask(emulator, f"{MANAGEMENT}{path}/computeOperationsStatus/o1").json()
+            answer = send(emulator, f"{MANAGEMENT}{path}/computeOperationsStatus/o1").json()
         assert (answer["status"], answer["error"]["code"]) == ("Failed", "OperationCanceled")
 
 
-def test_a_port_in_use_is_told(emulator: Emulator, tmp_path: Path, options: Options) -> None:
+def test_a_port_in_use_raises(emulator: Emulator, tmp_path: Path, options: Options) -> None:
     port = int(emulator.environment()["HTTPS_PROXY"].rpartition(":")[2])
     other = Emulator(tmp_path, options, port=port)
-    with pytest.raises(OSError, match="address already in use"):
+    with pytest.raises(OSError, match="Address already in use"):
         other.start()
     other.stop()
 
 
-def test_environment_names_no_real_host_but_loopback(environment: Mapping[str, str]) -> None:
+def test_the_environment_contains_no_real_host_but_loopback(environment: Mapping[str, str]) -> None:
     assert environment["https_proxy"] == environment["HTTPS_PROXY"]
     assert environment["HTTPS_PROXY"].startswith("http://127.0.0.1:")
     assert Path(environment["REQUESTS_CA_BUNDLE"]).is_file()

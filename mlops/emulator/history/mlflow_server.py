@@ -28,6 +28,7 @@ import httpx
 from mlops.emulator.base.azure import Azure
 from mlops.emulator.base.children import Child
 from mlops.emulator.base.errors import AzureFault
+from mlops.emulator.base.loopback import open_client
 from mlops.emulator.storage import blobs
 
 __all__ = ["MlflowServer", "get_server", "shutdown", "startup"]
@@ -53,9 +54,7 @@ class MlflowServer:
         self._port = port
         self._folder = azure.folder("mlflow")
         self._log = self._folder / "server.log"
-        # Loopback must not go through the caller's proxy. uvicorn closes a connection that has been idle for five seconds, and a request
-        # sent at that moment would be lost, so the client drops idle connections first.
-        self._client = httpx.AsyncClient(base_url=self.url, timeout=60, trust_env=False, limits=httpx.Limits(keepalive_expiry=1))
+        self._client = open_client(self.url, timeout=60)
         self._ready: asyncio.Task[None] | None = None
 
     def start(self) -> asyncio.Task[None]:

@@ -20,6 +20,7 @@ import httpx
 
 from mlops.emulator.base.azure import Azure
 from mlops.emulator.base.children import Child
+from mlops.emulator.base.loopback import open_client
 
 __all__ = ["Instance", "Launch", "Unhealthy", "find", "forget", "log_file", "start", "stop"]
 
@@ -105,13 +106,7 @@ class Instance:
                 raise Unhealthy(f"User container has crashed or terminated: it was not ready after {self.launch.patience_s:.0f} s.")
             await asyncio.sleep(TICK_S)
         port = int(ready.read_text())
-        client = httpx.AsyncClient(
-            base_url=f"http://127.0.0.1:{port}",
-            trust_env=False,
-            timeout=httpx.Timeout(None, connect=CONNECT_S),
-            # uvicorn ends a connection after five seconds; we let go of it before that, or a request could meet the end on its way.
-            limits=httpx.Limits(keepalive_expiry=1),
-        )
+        client = open_client(f"http://127.0.0.1:{port}", timeout=httpx.Timeout(None, connect=CONNECT_S))
         try:
             (await client.get("/health/live", timeout=30)).raise_for_status()
         except httpx.HTTPError as problem:

@@ -1,4 +1,4 @@
-"""Child processes end when they are told to, and when the emulator is killed."""
+"""Child processes end when they are stopped, and when the emulator is killed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 from mlops.emulator.base.children import Child, Children
 
-# A child with a grandchild; both write their process id.
+# A child with a grandchild. The child writes both process ids.
 FAMILY = """
 import os, subprocess, sys, time
 from pathlib import Path
@@ -35,9 +35,9 @@ time.sleep(600)
 
 @pytest.fixture
 def children() -> Iterator[Children]:
-    found = Children()
-    yield found
-    found.stop()
+    running = Children()
+    yield running
+    running.stop()
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def start(children: Children, tmp_path: Path) -> Callable[[str], Child]:
 
 
 def pids(folder: Path) -> list[int]:
-    until(lambda: (folder / "pids").exists())
+    wait_until(lambda: (folder / "pids").exists())
     return [int(pid) for pid in (folder / "pids").read_text().split()]
 
 
@@ -57,15 +57,15 @@ def alive(pid: int) -> bool:
         return False
 
 
-def until(condition: Callable[[], bool]) -> None:
+def wait_until(condition: Callable[[], bool]) -> None:
     for _ in range(600):
         if condition():
             return
         time.sleep(0.05)
-    raise AssertionError("it never happened")
+    raise AssertionError("timed out")
 
 
-def test_environment_folder_and_log(start: Callable[[str], Child], tmp_path: Path) -> None:
+def test_a_child_gets_its_environment_folder_and_log(start: Callable[[str], Child], tmp_path: Path) -> None:
     child = start("import os, sys; print(sorted(os.environ) , os.getcwd()); print('err', file=sys.stderr); sys.exit(3)")
     assert child.wait() == 3
     assert child.returncode == 3
@@ -76,41 +76,41 @@ def test_environment_folder_and_log(start: Callable[[str], Child], tmp_path: Pat
     assert "err" in log
 
 
-def test_signal_as_a_shell_tells_it(start: Callable[[str], Child]) -> None:
+def test_a_signal_becomes_the_exit_code_of_a_shell(start: Callable[[str], Child]) -> None:
     assert start("import os; os.kill(os.getpid(), 9)").wait() == 137
 
 
-def test_stop_ends_the_grandchild(start: Callable[[str], Child], tmp_path: Path) -> None:
+def test_stop_also_ends_the_grandchild(start: Callable[[str], Child], tmp_path: Path) -> None:
     child = start(FAMILY)
     family = pids(tmp_path)
     assert all(alive(pid) for pid in family)
     child.stop()
     assert child.returncode == 143
-    until(lambda: not any(alive(pid) for pid in family))
+    wait_until(lambda: not any(alive(pid) for pid in family))
 
 
-def test_stop_ends_who_ignores_the_first_signal(start: Callable[[str], Child], tmp_path: Path) -> None:
+def test_stop_kills_a_child_that_ignores_sigterm(start: Callable[[str], Child], tmp_path: Path) -> None:
     child = start("import signal; signal.signal(15, signal.SIG_IGN); open('ready', 'w').close(); signal.pause()")
-    until(lambda: (tmp_path / "ready").exists())
+    wait_until(lambda: (tmp_path / "ready").exists())
     child.stop()
     assert child.returncode == 137
 
 
-def test_what_a_child_leaves_running_ends_with_it(start: Callable[[str], Child], tmp_path: Path) -> None:
+def test_a_grandchild_ends_with_its_parent(start: Callable[[str], Child], tmp_path: Path) -> None:
     child = start(FAMILY.rpartition("time.sleep(600)")[0])
     family = pids(tmp_path)
     assert child.wait() == 0
-    until(lambda: not any(alive(pid) for pid in family))
+    wait_until(lambda: not any(alive(pid) for pid in family))
 
 
-def test_a_child_is_not_interrupted_at_the_terminal(start: Callable[[str], Child], tmp_path: Path) -> None:
+def test_a_child_has_its_own_process_group(start: Callable[[str], Child], tmp_path: Path) -> None:
     child = start(FAMILY)
     family = pids(tmp_path)
     assert os.getpgid(family[0]) != os.getpgid(0)
     assert child.returncode is None
 
 
-def test_no_child_after_the_end(children: Children, start: Callable[[str], Child]) -> None:
+def test_no_child_starts_after_stop(children: Children, start: Callable[[str], Child]) -> None:
     children.stop()
     with pytest.raises(RuntimeError, match="shutting down"):
         start("pass")
@@ -122,4 +122,4 @@ def test_the_family_ends_with_its_owner(tmp_path: Path, number: int) -> None:
     family = pids(tmp_path)
     owner.send_signal(number)
     owner.wait()
-    until(lambda: not any(alive(pid) for pid in family))
+    wait_until(lambda: not any(alive(pid) for pid in family))

@@ -1,4 +1,4 @@
-"""Orders of faults, and what a client sees of them on the wire."""
+"""Rules of fault injection, and what a client sees on the wire."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ DISCOVERY = "https://eastus.api.azureml.ms/discovery"
 
 
 @pytest.fixture
-def order(emulator: Emulator) -> Iterator[Faults]:
-    """An empty book of orders for one test; what is left in it at the end is an error."""
+def faults(emulator: Emulator) -> Iterator[Faults]:
+    """An empty set of rules for one test. All of them must have been applied when the test ends."""
     before, emulator.azure.faults = emulator.azure.faults, Faults()
     yield emulator.azure.faults
-    left, emulator.azure.faults = emulator.azure.faults.pending(), before
-    assert left == []
+    pending, emulator.azure.faults = emulator.azure.faults.pending(), before
+    assert pending == []
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def order(emulator: Emulator) -> Iterator[Faults]:
         ("compute-quota@Dedicated *", "compute-quota", "Dedicated gpu", 1),
     ],
 )
-def test_an_order_is_used_up(spec: str, name: str, subject: str, times: int) -> None:
+def test_a_rule_applies_as_often_as_it_says(spec: str, name: str, subject: str, times: int) -> None:
     faults = Faults([spec])
     assert [faults.take(name, subject) for _ in range(times + 1)] == [True] * times + [False]
 
@@ -51,11 +51,11 @@ def test_an_order_is_used_up(spec: str, name: str, subject: str, times: int) -> 
         ("compute-quota@Dedicated *", "compute-quota", "LowPriority gpu"),
     ],
 )
-def test_an_order_for_something_else(spec: str, name: str, subject: str) -> None:
+def test_a_rule_for_something_else_does_not_apply(spec: str, name: str, subject: str) -> None:
     assert not Faults([spec]).take(name, subject)
 
 
-def test_always_and_pending() -> None:
+def test_pending_rules_can_be_added_again() -> None:
     faults = Faults(["503@arm always", "job-failed@a x2"])
     assert all(faults.take("503", "arm GET /") for _ in range(5))
     faults.take("job-failed", "a")
@@ -68,51 +68,51 @@ def test_always_and_pending() -> None:
     [
         ("jobfailed", "did you mean 'job-failed'"),
         ("deployment-unhealty@x", "did you mean 'deployment-unhealthy'"),
-        ("@x", "can't be read"),
-        ("429 arm", "can't be read"),
-        ("429@arm x0", "count from x1"),
-        ("", "can't be read"),
+        ("@x", "is malformed"),
+        ("429 arm", "is malformed"),
+        ("429@arm x0", "smallest count is x1"),
+        ("", "is malformed"),
     ],
 )
-def test_an_order_that_makes_no_sense(spec: str, text: str) -> None:
+def test_an_invalid_rule_is_refused(spec: str, text: str) -> None:
     with pytest.raises(ValueError, match=text):
         Faults([spec])
 
 
-def test_a_misspelt_name_in_the_code_is_found() -> None:
+def test_a_misspelled_name_in_the_code_raises() -> None:
     with pytest.raises(KeyError):
         Faults().take("job-fails")
 
 
-def test_every_fault_tells_what_it_does() -> None:
+def test_every_fault_has_a_description() -> None:
     assert all(FAULTS.values())
 
 
 @pytest.mark.usefixtures("environment")
 class TestWire:
-    """Faults that hit requests."""
+    """Faults of requests."""
 
     @pytest.mark.parametrize(("name", "header"), [("429", "1"), ("500", None), ("503", "1")])
-    def test_status(self, order: Faults, name: str, header: str | None) -> None:
-        order.add(f"{name}@api GET /discovery")
+    def test_an_injected_status_has_retry_after(self, faults: Faults, name: str, header: str | None) -> None:
+        faults.add(f"{name}@api GET /discovery")
         answers = [requests.get(DISCOVERY, timeout=30) for _ in range(2)]
         assert [answer.status_code for answer in answers] == [int(name), 200]
         assert answers[0].headers.get("Retry-After") == header
         assert "error" in answers[0].json()
 
-    def test_drop(self, order: Faults) -> None:
-        order.add("drop@api")
+    def test_a_dropped_connection_has_no_response(self, faults: Faults) -> None:
+        faults.add("drop@api")
         with pytest.raises(requests.ConnectionError):
             requests.get(DISCOVERY, timeout=30)
         assert requests.get(DISCOVERY, timeout=30).status_code == 200
 
-    def test_the_sdk_lives_through_it(self, order: Faults, ml: Any) -> None:
-        order.add("429@arm GET */vmSizes x2")
-        order.add("drop@arm GET */vmSizes")
+    def test_the_sdk_retries(self, faults: Faults, ml: Any) -> None:
+        faults.add("429@arm GET */vmSizes x2")
+        faults.add("drop@arm GET */vmSizes")
         assert any(size.gpus for size in ml.compute.list_sizes())
 
-    def test_the_sdk_gives_up(self, order: Faults, ml: Any) -> None:
-        # Once, and three times again.
-        order.add("503@arm GET */vmSizes x4")
+    def test_the_sdk_gives_up_after_three_retries(self, faults: Faults, ml: Any) -> None:
+        # The first attempt and three retries.
+        faults.add("503@arm GET */vmSizes x4")
         with pytest.raises(HttpResponseError, match="temporarily unavailable"):
             list(ml.compute.list_sizes())

@@ -1,4 +1,4 @@
-"""Documents in SQLite."""
+"""The store of JSON documents in SQLite."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "deep" / "s.db")
 
 
-def test_put_get_delete(store: Store) -> None:
+def test_a_document_is_stored_and_deleted(store: Store) -> None:
     assert store.get("job", "a") is None
     store.put("job", "a", {"x": [1, {"y": None}]})
     assert store.get("job", "a") == {"x": [1, {"y": None}]}
@@ -33,25 +33,25 @@ def test_list_is_in_order_of_creation(store: Store) -> None:
     assert [key for key, _ in store.list("k", "%")] == ["%/1"]
 
 
-def test_survives(store: Store, tmp_path: Path) -> None:
+def test_documents_survive_closing_the_store(store: Store, tmp_path: Path) -> None:
     store.put("k", "a", {"kept": 1})
     store.close()
     assert Store(tmp_path / "deep" / "s.db").get("k", "a") == {"kept": 1}
 
 
-def test_change_of_nothing(store: Store) -> None:
+def test_changing_a_missing_document_raises(store: Store) -> None:
     with pytest.raises(KeyError, match="k gone"), store.change("k", "gone"):
         pass
 
 
-def test_change_that_fails_changes_nothing(store: Store) -> None:
+def test_a_change_that_raises_is_not_written(store: Store) -> None:
     store.put("k", "a", {"n": 1})
     with pytest.raises(ZeroDivisionError), store.change("k", "a") as document:
         document["n"] = 1 // 0
     assert store.get("k", "a") == {"n": 1}
 
 
-def test_nobody_in_between(store: Store) -> None:
+def test_changes_from_several_threads_are_serialized(store: Store) -> None:
     store.put("k", "a", {"n": 0})
 
     def count() -> None:

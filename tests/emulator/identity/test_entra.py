@@ -1,4 +1,4 @@
-"""Sign-in through azure-identity, and the check of the tokens that come of it."""
+"""Sign-in through azure-identity, and validation of the resulting tokens."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ SUBJECT = "repo:octo/chat:environment:prod"
 
 
 def claims(token: str) -> dict[str, Any]:
-    found: dict[str, Any] = jwt.decode(token, options={"verify_signature": False})
-    return found
+    decoded: dict[str, Any] = jwt.decode(token, options={"verify_signature": False})
+    return decoded
 
 
 def vm_sizes(emulator: Emulator, authorization: str | None) -> requests.Response:
@@ -36,16 +36,16 @@ def vm_sizes(emulator: Emulator, authorization: str | None) -> requests.Response
 
 
 @pytest.mark.parametrize(("scope", "audience"), [(ARM, MANAGEMENT), ("https://ml.azure.com/.default", ML)])
-def test_audience_follows_scope(emulator: Emulator, credential: Any, scope: str, audience: str) -> None:
+def test_the_audience_follows_from_the_scope(emulator: Emulator, credential: Any, scope: str, audience: str) -> None:
     token = credential.get_token(scope)
-    found = claims(token.token)
+    actual = claims(token.token)
     i = emulator.azure.identity
-    assert (found["aud"], found["tid"], found["appid"]) == (audience, i.tenant, i.client)
-    assert found["nbf"] < time.time() < found["exp"]
-    assert abs(found["exp"] - token.expires_on) < 5
+    assert (actual["aud"], actual["tid"], actual["appid"]) == (audience, i.tenant, i.client)
+    assert actual["nbf"] < time.time() < actual["exp"]
+    assert abs(actual["exp"] - token.expires_on) < 5
 
 
-def test_token_opens_arm(emulator: Emulator, credential: Any) -> None:
+def test_arm_accepts_the_token(emulator: Emulator, credential: Any) -> None:
     assert vm_sizes(emulator, f"Bearer {credential.get_token(ARM).token}").status_code == 200
 
 
@@ -56,7 +56,7 @@ def test_token_opens_arm(emulator: Emulator, credential: Any) -> None:
         ({"client_id": "11111111-2222-4333-8444-555555555555"}, "AADSTS700016", "was not found in the directory"),
     ],
 )
-def test_refused_sign_in(environment: Mapping[str, str], change: dict[str, str], code: str, text: str) -> None:
+def test_sign_in_with_wrong_credentials_is_refused(environment: Mapping[str, str], change: dict[str, str], code: str, text: str) -> None:
     names = {"tenant_id": "AZURE_TENANT_ID", "client_id": "AZURE_CLIENT_ID", "client_secret": "AZURE_CLIENT_SECRET"}
     arguments = {name: environment[variable] for name, variable in names.items()} | change
     with ClientSecretCredential(**arguments) as credential, pytest.raises(ClientAuthenticationError, match=text) as raised:
@@ -64,7 +64,7 @@ def test_refused_sign_in(environment: Mapping[str, str], change: dict[str, str],
     assert code in str(raised.value)
 
 
-def test_wrong_tenant(environment: Mapping[str, str]) -> None:
+def test_an_unknown_tenant_is_refused(environment: Mapping[str, str]) -> None:
     tenant = "11111111-2222-4333-8444-555555555555"
     text = "Unable to get authority configuration"
     client, secret = environment["AZURE_CLIENT_ID"], environment["AZURE_CLIENT_SECRET"]
@@ -74,7 +74,7 @@ def test_wrong_tenant(environment: Mapping[str, str]) -> None:
     assert (answer.status_code, answer.json()["error_codes"]) == (400, [90002])
 
 
-def test_unknown_resource(credential: Any) -> None:
+def test_an_unknown_resource_is_refused(credential: Any) -> None:
     with pytest.raises(ClientAuthenticationError, match="AADSTS500011"):
         credential.get_token("https://graph.microsoft.com/.default")
 
@@ -89,7 +89,7 @@ def test_unknown_resource(credential: Any) -> None:
         ({"client_secret": None, "client_assertion": "x.y.z"}, "invalid_request", 900144),
     ],
 )
-def test_malformed_token_request(environment: Mapping[str, str], form: dict[str, str | None], error: str, code: int) -> None:
+def test_a_malformed_token_request_is_refused(environment: Mapping[str, str], form: dict[str, str | None], error: str, code: int) -> None:
     sent = {
         "grant_type": "client_credentials",
         "client_id": environment["AZURE_CLIENT_ID"],
@@ -104,7 +104,7 @@ def test_malformed_token_request(environment: Mapping[str, str], form: dict[str,
 
 
 class TestFederation:
-    """Sign-in with an assertion, as GitHub's OIDC tokens are used."""
+    """Sign-in with an assertion such as GitHub's OIDC tokens."""
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -127,7 +127,7 @@ class TestFederation:
             token: str = credential.get_token(ARM).token
             return token
 
-    def test_accepted(self, environment: Mapping[str, str], key: rsa.RSAPrivateKey, trusted: None) -> None:
+    def test_a_trusted_assertion_is_accepted(self, environment: Mapping[str, str], key: rsa.RSAPrivateKey, trusted: None) -> None:
         assert claims(self.sign_in(environment, key))["aud"] == MANAGEMENT
 
     @pytest.mark.parametrize(
@@ -141,17 +141,17 @@ class TestFederation:
             ({"sub": SUBJECT.upper()}, "AADSTS7002138"),
         ],
     )
-    def test_refused(
+    def test_an_untrusted_assertion_is_refused(
         self, environment: Mapping[str, str], key: rsa.RSAPrivateKey, trusted: None, change: dict[str, Any], code: str
     ) -> None:
         with pytest.raises(ClientAuthenticationError, match=rf"{code}\b"):
             self.sign_in(environment, key, **change)
 
-    def test_signature_of_somebody_else(self, environment: Mapping[str, str], trusted: None) -> None:
+    def test_a_signature_with_another_key_is_refused(self, environment: Mapping[str, str], trusted: None) -> None:
         with pytest.raises(ClientAuthenticationError, match="AADSTS700027"):
             self.sign_in(environment, rsa.generate_private_key(65537, 2048))
 
-    def test_assertion_that_is_no_jwt(self, environment: Mapping[str, str]) -> None:
+    def test_an_assertion_that_is_not_a_jwt_is_refused(self, environment: Mapping[str, str]) -> None:
         tenant, client = environment["AZURE_TENANT_ID"], environment["AZURE_CLIENT_ID"]
         with (
             ClientAssertionCredential(tenant, client, func=lambda: "x.y.z") as credential,
@@ -162,46 +162,46 @@ class TestFederation:
 
 @pytest.mark.usefixtures("environment")
 class TestBearer:
-    """What ARM says to tokens."""
+    """ARM's responses to invalid tokens."""
 
     @staticmethod
     def code(answer: requests.Response) -> str:
         assert answer.status_code == 401
         assert answer.headers["WWW-Authenticate"].startswith("Bearer ")
-        found: str = answer.json()["error"]["code"]
-        return found
+        error_code: str = answer.json()["error"]["code"]
+        return error_code
 
-    def test_missing(self, emulator: Emulator) -> None:
+    def test_a_missing_token(self, emulator: Emulator) -> None:
         assert self.code(vm_sizes(emulator, None)) == "AuthenticationFailed"
         assert self.code(vm_sizes(emulator, "Basic eDp5")) == "AuthenticationFailed"
 
-    def test_garbage(self, emulator: Emulator) -> None:
+    def test_a_token_that_is_garbage(self, emulator: Emulator) -> None:
         assert self.code(vm_sizes(emulator, "Bearer garbage")) == "InvalidAuthenticationToken"
 
-    def test_signed_by_somebody_else(self, emulator: Emulator) -> None:
+    def test_a_token_signed_with_another_key(self, emulator: Emulator) -> None:
         forged = jwt.encode(claims(issue(emulator.azure, MANAGEMENT)), "k" * 32, algorithm="HS256")
         assert self.code(vm_sizes(emulator, f"Bearer {forged}")) == "InvalidAuthenticationToken"
 
-    def test_unsigned(self, emulator: Emulator) -> None:
+    def test_an_unsigned_token(self, emulator: Emulator) -> None:
         _, content, _ = issue(emulator.azure, MANAGEMENT).split(".")
         header = base64.urlsafe_b64encode(b'{"alg":"none","typ":"JWT"}').decode().rstrip("=")
         assert self.code(vm_sizes(emulator, f"Bearer {header}.{content}.")) == "InvalidAuthenticationToken"
 
-    def test_expired(self, emulator: Emulator) -> None:
+    def test_an_expired_token(self, emulator: Emulator) -> None:
         assert self.code(vm_sizes(emulator, f"Bearer {issue(emulator.azure, MANAGEMENT, -1)}")) == "ExpiredAuthenticationToken"
 
-    def test_wrong_audience(self, emulator: Emulator) -> None:
+    def test_a_token_for_another_audience(self, emulator: Emulator) -> None:
         assert self.code(vm_sizes(emulator, f"Bearer {issue(emulator.azure, ML)}")) == "InvalidAuthenticationTokenAudience"
 
 
-def test_expired_and_short_tokens_on_order(emulator: Emulator, environment: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_injected_expired_and_short_tokens(emulator: Emulator, environment: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(emulator.azure, "faults", Faults([f"token-expired@{MANAGEMENT}", f"token-short@{MANAGEMENT}"]))
     names = ("AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET")
     with ClientSecretCredential(*(environment[name] for name in names)) as credential:
         first = credential.get_token(ARM)
         second = credential.get_token(ARM)
         third = credential.get_token(ARM)
-    # Both in one sign-in: told to live a minute, dead in truth. The client gets another before each use of a short one.
+    # The first token has both faults: its stated lifetime is a minute, but it has expired. The client then gets a new one.
     assert claims(first.token)["exp"] < time.time()
     assert vm_sizes(emulator, f"Bearer {second.token}").status_code == 200
     assert second.token != first.token

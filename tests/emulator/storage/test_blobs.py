@@ -1,4 +1,4 @@
-"""Blob storage through azure-storage-blob, and what it refuses, byte by byte, through plain HTTP."""
+"""Blob storage through azure-storage-blob, and its refusals through plain HTTP."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def client(emulator: Emulator, permissions: str = ALL, **options: Any) -> Contai
 
 @pytest.fixture
 def container(emulator: Emulator, environment: Mapping[str, str]) -> Iterator[ContainerClient]:
-    """An empty container; small limits make even short blobs travel in parts."""
+    """An empty container. Small limits make the client transfer even short blobs in parts."""
     folder = blobs.path(emulator.azure, CONTAINER)
     with client(
         emulator,
@@ -54,10 +54,10 @@ def container(emulator: Emulator, environment: Mapping[str, str]) -> Iterator[Co
         max_single_get_size=700,
         max_chunk_get_size=300,
         min_large_block_upload_threshold=1,
-    ) as found:
-        yield found
-        for blob in list(found.list_blobs()):
-            found.delete_blob(blob.name)
+    ) as empty:
+        yield empty
+        for blob in list(empty.list_blobs()):
+            empty.delete_blob(blob.name)
     assert list(folder.iterdir()) == []
 
 
@@ -75,38 +75,38 @@ def code(answer: requests.Response) -> str:
 
 
 class TestContent:
-    """Bytes in, the same bytes out."""
+    """Downloads return the uploaded bytes."""
 
     @pytest.mark.parametrize("size", [0, 1, 700, 999, 1000, 1001, 5000])
-    def test_round_trip(self, container: ContainerClient, emulator: Emulator, size: int) -> None:
+    def test_a_download_returns_the_upload(self, container: ContainerClient, emulator: Emulator, size: int) -> None:
         content = os.urandom(size)
         container.upload_blob(NAME, content)
         assert container.download_blob(NAME).readall() == content
         assert blobs.path(emulator.azure, CONTAINER, NAME).read_bytes() == content
 
     @pytest.mark.parametrize(("offset", "length"), [(0, 10), (10, 1), (700, 300), (990, 500), (0, None)])
-    def test_range(self, container: ContainerClient, offset: int, length: int | None) -> None:
+    def test_a_range_is_downloaded(self, container: ContainerClient, offset: int, length: int | None) -> None:
         content = os.urandom(1000)
         container.upload_blob(NAME, content)
         end = None if length is None else offset + length
         assert container.download_blob(NAME, offset=offset, length=length).readall() == content[offset:end]
 
-    def test_range_beyond_the_end(self, container: ContainerClient) -> None:
+    def test_a_range_beyond_the_end_is_refused(self, container: ContainerClient) -> None:
         container.upload_blob(NAME, b"short")
         with pytest.raises(HttpResponseError) as raised:
             container.download_blob(NAME, offset=5, length=1)
         assert (raised.value.status_code, raised.value.error_code) == (416, "InvalidRange")
 
-    def test_range_with_checksum(self, container: ContainerClient) -> None:
+    def test_checksums_of_ranges_are_valid(self, container: ContainerClient) -> None:
         content = os.urandom(2000)
         container.upload_blob(NAME, content, validate_content=True)
         assert container.download_blob(NAME, validate_content=True).readall() == content
 
-    def test_stream_of_unknown_length(self, container: ContainerClient) -> None:
+    def test_a_stream_of_unknown_length_is_uploaded(self, container: ContainerClient) -> None:
         container.upload_blob(NAME, (bytes([part]) * 333 for part in range(9)))
         assert len(container.download_blob(NAME).readall()) == 2997
 
-    def test_overwrite_only_if_asked(self, container: ContainerClient) -> None:
+    def test_a_blob_is_overwritten_only_on_request(self, container: ContainerClient) -> None:
         for content in (b"x" * 10, b"x" * 2000):
             container.upload_blob(NAME, content, overwrite=True)
             with pytest.raises(ResourceExistsError):
@@ -115,28 +115,28 @@ class TestContent:
                 container.upload_blob(NAME, b"y" * 2000)
             assert container.download_blob(NAME).readall() == content
 
-    def test_changed_between_two_parts(self, container: ContainerClient) -> None:
+    def test_a_change_during_a_download_is_detected(self, container: ContainerClient) -> None:
         container.upload_blob(NAME, b"x" * 1000)
         download = container.download_blob(NAME)
         container.upload_blob(NAME, b"y" * 1000, overwrite=True)
         with pytest.raises(ResourceModifiedError):
             download.readall()
 
-    def test_a_job_may_write_the_file_itself(self, container: ContainerClient, emulator: Emulator) -> None:
+    def test_a_job_can_change_the_file_of_a_blob(self, container: ContainerClient, emulator: Emulator) -> None:
         container.upload_blob(
             "out/model.bin", b"old", metadata={"by": "client"}, content_settings=ContentSettings(content_type="text/plain")
         )
         blobs.path(emulator.azure, CONTAINER, "out/model.bin").write_bytes(b"newer")
         (blobs.path(emulator.azure, CONTAINER, "out/") / "log.txt").write_text("done")
-        found = container.get_blob_client("out/model.bin").get_blob_properties()
-        assert (found.size, found.metadata, found.content_settings.content_md5) == (5, {}, None)
+        properties = container.get_blob_client("out/model.bin").get_blob_properties()
+        assert (properties.size, properties.metadata, properties.content_settings.content_md5) == (5, {}, None)
         assert [blob.name for blob in container.list_blobs()] == ["out/log.txt", "out/model.bin"]
 
 
 class TestProperties:
     """Metadata, content settings, ETags."""
 
-    def test_metadata_and_content_settings(self, container: ContainerClient) -> None:
+    def test_metadata_and_content_settings_are_stored(self, container: ContainerClient) -> None:
         content = b"x" * 10
         blob = container.upload_blob(
             NAME,
@@ -144,14 +144,18 @@ class TestProperties:
             metadata={"name": "n", "Version": "1"},
             content_settings=ContentSettings("text/plain", "gzip", cache_control="no-store"),
         )
-        found = blob.get_blob_properties()
-        assert {name.lower(): value for name, value in found.metadata.items()} == {"name": "n", "version": "1"}
-        settings_ = found.content_settings
-        assert (settings_.content_type, settings_.content_encoding, settings_.cache_control) == ("text/plain", "gzip", "no-store")
-        assert bytes(settings_.content_md5) == hashlib.md5(content).digest()
-        assert (found.size, found.blob_type, found.lease.state) == (10, "BlockBlob", "available")
+        properties = blob.get_blob_properties()
+        assert {name.lower(): value for name, value in properties.metadata.items()} == {"name": "n", "version": "1"}
+        actual = properties.content_settings
+        assert (actual.content_type, actual.content_encoding, actual.cache_control) == (
+            "text/plain",
+            "gzip",
+            "no-store",
+        )
+        assert bytes(actual.content_md5) == hashlib.md5(content).digest()
+        assert (properties.size, properties.blob_type, properties.lease.state) == (10, "BlockBlob", "available")
 
-    def test_setting_metadata_changes_the_etag_alone(self, container: ContainerClient) -> None:
+    def test_setting_metadata_changes_nothing_else_but_the_etag(self, container: ContainerClient) -> None:
         blob = container.upload_blob(NAME, b"x", metadata={"a": "1"})
         before = blob.get_blob_properties()
         blob.set_blob_metadata({"upload_status": "completed"})
@@ -161,13 +165,13 @@ class TestProperties:
         assert after.creation_time == before.creation_time
         assert after.content_settings.content_md5 == before.content_settings.content_md5
 
-    def test_setting_content_type(self, container: ContainerClient) -> None:
+    def test_setting_the_content_type_keeps_the_metadata(self, container: ContainerClient) -> None:
         blob = container.upload_blob(NAME, b"x", metadata={"a": "1"})
         blob.set_http_headers(ContentSettings(content_type="text/html"))
-        found = blob.get_blob_properties()
-        assert (found.content_settings.content_type, found.metadata) == ("text/html", {"a": "1"})
+        properties = blob.get_blob_properties()
+        assert (properties.content_settings.content_type, properties.metadata) == ("text/html", {"a": "1"})
 
-    def test_conditions(self, container: ContainerClient) -> None:
+    def test_conditions_on_the_etag_are_checked(self, container: ContainerClient) -> None:
         blob = container.upload_blob(NAME, b"x")
         etag = blob.get_blob_properties().etag
         blob.upload_blob(b"y", overwrite=True, etag=etag, match_condition=MatchConditions.IfNotModified)
@@ -177,14 +181,14 @@ class TestProperties:
         with pytest.raises(ResourceModifiedError):
             blob.delete_blob(etag=etag, match_condition=MatchConditions.IfNotModified)
 
-    def test_absent(self, container: ContainerClient) -> None:
+    def test_a_missing_blob_does_not_exist(self, container: ContainerClient) -> None:
         blob = container.get_blob_client("nothing/here")
         assert not blob.exists()
-        for ask in (blob.get_blob_properties, blob.download_blob, blob.delete_blob, lambda: blob.set_blob_metadata({})):
+        for call in (blob.get_blob_properties, blob.download_blob, blob.delete_blob, lambda: blob.set_blob_metadata({})):
             with pytest.raises(ResourceNotFoundError):
-                ask()
+                call()
 
-    def test_a_folder_is_no_blob(self, container: ContainerClient) -> None:
+    def test_a_folder_is_not_a_blob(self, container: ContainerClient) -> None:
         container.upload_blob("a/b", b"x")
         assert not container.get_blob_client("a").exists()
         assert not container.get_blob_client("a/").exists()
@@ -193,13 +197,13 @@ class TestProperties:
                 container.upload_blob(name, b"x")
             assert raised.value.error_code == "PathConflict"
 
-    def test_delete_takes_empty_folders_along(self, container: ContainerClient, emulator: Emulator) -> None:
+    def test_deleting_a_blob_also_deletes_empty_folders(self, container: ContainerClient, emulator: Emulator) -> None:
         container.upload_blob("a/b/c", b"x")
         container.upload_blob("a/d", b"x")
         container.delete_blob("a/b/c")
         assert sorted(path.name for path in blobs.path(emulator.azure, CONTAINER, "a/").iterdir()) == ["d"]
 
-    def test_container(self, container: ContainerClient, emulator: Emulator) -> None:
+    def test_only_existing_containers_exist(self, container: ContainerClient, emulator: Emulator) -> None:
         assert container.exists()
         token = blobs.sas_token(emulator.azure, "nowhere", permissions=ALL)
         with ContainerClient(account_url(emulator), "nowhere", credential=token) as other:
@@ -211,27 +215,27 @@ class TestProperties:
 
 
 class TestBlocks:
-    """Staged blocks."""
+    """Uploads in blocks."""
 
-    def test_commit_in_the_order_of_the_list(self, container: ContainerClient) -> None:
+    def test_blocks_are_committed_in_the_order_of_the_list(self, container: ContainerClient) -> None:
         blob = container.get_blob_client("blocks")
         for name, content in (("b", b"2"), ("a", b"1"), ("c", b"never")):
             blob.stage_block(name, content)
         assert not blob.exists()
-        _, waiting = blob.get_block_list("all")
-        assert {block.id: block.size for block in waiting} == {"a": 1, "b": 1, "c": 5}
+        _, uncommitted = blob.get_block_list("all")
+        assert {block.id: block.size for block in uncommitted} == {"a": 1, "b": 1, "c": 5}
         blob.commit_block_list([BlobBlock("a"), BlobBlock("b"), BlobBlock("a")], metadata={"k": "v"})
         assert blob.download_blob().readall() == b"121"
         assert blob.get_blob_properties().metadata == {"k": "v"}
         assert blob.get_block_list("all") == ([], [])
 
-    def test_upload_forgets_what_was_staged(self, container: ContainerClient) -> None:
+    def test_an_upload_drops_staged_blocks(self, container: ContainerClient) -> None:
         blob = container.get_blob_client(NAME)
         blob.stage_block("a", b"1")
         blob.upload_blob(b"x")
         assert blob.get_block_list("uncommitted") == ([], [])
 
-    def test_a_block_that_was_never_staged(self, container: ContainerClient) -> None:
+    def test_a_block_that_is_not_staged_is_refused(self, container: ContainerClient) -> None:
         blob = container.get_blob_client(NAME)
         blob.stage_block("a", b"1")
         with pytest.raises(HttpResponseError) as raised:
@@ -240,13 +244,13 @@ class TestBlocks:
         assert not blob.exists()
 
     @pytest.mark.parametrize("block", ["", "not base64!", base64.b64encode(b"x" * 65).decode()])
-    def test_block_ids(self, container: ContainerClient, emulator: Emulator, block: str) -> None:
+    def test_invalid_block_ids_are_refused(self, container: ContainerClient, emulator: Emulator, block: str) -> None:
         answer = requests.put(url(emulator, "b", query=f"comp=block&blockid={block}"), data=b"x", timeout=30)
         assert (answer.status_code, code(answer)) == (400, "InvalidQueryParameterValue")
 
 
 class TestList:
-    """Names."""
+    """Lists of blobs."""
 
     NAMES = ("a.b", "a/b/c", "a/b/d", "a/e", "b&<>/x", "ä/ö")
 
@@ -256,28 +260,28 @@ class TestList:
             container.upload_blob(name, b"x", metadata={"m": "1"})
         return container
 
-    def test_flat(self, filled: ContainerClient) -> None:
-        found = list(filled.list_blobs())
-        assert [blob.name for blob in found] == ["a.b", "a/b/c", "a/b/d", "a/e", "b&<>/x", "ä/ö"]
-        assert {(blob.size, blob.blob_type, blob.content_settings.content_type) for blob in found} == {
+    def test_a_flat_list_has_all_blobs(self, filled: ContainerClient) -> None:
+        listed = list(filled.list_blobs())
+        assert [blob.name for blob in listed] == ["a.b", "a/b/c", "a/b/d", "a/e", "b&<>/x", "ä/ö"]
+        assert {(blob.size, blob.blob_type, blob.content_settings.content_type) for blob in listed} == {
             (1, "BlockBlob", "application/octet-stream")
         }
 
-    def test_prefix(self, filled: ContainerClient) -> None:
+    def test_a_prefix_selects_names(self, filled: ContainerClient) -> None:
         assert [blob.name for blob in filled.list_blobs(name_starts_with="a/b")] == ["a/b/c", "a/b/d"]
         assert [blob.name for blob in filled.list_blobs(name_starts_with="a/b/c/")] == []
         assert [blob.name for blob in filled.list_blobs(name_starts_with="../")] == []
 
-    def test_metadata(self, filled: ContainerClient) -> None:
+    def test_metadata_is_listed_on_request(self, filled: ContainerClient) -> None:
         assert [blob.metadata for blob in filled.list_blobs(name_starts_with="a/e", include=["metadata"])] == [{"m": "1"}]
 
-    def test_hierarchy(self, filled: ContainerClient) -> None:
-        # The SDK gives the prefixes of a page first.
+    def test_a_delimiter_groups_names(self, filled: ContainerClient) -> None:
+        # The SDK returns the prefixes of a page first.
         assert [entry.name for entry in filled.walk_blobs()] == ["a/", "b&<>/", "ä/", "a.b"]
         assert [entry.name for entry in filled.walk_blobs(name_starts_with="a/")] == ["a/b/", "a/e"]
 
     @pytest.mark.parametrize("size", [1, 2, 3, 100])
-    def test_pages(self, filled: ContainerClient, size: int) -> None:
+    def test_pages_have_the_requested_size(self, filled: ContainerClient, size: int) -> None:
         pages = [[blob.name for blob in page] for page in filled.list_blobs(results_per_page=size).by_page()]
         assert [name for page in pages for name in page] == ["a.b", "a/b/c", "a/b/d", "a/e", "b&<>/x", "ä/ö"]
         assert all(len(page) <= size for page in pages)
@@ -285,15 +289,15 @@ class TestList:
         assert sorted(walked) == ["a.b", "a/", "b&<>/", "ä/"]
 
     @pytest.mark.parametrize("query", ["maxresults=0", "maxresults=x"])
-    def test_bad_page_size(self, filled: ContainerClient, emulator: Emulator, query: str) -> None:
+    def test_an_invalid_page_size_is_refused(self, filled: ContainerClient, emulator: Emulator, query: str) -> None:
         answer = requests.get(url(emulator, query=f"restype=container&comp=list&{query}"), timeout=30)
         assert (answer.status_code, code(answer)) == (400, "OutOfRangeQueryParameterValue")
 
 
 class TestSignature:
-    """Who may do what."""
+    """What shared access signatures allow."""
 
-    def test_the_sdk_signs_the_same(self, container: ContainerClient, emulator: Emulator) -> None:
+    def test_signatures_of_the_sdk_are_valid(self, container: ContainerClient, emulator: Emulator) -> None:
         i = emulator.azure.identity
         end = datetime.now(UTC) + timedelta(hours=1)
         rights = ContainerSasPermissions(read=True, write=True)
@@ -304,7 +308,7 @@ class TestSignature:
         with BlobClient(account_url(emulator), CONTAINER, NAME, credential=one) as blob:
             assert blob.download_blob().readall() == b"x"
 
-    def test_url_of_one_blob_opens_no_other(self, container: ContainerClient, emulator: Emulator) -> None:
+    def test_the_url_of_a_blob_is_valid_for_no_other(self, container: ContainerClient, emulator: Emulator) -> None:
         for name in (NAME, "other"):
             container.upload_blob(name, name.encode())
         signed = blobs.sas_url(emulator.azure, CONTAINER, NAME)
@@ -324,7 +328,9 @@ class TestSignature:
             ("PUT", "comp=properties", "w"),
         ],
     )
-    def test_permissions(self, container: ContainerClient, emulator: Emulator, method: str, query: str, needed: str) -> None:
+    def test_each_operation_requires_its_permission(
+        self, container: ContainerClient, emulator: Emulator, method: str, query: str, needed: str
+    ) -> None:
         for letter in ALL:
             container.upload_blob("b", b"x", overwrite=True)
             answer = requests.request(method, url(emulator, "b", letter, query), timeout=30)
@@ -333,7 +339,7 @@ class TestSignature:
             else:
                 assert (answer.status_code, answer.headers["x-ms-error-code"]) == (403, "AuthorizationPermissionMismatch")
 
-    def test_create_is_not_overwrite(self, container: ContainerClient, emulator: Emulator) -> None:
+    def test_create_does_not_allow_overwriting(self, container: ContainerClient, emulator: Emulator) -> None:
         headers = {"x-ms-blob-type": "BlockBlob"}
         answers = [requests.put(url(emulator, "b", "c"), data=b"x", headers=headers, timeout=30) for _ in range(2)]
         assert [answer.status_code for answer in answers] == [201, 403]
@@ -348,7 +354,7 @@ class TestSignature:
             (1, ("sr=b", "sr=d"), 403, "AuthenticationFailed"),
         ],
     )
-    def test_refused(
+    def test_an_invalid_signature_is_refused(
         self, container: ContainerClient, emulator: Emulator, hours: int, change: tuple[str, str], status: int, expected: str
     ) -> None:
         container.upload_blob("b", b"x")
@@ -359,9 +365,9 @@ class TestSignature:
 
 @pytest.mark.usefixtures("container")
 class TestRefused:
-    """What storage does not do, or not like that."""
+    """Invalid and unsupported requests."""
 
-    def test_wrong_checksum(self, emulator: Emulator) -> None:
+    def test_a_wrong_checksum_is_refused(self, emulator: Emulator) -> None:
         wrong = base64.b64encode(hashlib.md5(b"y").digest()).decode()
         headers = {"x-ms-blob-type": "BlockBlob", "Content-MD5": wrong}
         for query in ("", "comp=block&blockid=YQ=="):
@@ -370,7 +376,7 @@ class TestRefused:
         assert requests.get(url(emulator, "b"), timeout=30).status_code == 404
         assert list(emulator.azure.folder("uploads").iterdir()) == []
 
-    def test_metadata_names(self, emulator: Emulator) -> None:
+    def test_invalid_metadata_names_are_refused(self, emulator: Emulator) -> None:
         headers = {"x-ms-blob-type": "BlockBlob", "x-ms-meta-no.name": "x"}
         answer = requests.put(url(emulator, "b"), data=b"x", headers=headers, timeout=30)
         assert (answer.status_code, code(answer)) == (400, "InvalidMetadata")
@@ -387,12 +393,12 @@ class TestRefused:
             ("POST", "comp=query", {}),
         ],
     )
-    def test_not_implemented(self, emulator: Emulator, method: str, query: str, headers: dict[str, str]) -> None:
+    def test_unsupported_requests_are_not_implemented(self, emulator: Emulator, method: str, query: str, headers: dict[str, str]) -> None:
         answer = requests.request(method, url(emulator, "b", query=query), headers=headers, timeout=30)
         assert answer.status_code == 501
         assert "The emulator does not implement" in answer.json()["error"]["message"]
 
-    def test_another_account(self, emulator: Emulator) -> None:
+    def test_another_account_is_not_implemented(self, emulator: Emulator) -> None:
         answer = requests.get(url(emulator, "b").replace(emulator.azure.identity.account, "someoneelse"), timeout=30)
         assert answer.status_code == 501
 
@@ -409,21 +415,21 @@ class TestRefused:
             "a%00b",
         ],
     )
-    def test_no_way_out_of_the_container(self, emulator: Emulator, name: str) -> None:
+    def test_no_name_leads_out_of_the_container(self, emulator: Emulator, name: str) -> None:
         session = requests.Session()
         request = requests.Request("GET", url(emulator)).prepare()
-        # As it stands: requests would tidy the dots away.
+        # Set afterwards, because requests would normalize the dots.
         request.url = url(emulator, name)
         with session:
             answer = session.send(request, proxies={"https": emulator.environment()["HTTPS_PROXY"]}, verify=str(emulator.state / "ca.pem"))
         assert (answer.status_code, code(answer)) == (400, "InvalidUri")
 
 
-def test_links_lead_nowhere(emulator: Emulator, container: ContainerClient, tmp_path: Path) -> None:
+def test_links_out_of_the_container_are_refused(emulator: Emulator, container: ContainerClient, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("s")
     link = blobs.path(emulator.azure, CONTAINER, "link")
     link.symlink_to(tmp_path)
-    with pytest.raises(files.BlobProblem):
+    with pytest.raises(files.BlobError):
         blobs.path(emulator.azure, CONTAINER, "link/secret")
     assert [blob.name for blob in container.list_blobs(name_starts_with="link/")] == []
     link.unlink()

@@ -1,4 +1,4 @@
-"""Where blobs lie: no name leads out of its container."""
+"""The files of blobs: no name leads out of its container."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ CONTAINER = "tests"
 def test_no_name_leads_out(emulator: Emulator, name: str) -> None:
     root = blobs.path(emulator.azure, CONTAINER)
     try:
-        found = blobs.path(emulator.azure, CONTAINER, name)
-    except files.BlobProblem:
+        file = blobs.path(emulator.azure, CONTAINER, name)
+    except files.BlobError:
         return
-    assert found.resolve().is_relative_to(root)
-    assert found.resolve() != root
+    assert file.resolve().is_relative_to(root)
+    assert file.resolve() != root
 
 
 @pytest.mark.parametrize("name", ["", "A", "ab", "a--b", "-abc", "a/b", "..", "x" * 64])
-def test_container_names(emulator: Emulator, name: str) -> None:
-    with pytest.raises(files.BlobProblem):
+def test_invalid_container_names_are_refused(emulator: Emulator, name: str) -> None:
+    with pytest.raises(files.BlobError):
         blobs.path(emulator.azure, name)
