@@ -1,4 +1,4 @@
-"""Bodies of jobs: what all kinds have in common, checked field by field (OpenAPI ``JobBase``, 2024-01-01-preview and later)."""
+"""Request bodies of jobs: the fields that all kinds share (OpenAPI ``JobBase``, 2024-01-01-preview and later), strictly validated."""
 
 from __future__ import annotations
 
@@ -7,26 +7,27 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag
 
 from mlops.emulator.wire.resources import Body
+from mlops.emulator.workspace import uris
 
-__all__ = ["ASSET_TYPES", "Asset", "Input", "JobProperties", "Output", "Resources", "Value"]
+__all__ = ["AssetInput", "Input", "JobProperties", "LiteralInput", "Output", "Resources"]
 
-ASSET_TYPES = ("uri_file", "uri_folder", "mltable", "mlflow_model", "custom_model")
+AssetType = Literal["uri_file", "uri_folder", "mltable", "mlflow_model", "custom_model"]
 InputMode = Literal["ReadOnlyMount", "ReadWriteMount", "Download", "Direct", "EvalMount", "EvalDownload"]
 OutputMode = Literal["ReadWriteMount", "Upload", "Direct"]
 
 
-class Value(Body):
-    """A literal input. All literals travel as strings."""
+class LiteralInput(Body):
+    """A literal input. All literals are strings on the wire."""
 
     job_input_type: Literal["literal"]
     value: str
     description: str | None = None
 
 
-class Asset(Body):
+class AssetInput(Body):
     """An input that is a file, a folder or a model."""
 
-    job_input_type: Literal["uri_file", "uri_folder", "mltable", "mlflow_model", "custom_model"]
+    job_input_type: AssetType
     uri: str = Field(min_length=1)
     mode: InputMode | None = None
     path_on_compute: str | None = None
@@ -38,13 +39,13 @@ def _input_kind(value: Any) -> str:
     return "literal" if kind == "literal" else "asset"
 
 
-Input = Annotated[Annotated[Value, Tag("literal")] | Annotated[Asset, Tag("asset")], Discriminator(_input_kind)]
+Input = Annotated[Annotated[LiteralInput, Tag("literal")] | Annotated[AssetInput, Tag("asset")], Discriminator(_input_kind)]
 
 
 class Output(Body):
     """An output."""
 
-    job_output_type: Literal["uri_file", "uri_folder", "mltable", "mlflow_model", "custom_model"]
+    job_output_type: AssetType
     mode: OutputMode | None = None
     uri: str | None = None
     description: str | None = None
@@ -55,7 +56,7 @@ class Output(Body):
 
 
 class Resources(Body):
-    """``resources``; only the number of nodes acts."""
+    """``resources``. The emulator uses the number of nodes and ignores the rest."""
 
     instance_count: int = Field(default=1, ge=1)
     instance_type: str | None = None
@@ -84,3 +85,10 @@ class JobProperties(Body):
     secrets_configuration: dict[str, Any] | None = None
     inputs: dict[str, Input] = Field(default_factory=dict)
     outputs: dict[str, Output] = Field(default_factory=dict)
+
+    def output_locations(self, job: str) -> dict[str, dict[str, str]]:
+        """Return type and URI of each output, for a job of this name."""
+        return {
+            name: {"type": output.job_output_type, "uri": output.uri or uris.datastore_uri(job, name)}
+            for name, output in self.outputs.items()
+        }

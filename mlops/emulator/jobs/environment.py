@@ -1,46 +1,31 @@
-"""What a job's processes find in their environment: the way to the emulator as Azure, who they are, and where their run is tracked.
+"""Environment variables of a command job: how to reach the emulator as Azure, an identity, and where to track the run.
 
-The names are those of a real Azure ML job, so ``import mlflow; mlflow.log_metric(…)`` works unchanged. The caller's client secret is not
-among them: a job has a token for its own run, as on Azure.
+The names are those of a real Azure ML job, so ``import mlflow; mlflow.log_metric(…)`` works unchanged. The client secret of the user who
+submitted the job isn't among them: a job has a token for its own run, as on Azure.
 """
 
 from __future__ import annotations
 
-import os
-import sys
-from pathlib import Path
-
 from mlops.emulator.base.azure import API_HOST, Azure
+from mlops.emulator.base.children import base_environment
 from mlops.emulator.base.store import Document
 from mlops.emulator.identity import entra
 
-__all__ = ["base", "for_component", "for_job"]
+__all__ = ["job_environment"]
 
-KEPT = ("HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "OMP_NUM_THREADS")
-TOKEN_MIN = 60 * 48
-"""Longer than a job may run here."""
-
-
-def base() -> dict[str, str]:
-    """Of any child: the emulator's own Python first on the path, and little else."""
-    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
-    return {name: os.environ[name] for name in KEPT if name in os.environ} | {"PATH": path, "PYTHONUNBUFFERED": "1"}
+TOKEN_LIFETIME_MIN = 60 * 48
+"""Lifetime of a job's token, longer than any job runs here."""
 
 
-def for_component() -> dict[str, str]:
-    """Of a child that runs this very package: a step of the component, or the making of weights."""
-    return base() | {"PYTHONPATH": str(Path(__file__).parents[3])}
-
-
-def for_job(azure: Azure, run: Document) -> dict[str, str]:
-    """Of a command job's process."""
+def job_environment(azure: Azure, run: Document) -> dict[str, str]:
+    """Return the environment of the process that runs a command job."""
     i = azure.identity
-    token = entra.issue(azure, entra.ML, TOKEN_MIN)
-    # The way only: who the caller is and what workspace it has in mind is not the job's to know.
-    proxied = {name: value for name, value in azure.environment.items() if not name.startswith("AZURE")}
+    token = entra.issue(azure, entra.ML, TOKEN_LIFETIME_MIN)
+    # The proxy variables only: a job knows neither who submitted it nor with which settings.
+    proxy = {name: value for name, value in azure.environment.items() if not name.startswith("AZURE")}
     return (
-        base()
-        | proxied
+        base_environment()
+        | proxy
         | {
             "AZUREML_RUN_ID": run["name"],
             "AZUREML_ROOT_RUN_ID": run["root"],

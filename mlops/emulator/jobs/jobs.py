@@ -1,11 +1,11 @@
-"""Jobs: submit, read, list, cancel. What they do lies in ``pipelines`` and ``commands``; how they are run, in ``supervisor``."""
+"""The resource ``jobs``: submit, read, list, cancel. Each kind of job has its own module; ``scheduler`` runs them."""
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import re
-from pathlib import Path
 from typing import Any
 
 import jwt
@@ -21,104 +21,79 @@ from mlops.emulator.identity import entra
 from mlops.emulator.jobs import command_jobs, pipeline_jobs, scheduler
 from mlops.emulator.jobs.command_jobs import CommandProperties
 from mlops.emulator.jobs.pipeline_jobs import PipelineProperties
-from mlops.emulator.jobs.scheduler import Worker
 from mlops.emulator.wire import operations
-from mlops.emulator.wire.app import WS, Answer, Route, body
-from mlops.emulator.workspace import assets, uris
+from mlops.emulator.wire.app import WS, Answer, Route, read_json
 
 __all__ = ["ROUTES"]
 
 VERSIONS = {"2023-02-01-preview", "2023-04-01-preview", "2024-01-01-preview", "2024-10-01-preview", "2025-01-01-preview"}
 NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_-]{0,254}")
 KINDS: dict[str, type[CommandProperties] | type[PipelineProperties]] = {"Command": CommandProperties, "Pipeline": PipelineProperties}
-CHANGEABLE = {"displayName", "description", "tags", "properties", "isArchived", "services"}
-"""What a second PUT may change."""
-PAGE = 100
-_submitting: dict[tuple[Path, str], asyncio.Lock] = {}
-FILTERS = {"api-version", "listViewType", "tag", "jobType", "$skip"}
+MUTABLE_FIELDS = {"displayName", "description", "tags", "properties", "isArchived", "services"}
+"""Fields that a second PUT may change."""
+PAGE_SIZE = 100
+LIST_PARAMETERS = {"api-version", "listViewType", "tag", "jobType", "$skip"}
+
+
+class _Submissions:
+    """A lock for each job name."""
+
+    def __init__(self) -> None:
+        self.locks: dict[str, asyncio.Lock] = {}
 
 
 async def put_job(azure: Azure, request: Request) -> Answer:
-    """Submit a job; the same name again changes name, description and tags of the job that there is."""
+    """Submit a job. If a job of that name exists, change its display name, description and tags."""
     name = request.path_params["job"]
     if not NAME.fullmatch(name):
         raise user_error(f"Job name '{name}' is invalid: letters, digits, '-' and '_', up to 255, a letter or a digit first.")
-    job, given = await _read(request)
+    job, properties = await _parse_body(request)
     if isinstance(job, PipelineProperties):
         _check_user_token(azure, request)
-    # A client that gives up waiting sends the same again, and must not get a second job.
-    async with _submitting.setdefault((azure.state, name), asyncio.Lock()):
-        if (known := runstore.get(azure, name)) is not None:
-            return await _change(azure, known, given)
-        await _submit(azure, name, job, given)
-    return JSONResponse(_resource(azure, _known(azure, name)), status_code=201)
-
-
-async def _submit(azure: Azure, name: str, job: CommandProperties | PipelineProperties, given: Document) -> None:
-    if isinstance(job, CommandProperties):
-        command_jobs.check(azure, job)
-        target, nodes, work = command_jobs.compute_name(job), job.resources.instance_count, _bind(command_jobs.run, job)
-        outputs = {
-            output: {"type": wanted.job_output_type, "uri": wanted.uri or uris.datastore_uri(name, output)}
-            for output, wanted in job.outputs.items()
-        }
-    else:
-        pipeline_jobs.check(azure, job)
-        target, nodes, work, outputs = None, 1, _bind(pipeline_jobs.run, job), pipeline_jobs.outputs(job, name)
-    await runstore.create(
-        azure,
-        name,
-        job.experiment_name,
-        kind="job",
-        job=given,
-        display_name=job.display_name or name,
-        description=job.description,
-        tags=dict(job.tags),
-        properties=job.properties | _system_properties(job),
-        compute=target,
-        nodes=nodes,
-        outputs=outputs,
-        hidden=job.is_archived,
-    )
-    scheduler.submit(azure, name, work)
+    # A client that times out repeats its request, which must not start a second job.
+    async with azure.services.get(_Submissions).locks.setdefault(name, asyncio.Lock()):
+        if (existing := runstore.get(azure, name)) is not None:
+            return await _update(azure, existing, properties)
+        await _submit(azure, name, job, properties)
+    return JSONResponse(_render(azure, _get_existing(azure, name)), status_code=201)
 
 
 async def get_job(azure: Azure, request: Request) -> Answer:
-    """One job. A step of a pipeline has no properties here: clients read those from run history."""
-    runstore.seen(azure, request.path_params["job"])
-    return _resource(azure, _known(azure, request.path_params["job"]))
+    """Return one job. A step of a pipeline has no properties here: clients read those from run history."""
+    runstore.get_for_client(azure, request.path_params["job"])
+    return _render(azure, _get_existing(azure, request.path_params["job"]))
 
 
 async def list_jobs(azure: Azure, request: Request) -> Answer:
-    """Jobs, newest first, page by page; filtered by kind and by tag (``key`` or ``key=value``)."""
+    """List jobs page by page, newest first, filtered by kind and by tag (``key`` or ``key=value``)."""
     query = request.query_params
-    if unknown := sorted(set(query) - FILTERS):
-        raise not_implemented(f"listing jobs by {', '.join(unknown)}")
+    if unsupported := sorted(set(query) - LIST_PARAMETERS):
+        raise not_implemented(f"listing jobs by {', '.join(unsupported)}")
     view = query.get("listViewType", "ActiveOnly").lower()
     if view not in ("activeonly", "archivedonly", "all"):
         raise user_error(f"listViewType must be ActiveOnly, ArchivedOnly or All, not '{view}'.")
     tag, equals, value = query.get("tag", "").partition("=")
-    found = [
+    jobs = [
         run
-        for run in reversed(runstore.everything(azure))
+        for run in reversed(runstore.list_all(azure))
         if run["kind"] == "job"
         and (view == "all" or run["hidden"] == (view == "archivedonly"))
         and ("jobType" not in query or run["job"]["jobType"].lower() == query["jobType"].lower())
         and (not tag or (tag in run["tags"] and (not equals or run["tags"][tag] == value)))
     ]
     begin = int(query.get("$skip", "0"))
-    end = begin + PAGE
-    following = str(request.url.include_query_params(**{"$skip": end})) if end < len(found) else None
-    return {"value": [_resource(azure, run) for run in found[begin:end]], "nextLink": following}
+    end = begin + PAGE_SIZE
+    next_link = str(request.url.include_query_params(**{"$skip": end})) if end < len(jobs) else None
+    return {"value": [_render(azure, run) for run in jobs[begin:end]], "nextLink": next_link}
 
 
 async def cancel_job(azure: Azure, request: Request) -> Answer:
-    """Ask a job to end. Accepted at once; the operation succeeds when it has ended."""
+    """Cancel a job. The request is accepted immediately; the operation succeeds when the job has ended."""
     name = request.path_params["job"]
-    run = _known(azure, name)
+    run = _get_existing(azure, name)
     if run["kind"] != "job":
         raise user_error(f"The step {name} can't be canceled: cancel its pipeline {run['root']}.")
-    if scheduler.ended(azure, name):
+    if scheduler.is_finished(azure, name):
         kind = "pipeline run" if run["job"]["jobType"] == "Pipeline" else "run"
         raise user_error(
             f"The {kind} {name} is in terminal status, it can't be canceled.",
@@ -126,52 +101,70 @@ async def cancel_job(azure: Azure, request: Request) -> Answer:
         )  # fmt: skip
     path = operations.start(azure, "mfeOperationsStatus", "jc:", scheduler.cancel(azure, name), subject=name)
     version = request.query_params["api-version"]
-    return operations.accepted(202, path, version, None)
+    return operations.accept(202, path, version, None)
 
 
-async def _read(request: Request) -> tuple[CommandProperties | PipelineProperties, Document]:
-    given = (await body(request)).get("properties")
-    if not isinstance(given, dict):
+async def _parse_body(request: Request) -> tuple[CommandProperties | PipelineProperties, Document]:
+    properties = (await read_json(request)).get("properties")
+    if not isinstance(properties, dict):
         raise user_error("The request is invalid: properties is missing.")
-    kind = str(given.get("jobType"))
+    kind = str(properties.get("jobType"))
     if kind not in KINDS:
-        raise not_implemented(f"jobs of type {kind}: it runs {' and '.join(KINDS)} jobs")
+        raise not_implemented(f"jobs of type {kind}, only {' and '.join(KINDS)} jobs")
     try:
-        return KINDS[kind].model_validate(given), given
+        return KINDS[kind].model_validate(properties), properties
     except ValidationError as problem:
-        found = "; ".join(f"{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in problem.errors())
-        raise user_error(f"The request is invalid: {found}") from None
+        errors = "; ".join(f"{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in problem.errors())
+        raise user_error(f"The request is invalid: {errors}") from None
 
 
-async def _change(azure: Azure, known: Document, given: Document) -> Answer:
-    name = known["name"]
-    if known["kind"] != "job":
-        raise user_error(f"Job {name} can't be changed: it is a part of {known['root']}.")
-    for field in sorted((given.keys() | known["job"].keys()) - CHANGEABLE):
-        if given.get(field) != known["job"].get(field):
+async def _submit(azure: Azure, name: str, job: CommandProperties | PipelineProperties, properties: Document) -> None:
+    if isinstance(job, CommandProperties):
+        command_jobs.validate(azure, job)
+        target, nodes, work = command_jobs.compute_name(job), job.resources.instance_count, functools.partial(command_jobs.run, job=job)
+    else:
+        pipeline_jobs.validate(azure, job)
+        target, nodes, work = None, 1, functools.partial(pipeline_jobs.run, job=job)
+    await runstore.create(
+        azure,
+        name,
+        job.experiment_name,
+        kind="job",
+        job=properties,
+        display_name=job.display_name or name,
+        description=job.description,
+        tags=dict(job.tags),
+        properties=job.properties | _system_properties(job),
+        compute=target,
+        nodes=nodes,
+        outputs=job.output_locations(name),
+        hidden=job.is_archived,
+    )
+    scheduler.submit(azure, name, work)
+
+
+async def _update(azure: Azure, run: Document, properties: Document) -> Answer:
+    name = run["name"]
+    if run["kind"] != "job":
+        raise user_error(f"Job {name} can't be changed: it is a part of {run['root']}.")
+    for field in sorted((properties.keys() | run["job"].keys()) - MUTABLE_FIELDS):
+        if properties.get(field) != run["job"].get(field):
             raise user_error(
                 f'Failed to update job {name} since field "{field}" is immutable, try specifying a new name.',
                 "BadArgument", "ArgumentInvalid", "UpdateJobFailed",
             )  # fmt: skip
     with runstore.change(azure, name) as document:
-        document["display_name"] = given.get("displayName") or document["display_name"]
-        document["description"] = given.get("description") or document["description"]
-        document["hidden"] = given.get("isArchived", document["hidden"])
-        document["tags"] = given.get("tags") or document["tags"]
-        document["properties"] |= given.get("properties") or {}
-    await runstore.tell_tags(azure, name, given.get("tags") or {}, given.get("displayName"))
-    return _resource(azure, _known(azure, name))
-
-
-def _bind(work: Any, job: Any) -> Any:
-    async def bound(worker: Worker) -> None:
-        await work(worker, job)
-
-    return bound
+        document["display_name"] = properties.get("displayName") or document["display_name"]
+        document["description"] = properties.get("description") or document["description"]
+        document["hidden"] = properties.get("isArchived", document["hidden"])
+        document["tags"] = properties.get("tags") or document["tags"]
+        document["properties"] |= properties.get("properties") or {}
+    await runstore.send_tags(azure, name, properties.get("tags") or {}, properties.get("displayName"))
+    return _render(azure, _get_existing(azure, name))
 
 
 def _check_user_token(azure: Azure, request: Request) -> None:
-    """The user's own token, which pipelines are submitted with."""
+    """Check the user's own token, which a client sends with a pipeline job."""
     token = request.headers.get("x-azureml-token", "")
     try:
         jwt.decode(token, azure.identity.token_key, algorithms=["HS256"], audience=entra.ML)
@@ -184,7 +177,7 @@ def _check_user_token(azure: Azure, request: Request) -> None:
         ) from None
 
 
-def _known(azure: Azure, name: str) -> Document:
+def _get_existing(azure: Azure, name: str) -> Document:
     run = runstore.get(azure, name)
     if run is None or run["kind"] == "mlflow":
         raise not_found(f"Job {name} not found.", "NotFound", "JobNotFound")
@@ -199,7 +192,7 @@ def _system_properties(job: CommandProperties | PipelineProperties) -> dict[str,
         "azureml.runsource": "azureml.PipelineRun",
         "runSource": "MFE",
         "runType": "HTTP",
-        "azureml.parameters": json.dumps({name: getattr(given, "value", None) for name, given in job.inputs.items()}),
+        "azureml.parameters": json.dumps({name: getattr(item, "value", None) for name, item in job.inputs.items()}),
         "azureml.continue_on_step_failure": str(job.settings.continue_on_step_failure),
         "azureml.continue_on_failed_optional_input": "True",
         "azureml.defaultComputeName": job.settings.default_compute or "",
@@ -208,24 +201,23 @@ def _system_properties(job: CommandProperties | PipelineProperties) -> dict[str,
     }
 
 
-def _resource(azure: Azure, run: Document) -> dict[str, Any]:
-    author = {"createdAt": run["created"], "createdBy": azure.identity.client, "createdByType": "Application"}
-    told: dict[str, Any] = {
+def _render(azure: Azure, run: Document) -> dict[str, Any]:
+    resource: dict[str, Any] = {
         "id": arm_id(azure, "jobs", run["name"]),
         "name": run["name"],
         "type": "Microsoft.MachineLearningServices/workspaces/jobs",
         "properties": None,
-        "systemData": author,
+        "systemData": {"createdAt": run["created"], "createdBy": azure.identity.client, "createdByType": "Application"},
     }
     if run["job"] is None:
-        return told
+        return resource
     outputs = {
         name: {"description": None}
-        | dict(wanted)
-        | {"uri": run["outputs"][name]["uri"] if run["status"] == "Completed" else wanted.get("uri")}
-        for name, wanted in (run["job"].get("outputs") or {}).items()
+        | dict(output)
+        | {"uri": run["outputs"][name]["uri"] if run["status"] == "Completed" else output.get("uri")}
+        for name, output in (run["job"].get("outputs") or {}).items()
     }
-    told["properties"] = {"inputs": {}, "description": None, "computeId": None} | run["job"] | {
+    resource["properties"] = {"inputs": {}, "description": None, "computeId": None} | run["job"] | {
         "displayName": run["display_name"],
         "description": run["description"],
         "experimentName": run["experiment"],
@@ -233,10 +225,10 @@ def _resource(azure: Azure, run: Document) -> dict[str, Any]:
         "tags": run["tags"],
         "properties": run["properties"],
         "isArchived": run["hidden"],
-        "services": runs.services(azure, run),
+        "services": runs.job_services(azure, run),
         "outputs": outputs,
     }  # fmt: skip
-    return told
+    return resource
 
 
 _JOB = WS + "/jobs/{job}"
@@ -245,5 +237,4 @@ ROUTES = [
     Route("arm", "PUT", _JOB, put_job, VERSIONS),
     Route("arm", "GET", _JOB, get_job, VERSIONS),
     Route("arm", "POST", _JOB + "/cancel", cancel_job, VERSIONS),
-    *assets.ROUTES,
 ]

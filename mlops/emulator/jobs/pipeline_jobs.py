@@ -1,7 +1,6 @@
-"""Pipeline jobs of the one registry component: checked as the service checks them, then run step by step.
+"""Pipeline jobs of the only component in the registry: validated as the service validates them, then run step by step.
 
-Each step is a child process with a run, a log and a working folder of its own. Finished steps are not reused by later jobs, whatever
-``force_rerun`` says.
+Each step is a child process with its own run, log and working folder. Later jobs never reuse finished steps, whatever ``force_rerun`` says.
 """
 
 from __future__ import annotations
@@ -17,30 +16,28 @@ from typing import Any
 from pydantic import Field
 
 from mlops.emulator.base.azure import Azure
+from mlops.emulator.base.children import package_environment
 from mlops.emulator.base.errors import AzureFault, not_implemented, user_error
 from mlops.emulator.base.store import Document
 from mlops.emulator.component import spec
 from mlops.emulator.component.inputs import PATH_TYPES
 from mlops.emulator.history import mlflow_server, runstore
-from mlops.emulator.jobs import environment
-from mlops.emulator.jobs.body import Asset, JobProperties
-from mlops.emulator.jobs.scheduler import SERVERLESS, JobFailure, Stopped, Worker, error_object
+from mlops.emulator.jobs.body import AssetInput, JobProperties
+from mlops.emulator.jobs.scheduler import SERVERLESS, STD_LOG, JobCanceled, JobFailure, Worker, describe_exit, error_object
 from mlops.emulator.registry import registry
 from mlops.emulator.storage import blobs
 from mlops.emulator.wire.resources import Body
 from mlops.emulator.workspace import compute, uris
 
-__all__ = ["PipelineProperties", "check", "outputs", "run"]
+__all__ = ["PipelineProperties", "run", "validate"]
 
 EXECUTION_LOG = "logs/azureml/executionlogs.txt"
-STEP_LOG = "user_logs/std_log.txt"
-TAIL_LINES = 40
 EXPRESSION = re.compile(r"\$\{\{\s*(.*?)\s*\}\}")
 COMPONENT = re.compile(r"azureml://registries/(?P<registry>[^/]+)/components/(?P<name>[^/]+)/versions/(?P<version>[^/]+)")
 
 
 class Node(Body):
-    """One entry of ``jobs``; free-form in the OpenAPI, so this is what the SDK sends."""
+    """One entry of ``jobs``. The OpenAPI leaves it open; these are the fields that the SDK sends."""
 
     model_config = Body.model_config | {"alias_generator": None}
 
@@ -78,16 +75,16 @@ class PipelineProperties(JobProperties):
 
     @property
     def node(self) -> Node:
-        """The one node there is."""
+        """The only node."""
         (node,) = self.jobs.values()
         return node
 
 
-def check(azure: Azure, job: PipelineProperties) -> None:
-    """Refuse what the service refuses, all values included: the SDK checks none of them for a registry component.
+def validate(azure: Azure, job: PipelineProperties) -> None:
+    """Check a job as the service does, including all values: the SDK checks none of them for a registry component.
 
     Raises:
-        AzureFault: 400 or 404, with what is wrong; 501 for a pipeline of anything else than the one component.
+        AzureFault: 400 or 404, the job is invalid; 501, it is a pipeline of anything but the one component.
     """
     if not job.jobs:
         raise user_error("The pipeline job has no jobs.", "BadArgument", "ArgumentInvalid", "InvalidPipelineJob")
@@ -105,29 +102,20 @@ def check(azure: Azure, job: PipelineProperties) -> None:
             raise _invalid(
                 f"Invalid component job since output {name} for component job {node.name} does not exist.", "InvalidComponentJobOutput"
             )
-    literals, assets = _values(job)
-    if problems := spec.check(literals | assets):
+    literals, assets = _input_values(job)
+    if problems := spec.find_problems(literals | assets):
         raise _invalid("; ".join(problems), "InvalidComponentJobInput")
-    for name in (name for name in spec.resolve(literals) if name.startswith("compute_")):
-        target = spec.resolve(literals)[name]
-        if target != SERVERLESS and compute.find(azure, target) is None:
-            raise user_error(f"{name}: compute {target} not found.", "NotFound", "ComputeNotFound", status=404)
-    bound = set(_bound_outputs(job).values())
-    if missing := [name for name in job.outputs if name not in bound]:
-        raise _invalid(f"Output {missing[0]} of the pipeline job is bound to no output of a job in it.", "InvalidPipelineJob")
+    for name, value in spec.fill_defaults(literals).items():
+        if name.startswith("compute_") and value != SERVERLESS and compute.find(azure, value) is None:
+            raise user_error(f"{name}: compute {value} not found.", "NotFound", "ComputeNotFound", status=404)
+    bound = set(_output_bindings(job).values())
+    if unbound := [name for name in job.outputs if name not in bound]:
+        raise _invalid(f"Output {unbound[0]} of the pipeline job is bound to no output of a job in it.", "InvalidPipelineJob")
     for uri in assets.values():
-        uris.check(azure, uri)
+        uris.check_exists(azure, uri)
     for output in job.outputs.values():
         if output.uri:
             uris.resolve(azure, output.uri)
-
-
-def outputs(job: PipelineProperties, name: str) -> dict[str, dict[str, str]]:
-    """Where the pipeline's outputs go: name → ``{type, uri}``."""
-    return {
-        output: {"type": wanted.job_output_type, "uri": wanted.uri or uris.datastore_uri(name, output)}
-        for output, wanted in job.outputs.items()
-    }
 
 
 async def run(worker: Worker, job: PipelineProperties) -> None:
@@ -135,28 +123,28 @@ async def run(worker: Worker, job: PipelineProperties) -> None:
 
     Raises:
         JobFailure: a step has failed.
-        Stopped: the job has been cancelled.
+        JobCanceled: the job has been canceled.
     """
     azure, name = worker.azure, worker.name
     log = ExecutionLog(azure, name)
-    literals, files = _values(job)
-    parent = spec.resolve(literals)
-    await runstore.move(azure, name, "Running")
-    for item, uri in files.items():
-        parent[item] = str(await uris.locate(azure, uri))
+    literals, assets = _input_values(job)
+    inputs = spec.fill_defaults(literals)
+    await runstore.set_status(azure, name, "Running")
+    for item, uri in assets.items():
+        inputs[item] = str(await worker.unless_canceled(uris.materialize(azure, uri)))
     with runstore.change(azure, name) as document:
         document["properties"]["PipelineType"] = "Finetune"
-    made: dict[str, dict[str, str]] = {}
+    outputs: dict[str, dict[str, str]] = {}
     for number, node in enumerate(spec.NODES, 1):
-        log.line(f"Submitting step {number} of {len(spec.NODES)}: {node.name}")
-        made[node.name] = await _step(worker, job, node, node.bind(parent, made), parent, log)
-    log.line("Finishing experiment: no runs left and nothing to schedule.")
-    await runstore.move(azure, name, "Finalizing")
-    _note_stages(azure, name)
+        log.write(f"Submitting step {number} of {len(spec.NODES)}: {node.name}")
+        outputs[node.name] = await _run_step(worker, job, node, node.bind(inputs, outputs), inputs, log)
+    log.write("Finishing experiment: no runs left and nothing to schedule.")
+    await runstore.set_status(azure, name, "Finalizing")
+    _record_stages(azure, name)
 
 
 class ExecutionLog:
-    """``logs/azureml/executionlogs.txt``, which is what ``jobs.stream`` prints of a pipeline."""
+    """``logs/azureml/executionlogs.txt``, the log that ``jobs.stream`` prints for a pipeline."""
 
     def __init__(self, azure: Azure, name: str) -> None:
         self._path = blobs.path(azure, blobs.ARTIFACTS, f"ExperimentRun/dcid.{name}/{EXECUTION_LOG}")
@@ -164,41 +152,49 @@ class ExecutionLog:
         for other in ("stderrlogs.txt", "stdoutlogs.txt"):
             (self._path.parent / other).touch()
 
-    def line(self, text: str) -> None:
-        """Add a line."""
+    def write(self, text: str) -> None:
+        """Append a line."""
         with self._path.open("a", encoding="utf-8") as file:
             file.write(f"[{runstore.now()[:19].replace('T', ' ')}Z] {text}\n")
 
 
-class _Tail:
-    """Passes on what a step prints, line by line. Azure's own log says only which steps run; here it shows their progress too."""
+class _LogForwarder:
+    """Copies the output of a step to the execution log, line by line.
+
+    Azure's own execution log only says which steps run; here it also shows their progress.
+    """
 
     def __init__(self, source: Path, log: ExecutionLog, prefix: str) -> None:
-        self._source, self._log, self._prefix, self._at = source, log, prefix, 0
+        self._source = source
+        self._log = log
+        self._prefix = prefix
+        self._position = 0
 
     def __call__(self) -> None:
-        if not self._source.exists() or self._source.stat().st_size == self._at:
+        if not self._source.exists() or self._source.stat().st_size == self._position:
             return
         with self._source.open("rb") as file:
-            file.seek(self._at)
-            whole, newline, _ = file.read().rpartition(b"\n")
-        self._at += len(whole) + len(newline)
-        for line in whole.decode("utf-8", "replace").splitlines():
-            self._log.line(f"{self._prefix}: {line}")
+            file.seek(self._position)
+            complete, newline, _ = file.read().rpartition(b"\n")
+        self._position += len(complete) + len(newline)
+        for line in complete.decode("utf-8", "replace").splitlines():
+            self._log.write(f"{self._prefix}: {line}")
 
 
-async def _step(
-    worker: Worker, job: PipelineProperties, node: spec.Node, inputs: Mapping[str, str], parent: Mapping[str, str], log: ExecutionLog
+async def _run_step(
+    worker: Worker, job: PipelineProperties, node: spec.Node, inputs: Mapping[str, str], job_inputs: Mapping[str, str], log: ExecutionLog
 ) -> dict[str, str]:
-    azure, run = worker.azure, str(uuid.uuid4())
-    target = parent[node.compute]
-    nodes = int(parent[node.settings["instance_count"].partition("inputs.")[2].rstrip("}")]) if "instance_count" in node.settings else 1
-    given = _places(azure, job, worker.name, node, run)
+    """Run one step and return the path of each of its outputs."""
+    azure, name = worker.azure, str(uuid.uuid4())
+    target = job_inputs[node.compute]
+    nodes = int(job_inputs[node.settings["instance_count"].partition("inputs.")[2].rstrip("}")]) if "instance_count" in node.settings else 1
+    locations = _output_locations(azure, job, worker.name, node, name)
+    outputs = {output: str(path) for output, (_, path) in locations.items()}
     root = runstore.get(azure, worker.name)
     assert root is not None
-    known = await runstore.create(
+    document = await runstore.create(
         azure,
-        run,
+        name,
         root["experiment"],
         kind="step",
         display_name=node.name,
@@ -206,138 +202,134 @@ async def _step(
         compute=target,
         nodes=nodes,
         properties={"azureml.moduleid": node.component_id, "azureml.moduleName": node.name, "azureml.runsource": "azureml.StepRun"},
-        outputs={name: {"type": node.outputs[name].type, "uri": uri} for name, (uri, _) in given.items()},
+        outputs={output: {"type": node.outputs[output].type, "uri": uri} for output, (uri, _) in locations.items()},
     )
     try:
-        async with worker.nodes(run, target, nodes):
-            await runstore.move(azure, run, "Running")
-            await _execute(
-                worker, node, known, {"inputs": dict(inputs), "outputs": {name: str(path) for name, (_, path) in given.items()}}, log
-            )
-        await runstore.move(azure, run, "Completed")
-    except Stopped:
-        await runstore.move(azure, run, "Canceled")
+        async with worker.nodes(name, target, nodes):
+            await runstore.set_status(azure, name, "Running")
+            await _execute(worker, node, document, root, {"inputs": dict(inputs), "outputs": outputs}, log)
+        await runstore.set_status(azure, name, "Completed")
+    except JobCanceled:
+        await runstore.set_status(azure, name, "Canceled")
         raise
     except JobFailure as failure:
-        await runstore.move(azure, run, "Failed", error_object(failure))
-        log.line(f"Step {node.name} has failed: {failure.message}")
+        await runstore.set_status(azure, name, "Failed", error_object(failure))
+        log.write(f"Step {node.name} has failed: {failure.message}")
         message = "Pipeline has failed child jobs. For more details and logs, please go to the job detail page and check the child jobs."
-        raise JobFailure(failure.code, f"{message} Failed nodes: /{node.name} ({run}). {failure.message}", *failure.inner) from failure
-    return {name: str(path) for name, (_, path) in given.items()}
+        raise JobFailure(failure.code, f"{message} Failed nodes: /{node.name} ({name}). {failure.message}", *failure.inner) from failure
+    return outputs
 
 
-async def _execute(worker: Worker, node: spec.Node, known: Document, specification: dict[str, Any], log: ExecutionLog) -> None:
-    azure, root = worker.azure, runstore.get(worker.azure, worker.name)
-    assert root is not None
+async def _execute(
+    worker: Worker, node: spec.Node, step: Document, root: Document, specification: dict[str, Any], log: ExecutionLog
+) -> None:
+    azure = worker.azure
     folder = azure.folder("jobs", worker.name, node.name)
     (folder / "spec.json").write_text(json.dumps(specification, indent=2), encoding="utf-8")
-    output = blobs.path(azure, blobs.ARTIFACTS, f"ExperimentRun/dcid.{known['name']}/{STEP_LOG}")
+    output = blobs.path(azure, blobs.ARTIFACTS, f"ExperimentRun/dcid.{step['name']}/{STD_LOG}")
     output.parent.mkdir(parents=True, exist_ok=True)
-    variables = environment.for_component() | {
-        "EMULATOR_MLFLOW_URI": mlflow_server.of(azure).url,
-        "EMULATOR_MLFLOW_RUNS": f"{known['uuid']},{root['uuid']}",
+    environment = package_environment() | {
+        "EMULATOR_MLFLOW_URI": mlflow_server.get_server(azure).url,
+        "EMULATOR_MLFLOW_RUNS": f"{step['uuid']},{root['uuid']}",
     }
-    tail = _Tail(output, log, node.name)
+    forward = _LogForwarder(output, log, node.name)
     command = [sys.executable, "-m", "mlops.emulator.component", node.name, "spec.json"]
-    code = await worker.execute(command, cwd=folder, environment=variables, output=output, meanwhile=tail)
-    tail()
+    code = await worker.execute(command, cwd=folder, environment=environment, output=output, on_poll=forward)
+    forward()
     if code != 0:
-        raise _failure(folder, output, code)
-    _take_properties(worker, known, folder)
+        raise _step_failure(folder, output, code)
+    _copy_properties(azure, folder, step, root)
 
 
-def _failure(folder: Path, output: Path, code: int) -> JobFailure:
+def _step_failure(folder: Path, output: Path, code: int) -> JobFailure:
     report = folder / "error.json"
     if report.is_file():
         error = json.loads(report.read_text(encoding="utf-8"))
         return JobFailure(error["code"], error["message"], error["inner"])
-    tail = "\n".join(output.read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL_LINES:])
-    how = f"was ended by signal {code - 128}" if code > 128 else f"exited with status code {code}"
-    return JobFailure(
-        "SystemError", f"Execution failed. User process 'python' {how}. Please check log file '{STEP_LOG}'. Error: {tail}", "NodeFailure"
-    )
+    return JobFailure("SystemError", describe_exit("python", code, output), "NodeFailure")
 
 
-def _take_properties(worker: Worker, known: Document, folder: Path) -> None:
-    """What the component writes on its own run and on the root run."""
+def _copy_properties(azure: Azure, folder: Path, step: Document, root: Document) -> None:
+    """Copy the properties that a step reports to its own run and to the root run."""
     report = folder / "properties.json"
     if not report.is_file():
         return
     properties = json.loads(report.read_text(encoding="utf-8"))
-    with runstore.change(worker.azure, known["name"]) as document:
+    with runstore.change(azure, step["name"]) as document:
         document["properties"] |= properties | {"showMetricsAtRoot": "true"}
-    with runstore.change(worker.azure, worker.name) as document:
+    with runstore.change(azure, root["name"]) as document:
         document["properties"] |= properties
 
 
-def _note_stages(azure: Azure, name: str) -> None:
+def _record_stages(azure: Azure, name: str) -> None:
     with runstore.change(azure, name) as document:
         stages = {"Initialization": None, "Execution": {"StartTime": document["start"], "EndTime": runstore.now(), "Status": "Finished"}}
         document["properties"]["azureml.pipelines.stages"] = json.dumps(stages)
 
 
-def _places(azure: Azure, job: PipelineProperties, name: str, node: spec.Node, run: str) -> dict[str, tuple[str, Path]]:
-    """Each output of a step: its URI and its path."""
-    bound, wanted = _bound_outputs(job), outputs(job, name)
-    places = {}
+def _output_locations(azure: Azure, job: PipelineProperties, name: str, node: spec.Node, step: str) -> dict[str, tuple[str, Path]]:
+    """Return URI and path of each output of a step, creating the folders."""
+    bindings, job_outputs = _output_bindings(job), job.output_locations(name)
+    locations = {}
     for output, kind in node.outputs.items():
-        uri = wanted[bound[kind.pipeline]]["uri"] if kind.pipeline in bound else uris.datastore_uri(run, output)
+        uri = job_outputs[bindings[kind.pipeline]]["uri"] if kind.pipeline in bindings else uris.datastore_uri(step, output)
         path = uris.resolve(azure, uri)
         (path.parent if kind.type == "uri_file" else path).mkdir(parents=True, exist_ok=True)
-        places[output] = (uri, path)
-    return places
+        locations[output] = (uri, path)
+    return locations
 
 
 def _check_component(node: Node) -> None:
     match = COMPONENT.fullmatch(node.component_id)
     if match is None:
-        raise not_implemented(f"the component {node.component_id}: only those of the azureml registry")
-    known = match["registry"] == registry.REGISTRY and (match["name"], match["version"]) == (spec.NAME, spec.VERSION)
-    if not known:
+        raise not_implemented(f"the component {node.component_id}, only those of the azureml registry")
+    if (match["registry"], match["name"], match["version"]) != (registry.REGISTRY, spec.NAME, spec.VERSION):
         missing = f"Not found component {match['name']} (version: {match['version']})."
         raise AzureFault(404, "NotFound", f"key: {node.component_id}, Message: {missing}", inner=("NotFound", "ComponentNotFound"))
 
 
-def _values(job: PipelineProperties) -> tuple[dict[str, str], dict[str, str]]:
-    """The node's inputs with the pipeline's filled in: literals, and URIs of assets."""
+def _input_values(job: PipelineProperties) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the literals and the asset URIs of the node, with references to the pipeline's inputs resolved."""
     literals: dict[str, str] = {}
     assets: dict[str, str] = {}
-    for name, given in job.node.inputs.items():
-        kind, value = given.get("job_input_type"), given.get("uri") or given.get("value")
+    for name, item in job.node.inputs.items():
+        kind, value = item.get("job_input_type"), item.get("uri") or item.get("value")
         if not isinstance(value, str):
             raise _invalid(f"Input {name} of component job {job.node.name} has no value.", "InvalidComponentJobInput")
         if match := EXPRESSION.fullmatch(value):
-            kind, value = _parent_input(job, match[1])
-        wanted = spec.INPUTS[name].type
-        if (kind == "literal") != (wanted not in PATH_TYPES) or (wanted in PATH_TYPES and kind != wanted):
-            raise _invalid(f"Input {name} of component job {job.node.name} is of type {wanted}, not {kind}.", "InvalidComponentJobInput")
-        (assets if wanted in PATH_TYPES else literals)[name] = value
+            kind, value = _resolve_job_input(job, match[1])
+        expected = spec.INPUTS[name].type
+        is_asset = expected in PATH_TYPES
+        if (kind == "literal") == is_asset or (is_asset and kind != expected):
+            raise _invalid(f"Input {name} of component job {job.node.name} is of type {expected}, not {kind}.", "InvalidComponentJobInput")
+        (assets if is_asset else literals)[name] = value
     return literals, assets
 
 
-def _parent_input(job: PipelineProperties, expression: str) -> tuple[str, str]:
+def _resolve_job_input(job: PipelineProperties, expression: str) -> tuple[str, str]:
+    """Return type and value of the pipeline's input that an expression refers to."""
     head, _, name = expression.rpartition(".")
     if head != "parent.inputs" or name not in job.inputs:
-        raise _binding(expression)
-    given = job.inputs[name]
-    return (given.job_input_type, given.uri) if isinstance(given, Asset) else ("literal", given.value)
+        raise _invalid_binding(expression)
+    item = job.inputs[name]
+    return (item.job_input_type, item.uri) if isinstance(item, AssetInput) else ("literal", item.value)
 
 
-def _bound_outputs(job: PipelineProperties) -> dict[str, str]:
-    """The component's output → the pipeline's."""
-    bound = {}
-    for name, given in job.node.outputs.items():
-        value = str(given.get("value") or given.get("uri") or "")
+def _output_bindings(job: PipelineProperties) -> dict[str, str]:
+    """Return which output of the pipeline each output of the component is bound to."""
+    bindings = {}
+    for name, item in job.node.outputs.items():
+        value = str(item.get("value") or item.get("uri") or "")
         match = EXPRESSION.fullmatch(value)
         expression = match[1] if match else value
         head, _, output = expression.rpartition(".")
         if head != "parent.outputs" or output not in job.outputs:
-            raise _binding(expression)
-        bound[name] = output
-    return bound
+            raise _invalid_binding(expression)
+        bindings[name] = output
+    return bindings
 
 
-def _binding(expression: str) -> AzureFault:
+def _invalid_binding(expression: str) -> AzureFault:
     text = "Only parent.inputs, parent.jobs.[source_job_name].outputs or parent.outputs can be used for binding."
     return _invalid(f"Invalid expression {expression}. {text}", "InvalidExpressionInJob")
 

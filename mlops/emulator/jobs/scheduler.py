@@ -1,7 +1,7 @@
-"""Who runs jobs: one task per job, nodes of computes handed out in order, children started, watched and ended.
+"""The job scheduler: one task per job, a first-come-first-served queue per compute, and the child processes of jobs.
 
-A task works with a :class:`Worker`. It stops with :class:`Stopped` when the job is cancelled, and with :class:`JobFailure` when it has
-failed for a reason that the run's error object can tell.
+A job's task works with a :class:`Worker`. It ends with :class:`JobCanceled` when the job is canceled, and with :class:`JobFailure` when it
+fails for a reason that belongs into the run's error object.
 """
 
 from __future__ import annotations
@@ -14,29 +14,35 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mlops.emulator.base.azure import LOCATION, Azure
 from mlops.emulator.history import runstore
 from mlops.emulator.workspace import compute
 
-__all__ = ["SERVERLESS", "JobFailure", "Stopped", "Worker", "cancel", "ended", "error_object", "shutdown", "startup", "submit"]
+__all__ = [
+    "SERVERLESS", "STD_LOG", "JobCanceled", "JobFailure", "Worker", "cancel", "describe_exit", "error_object", "is_finished", "shutdown",
+    "startup", "submit",
+]  # fmt: skip
 
 SERVERLESS = "serverless"
 SERVERLESS_NODES = 1
-"""Serverless compute is without bounds on Azure; this machine isn't."""
+"""Nodes of serverless compute, which is unlimited on Azure but not on this machine."""
 QUEUED_READS = 3
-"""How long the fault ``job-queued`` lasts."""
-POLL_S = 0.05
+"""Status reads for which the fault ``job-queued`` lasts."""
+STD_LOG = "user_logs/std_log.txt"
+"""Log of a job's process, among the artifacts of its run."""
+TAIL_LINES = 40
+"""Lines of the log that the error message of a failed process quotes."""
+POLL_S = 0.02
+
+T = TypeVar("T")
 
 log = logging.getLogger("mlops.emulator")
 
-_tasks: dict[Path, dict[str, tuple[Worker, asyncio.Task[None]]]] = {}
-_queues: dict[tuple[Path, str], list[tuple[object, int]]] = {}
 
-
-class Stopped(Exception):
-    """The job has been cancelled."""
+class JobCanceled(Exception):
+    """The job has been canceled."""
 
 
 class JobFailure(Exception):
@@ -44,8 +50,8 @@ class JobFailure(Exception):
 
     Args:
         code: ``UserError`` or ``SystemError``.
-        message: what the run's error says.
-        inner: the real codes, outermost first.
+        message: message of the run's error.
+        inner: codes of the inner errors, outermost first.
     """
 
     def __init__(self, code: str, message: str, *inner: str) -> None:
@@ -55,85 +61,113 @@ class JobFailure(Exception):
         self.inner = inner
 
 
+class _Jobs:
+    """Jobs that run, and the queues of the computes."""
+
+    def __init__(self) -> None:
+        self.tasks: dict[str, tuple[Worker, asyncio.Task[None]]] = {}
+        self.queues: dict[str, list[tuple[object, int]]] = {}
+        """Compute → (ticket, number of nodes) of each run that has or waits for nodes."""
+        self.report: asyncio.Task[None] | None = None
+        """Tells the MLflow server of the jobs that were interrupted by the emulator's last shutdown."""
+
+
 @dataclasses.dataclass
 class Worker:
     """What a job's task works with.
 
     Args:
-        azure: where.
-        name: the job.
+        azure: the emulated Azure.
+        name: name of the job.
     """
 
     azure: Azure
     name: str
-    cancelled: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
+    canceled: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
 
     async def pause(self) -> None:
-        """Let others work.
+        """Wait for the polling interval.
 
         Raises:
-            Stopped: the job has been cancelled.
+            JobCanceled: the job has been canceled.
         """
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.cancelled.wait(), POLL_S)
-        if self.cancelled.is_set():
-            raise Stopped
+            await asyncio.wait_for(self.canceled.wait(), POLL_S)
+        if self.canceled.is_set():
+            raise JobCanceled
 
-    async def hold(self) -> None:
-        """Run into the faults that are on order for the job as it begins to run."""
-        subjects = (self.name, (runstore.get(self.azure, self.name) or {}).get("display_name") or self.name)
+    async def unless_canceled(self, work: Awaitable[T]) -> T:
+        """Wait for ``work`` and return its result, or stop waiting when the job is canceled.
 
-        def due(fault: str) -> bool:
+        Raises:
+            JobCanceled: the job has been canceled.
+        """
+        task, canceled = asyncio.ensure_future(work), asyncio.ensure_future(self.canceled.wait())
+        try:
+            await asyncio.wait((task, canceled), return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                raise JobCanceled
+            return task.result()
+        finally:
+            task.cancel()
+            canceled.cancel()
+
+    async def inject_faults(self) -> None:
+        """Inject the faults that are ordered for this job, before it begins to run."""
+        run = runstore.get(self.azure, self.name)
+        subjects = (self.name, run["display_name"]) if run and run["display_name"] else (self.name,)
+
+        def is_ordered(fault: str) -> bool:
             return any(self.azure.faults.take(fault, subject) for subject in subjects)
 
-        if due("job-queued"):
+        if is_ordered("job-queued"):
             with runstore.change(self.azure, self.name) as document:
                 document["queued_reads"] = QUEUED_READS
-            await runstore.move(self.azure, self.name, "Queued")
+            await runstore.set_status(self.azure, self.name, "Queued")
             while (runstore.get(self.azure, self.name) or {})["queued_reads"] > 0:
                 await self.pause()
-        if due("job-canceled"):
-            await runstore.move(self.azure, self.name, "CancelRequested")
-            raise Stopped
-        if due("job-failed"):
-            raise JobFailure("SystemError", "The compute node that the job ran on has failed. (A fault on order.)", "NodeFailure")
+        if is_ordered("job-canceled"):
+            await runstore.set_status(self.azure, self.name, "CancelRequested")
+            raise JobCanceled
+        if is_ordered("job-failed"):
+            raise JobFailure("SystemError", "The compute node of the job has failed. (Injected fault.)", "NodeFailure")
 
     @contextlib.asynccontextmanager
     async def nodes(self, run: str, name: str, count: int) -> AsyncIterator[None]:
-        """Hold ``count`` nodes of a compute, first come, first served; the run is Queued until it has them.
+        """Hold ``count`` nodes of a compute. The run has the status Queued until they are free.
 
         Raises:
-            JobFailure: the compute is gone, or has fewer nodes altogether.
-            Stopped: the job has been cancelled.
+            JobFailure: the compute has been deleted, or has fewer nodes in total.
+            JobCanceled: the job has been canceled.
         """
-        queue = _queues.setdefault((self.azure.state, name.lower()), [])
+        queue = self.azure.services.get(_Jobs).queues.setdefault(name.lower(), [])
         ticket = (object(), count)
         queue.append(ticket)
         try:
-            queued = False
-            while sum(nodes for _, nodes in queue[: queue.index(ticket) + 1]) > self._most_nodes(name, count):
-                if not queued:
-                    await runstore.move(self.azure, run, "Queued")
-                    queued = True
+            is_queued = False
+            while sum(nodes for _, nodes in queue[: queue.index(ticket) + 1]) > self._max_nodes(name, count):
+                if not is_queued:
+                    await runstore.set_status(self.azure, run, "Queued")
+                    is_queued = True
                 await self.pause()
             yield
         finally:
             queue.remove(ticket)
 
-    def _most_nodes(self, name: str, count: int) -> int:
+    def _max_nodes(self, name: str, count: int) -> int:
         if name.lower() == SERVERLESS:
             return max(SERVERLESS_NODES, count)
-        known = compute.find(self.azure, name)
-        if known is None:
+        cluster = compute.find(self.azure, name)
+        if cluster is None:
             raise JobFailure("UserError", f"Compute {name} has been deleted.", "NotFound", "ComputeNotFound")
-        most: int = known["nodes"]
-        if count > most:
+        max_nodes: int = cluster["nodes"]
+        if count > max_nodes:
             raise JobFailure(
                 "UserError",
-                f"The job asks for {count} nodes, compute {name} has {most} at most.",
+                f"The job requires {count} nodes, but compute {name} has at most {max_nodes}.",
                 "BadArgument", "JobNodeCountExceedsMaxNodes",
             )  # fmt: skip
-        return most
+        return max_nodes
 
     async def execute(
         self,
@@ -142,35 +176,46 @@ class Worker:
         cwd: Path,
         environment: Mapping[str, str],
         output: Path,
-        limit_s: float | None = None,
-        meanwhile: Callable[[], None] | None = None,
+        timeout_s: float | None = None,
+        on_poll: Callable[[], None] | None = None,
     ) -> int:
-        """Run a child to its end; its exit code. What it prints is appended to ``output``.
+        """Run a child process and return its exit code. Its output is appended to ``output``.
 
         Args:
-            limit_s: the job is cancelled after so many seconds.
-            meanwhile: called again and again while it runs.
+            command: the command with its arguments.
+            cwd: working directory.
+            environment: all environment variables of the process.
+            output: log file.
+            timeout_s: seconds after which the job is canceled.
+            on_poll: called regularly while the process runs.
 
         Raises:
-            Stopped: the job has been cancelled, and the child with all that it started is gone.
+            JobCanceled: the job has been canceled; the process and everything it has started are gone.
         """
-        end = None if limit_s is None else time.monotonic() + limit_s
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
         child = self.azure.children.start(command, cwd=cwd, environment=environment, log=output)
         try:
             while child.returncode is None:
                 await self.pause()
-                if end is not None and time.monotonic() > end:
-                    raise Stopped
-                if meanwhile:
-                    meanwhile()
+                if deadline is not None and time.monotonic() > deadline:
+                    raise JobCanceled
+                if on_poll:
+                    on_poll()
             return child.returncode
         finally:
             if child.returncode is None:
                 await asyncio.to_thread(child.stop)
 
 
+def describe_exit(program: str, code: int, output: Path) -> str:
+    """Return the error message for a process that exited with this code, with the end of its log."""
+    tail = "\n".join(output.read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL_LINES:])
+    how = f"was ended by signal {code - 128}" if code > 128 else f"exited with status code {code}"
+    return f"Execution failed. User process '{program}' {how}. Please check log file '{STD_LOG}' for error details. Error: {tail}"
+
+
 def error_object(failure: JobFailure) -> dict[str, Any]:
-    """``ErrorResponse`` of run history."""
+    """Return a failure as the ``ErrorResponse`` of run history."""
     inner: dict[str, Any] | None = None
     for code in reversed(failure.inner):
         inner = {"code": code, "innerError": inner}
@@ -197,69 +242,67 @@ def error_object(failure: JobFailure) -> dict[str, Any]:
 
 
 def submit(azure: Azure, name: str, work: Callable[[Worker], Awaitable[None]]) -> None:
-    """Begin a job's work in the background."""
+    """Start a job in the background."""
     worker = Worker(azure, name)
-    task = asyncio.create_task(_run(worker, work))
-    _tasks[azure.state][name] = (worker, task)
+    azure.services.get(_Jobs).tasks[name] = (worker, azure.start_task(_run(worker, work)))
 
 
 async def cancel(azure: Azure, name: str) -> None:
-    """Ask a job to end, and wait until it has."""
-    await runstore.move(azure, name, "CancelRequested")
-    if known := _tasks[azure.state].get(name):
-        worker, task = known
-        worker.cancelled.set()
+    """Cancel a job, and wait until it has ended."""
+    await runstore.set_status(azure, name, "CancelRequested")
+    if running := azure.services.get(_Jobs).tasks.get(name):
+        worker, task = running
+        worker.canceled.set()
         await asyncio.shield(asyncio.wait([task]))
 
 
-def ended(azure: Azure, name: str) -> bool:
-    """Whether a job has come to its end."""
+def is_finished(azure: Azure, name: str) -> bool:
+    """Return whether a job has ended."""
     run = runstore.get(azure, name)
     return run is None or run["status"] in runstore.TERMINAL
 
 
 async def startup(azure: Azure) -> None:
-    """Jobs that were under way when the emulator was stopped have failed, and say so."""
-    _tasks[azure.state] = {}
-    failure = JobFailure("SystemError", "The emulator was stopped while the job was under way. Submit it again.", "JobInterrupted")
-    interrupted = [run for run in runstore.everything(azure) if run["kind"] != "mlflow" and run["status"] not in runstore.TERMINAL]
+    """Mark the jobs that were running when the emulator was stopped as failed."""
+    failure = JobFailure("SystemError", "The emulator was stopped while the job was running. Submit it again.", "JobInterrupted")
+    interrupted = [run for run in runstore.list_all(azure) if run["kind"] != "mlflow" and run["status"] not in runstore.TERMINAL]
     for run in interrupted:
         with runstore.change(azure, run["name"]) as document:
-            runstore.advance(document, "Failed")
+            runstore.apply_status(document, "Failed")
             document["error"] = error_object(failure)
     if interrupted:
-        # The MLflow server is still starting.
-        task = asyncio.create_task(_tell(azure, [run["uuid"] for run in interrupted]))
-        _tasks[azure.state][""] = (Worker(azure, ""), task)
+        # In the background, because the MLflow server is still starting.
+        azure.services.get(_Jobs).report = azure.start_task(_report_failed(azure, [run["uuid"] for run in interrupted]))
 
 
 async def shutdown(azure: Azure) -> None:
-    """Let go of all jobs. Their children end with the emulator's."""
-    tasks = [task for _, task in _tasks.pop(azure.state, {}).values()]
+    """Stop working on all jobs. Their processes are stopped with the emulator's other children."""
+    jobs = azure.services.get(_Jobs)
+    tasks = [task for _, task in jobs.tasks.values()] + ([jobs.report] if jobs.report else [])
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _tell(azure: Azure, uuids: Sequence[str]) -> None:
-    for known in uuids:
-        await runstore.tell_status(azure, known, "Failed")
+async def _report_failed(azure: Azure, uuids: Sequence[str]) -> None:
+    for run_uuid in uuids:
+        await runstore.send_status(azure, run_uuid, "Failed")
 
 
 async def _run(worker: Worker, work: Callable[[Worker], Awaitable[None]]) -> None:
     azure, name = worker.azure, worker.name
     try:
-        await runstore.move(azure, name, "Preparing")
-        await worker.hold()
+        await runstore.set_status(azure, name, "Preparing")
+        await worker.inject_faults()
         await work(worker)
-        await runstore.move(azure, name, "Completed")
-    except Stopped:
-        await runstore.move(azure, name, "Canceled")
+        await runstore.set_status(azure, name, "Completed")
+    except JobCanceled:
+        await runstore.set_status(azure, name, "Canceled")
     except JobFailure as failure:
-        await runstore.move(azure, name, "Failed", error_object(failure))
+        await runstore.set_status(azure, name, "Failed", error_object(failure))
     except Exception as problem:
         log.exception("job %s", name)
         fault = JobFailure("SystemError", f"The emulator has failed: {type(problem).__name__}: {problem}", "InternalServerError")
-        await runstore.move(azure, name, "Failed", error_object(fault))
+        await runstore.set_status(azure, name, "Failed", error_object(fault))
     finally:
-        _tasks.get(azure.state, {}).pop(name, None)
+        azure.services.get(_Jobs).tasks.pop(name, None)

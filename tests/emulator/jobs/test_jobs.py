@@ -1,4 +1,4 @@
-"""Jobs through the real SDK: submit, stream, read, list, cancel; what is refused, and how jobs fail."""
+"""Jobs through the real SDK: submit, stream, read, list, cancel; invalid jobs, and jobs that fail."""
 
 from __future__ import annotations
 
@@ -32,45 +32,45 @@ TERMINAL = ("Completed", "Failed", "Canceled")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _quick_polling() -> Iterator[None]:
+def _poll_every_second() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        # Read when the SDK is imported first; harmless where that has happened already.
+        # The SDK reads these on its first import; setting them later has no effect.
         patch.setenv("AZUREML_RUN_POLLING_INTERVAL_MIN", "1")
         patch.setenv("AZUREML_RUN_POLLING_INTERVAL_MAX", "1")
         yield
 
 
-def until(condition: Callable[[], Any], seconds: float = 120) -> Any:
+def wait_for(condition: Callable[[], Any], seconds: float = 120) -> Any:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        if found := condition():
-            return found
-        time.sleep(0.1)
-    raise AssertionError(f"nothing came of it in {seconds} s")
+        if result := condition():
+            return result
+        time.sleep(0.05)
+    raise AssertionError(f"the condition has not become true in {seconds} s")
 
 
-def finish(ml: Any, name: str) -> Any:
-    until(lambda: ml.jobs.get(name).status in TERMINAL)
+def wait_for_job(ml: Any, name: str) -> Any:
+    wait_for(lambda: ml.jobs.get(name).status in TERMINAL)
     return ml.jobs.get(name)
 
 
-def shell(ml: Any, line: str, **more: Any) -> Any:
+def submit_command(ml: Any, command_line: str, **options: Any) -> Any:
     from azure.ai.ml import command
 
-    return ml.jobs.create_or_update(command(command=line, environment=ENVIRONMENT, **more))
+    return ml.jobs.create_or_update(command(command=command_line, environment=ENVIRONMENT, **options))
 
 
-def working_in(folder: Path) -> list[int]:
-    """Processes whose working folder is below ``folder``."""
-    found = []
+def processes_below(folder: Path) -> list[int]:
+    """Return the ids of processes whose working directory is below ``folder``."""
+    pids = []
     for link in Path("/proc").glob("[0-9]*/cwd"):
         with contextlib.suppress(OSError):
             if link.readlink().is_relative_to(folder):
-                found.append(int(link.parent.name))
-    return found
+                pids.append(int(link.parent.name))
+    return pids
 
 
-def alive(pid: int) -> bool:
+def is_running(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -78,7 +78,7 @@ def alive(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().split(") ")[1][0] != "Z"
 
 
-# ---- a pipeline, run once for all tests that look at it
+# ---- one pipeline, run once for all tests that inspect it
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def client(emulator: Emulator) -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def pipeline(emulator: Emulator, client: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    """(name, what stream printed) of a finished pipeline."""
+    """Name of a finished pipeline, and what ``jobs.stream`` printed."""
     from azure.ai.ml import Input, dsl
 
     ml, registry = client
@@ -156,7 +156,7 @@ def test_pipeline_has_a_run_per_step(ml: Any, pipeline: tuple[str, str]) -> None
     step = ml.jobs.get(children[3].name)
     assert step.display_name == "chat_completion_finetune"
     assert step.properties["showMetricsAtRoot"] == "true"
-    # only the client's own bound: no second page is asked for
+    # The client applies this limit itself: it requests no second page.
     assert len(list(ml.jobs.list(parent_job_name=pipeline[0], max_results=2))) == 2
 
 
@@ -184,12 +184,12 @@ def test_pipeline_output_is_in_the_default_datastore(emulator: Emulator, ml: Any
     assert (folder / "MLmodel").is_file()
 
 
-def test_pipeline_run_is_named_on_the_tracking_page(emulator: Emulator, pipeline: tuple[str, str]) -> None:
+def test_pipeline_runs_are_on_the_tracking_page(emulator: Emulator, pipeline: tuple[str, str]) -> None:
     page = json.loads((emulator.state / "mlflow.json").read_text())["url"]
     session = requests.Session()
     session.trust_env = False
-    found = session.post(f"{page}/api/2.0/mlflow/runs/search", json={"experiment_ids": ["1"], "max_results": 50}, timeout=60).json()["runs"]
-    tags = {run["info"]["run_name"]: {tag["key"]: tag["value"] for tag in run["data"]["tags"]} for run in found}
+    runs = session.post(f"{page}/api/2.0/mlflow/runs/search", json={"experiment_ids": ["1"], "max_results": 50}, timeout=60).json()["runs"]
+    tags = {run["info"]["run_name"]: {tag["key"]: tag["value"] for tag in run["data"]["tags"]} for run in runs}
     assert tags["tiny fine-tune"]["azureml.job"] == pipeline[0]
     assert set(tags) >= set(STEPS)
     assert session.get(page, timeout=60).text.startswith("<!doctype html>")
@@ -202,7 +202,7 @@ def test_jobs_are_listed_by_tag_and_kind(ml: Any, pipeline: tuple[str, str]) -> 
     assert [job.name for job in ml.jobs.list(job_type="Pipeline")] == [pipeline[0]]
 
 
-# ---- what is refused, before anything runs
+# ---- jobs that are rejected before anything runs
 
 
 def pipeline_body() -> dict[str, Any]:
@@ -226,7 +226,7 @@ def pipeline_body() -> dict[str, Any]:
     }
     return {
         "jobType": "Pipeline",
-        "experimentName": "refused",
+        "experimentName": "rejected",
         "jobs": {"n": node},
         "inputs": {"data": {"jobInputType": "uri_file", "uri": "azureml://datastores/workspaceblobstore/paths/nothing.jsonl"}},
         "outputs": {"trained_model": {"mode": "ReadWriteMount", "jobOutputType": "mlflow_model"}},
@@ -305,34 +305,34 @@ LITERAL = {"value": "1", "job_input_type": "literal"}
         (lambda document: None, 404, "paths/nothing.jsonl' does not exist or is not accessible"),
     ],
 )
-def test_a_pipeline_that_can_not_run_is_refused(
+def test_an_invalid_pipeline_is_rejected(
     emulator: Emulator, credential: Any, change: Callable[[dict[str, Any]], None], status: int, text: str
 ) -> None:
     properties = pipeline_body()
     change(properties)
-    answer = put(emulator, credential, "refused_1", properties)
+    answer = put(emulator, credential, "rejected_1", properties)
     assert (answer.status_code, text in answer.json()["error"]["message"]) == (status, True), answer.text
-    assert emulator.azure.store.get("run", "refused_1") is None
+    assert emulator.azure.store.get("run", "rejected_1") is None
 
 
-def test_a_pipeline_needs_the_users_own_token(emulator: Emulator, credential: Any) -> None:
+def test_a_pipeline_requires_the_users_own_token(emulator: Emulator, credential: Any) -> None:
     arm = credential.get_token("https://management.azure.com/.default").token
     for token in ("", "nonsense", arm):
-        answer = put(emulator, credential, "refused_2", pipeline_body(), token)
+        answer = put(emulator, credential, "rejected_2", pipeline_body(), token)
         assert answer.status_code == 401
         assert "x-azureml-token" in answer.json()["error"]["message"]
 
 
-def test_a_command_that_names_an_input_that_is_not_there_is_refused(emulator: Emulator, credential: Any) -> None:
+def test_a_command_that_refers_to_a_missing_input_is_rejected(emulator: Emulator, credential: Any) -> None:
     properties = {"jobType": "Command", "command": "echo ${{inputs.nothing}}", "environmentId": ENVIRONMENT}
-    answer = put(emulator, credential, "refused_3", properties)
+    answer = put(emulator, credential, "rejected_3", properties)
     assert (answer.status_code, answer.json()["error"]["message"]) == (
         400,
         "Invalid expression inputs.nothing: the job has no inputs of that name.",
     )
 
 
-def test_a_job_that_is_not_there(ml: Any) -> None:
+def test_a_missing_job_is_not_found(ml: Any) -> None:
     from azure.core.exceptions import ResourceNotFoundError
 
     with pytest.raises(ResourceNotFoundError, match=r"\(UserError\) Job no_such_job not found\."):
@@ -344,7 +344,7 @@ def test_a_job_that_is_not_there(ml: Any) -> None:
 
 @pytest.mark.filterwarnings("ignore:The use of a 'BlobProperties' instance:DeprecationWarning")  # the SDK's own download
 @pytest.mark.filterwarnings("ignore:content_as_bytes is deprecated:DeprecationWarning")
-def test_command_job_gets_code_inputs_outputs_and_environment(emulator: Emulator, ml: Any, tmp_path: Path) -> None:
+def test_a_command_job_has_code_inputs_outputs_and_environment(emulator: Emulator, ml: Any, tmp_path: Path) -> None:
     from azure.ai.ml import Input, Output, command
 
     code = tmp_path / "code"
@@ -363,8 +363,8 @@ def test_command_job_gets_code_inputs_outputs_and_environment(emulator: Emulator
     job = command(
         code=str(code),
         command="python package/main.py ${{inputs.data}} ${{inputs.number}} ${{outputs.folder}} ${{outputs.file}}"
-        " $[[--given ${{inputs.given}}]] $[[--absent ${{inputs.absent}}]]",
-        inputs={"data": Input(type="uri_folder", path=str(data)), "number": 3, "given": "yes"},
+        " $[[--present ${{inputs.present}}]] $[[--absent ${{inputs.absent}}]]",
+        inputs={"data": Input(type="uri_folder", path=str(data)), "number": 3, "present": "yes"},
         outputs={"folder": Output(type="uri_folder"), "file": Output(type="uri_file")},
         environment=ENVIRONMENT,
         environment_variables={"GREETING": "hello"},
@@ -372,66 +372,67 @@ def test_command_job_gets_code_inputs_outputs_and_environment(emulator: Emulator
         display_name="a command",
         tags={"kind": "test"},
     )
-    sent = ml.jobs.create_or_update(job)
-    assert finish(ml, sent.name).status == "Completed"
-    log = uris.output_path(emulator.azure, sent.name, "artifacts") / "user_logs" / "std_log.txt"
+    submitted = ml.jobs.create_or_update(job)
+    assert wait_for_job(ml, submitted.name).status == "Completed"
+    log = uris.output_path(emulator.azure, submitted.name, "artifacts") / "user_logs" / "std_log.txt"
     assert log.read_text() == "it ran in wd\n"
-    outputs = uris.output_path(emulator.azure, sent.name, "folder"), uris.output_path(emulator.azure, sent.name, "file")
-    assert json.loads((outputs[0] / "result.json").read_text()) == {"rows": ["a", "b", "c"], "number": "3", "rest": ["--given", "yes"]}
-    seen = json.loads(outputs[1].read_text())
-    assert (seen["GREETING"], seen["AZUREML_RUN_ID"], seen["MLFLOW_EXPERIMENT_NAME"]) == ("hello", sent.name, "commands")
-    assert seen["MLFLOW_TRACKING_URI"].startswith("azureml://")
+    outputs = uris.output_path(emulator.azure, submitted.name, "folder"), uris.output_path(emulator.azure, submitted.name, "file")
+    assert json.loads((outputs[0] / "result.json").read_text()) == {"rows": ["a", "b", "c"], "number": "3", "rest": ["--present", "yes"]}
+    variables = json.loads(outputs[1].read_text())
+    expected = {"GREETING": "hello", "AZUREML_RUN_ID": submitted.name, "MLFLOW_EXPERIMENT_NAME": "commands"}
+    assert variables.items() >= expected.items()
+    assert variables["MLFLOW_TRACKING_URI"].startswith("azureml://")
     secret = emulator.azure.identity.client_secret
-    assert not [name for name, value in seen.items() if value == secret]
-    # the same code is not uploaded twice
+    assert not [name for name, value in variables.items() if value == secret]
+    # The same code is not uploaded twice.
     again = ml.jobs.create_or_update(job)
-    assert again.name != sent.name
+    assert again.name != submitted.name
     assert len(emulator.azure.store.list("codes")) == 1
-    ml.jobs.download(sent.name, output_name="folder", download_path=str(tmp_path / "got"))
-    assert (tmp_path / "got" / "named-outputs" / "folder" / "result.json").is_file()
-    finish(ml, again.name)
+    ml.jobs.download(submitted.name, output_name="folder", download_path=str(tmp_path / "downloaded"))
+    assert (tmp_path / "downloaded" / "named-outputs" / "folder" / "result.json").is_file()
+    wait_for_job(ml, again.name)
 
 
-def test_a_failed_command_says_why(ml: Any) -> None:
+def test_a_failed_command_reports_its_log(ml: Any) -> None:
     from azure.ai.ml.exceptions import JobException
 
-    name = shell(ml, "echo before; echo 'the disk is on fire' >&2; exit 3").name
+    name = submit_command(ml, "echo before; echo 'the disk is on fire' >&2; exit 3").name
     with pytest.raises(JobException, match=r"exited with status code 3.*the disk is on fire"):
         ml.jobs.stream(name)
     assert ml.jobs.get(name).status == "Failed"
 
 
-def test_a_killed_command_has_failed(ml: Any) -> None:
+def test_a_killed_command_fails(ml: Any) -> None:
     from azure.ai.ml.exceptions import JobException
 
-    name = shell(ml, "echo alive; kill -9 $$").name
+    name = submit_command(ml, "echo alive; kill -9 $$").name
     with pytest.raises(JobException, match=r"was ended by signal 9.*alive"):
         ml.jobs.stream(name)
 
 
-def test_cancel_ends_the_process_and_what_it_started(emulator: Emulator, ml: Any) -> None:
+def test_cancel_stops_the_process_and_its_children(emulator: Emulator, ml: Any) -> None:
     from azure.core.exceptions import HttpResponseError
 
-    job = shell(ml, "sleep 600 & echo $$ $! > outputs/pids; wait")
-    pids = emulator.state / "blobs" / "azureml" / "ExperimentRun" / f"dcid.{job.name}" / "outputs" / "pids"
-    until(lambda: pids.is_file() and pids.read_text().endswith("\n"))
+    job = submit_command(ml, "sleep 600 & echo $$ $! > outputs/pids; wait")
+    file = emulator.state / "blobs" / "azureml" / "ExperimentRun" / f"dcid.{job.name}" / "outputs" / "pids"
+    wait_for(lambda: file.is_file() and file.read_text().endswith("\n"))
     assert ml.jobs.get(job.name).status == "Running"
-    processes = [int(pid) for pid in pids.read_text().split()]
-    assert all(alive(pid) for pid in processes)
+    pids = [int(pid) for pid in file.read_text().split()]
+    assert all(is_running(pid) for pid in pids)
     ml.jobs.begin_cancel(job.name).wait()
     assert ml.jobs.get(job.name).status == "Canceled"
-    assert not any(alive(pid) for pid in processes)
-    ml.jobs.stream(job.name)  # returns: a cancelled job is no failed one
+    assert not any(is_running(pid) for pid in pids)
+    ml.jobs.stream(job.name)  # Returns: a canceled job is not a failed one.
     with pytest.raises(HttpResponseError, match=f"The run {job.name} is in terminal status, it can't be canceled."):
         ml.jobs.begin_cancel(job.name)
 
 
-def test_a_job_that_runs_into_its_time_limit_is_cancelled(ml: Any) -> None:
+def test_a_job_that_exceeds_its_time_limit_is_canceled(ml: Any) -> None:
     from azure.ai.ml import command
 
     job = command(command="sleep 600", environment=ENVIRONMENT)
     job.set_limits(timeout=1)
-    assert finish(ml, ml.jobs.create_or_update(job).name).status == "Canceled"
+    assert wait_for_job(ml, ml.jobs.create_or_update(job).name).status == "Canceled"
 
 
 def test_jobs_wait_for_a_node(ml: Any, tmp_path: Path) -> None:
@@ -439,29 +440,29 @@ def test_jobs_wait_for_a_node(ml: Any, tmp_path: Path) -> None:
 
     ml.compute.begin_create_or_update(AmlCompute(name="one-node", size="Standard_NC6s_v3", max_instances=1)).result()
     gate = tmp_path / "gate"
-    first = shell(ml, f"while [ ! -e {gate} ]; do sleep 0.1; done", compute="one-node")
-    until(lambda: ml.jobs.get(first.name).status == "Running")
-    second = shell(ml, "true", compute="one-node")
-    until(lambda: ml.jobs.get(second.name).status == "Queued")
-    third = shell(ml, "true")
-    assert finish(ml, third.name).status == "Completed"  # another compute
+    first = submit_command(ml, f"while [ ! -e {gate} ]; do sleep 0.1; done", compute="one-node")
+    wait_for(lambda: ml.jobs.get(first.name).status == "Running")
+    second = submit_command(ml, "true", compute="one-node")
+    wait_for(lambda: ml.jobs.get(second.name).status == "Queued")
+    third = submit_command(ml, "true")
+    assert wait_for_job(ml, third.name).status == "Completed"  # It runs on another compute.
     assert ml.jobs.get(second.name).status == "Queued"
     gate.touch()
-    assert finish(ml, first.name).status == "Completed"
-    assert finish(ml, second.name).status == "Completed"
+    assert wait_for_job(ml, first.name).status == "Completed"
+    assert wait_for_job(ml, second.name).status == "Completed"
 
 
-def test_a_job_that_asks_for_more_nodes_than_there_are_fails(ml: Any) -> None:
+def test_a_job_that_requires_more_nodes_than_the_compute_has_fails(ml: Any) -> None:
     from azure.ai.ml.entities import AmlCompute
     from azure.ai.ml.exceptions import JobException
 
     ml.compute.begin_create_or_update(AmlCompute(name="small", size="Standard_NC6s_v3", max_instances=2)).result()
-    name = shell(ml, "true", compute="small", instance_count=3).name
-    with pytest.raises(JobException, match="asks for 3 nodes, compute small has 2 at most"):
+    name = submit_command(ml, "true", compute="small", instance_count=3).name
+    with pytest.raises(JobException, match="requires 3 nodes, but compute small has at most 2"):
         ml.jobs.stream(name)
 
 
-def test_the_same_job_again_is_the_same_job(emulator: Emulator, credential: Any, ml: Any) -> None:
+def test_submitting_a_job_again_updates_it(emulator: Emulator, credential: Any, ml: Any) -> None:
     properties = {"jobType": "Command", "command": "true", "environmentId": ENVIRONMENT, "tags": {"a": "1"}}
     assert put(emulator, credential, "twice", properties).status_code == 201
     again = put(emulator, credential, "twice", properties | {"tags": {"a": "2"}})
@@ -469,26 +470,26 @@ def test_the_same_job_again_is_the_same_job(emulator: Emulator, credential: Any,
     other = put(emulator, credential, "twice", properties | {"command": "false"})
     assert other.status_code == 400
     assert other.json()["error"]["message"].startswith('Failed to update job twice since field "command" is immutable')
-    assert finish(ml, "twice").status == "Completed"
+    assert wait_for_job(ml, "twice").status == "Completed"
 
 
-def test_a_job_that_is_sent_several_times_at_once_runs_once(emulator: Emulator, credential: Any, ml: Any, tmp_path: Path) -> None:
+def test_a_job_that_is_submitted_several_times_at_once_runs_once(emulator: Emulator, credential: Any, ml: Any, tmp_path: Path) -> None:
     properties = {"jobType": "Command", "command": f"echo ran >> {tmp_path / 'runs'}", "environmentId": ENVIRONMENT}
     with ThreadPoolExecutor(4) as threads:
-        answers = list(threads.map(lambda _: put(emulator, credential, "impatient", properties).status_code, range(4)))
+        answers = list(threads.map(lambda _: put(emulator, credential, "repeated", properties).status_code, range(4)))
     assert sorted(answers) == [200, 200, 200, 201]
-    assert finish(ml, "impatient").status == "Completed"
+    assert wait_for_job(ml, "repeated").status == "Completed"
     assert (tmp_path / "runs").read_text() == "ran\n"
 
 
 def test_many_jobs_are_listed_page_by_page(ml: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = [shell(ml, "true", tags={"batch": "pages"}).name for _ in range(3)]
-    monkeypatch.setattr(jobs, "PAGE", 2)
+    names = [submit_command(ml, "true", tags={"batch": "pages"}).name for _ in range(3)]
+    monkeypatch.setattr(jobs, "PAGE_SIZE", 2)
     assert [job.name for job in ml.jobs.list(tag="batch=pages")] == names[::-1]
 
 
 def test_jobs_can_be_archived_and_retagged(ml: Any) -> None:
-    job = finish(ml, shell(ml, "true").name)
+    job = wait_for_job(ml, submit_command(ml, "true").name)
     updated = ml.jobs.update(job.name, display_name="renamed", tags={"colour": "blue"})
     assert (updated.display_name, updated.tags) == ("renamed", {"colour": "blue"})
     ml.jobs.archive(job.name)
@@ -502,12 +503,12 @@ def test_an_inline_environment_is_recorded(emulator: Emulator, ml: Any) -> None:
     from azure.ai.ml.entities import Environment
 
     job = ml.jobs.create_or_update(command(command="true", environment=Environment(name="mine", version="1", image="python:3.11")))
-    assert finish(ml, job.name).status == "Completed"
+    assert wait_for_job(ml, job.name).status == "Completed"
     assert ml.environments.get("mine", version="1").image == "python:3.11"
 
 
-def runnable(emulator: Emulator, **inputs: str) -> dict[str, Any]:
-    """A pipeline's body that is accepted, with what it takes as input in place."""
+def valid_pipeline_body(emulator: Emulator, **inputs: str) -> dict[str, Any]:
+    """Return the body of a valid pipeline, and create its input data."""
     azure = emulator.azure
     data = uris.datastore_path(azure, "workspaceblobstore", "rows.jsonl")
     data.write_text('{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n')
@@ -523,9 +524,9 @@ def test_a_failed_step_fails_the_pipeline(emulator: Emulator, credential: Any, m
 
     empty = uris.datastore_path(emulator.azure, "workspaceblobstore", "no-model")
     empty.mkdir()
-    properties = runnable(emulator, mlflow_model_path="azureml://datastores/workspaceblobstore/paths/no-model")
+    properties = valid_pipeline_body(emulator, mlflow_model_path="azureml://datastores/workspaceblobstore/paths/no-model")
     assert put(emulator, credential, "broken", properties).status_code == 201
-    finish(ml, "broken")
+    wait_for_job(ml, "broken")
     with pytest.raises(JobException, match=r"Pipeline has failed child jobs.*Failed nodes: /chat_completion_model_import.*holds no model"):
         ml.jobs.stream("broken")
     children = {child.display_name: child for child in ml.jobs.list(parent_job_name="broken")}
@@ -534,39 +535,39 @@ def test_a_failed_step_fails_the_pipeline(emulator: Emulator, credential: Any, m
     assert (error.code, "holds no model" in error.message) == ("UserError", True)
 
 
-def test_cancel_ends_a_pipeline_and_the_step_that_runs(emulator: Emulator, credential: Any, ml: Any) -> None:
-    assert put(emulator, credential, "unwanted", runnable(emulator)).status_code == 201
-    # A step that takes a while: it imports torch.
-    until(lambda: working_in(emulator.state / "jobs" / "unwanted" / "chat_completion_datapreprocess"))
-    ml.jobs.begin_cancel("unwanted").wait()
-    assert ml.jobs.get("unwanted").status == "Canceled"
-    statuses = [child.status for child in ml.jobs.list(parent_job_name="unwanted")]
+def test_cancel_stops_a_pipeline_and_its_running_step(emulator: Emulator, credential: Any, ml: Any) -> None:
+    assert put(emulator, credential, "canceled", valid_pipeline_body(emulator)).status_code == 201
+    # This step takes a while because it imports torch.
+    wait_for(lambda: processes_below(emulator.state / "jobs" / "canceled" / "chat_completion_datapreprocess"))
+    ml.jobs.begin_cancel("canceled").wait()
+    assert ml.jobs.get("canceled").status == "Canceled"
+    statuses = [child.status for child in ml.jobs.list(parent_job_name="canceled")]
     assert statuses[-1] == "Canceled"
     assert set(statuses[:-1]) <= {"Completed"}
-    assert working_in(emulator.state / "jobs" / "unwanted") == []
+    assert processes_below(emulator.state / "jobs" / "canceled") == []
 
 
-# ---- faults on order
+# ---- injected faults
 
 
-def test_faults_on_order(emulator: Emulator, ml: Any) -> None:
-    emulator.azure.faults.order("job-failed@doomed")
-    failed = finish(ml, shell(ml, "true", display_name="doomed").name)
+def test_injected_faults_change_how_a_job_ends(emulator: Emulator, ml: Any) -> None:
+    emulator.azure.faults.add("job-failed@failing")
+    failed = wait_for_job(ml, submit_command(ml, "true", display_name="failing").name)
     assert failed.status == "Failed"
-    emulator.azure.faults.order("job-canceled@unloved")
-    assert finish(ml, shell(ml, "true", display_name="unloved").name).status == "Canceled"
-    emulator.azure.faults.order("job-queued@patient")
-    patient = shell(ml, "true", display_name="patient").name
-    until(lambda: emulator.azure.store.get("run", patient)["status"] == "Queued")  # type: ignore[index]
-    assert [ml.jobs.get(patient).status for _ in range(3)] == ["Queued"] * 3
-    assert finish(ml, patient).status == "Completed"
+    emulator.azure.faults.add("job-canceled@canceled")
+    assert wait_for_job(ml, submit_command(ml, "true", display_name="canceled").name).status == "Canceled"
+    emulator.azure.faults.add("job-queued@queued")
+    queued = submit_command(ml, "true", display_name="queued").name
+    wait_for(lambda: emulator.azure.store.get("run", queued)["status"] == "Queued")  # type: ignore[index]
+    assert [ml.jobs.get(queued).status for _ in range(3)] == ["Queued"] * 3
+    assert wait_for_job(ml, queued).status == "Completed"
     assert emulator.azure.faults.pending() == []
 
 
-# ---- the emulator stops
+# ---- jobs and the end of the emulator
 
 
-def test_a_job_that_was_under_way_when_the_emulator_stopped_has_failed(
+def test_a_job_that_was_running_when_the_emulator_stopped_has_failed(
     tmp_path: Path, options: Options, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from azure.ai.ml import MLClient
@@ -581,15 +582,15 @@ def test_a_job_that_was_under_way_when_the_emulator_stopped_has_failed(
 
     with Emulator(tmp_path / "state", options) as emulator:
         ml = client(emulator)
-        done = finish(ml, shell(ml, "true").name).name
-        name = shell(ml, "echo $$ > outputs/pid; sleep 600").name
+        done = wait_for_job(ml, submit_command(ml, "true").name).name
+        name = submit_command(ml, "echo $$ > outputs/pid; sleep 600").name
         file = emulator.state / "blobs" / "azureml" / "ExperimentRun" / f"dcid.{name}" / "outputs" / "pid"
-        pid = int(until(lambda: file.is_file() and file.read_text().strip()))
-        assert alive(pid)
-    assert not alive(pid)
+        pid = int(wait_for(lambda: file.is_file() and file.read_text().strip()))
+        assert is_running(pid)
+    assert not is_running(pid)
     with Emulator(tmp_path / "state", options) as emulator:
         ml = client(emulator)
         assert ml.jobs.get(done).status == "Completed"
         assert ml.jobs.get(name).status == "Failed"
-        with pytest.raises(JobException, match="The emulator was stopped while the job was under way"):
+        with pytest.raises(JobException, match="The emulator was stopped while the job was running"):
             ml.jobs.stream(name)
