@@ -91,7 +91,7 @@ def _tag_training(workspace: Workspace, mlflow_run: str, judged: Judged, evaluat
     try:
         workspace.tracking.set_tags(mlflow_run, verdict_tags.tags(judged, evaluated))
     except AzureError as problem:
-        if judged.admitted:
+        if judged.is_admitted:
             raise
         console.warning(f"The verdict is valid, but it is missing from the history in MLflow, which could not be updated. {problem}")
 

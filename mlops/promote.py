@@ -36,7 +36,7 @@ def promote(config: Config, run: Run, workspace: Workspace) -> Promoted:
         RecordError: the deployment is not the one that was tested, only one of the same name.
         TrafficError: the new deployment is not live; says whether the traffic was restored.
     """
-    judged, deployed, smoked = guard.admitted(run, config), run.read(Deployed), run.read(Smoked)
+    judged, deployed, smoked = guard.require_admission(run, config), run.read(Deployed), run.read(Smoked)
     new = deployed.deployment
     before = workspace.endpoints.get(deployed.endpoint)
     workspace.check_endpoint(before.name, before.tags)

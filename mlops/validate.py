@@ -155,10 +155,10 @@ def _check_workspace(config: Config, workspace: Workspace, findings: list[Findin
 
     console.info(f"  reading {config.model.name} and {training.component} of registry {registry}")
     version = config.model.version
-    model = _attempt(lambda: assets.base_model(registry, config.model.name, version), "model.missing", locate("model.name"), findings)
+    model = _attempt(lambda: assets.get_base_model(registry, config.model.name, version), "model.missing", locate("model.name"), findings)
     snapshot.model = model
     needs_successor = model is None or model.archived or model.retired_on is not None
-    successors = assets.successors(registry, config.model.name) if needs_successor else []
+    successors = assets.find_successors(registry, config.model.name) if needs_successor else []
     if model is None:
         missing = findings[-1]
         message = f"{missing.message}. Models of this family that can be fine-tuned: {', '.join(successors) or 'none'}"
@@ -170,12 +170,12 @@ def _check_workspace(config: Config, workspace: Workspace, findings: list[Findin
     component_version = training.component_version
     where = locate("training.component_version")
     snapshot.component = _attempt(
-        lambda: assets.component(registry, training.component, component_version), "component.missing", where, findings
+        lambda: assets.get_component(registry, training.component, component_version), "component.missing", where, findings
     )
     if snapshot.component is not None:
         findings += preflight.check_parameters(snapshot.component, training, model.defaults if model else {}, locate)
 
-    sizes = computes.sizes()
+    sizes = computes.sizes
     if model is not None:
         findings += preflight.check_size(compute.size, model, sizes, locate("compute.size"))
         findings += preflight.check_endpoint_size(config.endpoint, model, sizes, locate("endpoint.instance_type"))
@@ -196,7 +196,7 @@ def _attempt(read: Callable[[], T | None], rule: str, where: str, findings: list
     try:
         return read()
     except AzureError as problem:
-        findings.append(preflight.finding(rule, where, str(problem).replace("\n", " ")))
+        findings.append(preflight.make_finding(rule, where, str(problem).replace("\n", " ")))
         return None
 
 

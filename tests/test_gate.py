@@ -80,7 +80,7 @@ def test_a_first_run_is_judged_against_the_base(tmp_path: Path) -> None:
     del made["champion"]
     judged = judge(config(), make_run(tmp_path / "good", made))
     assert (judged.verdict, judged.first_run) == (Verdict.PROMOTE, True)
-    assert judged.judgements[0].answered_against == "base"
+    assert judged.judgements[0].compared_with == "base"
     assert judged.notes[0].startswith("First run. Endpoint chat serves nothing")
     made["candidate"] = rows("candidate", shift=0.2)
     assert judge(config(), make_run(tmp_path / "bad", made)).verdict is Verdict.REJECT
@@ -135,7 +135,7 @@ def test_scores_that_were_touched_are_refused(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     path = tmp_path / "evaluate" / "candidate.jsonl"
     path.write_text(path.read_text().replace('"nll": ', '"nll": 0', 1))
-    with pytest.raises(RecordError, match="is not the file that evaluate recorded"):
+    with pytest.raises(RecordError, match="is missing or has changed since evaluate wrote it"):
         judge(config(), run)
 
 
@@ -190,7 +190,7 @@ def test_rows_that_are_no_scores_are_refused(tmp_path: Path, break_row: Any) -> 
     made = [json.loads(line) for line in path.read_text().splitlines()]
     break_row(made[5])
     path.write_text("".join(json.dumps(row) + "\n" for row in made))
-    run.write(evaluated.model_copy(update={"files": {**evaluated.files, "scores.candidate": run.keep(path)}}))
+    run.write(evaluated.model_copy(update={"files": {**evaluated.files, "scores.candidate": run.describe_file(path)}}))
     with pytest.raises(EvidenceError, match="can't be read as per-row scores"):
         judge(config(), run)
 
@@ -267,22 +267,22 @@ EPHEMERAL = config().model_copy(update={"endpoint": EndpointConfig(ephemeral=Tru
 
 def test_hold_with_an_override_is_let_through(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = judged_as(make_run(tmp_path), Verdict.HOLD, OVERRIDE)
-    judged = guard.admitted(run, config())
-    assert (judged.admitted, judged.exit_code, judged.verdict) == (True, 0, Verdict.HOLD)
+    judged = guard.require_admission(run, config())
+    assert (judged.is_admitted, judged.exit_code, judged.verdict) == (True, 0, Verdict.HOLD)
     assert "octocat has overridden it: we know better" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("verdict", [Verdict.HOLD, Verdict.REJECT])
 def test_nothing_else_is(tmp_path: Path, verdict: Verdict) -> None:
     with pytest.raises(NotPromoted, match=f"The gate says {verdict}"):
-        guard.admitted(judged_as(make_run(tmp_path), verdict, None), config())
+        guard.require_admission(judged_as(make_run(tmp_path), verdict, None), config())
 
 
 def test_a_record_of_an_overridden_reject_is_none(tmp_path: Path) -> None:
     run = judged_as(make_run(tmp_path), Verdict.REJECT, OVERRIDE)
     with pytest.raises(RecordError, match="REJECT has no override"):
-        guard.admitted(run, config())
-    assert not run_copy(run).admitted
+        guard.require_admission(run, config())
+    assert not run_copy(run).is_admitted
 
 
 def run_copy(run: Run) -> Judged:
@@ -292,14 +292,14 @@ def run_copy(run: Run) -> Judged:
 
 def test_a_verdict_opens_no_other_targets_gate(tmp_path: Path) -> None:
     with pytest.raises(NotPromoted, match="rules of target pr, and this is target test"):
-        guard.admitted(judged_as(make_run(tmp_path), Verdict.PROMOTE, None, target="pr"), config())
+        guard.require_admission(judged_as(make_run(tmp_path), Verdict.PROMOTE, None, target="pr"), config())
 
 
 def test_an_override_from_a_laptop_opens_ephemeral_targets_only(tmp_path: Path) -> None:
     run = judged_as(make_run(tmp_path), Verdict.HOLD, LOCAL)
     with pytest.raises(NotPromoted, match=r"endpoint\.ephemeral"):
-        guard.admitted(run, config())
-    assert guard.admitted(run, EPHEMERAL).override == LOCAL
+        guard.require_admission(run, config())
+    assert guard.require_admission(run, EPHEMERAL).override == LOCAL
 
 
 @pytest.mark.parametrize("broken", [{"reason": "short"}, {"actor": ""}, {"approvers": []}, {"environment": ""}])
@@ -310,7 +310,7 @@ def test_a_misshapen_override_is_refused(tmp_path: Path, broken: dict[str, Any])
     record["override"] |= broken
     path.write_text(json.dumps(record))
     with pytest.raises(RecordError, match="override"):
-        guard.admitted(run, config())
+        guard.require_admission(run, config())
 
 
 # What comes out -------------------------------------------------------------------------------------------------------------------

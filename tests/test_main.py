@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 HEAVY = ("azure.ai.ml", "azure.identity", "datasets", "mlflow", "pandas", "torch", "transformers")
 
 
-def test_the_stages_are_those_that_leave_records_in_their_order() -> None:
+def test_every_stage_has_a_record_in_the_same_order() -> None:
     assert tuple(record.stage for record in RECORDS) == STAGES
 
 
@@ -32,23 +32,23 @@ def test_help_and_showing_import_nothing_heavy(arguments: list[str]) -> None:
         f"    main({arguments!r})\n"
         "except SystemExit as end:\n"
         "    assert not end.code, end.code\n"
-        f"found = [name for name in {HEAVY!r} if name in sys.modules]\n"
-        "assert not found, found\n"
+        f"heavy = [name for name in {HEAVY!r} if name in sys.modules]\n"
+        "assert not heavy, heavy\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
 
 
-def test_an_unknown_command_names_the_near_one(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_command_suggests_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["trian"]) == 2
     assert "(did you mean 'train'?)" in capsys.readouterr().err
 
 
-def test_no_command_is_a_request_for_help(capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_command_prints_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
     assert "mlops evaluate-gate" in capsys.readouterr().out
 
 
-def test_a_chain_that_ends_before_it_begins_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_chain_that_ends_before_it_starts_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "--from", "deploy", "--until", "train"]) == 2
     assert "--from deploy comes after --until train" in capsys.readouterr().err
 
@@ -58,12 +58,12 @@ def test_the_schema_is_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capsys.readouterr().out)["title"] == "pipeline.toml"
 
 
-def test_show_tells_what_the_records_hold(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_prints_the_records(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Run(tmp_path).write(TornDown(deleted=("endpoint e",), refused={"deployment blue of e": "is kept for rollback"}, remaining=()))
     assert main(["show", "--run", str(tmp_path)]) == 0
-    shown = capsys.readouterr().out
-    assert "▸ teardown" in shown
-    assert "is kept for rollback" in shown
+    output = capsys.readouterr().out
+    assert "▸ teardown" in output
+    assert "is kept for rollback" in output
 
 
 @pytest.mark.parametrize("command", [["show"], ["schema"], ["--help"], ["register"]])
@@ -80,6 +80,6 @@ def test_a_closed_pipe_ends_every_command_quietly(tmp_path: Path, command: list[
     assert (process.returncode, process.stderr) == (141, "")
 
 
-def test_show_of_nothing_says_how_to_begin(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_without_records_says_how_to_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", "--run", str(tmp_path)]) == 0
     assert "`mlops prepare`" in capsys.readouterr().out

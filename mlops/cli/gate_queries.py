@@ -28,7 +28,7 @@ def explain(run: Run, metric: str = "") -> None:
         RecordError: the gate has not judged.
         UsageError: no rule is about this metric.
     """
-    judged = run.glance(Judged)
+    judged = run.read_unchecked(Judged)
     text = explanation.explain(judged, metric)
     if not text:
         metrics = ", ".join(sorted({judgement.metric for judgement in judged.judgements}))
@@ -48,13 +48,13 @@ def what_if(config: Config, run: Run, edits: Sequence[str] = ()) -> None:
     """
     gate = config.gate.model_copy(update={"rules": edit_rules(config.gate.rules, edits)})
     judged = judge.judge(config.model_copy(update={"gate": gate}), run)
-    console.info(explanation.what_if(run.glance(Judged) if run.has(Judged) else None, judged))
+    console.info(explanation.what_if(run.read_unchecked(Judged) if run.has(Judged) else None, judged))
 
 
 def history(config: Config, workspace: Workspace, limit: int) -> None:
     """Print the last verdicts on training jobs of this experiment, from MLflow."""
     experiment = config.training.experiment
-    runs = workspace.tracking.tagged(experiment, verdict_tags.VERDICT, [verdict.value for verdict in Verdict], limit)
+    runs = workspace.tracking.find_runs(experiment, verdict_tags.VERDICT, [verdict.value for verdict in Verdict], limit)
     decisions = verdict_tags.past(runs)[:limit]
     console.info(verdict_tags.screen(decisions) if decisions else f"MLflow has no verdict in experiment {experiment} yet.")
 
@@ -65,9 +65,9 @@ def self_test(config: Config, run: Run) -> None:
     Raises:
         SelfTestFailed: it misses one.
     """
-    probes = judge.probe(config, run)
+    probes = judge.run_self_test(config, run)
     console.info(explanation.probes(probes))
-    judge.none_missed(probes)
+    judge.require_all_detected(probes)
 
 
 def edit_rules(rules: Mapping[str, Rule], edits: Sequence[str]) -> dict[str, Rule]:

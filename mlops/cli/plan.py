@@ -107,8 +107,8 @@ def _check_override(run: Run, jobs: Sequence[str]) -> None:
     """Refuse an override without a HOLD that people can look at; it can't be granted in advance."""
     if jobs[0] != "evaluate-gate":
         raise UsageError(
-            f"An override continues a run that was held. It starts from evaluate-gate, not from {jobs[0]}.",
-            "dispatch from evaluate-gate, with the run-id of the run that was held",
+            f"An override continues a run whose verdict is HOLD. It starts from evaluate-gate, not from {jobs[0]}.",
+            "dispatch from evaluate-gate, with the run-id of that run",
         )
     judged = run.read(Judged)
     if judged.verdict is not Verdict.HOLD:

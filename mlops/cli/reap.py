@@ -37,11 +37,11 @@ def reap(workspace: Workspace, delete: bool) -> None:
         TeardownIncomplete: something that should be removed still exists.
     """
     candidates: list[tuple[str, str, Callable[[], None]]] = []
-    for endpoint in workspace.endpoints.all():
+    for endpoint in workspace.endpoints.list_all():
         reason = _reason_to_keep_endpoint(workspace, endpoint)
         candidates.append((f"endpoint {endpoint.name}", reason, partial(workspace.endpoints.delete, endpoint.name)))
     for job in workspace.jobs.list_all_targets():
-        if not job.over:
+        if not job.is_over:
             candidates.append((f"job {job.name}", _reason_to_keep_job(job), partial(workspace.jobs.cancel, job.name)))
 
     expired, failures = [], []
@@ -73,7 +73,7 @@ def _reason_to_keep_endpoint(workspace: Workspace, endpoint: EndpointView) -> st
         return f"its tag {EXPIRES} is not a time: {expires!r}" if expires else "never expires"
     if left.total_seconds() > 0:
         return f"expires at {expires}"
-    foreign_deployments = [item.name for item in workspace.endpoints.deployments(endpoint.name) if item.tags.get(PIPELINE) != MARK]
+    foreign_deployments = [item.name for item in workspace.endpoints.list_deployments(endpoint.name) if item.tags.get(PIPELINE) != MARK]
     return f"has deployments that this pipeline did not create: {', '.join(sorted(foreign_deployments))}" if foreign_deployments else ""
 
 

@@ -58,8 +58,8 @@ def _table(definition: dict[str, Any], definitions: dict[str, Any]) -> list[str]
         if _named_table(field, definitions) is not None:
             continue
         default = field.get("default", "required" if key in definition.get("required", ()) else "")
-        shown = "" if default in (None, "", {}) else f"`{default}`"
-        rows.append(f"| `{key}` | {_type(field)} | {shown} | {_sentence(field.get('description', ''))} |")
+        default_text = "" if default in (None, "", {}) else f"`{default}`"
+        rows.append(f"| `{key}` | {_type(field)} | {default_text} | {_sentence(field.get('description', ''))} |")
     return rows
 
 

@@ -38,7 +38,7 @@ def resume(workspace: Workspace) -> None:
     for job in workspace.jobs.list_all_targets():
         if job.tags.get(DETACHED) != WAITING or not _is_of_this_repository(job.tags.get(RUN, "")):
             continue
-        if not job.over:
+        if not job.is_over:
             console.info(f"  {job.name} is {job.status}: {job.studio_url}")
         elif job.status != "Completed":
             workspace.tracking.set_tags(job.name, {DETACHED: job.status})

@@ -34,12 +34,12 @@ def rollback(config: Config, workspace: Workspace) -> None:
         console.info(f"  nothing to do: this run has already rolled {endpoint.name} back; its traffic is {live}")
         return
     previous = endpoint.tags.get(PREVIOUS, "")
-    kept = workspace.endpoints.find_deployment(endpoint.name, previous) if previous else None
-    if kept is None or kept.state != "Succeeded" or kept.identity != endpoint.tags.get(PREVIOUS_ID, ""):
+    deployment = workspace.endpoints.find_deployment(endpoint.name, previous) if previous else None
+    if deployment is None or deployment.state != "Succeeded" or deployment.identity != endpoint.tags.get(PREVIOUS_ID, ""):
         state = "no longer exists" if previous else "was not kept"
-        if kept is not None:
+        if deployment is not None:
             recreated = "was deleted and created again, so it is untested"
-            state = f"is {kept.state}" if kept.state != "Succeeded" else recreated
+            state = f"is {deployment.state}" if deployment.state != "Succeeded" else recreated
         raise TrafficError(
             f"Endpoint {endpoint.name} can't be rolled back: the previous deployment {previous} {state}."
             f" Its traffic is unchanged: {live or 'none'}.",

@@ -92,7 +92,7 @@ def _run_stages(context: stage.Context, names: Sequence[str]) -> int:
         except Detached:
             raise
         except (MlopsError, KeyboardInterrupt) as problem:
-            context.run.note_failure(name, str(problem) or "It was interrupted.")
+            context.run.record_failure(name, str(problem) or "It was interrupted.")
             raise
         context.run.clear_failure(name)
         if code != 0:

@@ -26,7 +26,7 @@ def main(argv: Sequence[str]) -> int:
         if not records:
             console.info(f"{arguments.run} has no records yet; `mlops prepare` writes the first one.")
         for record in records:
-            console.info(f"▸ {record.stage}  ({record.made_at:%Y-%m-%d %H:%M:%S} UTC)")
+            console.info(f"▸ {record.stage}  ({record.created_at:%Y-%m-%d %H:%M:%S} UTC)")
             for line in _lines(record):
                 console.info(f"  {line}")
         return 0
@@ -35,7 +35,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _lines(record: Record) -> list[str]:
-    content = {key: value for key, value in describe(record).items() if key not in ("schema_version", "made_at", "inputs", "self_test")}
+    content = {key: value for key, value in describe(record).items() if key not in ("schema_version", "created_at", "inputs", "self_test")}
     width = max(len(key) for key in content)
     lines = []
     for key, value in content.items():

@@ -116,8 +116,8 @@ class Rule(Table):
 
     enabled: bool = Field(True, description="`false` drops the rule, e.g. for one target")
     metric: str = Field(
-        description="`SUITE.METRIC`, `SUITE.KIND.METRIC` for one kind of its rows, or `SUITE.*.METRIC` for each kind on its own; metrics "
-        "are `nll`, `perplexity`, `token_accuracy`, `exact_match`, `rouge_l` (target), `kl_base` (retention)"
+        description="`SUITE.METRIC`, `SUITE.KIND.METRIC` for one kind of its rows, or `SUITE.*.METRIC` for each kind on its own; "
+        "[gate.md](gate.md#what-is-measured) lists the metrics"
     )
     direction: Literal["lower", "higher"] = Field(description="which is better")
     baseline: Literal["champion", "base", "none"] = Field("none", description="on a first run the base model replaces the champion")
@@ -126,7 +126,7 @@ class Rule(Table):
     test: Literal["paired_bootstrap", "wilcoxon", "mcnemar", "none"] = Field(
         "none",
         description="`paired_bootstrap` tests the metric itself; `wilcoxon` the typical row, where the value over all rows must agree; "
-        "`mcnemar` wins and losses of `exact_match`, with margin 0; `none` compares two numbers",
+        "`mcnemar` rows that are right or wrong, with margin 0; `none` compares two numbers",
     )
     confidence: float = Field(0.95, gt=0.5, lt=1, description="of the two-sided interval")
     min_rows: int = Field(1, ge=1, description="with fewer rows (of each kind, for `*`) nothing is shown: HOLD")

@@ -47,7 +47,7 @@ def explain(problem: ValidationError, model: type[BaseModel], file: str, section
 
     Args:
         problem: what validation says.
-        model: what the settings were validated as; its fields are the known keys.
+        model: validated the settings; its fields are the valid keys.
         file, sections, overrides: as for :func:`locate`.
     """
     lines = []

@@ -1,4 +1,4 @@
-"""Which commit of the pipeline is at work."""
+"""The commit of the pipeline that runs."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ __all__ = ["commit"]
 
 
 def commit() -> str:
-    """The commit that is checked out here, ``+changes`` where a person has changed files since; ``unknown`` outside git.
+    """Return the commit that is checked out, with ``+changes`` if a person has changed files since; ``unknown`` outside git.
 
-    Git is asked before GITHUB_SHA: that is the commit which started the workflow, and a pipeline that is carried on runs an earlier one.
+    Git comes before GITHUB_SHA: that is the commit that started the workflow, but a resumed pipeline runs at an earlier one.
     """
     try:
         head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()

@@ -90,7 +90,7 @@ class Prepared(Record):
     volatile: ClassVar[frozenset[str]] = Record.volatile | {"source_stats"}
     dataset: str
     revision: str
-    percent: float = Field(description="of each split that was kept, in (0, 100]")
+    percent: float = Field(description="of each split, in (0, 100]")
     seed: int
     fingerprint: str = Field(description="sha256 over the split digests")
     settings: str = Field("", description="sha256 over every setting that decides the result")
@@ -251,7 +251,7 @@ class Judgement(Frozen):
     test: str = Field(description="how it was answered; 'none' compares two numbers")
     seed: int | None = Field(None, description="of the test's resampling")
     confidence: float | None = Field(None, description="of the two-sided intervals; each side is tested at (1 − confidence) / 2")
-    min_rows: int | None = Field(None, description="rows without which nothing is shown")
+    min_rows: int | None = Field(None, description="with fewer rows nothing is shown")
     baseline: Literal["champion", "base", "none"]
     compared_with: Literal["champion", "base", "none"]
     critical: bool
@@ -272,7 +272,7 @@ class Judgement(Frozen):
     distance_interval: Interval | None = Field(
         None, description="of the distance, with the baseline's own uncertainty: all above 0 shows the rule, all below 0 fails it"
     )
-    p_value: float | None = Field(None, description="one-sided, of 'the rule is kept': small where it is shown to fail")
+    p_value: float | None = Field(None, description="one-sided, of 'the rule holds': small if the rule is shown to fail")
     p_holm: float | None = Field(None, description="the same after Holm's correction over all critical rules that have one")
     floor: float | None = Field(None, description="inclusive lower bound of the candidate's figure")
     ceiling: float | None = Field(None, description="inclusive upper bound of the candidate's figure")
@@ -329,7 +329,7 @@ class Judged(Record):
     notes: tuple[str, ...] = Field((), description="what a reader must know of the models, e.g. that the champion could not be evaluated")
     self_test: tuple[Probe, ...] = ()
     override: Override | None = None
-    override_refused: str = Field("", description="why an override that was asked for is none")
+    override_refused: str = Field("", description="why a requested override was refused")
 
     @model_validator(mode="after")
     def _only_a_hold_is_overridden(self) -> Judged:
@@ -338,14 +338,14 @@ class Judged(Record):
         return self
 
     @property
-    def admitted(self) -> bool:
+    def is_admitted(self) -> bool:
         """Whether the candidate may be registered and deployed: PROMOTE, or an overridden HOLD."""
         return self.verdict is Verdict.PROMOTE or (self.verdict is Verdict.HOLD and self.override is not None)
 
     @property
     def exit_code(self) -> int:
         """0 if the candidate is admitted, otherwise the verdict's."""
-        return 0 if self.admitted else self.verdict.exit_code
+        return 0 if self.is_admitted else self.verdict.exit_code
 
 
 class Registered(Record):

@@ -1,4 +1,4 @@
-"""The run directory: where records are kept, found again and held against each other."""
+"""The run directory: writes the stages' records, reads them and checks them against each other."""
 
 from __future__ import annotations
 
@@ -23,58 +23,58 @@ _FAILURE = "failure.json"
 
 
 class Run:
-    """``run/``: one record per finished stage, and the files they name.
+    """``run/``: one record per finished stage, and the files that the records name.
 
-    Records are written to a temporary file and moved into place, so a reader sees the old one or the new one, never half of one.
+    Records are written to a temporary file and moved into place, so a reader sees the old one or the new one, never a part of one.
     """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
     def path(self, *parts: str) -> Path:
-        """A path under the run directory, whose parents exist."""
+        """Return a path under the run directory, and create its parents."""
         path = self.directory.joinpath(*parts)
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
     def has(self, kind: type[Record]) -> bool:
-        """Whether the record's file is there (it may still be out of date)."""
+        """Return whether the record's file exists (it may be out of date)."""
         return self._file(kind).is_file()
 
     def read(self, kind: type[R]) -> R:
-        """The record of a stage, checked: schema, its files, and that its own inputs are still what they were.
+        """Read the record of a stage and check its schema, its files, and that its inputs haven't changed.
 
         Raises:
-            RecordError: it is missing, unreadable, from another schema, or out of date. The message names the command that makes it.
+            RecordError: it is missing, unreadable, of another schema, or out of date. The message names the command that writes it.
         """
         record = self._load(kind)
         for stage, digest in record.inputs.items():
             upstream = self.read(_kind(stage))
             if upstream.digest() != digest:
                 raise RecordError(
-                    f"{self._file(kind)} was made from another {stage} record than the one in {self.directory}.",
+                    f"{self._file(kind)} is out of date: it was made from another {stage} record than the one in {self.directory}.",
                     f"run `mlops {kind.stage}` again",
                 )
         for name, file in record.files.items():
             path = self.directory / file.path
             if not path.is_file() or file_sha256(path) != file.sha256:
                 raise RecordError(
-                    f"{path} ({name}) is missing or is not the file that {kind.stage} recorded.", f"run `mlops {kind.stage}` again"
+                    f"{path} ({name}) is missing or has changed since {kind.stage} wrote it.", f"run `mlops {kind.stage}` again"
                 )
         return record
 
     def find(self, kind: type[R]) -> R | None:
-        """As :meth:`read`, but None where the record is missing or no longer fits."""
+        """As :meth:`read`, but return None if the record is missing or out of date."""
         try:
             return self.read(kind)
         except RecordError:
             return None
 
-    def glance(self, kind: type[R]) -> R:
-        """The record of a stage as it stands, without holding it against its inputs and files.
+    def read_unchecked(self, kind: type[R]) -> R:
+        """Read the record of a stage without checking its inputs and files.
 
         Raises:
-            RecordError: it is missing, unreadable or from another schema.
+            RecordError: it is missing, unreadable or of another schema.
         """
         return self._load(kind)
 
@@ -82,7 +82,7 @@ class Run:
         """Check that records exist and are readable.
 
         Raises:
-            RecordError: with every missing record and the commands that make them.
+            RecordError: names every missing record and the commands that write them.
         """
         if missing := [kind for kind in kinds if not self.has(kind)]:
             files = ", ".join(str(self._file(kind)) for kind in missing)
@@ -94,39 +94,39 @@ class Run:
             self._load(kind)
 
     def write(self, record: R) -> R:
-        """Keep a record, atomically, and return it."""
+        """Write a record atomically and return it."""
         path = self.path(f"{record.stage}.json")
         write_atomically(path, record.model_dump_json(indent=2).encode() + b"\n")
         return record
 
-    def keep(self, path: Path, rows: int | None = None) -> FileDigest:
-        """Describe a file under the run directory, for a record's ``files``."""
+    def describe_file(self, path: Path, rows: int | None = None) -> FileDigest:
+        """Describe a file under the run directory for a record's ``files``."""
         return FileDigest(path=path.relative_to(self.directory).as_posix(), sha256=file_sha256(path), rows=rows)
 
     def records(self) -> Iterator[Record]:
-        """The records that are there, in the order of the stages, without holding them against each other."""
+        """Yield the existing records in the order of the stages, without checking them against each other."""
         for kind in RECORDS:
             if self.has(kind):
                 yield self._load(kind)
 
-    def note_failure(self, stage: str, told: str) -> None:
-        """Keep why a stage stopped, for those who report on the run."""
-        write_atomically(self.path(_FAILURE), json.dumps({"stage": stage, "told": told}, indent=2).encode() + b"\n")
+    def record_failure(self, stage: str, message: str) -> None:
+        """Record why a stage failed, for those who report on the run."""
+        write_atomically(self.path(_FAILURE), json.dumps({"stage": stage, "message": message}, indent=2).encode() + b"\n")
 
     def failure(self) -> tuple[str, str] | None:
-        """The stage that stopped last, and what it told; None where it has succeeded since, or none has stopped."""
+        """Return the stage that failed last and its message; None if it has succeeded since, or none has failed."""
         path = self.directory / _FAILURE
         if not path.is_file():
             return None
-        noted = json.loads(path.read_bytes())
-        return noted["stage"], noted["told"]
+        content = json.loads(path.read_bytes())
+        return content["stage"], content["message"]
 
     def clear_failure(self, stage: str) -> None:
-        """The stage has succeeded: what it had told before no longer holds. Other stages' failures stay."""
-        if (noted := self.failure()) is not None and noted[0] == stage:
+        """Remove the recorded failure of a stage that has succeeded. Failures of other stages stay."""
+        if (failure := self.failure()) is not None and failure[0] == stage:
             self.path(_FAILURE).unlink()
 
-    def forget(self, kind: type[Record]) -> None:
+    def delete(self, kind: type[Record]) -> None:
         """Remove a record."""
         self._file(kind).unlink(missing_ok=True)
 
@@ -138,19 +138,19 @@ class Run:
         try:
             return kind.model_validate_json(path.read_bytes())
         except FileNotFoundError:
-            raise RecordError(f"{path} is missing: the stage before this one has not finished.", f"run `mlops {kind.stage}`") from None
+            raise RecordError(f"{path} is missing: an earlier stage has not finished.", f"run `mlops {kind.stage}`") from None
         except (ValidationError, OSError, ValueError) as problem:
             raise RecordError(f"{path} can't be read: {problem}", f"run `mlops {kind.stage}` again") from problem
 
 
 def file_sha256(path: Path) -> str:
-    """Hex sha256 of a file's content."""
+    """Return the hex sha256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that nobody ever sees half of it."""
+    """Write a file so that no reader ever sees a part of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -158,7 +158,7 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp makes files private; a record is for everybody who may read the folder.
+        # mkstemp creates private files, but everybody who may read the folder may read a record.
         shutil.copymode(path, temporary) if path.exists() else os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:
@@ -170,4 +170,4 @@ def _kind(stage: str) -> type[Record]:
     for kind in RECORDS:
         if kind.stage == stage:
             return kind
-    raise RecordError(f"A record names {stage!r} as its input, which no stage makes.", "run the stage that made it again")
+    raise RecordError(f"A record has the input {stage!r}, which is not a stage.", "run the stage that wrote it again")

@@ -20,7 +20,7 @@ def test_the_command_writes_the_page_of_the_run(tmp_path: Path, monkeypatch: pyt
     assert (tmp_path / "summary.md").read_text().strip() == expected.strip()
 
 
-def test_the_command_wants_to_know_where(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_requires_a_destination(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["comment"])
     assert "--pull-request" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Past verdicts, read back from a real MLflow server behind the emulated workspace."""
+"""Past verdicts, read from a real MLflow server behind the emulated workspace."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from mlops.cli.gate_queries import history as tell
+from mlops.cli.gate_queries import edit_rules, history
 from mlops.cloud.workspace import Workspace
 from mlops.core.config import Config, GateConfig, Rule, TrainingConfig
+from mlops.core.errors import UsageError
 from mlops.core.records import Trained
 from mlops.gate import gate, main
 from mlops.report import verdict_tags
@@ -26,46 +27,61 @@ def settings(*rules: Rule) -> Config:
 
 def new_run(workspace: Workspace) -> str:
     client = workspace.tracking.client
-    known = client.get_experiment_by_name(EXPERIMENT)
-    return str(client.create_run(known.experiment_id if known else client.create_experiment(EXPERIMENT)).info.run_id)
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    return str(client.create_run(experiment.experiment_id if experiment else client.create_experiment(EXPERIMENT)).info.run_id)
 
 
 def test_past_verdicts_newest_first(tmp_path: Path, workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
-    tell(settings(), workspace, 5)
+    history(settings(), workspace, 5)
     assert "no verdict in experiment history-of-verdicts" in capsys.readouterr().out
 
     first, second = (make_run(tmp_path / name, mlflow_run=new_run(workspace)) for name in ("one", "two"))
     second.write(second.read(Trained).model_copy(update={"job": "train-2"}))
     gate(settings(BAD), first, workspace)
-    gate(settings(GOOD), first, workspace)  # laxer rules: the REJECT stays to be seen
-    gate(settings(GOOD), first, workspace)  # the same again is no new verdict
-    runs = workspace.tracking.tagged(EXPERIMENT, verdict_tags.VERDICT, ["PROMOTE", "HOLD", "REJECT"], 5)
+    gate(settings(GOOD), first, workspace)  # weaker rules: the REJECT stays visible
+    gate(settings(GOOD), first, workspace)  # the same verdict again adds nothing
+    runs = workspace.tracking.find_runs(EXPERIMENT, verdict_tags.VERDICT, ["PROMOTE", "HOLD", "REJECT"], 5)
     assert list(runs) == [first.read(Trained).mlflow_run_id]
     decisions = verdict_tags.past(runs)
     assert [decision.verdict for decision in decisions] == ["PROMOTE", "REJECT"]
     assert {decision.job for decision in decisions} == {"train-1"}
 
     capsys.readouterr()
-    tell(settings(), workspace, 5)
+    history(settings(), workspace, 5)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split()[:2] == ["judged", "(UTC)"]
     assert len(lines) == 3
-    tell(settings(), workspace, 1)
+    history(settings(), workspace, 1)
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 
-def test_the_command(tmp_path: Path, workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_past_verdicts(tmp_path: Path, workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
     gate(settings(rule(baseline="champion", margin=0.1)), make_run(tmp_path / "run", mlflow_run=new_run(workspace)), workspace)
     path = tmp_path / "pipeline.toml"
     path.write_text(f'[targets.test.training]\nexperiment = "{EXPERIMENT}"\n')
     capsys.readouterr()
     assert main(["--target", "test", "--config", str(path), "--history", "3"]) == 0
-    told = capsys.readouterr().out
-    assert re.search(r"PROMOTE  test +train-1 +[0-9a-f]{12}  target\.nll \(champion\) -0\.[34]\d+ +–", told)
+    output = capsys.readouterr().out
+    assert re.search(r"PROMOTE  test +train-1 +[0-9a-f]{12}  target\.nll \(champion\) -0\.[34]\d+ +–", output)
     with pytest.raises(SystemExit):
         main(["--target", "test", "--config", str(path), "--history", "none"])
 
 
-def test_tags_of_others_are_passed_over() -> None:
+def test_foreign_tags_are_ignored() -> None:
     runs = {"run": {"mlops.verdict": "PROMOTE", "mlops.verdict.abc": "not ours", "mlops.verdict.def": '{"at": "yesterday"}'}}
     assert verdict_tags.past(runs) == []
+
+
+def test_rules_are_edited_by_name_or_by_metric_and_baseline() -> None:
+    rules = {"loss": rule(baseline="base"), "loss-again": rule(baseline="champion"), "drift": rule("retention.kl_base", ceiling=1.0)}
+    edited = edit_rules(rules, ["loss margin=0.1", "target.nll min_rows=9", "target.nll@champion critical=false", "drift ceiling=inf"])
+    assert edited["loss"] == rule(baseline="base", margin=0.1, min_rows=9)
+    assert edited["loss-again"] == rule(baseline="champion", min_rows=9, critical=False)
+    assert edited["drift"].ceiling is None
+    with pytest.raises(UsageError, match="matches no rule") as raised:
+        edit_rules(rules, ["los margin=0.1"])
+    assert "loss (target.nll@base), loss-again (target.nll@champion), drift (retention.kl_base@none)" in raised.value.fix
+
+
+def test_a_dropped_rule_can_be_tried_out() -> None:
+    assert not edit_rules({"loss": rule()}, ["loss enabled=false"])["loss"].enabled

@@ -1,4 +1,4 @@
-"""What `mlops init` writes; that it runs is shown in tests/workflows/test_init.py."""
+"""The files that `mlops init` writes; tests/workflows/test_init.py runs them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_the_callers_name_the_project_and_are_pinned() -> None:
     assert "settings: endpoint.name=mine-pr-${{ github.event.pull_request.number }}" in texts[".github/workflows/pr.yml"]
 
 
-def test_the_configuration_is_one_with_endpoints_of_its_own(tmp_path: Path) -> None:
+def test_the_configuration_has_its_own_names(tmp_path: Path) -> None:
     (tmp_path / "pipeline.toml").write_text(generate_files(ROOT, "octo/project", COMMIT, "mine")["pipeline.toml"])
     configs = {target: load(tmp_path / "pipeline.toml", target) for target in ("prod", "pr", "local")}
     names = {target: config.endpoint.name for target, config in configs.items()}
@@ -34,7 +34,7 @@ def test_the_configuration_is_one_with_endpoints_of_its_own(tmp_path: Path) -> N
     assert configs["prod"].registration.name == "mine-phi-3-mini"
 
 
-def test_what_is_there_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_existing_files_are_not_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True)
     (tmp_path / "pipeline.toml").write_text("# mine\n")
     assert main(["init", str(tmp_path), "--project", "octo/project", "--endpoint", "mine"]) == 0
@@ -43,7 +43,7 @@ def test_what_is_there_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert (tmp_path / "data/retention.jsonl").read_bytes() == (ROOT / "data/retention.jsonl").read_bytes()
 
 
-def test_a_folder_that_is_no_repository_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_that_is_not_a_repository_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["init", str(tmp_path), "--project", "octo/project"]) == 2
     assert "git init" in capsys.readouterr().err
 
@@ -58,9 +58,9 @@ def test_an_installed_package_says_where_the_workflows_are(
     assert not (tmp_path / "mine/pipeline.toml").exists()
 
 
-@pytest.mark.parametrize(("name", "made"), [("my_chat.repo", "my-chat-repo"), ("a" * 40, "a" * 20)])
-def test_an_endpoint_name_is_made_of_the_folders(name: str, made: str) -> None:
-    assert _endpoint(name) == made
+@pytest.mark.parametrize(("name", "prefix"), [("my_chat.repo", "my-chat-repo"), ("a" * 40, "a" * 20)])
+def test_the_folder_name_becomes_a_valid_endpoint_prefix(name: str, prefix: str) -> None:
+    assert _endpoint(name) == prefix
 
 
 @pytest.mark.parametrize("url", ["https://github.com/octo/chat.git", "git@github.com:octo/chat.git", "https://github.com/octo/chat"])

@@ -1,4 +1,4 @@
-"""Detached trainings, with GitHub and Azure emulated: who is carried on, who is left alone, who is told of."""
+"""Detached training jobs with GitHub and Azure emulated: which are continued, ignored or reported."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Open = Callable[[Config], Workspace]
 REPOSITORY = "octo/chat"
 SHA = "c" * 40
 RUNS = {"Completed": "true", "Failed": "false", "Running": "sleep 600"}
-"""Status → the command of a job that comes to it."""
+"""Status → the command of a job that reaches it."""
 
 
 @pytest.fixture(scope="module")
@@ -34,17 +34,17 @@ def octo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
 
 @pytest.fixture
 def workspace(octo: Emulator, settings: Settings, open_workspace: Open, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workspace]:
-    """The session of the schedule's job; afterwards no job waits and nothing has been dispatched."""
+    """The workspace as the schedule's job sees it. Afterwards no job is detached and nothing has been dispatched."""
     for name, value in octo.environment().items():
         monkeypatch.setenv(name, value)
-    opened = open_workspace(settings())
-    opened.compute.ensure(ComputeConfig(name="cluster", max_instances=9))
+    workspace = open_workspace(settings())
+    workspace.compute.ensure(ComputeConfig(name="cluster", max_instances=9))
     enter(octo, monkeypatch, actions="write")
-    yield opened
-    for job in list(opened.jobs.list_all_targets()):
-        opened.tracking.set_tags(job.name, {DETACHED: "no longer"})
-        if job.active:
-            opened.jobs.cancel(job.name)
+    yield workspace
+    for job in list(workspace.jobs.list_all_targets()):
+        workspace.tracking.set_tags(job.name, {DETACHED: "no longer"})
+        if job.is_active:
+            workspace.jobs.cancel(job.name)
     for key, _ in octo.azure.store.list("github-dispatch"):
         octo.azure.store.delete("github-dispatch", key)
 
@@ -61,18 +61,18 @@ def enter(octo: Emulator, monkeypatch: pytest.MonkeyPatch, **permissions: str) -
         monkeypatch.setenv(name, value)
 
 
-def training(workspace: Workspace, folder: Path, name: str, status: str = "Completed", **tags: str) -> str:
-    """A training of run 7 that was detached, or has other tags, and has come to a status."""
+def submit_training(workspace: Workspace, folder: Path, name: str, status: str = "Completed", **tags: str) -> str:
+    """Submit a training job of run 7 that is detached, or has other tags, and wait for its status."""
     from azure.ai.ml import command
 
     folder.joinpath("nothing.txt").touch()
-    given = {PIPELINE: MARK, TARGET: "prod", OWNER: "octocat", RUN: f"{REPOSITORY}/7", RUN_KEY: name, DETACHED: WAITING} | tags
+    all_tags = {PIPELINE: MARK, TARGET: "prod", OWNER: "octocat", RUN: f"{REPOSITORY}/7", RUN_KEY: name, DETACHED: WAITING} | tags
     job: Any = command(
         command=RUNS[status],
         code=str(folder),
         environment="azureml://registries/azureml/environments/acft-hf-nlp-gpu/versions/112",
         compute="cluster",
-        tags=given,
+        tags=all_tags,
     )
     job.name = name
     workspace.session.ml.jobs.create_or_update(job)
@@ -84,8 +84,8 @@ def training(workspace: Workspace, folder: Path, name: str, status: str = "Compl
     return name
 
 
-def test_one_that_has_completed_is_carried_on_as_it_began(workspace: Workspace, octo: Emulator, tmp_path: Path) -> None:
-    training(workspace, tmp_path, "done", **{COMMIT: SHA, SETTINGS: "endpoint.name=x\nsmoke.requests=2"})
+def test_a_completed_job_is_continued_with_its_commit_and_settings(workspace: Workspace, octo: Emulator, tmp_path: Path) -> None:
+    submit_training(workspace, tmp_path, "done", **{COMMIT: SHA, SETTINGS: "endpoint.name=x\nsmoke.requests=2"})
     resume(workspace)
     assert github_api.dispatches(octo.azure) == [
         {
@@ -103,66 +103,68 @@ def test_one_that_has_completed_is_carried_on_as_it_began(workspace: Workspace, 
     ]
 
 
-def test_who_waits_for_its_turn_is_not_dispatched_again(
+def test_a_job_with_a_queued_run_is_not_dispatched_again(
     workspace: Workspace, octo: Emulator, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The dispatched run may wait for hours: for another pipeline of its target, or for reviewers."""
-    training(workspace, tmp_path, "queued")
+    submit_training(workspace, tmp_path, "queued")
     for _ in range(2):
         resume(workspace)
     assert len(github_api.dispatches(octo.azure)) == 1
     assert "dispatch.yml was dispatched for it at 20" in capsys.readouterr().out
-    # It was cancelled before it began, and nobody has taken the training over.
+    # It was canceled before it started, so no run has taken the job over.
     monkeypatch.setattr("mlops.cli.resume.DISPATCH_TIMEOUT", timedelta(0))
     resume(workspace)
     assert len(github_api.dispatches(octo.azure)) == 2
 
 
-def test_who_is_left_alone(workspace: Workspace, octo: Emulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    training(workspace, tmp_path, "running", "Running")
-    training(workspace, tmp_path, "taken", **{DETACHED: f"{REPOSITORY}/8"})
-    training(workspace, tmp_path, "never-detached", **{DETACHED: ""})
-    training(workspace, tmp_path, "of-another", **{RUN: "octo/other/7"})
-    training(workspace, tmp_path, "of-a-namesake", **{RUN: f"{REPOSITORY}-2/7"})
+def test_running_foreign_and_attached_jobs_are_ignored(
+    workspace: Workspace, octo: Emulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    submit_training(workspace, tmp_path, "running", "Running")
+    submit_training(workspace, tmp_path, "taken", **{DETACHED: f"{REPOSITORY}/8"})
+    submit_training(workspace, tmp_path, "never-detached", **{DETACHED: ""})
+    submit_training(workspace, tmp_path, "of-another", **{RUN: "octo/other/7"})
+    submit_training(workspace, tmp_path, "of-a-namesake", **{RUN: f"{REPOSITORY}-2/7"})
     capsys.readouterr()
     resume(workspace)
     assert github_api.dispatches(octo.azure) == []
-    told = capsys.readouterr().out
-    assert "running is " in told
-    assert not any(name in told for name in ("taken", "never-detached", "of-another", "of-a-namesake"))
+    output = capsys.readouterr().out
+    assert "running is " in output
+    assert not any(name in output for name in ("taken", "never-detached", "of-another", "of-a-namesake"))
 
 
-def test_one_that_failed_is_told_once_and_the_others_are_seen_to(workspace: Workspace, octo: Emulator, tmp_path: Path) -> None:
-    training(workspace, tmp_path, "broken", "Failed")
-    training(workspace, tmp_path, "whole")
+def test_a_failed_job_is_reported_once_and_the_others_are_handled(workspace: Workspace, octo: Emulator, tmp_path: Path) -> None:
+    submit_training(workspace, tmp_path, "broken", "Failed")
+    submit_training(workspace, tmp_path, "whole")
     with pytest.raises(JobFailed, match="broken ended as Failed"):
         resume(workspace)
-    assert [asked["inputs"]["run-id"] for asked in github_api.dispatches(octo.azure)] == ["7"]
+    assert [dispatch["inputs"]["run-id"] for dispatch in github_api.dispatches(octo.azure)] == ["7"]
     assert workspace.jobs.get("broken").tags[DETACHED] == "Failed"
     resume(workspace)
 
 
-def test_where_github_refuses_the_next_time_tries_again(
+def test_a_dispatch_that_github_refuses_is_tried_again_next_time(
     workspace: Workspace, octo: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("one", "two"):
-        training(workspace, tmp_path, name)
+        submit_training(workspace, tmp_path, name)
     with monkeypatch.context() as patch:
         enter(octo, patch, actions="read")
         with pytest.raises(GitHubRefused) as raised:
             resume(workspace)
     assert "actions: write" in raised.value.fix
-    told = capsys.readouterr().out
-    assert "one has completed, and dispatch.yml could not be started" in told
-    assert "two has completed, and dispatch.yml could not be started" in told
+    output = capsys.readouterr().out
+    assert "one has completed, but dispatch.yml could not be started" in output
+    assert "two has completed, but dispatch.yml could not be started" in output
     resume(workspace)
     assert len(github_api.dispatches(octo.azure)) == 2
 
 
-def test_outside_github_the_command_is_told(
+def test_outside_github_the_command_is_printed(
     workspace: Workspace, octo: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    training(workspace, tmp_path, "on-a-laptop")
+    submit_training(workspace, tmp_path, "on-a-laptop")
     for name in ("GITHUB_ACTIONS", "GITHUB_REPOSITORY"):
         monkeypatch.delenv(name)
     resume(workspace)

@@ -25,7 +25,7 @@ Session = Callable[[], tuple[Config, Workspace]]
 
 @pytest.fixture
 def session(inside: object, settings: Settings, open_workspace: Open, trained_job: str, monkeypatch: pytest.MonkeyPatch) -> Session:
-    """An endpoint whose ``old`` deployment was kept when ``new`` was promoted; opens a session as the environment stands."""
+    """An endpoint whose ``old`` deployment was kept when ``new`` was promoted. Opens a session with the current environment."""
     for name in ("GITHUB_ACTIONS", "GITHUB_RUN_ID", "GITHUB_REPOSITORY"):
         monkeypatch.delenv(name, raising=False)
 
@@ -38,8 +38,8 @@ def session(inside: object, settings: Settings, open_workspace: Open, trained_jo
         workspace.endpoints.create(EndpointConfig(name=NAME), {})
     for name in ("old", "new"):
         if workspace.endpoints.find_deployment(NAME, name) is None:
-            wanted = EndpointConfig(name=NAME, probe_initial_delay_s=1)
-            workspace.endpoints.deploy(wanted, name, registered_model(workspace, trained_job), {})
+            settings = EndpointConfig(name=NAME, probe_initial_delay_s=1)
+            workspace.endpoints.deploy(settings, name, registered_model(workspace, trained_job), {})
     tags = {PREVIOUS: "old", PREVIOUS_ID: identity(workspace, "old"), "mlops.rollback": ""}
     workspace.endpoints.set_traffic(NAME, {"new": 100}, tags=tags)
     return opened
@@ -52,22 +52,22 @@ def identity(workspace: Workspace, name: str) -> str:
 
 
 def state(workspace: Workspace) -> tuple[dict[str, int], str]:
-    """Traffic, and who is kept."""
+    """Traffic, and the previous deployment."""
     endpoint = workspace.endpoints.get(NAME)
     return {name: share for name, share in endpoint.traffic.items() if share}, endpoint.tags.get(PREVIOUS, "")
 
 
-def test_the_traffic_goes_back_and_can_come_again(session: Session) -> None:
+def test_the_traffic_moves_back_and_can_be_moved_again(session: Session) -> None:
     config, workspace = session()
     rollback(config, workspace)
     assert state(workspace) == ({"old": 100}, "new")
-    assert workspace.endpoints.get(NAME).traffic["new"] == 0, "what was rolled back is kept"
+    assert workspace.endpoints.get(NAME).traffic["new"] == 0, "the replaced deployment stays at 0 %"
     rollback(config, workspace)
     assert state(workspace) == ({"new": 100}, "old")
 
 
 def test_a_workflow_run_rolls_back_once(session: Session, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Somebody presses "Re-run job", not knowing whether it has worked: the broken deployment must not come back."""
+    """If somebody re-runs the job to be sure, the broken deployment must not get the traffic again."""
     for name, value in (("GITHUB_ACTIONS", "true"), ("GITHUB_REPOSITORY", "octo/chat"), ("GITHUB_RUN_ID", "1")):
         monkeypatch.setenv(name, value)
     for _ in range(2):
@@ -78,7 +78,7 @@ def test_a_workflow_run_rolls_back_once(session: Session, monkeypatch: pytest.Mo
     monkeypatch.setenv("GITHUB_RUN_ID", "2")
     config, workspace = session_again(session, capsys)
     rollback(config, workspace)
-    assert state(workspace) == ({"new": 100}, "old"), "another run means it"
+    assert state(workspace) == ({"new": 100}, "old"), "another run rolls back again"
 
 
 def session_again(session: Session, capsys: pytest.CaptureFixture[str]) -> tuple[Config, Workspace]:
@@ -86,14 +86,14 @@ def session_again(session: Session, capsys: pytest.CaptureFixture[str]) -> tuple
     return session()
 
 
-def test_one_that_takes_no_traffic_at_all_gets_it(session: Session) -> None:
+def test_the_previous_deployment_gets_traffic_even_if_none_has_it(session: Session) -> None:
     config, workspace = session()
     workspace.endpoints.set_traffic(NAME, {}, allow_none=True)
     rollback(config, workspace)
     assert state(workspace) == ({"old": 100}, "")
 
 
-def test_where_nothing_is_kept_nothing_moves(session: Session) -> None:
+def test_without_a_previous_deployment_no_traffic_moves(session: Session) -> None:
     config, workspace = session()
     workspace.endpoints.set_traffic(NAME, {"new": 100}, tags={PREVIOUS: ""})
     with pytest.raises(TrafficError, match=r"was not kept. Its traffic is unchanged: \{'new': 100\}") as raised:
@@ -115,7 +115,7 @@ def test_a_previous_deployment_that_was_created_again_gets_no_traffic(session: S
     assert state(workspace) == ({"new": 100}, "old")
 
 
-def test_one_that_does_not_answer_gets_no_traffic(session: Session, fault: Fault) -> None:
+def test_a_previous_deployment_that_does_not_answer_gets_no_traffic(session: Session, fault: Fault) -> None:
     config, workspace = session()
     fault("scoring-424@old x1")
     with pytest.raises(TrafficError, match="old does not answer"):
@@ -123,7 +123,7 @@ def test_one_that_does_not_answer_gets_no_traffic(session: Session, fault: Fault
     assert state(workspace) == ({"new": 100}, "old")
 
 
-def test_what_is_live_already_stays(session: Session, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_deployment_that_is_live_already_stays_live(session: Session, capsys: pytest.CaptureFixture[str]) -> None:
     config, workspace = session()
     workspace.endpoints.set_traffic(NAME, {"old": 100})
     rollback(config, workspace)

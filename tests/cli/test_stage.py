@@ -35,7 +35,7 @@ def failing(problem: BaseException) -> Callable[[], None]:
 
 @pytest.mark.usefixtures("project")
 @pytest.mark.parametrize(("verdict", "code"), [(Verdict.PROMOTE, 0), (Verdict.HOLD, 10), (Verdict.REJECT, 20)])
-def test_a_verdict_decides_the_exit_code(verdict: Verdict, code: int) -> None:
+def test_the_verdict_decides_the_exit_code(verdict: Verdict, code: int) -> None:
     def gate() -> Judged:
         return judged(verdict)
 
@@ -47,13 +47,13 @@ def test_a_verdict_decides_the_exit_code(verdict: Verdict, code: int) -> None:
     ("problem", "code"),
     [(JobFailed("it broke", "look"), 7), (TrafficError("lost"), 15), (KeyboardInterrupt(), 130), (ZeroDivisionError("bug"), 1)],
 )
-def test_a_failure_decides_the_exit_code(problem: BaseException, code: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_failure_has_its_exit_code(problem: BaseException, code: int, capsys: pytest.CaptureFixture[str]) -> None:
     assert stage.command(failing(problem))([]) == code
     assert "error:" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("project")
-def test_a_stage_gets_what_it_names() -> None:
+def test_a_stage_receives_what_it_names() -> None:
     received: list[object] = []
 
     def look(config: Config, run: Run) -> None:
@@ -64,7 +64,7 @@ def test_a_stage_gets_what_it_names() -> None:
 
 
 @pytest.mark.usefixtures("project")
-def test_a_termination_is_an_interrupt() -> None:
+def test_sigterm_is_an_interrupt() -> None:
     before = signal.getsignal(signal.SIGTERM)
 
     def terminate() -> None:
@@ -75,7 +75,7 @@ def test_a_termination_is_an_interrupt() -> None:
 
 
 @pytest.mark.usefixtures("project")
-def test_a_stage_gets_an_option_that_it_names() -> None:
+def test_a_stage_receives_an_option_that_it_names() -> None:
     received: list[bool] = []
 
     def clean(delete: bool) -> None:

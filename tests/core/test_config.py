@@ -35,7 +35,7 @@ def test_a_target_holds_differences_only(tmp_path: Path) -> None:
     assert pr.training.parameters == prod.training.parameters == {"learning_rate": 5e-6, "apply_lora": "true"}
 
 
-def test_the_command_line_wins_and_is_remembered(tmp_path: Path) -> None:
+def test_the_command_line_wins_and_its_parameters_are_listed(tmp_path: Path) -> None:
     overrides = ["training.parameters.max_steps=5", "data.percent=2", "compute.name=gpu-small"]
     config = load(write_file(tmp_path), "pr", overrides, environment={})
     assert config.training.parameters["max_steps"] == 5

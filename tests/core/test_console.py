@@ -22,7 +22,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("github")
-def test_an_error_on_github_is_one_command(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_error_on_github_is_one_workflow_command(capsys: pytest.CaptureFixture[str]) -> None:
     console.error("50% lost\n::set-output name=a::b")
     assert capsys.readouterr().out == "::error::50%25 lost%0A::set-output name=a::b\n"
 
@@ -41,7 +41,7 @@ def test_an_output_can_not_smuggle_in_another(github: Path) -> None:
     assert rest == ["HOLD", "verdict=PROMOTE"]
 
 
-def test_a_step_is_folded_and_closed_also_when_it_fails(github: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_step_is_folded_and_closed_even_if_it_fails(github: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ValueError, match="no"), console.step("train"):
         raise ValueError("no")
     lines = capsys.readouterr().out.splitlines()
@@ -67,7 +67,7 @@ def test_did_you_mean_ignores_case_and_is_silent_if_nothing_is_similar() -> None
 
 
 @pytest.mark.usefixtures("terminal")
-def test_nothing_is_masked_where_nobody_reads_masks(capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_masked_outside_github(capsys: pytest.CaptureFixture[str]) -> None:
     console.mask("secret")
     assert capsys.readouterr().out == ""
 

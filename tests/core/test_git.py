@@ -12,7 +12,7 @@ SHA = "d" * 40
 
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A repository with one commit, as the current folder; its commit."""
+    """Create a repository with one commit, make it the current folder, and return the commit."""
     git = ("git", "-C", str(tmp_path), "-c", "user.name=o", "-c", "user.email=o@example.org")
     (tmp_path / "file").write_text("one")
     for arguments in (("init", "--quiet"), ("add", "."), ("commit", "--quiet", "-m", "One")):
@@ -22,18 +22,18 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
 
 
-def test_it_is_what_is_checked_out_not_what_started_the_workflow(checkout: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_checked_out_commit_wins_over_the_one_that_started_the_workflow(checkout: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert commit() == checkout
     monkeypatch.setenv("GITHUB_SHA", SHA)
     assert commit() == checkout
 
 
-def test_a_persons_changes_are_told(checkout: str) -> None:
+def test_uncommitted_changes_are_marked(checkout: str) -> None:
     Path("file").write_text("two")
     assert commit() == f"{checkout}+changes"
 
 
-def test_outside_git_it_is_what_github_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outside_git_the_commit_is_github_sha(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     monkeypatch.setenv("GITHUB_SHA", SHA)

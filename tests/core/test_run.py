@@ -23,25 +23,25 @@ def validated(upstream: Prepared) -> Validated:
     )  # fmt: skip
 
 
-def test_a_record_comes_back_as_it_was(tmp_path: Path) -> None:
+def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
     run = Run(tmp_path)
     record = run.write(prepared())
     assert run.read(Prepared) == record
 
 
 def test_equal_results_have_equal_digests() -> None:
-    assert prepared().digest() == prepared(made_at="2020-01-01T00:00:00Z").digest()
+    assert prepared().digest() == prepared(created_at="2020-01-01T00:00:00Z").digest()
     assert prepared().digest() != prepared(fingerprint="g").digest()
 
 
-def test_whether_something_was_reused_changes_no_digest() -> None:
+def test_reuse_does_not_change_the_digest() -> None:
     fields = {"role": "base", "model": "m", "weights_digest": "w", "job": "j", "mlflow_run_id": "r", "metrics": {}, "rows": {}}
     scores = [ModelScores.model_validate({**fields, "suite_digests": {}, "scores": "s", "reused": reused}) for reused in (True, False)]
     first, second = (Evaluated(evaluation_version="v", models={"base": one}).digest() for one in scores)
     assert first == second
 
 
-def test_what_is_not_a_number_survives() -> None:
+def test_nan_and_infinity_survive() -> None:
     scores = ModelScores(
         role="base", model="m", weights_digest="w", job="j", mlflow_run_id="r", metrics={"a": math.nan, "b": math.inf}, rows={},
         suite_digests={}, scores="s",
@@ -51,13 +51,13 @@ def test_what_is_not_a_number_survives() -> None:
     assert again.metrics["b"] == math.inf
 
 
-def test_a_missing_record_names_the_command_that_makes_it(tmp_path: Path) -> None:
+def test_a_missing_record_is_reported_with_the_command_that_writes_it(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match="mlops smoke-test"):
         Run(tmp_path).read(Smoked)
     assert Run(tmp_path).find(Smoked) is None
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema_version": 2}', '{"unknown": 1}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema_version": 1}', '{"unknown": 1}'])
 def test_an_unreadable_record_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "prepare.json").write_text(text)
     with pytest.raises(RecordError, match="can't be read"):
@@ -67,13 +67,13 @@ def test_an_unreadable_record_is_refused(tmp_path: Path, text: str) -> None:
 def test_a_record_of_another_schema_is_refused(tmp_path: Path) -> None:
     run = Run(tmp_path)
     run.write(prepared())
-    content = json.loads((tmp_path / "prepare.json").read_text()) | {"schema_version": 2}
+    content = json.loads((tmp_path / "prepare.json").read_text()) | {"schema_version": 1}
     (tmp_path / "prepare.json").write_text(json.dumps(content))
     with pytest.raises(RecordError):
         run.read(Prepared)
 
 
-def test_a_record_made_from_something_else_is_out_of_date(tmp_path: Path) -> None:
+def test_a_record_of_changed_inputs_is_out_of_date(tmp_path: Path) -> None:
     run = Run(tmp_path)
     run.write(validated(run.write(prepared())))
     run.read(Validated)
@@ -82,11 +82,11 @@ def test_a_record_made_from_something_else_is_out_of_date(tmp_path: Path) -> Non
         run.read(Validated)
 
 
-def test_a_changed_file_is_noticed(tmp_path: Path) -> None:
+def test_a_changed_or_missing_file_is_refused(tmp_path: Path) -> None:
     run = Run(tmp_path)
     data = run.path("data", "train.jsonl")
     data.write_text("one\n")
-    run.write(prepared(files={"train": run.keep(data, rows=1)}))
+    run.write(prepared(files={"train": run.describe_file(data, rows=1)}))
     run.read(Prepared)
     data.write_text("two\n")
     with pytest.raises(RecordError, match=r"train\.jsonl"):
@@ -105,10 +105,10 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_failure_is_kept_until_its_own_stage_succeeds(tmp_path: Path) -> None:
+def test_a_failure_is_recorded_until_its_own_stage_succeeds(tmp_path: Path) -> None:
     run = Run(tmp_path)
     assert run.failure() is None
-    run.note_failure("deploy", "It is not healthy.")
+    run.record_failure("deploy", "It is not healthy.")
     run.clear_failure("teardown")
     assert run.failure() == ("deploy", "It is not healthy.")
     run.clear_failure("deploy")

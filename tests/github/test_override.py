@@ -39,7 +39,7 @@ ephemeral = {ephemeral}
 
 @pytest.fixture(scope="module")
 def octo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
-    """An emulator that is GitHub, too."""
+    """An emulator of Azure and GitHub."""
     with Emulator(tmp_path_factory.mktemp("github"), Options(github="octo/chat")) as running:
         yield running
 
@@ -61,18 +61,18 @@ Session = tuple[Config, Workspace]
 
 @pytest.fixture
 def session(folder: Path, open_workspace: Callable[[Config], Workspace]) -> Callable[[str], Session]:
-    def opened(target: str) -> Session:
+    def open_session(target: str) -> Session:
         config = load(folder / "pipeline.toml", target)
         return config, open_workspace(config)
 
-    return opened
+    return open_session
 
 
-def evaluated(folder: Path, workspace: Workspace, shift: float) -> Run:
-    """An evaluation of a candidate that is this much worse."""
+def write_evaluation(folder: Path, workspace: Workspace, shift: float) -> Run:
+    """Write the evaluation of a candidate whose loss is higher by ``shift``."""
     client = workspace.tracking.client
-    known = client.get_experiment_by_name("override")
-    run = client.create_run(known.experiment_id if known else client.create_experiment("override")).info.run_id
+    experiment = client.get_experiment_by_name("override")
+    run = client.create_run(experiment.experiment_id if experiment else client.create_experiment("override")).info.run_id
     scores: Any = {role: rows(role, shift=shift if role == "candidate" else 0.0) for role in ("candidate", "champion", "base")}
     return make_run(folder / "run", scores, mlflow_run=run)
 
@@ -82,21 +82,26 @@ HOLD, REJECT, PROMOTE = -0.1, 0.4, -0.4
 
 @pytest.fixture
 def workflow(octo: Emulator, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Be a job of a workflow run in an environment."""
+    """Simulate a job of a workflow run in an environment."""
     number = iter(range(1000))
 
     def enter(
-        environment: str = ENVIRONMENT, *, run: str = RUN, claimed: str = "", reviewers: tuple[str, ...] = ("hubot",), actions: str = "read"
+        environment: str = ENVIRONMENT,
+        *,
+        run: str = RUN,
+        claimed_run: str = "",
+        reviewers: tuple[str, ...] = ("hubot",),
+        actions: str = "read",
     ) -> None:
         azure = octo.azure
         github_api.add_environment(azure, ENVIRONMENT, reviewers)
         github_api.add_workflow_run(azure, run, "in_progress", None)
-        job = github_oidc.job_environment(azure, WorkflowRun(run_id=claimed or run, actor="octocat"), environment)
-        here = {
+        job_variables = github_oidc.job_environment(azure, WorkflowRun(run_id=claimed_run or run, actor="octocat"), environment)
+        variables = {
             "GITHUB_ACTIONS": "true", "GITHUB_REPOSITORY": "octo/chat", "GITHUB_RUN_ID": run,
             "GITHUB_TOKEN": github_api.issue_token(azure, {"actions": actions}), "GITHUB_OUTPUT": str(folder / f"output-{next(number)}"),
         }  # fmt: skip
-        for name, value in (here | job).items():
+        for name, value in (variables | job_variables).items():
             monkeypatch.setenv(name, value)
 
     return enter
@@ -105,24 +110,26 @@ def workflow(octo: Emulator, folder: Path, monkeypatch: pytest.MonkeyPatch) -> C
 # In a workflow --------------------------------------------------------------------------------------------------------------------
 
 
-def test_a_hold_that_a_reviewer_lets_through(
+def test_a_hold_is_overridden_if_a_reviewer_approved(
     octo: Emulator, folder: Path, session: Callable[[str], Session], workflow: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     workflow(run="78")
     github_api.approve(octo.azure, "78", ENVIRONMENT, "hubot")
     config, workspace = session("prod")
-    run = evaluated(folder, workspace, HOLD)
+    run = write_evaluation(folder, workspace, HOLD)
     judged = gate(config, run, workspace, f"  {WHY} ")
-    assert (judged.verdict, judged.exit_code, judged.admitted) == (Verdict.HOLD, 0, True)
+    assert (judged.verdict, judged.exit_code, judged.is_admitted) == (Verdict.HOLD, 0, True)
     assert judged.override is not None
-    given = judged.override
-    assert (given.reason, given.actor, given.approvers, given.environment) == (WHY, "octocat", ("hubot",), ENVIRONMENT)
-    assert given.workflow_run == "https://github.com/octo/chat/actions/runs/78"
-    # Loud, wherever one looks.
-    told = capsys.readouterr()
-    loud = f"OVERRIDDEN by octocat at {given.overridden_at:%Y-%m-%d %H:%M} UTC: {WHY}. Approved by hubot in environment {ENVIRONMENT}"
-    for place in (told.out, (run.directory / "gate.md").read_text(), (run.directory / "report.html").read_text()):
-        assert loud in place
+    override = judged.override
+    assert (override.reason, override.actor, override.approvers, override.environment) == (WHY, "octocat", ("hubot",), ENVIRONMENT)
+    assert override.workflow_run == "https://github.com/octo/chat/actions/runs/78"
+    # It is announced in every place.
+    captured = capsys.readouterr()
+    announcement = (
+        f"OVERRIDDEN by octocat at {override.overridden_at:%Y-%m-%d %H:%M} UTC: {WHY}. Approved by hubot in environment {ENVIRONMENT}"
+    )
+    for place in (captured.out, (run.directory / "gate.md").read_text(), (run.directory / "report.html").read_text()):
+        assert announcement in place
     tags = workspace.tracking.client.get_run(run.read(Judged).candidate_job and _mlflow_run(run)).data.tags
     assert (tags["mlops.verdict"], tags["mlops.override"]) == ("HOLD", f"{WHY} (octocat, approved by hubot)")
     assert gate(config, run, workspace, WHY).digest() == judged.digest()
@@ -135,31 +142,31 @@ def _mlflow_run(run: Run) -> str:
 
 
 @pytest.mark.parametrize(
-    ("entered", "approval", "says"),
+    ("job", "approval", "message"),
     [
-        ({"environment": "prod"}, "hubot", "this job runs in environment prod, and overrides are for gate-override"),
+        ({"environment": "prod"}, "hubot", "this job runs in environment prod, but overrides are only allowed in gate-override"),
         ({"environment": ""}, "hubot", "this job runs in no environment"),
         ({"reviewers": ()}, "hubot", "environment gate-override has no required reviewers"),
-        ({}, "", "no reviewer has let run 80 into environment gate-override"),
-        ({"actions": "none"}, "hubot", "it can't be seen who has let this job into environment gate-override. GitHub answered 403"),
-        ({"claimed": "81"}, "hubot", "GitHub's token is about run_id 81"),
+        ({}, "", "no reviewer has approved run 80 for environment gate-override"),
+        ({"actions": "none"}, "hubot", "it can't be determined who approved this job for environment gate-override. GitHub answered 403"),
+        ({"claimed_run": "81"}, "hubot", "GitHub's token is about run_id 81"),
     ],
 )
-def test_what_is_not_approved_is_refused(
+def test_an_override_without_approval_is_refused(
     octo: Emulator, folder: Path, session: Callable[[str], Session], workflow: Callable[..., None], capsys: pytest.CaptureFixture[str],
-    entered: dict[str, Any], approval: str, says: str,
+    job: dict[str, Any], approval: str, message: str,
 ) -> None:  # fmt: skip
     for key, _ in octo.azure.store.list("github-approval", "80/"):
         octo.azure.store.delete("github-approval", key)
-    workflow(run="80", **entered)
+    workflow(run="80", **job)
     if approval:
         github_api.approve(octo.azure, "80", ENVIRONMENT, approval)
     config, workspace = session("prod")
-    run = evaluated(folder, workspace, HOLD)
+    run = write_evaluation(folder, workspace, HOLD)
     judged = gate(config, run, workspace, WHY)
-    assert (judged.override, judged.exit_code, judged.admitted) == (None, 10, False)
-    assert judged.override_refused.startswith(says)
-    assert says in capsys.readouterr().out
+    assert (judged.override, judged.exit_code, judged.is_admitted) == (None, 10, False)
+    assert judged.override_refused.startswith(message)
+    assert message in capsys.readouterr().out
     assert "An override was asked for and refused" in (run.directory / "gate.md").read_text()
 
 
@@ -168,27 +175,29 @@ def test_without_an_identity_token_it_is_refused(
 ) -> None:
     workflow()
     config, workspace = session("prod")
-    run = evaluated(folder, workspace, HOLD)
+    run = write_evaluation(folder, workspace, HOLD)
     monkeypatch.delenv("ACTIONS_ID_TOKEN_REQUEST_URL")
     assert "id-token: write" in gate(config, run, workspace, WHY).override_refused
 
 
-def test_an_approval_of_another_environment_is_none(
+def test_an_approval_for_another_environment_or_run_does_not_count(
     octo: Emulator, folder: Path, session: Callable[[str], Session], workflow: Callable[..., None]
 ) -> None:
     workflow(run="82")
     github_api.approve(octo.azure, "82", "prod", "hubot")
     github_api.approve(octo.azure, "83", ENVIRONMENT, "hubot")
     config, workspace = session("prod")
-    assert gate(config, evaluated(folder, workspace, HOLD), workspace, WHY).override is None
+    assert gate(config, write_evaluation(folder, workspace, HOLD), workspace, WHY).override is None
 
 
-def test_who_approves_alone_is_told(octo: Emulator, folder: Path, session: Callable[[str], Session], workflow: Callable[..., None]) -> None:
+def test_the_page_says_if_the_actor_approved_alone(
+    octo: Emulator, folder: Path, session: Callable[[str], Session], workflow: Callable[..., None]
+) -> None:
     workflow(run="84")
     github_api.approve(octo.azure, "84", ENVIRONMENT, "octocat")
     config, workspace = session("prod")
-    run = evaluated(folder, workspace, HOLD)
-    assert gate(config, run, workspace, WHY).admitted
+    run = write_evaluation(folder, workspace, HOLD)
+    assert gate(config, run, workspace, WHY).is_admitted
     assert "Nobody else has looked at it." in (run.directory / "gate.md").read_text()
 
 
@@ -199,7 +208,7 @@ def test_reject_has_no_override(
     workflow(run="85")
     github_api.approve(octo.azure, "85", ENVIRONMENT, "hubot")
     config, workspace = session(target)
-    judged = gate(config, evaluated(folder, workspace, REJECT), workspace, WHY)
+    judged = gate(config, write_evaluation(folder, workspace, REJECT), workspace, WHY)
     assert (judged.verdict, judged.exit_code, judged.override) == (Verdict.REJECT, 20, None)
     assert judged.override_refused == "REJECT has no override."
 
@@ -207,38 +216,38 @@ def test_reject_has_no_override(
 # Outside of GitHub ----------------------------------------------------------------------------------------------------------------
 
 
-def test_outside_only_an_ephemeral_target_is_overridden(folder: Path, session: Callable[[str], Session]) -> None:
+def test_outside_github_only_an_ephemeral_target_can_be_overridden(folder: Path, session: Callable[[str], Session]) -> None:
     config, workspace = session("prod")
-    run = evaluated(folder, workspace, HOLD)
+    run = write_evaluation(folder, workspace, HOLD)
     refused = gate(config, run, workspace, WHY)
     assert (refused.override, refused.exit_code) == (None, 10)
     assert "in GitHub only" in refused.override_refused
     config, workspace = session("pr")
-    given = gate(config, run, workspace, WHY)
-    assert given.override is not None
-    assert (given.exit_code, given.override.approvers, given.override.environment) == (0, (), "")
+    judged = gate(config, run, workspace, WHY)
+    assert judged.override is not None
+    assert (judged.exit_code, judged.override.approvers, judged.override.environment) == (0, (), "")
     assert "nobody has approved it" in (run.directory / "gate.md").read_text()
 
 
-def test_promote_needs_none(folder: Path, session: Callable[[str], Session], capsys: pytest.CaptureFixture[str]) -> None:
+def test_promote_needs_no_override(folder: Path, session: Callable[[str], Session], capsys: pytest.CaptureFixture[str]) -> None:
     config, workspace = session("pr")
-    judged = gate(config, evaluated(folder, workspace, PROMOTE), workspace, WHY)
+    judged = gate(config, write_evaluation(folder, workspace, PROMOTE), workspace, WHY)
     assert (judged.verdict, judged.override, judged.override_refused) == (Verdict.PROMOTE, None, "")
     assert "not needed" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("reason", ["short", "          ", "a b c    d"])
-def test_a_reason_that_tells_nothing_is_refused_before_anything_is_judged(
-    folder: Path, session: Callable[[str], Session], reason: str
-) -> None:
+def test_a_too_short_reason_is_refused_before_judging(folder: Path, session: Callable[[str], Session], reason: str) -> None:
     config, workspace = session("pr")
     with pytest.raises(UsageError, match="too short"):
         gate(config, Run(folder / "nothing"), workspace, reason)
 
 
 @pytest.mark.parametrize("how", ["option", "variable"])
-def test_the_command(folder: Path, session: Callable[[str], Session], monkeypatch: pytest.MonkeyPatch, how: str) -> None:
-    run = evaluated(folder, session("pr")[1], HOLD)
+def test_the_command_takes_the_reason_as_option_or_variable(
+    folder: Path, session: Callable[[str], Session], monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    run = write_evaluation(folder, session("pr")[1], HOLD)
     options = ["--target", "pr", "--config", str(folder / "pipeline.toml"), "--run", str(run.directory)]
     assert main(options) == 10
     if how == "variable":
