@@ -1,4 +1,4 @@
-"""Base models and components of a registry, and the workspace's own models."""
+"""Base models and components of a registry, and the models registered in the workspace."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from datetime import UTC
 from functools import cached_property
 from typing import Any
 
-from mlops.cloud.entities import word
-from mlops.cloud.errors import NotFound, translated
+from mlops.cloud.entities import as_text
+from mlops.cloud.errors import NotFound, translate_errors
 from mlops.cloud.rest import Rest
 from mlops.cloud.session import Session
 from mlops.core.errors import AzureError
@@ -22,7 +22,7 @@ __all__ = ["Assets", "BaseModel", "Component", "ComponentInput", "RegisteredMode
 
 @dataclass(frozen=True, kw_only=True)
 class BaseModel:
-    """A model of a registry that can be fine-tuned."""
+    """A registry model that can be fine-tuned."""
 
     id: str
     """azureml://registries/{registry}/models/{name}/versions/{version}."""
@@ -31,18 +31,18 @@ class BaseModel:
     tags: Mapping[str, str]
     archived: bool
     retired_on: str | None
-    """Date (ISO 8601) on which fine-tuning is retired, where the registry gives one."""
+    """Date (ISO 8601) on which fine-tuning ends, if the registry gives one."""
     finetune_skus: tuple[str, ...] | None
-    """VM sizes it may be fine-tuned on; None where the registry gives no list."""
+    """VM sizes it may be fine-tuned on; None if the registry gives no list."""
     inference_skus: tuple[str, ...] | None
-    """VM sizes it may be served on; None where the registry gives no list."""
+    """VM sizes it may be served on; None if the registry gives no list."""
     defaults: Mapping[str, Any]
     """``model_specific_defaults``: component inputs and others, values of any type."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ComponentInput:
-    """One input of a component, with the rules that the SDK does not check."""
+    """An input of a component, with the rules that the SDK does not check."""
 
     name: str
     type: str
@@ -55,7 +55,7 @@ class ComponentInput:
 
 @dataclass(frozen=True, kw_only=True)
 class Component:
-    """A component of a registry at one version."""
+    """A version of a registry component."""
 
     id: str
     name: str
@@ -78,12 +78,12 @@ class RegisteredModel:
     tags: Mapping[str, str]
     path: str
     identity: str
-    """When this version was created (ISO 8601, UTC), which tells it from another one that had the same name and version."""
+    """When this version was created (ISO 8601, UTC), which distinguishes it from others of the same name and version."""
 
 
 _DISCOVERY = "https://eastus.api.azureml.ms/registrymanagement/v1.0/registries/{registry}/discovery"
 _DATAPLANE = "2021-10-01-dataplanepreview"
-_SUCCESSORS = 5
+_MAX_SUCCESSORS = 5
 
 
 class Assets:
@@ -91,14 +91,15 @@ class Assets:
 
     def __init__(self, session: Session) -> None:
         self._session = session
+        self._discoveries: dict[str, Mapping[str, str]] = {}
 
-    def base_model(self, registry: str, name: str, version: str) -> BaseModel:
-        """A base model; ``version`` may be ``latest``.
+    def get_base_model(self, registry: str, name: str, version: str) -> BaseModel:
+        """Read a base model; ``version`` may be ``latest``.
 
         Raises:
             NotFound: the registry has no such model or version.
         """
-        with translated(f"reading model {name}:{version} of registry {registry}", "check [model] in pipeline.toml"):
+        with translate_errors(f"reading model {name}:{version} of registry {registry}", "check [model] in pipeline.toml"):
             models = self._session.registry(registry).models
             model = models.get(name, label="latest") if version == "latest" else models.get(name, version=version)
             raw = self._raw_model(registry, name, str(model.version))
@@ -117,41 +118,41 @@ class Assets:
             defaults=_mapping(tags.get("model_specific_defaults")),
         )
 
-    def successors(self, registry: str, name: str) -> list[str]:
-        """Ids of models that may be taken instead of an archived one, at most five: same family, made for fine-tuning, not archived."""
+    def find_successors(self, registry: str, name: str) -> list[str]:
+        """Return the ids of at most five models that can replace an archived one: same family, can be fine-tuned, not archived."""
         models = self._session.registry(registry).models
         family = _family(name)
-        with translated(f"listing the models of registry {registry}"):
+        with translate_errors(f"listing the models of registry {registry}"):
             names = sorted({str(model.name) for model in models.list(list_view_type="ActiveOnly") if _family(str(model.name)) == family})
-        found: list[str] = []
+        successors: list[str] = []
         for candidate in names:
             try:
-                model = self.base_model(registry, candidate, "latest")
+                model = self.get_base_model(registry, candidate, "latest")
             except AzureError:
                 continue
-            # Only models that can be fine-tuned carry defaults for it.
+            # Only models that can be fine-tuned have defaults for it.
             if model.defaults and not model.archived:
-                found.append(model.id)
-            if len(found) == _SUCCESSORS:
+                successors.append(model.id)
+            if len(successors) == _MAX_SUCCESSORS:
                 break
-        return found
+        return successors
 
-    def component(self, registry: str, name: str, version: str) -> Component:
-        """A component; ``version`` may be ``latest``.
+    def get_component(self, registry: str, name: str, version: str) -> Component:
+        """Read a component; ``version`` may be ``latest``.
 
         Raises:
             NotFound: the registry has no such component or version.
         """
-        with translated(f"reading component {name}:{version} of registry {registry}", "check training.component in pipeline.toml"):
+        with translate_errors(f"reading component {name}:{version} of registry {registry}", "check training.component in pipeline.toml"):
             components = self._session.registry(registry).components
-            found = components.get(name, label="latest") if version == "latest" else components.get(name, version=version)
+            component = components.get(name, label="latest") if version == "latest" else components.get(name, version=version)
         return Component(
-            id=f"azureml://registries/{registry}/components/{name}/versions/{found.version}",
+            id=f"azureml://registries/{registry}/components/{name}/versions/{component.version}",
             name=name,
-            version=str(found.version),
-            inputs={key: _input(key, given) for key, given in found.inputs.items()},
-            outputs={key: word(given.type) for key, given in found.outputs.items()},
-            sdk=found,
+            version=str(component.version),
+            inputs={key: _input(key, entity) for key, entity in component.inputs.items()},
+            outputs={key: as_text(entity.type) for key, entity in component.outputs.items()},
+            sdk=component,
         )
 
     def register_model(self, *, name: str, version: str, path: str, description: str, tags: Mapping[str, str]) -> RegisteredModel:
@@ -159,7 +160,7 @@ class Assets:
         from azure.ai.ml.constants import AssetTypes
         from azure.ai.ml.entities import Model
 
-        wanted = Model(
+        model = Model(
             name=name,
             version=version,
             path=path,
@@ -167,93 +168,89 @@ class Assets:
             description=description,
             tags={**self._session.tags, **tags},
         )
-        with translated(f"registering model {name}:{version}"):
-            return _registered(self._session.ml.models.create_or_update(wanted))
+        with translate_errors(f"registering model {name}:{version}"):
+            return _view(self._session.ml.models.create_or_update(model))
 
     def find_model(self, name: str, tags: Mapping[str, str]) -> RegisteredModel | None:
-        """The newest version of a model that has all of these tags, or None."""
+        """Return the newest version of a model with all of these tags, or None."""
         try:
-            with translated(f"listing the versions of model {name}"):
+            with translate_errors(f"listing the versions of model {name}"):
                 versions = [model for model in self._session.ml.models.list(name) if tags.items() <= (model.tags or {}).items()]
         except NotFound:
             return None
-        return _registered(max(versions, key=lambda model: str(model.creation_context.created_at))) if versions else None
+        return _view(max(versions, key=lambda model: str(model.creation_context.created_at))) if versions else None
 
-    def model(self, name: str, version: str) -> RegisteredModel:
-        """A model version.
+    def get_model(self, name: str, version: str) -> RegisteredModel:
+        """Read a model version.
 
         Raises:
-            NotFound: there is none.
+            NotFound: there is no such version.
         """
-        with translated(f"reading model {name}:{version}"):
-            return _registered(self._session.ml.models.get(name, version=version))
+        with translate_errors(f"reading model {name}:{version}"):
+            return _view(self._session.ml.models.get(name, version=version))
 
     def tag_model(self, name: str, version: str, tags: Mapping[str, str]) -> RegisteredModel:
-        """Change some tags of a model version; the others stay.
+        """Set some tags of a model version and keep its other tags.
 
         Raises:
-            NotFound: there is none.
+            NotFound: there is no such version.
         """
-        with translated(f"tagging model {name}:{version}"):
+        with translate_errors(f"tagging model {name}:{version}"):
             model = self._session.ml.models.get(name, version=version)
             model.tags = {**(model.tags or {}), **tags}
-            return _registered(self._session.ml.models.create_or_update(model))
+            return _view(self._session.ml.models.create_or_update(model))
 
     def _raw_model(self, registry: str, name: str, version: str) -> Mapping[str, Any]:
-        """The model's ``properties`` as the service sends them: the SDK's entity drops ``isArchived`` and ``systemMetadata``."""
-        where = self._discovered(registry)
+        """Return the model's ``properties`` as the service sends them: the SDK's entity drops ``isArchived`` and ``systemMetadata``."""
+        home = self._discover(registry)
         body = self._rest.get(
-            f"{where['primaryRegionResourceProviderUri']}mferp/managementfrontend/subscriptions/{where['subscriptionId']}"
-            f"/resourceGroups/{where['resourceGroup']}/providers/Microsoft.MachineLearningServices/registries/{registry}"
+            f"{home['primaryRegionResourceProviderUri']}mferp/managementfrontend/subscriptions/{home['subscriptionId']}"
+            f"/resourceGroups/{home['resourceGroup']}/providers/Microsoft.MachineLearningServices/registries/{registry}"
             f"/models/{name}/versions/{version}",
             **{"api-version": _DATAPLANE},
         )
         properties = body.get("properties")
         return properties if isinstance(properties, Mapping) else {}
 
-    def _discovered(self, registry: str) -> Mapping[str, str]:
+    def _discover(self, registry: str) -> Mapping[str, str]:
         if registry not in self._discoveries:
             self._discoveries[registry] = self._rest.get(_DISCOVERY.format(registry=registry), **{"api-version": "v1.0"})
         return self._discoveries[registry]
-
-    @cached_property
-    def _discoveries(self) -> dict[str, Mapping[str, str]]:
-        return {}
 
     @cached_property
     def _rest(self) -> Rest:
         return Rest(self._session.credential)
 
 
-def _registered(model: Any) -> RegisteredModel:
+def _view(model: Any) -> RegisteredModel:
     created = model.creation_context.created_at if model.creation_context else None
     return RegisteredModel(
         id=str(model.id),
         name=str(model.name),
         version=str(model.version),
         tags=dict(model.tags or {}),
-        path=word(model.path),
+        path=as_text(model.path),
         identity=created.astimezone(UTC).isoformat() if created else "",
     )
 
 
 def _family(name: str) -> str:
-    """``Phi-3-mini-4k-instruct`` → ``phi``."""
+    """Return a model's family: ``Phi-3-mini-4k-instruct`` → ``phi``."""
     match = re.match(r"[a-z]+", name.lower())
     return match[0] if match else name.lower()
 
 
-def _input(name: str, given: Any) -> ComponentInput:
-    # A registry sends every scalar of a component's spec as text: "optional": "True", "min": "1".
-    default = getattr(given, "default", None)
+def _input(name: str, entity: Any) -> ComponentInput:
+    # A registry sends every scalar of a component's specification as text: "optional": "True", "min": "1".
+    default = getattr(entity, "default", None)
     return ComponentInput(
         name=name,
-        type=word(given.type),
-        optional=str(getattr(given, "optional", False)).lower() == "true",
+        type=as_text(entity.type),
+        optional=str(getattr(entity, "optional", False)).lower() == "true",
         default=None if default is None else str(default),
-        enum=tuple(word(value) for value in getattr(given, "enum", None) or ()),
-        min=_number(getattr(given, "min", None)),
-        max=_number(getattr(given, "max", None)),
+        enum=tuple(as_text(value) for value in getattr(entity, "enum", None) or ()),
+        min=_number(getattr(entity, "min", None)),
+        max=_number(getattr(entity, "max", None)),
     )
 
 
@@ -261,21 +258,21 @@ def _number(value: Any) -> float | None:
     return None if value in (None, "") else float(value)
 
 
-def _names(tag: str | None, listed: Any) -> tuple[str, ...] | None:
-    """An allow-list: a tag (a Python or JSON list as text) or, since June 2026, a list in the system metadata. None: no list."""
-    if listed:
-        return tuple(str(name) for name in listed)
-    parsed = _parsed(tag)
+def _names(tag: str | None, metadata: Any) -> tuple[str, ...] | None:
+    """Read an allow-list from a tag (a Python or JSON list as text) or, since June 2026, the system metadata. None: there is no list."""
+    if metadata:
+        return tuple(str(name) for name in metadata)
+    parsed = _parse(tag)
     return tuple(str(name) for name in parsed) if isinstance(parsed, list | tuple) and parsed else None
 
 
 def _mapping(tag: str | None) -> dict[str, Any]:
-    parsed = _parsed(tag)
+    parsed = _parse(tag)
     return {str(key): value for key, value in parsed.items()} if isinstance(parsed, Mapping) else {}
 
 
-def _parsed(tag: str | None) -> Any:
-    """A tag's value: registries write mappings as JSON and lists as Python does."""
+def _parse(tag: str | None) -> Any:
+    """Parse a tag's value. Registries write mappings as JSON and lists as Python literals."""
     if not tag:
         return None
     try:
@@ -285,5 +282,6 @@ def _parsed(tag: str | None) -> Any:
             return ast.literal_eval(tag)
         except (ValueError, SyntaxError):
             raise AzureError(
-                f"A tag of the base model is neither JSON nor a Python literal: {tag[:80]!r}", "choose another base model"
+                f"A tag of the base model is neither JSON nor a Python literal: {tag[:80]!r}",
+                "set model.name in pipeline.toml to another base model",
             ) from None

@@ -1,7 +1,7 @@
-"""Why a deployment did not become healthy, in the service's classes and in words.
+"""Why a deployment did not become healthy: the service's failure class, its meaning and advice.
 
-The classes are those of Microsoft's "How to troubleshoot online endpoints". The service names the class in its error code or at the
-start of the message; where it doesn't, the container's log decides.
+The classes are those of Microsoft's "How to troubleshoot online endpoints". The service names the class in its error code or in the
+message; otherwise the container's log decides.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ __all__ = ["FailureClass", "classify"]
 
 @dataclass(frozen=True)
 class FailureClass:
-    """A kind of failure and what to do about it."""
+    """A class of failures and how to fix them."""
 
     name: str
-    means: str
+    meaning: str
     advice: str
 
 
 _CLASSES = (
     FailureClass(
         "OutOfQuota",
-        "the subscription has not enough quota for the instances",
-        "ask for quota of this VM family in this region (Azure portal, Quotas), take another endpoint.instance_type, or delete deployments "
-        "that nobody uses",
+        "the subscription does not have enough quota for the instances",
+        "request quota for this VM family in this region (Azure portal, Quotas), set another endpoint.instance_type, or delete unused "
+        "deployments",
     ),
     FailureClass(
         "ImageBuildFailure",
         "the container image could not be built from the model's environment",
-        "read the build log in the workspace's storage (azureml/ImageLogs) and mend the model's conda.yaml or requirements",
+        "read the build log in the workspace's storage (azureml/ImageLogs) and fix the model's conda.yaml or requirements",
     ),
     FailureClass(
         "WorkspaceManagedNetworkNotReady",
@@ -40,35 +40,37 @@ _CLASSES = (
     ),
     FailureClass(
         "ScoringScript",
-        "the container started and the model's code failed in it",
+        "the container started, but the model's code failed",
         "read the log: the model could not be loaded, or a package is missing from its environment",
     ),
     FailureClass(
         "ResourceNotReady",
         "the container never answered its probes",
-        "raise endpoint.probe_initial_delay_s if the model just loads slowly, or take a larger endpoint.instance_type; else read the log",
+        "raise endpoint.probe_initial_delay_s if the model loads slowly, or set a larger endpoint.instance_type; otherwise read the log",
     ),
     FailureClass(
         "ResourceNotFound",
-        "something that the deployment names does not exist",
+        "a resource that the deployment refers to does not exist",
         "check that the registered model and the endpoint still exist (`mlops show`)",
     ),
     FailureClass(
         "SecretsInjectionError",
-        "secrets could not be put into the container",
-        "check the endpoint identity's access to the workspace's connections and key vault",
+        "secrets could not be injected into the container",
+        "check that the endpoint's identity can access the workspace's connections and key vault",
     ),
-    FailureClass("OperationCanceled", "somebody or something with a higher priority ended the operation", "run the command again"),
+    FailureClass("OperationCanceled", "the operation was canceled or replaced by one with a higher priority", "run the command again"),
     FailureClass(
         "BadArgument",
-        "the service does not accept a setting of the deployment",
+        "the service rejects a setting of the deployment",
         "check [endpoint] in pipeline.toml: instance type, probe and request settings",
     ),
     FailureClass(
-        "InternalServerError", "the service failed", "run the command again; if it fails again, ask Azure support with the time above"
+        "InternalServerError",
+        "the service failed",
+        "run the command again; if it fails again, contact Azure support with its time",
     ),
 )
-_BY_NAME = {entry.name.lower(): entry for entry in _CLASSES}
+_BY_NAME = {failure.name.lower(): failure for failure in _CLASSES}
 _SYNONYMS = {
     "quotaexceeded": "outofquota",
     "imagebuildfailed": "imagebuildfailure",
@@ -80,29 +82,29 @@ _SYNONYMS = {
     "internalerror": "internalservererror",
     "serviceerror": "internalservererror",
 }
-_UNKNOWN = FailureClass("Unknown", "the service gave no reason that is known here", "read the log and the deployment's page in the studio")
-_TRACE = re.compile(r"^Traceback \(most recent call last\)|^\w*(Error|Exception): ", re.MULTILINE)
+_UNKNOWN = FailureClass("Unknown", "the service gave no recognized reason", "read the log, and look at the deployment's page in the studio")
+_TRACEBACK = re.compile(r"^Traceback \(most recent call last\)|^\w*(Error|Exception): ", re.MULTILINE)
 
 
 def classify(codes: tuple[str, ...], message: str, log: str = "") -> FailureClass:
-    """The class of a failed deployment.
+    """Return the class of a failed deployment.
 
     Args:
         codes: the service's error codes, outermost first.
         message: its message.
-        log: the container's log, if there is one.
+        log: the container's log, or empty.
     """
-    # Innermost first: outer codes are often no more than UserError or BadRequest.
+    # Innermost first: outer codes are often just UserError or BadRequest.
     words = [code.lower() for code in reversed(codes)]
     words += [word.lower() for word in re.findall(r"[A-Za-z]+", message)]
     for word in words:
-        found = _BY_NAME.get(_SYNONYMS.get(word, word))
-        if found is None:
+        failure = _BY_NAME.get(_SYNONYMS.get(word, word))
+        if failure is None:
             continue
-        # A container that dies with a traceback also never answers its probe: the traceback is the reason.
-        if found.name == "ResourceNotReady" and _TRACE.search(log):
+        # A container that dies with a traceback never answers its probe either; the traceback is the reason.
+        if failure.name == "ResourceNotReady" and _TRACEBACK.search(log):
             return _BY_NAME["scoringscript"]
-        return found
+        return failure
     if "quota" in message.lower():
         return _BY_NAME["outofquota"]
-    return _BY_NAME["scoringscript"] if _TRACE.search(log) else _UNKNOWN
+    return _BY_NAME["scoringscript"] if _TRACEBACK.search(log) else _UNKNOWN

@@ -9,29 +9,30 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mlops.cloud.deployment_failures import classify
-from mlops.cloud.entities import word
-from mlops.cloud.errors import NotFound, ServiceRefusal, explain, translated
-from mlops.cloud.invoke import Scorer
+from mlops.cloud.entities import as_text
+from mlops.cloud.errors import ErrorDetails, NotFound, parse_error, translate_errors
+from mlops.cloud.invoke import EndpointClient
 from mlops.cloud.session import Session
 from mlops.cloud.tags import CREATION_ID
 from mlops.core import console
 from mlops.core.config import EndpointConfig
 from mlops.core.errors import AzureError, ConfigError, DeploymentFailed, TrafficError
 
-__all__ = ["DeploymentView", "EndpointView", "Endpoints", "Live"]
+__all__ = ["DeploymentView", "EndpointView", "Endpoints", "LiveModels"]
 
-SETTLED = frozenset({"Succeeded", "Failed", "Canceled"})
-"""Provisioning states in which nothing goes on."""
+TERMINAL_STATES = frozenset({"Succeeded", "Failed", "Canceled"})
+"""Provisioning states in which no operation is running."""
 LOG_LINES = 200
 PROGRESS_S = 15.0
-BUSY_S = 1800.0
-"""How long a deletion waits for what else goes on at an endpoint; a deployment that never gets healthy ends by itself within that."""
+POLL_S = 2.0
+BUSY_TIMEOUT_S = 1800.0
+"""How long a deletion waits for other operations on the endpoint. A deployment that never becomes healthy ends within that time."""
 BUSY_PAUSE_S = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class EndpointView:
-    """An endpoint as it stands."""
+    """The current state of an endpoint."""
 
     name: str
     state: str
@@ -39,18 +40,18 @@ class EndpointView:
     scoring_uri: str
     auth_mode: str
     traffic: Mapping[str, int] = field(default_factory=dict)
-    """Deployment → percent; every deployment is in it, those without traffic at 0."""
+    """Deployment → percent; includes deployments without traffic, at 0."""
     tags: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def identity(self) -> str:
-        """What tells this endpoint from an earlier or later one of the same name; empty where the pipeline did not create it."""
+        """Distinguishes this endpoint from others of the same name; empty if the pipeline did not create it."""
         return self.tags.get(CREATION_ID, "")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeploymentView:
-    """A deployment as it stands."""
+    """The current state of a deployment."""
 
     name: str
     state: str
@@ -63,20 +64,20 @@ class DeploymentView:
 
     @property
     def identity(self) -> str:
-        """What tells this deployment from an earlier or later one of the same name; empty where the pipeline did not create it."""
+        """Distinguishes this deployment from others of the same name; empty if the pipeline did not create it."""
         return self.tags.get(CREATION_ID, "")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Live:
-    """What an endpoint serves. Models stand with their full id; where a deployment names none (it is inside its image), with its own."""
+class LiveModels:
+    """The models that an endpoint serves, by full id. A deployment without a model (it is inside its image) counts by its own id."""
 
     model: str | None = None
-    """What gets more than half of the traffic; None where nothing takes any."""
+    """The model with more than half of the traffic; None if no deployment takes traffic."""
     shares: Mapping[str, int] = field(default_factory=dict)
-    """Model → percent of the traffic, of all that take some."""
-    idle: tuple[str, ...] = ()
-    """Where nothing takes traffic: what stands by."""
+    """Model → percent of the traffic, for models that take traffic."""
+    standby: tuple[str, ...] = ()
+    """If no deployment takes traffic: the models of all deployments."""
 
 
 class Endpoints:
@@ -86,122 +87,127 @@ class Endpoints:
         self._session = session
 
     def find(self, endpoint: str) -> EndpointView | None:
-        """The endpoint of this name, or None."""
+        """Return the endpoint of this name, or None."""
         try:
-            with translated(f"reading endpoint {endpoint}"):
-                return _endpoint(self._session.ml.online_endpoints.get(endpoint))
+            return self.get(endpoint)
         except NotFound:
             return None
 
     def get(self, endpoint: str) -> EndpointView:
-        """The endpoint of this name.
+        """Read an endpoint.
 
         Raises:
-            NotFound: there is none.
+            NotFound: there is no endpoint of this name.
         """
-        with translated(f"reading endpoint {endpoint}"):
-            return _endpoint(self._session.ml.online_endpoints.get(endpoint))
+        with translate_errors(f"reading endpoint {endpoint}"):
+            return _endpoint_view(self._session.ml.online_endpoints.get(endpoint))
 
-    def all(self) -> list[EndpointView]:
-        """Every endpoint of the workspace. Their traffic lacks deployments at 0 %."""
-        with translated("listing endpoints"):
-            return [_endpoint(endpoint) for endpoint in self._session.ml.online_endpoints.list()]
+    def list_all(self) -> list[EndpointView]:
+        """List the endpoints of the workspace. Their traffic lacks deployments at 0 %."""
+        with translate_errors("listing endpoints"):
+            return [_endpoint_view(entity) for entity in self._session.ml.online_endpoints.list()]
 
-    def create(self, wanted: EndpointConfig, tags: Mapping[str, str]) -> EndpointView:
+    def create(self, config: EndpointConfig, tags: Mapping[str, str]) -> EndpointView:
         """Create an endpoint with key authentication and wait for it."""
         from azure.ai.ml.entities import ManagedOnlineEndpoint
 
-        entity = ManagedOnlineEndpoint(name=wanted.name, auth_mode="key", tags=self._tags_at_creation(tags))
-        console.info(f"  creating endpoint {wanted.name}")
-        with translated(
-            f"creating endpoint {wanted.name}", "endpoint names are unique in a region: set another endpoint.name in pipeline.toml"
+        entity = ManagedOnlineEndpoint(name=config.name, auth_mode="key", tags=self._creation_tags(tags))
+        console.info(f"  creating endpoint {config.name}")
+        with translate_errors(
+            f"creating endpoint {config.name}", "endpoint names are unique in a region: set another endpoint.name in pipeline.toml"
         ):
             poller = self._session.ml.online_endpoints.begin_create_or_update(entity)
-            _wait(poller, f"endpoint {wanted.name}")
-        made = self.get(wanted.name)
-        if made.state != "Succeeded":
-            raise DeploymentFailed(f"Endpoint {wanted.name} was created but is {made.state}.", "look at its page in the studio")
-        return made
+            _wait(poller, f"endpoint {config.name}")
+        endpoint = self.get(config.name)
+        if endpoint.state != "Succeeded":
+            raise DeploymentFailed(f"Endpoint {config.name} was created but is {endpoint.state}.", "look at its page in the studio")
+        return endpoint
 
-    def usable(self, view: EndpointView) -> EndpointView:
-        """The endpoint itself, checked: it must be healthy and take keys."""
-        if view.auth_mode.lower() != "key":
+    def check_usable(self, endpoint: EndpointView) -> EndpointView:
+        """Return the endpoint if it is healthy and uses key authentication.
+
+        Raises:
+            ConfigError: it uses another kind of authentication.
+            DeploymentFailed: it is not healthy.
+        """
+        if endpoint.auth_mode.lower() != "key":
             raise ConfigError(
-                f"Endpoint {view.name} takes {view.auth_mode}, not keys.", "set another endpoint.name in pipeline.toml, or make it anew"
+                f"Endpoint {endpoint.name} uses {endpoint.auth_mode} authentication, not keys.",
+                "set another endpoint.name in pipeline.toml, or delete the endpoint so that it is created anew",
             )
-        if view.state != "Succeeded":
+        if endpoint.state != "Succeeded":
             raise DeploymentFailed(
-                f"Endpoint {view.name} is {view.state}.", "wait until nothing goes on there; if it is Failed, delete it and run again"
+                f"Endpoint {endpoint.name} is {endpoint.state}.",
+                "wait until no operation is running there; if it is Failed, delete it and run the command again",
             )
-        return view
+        return endpoint
 
-    def deployments(self, endpoint: str) -> list[DeploymentView]:
-        """An endpoint's deployments."""
-        with translated(f"listing the deployments of {endpoint}"):
-            return [_deployment(deployment) for deployment in self._session.ml.online_deployments.list(endpoint)]
+    def list_deployments(self, endpoint: str) -> list[DeploymentView]:
+        """List an endpoint's deployments."""
+        with translate_errors(f"listing the deployments of {endpoint}"):
+            return [_deployment_view(entity) for entity in self._session.ml.online_deployments.list(endpoint)]
 
-    def deployment(self, endpoint: str, deployment: str) -> DeploymentView | None:
-        """A deployment, or None."""
+    def find_deployment(self, endpoint: str, deployment: str) -> DeploymentView | None:
+        """Return a deployment, or None."""
         try:
-            with translated(f"reading deployment {deployment} of {endpoint}"):
-                return _deployment(self._session.ml.online_deployments.get(deployment, endpoint))
+            with translate_errors(f"reading deployment {deployment} of {endpoint}"):
+                return _deployment_view(self._session.ml.online_deployments.get(deployment, endpoint))
         except NotFound:
             return None
 
-    def deploy(self, wanted: EndpointConfig, deployment: str, model: str, tags: Mapping[str, str]) -> DeploymentView:
-        """Create a deployment and wait until it is healthy. The endpoint's traffic stays as it is.
+    def deploy(self, config: EndpointConfig, deployment: str, model: str, tags: Mapping[str, str]) -> DeploymentView:
+        """Create a deployment and wait until it is healthy. The endpoint's traffic does not change.
 
         Raises:
-            DeploymentFailed: it did not become healthy; with the class of the failure, advice and the containers' logs. The half-made
-                deployment is still there.
+            DeploymentFailed: it did not become healthy; with the failure class, advice and the containers' logs. The failed deployment
+                still exists.
         """
         from azure.ai.ml.entities import ManagedOnlineDeployment, OnlineRequestSettings, ProbeSettings
+        from azure.core.exceptions import AzureError as CoreError
 
         entity = ManagedOnlineDeployment(
             name=deployment,
-            endpoint_name=wanted.name,
+            endpoint_name=config.name,
             model=model,
-            instance_type=wanted.instance_type,
-            instance_count=wanted.instance_count,
-            liveness_probe=ProbeSettings(initial_delay=wanted.probe_initial_delay_s),
-            request_settings=OnlineRequestSettings(request_timeout_ms=wanted.request_timeout_ms),
-            tags=self._tags_at_creation(tags),
+            instance_type=config.instance_type,
+            instance_count=config.instance_count,
+            liveness_probe=ProbeSettings(initial_delay=config.probe_initial_delay_s),
+            request_settings=OnlineRequestSettings(request_timeout_ms=config.request_timeout_ms),
+            tags=self._creation_tags(tags),
         )
-        console.info(f"  creating deployment {deployment}: {wanted.instance_count} × {wanted.instance_type}, no traffic")
-        from azure.core.exceptions import AzureError as CoreError
-
+        console.info(f"  creating deployment {deployment}: {config.instance_count} × {config.instance_type}, no traffic")
         try:
-            with translated(f"creating deployment {deployment}"):
+            with translate_errors(f"creating deployment {deployment}"):
                 poller = self._session.ml.online_deployments.begin_create_or_update(entity)
-                _wait(poller, f"deployment {deployment}", wanted.deploy_timeout_minutes * 60)
+                _wait(poller, f"deployment {deployment}", config.deploy_timeout_minutes * 60)
         except AzureError as problem:
             cause = problem.__cause__
-            refusal = explain(cause) if isinstance(cause, CoreError) else ServiceRefusal(0, None, problem.what)
-            raise self._failure(wanted.name, deployment, refusal) from problem
-        return self.healthy(wanted, deployment)
+            details = parse_error(cause) if isinstance(cause, CoreError) else ErrorDetails(0, None, problem.what)
+            raise self._failure(config.name, deployment, details) from problem
+        return self.wait_until_healthy(config, deployment)
 
-    def healthy(self, wanted: EndpointConfig, deployment: str) -> DeploymentView:
-        """Wait until nothing goes on at a deployment and return it if it Succeeded.
+    def wait_until_healthy(self, config: EndpointConfig, deployment: str) -> DeploymentView:
+        """Wait until no operation is running on a deployment, and return it if it Succeeded.
 
         Raises:
             DeploymentFailed: it is in another state, is gone, or takes longer than ``deploy_timeout_minutes``.
         """
-        deadline = time.monotonic() + wanted.deploy_timeout_minutes * 60
+        deadline = time.monotonic() + config.deploy_timeout_minutes * 60
         while True:
-            view = self.deployment(wanted.name, deployment)
+            view = self.find_deployment(config.name, deployment)
             state = view.state if view is not None else "gone"
             if view is not None and state == "Succeeded":
                 return view
-            if view is None or state in SETTLED or time.monotonic() >= deadline:
-                raise self._failure(wanted.name, deployment, ServiceRefusal(0, None, f"its state is {state}"))
-            time.sleep(2.0)
+            if view is None or state in TERMINAL_STATES or time.monotonic() >= deadline:
+                raise self._failure(config.name, deployment, ErrorDetails(0, None, f"its state is {state}"))
+            time.sleep(POLL_S)
 
-    def logs(self, endpoint: str, deployment: str, lines: int = LOG_LINES) -> str:
-        """The containers' last log lines: storage initializer (downloads the model) and inference server."""
+    def read_logs(self, endpoint: str, deployment: str, lines: int = LOG_LINES) -> str:
+        """Return the last log lines of the containers: storage initializer (downloads the model) and inference server."""
         parts = []
         for container in ("storage-initializer", "inference-server"):
             try:
-                with translated(f"reading the {container} log of {deployment}"):
+                with translate_errors(f"reading the {container} log of {deployment}"):
                     text = self._session.ml.online_deployments.get_logs(deployment, endpoint, lines, container_type=container)
             except AzureError as problem:
                 text = f"(could not be read: {problem.what})"
@@ -210,36 +216,35 @@ class Endpoints:
         return "\n".join(parts)
 
     def set_traffic(
-        self, endpoint: str, traffic: Mapping[str, int], *, tags: Mapping[str, str] | None = None, may_be_none: bool = False
+        self, endpoint: str, traffic: Mapping[str, int], *, tags: Mapping[str, str] | None = None, allow_none: bool = False
     ) -> EndpointView:
-        """Give each deployment its percentage, and read back that the service has done so.
+        """Set the percentage of each deployment, and verify that the service applied it.
 
-        The endpoint is read and written back with nothing but the traffic changed: a PUT made from scratch would take the traffic of
-        everybody else away.
+        The endpoint is read and written back with only its traffic and tags changed; a PUT from scratch would remove all other traffic.
 
         Args:
             endpoint: its name.
-            traffic: deployment → percent; those that are left out get 0.
-            tags: put on the endpoint with the same request; one with an empty value is taken off.
-            may_be_none: whether the endpoint may end up serving nobody.
+            traffic: deployment → percent; all others get 0.
+            tags: set on the endpoint with the same request; a tag with an empty value is removed.
+            allow_none: whether all deployments may end up without traffic.
 
         Raises:
-            TrafficError: percentages that don't add up, an unknown deployment, or the service has something else afterwards.
+            TrafficError: the percentages don't add up, a deployment does not exist, or the service did not apply the traffic.
         """
-        wanted = {name: share for name, share in traffic.items() if share}
-        if sum(wanted.values()) != 100 and (wanted or not may_be_none):
-            raise TrafficError(f"Traffic {dict(traffic)} of endpoint {endpoint} does not add up to 100 %.")
-        with translated(f"setting the traffic of {endpoint}"):
+        shares = {name: share for name, share in traffic.items() if share}
+        if sum(shares.values()) != 100 and (shares or not allow_none):
+            raise TrafficError(f"Traffic {dict(traffic)} of endpoint {endpoint} does not add up to 100 %. Nothing was changed.")
+        with translate_errors(f"setting the traffic of {endpoint}"):
             entity = self._session.ml.online_endpoints.get(endpoint)
-            if unknown := wanted.keys() - set(entity.traffic):
-                raise TrafficError(f"Endpoint {endpoint} has no deployment {', '.join(sorted(unknown))}.", "run `mlops deploy`")
-            entity.traffic = dict(wanted)
+            if missing := shares.keys() - set(entity.traffic):
+                raise TrafficError(f"Endpoint {endpoint} has no deployment {', '.join(sorted(missing))}.", "run `mlops deploy`")
+            entity.traffic = dict(shares)
             entity.tags = {name: value for name, value in {**(entity.tags or {}), **(tags or {})}.items() if value}
             _wait(self._session.ml.online_endpoints.begin_create_or_update(entity), f"traffic of {endpoint}")
         after = self.get(endpoint)
-        if {name: share for name, share in after.traffic.items() if share} != wanted:
+        if {name: share for name, share in after.traffic.items() if share} != shares:
             raise TrafficError(
-                f"Endpoint {endpoint} should have traffic {wanted} and has {dict(after.traffic)}.", "look at its page in the studio"
+                f"Endpoint {endpoint} should have traffic {shares} but has {dict(after.traffic)}.", "look at its page in the studio"
             )
         return after
 
@@ -258,99 +263,99 @@ class Endpoints:
                 "move the traffic first (`mlops promote`), or delete the whole endpoint",
             )
         console.info(f"  deleting deployment {deployment} of {endpoint}")
-        with translated(f"deleting deployment {deployment}", f"run `az ml online-deployment delete -n {deployment} -e {endpoint}`"):
+        with translate_errors(f"deleting deployment {deployment}", f"run `az ml online-deployment delete -n {deployment} -e {endpoint}`"):
             _delete(lambda: self._session.ml.online_deployments.begin_delete(deployment, endpoint), f"deletion of {deployment}")
 
     def delete(self, endpoint: str) -> None:
         """Delete an endpoint with all of its deployments and wait until it is gone."""
         console.info(f"  deleting endpoint {endpoint}")
-        with translated(f"deleting endpoint {endpoint}", f"run `az ml online-endpoint delete -n {endpoint}`"):
+        with translate_errors(f"deleting endpoint {endpoint}", f"run `az ml online-endpoint delete -n {endpoint}`"):
             _delete(lambda: self._session.ml.online_endpoints.begin_delete(endpoint), f"deletion of {endpoint}")
 
-    def scorer(self, endpoint: EndpointView, timeout_s: float) -> Scorer:
-        """Send requests to an endpoint."""
-        return Scorer(self._session, endpoint.name, endpoint.scoring_uri, timeout_s)
+    def open_client(self, endpoint: EndpointView, timeout_s: float) -> EndpointClient:
+        """Return a client that sends requests to an endpoint."""
+        return EndpointClient(self._session, endpoint.name, endpoint.scoring_uri, timeout_s)
 
-    def live(self, endpoint: str) -> Live:
-        """What an endpoint serves now.
+    def get_live(self, endpoint: str) -> LiveModels:
+        """Read which models an endpoint serves now.
 
         Raises:
-            TrafficError: a deployment takes traffic and does not exist, or no model has more than half of the traffic: then nobody can
-                say which of them is the champion.
+            TrafficError: a deployment takes traffic but does not exist, or no model has more than half of the traffic, so that it is
+                unclear which one is the champion.
         """
         view = self.find(endpoint)
         if view is None:
-            return Live()
-        taking = {name: share for name, share in view.traffic.items() if share}
-        if not taking:
-            return Live(idle=tuple(sorted({self._serves(endpoint, found) for found in self.deployments(endpoint)})))
+            return LiveModels()
+        traffic = {name: share for name, share in view.traffic.items() if share}
+        if not traffic:
+            return LiveModels(standby=tuple(sorted({self._served_model(endpoint, each) for each in self.list_deployments(endpoint)})))
         shares: dict[str, int] = {}
-        for name, share in taking.items():
-            deployment = self.deployment(endpoint, name)
+        for name, share in traffic.items():
+            deployment = self.find_deployment(endpoint, name)
             if deployment is None:
                 raise TrafficError(
                     f"Endpoint {endpoint} sends {share} % of its traffic to {name}, which does not exist.",
                     "move the traffic to a deployment that exists",
                 )
-            model = self._serves(endpoint, deployment)
-            # Azure does not tell ids apart by case.
-            known = next((other for other in shares if other.lower() == model.lower()), model)
-            shares[known] = shares.get(known, 0) + share
+            model = self._served_model(endpoint, deployment)
+            # Azure ignores case in ids.
+            model = next((other for other in shares if other.lower() == model.lower()), model)
+            shares[model] = shares.get(model, 0) + share
         busiest = max(shares, key=lambda model: shares[model])
         if 2 * shares[busiest] <= sum(shares.values()):
             raise TrafficError(
-                f"Endpoint {endpoint} splits its traffic so that no model has more than half of it: {shares}. Which one is the champion"
-                " can't be told.",
-                "finish what goes on there: give one deployment more than half of the traffic (studio, or `mlops rollback`)",
+                f"Endpoint {endpoint} splits its traffic so that no model has more than half of it: {shares}. It is unclear which one is"
+                " the champion.",
+                "finish the rollout: give one deployment more than half of the traffic (studio, or `mlops rollback`)",
             )
-        return Live(model=busiest, shares=shares)
+        return LiveModels(model=busiest, shares=shares)
 
-    def live_model(self, endpoint: str) -> str | None:
-        """Full id of what gets more than half of the traffic, or None where nothing takes any; raises as :meth:`live`."""
-        return self.live(endpoint).model
+    def get_live_model(self, endpoint: str) -> str | None:
+        """Return the full id of the model with more than half of the traffic, or None. Raises what :meth:`get_live` raises."""
+        return self.get_live(endpoint).model
 
-    def _tags_at_creation(self, tags: Mapping[str, str]) -> dict[str, str]:
+    def _creation_tags(self, tags: Mapping[str, str]) -> dict[str, str]:
         return {**self._session.tags, **tags, CREATION_ID: uuid.uuid4().hex}
 
-    def _serves(self, endpoint: str, deployment: DeploymentView) -> str:
+    def _served_model(self, endpoint: str, deployment: DeploymentView) -> str:
         return deployment.model or f"{self._session.arm_id}/onlineEndpoints/{endpoint}/deployments/{deployment.name}"
 
-    def _failure(self, endpoint: str, deployment: str, refusal: ServiceRefusal) -> DeploymentFailed:
-        logs = self.logs(endpoint, deployment)
-        kind = classify(refusal.codes, refusal.message, logs)
+    def _failure(self, endpoint: str, deployment: str, details: ErrorDetails) -> DeploymentFailed:
+        logs = self.read_logs(endpoint, deployment)
+        failure = classify(details.codes, details.message, logs)
         return DeploymentFailed(
-            f"Deployment {deployment} of endpoint {endpoint} is not healthy. {kind.name}: {kind.means}.\n"
-            f"The service says: {refusal}\n{logs or 'Its containers have no log.'}",
-            kind.advice,
+            f"Deployment {deployment} of endpoint {endpoint} is not healthy. {failure.name}: {failure.meaning}.\n"
+            f"The service says: {details}\n{logs or 'Its containers have no log.'}",
+            failure.advice,
         )
 
 
 def _wait(poller: Any, what: str, timeout_s: float = 3600.0) -> None:
-    """Wait for a long-running operation, and say now and then that it still goes on.
+    """Wait for a long-running operation and report its progress.
 
     Raises:
-        AzureError: it takes longer than ``timeout_s``; what it raises itself passes through.
+        AzureError: it takes longer than ``timeout_s``. Exceptions of the operation itself pass through.
     """
     start = time.monotonic()
     while not poller.done():
         poller.wait(min(PROGRESS_S, timeout_s))
-        took = time.monotonic() - start
+        elapsed = time.monotonic() - start
         if not poller.done():
-            if took >= timeout_s:
-                raise AzureError(f"The operation on {what} has not ended after {took / 60:.0f} minutes.", "look at it in the studio")
-            console.info(f"  {what}: {poller.status()} after {took:.0f} s")
+            if elapsed >= timeout_s:
+                raise AzureError(f"The operation on {what} has not ended after {elapsed / 60:.0f} minutes.", "look at it in the studio")
+            console.info(f"  {what}: {poller.status()} after {elapsed:.0f} s")
     poller.result()
 
 
 def _delete(begin: Callable[[], Any], what: str) -> None:
-    """Delete, and take it for done where nothing is there.
+    """Delete a resource. A missing resource counts as deleted.
 
-    What somebody else is still making (a run that was cancelled while it deployed) can't be deleted before that has ended: the service says
-    409 until then, so it is asked again, for :data:`BUSY_S` at most.
+    The service answers 409 while another operation is running, e.g. of a canceled run that was deploying, so the deletion is retried for up
+    to :data:`BUSY_TIMEOUT_S`.
     """
     from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
 
-    deadline = time.monotonic() + BUSY_S
+    deadline = time.monotonic() + BUSY_TIMEOUT_S
     while True:
         try:
             return _wait(begin(), what)
@@ -359,28 +364,28 @@ def _delete(begin: Callable[[], Any], what: str) -> None:
         except HttpResponseError as problem:
             if problem.status_code != 409 or time.monotonic() >= deadline:
                 raise
-            console.info(f"  {what}: something else goes on there; trying again in {BUSY_PAUSE_S:.0f} s")
+            console.info(f"  {what}: another operation is running; retrying in {BUSY_PAUSE_S:.0f} s")
         time.sleep(BUSY_PAUSE_S)
 
 
-def _endpoint(entity: Any) -> EndpointView:
+def _endpoint_view(entity: Any) -> EndpointView:
     return EndpointView(
         name=str(entity.name),
-        state=word(entity.provisioning_state, "Unknown"),
-        scoring_uri=word(entity.scoring_uri),
-        auth_mode=word(entity.auth_mode),
+        state=as_text(entity.provisioning_state, "Unknown"),
+        scoring_uri=as_text(entity.scoring_uri),
+        auth_mode=as_text(entity.auth_mode),
         traffic={str(name): int(share) for name, share in (entity.traffic or {}).items()},
         tags=dict(entity.tags or {}),
     )
 
 
-def _deployment(entity: Any) -> DeploymentView:
+def _deployment_view(entity: Any) -> DeploymentView:
     model = entity.model
     return DeploymentView(
         name=str(entity.name),
-        state=word(entity.provisioning_state, "Unknown"),
-        model=word(getattr(model, "id", None) or model),
-        sku=word(entity.instance_type),
+        state=as_text(entity.provisioning_state, "Unknown"),
+        model=as_text(getattr(model, "id", None) or model),
+        sku=as_text(entity.instance_type),
         instances=int(entity.instance_count or 0),
         tags=dict(entity.tags or {}),
     )

@@ -1,16 +1,19 @@
-"""Reading the SDK's entities."""
+"""Helpers for reading the SDK's entities."""
 
 from __future__ import annotations
 
 from enum import Enum
 from typing import Any
 
-__all__ = ["word"]
+__all__ = ["as_text"]
 
 
-def word(value: Any, default: str = "") -> str:
-    """A field as plain text. The SDK gives enum members where it knows the value and text where it doesn't, and ``str`` of a member
-    is ``ProvisioningState.SUCCEEDED``, not ``Succeeded``."""
+def as_text(value: Any, default: str = "") -> str:
+    """Return a field as plain text.
+
+    The SDK gives enum members for values that it knows and text for others, and ``str`` of a member is ``ProvisioningState.SUCCEEDED``,
+    not ``Succeeded``.
+    """
     if isinstance(value, Enum):
         value = value.value
     return default if value in (None, "") else str(value)

@@ -1,7 +1,7 @@
-"""What Azure says when it refuses, as errors of ours: code, message and what to do about it.
+"""Errors of the Azure services, translated into errors of ours: code, message and fix.
 
 The management front end of Azure ML puts a class such as ``UserError`` into ``error.code`` and the real code into the nested
-``InnerError`` of ``additionalInfo``; Azure Resource Manager itself puts it into ``error.code``. Both forms are read here.
+``InnerError`` of ``additionalInfo``; Azure Resource Manager itself puts the real code into ``error.code``. Both forms are read here.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from typing import Any
 
 from mlops.core.errors import AzureError, CredentialError, MlopsError
 
-__all__ = ["NotFound", "ServiceRefusal", "explain", "translated"]
+__all__ = ["ErrorDetails", "NotFound", "parse_error", "translate_errors"]
 
 
 class NotFound(AzureError):
-    """What was asked for does not exist."""
+    """The requested resource does not exist."""
 
 
-class ServiceRefusal:
-    """A service's answer that is not a success: HTTP status, codes from the outermost to the innermost, message.
+class ErrorDetails:
+    """An error of a service: HTTP status, codes from the outermost to the innermost, message.
 
     Args:
-        status: HTTP status, 0 where no answer came.
-        body: the parsed body of the answer, if it has one.
-        text: what the client library says, for answers without a body of the usual form.
+        status: HTTP status, 0 if there was no response.
+        body: the parsed body of the response, if it has one.
+        text: the client library's message, used if the body has another form.
     """
 
     def __init__(self, status: int, body: Any, text: str) -> None:
@@ -36,10 +36,10 @@ class ServiceRefusal:
         self.codes = tuple(_codes(error))
         self.message = "; ".join(_messages(error)) or text.strip().splitlines()[0] if error or text.strip() else "no message"
 
-    def has(self, *codes: str) -> bool:
-        """Whether one of the codes was given (case does not count)."""
-        wanted = {code.lower() for code in codes}
-        return any(code.lower() in wanted for code in self.codes)
+    def has_code(self, *codes: str) -> bool:
+        """Return whether the error has one of these codes, ignoring case."""
+        lowered = {code.lower() for code in codes}
+        return any(code.lower() in lowered for code in self.codes)
 
     def __str__(self) -> str:
         status = f"HTTP {self.status} " if self.status else ""
@@ -47,15 +47,15 @@ class ServiceRefusal:
 
 
 @contextmanager
-def translated(doing: str, fix: str = "") -> Iterator[None]:
-    """Turn what the Azure libraries raise inside into errors of ours.
+def translate_errors(action: str, fix: str = "") -> Iterator[None]:
+    """Translate what the Azure libraries raise inside into errors of ours.
 
     Args:
-        doing: what was tried, for the message, e.g. ``"reading compute gpu-cluster"``.
-        fix: what to do where the service's code does not tell.
+        action: what is being done, for the message, e.g. ``"reading compute gpu-cluster"``.
+        fix: what to do if the service's code does not imply a fix.
 
     Raises:
-        NotFound: HTTP 404, or a client-side finding that something is absent.
+        NotFound: HTTP 404, or the client library finds that something does not exist.
         CredentialError: HTTP 401, or no token.
         AzureError: anything else that the libraries raise.
     """
@@ -67,37 +67,36 @@ def translated(doing: str, fix: str = "") -> Iterator[None]:
     except MlopsError:
         raise
     except ClientAuthenticationError as problem:
-        refusal = explain(problem)
         raise CredentialError(
-            f"Azure did not accept our identity while {doing}: {refusal}",
+            f"Azure did not accept our identity while {action}: {parse_error(problem)}",
             "check AZURE_TENANT_ID and AZURE_CLIENT_ID (or `az login`), and that the identity may use this workspace",
         ) from problem
     except CoreError as problem:
-        refusal = explain(problem)
-        kind = NotFound if refusal.status == 404 else AzureError
-        raise kind(f"Azure refused while {doing}: {refusal}", _advice(refusal) or fix) from problem
+        details = parse_error(problem)
+        kind = NotFound if details.status == 404 else AzureError
+        raise kind(f"Azure refused while {action}: {details}", _suggest_fix(details) or fix) from problem
     except Exception as problem:
-        # The SDK's own exceptions (validation, missing local files, job errors) share no base with azure-core's.
+        # The SDK's own exceptions (validation, missing local files, job errors) share no base class with azure-core's.
         if not type(problem).__module__.startswith(("azure.", "azureml.", "mlflow.", "marshmallow.", "msrest.", "requests.")):
             raise
-        absent = type(problem).__name__ == "ResourceNotFoundError"
-        raise (NotFound if absent else AzureError)(f"{type(problem).__name__} while {doing}: {problem}", fix) from problem
+        kind = NotFound if type(problem).__name__ == "ResourceNotFoundError" else AzureError
+        raise kind(f"{type(problem).__name__} while {action}: {problem}", fix) from problem
 
 
-def explain(problem: BaseException) -> ServiceRefusal:
-    """The codes and message in an azure-core exception (or in what caused it)."""
+def parse_error(problem: BaseException) -> ErrorDetails:
+    """Return the codes and the message of an azure-core exception."""
     response = getattr(problem, "response", None)
     body: Any = None
     if response is not None:
         try:
             body = json.loads(response.text())
-        except Exception:  # a body that was not read, or is not JSON, says nothing that the exception doesn't
+        except Exception:  # a body that was not read, or is not JSON, adds nothing to the exception
             body = None
     if body is None and (error := getattr(problem, "error", None)) is not None:
-        # A failed long-running operation: azure-core keeps the parsed error, its response is the last poll.
+        # A failed long-running operation: azure-core keeps the parsed error, and its response is the last poll.
         body = {"error": {"code": getattr(error, "code", None), "message": getattr(error, "message", None)}}
     status = getattr(problem, "status_code", None) or getattr(response, "status_code", None) or 0
-    return ServiceRefusal(int(status), body, str(getattr(problem, "message", None) or problem))
+    return ErrorDetails(int(status), body, str(getattr(problem, "message", None) or problem))
 
 
 def _codes(error: Mapping[str, Any]) -> Iterator[str]:
@@ -115,19 +114,19 @@ def _codes(error: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _messages(error: Mapping[str, Any]) -> list[str]:
-    found = [str(error["message"])] if error.get("message") else []
+    messages = [str(error["message"])] if error.get("message") else []
     for detail in error.get("details") or ():
-        found += [text for text in _messages(detail) if text not in found]
-    return found
+        messages += [message for message in _messages(detail) if message not in messages]
+    return messages
 
 
-def _advice(refusal: ServiceRefusal) -> str:
-    if refusal.status == 403 or refusal.has("AuthorizationFailed"):
+def _suggest_fix(details: ErrorDetails) -> str:
+    if details.status == 403 or details.has_code("AuthorizationFailed"):
         return "give our identity the role AzureML Data Scientist (or Contributor) on the workspace"
-    if refusal.status == 429 or refusal.has("TooManyRequests"):
-        return "wait and run the command again; it picks up where it stopped"
-    if "quota" in refusal.message.lower() or refusal.has("OutOfQuota", "QuotaExceeded", "JobNodeCountExceedsCoreQuota"):
-        return "ask for quota of this VM family in this region (Azure portal, Quotas), or choose another size in pipeline.toml"
-    if refusal.status >= 500 or refusal.status == 0:
-        return "this looks like trouble at the service or on the way to it; run the command again, it picks up where it stopped"
+    if details.status == 429 or details.has_code("TooManyRequests"):
+        return "wait, then run the command again; it picks up where it stopped"
+    if "quota" in details.message.lower() or details.has_code("OutOfQuota", "QuotaExceeded", "JobNodeCountExceedsCoreQuota"):
+        return "request quota for this VM family in this region (Azure portal, Quotas), or choose another size in pipeline.toml"
+    if details.status >= 500 or details.status == 0:
+        return "this looks like a problem of the service or of the network; run the command again, it picks up where it stopped"
     return ""

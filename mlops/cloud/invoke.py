@@ -1,7 +1,7 @@
 """Requests to an online endpoint.
 
-Own requests instead of the SDK's ``invoke``: that keeps the deployment header of one call for all later ones, and turns a time-out of
-the container (408) into a TypeError.
+The SDK's ``invoke`` is not used, because it keeps the deployment header of one call for all later ones, and turns a timeout of the
+container (408) into a TypeError.
 """
 
 from __future__ import annotations
@@ -13,43 +13,43 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from mlops.cloud.errors import translated
+from mlops.cloud.errors import translate_errors
 from mlops.cloud.rest import Rest
 from mlops.cloud.session import Session
 from mlops.core import console
 
-__all__ = ["Answer", "Scorer", "payload"]
+__all__ = ["EndpointClient", "ScoringResponse", "build_payload"]
 
 DEPLOYMENT_HEADER = "azureml-model-deployment"
-"""In a request: which deployment shall answer, whatever the traffic. In an answer: which one did."""
+"""In a request: the deployment to use, whatever the traffic. In a response: the deployment that answered."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
-    """What an endpoint answered."""
+class ScoringResponse:
+    """An endpoint's response to a request."""
 
     status: int
-    """HTTP status; 0 where no answer came."""
+    """HTTP status; 0 if there was no response."""
     body: Any
-    """Parsed JSON, or the text where it is none."""
+    """Parsed JSON, or the text if it is not JSON."""
     deployment: str
-    """Who answered, where the service says so."""
+    """The deployment that answered, if the service says so."""
     reason: str
-    """Why it is no success; empty with status 200."""
+    """Why the request failed; empty with status 200."""
     latency_ms: float
 
     @property
     def text(self) -> str | None:
-        """The generated text of ``{"output": "…"}`` (or a list of one such) with status 200, or None for anything else."""
+        """The generated text of ``{"output": "…"}`` (or a list with one of these) and status 200; None for anything else."""
         body = self.body[0] if isinstance(self.body, list) and len(self.body) == 1 else self.body
         output = body.get("output") if self.status == 200 and isinstance(body, Mapping) else None
         return output if isinstance(output, str) else None
 
 
-def payload(messages: Sequence[Mapping[str, str]], max_new_tokens: int) -> dict[str, Any]:
-    """A request in the form that the fine-tuned MLflow model takes: a flat list of messages that ends with the user's turn.
+def build_payload(messages: Sequence[Mapping[str, str]], max_new_tokens: int) -> dict[str, Any]:
+    """Build a request in the form that the fine-tuned MLflow model takes: a flat list of messages that ends with the user's turn.
 
-    Greedy decoding, so that the same model gives the same answer twice.
+    Decoding is greedy, so that a model always gives the same answer.
     """
     return {
         "input_data": {
@@ -59,14 +59,14 @@ def payload(messages: Sequence[Mapping[str, str]], max_new_tokens: int) -> dict[
     }
 
 
-class Scorer:
-    """Sends requests to one endpoint with its key.
+class EndpointClient:
+    """Sends requests to an endpoint, authenticated by its key.
 
     Args:
         session: with the workspace that the endpoint belongs to.
         endpoint: its name.
         uri: its scoring URI.
-        timeout_s: for one answer.
+        timeout_s: for one response.
     """
 
     def __init__(self, session: Session, endpoint: str, uri: str, timeout_s: float) -> None:
@@ -74,11 +74,11 @@ class Scorer:
         self._endpoint = endpoint
         self._uri = uri
         self._timeout_s = timeout_s
-        # A retry would hide a failure from whoever counts failures.
+        # A retry would hide failures from callers that count them.
         self._rest = Rest(None, retries=0)
 
-    def ask(self, body: Mapping[str, Any], deployment: str | None = None) -> Answer:
-        """Send one request, to a named deployment or to whom the traffic goes. Never raises for what the endpoint answers."""
+    def invoke(self, body: Mapping[str, Any], deployment: str | None = None) -> ScoringResponse:
+        """Send one request, to a deployment or according to the traffic. Never raises because of the endpoint's response."""
         from azure.core.exceptions import AzureError as CoreError
 
         headers = {"Authorization": f"Bearer {self._key}", "Content-Type": "application/json"}
@@ -88,20 +88,20 @@ class Scorer:
         try:
             response = self._rest.post(self._uri, json=dict(body), headers=headers, timeout_s=self._timeout_s)
         except CoreError as problem:
-            took = (time.monotonic() - start) * 1000
-            return Answer(status=0, body=None, deployment="", reason=f"no answer: {problem}", latency_ms=took)
-        took = (time.monotonic() - start) * 1000
-        return Answer(
+            latency_ms = (time.monotonic() - start) * 1000
+            return ScoringResponse(status=0, body=None, deployment="", reason=f"no response: {problem}", latency_ms=latency_ms)
+        latency_ms = (time.monotonic() - start) * 1000
+        return ScoringResponse(
             status=response.status_code,
             body=_body(response),
             deployment=response.headers.get(DEPLOYMENT_HEADER, ""),
             reason="" if response.status_code == 200 else _reason(response),
-            latency_ms=took,
+            latency_ms=latency_ms,
         )
 
     @cached_property
     def _key(self) -> str:
-        with translated(f"reading the key of endpoint {self._endpoint}"):
+        with translate_errors(f"reading the key of endpoint {self._endpoint}"):
             key = str(self._session.ml.online_endpoints.get_keys(self._endpoint).primary_key)
         console.mask(key)
         return key
@@ -110,18 +110,18 @@ class Scorer:
 def _body(response: Any) -> Any:
     try:
         body = response.json()
-        # Azure's no-code server sends the JSON text of an answer as a JSON string.
+        # Azure's no-code server wraps the JSON text of a response in a JSON string.
         return json.loads(body) if isinstance(body, str) and body[:1] in "[{" else body
     except ValueError:
         return response.text()
 
 
 _MEANINGS = {
-    401: "the key is not accepted",
-    404: "no deployment takes this request: wrong name, or no traffic",
+    401: "the key was not accepted",
+    404: "no deployment serves this request: wrong name, or no traffic",
     408: "the container took longer than request_timeout_ms",
     424: "the container failed",
-    429: "too many requests at once for the instances",
+    429: "too many concurrent requests for the instances",
 }
 
 

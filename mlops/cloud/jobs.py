@@ -1,8 +1,8 @@
-"""Jobs: submit, find again, watch, cancel; their metrics and outputs.
+"""Jobs: submit, find, cancel.
 
-A job's name is made from what decides its result: ``mlops-{name_hint}-{first 16 of tags[RUN_KEY]}-{n}``, n = 1 for the first attempt. So
-the job of a key is found with one GET per attempt instead of paging through every job of the workspace, and two runners that submit the
-same work at the same moment ask for the same name: Azure keeps one job, and nobody pays twice.
+A job's name is derived from what determines its result: ``mlops-{name_hint}-{first 16 of tags[RUN_KEY]}-{n}``, with n = 1 for the first
+attempt. Looking up the jobs of a key takes one GET per attempt instead of listing every job of the workspace, and two runners that submit
+the same work at the same moment use the same name: Azure keeps one job, and nobody pays twice.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from mlops.cloud.entities import word
-from mlops.cloud.errors import NotFound, translated
+from mlops.cloud.entities import as_text
+from mlops.cloud.errors import NotFound, translate_errors
 from mlops.cloud.session import Session
 from mlops.cloud.tags import MARK, PIPELINE, RUN_KEY
 from mlops.core import console
@@ -26,20 +26,19 @@ from mlops.core.errors import AzureError
 
 __all__ = ["ACTIVE", "JobInput", "JobView", "Jobs"]
 
-
 ACTIVE = frozenset({"NotStarted", "Starting", "Provisioning", "Preparing", "Queued", "Running", "Finalizing", "Scheduled"})
 """Statuses from which a job can still complete."""
 OVER = frozenset({"Completed", "Failed", "Canceled", "CancelRequested"})
-"""Statuses in which a job costs nothing any more, or soon will not. In any other (``NotResponding``, ``Paused``, one unheard of) it may."""
+"""Statuses in which a job no longer costs money, or soon won't. In any other (``NotResponding``, ``Paused``, a new one) it may."""
 
-_LITERALS = frozenset({"string", "integer", "number", "boolean"})
+_LITERAL_TYPES = frozenset({"string", "integer", "number", "boolean"})
 
 
 @dataclass(frozen=True)
 class JobInput:
-    """A job's input: ``uri_file``, ``uri_folder``, ``mlflow_model``, … and a local path or an azureml:// URI.
+    """An input of a job: ``uri_file``, ``uri_folder``, ``mlflow_model``, … with a local path or an azureml:// URI.
 
-    For literals, ``type`` is ``string``, ``integer``, ``number`` or ``boolean`` and ``path`` the value.
+    For literals, ``type`` is ``string``, ``integer``, ``number`` or ``boolean`` and ``path`` is the value.
     """
 
     type: str
@@ -48,7 +47,7 @@ class JobInput:
 
 @dataclass(frozen=True, kw_only=True)
 class JobView:
-    """A job as it stands."""
+    """The current state of a job."""
 
     name: str
     """Also its MLflow run id."""
@@ -59,22 +58,22 @@ class JobView:
     tags: Mapping[str, str] = field(default_factory=dict)
     properties: Mapping[str, str] = field(default_factory=dict)
     outputs: Mapping[str, str] = field(default_factory=dict)
-    """Output → azureml:// URI, or empty where the service gives none."""
+    """Output → azureml:// URI, or empty if the service gives none."""
     created_at: datetime | None = None
 
     @property
     def identity(self) -> str:
-        """When Azure created the job (ISO 8601, UTC), which tells it from another job that had the same name."""
+        """When Azure created the job (ISO 8601, UTC), which distinguishes it from others of the same name."""
         return self.created_at.astimezone(UTC).isoformat() if self.created_at else ""
 
     @property
-    def active(self) -> bool:
+    def is_active(self) -> bool:
         """Whether it can still complete."""
         return self.status in ACTIVE
 
     @property
-    def over(self) -> bool:
-        """Whether it costs nothing any more, or has been told to end."""
+    def is_over(self) -> bool:
+        """Whether it no longer costs money, or is about to stop."""
         return self.status in OVER
 
 
@@ -83,7 +82,7 @@ class Jobs:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._started: set[str] = set()
+        self._cancelable: set[str] = set()
 
     def submit_command(
         self,
@@ -102,18 +101,18 @@ class Jobs:
     ) -> str:
         """Submit a command job and return its name.
 
-        ``tags`` must hold :data:`RUN_KEY`; the workspace's own tags are added. ``outputs`` is name → type (``uri_folder``, …).
+        ``tags`` must contain :data:`RUN_KEY`; the session's tags are added. ``outputs`` maps a name to a type (``uri_folder``, …).
         """
         from azure.ai.ml import Input, Output
         from azure.ai.ml import command as command_job
 
-        with translated(f"building the job {display_name}"):
+        with translate_errors(f"building the job {display_name}"):
             job = command_job(
                 code=str(code),
                 command=command,
                 inputs={
-                    name: given.path if given.type in _LITERALS else Input(type=given.type, path=given.path)
-                    for name, given in inputs.items()
+                    name: source.path if source.type in _LITERAL_TYPES else Input(type=source.type, path=source.path)
+                    for name, source in inputs.items()
                 },
                 outputs={name: Output(type=kind, mode="rw_mount") for name, kind in outputs.items()},
                 environment=environment,
@@ -123,128 +122,126 @@ class Jobs:
         return self._submit(job, name_hint, tags, experiment, display_name)
 
     def submit_pipeline(self, pipeline: Any, *, name_hint: str, tags: Mapping[str, str], experiment: str, display_name: str) -> str:
-        """Submit a pipeline built with ``azure.ai.ml.dsl`` and return the job's name. ``tags`` must hold :data:`RUN_KEY`."""
+        """Submit a pipeline built with ``azure.ai.ml.dsl`` and return the job's name. ``tags`` must contain :data:`RUN_KEY`."""
         return self._submit(pipeline, name_hint, tags, experiment, display_name)
 
     def find(self, experiment: str, tags: Mapping[str, str], *, name_hint: str) -> list[JobView]:
-        """The jobs of a key, newest attempt first. ``tags`` must hold :data:`RUN_KEY`; ``name_hint`` is the one of the submit.
+        """Return the jobs of a key, newest attempt first. ``tags`` must contain :data:`RUN_KEY`; ``name_hint`` is the submit's.
 
-        Tags are compared, too: a job that has the name by chance, or another's key with the same beginning, is left out.
+        Tags are compared as well, because a job may have the name by chance, or another key that starts alike.
         """
-        found = [view for view in self._attempts(name_hint, tags[RUN_KEY]) if view.experiment == experiment]
-        return [view for view in reversed(found) if tags.items() <= view.tags.items()]
+        attempts = [job for job in self._list_attempts(name_hint, tags[RUN_KEY]) if job.experiment == experiment]
+        return [job for job in reversed(attempts) if tags.items() <= job.tags.items()]
 
     def list_owned(self) -> Iterator[JobView]:
-        """Every job of this pipeline and target, in the order in which the service lists them."""
+        """List the jobs of this pipeline and target, in the service's order."""
         return (job for job in self.list_all_targets() if self._session.owns(job.tags))
 
     def list_all_targets(self) -> Iterator[JobView]:
-        """Every job of this pipeline, whatever its target."""
-
-        with translated("listing jobs"):
-            # The service filters by the tag's name; its value is for us to compare.
+        """List the jobs of this pipeline, whatever their target."""
+        with translate_errors("listing jobs"):
+            # The service filters by the name of a tag, but not by its value.
             for job in self._session.ml.jobs.list(tag=RUN_KEY):
                 if job is not None and (job.tags or {}).get(PIPELINE) == MARK:
                     yield _view(job)
 
     def get(self, job: str) -> JobView:
-        """A job as it stands.
+        """Read a job.
 
         Raises:
-            NotFound: no such job.
+            NotFound: there is no such job.
         """
-        with translated(f"reading job {job}"):
+        with translate_errors(f"reading job {job}"):
             return _view(self._session.ml.jobs.get(job))
 
     def may_cancel(self, job: str) -> bool:
-        """Whether this process has submitted it or taken it over, and so may cancel it."""
-        return job in self._started
+        """Return whether this process submitted the job or took it over, and so may cancel it."""
+        return job in self._cancelable
 
     def take_over(self, job: JobView) -> None:
-        """Treat a job that an earlier attempt of this very workflow run has submitted as submitted here: an interrupt cancels it.
+        """Treat a job of an earlier attempt of this very workflow run as submitted here, so that an interrupt cancels it.
 
-        What another run has submitted stays that run's; so does what another process on a laptop has, which may still wait for it.
+        A job of another run stays that run's. So does a job of another process on a laptop, which may still be waiting for it.
         """
         if console.in_github() and self._session.is_from_this_run(job.tags):
-            self._started.add(job.name)
+            self._cancelable.add(job.name)
 
     def cancel(self, job: str) -> None:
-        """Tell a job to stop; one that has ended already is left alone."""
+        """Cancel a job. Does nothing to a job that has already ended."""
         try:
-            with translated(f"cancelling job {job}"):
+            with translate_errors(f"canceling job {job}"):
                 self._session.ml.jobs.begin_cancel(job)
         except AzureError as problem:
-            if not self.get(job).active:
+            if not self.get(job).is_active:
                 return
             raise AzureError(
-                f"Job {job} could not be cancelled and may go on costing money: {problem.what}",
+                f"Job {job} could not be canceled and may still cost money: {problem.what}",
                 f"cancel it in the studio, or run `az ml job cancel -n {job}`",
             ) from problem
 
     def _submit(self, job: Any, name_hint: str, tags: Mapping[str, str], experiment: str, display_name: str) -> str:
-        attempts = sum(1 for _ in self._attempts(name_hint, tags[RUN_KEY]))
-        job.name = _name(name_hint, tags[RUN_KEY], attempts + 1)
+        key = tags[RUN_KEY]
+        attempts = sum(1 for _ in self._list_attempts(name_hint, key))
+        job.name = _make_name(name_hint, key, attempts + 1)
         job.display_name = display_name
         job.experiment_name = experiment
         job.tags = {**self._session.tags, **tags}
         try:
-            # Whether or not it shows progress, the SDK prints a colour code after each upload.
-            aside = contextlib.nullcontext() if sys.stderr.isatty() else contextlib.redirect_stderr(io.StringIO())
-            with translated(f"submitting the job {display_name}"), aside:
-                made = _view(self._session.ml.jobs.create_or_update(job))
+            # The SDK prints a color code after each upload, even if it shows no progress.
+            quiet = contextlib.nullcontext() if sys.stderr.isatty() else contextlib.redirect_stderr(io.StringIO())
+            with translate_errors(f"submitting the job {display_name}"), quiet:
+                submitted = _view(self._session.ml.jobs.create_or_update(job))
         except AzureError:
-            # Refused, perhaps because somebody was faster: then there is a job of this name now, and theirs can't be changed by us.
-            rival = self._same_work(job.name, tags[RUN_KEY])
+            # Perhaps another runner submitted the same work first. Then a job of this name exists, and we can't change it.
+            rival = self._find_same_work(job.name, key)
             if rival is None:
                 raise
-            console.info(f"  {rival.name} was submitted by somebody else just now: {rival.studio_url}")
+            console.info(f"  another runner has just submitted {rival.name}: {rival.studio_url}")
             return rival.name
         except KeyboardInterrupt:
-            # The request may have been heard all the same, and nobody would wait for what it has started.
-            heard = self._same_work(job.name, tags[RUN_KEY])
-            if heard is not None and self._session.is_from_this_run(heard.tags):
-                console.warning(f"Interrupted: cancelling job {heard.name}, which was submitted just now.")
-                self.cancel(heard.name)
+            # The request may have reached the service, and nobody would wait for the job that it started.
+            orphan = self._find_same_work(job.name, key)
+            if orphan is not None and self._session.is_from_this_run(orphan.tags):
+                console.warning(f"Interrupted: canceling job {orphan.name}, which was just submitted.")
+                self.cancel(orphan.name)
             raise
-        self._started.add(made.name)
-        console.info(f"  submitted {made.name}: {made.studio_url}")
-        return made.name
+        self._cancelable.add(submitted.name)
+        console.info(f"  submitted {submitted.name}: {submitted.studio_url}")
+        return submitted.name
 
-    def _same_work(self, name: str, key: str) -> JobView | None:
+    def _find_same_work(self, name: str, key: str) -> JobView | None:
         try:
-            found = self.get(name)
+            job = self.get(name)
         except NotFound:
             return None
-        return found if found.tags.get(RUN_KEY) == key else None
+        return job if job.tags.get(RUN_KEY) == key else None
 
-    def _attempts(self, name_hint: str, key: str) -> Iterator[JobView]:
-        """The jobs of a key, oldest first."""
+    def _list_attempts(self, name_hint: str, key: str) -> Iterator[JobView]:
+        """List the jobs of a key, oldest first."""
         number = 1
         while True:
             try:
-                yield self.get(_name(name_hint, key, number))
+                yield self.get(_make_name(name_hint, key, number))
             except NotFound:
                 return
             number += 1
 
 
-def _name(name_hint: str, key: str, attempt: int) -> str:
-    """A job's name: letters, digits, ``-`` and ``_`` only, as the service wants it."""
+def _make_name(name_hint: str, key: str, attempt: int) -> str:
+    """Return a job name of letters, digits, ``-`` and ``_`` only, as the service requires."""
     hint = re.sub(r"[^a-z0-9]+", "-", name_hint.lower()).strip("-")
     return f"mlops-{hint}-{key[:16]}-{attempt}"
 
 
 def _view(job: Any) -> JobView:
-    outputs = {name: word(getattr(output, "path", None)) for name, output in (getattr(job, "outputs", None) or {}).items()}
-    created = job.creation_context.created_at if job.creation_context else None
     return JobView(
         name=str(job.name),
-        status=word(job.status, "Unknown"),
-        display_name=word(job.display_name),
-        experiment=word(job.experiment_name),
-        studio_url=word(job.studio_url),
+        status=as_text(job.status, "Unknown"),
+        display_name=as_text(job.display_name),
+        experiment=as_text(job.experiment_name),
+        studio_url=as_text(job.studio_url),
         tags=dict(job.tags or {}),
         properties=dict(job.properties or {}),
-        outputs=outputs,
-        created_at=created,
+        outputs={name: as_text(getattr(output, "path", None)) for name, output in (getattr(job, "outputs", None) or {}).items()},
+        created_at=job.creation_context.created_at if job.creation_context else None,
     )

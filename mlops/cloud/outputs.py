@@ -1,7 +1,7 @@
 """Files that jobs leave in the workspace's storage.
 
 The SDK's ``jobs.download`` does not work for named outputs (1.35.2: ``TypeError`` for MLflow models, nothing at all for folders; see
-Azure/azure-sdk-for-python#48941), so the output's place is resolved here and its blobs are read with azure-storage-blob.
+Azure/azure-sdk-for-python#48941), so the output's location is resolved here and its blobs are read with azure-storage-blob.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from mlops.cloud.errors import NotFound, translated
+from mlops.cloud.errors import NotFound, translate_errors
 from mlops.cloud.jobs import JobView
 from mlops.cloud.session import Session
 from mlops.core import console
@@ -26,15 +26,15 @@ _DATASTORE_URI = re.compile(r"azureml://(?:.*/)?datastores/(?P<datastore>[^/]+)/
 
 
 @dataclass(frozen=True)
-class _Place:
-    """A folder in a container."""
+class _Location:
+    """A folder in a datastore."""
 
     datastore: Any
     path: str
 
 
 class Outputs:
-    """Downloads what jobs have written."""
+    """The files that jobs have written. Use it as ``workspace.outputs``."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -45,14 +45,14 @@ class Outputs:
         Raises:
             NotFound: the output has no files.
         """
-        place = self._place(job.outputs.get(output, ""), job.name, output)
+        location = self._locate(job.outputs.get(output, ""), job.name, output)
         into.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=into.parent, prefix=f".{into.name}."))
         try:
-            count = self._fetch(place, temporary)
+            count = self._fetch(location, temporary)
             if count == 0:
                 raise NotFound(
-                    f"Output {output!r} of job {job.name} has no files (looked at {place.datastore.name}: {place.path}).",
+                    f"Output {output!r} of job {job.name} has no files (searched {location.datastore.name}: {location.path}).",
                     "look at the job's Outputs tab in the studio",
                 )
             if into.exists():
@@ -64,29 +64,29 @@ class Outputs:
         return into
 
     def has_files(self, uri: str) -> bool:
-        """Whether there is a file at a URI. What does not lie in a datastore can't be looked at, and is taken to be there."""
+        """Return whether there is a file at a URI. A URI outside of a datastore can't be checked and counts as having files."""
         if not _DATASTORE_URI.fullmatch(uri):
             return True
-        place = self._place(uri, "", "")
-        with translated(f"looking for {place.path}"), self._container(place.datastore) as container:
-            return next(_names(container, place.path), None) is not None
+        location = self._locate(uri, "", "")
+        with translate_errors(f"looking for {location.path}"), self._container(location.datastore) as container:
+            return next(_names(container, location.path), None) is not None
 
-    def _place(self, uri: str, job: str, output: str) -> _Place:
+    def _locate(self, uri: str, job: str, output: str) -> _Location:
         ml = self._session.ml
         if match := _DATASTORE_URI.fullmatch(uri or ""):
-            with translated(f"reading datastore {match['datastore']}"):
-                return _Place(ml.datastores.get(match["datastore"], include_secrets=True), match["path"].rstrip("/"))
-        # Azure gives no URI for an output that was left to it; it puts those here.
-        with translated("reading the default datastore"):
+            with translate_errors(f"reading datastore {match['datastore']}"):
+                return _Location(ml.datastores.get(match["datastore"], include_secrets=True), match["path"].rstrip("/"))
+        # Azure gives no URI for an output without a configured path; it stores those here.
+        with translate_errors("reading the default datastore"):
             default = ml.datastores.get_default(include_secrets=True)
-        return _Place(default, f"azureml/{job}/{output}")
+        return _Location(default, f"azureml/{job}/{output}")
 
-    def _fetch(self, place: _Place, into: Path) -> int:
+    def _fetch(self, location: _Location, into: Path) -> int:
         count = 0
         progress = console.Progress("files")
-        with translated(f"downloading {place.path}"), self._container(place.datastore) as container:
-            for name, relative in _names(container, place.path):
-                target = _inside(into, relative)
+        with translate_errors(f"downloading {location.path}"), self._container(location.datastore) as container:
+            for name, relative in _names(container, location.path):
+                target = _safe_path(into, relative)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with target.open("wb") as file:
                     container.download_blob(name, max_concurrency=2).readinto(file)
@@ -101,25 +101,25 @@ class Outputs:
 
         credentials = datastore.credentials
         secret = getattr(credentials, "sas_token", None) or getattr(credentials, "account_key", None) or self._session.credential
-        # Data Lake Gen2 answers under the blob name too; its containers are called file systems.
+        # Data Lake Gen2 also answers at the blob host; it calls its containers file systems.
         container = getattr(datastore, "container_name", None) or datastore.filesystem
         url = f"https://{datastore.account_name}.blob.{datastore.endpoint or 'core.windows.net'}"
         return ContainerClient(url, container, credential=secret)
 
 
 def _names(container: Any, path: str) -> Iterator[tuple[str, str]]:
-    """Blob names at or below a path, with the part below it."""
+    """List the blobs at or below a path: full name, name relative to the path."""
     for blob in container.list_blobs(name_starts_with=path):
         if blob.name == path and blob.size:
             yield blob.name, PurePosixPath(path).name
-        # A prefix also matches siblings (out and out2), and Data Lake lists folders as blobs of no size.
+        # A prefix also matches siblings (out and out2), and Data Lake lists folders as empty blobs.
         elif blob.name.startswith(f"{path}/") and not (blob.metadata or {}).get("hdi_isfolder"):
             yield blob.name, blob.name[len(path) + 1 :]
 
 
-def _inside(folder: Path, relative: str) -> Path:
-    """The place of a blob below a folder. A name that points out of it is refused: it comes from whoever could write to the storage."""
+def _safe_path(folder: Path, relative: str) -> Path:
+    """Return the path of a blob below a folder. Refuses a name that leads outside, because anybody with access to the storage chose it."""
     target = (folder / relative).resolve()
     if not target.is_relative_to(folder.resolve()) or target == folder.resolve():
-        raise AzureError(f"A file of the output is called {relative!r}, which leads out of the download folder.")
+        raise AzureError(f"A file of the output is named {relative!r}, which leads outside of the download folder. It was not downloaded.")
     return target

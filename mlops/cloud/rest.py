@@ -1,4 +1,4 @@
-"""The few requests that the SDK has no public call for, sent through azure-core as the SDK sends its own.
+"""The few requests that the SDK has no public method for, sent through azure-core as the SDK sends its own.
 
 These are run history (details, children), the raw form of a registry's model (the SDK drops ``isArchived`` and ``systemMetadata``) and
 scoring (the SDK's ``invoke`` keeps the deployment header of one call for all later ones).
@@ -15,11 +15,11 @@ __all__ = ["Rest"]
 
 
 class Rest:
-    """HTTPS requests with JSON answers. Proxy and certificates come from the environment, as for every Azure client.
+    """HTTPS requests with JSON responses. Proxy and certificates come from the environment, as for every Azure client.
 
     Args:
-        credential: a token credential for Azure Resource Manager's audience, or None for requests that bring their own key.
-        retries: how often a request is sent again after 408, 429, 5xx or a broken connection.
+        credential: a token credential for Azure Resource Manager, or None for requests that carry their own key.
+        retries: how often a request is retried after 408, 429, 5xx or a broken connection.
     """
 
     def __init__(self, credential: Any | None, retries: int = 5) -> None:
@@ -35,7 +35,7 @@ class Rest:
         """GET a JSON document.
 
         Raises:
-            azure.core.exceptions.HttpResponseError: any status but 2xx (see :func:`mlops.cloud.errors.translated`).
+            azure.core.exceptions.HttpResponseError: any status other than 2xx (see :func:`mlops.cloud.errors.translate_errors`).
         """
         return self._send("GET", url, params=query).json()
 

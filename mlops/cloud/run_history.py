@@ -1,4 +1,4 @@
-"""Run history: what a job's run says about itself, its children and its log files.
+"""Run history: the details of a job's run, its children and its log files.
 
 Public surface: run-history.json of Azure/azure-sdk-for-python (``{api}/history/v1.0{workspace}/runs/{run}/details`` and ``/children``).
 """
@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any
 from urllib.parse import urlsplit
 
-from mlops.cloud.errors import translated
+from mlops.cloud.errors import translate_errors
 from mlops.cloud.rest import Rest
 from mlops.cloud.session import Session
 
@@ -22,18 +22,18 @@ __all__ = ["RunDetails", "RunHistory"]
 
 @dataclass(frozen=True, kw_only=True)
 class RunDetails:
-    """A run as run history has it."""
+    """A run as recorded by run history."""
 
     run: str
     name: str
-    """Its step's name in a pipeline, else its display name."""
+    """The name of its step in a pipeline, or else its display name."""
     status: str
     error: str
-    """The service's message, with its codes; empty where there is none."""
+    """The service's message with its codes; empty if there is none."""
     seconds: float | None = None
-    """From start to end; None while it is not over."""
+    """From start to end; None until it ends."""
     logs: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """Log file → URL that reads it (with a signature: not for showing)."""
+    """Log file → URL of its content (signed, so never print it)."""
 
 
 class RunHistory:
@@ -52,46 +52,46 @@ class RunHistory:
         host = urlsplit(self._session.tracking_uri).netloc
         return f"https://{host}/history/v1.0{self._session.arm_id}/runs"
 
-    def details(self, run: str) -> RunDetails:
-        """A run's details.
+    def get_details(self, run: str) -> RunDetails:
+        """Read a run's details.
 
         Raises:
-            NotFound: no such run.
+            NotFound: there is no such run.
         """
-        with translated(f"reading the run {run}"):
+        with translate_errors(f"reading the run {run}"):
             return _details(self._rest.get(f"{self._runs_url}/{run}/details"))
 
-    def children(self, run: str) -> list[RunDetails]:
-        """The runs right below, e.g. a pipeline's steps, in the order in which they were made."""
-        found: list[Any] = []
-        with translated(f"listing the children of {run}"):
+    def list_children(self, run: str) -> list[RunDetails]:
+        """Return the direct children, e.g. a pipeline's steps, oldest first."""
+        children: list[Any] = []
+        with translate_errors(f"listing the children of {run}"):
             page = self._rest.get(f"{self._runs_url}/{run}/children")
-            found += page.get("value") or ()
-            while following := page.get("nextLink"):
-                page = self._rest.get(following)
-                found += page.get("value") or ()
-        found.sort(key=lambda child: (str(child.get("createdUtc") or child.get("createdTimeUtc") or ""), child.get("runNumber") or 0))
-        return [_details(child) for child in found]
+            children += page.get("value") or ()
+            while next_link := page.get("nextLink"):
+                page = self._rest.get(next_link)
+                children += page.get("value") or ()
+        children.sort(key=lambda child: (str(child.get("createdUtc") or child.get("createdTimeUtc") or ""), child.get("runNumber") or 0))
+        return [_details(child) for child in children]
 
-    def descendants(self, run: str) -> list[RunDetails]:
-        """All runs below, nearest first. A registry component sits as one child of the pipeline and has its steps below it."""
-        found, level = [], [run]
-        while level:
-            children = [child for parent in level for child in self.children(parent)]
-            found += children
-            level = [child.run for child in children]
-        return found
+    def list_descendants(self, run: str) -> list[RunDetails]:
+        """Return all runs below, nearest first. A registry component is one child of the pipeline, and its steps are below it."""
+        descendants, parents = [], [run]
+        while parents:
+            children = [child for parent in parents for child in self.list_children(parent)]
+            descendants += children
+            parents = [child.run for child in children]
+        return descendants
 
-    def log(self, url: str, start: int = 0) -> bytes:
-        """A log file from byte ``start`` on, by the URL that :class:`RunDetails` gives; empty where nothing has come since."""
+    def read_log(self, url: str, start: int = 0) -> bytes:
+        """Read a log file from byte ``start``; empty if nothing was added. ``url`` comes from :class:`RunDetails`."""
         from azure.core.exceptions import HttpResponseError
         from azure.storage.blob import BlobClient
 
-        with translated("reading a log file"), BlobClient.from_blob_url(url) as blob:
+        with translate_errors("reading a log file"), BlobClient.from_blob_url(url) as blob:
             try:
                 return bytes(blob.download_blob(offset=start, max_concurrency=1).readall())
             except HttpResponseError as problem:
-                # 416: the file ends where we stand.
+                # 416: the file ends at this offset.
                 if problem.status_code == 416:
                     return b""
                 raise
@@ -112,13 +112,13 @@ def _details(body: Mapping[str, Any]) -> RunDetails:
 def _seconds(start: Any, end: Any) -> float | None:
     if not start or not end:
         return None
-    # Seven decimals of a second, as .NET writes them; Python 3.11 reads six.
+    # .NET writes seven decimals of a second, and Python 3.11 parses six.
     times = [datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", str(text))) for text in (start, end)]
     return (times[1] - times[0]).total_seconds()
 
 
 def _error(error: Any) -> str:
-    """The message of ``{"error": {"code", "message", "innerError"}}`` with its codes, outermost first."""
+    """Return the message of ``{"error": {"code", "message", "innerError"}}`` with its codes, outermost first."""
     inner = error.get("error") if isinstance(error, Mapping) else None
     if not isinstance(inner, Mapping):
         return ""

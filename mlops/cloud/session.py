@@ -13,8 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mlops.cloud.credential import checked_credential
-from mlops.cloud.errors import translated
+from mlops.cloud.credential import sign_in
+from mlops.cloud.errors import translate_errors
 from mlops.cloud.tags import MARK, OWNER, PIPELINE, RUN, TARGET
 from mlops.core.config import COORDINATES, Config
 from mlops.core.errors import ConfigError
@@ -52,7 +52,7 @@ class Session:
         """
         _silence_libraries()
         coordinates = _read_coordinates(config)
-        return cls(config, checked_credential(), coordinates)
+        return cls(config, sign_in(), coordinates)
 
     @cached_property
     def ml(self) -> Any:
@@ -65,7 +65,7 @@ class Session:
     def registry(self, name: str) -> Any:
         """Return the SDK's client for a registry, e.g. ``azureml``."""
         if name not in self._registries:
-            with translated(f"looking up registry {name}", "check model.registry in pipeline.toml"):
+            with translate_errors(f"looking up registry {name}", "check model.registry in pipeline.toml"):
                 self._registries[name] = self._build_client(registry_name=name)
         return self._registries[name]
 
@@ -85,7 +85,7 @@ class Session:
     def entity(self) -> Any:
         """The workspace itself (``azure.ai.ml.entities.Workspace``): location, tracking URI, discovery URL."""
         name = self.coordinates["name"]
-        with translated(f"looking up workspace {name}", f"check {', '.join(COORDINATES.values())}"):
+        with translate_errors(f"looking up workspace {name}", f"check {', '.join(COORDINATES.values())}"):
             return self.ml.workspaces.get(name)
 
     @property

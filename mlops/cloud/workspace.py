@@ -1,4 +1,4 @@
-"""What a stage is given to work with Azure: a session, and one service per kind of resource."""
+"""The workspace as the stages use it: a session, and one service per kind of resource."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["Workspace"]
 
 
 class Workspace:
-    """An Azure ML workspace as the stages see it: a session with it, and one service per kind of resource.
+    """An Azure ML workspace: a session, and one service per kind of resource.
 
     Attributes:
         session: the connection, and the tags that mark what we create.

@@ -18,9 +18,9 @@ Start = Callable[..., Emulator]
 PHI = "Phi-3-mini-4k-instruct"
 
 
-def test_the_tutorials_base_model_has_its_lists_in_tags(start_emulator: Start, settings: Settings, open_workspace: Open) -> None:
+def test_the_tutorial_model_has_its_allow_lists_in_tags(start_emulator: Start, settings: Settings, open_workspace: Open) -> None:
     start_emulator(catalog="tutorial")
-    model = open_workspace(settings()).assets.base_model("azureml", PHI, "15")
+    model = open_workspace(settings()).assets.get_base_model("azureml", PHI, "15")
     assert model.id == f"azureml://registries/azureml/models/{PHI}/versions/15"
     assert (model.archived, model.retired_on) == (False, None)
     assert model.finetune_skus is not None
@@ -30,11 +30,11 @@ def test_the_tutorials_base_model_has_its_lists_in_tags(start_emulator: Start, s
     assert model.defaults["apply_deepspeed"] == "true"
 
 
-def test_todays_base_model_is_archived_and_has_its_lists_in_the_system_metadata(
+def test_the_current_model_is_archived_and_has_its_allow_lists_in_the_system_metadata(
     start_emulator: Start, settings: Settings, open_workspace: Open
 ) -> None:
     start_emulator(catalog="current")
-    model = open_workspace(settings()).assets.base_model("azureml", PHI, "15")
+    model = open_workspace(settings()).assets.get_base_model("azureml", PHI, "15")
     assert "finetune_compute_allow_list" not in model.tags
     assert model.archived
     assert str(model.retired_on).startswith("2025-08-30")
@@ -46,23 +46,21 @@ def test_todays_base_model_is_archived_and_has_its_lists_in_the_system_metadata(
 def test_the_successors_of_an_archived_model_are_not_archived(start_emulator: Start, settings: Settings, open_workspace: Open) -> None:
     start_emulator(catalog="current")
     assets = open_workspace(settings()).assets
-    found = assets.successors("azureml", PHI)
-    assert any("/models/Phi-4/versions/" in model for model in found)
-    assert not any(PHI in model for model in found)
+    successors = assets.find_successors("azureml", PHI)
+    assert any("/models/Phi-4/versions/" in model for model in successors)
+    assert not any(PHI in model for model in successors)
 
 
 def test_latest_is_resolved_to_a_version(start_emulator: Start, settings: Settings, open_workspace: Open) -> None:
     start_emulator(catalog="tutorial")
     assets = open_workspace(settings()).assets
-    assert assets.base_model("azureml", PHI, "latest").version == "15"
-    assert assets.component("azureml", "chat_completion_pipeline", "latest").version == "0.0.82"
+    assert assets.get_base_model("azureml", PHI, "latest").version == "15"
+    assert assets.get_component("azureml", "chat_completion_pipeline", "latest").version == "0.0.82"
 
 
-def test_the_component_is_read_with_the_rules_that_the_sdk_does_not_check(
-    start_emulator: Start, settings: Settings, open_workspace: Open
-) -> None:
+def test_a_component_has_the_rules_that_the_sdk_does_not_check(start_emulator: Start, settings: Settings, open_workspace: Open) -> None:
     start_emulator()
-    component = open_workspace(settings()).assets.component("azureml", "chat_completion_pipeline", "0.0.82")
+    component = open_workspace(settings()).assets.get_component("azureml", "chat_completion_pipeline", "0.0.82")
     assert len(component.inputs) == 69
     assert component.outputs == {"pytorch_model_folder": "uri_folder", "mlflow_model_folder": "mlflow_model"}
     epochs, scheduler, task = (component.inputs[name] for name in ("num_train_epochs", "lr_scheduler_type", "task_name"))
@@ -72,27 +70,27 @@ def test_the_component_is_read_with_the_rules_that_the_sdk_does_not_check(
 
 
 @pytest.mark.parametrize(("name", "version"), [("nothing-here", "1"), (PHI, "999"), ("nothing-here", "latest")])
-def test_what_the_registry_lacks_is_not_found(
+def test_missing_models_and_components_are_not_found(
     name: str, version: str, start_emulator: Start, settings: Settings, open_workspace: Open
 ) -> None:
     start_emulator()
     assets = open_workspace(settings()).assets
     with pytest.raises(NotFound):
-        assets.base_model("azureml", name, version)
+        assets.get_base_model("azureml", name, version)
     with pytest.raises(NotFound):
-        assets.component("azureml", name, version)
+        assets.get_component("azureml", name, version)
 
 
-def test_a_model_that_was_never_registered_is_none(start_emulator: Start, settings: Settings, open_workspace: Open) -> None:
+def test_an_unregistered_model_is_none(start_emulator: Start, settings: Settings, open_workspace: Open) -> None:
     start_emulator()
     assets = open_workspace(settings()).assets
     assert assets.find_model("never", {}) is None
     with pytest.raises(NotFound):
-        assets.model("never", "1")
+        assets.get_model("never", "1")
 
 
 @pytest.mark.parametrize(
-    ("tag", "listed", "expected"),
+    ("tag", "metadata", "expected"),
     [
         ("['Standard_A', 'Standard_B']", None, ("Standard_A", "Standard_B")),
         ('["Standard_A"]', None, ("Standard_A",)),
@@ -103,23 +101,23 @@ def test_a_model_that_was_never_registered_is_none(start_emulator: Start, settin
         ("[]", None, None),
     ],
 )
-def test_allow_lists_are_read_in_both_forms(tag: str | None, listed: Any, expected: tuple[str, ...] | None) -> None:
-    assert _names(tag, listed) == expected
+def test_allow_lists_are_read_from_tags_and_metadata(tag: str | None, metadata: Any, expected: tuple[str, ...] | None) -> None:
+    assert _names(tag, metadata) == expected
 
 
-def test_defaults_are_read_as_json_or_python() -> None:
+def test_defaults_are_parsed_as_json_or_python() -> None:
     assert _mapping('{"learning_rate": "5e-6"}') == {"learning_rate": "5e-6"}
     assert _mapping("{'apply_lora': 'true', 'precision': 16}") == {"apply_lora": "true", "precision": 16}
     assert _mapping(None) == {}
 
 
-def test_a_tag_that_cannot_be_read_is_an_error_and_not_an_empty_list() -> None:
+def test_an_unreadable_tag_is_an_error_rather_than_an_empty_list() -> None:
     with pytest.raises(AzureError, match="neither JSON nor a Python literal"):
         _names("Standard_A, Standard_B", None)
 
 
-def test_an_input_whose_scalars_are_text_is_read_alike() -> None:
-    class Given:
+def test_an_input_with_scalars_as_text_is_converted() -> None:
+    class Entity:
         type = "integer"
         optional = "True"
         default = 10
@@ -127,5 +125,5 @@ def test_an_input_whose_scalars_are_text_is_read_alike() -> None:
         min = "1"
         max = None
 
-    given = _input("x", Given())
-    assert (given.optional, given.default, given.min, given.max, given.enum) == (True, "10", 1.0, None, ())
+    result = _input("x", Entity())
+    assert (result.optional, result.default, result.min, result.max, result.enum) == (True, "10", 1.0, None, ())

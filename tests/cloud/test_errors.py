@@ -5,7 +5,7 @@ import json
 import pytest
 from azure.core.exceptions import ClientAuthenticationError, HttpResponseError, ResourceNotFoundError, ServiceRequestError
 
-from mlops.cloud.errors import NotFound, ServiceRefusal, translated
+from mlops.cloud.errors import ErrorDetails, NotFound, translate_errors
 from mlops.core.errors import AzureError, ConfigError, CredentialError
 
 JOB_NOT_FOUND = {
@@ -29,7 +29,7 @@ MODEL_NOT_FOUND = {
 
 
 class Response:
-    """What azure-core's exceptions carry: the answer of the service."""
+    """The service's response, as azure-core's exceptions carry it."""
 
     def __init__(self, status: int, body: object) -> None:
         self.status_code = status
@@ -44,34 +44,34 @@ class Response:
 
 
 def test_codes_are_read_from_the_outermost_to_the_innermost() -> None:
-    refusal = ServiceRefusal(404, JOB_NOT_FOUND, "")
-    assert refusal.codes == ("UserError", "NotFound", "JobNotFound")
-    assert refusal.message == "Job j not found."
-    assert refusal.has("jobnotfound")
-    assert not refusal.has("OutOfQuota")
+    details = ErrorDetails(404, JOB_NOT_FOUND, "")
+    assert details.codes == ("UserError", "NotFound", "JobNotFound")
+    assert details.message == "Job j not found."
+    assert details.has_code("jobnotfound")
+    assert not details.has_code("OutOfQuota")
 
 
-def test_details_are_told_too() -> None:
-    refusal = ServiceRefusal(404, MODEL_NOT_FOUND, "")
-    assert refusal.codes == ("UserError", "ModelNotFound")
-    assert refusal.message == "The specified resource was not found.; Model container with name: m not found."
+def test_the_message_includes_details() -> None:
+    details = ErrorDetails(404, MODEL_NOT_FOUND, "")
+    assert details.codes == ("UserError", "ModelNotFound")
+    assert details.message == "The specified resource was not found.; Model container with name: m not found."
 
 
 @pytest.mark.parametrize("body", [None, "<html>", [], {"error": "text"}, {}])
-def test_an_answer_of_another_form_still_says_something(body: object) -> None:
-    assert str(ServiceRefusal(502, body, "Bad gateway\nmore")) == "HTTP 502 no code: Bad gateway"
+def test_a_body_of_another_form_falls_back_to_the_status_and_text(body: object) -> None:
+    assert str(ErrorDetails(502, body, "Bad gateway\nmore")) == "HTTP 502 no code: Bad gateway"
 
 
 def test_404_becomes_not_found_with_codes() -> None:
     with (
         pytest.raises(NotFound, match=r"while reading job j: HTTP 404 UserError/NotFound/JobNotFound: Job j not found\."),
-        translated("reading job j"),
+        translate_errors("reading job j"),
     ):
         raise ResourceNotFoundError(response=Response(404, JOB_NOT_FOUND))
 
 
-def test_a_refused_identity_becomes_a_credential_error() -> None:
-    with pytest.raises(CredentialError), translated("x"):
+def test_401_becomes_a_credential_error() -> None:
+    with pytest.raises(CredentialError), translate_errors("x"):
         raise ClientAuthenticationError(message="no", response=Response(401, {}))
 
 
@@ -84,18 +84,18 @@ def test_a_refused_identity_becomes_a_credential_error() -> None:
         (ServiceRequestError("connection refused"), "run the command again"),
     ],
 )
-def test_a_refusal_says_what_to_do(problem: Exception, fix: str) -> None:
-    with pytest.raises(AzureError) as caught, translated("x"):
+def test_an_error_suggests_a_fix(problem: Exception, fix: str) -> None:
+    with pytest.raises(AzureError) as caught, translate_errors("x"):
         raise problem
     assert fix in caught.value.fix
     assert not isinstance(caught.value, NotFound)
 
 
 def test_our_own_errors_pass_through() -> None:
-    with pytest.raises(ConfigError), translated("x"):
+    with pytest.raises(ConfigError), translate_errors("x"):
         raise ConfigError("mine")
 
 
-def test_what_is_not_azures_passes_through() -> None:
-    with pytest.raises(ZeroDivisionError), translated("x"):
+def test_exceptions_from_elsewhere_pass_through() -> None:
+    with pytest.raises(ZeroDivisionError), translate_errors("x"):
         print(1 / 0)

@@ -1,9 +1,10 @@
-"""Signing in from a workflow: GitHub's issuer and Entra, both emulated, with real signatures in between."""
+"""Signing in from a workflow: GitHub's issuer and Entra ID are emulated, with real signatures."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +12,17 @@ import pytest
 from azure.core.exceptions import ClientAuthenticationError
 from azure.identity import ClientAssertionCredential
 
-from mlops.cloud.credential import MANAGEMENT_SCOPE, checked_credential
-from mlops.cloud.federated import GitHubCredential, identity_claims
+from mlops.cloud.credential import MANAGEMENT_SCOPE, sign_in
+from mlops.cloud.federated import GitHubCredential
 from mlops.core.errors import CredentialError
 from mlops.emulator.base.azure import Options
 from mlops.emulator.identity import github_oidc
 from mlops.emulator.identity.entra import federate
 from mlops.emulator.identity.github_oidc import WorkflowRun, job_environment
 from mlops.emulator.server import Emulator
+from tests.support.github_job import REPOSITORY, RUN, enter_job
 
-REPOSITORY = "octo/chat"
 TRUSTED = "repo:octo/chat:environment:train"
-RUN = WorkflowRun("17")
 
 Enter = Callable[..., None]
 
@@ -36,72 +36,60 @@ def github(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
 
 @pytest.fixture
 def job(github: Emulator, monkeypatch: pytest.MonkeyPatch) -> Enter:
-    """Become a job: ``job(run, environment="train")``; no secret anywhere."""
-
-    def enter(run: WorkflowRun = RUN, environment: str = "train", **changes: str) -> None:
-        variables = github.environment() | job_environment(github.azure, run, environment) | {"GITHUB_ACTIONS": "true"} | changes
-        variables.pop("AZURE_CLIENT_SECRET")
-        monkeypatch.delenv("AZURE_CLIENT_SECRET", raising=False)
-        for name, value in variables.items():
-            monkeypatch.setenv(name, value)
-
-    return enter
+    """Run as a job: ``job(run, environment="train")``."""
+    return partial(enter_job, github, monkeypatch)
 
 
-def entra_calls(github: Emulator, order: str) -> None:
-    github.azure.faults.order(order)
-
-
-def test_a_job_signs_in_without_a_secret_and_its_tokens_are_masked_first(job: Enter, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_job_signs_in_without_a_secret_and_masks_its_tokens(job: Enter, capsys: pytest.CaptureFixture[str]) -> None:
     job()
-    credential = checked_credential()
+    credential = sign_in()
     assert isinstance(credential, GitHubCredential)
     token = credential.get_token(MANAGEMENT_SCOPE).token
-    said = capsys.readouterr().out
-    assert f"::add-mask::{token}" in said
-    # Each JWT appears in the log as a mask and nowhere else.
-    assert all(line.startswith("::add-mask::") for line in said.splitlines() if "eyJ" in line)
-    assert len(re.findall("::add-mask::eyJ", said)) == 2
+    output = capsys.readouterr().out
+    assert f"::add-mask::{token}" in output
+    # The log contains each JWT in a mask command only.
+    assert all(line.startswith("::add-mask::") for line in output.splitlines() if "eyJ" in line)
+    assert len(re.findall("::add-mask::eyJ", output)) == 2
 
 
-def test_elsewhere_the_usual_credentials_are_used(github: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outside_of_github_the_default_credentials_are_used(github: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in github.environment().items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
-    assert not isinstance(checked_credential(), GitHubCredential)
+    assert not isinstance(sign_in(), GitHubCredential)
 
 
-def test_every_exchange_brings_a_fresh_assertion(job: Enter, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_exchange_uses_a_fresh_assertion(job: Enter, capsys: pytest.CaptureFixture[str]) -> None:
     job()
     credential = GitHubCredential()
     for scope in (MANAGEMENT_SCOPE, "https://ml.azure.com/.default", MANAGEMENT_SCOPE):
         credential.get_token(scope)
     masked = re.findall(r"::add-mask::eyJ\S+", capsys.readouterr().out)
-    # Two assertions and two access tokens: the third time it is the cache's.
+    # Two assertions and two access tokens: the third one comes from the cache.
     assert len(masked) == len(set(masked)) == 4
 
 
-def test_an_assertion_that_was_kept_too_long_is_what_fails(job: Enter, github: Emulator) -> None:
-    """The failure that a single sign-in at the start of a long job runs into, and that a fresh assertion does not."""
+def test_a_cached_assertion_expires_but_a_fresh_one_works(job: Enter, github: Emulator) -> None:
+    """A single sign-in at the start of a long job would fail like this."""
     job()
-    entra_calls(github, "assertion-expired x1")
-    kept = GitHubCredential()._assertion()
-    old: Any = ClientAssertionCredential(github.azure.identity.tenant, github.azure.identity.client, lambda: kept)
+    github.azure.faults.add("assertion-expired x1")
+    assertion = GitHubCredential()._request_assertion()
+    cached: Any = ClientAssertionCredential(github.azure.identity.tenant, github.azure.identity.client, lambda: assertion)
     with pytest.raises(ClientAuthenticationError, match="AADSTS700024"):
-        old.get_token(MANAGEMENT_SCOPE)
+        cached.get_token(MANAGEMENT_SCOPE)
     assert GitHubCredential().get_token(MANAGEMENT_SCOPE).token
 
 
-def test_an_expired_assertion_is_fetched_once_more(job: Enter, github: Emulator) -> None:
+def test_an_expired_assertion_is_requested_again_once(job: Enter, github: Emulator) -> None:
     job()
-    entra_calls(github, "assertion-expired x1")
+    github.azure.faults.add("assertion-expired x1")
     assert GitHubCredential().get_token(MANAGEMENT_SCOPE).token
     assert not github.azure.faults.pending()
 
 
-def test_a_clock_that_is_off_is_told(job: Enter, github: Emulator) -> None:
+def test_a_wrong_clock_is_reported(job: Enter, github: Emulator) -> None:
     job()
-    entra_calls(github, "assertion-expired x2")
+    github.azure.faults.add("assertion-expired x2")
     with pytest.raises(CredentialError, match="AADSTS700024") as raised:
         GitHubCredential().get_token(MANAGEMENT_SCOPE)
     assert "clock" in raised.value.fix
@@ -116,20 +104,20 @@ def test_a_clock_that_is_off_is_told(job: Enter, github: Emulator) -> None:
         (WorkflowRun("17", event="pull_request", ref="refs/pull/3/merge"), "", "repo:octo/chat:pull_request"),
     ],
 )
-def test_an_untrusted_subject_is_told_with_the_credential_to_create(
+def test_an_untrusted_subject_is_an_error_with_the_credential_to_create(
     job: Enter, github: Emulator, run: WorkflowRun, environment: str, subject: str
 ) -> None:
     job(run, environment)
     with pytest.raises(CredentialError, match=r"AADSTS7002138?") as raised:
-        checked_credential()
+        sign_in()
     assert f"'{subject}'" in raised.value.what
     assert f'"subject": "{subject}"' in raised.value.fix
     assert '"issuer": "https://token.actions.githubusercontent.com"' in raised.value.fix
     assert f"--id {github.azure.identity.client} " in raised.value.fix
 
 
-def test_an_immutable_subject_is_another_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Repositories made since July 2026 carry ids in their subjects: the credential by names alone does not fit them."""
+def test_an_immutable_subject_needs_its_own_credential(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Repositories created since July 2026 have ids in their subjects, so a credential with names only does not match."""
     options = Options(github=REPOSITORY, federated_subjects=(TRUSTED,), immutable_subjects=True)
     with Emulator(tmp_path, options) as emulator:
         variables = emulator.environment() | job_environment(emulator.azure, RUN, "train") | {"GITHUB_ACTIONS": "true"}
@@ -137,50 +125,20 @@ def test_an_immutable_subject_is_another_one(tmp_path: Path, monkeypatch: pytest
             monkeypatch.setenv(name, value)
         monkeypatch.delenv("AZURE_CLIENT_SECRET")
         with pytest.raises(CredentialError, match="AADSTS700213") as raised:
-            checked_credential()
-        found = re.search(r'"subject": "(repo:octo@\d+/chat@\d+:environment:train)"', raised.value.fix)
-        assert found
-        # What the message says to create is what helps.
-        federate(emulator.azure, github_oidc.ISSUER, found[1], github_oidc._public(emulator.azure))
-        assert checked_credential().get_token(MANAGEMENT_SCOPE)
-
-
-def test_a_job_is_told_which_environment_it_is_in(job: Enter, capsys: pytest.CaptureFixture[str]) -> None:
-    job(environment="gate-override")
-    claims = identity_claims()
-    assert (claims["repository"], claims["environment"], claims["run_id"]) == (REPOSITORY, "gate-override", "17")
-    assert "::add-mask::eyJ" in capsys.readouterr().out
-    job(environment="")
-    assert "environment" not in identity_claims()
-
-
-def test_without_the_permission_the_error_names_it(job: Enter, monkeypatch: pytest.MonkeyPatch) -> None:
-    job()
-    monkeypatch.delenv("ACTIONS_ID_TOKEN_REQUEST_URL")
-    with pytest.raises(CredentialError) as raised:
-        checked_credential()
-    assert "id-token: write" in raised.value.fix
-
-
-def test_the_right_to_ask_ends_with_the_job(job: Enter, github: Emulator) -> None:
-    job(**job_environment(github.azure, RUN, "train", seconds=-1))
-    with pytest.raises(CredentialError, match="six hours") as raised:
-        checked_credential()
-    assert "detach_after_minutes" in raised.value.fix
-
-
-def test_trouble_at_github_is_sat_out(job: Enter, github: Emulator) -> None:
-    job()
-    entra_calls(github, "503@oidc GET /idtoken/* x1")
-    assert checked_credential()
+            sign_in()
+        match = re.search(r'"subject": "(repo:octo@\d+/chat@\d+:environment:train)"', raised.value.fix)
+        assert match
+        # Creating the suggested credential fixes it.
+        federate(emulator.azure, github_oidc.ISSUER, match[1], github_oidc.public_keys(emulator.azure))
+        assert sign_in().get_token(MANAGEMENT_SCOPE)
 
 
 @pytest.mark.parametrize(
-    ("variable", "code", "told"),
+    ("variable", "code", "name"),
     [("AZURE_CLIENT_ID", "AADSTS700016", "AZURE_CLIENT_ID"), ("AZURE_TENANT_ID", "Unable to get authority|AADSTS90002", "AZURE_TENANT_ID")],
 )
-def test_an_unknown_client_or_tenant_names_the_variable(job: Enter, variable: str, code: str, told: str) -> None:
+def test_an_unknown_client_or_tenant_names_the_variable(job: Enter, variable: str, code: str, name: str) -> None:
     job(**{variable: "11111111-2222-4333-8444-555555555555"})
     with pytest.raises(CredentialError, match=code) as raised:
-        checked_credential()
-    assert told in raised.value.fix
+        sign_in()
+    assert name in raised.value.fix

@@ -9,8 +9,8 @@ import pytest
 
 from mlops.cloud import watch
 from mlops.cloud.errors import NotFound
-from mlops.cloud.jobs import JobInput, Jobs, JobView, _name
-from mlops.cloud.outputs import _inside
+from mlops.cloud.jobs import JobInput, Jobs, JobView, _make_name
+from mlops.cloud.outputs import _safe_path
 from mlops.cloud.session import Session
 from mlops.cloud.tags import RUN_KEY
 from mlops.cloud.watch import Watch
@@ -26,7 +26,7 @@ import os, sys, time
 from pathlib import Path
 
 out = Path(sys.argv[1])
-print("begun", flush=True)
+print("started", flush=True)
 if os.environ.get("WAIT"):
     time.sleep(60)
 if os.environ.get("BREAK"):
@@ -39,7 +39,7 @@ if not os.environ.get("EMPTY"):
 
 
 def key(folder: Path) -> str:
-    """Another one for each test: each has a folder of its own."""
+    """Return a key that is unique per test, because each test has its own folder."""
     return hashlib.sha256(str(folder).encode()).hexdigest()
 
 
@@ -68,7 +68,7 @@ def find(workspace: Workspace, folder: Path, experiment: str = "experiment", **t
     return [job.name for job in workspace.jobs.find(experiment, {RUN_KEY: key(folder), **tags}, name_hint=HINT)]
 
 
-def test_a_job_is_submitted_watched_found_again_and_its_output_downloaded(
+def test_a_job_is_submitted_watched_found_and_its_output_downloaded(
     workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     job = submit(workspace, tmp_path)
@@ -76,8 +76,8 @@ def test_a_job_is_submitted_watched_found_again_and_its_output_downloaded(
     assert (done.status, done.experiment, done.display_name) == ("Completed", "experiment", "a small job")
     assert done.studio_url.startswith("https://ml.azure.com/runs/")
     assert workspace.session.is_from_this_run(done.tags)
-    assert "begun" in capsys.readouterr().out
-    assert (workspace.history.details(job).seconds or 0) > 0
+    assert "started" in capsys.readouterr().out
+    assert (workspace.history.get_details(job).seconds or 0) > 0
 
     assert find(workspace, tmp_path) == [job]
     assert find(workspace, tmp_path, colour="red") == [job]
@@ -93,12 +93,12 @@ def test_a_job_is_submitted_watched_found_again_and_its_output_downloaded(
         "answer.txt": "42",
         "deep/er.txt": "hello",
     }
-    # Cancelling what has ended is no error: the aim is reached.
+    # Canceling a job that has ended is not an error.
     workspace.jobs.cancel(job)
     assert workspace.jobs.get(job).status == "Completed"
 
 
-def test_an_output_without_files_is_an_error_and_leaves_the_folder_alone(workspace: Workspace, tmp_path: Path) -> None:
+def test_an_output_without_files_is_an_error_and_keeps_the_folder(workspace: Workspace, tmp_path: Path) -> None:
     job = submit(workspace, tmp_path, EMPTY="1")
     workspace.wait(job, 60)
     folder = tmp_path / "result"
@@ -110,7 +110,7 @@ def test_an_output_without_files_is_an_error_and_leaves_the_folder_alone(workspa
     assert (folder / "kept.txt").exists()
 
 
-def test_a_failed_job_raises_with_its_log_and_the_next_attempt_gets_a_name_of_its_own(workspace: Workspace, tmp_path: Path) -> None:
+def test_a_failed_job_raises_with_its_log_and_the_next_attempt_gets_another_name(workspace: Workspace, tmp_path: Path) -> None:
     first = submit(workspace, tmp_path, BREAK="1")
     with pytest.raises(JobFailed, match="broken on purpose") as caught:
         workspace.wait(first, 60)
@@ -122,20 +122,20 @@ def test_a_failed_job_raises_with_its_log_and_the_next_attempt_gets_a_name_of_it
     assert find(workspace, tmp_path) == [second, first]
 
 
-def test_a_job_that_somebody_cancels_is_no_success(fault: Fault, workspace: Workspace, tmp_path: Path) -> None:
+def test_a_canceled_job_raises(fault: Fault, workspace: Workspace, tmp_path: Path) -> None:
     fault("job-canceled@*")
-    with pytest.raises(JobCanceled, match="was cancelled"):
+    with pytest.raises(JobCanceled, match="was canceled"):
         workspace.wait(submit(workspace, tmp_path), 60)
 
 
-def test_a_job_that_takes_too_long_is_cancelled(workspace: Workspace, tmp_path: Path) -> None:
+def test_a_job_that_times_out_is_canceled(workspace: Workspace, tmp_path: Path) -> None:
     job = submit(workspace, tmp_path, WAIT="1")
-    with pytest.raises(JobStatusUnknown, match="told to cancel"):
+    with pytest.raises(JobStatusUnknown, match="is being canceled"):
         workspace.wait(job, 0.1)
     assert ended(workspace, job) == "Canceled"
 
 
-def test_an_interrupt_cancels_the_job_that_we_started(workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_cancels_a_job_of_this_process(workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = submit(workspace, tmp_path, WAIT="1")
     with monkeypatch.context() as patch:
         interrupt(patch)
@@ -144,7 +144,7 @@ def test_an_interrupt_cancels_the_job_that_we_started(workspace: Workspace, tmp_
     assert ended(workspace, job) == "Canceled"
 
 
-def test_an_interrupt_leaves_the_job_that_somebody_else_started(
+def test_an_interrupt_does_not_cancel_a_job_of_another_runner(
     workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = Workspace.open(workspace.session.config)
@@ -153,28 +153,28 @@ def test_an_interrupt_leaves_the_job_that_somebody_else_started(
         interrupt(patch)
         with pytest.raises(KeyboardInterrupt):
             workspace.wait(job, 60)
-    assert workspace.jobs.get(job).active
+    assert workspace.jobs.get(job).is_active
     workspace.jobs.cancel(job)
 
 
-def test_two_that_submit_the_same_work_at_once_share_one_job(workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_runners_that_submit_the_same_work_share_one_job(workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = Workspace.open(workspace.session.config)
     first = submit(workspace, tmp_path, WAIT="1")
-    # The other looked before the first had submitted, and submits after it.
+    # The other runner looked before the first one submitted, and submits after it.
     with monkeypatch.context() as patch:
-        patch.setattr(Jobs, "_attempts", lambda *_: iter(()))
+        patch.setattr(Jobs, "_list_attempts", lambda *_: iter(()))
         assert submit(other, tmp_path, WAIT="1") == first
     assert find(workspace, tmp_path) == [first]
     workspace.jobs.cancel(first)
 
 
-def test_bad_moments_of_the_service_do_not_end_the_watch(fault: Fault, workspace: Workspace, tmp_path: Path) -> None:
+def test_temporary_failures_do_not_end_the_watch(fault: Fault, workspace: Workspace, tmp_path: Path) -> None:
     fault("drop@arm GET */jobs/* x2")
     fault("503@api GET */history/* x3")
     assert workspace.wait(submit(workspace, tmp_path), 60).status == "Completed"
 
 
-def test_a_service_that_stays_away_ends_the_watch_and_says_that_the_job_may_cost_money(
+def test_a_persistent_failure_ends_the_watch_with_a_warning_about_costs(
     workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = submit(workspace, tmp_path, WAIT="1")
@@ -192,25 +192,25 @@ def test_a_service_that_stays_away_ends_the_watch_and_says_that_the_job_may_cost
 
 
 @pytest.mark.parametrize("problem", [AzureError("the network is gone"), CredentialError("GitHub gives no token")])
-def test_a_look_that_is_lost_when_the_time_to_detach_has_come_is_made_up_for(
+def test_a_failed_poll_at_the_time_to_detach_is_repeated_after_a_pause(
     problem: MlopsError, workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Looking again at once, five times, would call the job lost within a millisecond."""
+    """Without the pause, five polls in a row would fail within a millisecond."""
     job = submit(workspace, tmp_path, WAIT="1")
     pauses: list[float] = []
-    problems, look = iter([problem] * (watch.LOST_POLLS - 1)), Jobs.get
+    problems, original = iter([problem] * (watch.MAX_FAILED_POLLS - 1)), Jobs.get
 
     def get(jobs: Jobs, name: str) -> JobView:
-        for lost in problems:
-            raise lost
-        return look(jobs, name)
+        for failure in problems:
+            raise failure
+        return original(jobs, name)
 
     with monkeypatch.context() as patch:
         patch.setattr(Jobs, "get", get)
         patch.setattr("mlops.cloud.watch.time.sleep", pauses.append)
         with pytest.raises(Detached):
             workspace.wait(job, 60, 0)
-    assert len(pauses) == watch.LOST_POLLS - 1
+    assert len(pauses) == watch.MAX_FAILED_POLLS - 1
     assert min(pauses) >= watch.FIRST_POLL_S
     workspace.jobs.cancel(job)
 
@@ -232,14 +232,14 @@ def test_a_job_that_does_not_exist_is_not_found(workspace: Workspace) -> None:
         ("", JobStatusUnknown),
     ],
 )
-def test_only_completed_is_completed(status: str, error: type[Exception], settings: Settings) -> None:
+def test_only_a_completed_job_is_returned(status: str, error: type[Exception], settings: Settings) -> None:
     workspace = Workspace(Session(settings(environment={}), None, {}))
-    watching = Watch(workspace.jobs, workspace.history, "j")
+    watch_job = Watch(workspace.jobs, workspace.history, "j")
     view = JobView(name="j", status=status)
-    assert not view.active
+    assert not view.is_active
     with pytest.raises(error):
-        watching._judge(view)
-    assert watching._judge(JobView(name="j", status="Completed")).name == "j"
+        watch_job._check_completed(view)
+    assert watch_job._check_completed(JobView(name="j", status="Completed")).name == "j"
 
 
 @pytest.mark.parametrize(
@@ -247,22 +247,22 @@ def test_only_completed_is_completed(status: str, error: type[Exception], settin
     [("Completed", True), ("Failed", True), ("Canceled", True), ("CancelRequested", True), ("Running", False), ("NotResponding", False),
      ("Paused", False), ("SomethingNew", False), ("", False)],
 )  # fmt: skip
-def test_what_is_not_known_to_be_over_may_cost_money(status: str, over: bool) -> None:
-    assert JobView(name="j", status=status).over is over
+def test_unknown_statuses_may_still_cost_money(status: str, over: bool) -> None:
+    assert JobView(name="j", status=status).is_over is over
 
 
-def test_names_are_such_as_the_service_takes() -> None:
-    assert _name("Smoke: the Candidate!", "0123456789abcdef" * 4, 2) == "mlops-smoke-the-candidate-0123456789abcdef-2"
+def test_job_names_are_valid_for_the_service() -> None:
+    assert _make_name("Smoke: the Candidate!", "0123456789abcdef" * 4, 2) == "mlops-smoke-the-candidate-0123456789abcdef-2"
 
 
 @pytest.mark.parametrize("name", ["../out.txt", "a/../../out.txt", "/etc/passwd", "", "."])
-def test_a_file_name_that_leads_out_of_the_folder_is_refused(name: str, tmp_path: Path) -> None:
-    with pytest.raises(AzureError, match="leads out of"):
-        _inside(tmp_path, name)
+def test_a_file_name_that_leads_outside_the_folder_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(AzureError, match="leads outside of"):
+        _safe_path(tmp_path, name)
 
 
 def interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The next time the watch waits, somebody presses Ctrl-C."""
+    """Simulate Ctrl-C at the next pause of the watch."""
 
     def sleep(_seconds: float) -> None:
         raise KeyboardInterrupt
@@ -271,7 +271,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def ended(workspace: Workspace, job: str) -> str:
-    """The job's status once it has ended."""
+    """Wait until the job ends and return its status."""
     for _ in range(100):
         if (status := workspace.jobs.get(job).status) in ("Canceled", "Completed", "Failed"):
             return status

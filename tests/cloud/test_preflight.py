@@ -1,4 +1,4 @@
-"""The rules on configuration and workspace: each has a case that breaks it and no other."""
+"""Checks of the configuration against the workspace: for each, a case that violates it and no other."""
 
 from __future__ import annotations
 
@@ -22,35 +22,32 @@ from mlops.core.records import Finding
 
 TODAY = date(2026, 6, 15)
 A100, H100 = "Standard_NC24ads_A100_v4", "Standard_NC40ads_H100_v5"
-SIZES = {
-    name.lower(): VmSize(name=name, family="f", vcpus=24, gpus=gpus, memory_gb=220.0)
-    for name, gpus in ((A100, 1), (H100, 1), ("Standard_NC6", 1), ("Standard_DS3_v2", 0))
-}
+SIZES = {name.lower(): VmSize(name=name, gpus=gpus) for name, gpus in ((A100, 1), (H100, 1), ("Standard_NC6", 1), ("Standard_DS3_v2", 0))}
 
 
-def given(name: str, kind: str, default: str | None = None, *enum: str, **limits: Any) -> ComponentInput:
+def declare(name: str, kind: str, default: str | None = None, *enum: str, **limits: Any) -> ComponentInput:
     return ComponentInput(name=name, type=kind, optional=limits.pop("optional", True), default=default, enum=enum, **limits)
 
 
 INPUTS = (
-    given("task_name", "string", "ChatCompletion", "ChatCompletion", optional=False),
-    given("mlflow_model_path", "mlflow_model"),
-    given("train_file_path", "uri_file", optional=False),
-    given("evaluation_config", "uri_file"),
-    given("evaluation_config_params", "string"),
-    given("instance_type_finetune", "string", "Standard_nc24rs_v3"),
-    given("compute_finetune", "string", "serverless"),
-    given("num_train_epochs", "integer", "1", min=1),
-    given("num_nodes_finetune", "integer", "1", min=1),
-    given("number_of_gpu_to_use_finetuning", "integer", "1", min=1),
-    given("lora_dropout", "number", "0.0", min=0, max=1),
-    given("learning_rate", "number", "0.00002"),
-    given("lr_scheduler_type", "string", "linear", "linear", "cosine"),
-    given("deepspeed_stage", "string", "2", "2", "3"),
-    given("evaluation_strategy", "string", "epoch", "epoch", "steps", "disable"),
-    *(given(name, "string", "false", "true", "false") for name in ("apply_lora", "apply_deepspeed", "apply_ort", "auto_find_batch_size")),
-    given("apply_early_stopping", "string", "false", "true", "false"),
-    given("verbose", "boolean", "false"),
+    declare("task_name", "string", "ChatCompletion", "ChatCompletion", optional=False),
+    declare("mlflow_model_path", "mlflow_model"),
+    declare("train_file_path", "uri_file", optional=False),
+    declare("evaluation_config", "uri_file"),
+    declare("evaluation_config_params", "string"),
+    declare("instance_type_finetune", "string", "Standard_nc24rs_v3"),
+    declare("compute_finetune", "string", "serverless"),
+    declare("num_train_epochs", "integer", "1", min=1),
+    declare("num_nodes_finetune", "integer", "1", min=1),
+    declare("number_of_gpu_to_use_finetuning", "integer", "1", min=1),
+    declare("lora_dropout", "number", "0.0", min=0, max=1),
+    declare("learning_rate", "number", "0.00002"),
+    declare("lr_scheduler_type", "string", "linear", "linear", "cosine"),
+    declare("deepspeed_stage", "string", "2", "2", "3"),
+    declare("evaluation_strategy", "string", "epoch", "epoch", "steps", "disable"),
+    *(declare(name, "string", "false", "true", "false") for name in ("apply_lora", "apply_deepspeed", "apply_ort", "auto_find_batch_size")),
+    declare("apply_early_stopping", "string", "false", "true", "false"),
+    declare("verbose", "boolean", "false"),
 )
 
 
@@ -83,7 +80,7 @@ def config(**tables: Any) -> Config:
     return Config.model_validate({"target": "local", "compute": {"name": "gpu", "size": A100}, **tables})
 
 
-def on_parameters(parameters: dict[str, Any], defaults: dict[str, Any] | None = None, *more: ComponentInput) -> list[Finding]:
+def check(parameters: dict[str, Any], defaults: dict[str, Any] | None = None, *more: ComponentInput) -> list[Finding]:
     training = config(training={"parameters": parameters}).training
     return check_parameters(component(*more), training, defaults or {}, lambda key: f"pipeline.toml: {key}")
 
@@ -104,8 +101,8 @@ def one(findings: list[Finding]) -> tuple[str, str, str]:
         {},
     ],
 )
-def test_what_the_component_takes_is_no_finding(value: dict[str, Any]) -> None:
-    assert on_parameters(value) == []
+def test_valid_parameters_have_no_findings(value: dict[str, Any]) -> None:
+    assert check(value) == []
 
 
 @pytest.mark.parametrize(
@@ -133,11 +130,11 @@ def test_what_the_component_takes_is_no_finding(value: dict[str, Any]) -> None:
         ("learning_rate", 0, "parameter.combination", "greater than 0"),
     ],
 )
-def test_a_wrong_parameter_breaks_one_rule(name: str, value: Any, rule: str, message: str) -> None:
-    found = on_parameters({name: value, "apply_lora" if name != "apply_lora" else "apply_ort": "true"})
-    assert one(found)[:2] == (rule, f"pipeline.toml: training.parameters.{name}")
-    assert message in found[0].message
-    assert found[0].severity == ("warning" if rule == "parameter.ignored" else "error")
+def test_a_wrong_parameter_is_one_finding(name: str, value: Any, rule: str, message: str) -> None:
+    findings = check({name: value, "apply_lora" if name != "apply_lora" else "apply_ort": "true"})
+    assert one(findings)[:2] == (rule, f"pipeline.toml: training.parameters.{name}")
+    assert message in findings[0].message
+    assert findings[0].severity == ("warning" if rule == "parameter.ignored" else "error")
 
 
 @pytest.mark.parametrize(
@@ -148,40 +145,40 @@ def test_a_wrong_parameter_breaks_one_rule(name: str, value: Any, rule: str, mes
         ({"apply_deepspeed": "true", "deepspeed_stage": "3", "apply_ort": "true"}, "apply_ort"),
     ],
 )
-def test_parameters_that_do_not_go_together(values: dict[str, str], first: str) -> None:
-    assert one(on_parameters(values))[:2] == ("parameter.combination", f"pipeline.toml: training.parameters.{first}")
+def test_conflicting_parameters_are_a_finding(values: dict[str, str], first: str) -> None:
+    assert one(check(values))[:2] == ("parameter.combination", f"pipeline.toml: training.parameters.{first}")
     for left_out in values:
-        assert on_parameters({name: value for name, value in values.items() if name != left_out}) == []
-    # It is the same when the model's defaults hold all of them, or one.
-    assert one(on_parameters({}, dict(values)))[:2] == ("parameter.combination", f"model_specific_defaults.{first}")
+        assert check({name: value for name, value in values.items() if name != left_out}) == []
+    # The result is the same if all of them, or one, come from the model's defaults.
+    assert one(check({}, dict(values)))[:2] == ("parameter.combination", f"model_specific_defaults.{first}")
     last = list(values)[-1]
-    mixed = on_parameters({last: values[last]}, {name: value for name, value in values.items() if name != last})
+    mixed = check({last: values[last]}, {name: value for name, value in values.items() if name != last})
     assert one(mixed)[1] == f"pipeline.toml: training.parameters.{last}"
-    assert on_parameters({last: component().inputs[last].default}, dict(values)) == [], "pipeline.toml wins"
+    assert check({last: component().inputs[last].default}, dict(values)) == [], "pipeline.toml wins"
 
 
-def test_the_models_defaults_are_checked_where_they_count() -> None:
-    assert on_parameters({}, {"learning_rate_min": 5e-7, "learning_rate": "5e-6", "precision": 16}) == [], "what it doesn't take is dropped"
-    assert one(on_parameters({}, {"lr_scheduler_type": "bogus"}))[:2] == ("parameter.enum", "model_specific_defaults.lr_scheduler_type")
-    assert on_parameters({"lr_scheduler_type": "linear"}, {"lr_scheduler_type": "bogus"}) == [], "it is overruled"
+def test_model_defaults_are_checked_unless_overridden() -> None:
+    assert check({}, {"learning_rate_min": 5e-7, "learning_rate": "5e-6", "precision": 16}) == [], "unknown inputs are dropped"
+    assert one(check({}, {"lr_scheduler_type": "bogus"}))[:2] == ("parameter.enum", "model_specific_defaults.lr_scheduler_type")
+    assert check({"lr_scheduler_type": "linear"}, {"lr_scheduler_type": "bogus"}) == [], "pipeline.toml overrides it"
 
 
-def test_a_required_input_without_a_value() -> None:
-    needed = given("prompt_style", "string", optional=False)
-    assert one(on_parameters({}, None, needed))[0] == "parameter.missing"
-    assert on_parameters({"prompt_style": "x"}, None, needed) == []
+def test_a_required_input_without_a_value_is_a_finding() -> None:
+    required = declare("prompt_style", "string", optional=False)
+    assert one(check({}, None, required))[0] == "parameter.missing"
+    assert check({"prompt_style": "x"}, None, required) == []
 
 
-def test_all_wrong_parameters_are_found() -> None:
-    found = on_parameters({"num_train_epochs": 0, "lr_scheduler_type": "x", "nonsense": 1, "learning_rate": -1})
-    assert [finding.rule for finding in found] == ["parameter.range", "parameter.enum", "parameter.unknown", "parameter.combination"]
+def test_every_wrong_parameter_is_a_finding() -> None:
+    findings = check({"num_train_epochs": 0, "lr_scheduler_type": "x", "nonsense": 1, "learning_rate": -1})
+    assert [finding.rule for finding in findings] == ["parameter.range", "parameter.enum", "parameter.unknown", "parameter.combination"]
 
 
 def test_an_archived_model_names_its_successors() -> None:
-    found = check_model(model(archived=True), ["azureml://x/Phi-4"], False, TODAY, "pipeline.toml:7")
-    assert one(found)[:2] == ("model.archived", "pipeline.toml:7")
-    assert "azureml://x/Phi-4" in found[0].message
-    assert found[0].severity == "error"
+    findings = check_model(model(archived=True), ["azureml://x/Phi-4"], False, TODAY, "pipeline.toml:7")
+    assert one(findings)[:2] == ("model.archived", "pipeline.toml:7")
+    assert "azureml://x/Phi-4" in findings[0].message
+    assert findings[0].severity == "error"
     assert check_model(model(archived=True), [], True, TODAY, "")[0].severity == "warning"
     assert "none that the registry lists" in check_model(model(archived=True), [], False, TODAY, "")[0].message
 
@@ -189,7 +186,7 @@ def test_an_archived_model_names_its_successors() -> None:
 @pytest.mark.parametrize(
     ("day", "rules"), [("2026-06-14", ["model.retired"]), ("2026-06-15", []), ("2026-06-14T00:00:00Z", ["model.retired"]), (None, [])]
 )
-def test_a_model_past_its_date(day: str | None, rules: list[str]) -> None:
+def test_a_model_past_its_retirement_date_is_a_finding(day: str | None, rules: list[str]) -> None:
     assert [finding.rule for finding in check_model(model(retired_on=day), [], False, TODAY, "")] == rules
 
 
@@ -206,11 +203,11 @@ def test_a_model_past_its_date(day: str | None, rules: list[str]) -> None:
         ("Standard_NC24ads_A100", None, ["compute.size.unknown"]),
     ],
 )
-def test_the_size_to_train_on(size: str, allowed: tuple[str, ...] | None, rules: list[str]) -> None:
+def test_the_training_size_must_be_offered_and_allowed(size: str, allowed: tuple[str, ...] | None, rules: list[str]) -> None:
     assert [finding.rule for finding in check_size(size, model(finetune_skus=allowed), SIZES, "")] == rules
 
 
-def test_an_unknown_size_names_the_nearest() -> None:
+def test_an_unknown_size_suggests_the_nearest_one() -> None:
     (finding,) = check_size("standard_nc24ads_a100", model(finetune_skus=None), SIZES, "pipeline.toml:3")
     assert A100 in finding.message
     assert finding.where == "pipeline.toml:3"
@@ -225,7 +222,7 @@ def test_an_unknown_size_names_the_nearest() -> None:
         ("Standard_X", None, ["endpoint.size.unknown"]),
     ],
 )
-def test_the_size_to_serve_on(size: str, allowed: tuple[str, ...] | None, rules: list[str]) -> None:
+def test_the_serving_size_must_be_offered_and_allowed(size: str, allowed: tuple[str, ...] | None, rules: list[str]) -> None:
     endpoint = config(endpoint={"instance_type": size}).endpoint
     assert [finding.rule for finding in check_endpoint_size(endpoint, model(inference_skus=allowed), SIZES, "")] == rules
 
@@ -245,9 +242,9 @@ def test_the_size_to_serve_on(size: str, allowed: tuple[str, ...] | None, rules:
         ({"gpus_per_node": 0}, {"number_of_gpu_to_use_finetuning": 1}, []),
     ],
 )
-def test_the_cluster(changes: dict[str, Any], parameters: dict[str, Any], rules: list[str]) -> None:
-    found = check_cluster(cluster(**changes), config().compute, parameters, lambda key: key)
-    assert [finding.rule for finding in found] == rules
+def test_the_cluster_must_be_usable(changes: dict[str, Any], parameters: dict[str, Any], rules: list[str]) -> None:
+    findings = check_cluster(cluster(**changes), config().compute, parameters, lambda key: key)
+    assert [finding.rule for finding in findings] == rules
 
 
 def test_cost_is_price_times_nodes_times_hours() -> None:
@@ -270,7 +267,7 @@ def test_cost_is_price_times_nodes_times_hours() -> None:
         ({}, {}, "compute.price_per_hour_usd and training.expected_hours not set"),
     ],
 )
-def test_without_a_figure_there_is_no_estimate_but_a_reason(compute: dict[str, Any], training: dict[str, Any], missing: str) -> None:
+def test_a_missing_setting_gives_a_reason_instead_of_an_estimate(compute: dict[str, Any], training: dict[str, Any], missing: str) -> None:
     priced = config(compute=compute, training=training)
     cost, note = estimate_cost(priced.compute, priced.training, priced.endpoint)
     assert cost is None

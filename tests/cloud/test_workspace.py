@@ -19,17 +19,17 @@ Open = Callable[[Config], Workspace]
 Start = Callable[..., Emulator]
 
 
-def test_a_session_finds_the_workspace(start_emulator: Start, settings: Settings, open_workspace: Open) -> None:
+def test_a_session_opens_the_workspace(start_emulator: Start, settings: Settings, open_workspace: Open) -> None:
     emulator = start_emulator()
     workspace = open_workspace(settings())
     assert workspace.session.location == "eastus"
     assert workspace.session.tracking_uri.startswith("azureml://")
     assert workspace.session.arm_id.lower() == str(workspace.session.entity.id).lower()
-    # No other host was asked for: telemetry, metadata services and metrics stay at home.
+    # No other host was contacted: telemetry, metadata services and metrics send nothing.
     assert all(emulator.contacted_hosts.values()), emulator.contacted_hosts
 
 
-def test_missing_coordinates_name_the_variables(
+def test_missing_coordinates_are_an_error_that_names_the_variables(
     settings: Settings, open_workspace: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -39,12 +39,12 @@ def test_missing_coordinates_name_the_variables(
         assert name in str(caught.value)
 
 
-def test_half_of_the_coordinates_is_an_error_that_names_the_rest(settings: Settings, open_workspace: Open) -> None:
+def test_incomplete_coordinates_are_an_error_that_names_the_missing_ones(settings: Settings, open_workspace: Open) -> None:
     with pytest.raises(ConfigError, match="AZUREML_RESOURCE_GROUP, AZUREML_WORKSPACE not set"):
         open_workspace(settings(environment={"AZURE_SUBSCRIPTION_ID": "s"}))
 
 
-def test_config_json_gives_the_coordinates(
+def test_coordinates_come_from_config_json(
     start_emulator: Start, settings: Settings, open_workspace: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     environment = start_emulator().environment()
@@ -61,7 +61,7 @@ def test_config_json_gives_the_coordinates(
     assert open_workspace(settings(environment={})).session.location == "eastus"
 
 
-def test_a_wrong_secret_says_what_was_tried(
+def test_a_wrong_secret_is_an_error_that_lists_the_attempts(
     start_emulator: Start, settings: Settings, open_workspace: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start_emulator()
@@ -73,7 +73,7 @@ def test_a_wrong_secret_says_what_was_tried(
     assert "AZURE_CLIENT_SECRET" in caught.value.fix
 
 
-def test_a_workspace_that_does_not_exist_names_the_variables(
+def test_a_workspace_that_does_not_exist_is_not_found(
     start_emulator: Start, settings: Settings, open_workspace: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start_emulator()
@@ -83,7 +83,7 @@ def test_a_workspace_that_does_not_exist_names_the_variables(
         _ = workspace.session.location
 
 
-def test_our_tags_tell_pipeline_target_owner_and_run(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tags_name_pipeline_target_owner_and_run(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GITHUB_ACTOR", "octocat")
     monkeypatch.setenv("GITHUB_RUN_ID", "42")
     monkeypatch.setenv("GITHUB_REPOSITORY", "o/r")
@@ -91,13 +91,13 @@ def test_our_tags_tell_pipeline_target_owner_and_run(settings: Settings, monkeyp
     assert session.tags == {"team": "a", PIPELINE: MARK, TARGET: "test", OWNER: "octocat", RUN: "o/r/42"}
 
 
-def test_configured_tags_cannot_take_our_marks_away(settings: Settings) -> None:
+def test_configured_tags_do_not_override_our_own(settings: Settings) -> None:
     session = Session(settings(f"tags = {{ '{PIPELINE}' = 'x' }}", environment={}), None, {})
     assert session.owns(session.tags)
 
 
 @pytest.mark.parametrize(
-    ("tags", "ours", "from_this_run"),
+    ("tags", "owned", "from_this_run"),
     [
         (None, False, False),
         ({}, False, False),
@@ -110,10 +110,10 @@ def test_configured_tags_cannot_take_our_marks_away(settings: Settings) -> None:
     ],
 )
 def test_what_is_ours(
-    tags: dict[str, str] | None, ours: bool, from_this_run: bool, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    tags: dict[str, str] | None, owned: bool, from_this_run: bool, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GITHUB_ACTOR", "me")
     monkeypatch.setenv("GITHUB_RUN_ID", "1")
     monkeypatch.setenv("GITHUB_REPOSITORY", "r")
     session = Session(settings(environment={}), None, {})
-    assert (session.owns(tags), session.is_from_this_run(tags)) == (ours, from_this_run)
+    assert (session.owns(tags), session.is_from_this_run(tags)) == (owned, from_this_run)
