@@ -190,13 +190,13 @@ def test_who_attaches_in_a_later_attempt_of_a_workflow_run_cancels_for_it(
 
     inside(second)
     config, workspace = opened(*steps)
-    monkeypatch.setattr(Watch, "_until_ended", interrupted)
+    monkeypatch.setattr(Watch, "_poll_until_ended", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train(config, ready_to_train(tmp_path / "second"), workspace)
     told = capsys.readouterr()
     assert f"attached to {job.name}" in told.out
-    assert ("cancelling job" in told.err + told.out) is ends
-    assert workspace.jobs.get(job.name).active is not ends
+    assert ("canceling job" in told.err + told.out) is ends
+    assert workspace.jobs.get(job.name).is_active is not ends
     workspace.jobs.cancel(job.name)
 
 
@@ -218,8 +218,8 @@ def test_an_interrupt_right_after_the_submit_cancels_the_job(
             train(config, ready_to_train(tmp_path / "interrupted"), workspace)
     [job] = [job for job in workspace.jobs.list_owned() if job.name not in before]
     told = capsys.readouterr()
-    assert f"cancelling job {job.name}" in told.err + told.out
-    assert job.over
+    assert f"canceling job {job.name}" in told.err + told.out
+    assert job.is_over
 
 
 def test_a_wrong_parameter_is_refused_before_anything_is_submitted(
