@@ -86,7 +86,8 @@ class MlflowServer:
             "DO_NOT_TRACK": "true",
         }
         command = [sys.executable, "-m", "uvicorn", "mlflow.server.fastapi_app:app", "--host", "127.0.0.1", "--port", str(self._port)]
-        command += ["--log-level", "warning"]
+        # When the emulator stops, nobody is left to wait for a response.
+        command += ["--log-level", "warning", "--timeout-graceful-shutdown", "0"]
         return self._azure.children.start(command, cwd=self._folder, environment=environment, log=self._log)
 
     async def _wait(self, child: Child) -> None:
