@@ -62,7 +62,7 @@ class Command:
         self,
         function: Callable[..., Any],
         needs: Sequence[type[Record]],
-        add_options: Callable[[argparse.ArgumentParser], None] | None,
+        add_options: Callable[[argparse.ArgumentParser], object] | None,
         answer_query: Callable[[argparse.Namespace], bool] | None,
     ) -> None:
         self.function = function
@@ -103,7 +103,7 @@ def command(
     function: Callable[..., Any],
     *,
     needs: Sequence[type[Record]] = (),
-    add_options: Callable[[argparse.ArgumentParser], None] | None = None,
+    add_options: Callable[[argparse.ArgumentParser], object] | None = None,
     answer_query: Callable[[argparse.Namespace], bool] | None = None,
 ) -> Command:
     """Make a command of a function.

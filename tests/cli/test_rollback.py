@@ -38,8 +38,8 @@ def session(inside: object, settings: Settings, open_workspace: Open, trained_jo
         workspace.endpoints.create(EndpointConfig(name=NAME), {})
     for name in ("old", "new"):
         if workspace.endpoints.find_deployment(NAME, name) is None:
-            settings = EndpointConfig(name=NAME, probe_initial_delay_s=1)
-            workspace.endpoints.deploy(settings, name, registered_model(workspace, trained_job), {})
+            endpoint = EndpointConfig(name=NAME, probe_initial_delay_s=1)
+            workspace.endpoints.deploy(endpoint, name, registered_model(workspace, trained_job), {})
     tags = {PREVIOUS: "old", PREVIOUS_ID: identity(workspace, "old"), "mlops.rollback": ""}
     workspace.endpoints.set_traffic(NAME, {"new": 100}, tags=tags)
     return opened
