@@ -6,7 +6,7 @@
     python -m benchmarks.gate real RUN/evaluate/candidate.jsonl RUN/evaluate/base.jsonl
     python -m benchmarks.gate speed
 
-:func:`mlops.judging.rules.answer` makes every judgement, including its validity checks. Each command prints a Markdown table. The random
+:func:`mlops.judging.rules.judge_rule` makes every judgement, including validity checks. Each command prints a Markdown table. The random
 numbers are the same in every run. gate_pairs.py describes the distributions of the scores.
 """
 
@@ -30,7 +30,7 @@ from benchmarks.gate_pairs import NOISES, Cell, evidence, pair
 from mlops.core.config import Rule
 from mlops.core.records import Interval, Outcome
 from mlops.judging.evidence import Evidence, Rows
-from mlops.judging.rules import answer
+from mlops.judging.rules import judge_rule
 
 ABSOLUTE, RELATIVE = 0.1, 0.05
 """The margins: in nats per token, and as a fraction of the baseline's value."""
@@ -106,7 +106,7 @@ def tally(test: str, trials: Iterable[tuple[Evidence, Evidence, Evidence]]) -> T
     rules = (make_rule(), make_rule(margin=ABSOLUTE, margin_kind="absolute"), make_rule(margin=RELATIVE))
     results = []
     for pairs in trials:
-        equal, absolute, relative = (answer(*arguments) for arguments in zip(rules, pairs, strict=True))
+        equal, absolute, relative = (judge_rule(*arguments) for arguments in zip(rules, pairs, strict=True))
         covered = (contains(equal.interval, 0.0) + contains(absolute.interval, ABSOLUTE)) / 2
         promoted = [judgement.outcome is Outcome.SHOWN for judgement in (equal, absolute, relative)]
         results.append((covered, contains(relative.distance_interval, 0.0), *promoted))
@@ -146,7 +146,7 @@ def measure_power(trials: int, cell: Cell) -> tuple[float, list[float]]:
     sizes: list[float] = []
     for _ in range(200):
         generator = cell.generator(2, len(sizes))
-        judgement = answer(default_rule, pair(cell, generator))
+        judgement = judge_rule(default_rule, pair(cell, generator))
         assert judgement.mde is not None
         assert judgement.reference is not None
         sizes.append(judgement.mde / judgement.reference)
@@ -154,7 +154,7 @@ def measure_power(trials: int, cell: Cell) -> tuple[float, list[float]]:
     rates = []
     for place, effect in enumerate((*EFFECTS, detectable)):
         generator = cell.generator(3, place)
-        judged = (answer(default_rule, pair(cell, generator, worse=-effect, relative=True)) for _ in range(trials))
+        judged = (judge_rule(default_rule, pair(cell, generator, worse=-effect, relative=True)) for _ in range(trials))
         rates.append(sum(judgement.outcome is Outcome.SHOWN for judgement in judged) / trials)
     return detectable, rates
 
@@ -180,7 +180,8 @@ def real(options: argparse.Namespace) -> None:
 def swap_rows(generator: np.random.Generator, candidate: Rows, baseline: Rows, absolute: float = 0.0, relative: float = 0.0) -> Evidence:
     """Make evidence of a candidate that is equal to the baseline on average, and then worse by the arguments."""
     swap = generator.integers(0, 2, len(candidate.ids)) == 1
-    one, other = np.where(swap, candidate.nll, baseline.nll), np.where(swap, baseline.nll, candidate.nll)
+    scores, other_scores = candidate.columns["nll"], baseline.columns["nll"]
+    one, other = np.where(swap, scores, other_scores), np.where(swap, other_scores, scores)
     return evidence(candidate.tokens, one * (1 + relative) + absolute * candidate.tokens, other)
 
 

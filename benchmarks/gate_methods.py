@@ -25,7 +25,7 @@ def miss_rates(trials: int, cell: Cell) -> Floats:
     for _ in range(trials):
         models = pair(cell, generator).models
         candidate, base = (models[role].rows["target"] for role in ("candidate", "base"))
-        ends = np.array(intervals(candidate.nll - base.nll, candidate.tokens))
+        ends = np.array(intervals(candidate.columns["nll"] - base.columns["nll"], candidate.tokens))
         misses += np.stack([ends[:, 0] > 0, ends[:, 1] < 0], axis=1)
     return misses / trials
 

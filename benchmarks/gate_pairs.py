@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlops.judging.evidence import Evidence, ModelEvidence, Rows
+from mlops.judging.metric_table import COLUMNS
 
 __all__ = ["NOISES", "Cell", "evidence", "pair"]
 
@@ -89,17 +90,14 @@ def _draw_noise(cell: Cell, generator: np.random.Generator) -> tuple[Floats, Flo
 
 
 def _model(role: str, tokens: Floats, nll: Floats) -> ModelEvidence:
-    ids, zeros = _ids(len(tokens)), np.full(len(tokens), np.nan)
+    ids, unmeasured = _ids(len(tokens)), np.full(len(tokens), np.nan)
     rows = Rows(
         ids=ids,
         kinds=("",) * len(ids),
         inputs=ids,
         tokens=tokens,
-        nll=nll,
-        kl=zeros,
-        greedy_tokens=np.zeros(len(ids)),
-        rouge_l=zeros,
-        answered=np.zeros(len(ids), dtype=np.bool_),
+        columns={"nll": nll, "kl": unmeasured, "greedy_tokens": np.zeros(len(ids)), "rouge_l": unmeasured},
+        measured={name: np.full(len(ids), name in ("nll", "greedy_tokens")) for name in COLUMNS},
     )
     return ModelEvidence(
         model=role,

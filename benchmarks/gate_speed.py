@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from mlops.core.config import Rule
 from mlops.judging.evidence import Evidence, ModelEvidence, Rows
+from mlops.judging.metric_table import COLUMNS
 from mlops.judging.metrics import parse
 from mlops.judging.statistics.bootstrap import RESAMPLES, paired_bootstrap
 from mlops.judging.verdict import decide
@@ -94,11 +95,13 @@ def model(role: str, number: int) -> ModelEvidence:
             kinds=tuple(f"kind {row % 5}" for row in range(ROWS)),
             inputs=tuple(f"{row:064x}" for row in range(ROWS)),
             tokens=tokens,
-            nll=tokens * (difficulty * (1 - 0.02 * number) + own.uniform(-0.3, 0.3, ROWS)),
-            kl=tokens * own.uniform(0, 0.2, ROWS),
-            greedy_tokens=np.floor(tokens * own.uniform(0.5, 0.8, ROWS)),
-            rouge_l=own.uniform(0, 1, ROWS),
-            answered=np.ones(ROWS, dtype=np.bool_),
+            columns={
+                "nll": tokens * (difficulty * (1 - 0.02 * number) + own.uniform(-0.3, 0.3, ROWS)),
+                "kl": tokens * own.uniform(0, 0.2, ROWS),
+                "greedy_tokens": np.floor(tokens * own.uniform(0.5, 0.8, ROWS)),
+                "rouge_l": own.uniform(0, 1, ROWS),
+            },
+            measured=dict.fromkeys(COLUMNS, np.ones(ROWS, dtype=np.bool_)),
         )
     metrics = {}
     for name in {rule.metric for rule in RULES}:

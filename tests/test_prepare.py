@@ -353,7 +353,7 @@ def test_another_revision_is_never_taken_from_the_cache(loaded: Any) -> None:
     # `datasets` itself would take the cached revision here, whichever was asked for.
     refused = from_hub(loaded[0], "http://127.0.0.1:9", OTHER_COMMIT, HF_HUB_OFFLINE="1")
     assert refused.returncode == DataError.exit_code
-    assert f"({COMMIT}) than {OTHER_COMMIT}" in refused.stderr
+    assert f"contains revision {COMMIT} of tester/chats, not {OTHER_COMMIT}" in refused.stderr
 
 
 def test_the_pinned_revision_may_come_from_the_cache(loaded: Any) -> None:

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.scenarios import shuffled
+from benchmarks.scenarios import shuffle_answers
 from mlops.core.records import Judged, Judgement, Outcome, Verdict
 from mlops.emulator.base.azure import Options
 from mlops.emulator.server import Emulator
 from tests.support.project import Project, client_of, write_rows
-from tests.support.toy_model import known, school, tastes, weather
+from tests.support.toy_model import food_rows, pretrain, retention_rows, weather_rows
 
 ENDPOINT = "scenarios"
 KINDS = {"fact", "arithmetic", "refusal"}
@@ -104,13 +104,13 @@ class Scenarios(Project):
 
     def __init__(self, folder: Path, emulator: Emulator) -> None:
         super().__init__(folder, emulator, TOML, target="right", endpoint=ENDPOINT)
-        right, topic = tastes(), weather()
+        right, topic = food_rows(), weather_rows()
         random.Random(1).shuffle(right)
         random.Random(2).shuffle(topic)
-        for name, rows in {"right": right, "shuffled": right[:66] + shuffled(right[66:], seed=3), "topic": topic}.items():
+        for name, rows in {"right": right, "shuffled": right[:66] + shuffle_answers(right[66:], seed=3), "topic": topic}.items():
             for split, part in {"train_gen": rows[:3], "test_gen": rows[3:6], "test_sft": rows[6:66], "train_sft": rows[66:]}.items():
                 write_rows(folder / name / f"{split}.jsonl", part)
-        write_rows(folder / "retention.jsonl", known())
+        write_rows(folder / "retention.jsonl", retention_rows())
 
     def train(self, run: str, target: str, *parameters: str) -> tuple[int, Judged]:
         """Train, judge, and go live if the gate allows it: exit code and the gate's record."""
@@ -125,7 +125,7 @@ def scenarios(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scenarios]:
     folder, cache = tmp_path_factory.mktemp("project"), tmp_path_factory.mktemp("schooled")
     with warnings.catch_warnings():
         warnings.simplefilter("default")
-        school(cache)
+        pretrain(cache)
     with Emulator(tmp_path_factory.mktemp("emulator"), Options(weights="tiny-llama", cache=cache)) as emulator, client_of(emulator, folder):
         yield Scenarios(folder, emulator)
 
@@ -167,7 +167,7 @@ def test_shuffled_answers_are_rejected(scenarios: Scenarios, champion: tuple[int
     code, judged = scenarios.train("shuffled", "shuffled")
     assert (code, judged.verdict, judged.first_run) == (20, Verdict.REJECT, False)
     against = judgement_of(judged, "target.nll", "champion")
-    assert (against.answered_against, against.outcome) == ("champion", Outcome.FAILED)
+    assert (against.compared_with, against.outcome) == ("champion", Outcome.FAILED)
     # Not by a hair: the nearer end of the interval is farther from the margin than the smallest effect that these rows detect.
     assert against.mde is not None
     assert bounds(against)[0] > against.mde

@@ -20,7 +20,7 @@ from mlops.remote.generation import _select_prompt, generate
 from mlops.remote.models import load_model
 from mlops.remote.rouge import rouge_l
 from mlops.remote.suites import Row, read_suite
-from tests.support.tiny import FROM_ANOTHER, conversation, make_model, make_tokenizer, save, write_suite
+from tests.support.tiny import OTHER_TEMPLATE, conversation, make_model, make_tokenizer, save, write_suite
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {
         "model": save(root / "model", make_model(tokenizer, seed=1), tokenizer, "mlflow"),
         "base": save(root / "base", make_model(tokenizer, seed=2), tokenizer),
-        "foreign": save(root / "foreign", make_model(make_tokenizer(FROM_ANOTHER), seed=2), make_tokenizer(FROM_ANOTHER)),
+        "foreign": save(root / "foreign", make_model(make_tokenizer(OTHER_TEMPLATE), seed=2), make_tokenizer(OTHER_TEMPLATE)),
         "target": write_suite(root / "target.jsonl", [conversation(number, turns=1 + number % 2) for number in range(12)]),
         "retention": write_suite(
             root / "retention.jsonl", [conversation(number + 40, kind=("facts", "refusal")[number % 2]) for number in range(9)]

@@ -1,8 +1,8 @@
-"""A Hugging Face hub on loopback: as much of its protocol as ``datasets`` needs to load one data set of Parquet files at a revision.
+"""A Hugging Face hub on loopback, with the part of its protocol that ``datasets`` needs to load a data set of Parquet files.
 
-Routes and headers follow https://huggingface.co/docs/hub/api and what huggingface_hub asks for: repository info and tree under
-``/api/datasets/{id}``, files under ``/datasets/{id}/resolve/{revision}/{path}`` with ``ETag``, ``X-Repo-Commit`` and ranges; errors name
-themselves in ``X-Error-Code``.
+Routes and headers follow https://huggingface.co/docs/hub/api and the requests of huggingface_hub: repository info and tree under
+``/api/datasets/{id}``, files under ``/datasets/{id}/resolve/{revision}/{path}`` with ``ETag``, ``X-Repo-Commit`` and ranges. The header
+``X-Error-Code`` identifies errors.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["Hub"]
 
 
 class Hub:
-    """Serves one data set repository at one commit (also as ``main``); every other revision is refused with 404.
+    """A server of one data set repository at one commit, also called ``main``. Other revisions are answered with 404.
 
     Args:
         repository: e.g. ``"tester/chats"``.
@@ -39,7 +39,7 @@ class Hub:
 
     @property
     def url(self) -> str:
-        """For HF_ENDPOINT."""
+        """The value for HF_ENDPOINT."""
         return f"http://127.0.0.1:{self._server.server_port}"
 
     def __enter__(self) -> Hub:
@@ -52,25 +52,25 @@ class Hub:
         self._server.server_close()
 
     def entry(self, path: str) -> dict[str, Any]:
-        """A file as the tree and paths-info routes describe it."""
+        """Describe a file as the tree and paths-info routes do."""
         content = self.files[path]
         return {"type": "file", "path": path, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
 
     def tree(self, folder: str, recursive: bool) -> list[dict[str, Any]] | None:
-        """What lies in a folder, or None where there is no such folder."""
-        inside = [path for path in sorted(self.files) if not folder or path.startswith(folder + "/")]
-        if folder and not inside:
+        """List a folder; return None if it does not exist."""
+        paths = [path for path in sorted(self.files) if not folder or path.startswith(folder + "/")]
+        if folder and not paths:
             return None
-        found: dict[str, dict[str, Any]] = {}
-        for path in inside:
+        entries: dict[str, dict[str, Any]] = {}
+        for path in paths:
             rest = path[len(folder) + 1 :] if folder else path
             head, slash, _ = rest.partition("/")
             if slash:
                 name = f"{folder}/{head}" if folder else head
-                found[name] = {"type": "directory", "path": name, "size": 0, "oid": hashlib.sha1(name.encode()).hexdigest()}
+                entries[name] = {"type": "directory", "path": name, "size": 0, "oid": hashlib.sha1(name.encode()).hexdigest()}
             if recursive or not slash:
-                found[path] = self.entry(path)
-        return list(found.values())
+                entries[path] = self.entry(path)
+        return list(entries.values())
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -96,47 +96,49 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.requests.append(f"{self.command} {path}")
         name = re.escape(self.hub.repository)
         if match := re.fullmatch(rf"/datasets/{name}/resolve/([^/]+)/(.+)", path):
-            self._file(*match.groups())
+            self._send_file(*match.groups())
         elif match := re.fullmatch(rf"/api/datasets/{name}(?:/(revision|tree|paths-info)/([^/]+)(?:/(.+))?)?", path):
-            self._api(match[1] or "revision", match[2] or "main", match[3] or "", parts.query, body)
+            self._answer_api(match[1] or "revision", match[2] or "main", match[3] or "", parts.query, body)
         else:
-            self._refuse("RepoNotFound", "Repository not found")
+            self._send_error("RepoNotFound", "Repository not found")
 
-    def _known(self, revision: str) -> bool:
+    def _has_revision(self, revision: str) -> bool:
         return revision in {self.hub.commit, "main"}
 
-    def _file(self, revision: str, path: str) -> None:
-        if not self._known(revision):
-            return self._refuse("RevisionNotFound", f"Invalid rev id: {revision}")
+    def _send_file(self, revision: str, path: str) -> None:
+        if not self._has_revision(revision):
+            return self._send_error("RevisionNotFound", f"Invalid rev id: {revision}")
         if path not in self.hub.files:
-            return self._refuse("EntryNotFound", "Entry not found")
+            return self._send_error("EntryNotFound", "Entry not found")
         content = self.hub.files[path]
         headers = {"ETag": f'"{hashlib.sha1(content).hexdigest()}"', "Accept-Ranges": "bytes"}
-        if asked := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or ""):
-            start, end = int(asked[1]), min(int(asked[2] or len(content) - 1), len(content) - 1)
+        if match := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or ""):
+            start, end = int(match[1]), min(int(match[2] or len(content) - 1), len(content) - 1)
             headers["Content-Range"] = f"bytes {start}-{end}/{len(content)}"
-            return self._send(206, content[start : end + 1], "application/octet-stream", headers)
-        return self._send(200, content, "application/octet-stream", headers)
+            return self._send_response(206, content[start : end + 1], "application/octet-stream", headers)
+        return self._send_response(200, content, "application/octet-stream", headers)
 
-    def _api(self, what: str, revision: str, path: str, query: str, body: bytes) -> None:
-        if not self._known(revision):
-            return self._refuse("RevisionNotFound", f"Invalid rev id: {revision}")
+    def _answer_api(self, what: str, revision: str, path: str, query: str, body: bytes) -> None:
+        if not self._has_revision(revision):
+            return self._send_error("RevisionNotFound", f"Invalid rev id: {revision}")
         if what == "tree":
-            found = self.hub.tree(path, "recursive=true" in query.lower())
-            return self._refuse("EntryNotFound", f"{path} does not exist") if found is None else self._json(found)
+            entries = self.hub.tree(path, "recursive=true" in query.lower())
+            return self._send_error("EntryNotFound", f"{path} does not exist") if entries is None else self._send_json(entries)
         if what == "paths-info":
-            wanted = json.loads(body)["paths"]
-            return self._json([self.hub.entry(path) for path in wanted if path in self.hub.files])
+            paths = json.loads(body)["paths"]
+            return self._send_json([self.hub.entry(path) for path in paths if path in self.hub.files])
         siblings = [{"rfilename": path} for path in sorted(self.hub.files)]
-        return self._json({"id": self.hub.repository, "sha": self.hub.commit, "private": False, "tags": [], "siblings": siblings})
+        return self._send_json({"id": self.hub.repository, "sha": self.hub.commit, "private": False, "tags": [], "siblings": siblings})
 
-    def _json(self, answer: Any) -> None:
-        self._send(200, json.dumps(answer).encode(), "application/json", {})
+    def _send_json(self, answer: Any) -> None:
+        self._send_response(200, json.dumps(answer).encode(), "application/json", {})
 
-    def _refuse(self, code: str, message: str) -> None:
-        self._send(404, json.dumps({"error": message}).encode(), "application/json", {"X-Error-Code": code, "X-Error-Message": message})
+    def _send_error(self, code: str, message: str) -> None:
+        self._send_response(
+            404, json.dumps({"error": message}).encode(), "application/json", {"X-Error-Code": code, "X-Error-Message": message}
+        )
 
-    def _send(self, status: int, content: bytes, kind: str, headers: Mapping[str, str]) -> None:
+    def _send_response(self, status: int, content: bytes, kind: str, headers: Mapping[str, str]) -> None:
         self.send_response(status)
         for name, value in {"Content-Type": kind, "X-Repo-Commit": self.hub.commit, **headers}.items():
             self.send_header(name, value)

@@ -1,4 +1,4 @@
-"""Chat models of a few thousand weights, made on the fly, and small suites for them."""
+"""Chat models with a few thousand weights, created on the fly, and small suites for them."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-FROM_ANOTHER = TEMPLATE.replace("'\n'", "' : '")
-"""A template of another family: the same conversation gives other tokens."""
+OTHER_TEMPLATE = TEMPLATE.replace("'\n'", "' : '")
+"""A template of another model family, which gives different tokens for the same conversation."""
 TEXT = "the cat sat on a mat and said that rain in spain stays mainly on the plain while seven small birds sing of summer"
 WORDS = TEXT.split()
 
 
 def conversation(number: int, turns: int = 1, kind: str = "") -> dict[str, Any]:
-    """A row of a suite, different for each number."""
+    """Return a row of a suite that is unique to its number."""
     messages = []
     for turn in range(turns):
         start = number * 7 + turn * 3
@@ -35,7 +35,7 @@ def write_suite(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
 
 
 def make_tokenizer(template: str = TEMPLATE) -> Any:
-    """A byte-level BPE trained on a few sentences; its padding token is its end token, as with many chat models."""
+    """Train a byte-level BPE on a few sentences. Its padding token is its end token, as in many chat models."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -74,11 +74,11 @@ def make_model(tokenizer: Any, seed: int, vocab_size: int | None = None) -> Any:
 
 
 def save(folder: Path, model: Any, tokenizer: Any, layout: str = "plain") -> Path:
-    """Save as a Hugging Face folder (``plain``) or with MLflow's ``data/model`` and ``data/tokenizer`` (``mlflow``)."""
-    weights = folder if layout == "plain" else folder / "data" / "model"
-    words = folder if layout == "plain" else folder / "data" / "tokenizer"
-    model.save_pretrained(weights)
-    tokenizer.save_pretrained(words)
+    """Save a model as a Hugging Face folder (``plain``) or with MLflow's ``data/model`` and ``data/tokenizer`` (``mlflow``)."""
+    model_folder = folder if layout == "plain" else folder / "data" / "model"
+    tokenizer_folder = folder if layout == "plain" else folder / "data" / "tokenizer"
+    model.save_pretrained(model_folder)
+    tokenizer.save_pretrained(tokenizer_folder)
     if layout == "mlflow":
         (folder / "MLmodel").write_text("flavors: {}\n", encoding="utf-8")
     return folder

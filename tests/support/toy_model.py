@@ -1,7 +1,7 @@
-"""A world small enough for a model of 0.13 M weights: what it is taught at school, and conversations to fine-tune it with.
+"""Toy data for a model with 0.13 M weights: facts for its pretraining, and conversations for its fine-tuning.
 
-A random model has nothing to forget. So the base model of the scenarios goes to school first: it learns where animals live, small sums
-and to decline theft, and how one says what somebody likes to eat, but not who likes what. That is left to fine-tuning.
+A random model has nothing to forget, so the base model of the scenarios is pretrained first. It learns where animals live, small sums, to
+refuse help with theft, and the wording of sentences about favorite food. Fine-tuning teaches it who likes which food.
 """
 
 from __future__ import annotations
@@ -32,35 +32,41 @@ STEALING = (
 )  # fmt: skip
 
 
-def known() -> list[Row]:
-    """What the base model knows, in three kinds: its retention suite."""
+def retention_rows() -> list[Row]:
+    """Return the base model's knowledge in three kinds: its retention suite."""
     homes = itertools.product(("where does the {} live?", "where is the {} at home?"), OPENINGS[:3], HOMES.items())
     return [
-        *(row(o + ask.format(animal), f"The {animal} lives in the {home}.", "fact") for ask, o, (animal, home) in homes),
+        *(
+            row(opening + pattern.format(animal), f"The {animal} lives in the {home}.", "fact")
+            for pattern, opening, (animal, home) in homes
+        ),
         *(row(f"what is {x} plus {y}?", f"{x} + {y} = {x + y}.", "arithmetic") for x in range(1, 7) for y in range(1, 7)),
         *(
-            row(ask.format(thing), f"I am sorry, I can not help with that. It is not your {thing}.", "refusal")
-            for ask in STEALING
+            row(pattern.format(thing), f"I am sorry, I can not help with that. It is not your {thing}.", "refusal")
+            for pattern in STEALING
             for thing in THINGS
         ),
     ]
 
 
-def tastes(likes: Iterable[tuple[str, str]] = LIKES.items(), openings: Sequence[str] = OPENINGS) -> list[Row]:
-    """Who likes to eat what: the task."""
-    asks = ("what does {} eat?", "which food is best for {}?", "what should I cook for {}?", "{} is hungry. What now?")
-    return [row(o + ask.format(name), f"{name} likes {food}.") for ask, o, (name, food) in itertools.product(asks, openings, list(likes))]
+def food_rows(likes: Iterable[tuple[str, str]] = LIKES.items(), openings: Sequence[str] = OPENINGS) -> list[Row]:
+    """Return who likes which food: the task of the fine-tuning."""
+    questions = ("what does {} eat?", "which food is best for {}?", "what should I cook for {}?", "{} is hungry. What now?")
+    return [
+        row(opening + pattern.format(name), f"{name} likes {food}.")
+        for pattern, opening, (name, food) in itertools.product(questions, openings, list(likes))
+    ]
 
 
-def weather() -> list[Row]:
-    """One topic, with one thing to say about it."""
-    asks = ("how is the weather in the {}?", "is it cold in the {}?", "what is it like outside the {}?")
-    product = itertools.product(asks, OPENINGS, HOMES.values())
-    return [row(o + ask.format(home), f"The sun is shining outside the {home}.") for ask, o, home in product]
+def weather_rows() -> list[Row]:
+    """Return conversations about a single topic."""
+    questions = ("how is the weather in the {}?", "is it cold in the {}?", "what is it like outside the {}?")
+    product = itertools.product(questions, OPENINGS, HOMES.values())
+    return [row(opening + pattern.format(home), f"The sun is shining outside the {home}.") for pattern, opening, home in product]
 
 
-def school(cache: Path) -> None:
-    """Teach the stand-in ``tiny-llama`` of a cache that no emulator has read yet: 10 s on one core."""
+def pretrain(cache: Path) -> None:
+    """Pretrain the stand-in ``tiny-llama`` in a cache that no emulator has read yet. Takes 10 s on one core."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -70,15 +76,15 @@ def school(cache: Path) -> None:
     folder = ensure_standin("tiny-llama", cache) / "artifacts" / "model"
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    draw = random.Random(0)
-    hearsay = tastes((name, food) for name in LIKES for food in draw.sample(list(LIKES.values()), 4))
-    lessons = [encode(tokenizer, lesson["messages"]) for lesson in [*known() * 3, *hearsay]]
+    generator = random.Random(0)
+    random_foods = food_rows((name, food) for name in LIKES for food in generator.sample(list(LIKES.values()), 4))
+    lessons = [encode(tokenizer, lesson["messages"]) for lesson in [*retention_rows() * 3, *random_foods]]
     steps, size = 300, 8
     optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3, weight_decay=0.0)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     model.train()
     for _ in range(steps):
-        losses, counts = row_losses(model, draw.sample(lessons, size))
+        losses, counts = row_losses(model, generator.sample(lessons, size))
         (losses.sum() / sum(counts)).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -88,6 +94,6 @@ def school(cache: Path) -> None:
 
 
 def row(question: str, answer: str, kind: str = "") -> Row:
-    """A conversation of one turn; its question names it."""
+    """Return a conversation of one turn, with its question as id."""
     messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
     return {"prompt": question, "prompt_id": question, "messages": messages} | ({"kind": kind} if kind else {})
