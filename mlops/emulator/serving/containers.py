@@ -1,7 +1,7 @@
-"""The containers behind deployments: child processes that serve a model, watched while they live.
+"""The containers of deployments: child processes that serve a model.
 
-One process stands for all instances of a deployment; how many requests it takes at once is the product of both settings. A container that
-ends by itself is started once more, as Azure's kubelet would, and then left alone.
+One process stands for all instances of a deployment; its request concurrency is the product of both settings. A container that exits by
+itself is restarted once, as Azure's kubelet would do, and then given up.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
-import os
 import shutil
 import sys
 import time
@@ -19,94 +18,100 @@ from pathlib import Path
 import httpx
 
 from mlops.emulator.base.azure import Azure
-from mlops.emulator.base.children import Child
-from mlops.emulator.base.loopback import open_client
+from mlops.emulator.base.children import Child, package_environment
 
-__all__ = ["Instance", "Launch", "Unhealthy", "find", "forget", "log_file", "start", "stop"]
+__all__ = ["POLL_S", "Container", "ContainerSpec", "Unhealthy", "find", "log_file", "start", "stop", "stop_all"]
 
-TICK_S = 0.1
-"""How often a starting container is looked at."""
+POLL_S = 0.02
+"""Seconds between two looks at a container that is starting."""
+WATCH_S = 0.1
+"""Seconds between two looks at a container that is ready."""
 CONNECT_S = 10.0
-WATCH_S = 0.25
-"""How often a running one is."""
 RESTARTS = 1
 
 log = logging.getLogger("mlops.emulator")
 
 
 class Unhealthy(Exception):
-    """The container has ended, or not answered in time; the message is what the probe says."""
+    """The container has exited, or was not ready in time. The message is that of the failed probe."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Launch:
-    """How a container is to be run.
+class ContainerSpec:
+    """How to run a container.
 
     Args:
         model: folder of the MLflow model.
-        concurrency: requests that it takes at once; as many again wait.
-        timeout_ms: of one request.
-        patience_s: how long it may take to get ready.
-        variables: the deployment's environment variables.
+        concurrency: number of requests that are processed at once; as many again may wait.
+        request_timeout_ms: time limit of a request.
+        startup_timeout_s: time limit for getting ready.
+        variables: environment variables of the deployment.
     """
 
     model: Path
     concurrency: int
-    timeout_ms: int
-    patience_s: float
+    request_timeout_ms: int
+    startup_timeout_s: float
     variables: dict[str, str]
 
 
-class Instance:
-    """A deployment's container: the process, the way to it, and the requests that are in it.
+class Container:
+    """The process that serves a deployment, a client for it, and its number of requests.
 
     Args:
-        folder: where it runs and logs.
+        azure: the emulated Azure.
+        folder: working directory, with the log.
+        spec: how to run it.
     """
 
-    def __init__(self, folder: Path, launch: Launch) -> None:
-        self.folder = folder
-        self.launch = launch
+    def __init__(self, azure: Azure, folder: Path, spec: ContainerSpec) -> None:
+        self.spec = spec
         self.client: httpx.AsyncClient | None = None
         """Set while the container is ready for requests."""
         self.in_flight = 0
-        self.gave_up = False
-        """It has ended once too often, or would not start again."""
-        self.child: Child | None = None
+        """Number of requests that are being processed or waiting."""
+        self.has_failed = False
+        """Whether it has exited too often, or could not be restarted."""
+        self._azure = azure
+        self._folder = folder
+        self._child: Child | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._closed = False
 
-    async def up(self, azure: Azure) -> None:
-        """Start the process and wait until it answers its liveness probe.
+    async def start(self) -> None:
+        """Start the process and wait until it passes its liveness probe.
 
         Raises:
             Unhealthy: it never did.
         """
-        ready = self.folder / "ready"
+        ready = self._folder / "ready"
         ready.unlink(missing_ok=True)
-        if self._closed:
-            raise _stopping()
-        self.child = azure.children.start(
+        self._check_open()
+        self._child = self._azure.children.start(
             [
-                *(sys.executable, "-m", "mlops.emulator.serving.container", "--model", str(self.launch.model), "--port", "0"),
-                *("--ready-file", str(ready), "--max-concurrent", str(self.launch.concurrency)),
-                *("--request-timeout-ms", str(self.launch.timeout_ms)),
+                *(sys.executable, "-m", "mlops.emulator.serving.container", "--model", str(self.spec.model), "--port", "0"),
+                *("--ready-file", str(ready), "--max-concurrent", str(self.spec.concurrency)),
+                *("--request-timeout-ms", str(self.spec.request_timeout_ms)),
             ],
-            cwd=self.folder,
-            environment=_environment(azure, self.launch),
-            log=self.folder / "container.log",
+            cwd=self._folder,
+            environment=self._environment(),
+            log=self._folder / "container.log",
         )
-        deadline = time.monotonic() + self.launch.patience_s
+        deadline = time.monotonic() + self.spec.startup_timeout_s
         while not ready.is_file():
-            if self._closed:
-                raise _stopping()
-            if (code := self.child.returncode) is not None:
+            self._check_open()
+            if (code := self._child.returncode) is not None:
                 raise Unhealthy(f"User container has crashed or terminated with exit code {code}.")
             if time.monotonic() > deadline:
-                raise Unhealthy(f"User container has crashed or terminated: it was not ready after {self.launch.patience_s:.0f} s.")
-            await asyncio.sleep(TICK_S)
-        port = int(ready.read_text())
-        client = open_client(f"http://127.0.0.1:{port}", timeout=httpx.Timeout(None, connect=CONNECT_S))
+                raise Unhealthy(f"User container has crashed or terminated: it was not ready after {self.spec.startup_timeout_s:.0f} s.")
+            await asyncio.sleep(POLL_S)
+        client = httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{int(ready.read_text())}",
+            trust_env=False,
+            timeout=httpx.Timeout(None, connect=CONNECT_S),
+            # uvicorn closes an idle connection after five seconds. The client closes it earlier, or a request could be lost.
+            limits=httpx.Limits(keepalive_expiry=1),
+        )
         try:
             (await client.get("/health/live", timeout=30)).raise_for_status()
         except httpx.HTTPError as problem:
@@ -114,130 +119,128 @@ class Instance:
             raise Unhealthy(f"User container has crashed or terminated: Liveness probe failed: {problem!r}.") from None
         self.client = client
 
+    def restart_on_exit(self) -> None:
+        """From now on, restart the container when it exits by itself."""
+        self._watcher = self._azure.start_task(self._watch())
+
     def abandon(self) -> None:
-        """The emulator is shutting down: what happens to the container from now on is not its own fault."""
+        """Stop waiting for the container to get ready, because the emulator is shutting down."""
         self._closed = True
 
-    def watch(self, azure: Azure) -> None:
-        """From now on, start the container again when it ends by itself."""
-        self._watcher = asyncio.create_task(self._watch(azure))
-
-    async def down(self) -> None:
-        """End it. Returns when the process is gone."""
+    async def stop(self) -> None:
+        """Stop the container. Return when the process is gone."""
         self._closed = True
         if self._watcher is not None:
             self._watcher.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._watcher
-        await self._hang_up()
-        if self.child is not None:
-            await asyncio.to_thread(self.child.stop)
+        await self._disconnect()
+        if self._child is not None:
+            await asyncio.to_thread(self._child.stop)
 
-    async def _watch(self, azure: Azure) -> None:
-        for left in range(RESTARTS, -1, -1):
-            while self.child is not None and self.child.returncode is None:
+    def write_log(self, line: str) -> None:
+        """Append a line of the platform to the container's log."""
+        log.info("%s: %s", self._folder.name, line)
+        with (self._folder / "container.log").open("a", encoding="utf-8") as file:
+            file.write(f"[azureml] {line}\n")
+
+    async def _watch(self) -> None:
+        for restarts_left in range(RESTARTS, -1, -1):
+            while self._child is not None and self._child.returncode is None:
                 await asyncio.sleep(WATCH_S)
-            await self._hang_up()
-            code = self.child.returncode if self.child else None
-            note(self.folder, f"The container has ended by itself with exit code {code}; restarts left: {left}.")
-            if left:
+            await self._disconnect()
+            code = self._child.returncode if self._child else None
+            self.write_log(f"The container has exited by itself with exit code {code}; restarts left: {restarts_left}.")
+            if restarts_left:
                 try:
-                    await self.up(azure)
+                    await self.start()
                 except Unhealthy as problem:
-                    note(self.folder, str(problem))
+                    self.write_log(str(problem))
                     break
-        self.gave_up = True
+        self.has_failed = True
 
-    async def _hang_up(self) -> None:
+    def _environment(self) -> dict[str, str]:
+        # A container doesn't see the environment of its host.
+        return package_environment() | dict(self._azure.environment) | {"AZUREML_MODEL_DIR": str(self.spec.model)} | self.spec.variables
+
+    async def _disconnect(self) -> None:
         client, self.client = self.client, None
         if client is not None:
             await client.aclose()
 
+    def _check_open(self) -> None:
+        if self._closed:
+            # As if this task had been canceled, which is about to happen: the operation stays in progress and is failed at the next start.
+            raise asyncio.CancelledError("The emulator is shutting down.")
 
-_starting: set[Instance] = set()
-_instances: dict[Path, Instance] = {}
-"""By folder, which no other emulator has. Only touched from the emulator's event loop."""
+
+class _Containers:
+    """All containers of one emulator. Used only in its event loop."""
+
+    def __init__(self) -> None:
+        self.starting: set[Container] = set()
+        self.serving: dict[str, Container] = {}
+        """By the key of the deployment, ``{endpoint}/{deployment}``."""
 
 
-async def start(azure: Azure, key: str, launch: Launch, doom: str | None = None) -> Instance:
-    """Run a container for the deployment ``{endpoint}/{deployment}``; once it is ready it takes the place of the one that served before.
+async def start(azure: Azure, key: str, spec: ContainerSpec, probe_failure: str | None = None) -> None:
+    """Start a container for the deployment ``{endpoint}/{deployment}``; once it is ready it replaces the previous one.
 
     Args:
-        doom: what its probe is going to say, however well it is: a fault on order.
+        azure: the emulated Azure.
+        key: key of the deployment.
+        spec: how to run the container.
+        probe_failure: message of an injected fault: the container is treated as unhealthy although it gets ready.
 
     Raises:
-        Unhealthy: it did not get ready. What served before still does; the process is gone, its log stays.
+        Unhealthy: it did not get ready. The previous container still serves; the process is gone, its log stays.
     """
-    folder = azure.folder("deployments", *key.split("/"))
-    instance = Instance(folder, launch)
-    _starting.add(instance)
+    containers = azure.services.get(_Containers)
+    container = Container(azure, azure.folder("deployments", *key.split("/")), spec)
+    containers.starting.add(container)
     try:
-        await instance.up(azure)
-        if doom is not None:
-            raise Unhealthy(doom)
+        await container.start()
+        if probe_failure is not None:
+            raise Unhealthy(probe_failure)
     except BaseException as problem:
-        await instance.down()
-        note(folder, str(problem))
+        await container.stop()
+        container.write_log(str(problem))
         raise
     finally:
-        _starting.discard(instance)
-    before = _instances.get(folder)
-    _instances[folder] = instance
-    instance.watch(azure)
-    if before is not None:
-        await before.down()
-    return instance
+        containers.starting.discard(container)
+    previous = containers.serving.get(key)
+    containers.serving[key] = container
+    container.restart_on_exit()
+    if previous is not None:
+        await previous.stop()
 
 
-def find(azure: Azure, key: str) -> Instance | None:
-    """The container that serves a deployment, if one does."""
-    return _instances.get(azure.state.joinpath("deployments", *key.split("/")))
+def find(azure: Azure, key: str) -> Container | None:
+    """Return the container that serves a deployment, if there is one."""
+    return azure.services.get(_Containers).serving.get(key)
 
 
-async def stop(azure: Azure, key: str, remove: bool = False) -> None:
-    """End a deployment's container; ``remove`` also its folder with the logs."""
-    folder = azure.state.joinpath("deployments", *key.split("/"))
-    if (instance := _instances.pop(folder, None)) is not None:
-        await instance.down()
-    if remove:
-        shutil.rmtree(folder, ignore_errors=True)
+async def stop(azure: Azure, key: str) -> None:
+    """Stop a deployment's container and delete its folder with the log."""
+    if (container := azure.services.get(_Containers).serving.pop(key, None)) is not None:
+        await container.stop()
+    shutil.rmtree(_folder(azure, key), ignore_errors=True)
 
 
-async def forget(azure: Azure) -> None:
-    """End the containers of this emulator, all at once."""
-    for instance in _starting:
-        if instance.folder.is_relative_to(azure.state):
-            instance.abandon()
-    keys = [folder for folder in _instances if folder.is_relative_to(azure.state)]
-    await asyncio.gather(*(_instances.pop(folder).down() for folder in keys))
+async def stop_all(azure: Azure) -> None:
+    """Stop all containers at the same time."""
+    containers = azure.services.get(_Containers)
+    for container in containers.starting:
+        container.abandon()
+    serving = list(containers.serving.values())
+    containers.serving.clear()
+    await asyncio.gather(*(container.stop() for container in serving))
 
 
 def log_file(azure: Azure, key: str) -> Path:
-    """What the deployment's containers have written, oldest first."""
-    return azure.state.joinpath("deployments", *key.split("/"), "container.log")
+    """Return the log of a deployment's containers, oldest first."""
+    return _folder(azure, key) / "container.log"
 
 
-def note(folder: Path, line: str) -> None:
-    """Add a line of the platform's to the container's log."""
-    log.info("%s: %s", folder.name, line)
-    with (folder / "container.log").open("a", encoding="utf-8") as file:
-        file.write(f"[azureml] {line}\n")
-
-
-def _stopping() -> asyncio.CancelledError:
-    # As if our task had been cancelled, which is about to happen: the operation remains under way for the next emulator to find.
-    return asyncio.CancelledError("The emulator is shutting down.")
-
-
-def _environment(azure: Azure, launch: Launch) -> dict[str, str]:
-    # Only what a process needs to run at all: a container doesn't see its host's variables.
-    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV", "LD_LIBRARY_PATH") if name in os.environ}
-    return {
-        **kept,
-        "PYTHONPATH": str(Path(__file__).resolve().parents[3]),
-        "PYTHONUNBUFFERED": "1",
-        "OMP_WAIT_POLICY": "PASSIVE",
-        **azure.environment,
-        "AZUREML_MODEL_DIR": str(launch.model),
-        **launch.variables,
-    }
+def _folder(azure: Azure, key: str) -> Path:
+    return azure.state.joinpath("deployments", *key.split("/"))

@@ -1,4 +1,4 @@
-"""What a managed online deployment is asked to be: the body of its PUT, checked, and kept with the service's defaults filled in."""
+"""The body of a managed online deployment's PUT: its schema, validation, and the document that is stored, with the service's defaults."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 from mlops.emulator.base.azure import LOCATION, Azure
 from mlops.emulator.base.errors import not_implemented, user_error
 from mlops.emulator.base.store import Document
-from mlops.emulator.wire.resources import Body, document, refused
+from mlops.emulator.wire.resources import Body, add_system_data, inference_error
 from mlops.emulator.workspace import vm_sizes
 
-__all__ = ["Count", "Put", "described", "probe", "seconds"]
+__all__ = ["Count", "Put", "build_document", "parse_duration", "probe_settings"]
 
 MAX_TIMEOUT_S = 180
 MAX_INSTANCES = 50
-"""Instances of a managed deployment, as Azure's default limit has it."""
+"""Azure's default limit for the instances of a managed deployment."""
 
-_timedelta = TypeAdapter(timedelta)
+_TIMEDELTA = TypeAdapter(timedelta)
 
 
-def seconds(duration: str) -> float:
-    """An ISO 8601 duration (RFC 3339, appendix A) in seconds.
+def parse_duration(duration: str) -> float:
+    """Return the seconds of an ISO 8601 duration (RFC 3339, appendix A).
 
     Raises:
-        ValueError: it is none, or negative.
+        ValueError: it isn't one, or it is negative.
     """
     try:
-        value = _timedelta.validate_python(duration).total_seconds() if duration.startswith("P") else -1
+        value = _TIMEDELTA.validate_python(duration).total_seconds() if duration.startswith("P") else -1
     except ValidationError:
         value = -1
     if value < 0:
@@ -37,12 +37,12 @@ def seconds(duration: str) -> float:
     return value
 
 
-def _duration(text: str) -> str:
-    seconds(text)
+def _check_duration(text: str) -> str:
+    parse_duration(text)
     return text
 
 
-Duration = Annotated[str, AfterValidator(_duration)]
+Duration = Annotated[str, AfterValidator(_check_duration)]
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -65,13 +65,13 @@ class Probe(Body):
 
 
 class Scale(Body):
-    """``DefaultScaleSettings``: managed deployments have no other."""
+    """``DefaultScaleSettings``, the only kind that managed deployments have."""
 
     scale_type: Literal["Default"]
 
 
 class Properties(Body):
-    """``ManagedOnlineDeployment``. Read-only fields are accepted, as they are in what a client has read, and left alone."""
+    """``ManagedOnlineDeployment``. Read-only fields are accepted, because clients send back what they have read, and ignored."""
 
     endpoint_compute_type: Literal["Managed"]
     app_insights_enabled: bool | None = None
@@ -93,7 +93,7 @@ class Properties(Body):
 
 
 class Sku(Body):
-    """How many instances."""
+    """``Sku``: the number of instances."""
 
     name: Literal["Default"]
     capacity: Count | None = None
@@ -113,70 +113,75 @@ class Put(Body):
     tags: dict[str, str | None] | None = None
 
 
-def described(azure: Azure, content: Put, known: Document | None, name: str) -> Document:
-    """The body as it is kept, defaults filled in.
+def build_document(azure: Azure, body: Put, previous: Document | None, name: str) -> Document:
+    """Return the document to store, with defaults.
+
+    Args:
+        azure: the emulated Azure.
+        body: the validated body.
+        previous: the stored document, if the deployment exists.
+        name: name of the deployment in the request.
 
     Raises:
-        AzureFault: what it asks for can't be had.
+        AzureFault: 400, the service would reject the deployment; 501, the emulator doesn't implement it.
     """
-    given = content.properties
-    capacity = content.sku.capacity if content.sku and content.sku.capacity is not None else 1
-    _check(content, capacity)
-    size = vm_sizes.find(given.instance_type or "")
+    properties = body.properties
+    capacity = body.sku.capacity if body.sku and body.sku.capacity is not None else 1
+    _validate(body, capacity)
+    size = vm_sizes.find(properties.instance_type or "")
     if size is None:
-        raise refused(f"Instance type [{given.instance_type}] is not known in {LOCATION}.")
-    if known is not None and size.name != known["instance_type"]:
-        raise refused(f"instanceType can't be changed from {known['instance_type']} to {size.name}. Create another deployment.")
-    asked = given.request_settings or RequestSettings()
-    timeout = asked.request_timeout or "PT5S"
-    if not 0 < seconds(timeout) <= MAX_TIMEOUT_S:
-        raise refused(f"requestTimeout {timeout} must be more than 0 and at most {MAX_TIMEOUT_S} seconds.")
-    settings = {
-        "maxConcurrentRequestsPerInstance": asked.max_concurrent_requests_per_instance or 1,
-        "maxQueueWait": asked.max_queue_wait or "PT0.5S",
-        "requestTimeout": timeout,
-    }
-    return document(
+        raise inference_error(f"Instance type [{properties.instance_type}] is not known in {LOCATION}.")
+    if previous is not None and size.name != previous["instance_type"]:
+        raise inference_error(f"instanceType can't be changed from {previous['instance_type']} to {size.name}. Create another deployment.")
+    requests = properties.request_settings or RequestSettings()
+    timeout = requests.request_timeout or "PT5S"
+    if not 0 < parse_duration(timeout) <= MAX_TIMEOUT_S:
+        raise inference_error(f"requestTimeout {timeout} must be more than 0 and at most {MAX_TIMEOUT_S} seconds.")
+    return add_system_data(
         azure,
-        known,
+        previous,
         {
-            "name": known["name"] if known else name,
-            "model": given.model,
+            "name": previous["name"] if previous else name,
+            "model": properties.model,
             "instance_type": size.name,
             "capacity": capacity,
-            "request_settings": settings,
-            "liveness": given.liveness_probe.model_dump(by_alias=True) if given.liveness_probe else {},
-            "readiness": given.readiness_probe.model_dump(by_alias=True) if given.readiness_probe else {},
-            "variables": given.environment_variables or {},
-            "app_insights": bool(given.app_insights_enabled),
-            "egress": given.egress_public_network_access or "Enabled",
-            "mount": given.model_mount_path,
-            "description": given.description,
-            "properties": {k: v for k, v in (given.properties or {}).items() if k != "AzureAsyncOperationUri"},
-            "tags": content.tags or {},
+            "request_settings": {
+                "maxConcurrentRequestsPerInstance": requests.max_concurrent_requests_per_instance or 1,
+                "maxQueueWait": requests.max_queue_wait or "PT0.5S",
+                "requestTimeout": timeout,
+            },
+            "liveness": properties.liveness_probe.model_dump(by_alias=True) if properties.liveness_probe else {},
+            "readiness": properties.readiness_probe.model_dump(by_alias=True) if properties.readiness_probe else {},
+            "variables": properties.environment_variables or {},
+            "app_insights": bool(properties.app_insights_enabled),
+            "egress": properties.egress_public_network_access or "Enabled",
+            "mount": properties.model_mount_path,
+            "description": properties.description,
+            "properties": {k: v for k, v in (properties.properties or {}).items() if k != "AzureAsyncOperationUri"},
+            "tags": body.tags or {},
         },
     )
 
 
-def _check(content: Put, capacity: int) -> None:
-    given = content.properties
-    if content.location.replace(" ", "").lower() != LOCATION:
-        raise user_error(f"The location {content.location} is not the workspace's location {LOCATION}.")
-    if given.code_configuration is not None or given.environment_id is not None:
-        raise not_implemented("deployments with a scoring script or an environment of their own; an MLflow model needs none")
-    if given.data_collector is not None:
+def _validate(body: Put, capacity: int) -> None:
+    properties = body.properties
+    if body.location.replace(" ", "").lower() != LOCATION:
+        raise user_error(f"The location {body.location} is not the workspace's location {LOCATION}.")
+    if properties.code_configuration is not None or properties.environment_id is not None:
+        raise not_implemented("deployments with their own scoring script or environment; an MLflow model needs neither")
+    if properties.data_collector is not None:
         raise not_implemented("data collectors")
-    if not given.model:
-        raise refused("A deployment without codeConfiguration and environmentId must have a model.")
-    if not given.instance_type:
-        raise refused("instanceType is required for a managed deployment.")
+    if not properties.model:
+        raise inference_error("A deployment without codeConfiguration and environmentId must have a model.")
+    if not properties.instance_type:
+        raise inference_error("instanceType is required for a managed deployment.")
     if capacity > MAX_INSTANCES:
-        raise refused(f"sku.capacity {capacity} is more than the {MAX_INSTANCES} instances that a deployment may have.")
+        raise inference_error(f"sku.capacity {capacity} is more than the {MAX_INSTANCES} instances that a deployment may have.")
 
 
-def probe(given: dict[str, Any], filled: bool) -> dict[str, Any] | None:
-    """A probe's settings: what was given, and once the deployment is ready the service's defaults for the rest."""
-    set_by_user = {name: value for name, value in given.items() if value is not None}
-    if not filled:
-        return set_by_user or None
-    return {"failureThreshold": 30, "successThreshold": 1, "timeout": "PT2S", "period": "PT10S", "initialDelay": "PT10S"} | set_by_user
+def probe_settings(configured: dict[str, Any], with_defaults: bool) -> dict[str, Any] | None:
+    """Return a probe's settings. The service shows its defaults once the deployment is ready."""
+    settings = {name: value for name, value in configured.items() if value is not None}
+    if not with_defaults:
+        return settings or None
+    return {"failureThreshold": 30, "successThreshold": 1, "timeout": "PT2S", "period": "PT10S", "initialDelay": "PT10S"} | settings

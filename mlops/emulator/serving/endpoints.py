@@ -1,7 +1,7 @@
-"""Managed online endpoints: the address, its keys, and which deployment gets how much of its traffic.
+"""Managed online endpoints: the address, its keys, and the distribution of its traffic over deployments.
 
-Azure Machine Learning REST, ``onlineEndpoints`` of 2022-02-01-preview and 2023-04-01-preview. Traffic is all or nothing (percentages sum to
-0 or 100) and goes only to deployments that have Succeeded. Mirrored traffic is refused: the emulator would not mirror it.
+Azure Machine Learning REST, ``onlineEndpoints`` of 2022-02-01-preview and 2023-04-01-preview. The percentages of traffic sum to 0 or 100,
+and only deployments that have Succeeded receive traffic. Mirrored traffic is rejected because the emulator would not mirror it.
 """
 
 from __future__ import annotations
@@ -23,15 +23,16 @@ from mlops.emulator.identity import entra
 from mlops.emulator.serving import containers
 from mlops.emulator.wire import operations
 from mlops.emulator.wire.app import PROVIDER, WS, Answer, Route
-from mlops.emulator.wire.resources import Body, conflict, document, page, read, refused, resource
+from mlops.emulator.wire.resources import Body, add_system_data, conflict, inference_error, list_response, parse_body, render_resource
 
-__all__ = ["ROUTES", "VERSIONS", "audience", "endpoint", "startup"]
+__all__ = ["BUSY", "ROUTES", "VERSIONS", "audience", "is_valid_name", "load_endpoint", "startup"]
 
 VERSIONS = {"2022-02-01-preview", "2023-04-01-preview"}
 NAME = re.compile(r"[a-zA-Z](?:[-a-zA-Z0-9]*[a-zA-Z0-9])?")
 BUSY = ("Creating", "Updating", "Deleting")
-OWN_PROPERTIES = ("azureml.onlineendpointid", "AzureAsyncOperationUri")
-"""Under ``properties.properties``: set by the service, whatever a client sends back."""
+"""Provisioning states in which an operation is in progress."""
+SYSTEM_PROPERTIES = ("azureml.onlineendpointid", "AzureAsyncOperationUri")
+"""Entries of ``properties.properties`` that the service sets, whatever a client sends."""
 
 Traffic = dict[str, Annotated[int, Field(ge=0, le=100)]]
 
@@ -44,7 +45,7 @@ class Keys(Body):
 
 
 class Properties(Body):
-    """``OnlineEndpoint``. Read-only fields are accepted, as they are in what a client has read, and left alone."""
+    """``OnlineEndpoint``. Read-only fields are accepted, because clients send back what they have read, and ignored."""
 
     auth_mode: Literal["Key", "AMLToken", "AADToken"]
     description: str | None = None
@@ -87,7 +88,7 @@ class PatchProperties(Body):
 
 
 class Patch(Body):
-    """``PartialOnlineEndpointPartialTrackedResource``; a field that is absent stays as it is."""
+    """``PartialOnlineEndpointPartialTrackedResource``. A missing field is left unchanged."""
 
     properties: PatchProperties | None = None
     tags: dict[str, str | None] | None = None
@@ -100,11 +101,16 @@ class Regenerate(Body):
     key_value: str | None = None
 
 
-def endpoint(azure: Azure, name: str) -> Document:
-    """What is stored of an endpoint; names don't know case.
+def is_valid_name(name: str) -> bool:
+    """Return whether this is a valid name of an endpoint or a deployment."""
+    return 3 <= len(name) <= 32 and NAME.fullmatch(name) is not None
+
+
+def load_endpoint(azure: Azure, name: str) -> Document:
+    """Return the document of an endpoint. Names are case-insensitive.
 
     Raises:
-        AzureFault: 404.
+        AzureFault: 404, the endpoint does not exist.
     """
     stored = azure.store.get("endpoint", name.lower())
     if stored is None:
@@ -118,68 +124,69 @@ def endpoint(azure: Azure, name: str) -> Document:
 
 
 def audience(name: str) -> str:
-    """Audience of the access tokens that an endpoint of authMode AMLToken issues."""
+    """Return the audience of the access tokens of an endpoint with authMode AMLToken, which is also its address."""
     return f"https://{name.lower()}.{SCORING_SUFFIX}"
 
 
 async def put_endpoint(azure: Azure, request: Request) -> Answer:
     """Create an endpoint, or change its traffic, tags or description."""
     name, key = request.path_params["endpoint"], request.path_params["endpoint"].lower()
-    if not 3 <= len(name) <= 32 or not NAME.fullmatch(name):
-        raise refused(f"Endpoint name [{name}] must have 3 to 32 letters, digits and '-', begin with a letter and end with none of '-'.")
-    content = await read(request, Put)
-    known = azure.store.get("endpoint", key)
-    if known is not None and known["state"] in BUSY:
-        raise conflict(f"Endpoint {name}", known["state"])
-    _check(content, known)
-    given = content.properties
-    traffic = checked_traffic(azure, key, given.traffic or {}, given.mirror_traffic or {})
-    changed = document(
+    if not is_valid_name(name):
+        raise inference_error(
+            f"Endpoint name [{name}] must have 3 to 32 letters, digits and '-', begin with a letter and end with none of '-'."
+        )
+    body = await parse_body(request, Put)
+    previous = azure.store.get("endpoint", key)
+    if previous is not None and previous["state"] in BUSY:
+        raise conflict(f"Endpoint {name}", previous["state"])
+    _validate(body, previous)
+    properties = body.properties
+    changed = add_system_data(
         azure,
-        known,
+        previous,
         {
-            "name": known["name"] if known else name,
-            "auth_mode": given.auth_mode,
-            "description": given.description,
-            "properties": {k: v for k, v in (given.properties or {}).items() if k not in OWN_PROPERTIES},
-            "traffic": traffic,
-            "public_network_access": given.public_network_access or "Enabled",
-            "tags": content.tags or {},
-            "principal": known["principal"] if known else _principal(),
-            "keys": known["keys"] if known else _keys(given.keys),
+            "name": previous["name"] if previous else name,
+            "auth_mode": properties.auth_mode,
+            "description": properties.description,
+            "properties": {k: v for k, v in (properties.properties or {}).items() if k not in SYSTEM_PROPERTIES},
+            "traffic": _validate_traffic(azure, key, properties.traffic or {}, properties.mirror_traffic or {}),
+            "public_network_access": properties.public_network_access or "Enabled",
+            "tags": body.tags or {},
+            "principal": previous["principal"] if previous else str(uuid.uuid4()),
+            "keys": previous["keys"] if previous else _create_keys(properties.keys or Keys()),
         },
     )
-    return _change(azure, request, key, changed, known)
+    return _start_provisioning(azure, request, key, changed, previous)
 
 
 async def patch_endpoint(azure: Azure, request: Request) -> Answer:
-    """Change tags, traffic or network access, at once."""
-    stored = endpoint(azure, request.path_params["endpoint"])
+    """Change tags, traffic or network access. The change is immediate."""
+    stored = load_endpoint(azure, request.path_params["endpoint"])
     key = stored["name"].lower()
     if stored["state"] in BUSY:
         raise conflict(f"Endpoint {stored['name']}", stored["state"])
-    content = await read(request, Patch)
-    if content.tags is not None:
-        stored["tags"] = content.tags
-    if given := content.properties:
-        if given.traffic is not None or given.mirror_traffic is not None:
-            current = stored["traffic"] if given.traffic is None else given.traffic
-            stored["traffic"] = checked_traffic(azure, key, current, given.mirror_traffic or {})
-        stored["public_network_access"] = given.public_network_access or stored["public_network_access"]
-    return shown(azure, azure.store.put("endpoint", key, document(azure, stored, stored)))
+    body = await parse_body(request, Patch)
+    if body.tags is not None:
+        stored["tags"] = body.tags
+    if properties := body.properties:
+        if properties.traffic is not None or properties.mirror_traffic is not None:
+            traffic = stored["traffic"] if properties.traffic is None else properties.traffic
+            stored["traffic"] = _validate_traffic(azure, key, traffic, properties.mirror_traffic or {})
+        stored["public_network_access"] = properties.public_network_access or stored["public_network_access"]
+    return _render(azure, azure.store.put("endpoint", key, add_system_data(azure, stored, stored)))
 
 
 async def get_endpoint(azure: Azure, request: Request) -> Answer:
-    """One endpoint."""
-    return shown(azure, endpoint(azure, request.path_params["endpoint"]))
+    """Return one endpoint."""
+    return _render(azure, load_endpoint(azure, request.path_params["endpoint"]))
 
 
 async def list_endpoints(azure: Azure, request: Request) -> Answer:
-    """All endpoints, newest first as Azure orders them."""
-    unknown = set(request.query_params) - {"api-version"}
-    if unknown:
-        raise not_implemented(f"listing endpoints by {', '.join(sorted(unknown))}")
-    return page([shown(azure, stored) for _, stored in reversed(azure.store.list("endpoint"))])
+    """List all endpoints, newest first as on Azure."""
+    unsupported = set(request.query_params) - {"api-version"}
+    if unsupported:
+        raise not_implemented(f"listing endpoints by {', '.join(sorted(unsupported))}")
+    return list_response([_render(azure, stored) for _, stored in reversed(azure.store.list("endpoint"))])
 
 
 async def delete_endpoint(azure: Azure, request: Request) -> Answer:
@@ -190,82 +197,67 @@ async def delete_endpoint(azure: Azure, request: Request) -> Answer:
         return Response(status_code=204)
     if stored["state"] in BUSY:
         raise conflict(f"Endpoint {stored['name']}", stored["state"])
-    for _, deployed in azure.store.list("deployment", f"{key}/"):
-        if deployed["state"] in BUSY:
-            raise conflict(f"Deployment {deployed['name']}", deployed["state"])
+    for _, deployment in azure.store.list("deployment", f"{key}/"):
+        if deployment["state"] in BUSY:
+            raise conflict(f"Deployment {deployment['name']}", deployment["state"])
     azure.store.put("endpoint", key, stored | {"state": "Deleting"})
-    return operations.deletion(azure, request, "oe:", delete(azure, key), stored["name"])
+    return operations.start_deletion(azure, request, "oe:", _delete(azure, key), stored["name"])
 
 
 async def list_keys(azure: Azure, request: Request) -> Answer:
-    """The two keys."""
-    stored = endpoint(azure, request.path_params["endpoint"])
-    _check_mode(stored, "Key", "keys")
+    """Return the two keys."""
+    stored = load_endpoint(azure, request.path_params["endpoint"])
+    _check_auth_mode(stored, "Key", "keys")
     return {"primaryKey": stored["keys"]["primary"], "secondaryKey": stored["keys"]["secondary"]}
 
 
 async def regenerate_keys(azure: Azure, request: Request) -> Answer:
-    """Replace one key, at once."""
-    content = await read(request, Regenerate)
-    stored = endpoint(azure, request.path_params["endpoint"])
-    _check_mode(stored, "Key", "keys")
-    which = content.key_type.lower()
-    # The SDK sends the key that is to be replaced: keeping it would make every regeneration a lie.
-    value = content.key_value if content.key_value != stored["keys"][which] else None
-    stored["keys"][which] = value or _key()
+    """Replace one of the keys. The change is immediate."""
+    body = await parse_body(request, Regenerate)
+    stored = load_endpoint(azure, request.path_params["endpoint"])
+    _check_auth_mode(stored, "Key", "keys")
+    which = body.key_type.lower()
+    # The SDK sends the current key as the new value, which must not be kept.
+    value = body.key_value if body.key_value != stored["keys"][which] else None
+    stored["keys"][which] = value or _create_key()
     azure.store.put("endpoint", stored["name"].lower(), stored)
     return None
 
 
 async def get_token(azure: Azure, request: Request) -> Answer:
-    """An access token for an endpoint of authMode AMLToken; valid for an hour."""
-    stored = endpoint(azure, request.path_params["endpoint"])
-    _check_mode(stored, "AMLToken", "tokens")
-    seconds = int(time.time())
+    """Return an access token for an endpoint with authMode AMLToken. It is valid for an hour."""
+    stored = load_endpoint(azure, request.path_params["endpoint"])
+    _check_auth_mode(stored, "AMLToken", "tokens")
+    now = int(time.time())
     return {
         "accessToken": entra.issue(azure, audience(stored["name"])),
-        "expiryTimeUtc": seconds + 3600,
-        "refreshAfterTimeUtc": seconds + 1800,
+        "expiryTimeUtc": now + 3600,
+        "refreshAfterTimeUtc": now + 1800,
         "tokenType": "Bearer",
     }
 
 
-async def get_deleted(azure: Azure, request: Request) -> Answer:
-    """Where the Location of a deletion points: 202 while it is under way, then 204."""
+async def get_deletion(azure: Azure, request: Request) -> Answer:
+    """Return the state of a deletion, at its Location: 202 while it is in progress, then 204."""
     operation = azure.store.get("operation", request.path_params["operation"])
     if operation is None:
         raise user_error(f"Operation {request.path_params['operation']} not found.", "NotFound", "OperationNotFound", status=404)
     return Response(status_code=202 if operation["status"] == "InProgress" else 204, headers=operations.RETRY_AFTER)
 
 
-def checked_traffic(azure: Azure, key: str, traffic: dict[str, int], mirror: dict[str, int]) -> dict[str, int]:
-    """Traffic under the deployments' own names (the SDK lower-cases them).
-
-    Raises:
-        AzureFault: 400, it doesn't sum to 0 or 100, or goes to a deployment that isn't there or hasn't Succeeded; 501 for mirrored traffic.
-    """
-    if any(mirror.values()):
-        raise not_implemented("mirrored traffic")
-    deployments = {stored["name"].lower(): stored for _, stored in azure.store.list("deployment", f"{key}/")}
-    named: dict[str, int] = {}
-    for given, percent in traffic.items():
-        stored = deployments.get(given.lower())
-        if stored is None:
-            raise refused(f"Traffic refers to deployment [{given}], which does not exist in endpoint [{key}].")
-        if percent and stored["state"] != "Succeeded":
-            raise refused(f"Traffic refers to deployment [{given}], whose provisioning state is {stored['state']}, not Succeeded.")
-        named[stored["name"]] = percent
-    total = sum(named.values())
-    if total not in (0, 100):
-        raise refused(f"Traffic percentages must sum to 0 or 100, but sum to {total}.")
-    return named
+async def startup(azure: Azure) -> None:
+    """Finish the operations that were interrupted when the emulator stopped."""
+    for key, stored in azure.store.list("endpoint"):
+        if stored["state"] == "Deleting":
+            await _delete(azure, key)
+        elif stored["state"] in BUSY:
+            azure.store.put("endpoint", key, stored | {"state": "Failed" if stored["state"] == "Creating" else "Succeeded"})
 
 
-def shown(azure: Azure, stored: Document) -> dict[str, Any]:
-    """An endpoint as Azure answers it."""
+def _render(azure: Azure, stored: Document) -> dict[str, Any]:
     name, path = stored["name"], arm_id(azure, "onlineEndpoints", stored["name"])
     address = None if stored["state"] == "Creating" else audience(name)
-    return resource(
+    return render_resource(
         path,
         "onlineEndpoints",
         name,
@@ -277,7 +269,7 @@ def shown(azure: Azure, stored: Document) -> dict[str, Any]:
         properties={
             "authMode": stored["auth_mode"],
             "description": stored["description"],
-            "properties": stored["properties"] | {OWN_PROPERTIES[0]: path.lower(), OWN_PROPERTIES[1]: stored["operation"]},
+            "properties": stored["properties"] | {SYSTEM_PROPERTIES[0]: path.lower(), SYSTEM_PROPERTIES[1]: stored["operation"]},
             "traffic": stored["traffic"],
             "mirrorTraffic": {},
             "compute": None,
@@ -289,72 +281,80 @@ def shown(azure: Azure, stored: Document) -> dict[str, Any]:
     )
 
 
-async def delete(azure: Azure, key: str) -> None:
-    """End an endpoint's containers and forget it and its deployments."""
+def _validate_traffic(azure: Azure, key: str, traffic: dict[str, int], mirror: dict[str, int]) -> dict[str, int]:
+    """Return the traffic with the deployments' own names (the SDK converts them to lower case).
+
+    Raises:
+        AzureFault: 400, it doesn't sum to 0 or 100, or a deployment does not exist or hasn't Succeeded; 501, traffic is mirrored.
+    """
+    if any(mirror.values()):
+        raise not_implemented("mirrored traffic")
+    deployments = {stored["name"].lower(): stored for _, stored in azure.store.list("deployment", f"{key}/")}
+    validated: dict[str, int] = {}
+    for name, percent in traffic.items():
+        stored = deployments.get(name.lower())
+        if stored is None:
+            raise inference_error(f"Traffic refers to deployment [{name}], which does not exist in endpoint [{key}].")
+        if percent and stored["state"] != "Succeeded":
+            raise inference_error(f"Traffic refers to deployment [{name}], whose provisioning state is {stored['state']}, not Succeeded.")
+        validated[stored["name"]] = percent
+    total = sum(validated.values())
+    if total not in (0, 100):
+        raise inference_error(f"Traffic percentages must sum to 0 or 100, but sum to {total}.")
+    return validated
+
+
+def _start_provisioning(azure: Azure, request: Request, key: str, changed: Document, previous: Document | None) -> Response:
+    before = previous or changed
+
+    async def provision() -> None:
+        if azure.faults.take("endpoint-failed", changed["name"]):
+            # After a failed update the endpoint is unchanged; after a failed creation it can only be deleted.
+            azure.store.put("endpoint", key, before | {"state": "Failed", "operation": url, "unrecoverable": previous is None})
+            raise AzureFault(500, "InternalServerError", f"Provisioning of endpoint {changed['name']} failed.")
+        azure.store.put("endpoint", key, changed | {"state": "Succeeded", "operation": url, "unrecoverable": False})
+
+    version = request.query_params["api-version"]
+    path = operations.start(azure, "mfeOperationsStatus", "oe:", provision(), changed["name"])
+    url = f"https://management.azure.com{path}?api-version={version}"
+    state = {"state": "Updating" if previous else "Creating", "operation": url, "unrecoverable": previous is None}
+    stored = azure.store.put("endpoint", key, before | state | {"modified": changed["modified"]})
+    location = f"https://management.azure.com{request.url.path}?api-version={version}"
+    return operations.accept(200 if previous else 201, path, version, _render(azure, stored), location)
+
+
+async def _delete(azure: Azure, key: str) -> None:
+    """Delete an endpoint with its deployments and their containers."""
     for name, _ in azure.store.list("deployment", f"{key}/"):
-        await containers.stop(azure, name, remove=True)
+        await containers.stop(azure, name)
         azure.store.delete("deployment", name)
     azure.store.delete("endpoint", key)
 
 
-async def startup(azure: Azure) -> None:
-    """Bring to an end what the last emulator left half done."""
-    for key, stored in azure.store.list("endpoint"):
-        if stored["state"] == "Deleting":
-            await delete(azure, key)
-        elif stored["state"] in BUSY:
-            azure.store.put("endpoint", key, stored | {"state": "Failed" if stored["state"] == "Creating" else "Succeeded"})
-
-
-def _change(azure: Azure, request: Request, key: str, changed: Document, known: Document | None) -> Response:
-    before = known or changed
-
-    async def work() -> None:
-        if azure.faults.take("endpoint-failed", changed["name"]):
-            # A failed update leaves the endpoint as it was; a failed creation leaves a ruin that can only be deleted.
-            azure.store.put("endpoint", key, before | {"state": "Failed", "operation": url, "ruined": known is None})
-            raise AzureFault(500, "InternalServerError", f"Provisioning of endpoint {changed['name']} failed.")
-        azure.store.put("endpoint", key, changed | {"state": "Succeeded", "operation": url, "ruined": False})
-
-    version = request.query_params["api-version"]
-    path = operations.start(azure, "mfeOperationsStatus", "oe:", work(), changed["name"])
-    url = f"https://management.azure.com{path}?api-version={version}"
-    state = "Updating" if known else "Creating"
-    stored = azure.store.put(
-        "endpoint", key, before | {"state": state, "operation": url, "ruined": known is None, "modified": changed["modified"]}
-    )
-    here = f"https://management.azure.com{request.url.path}?api-version={version}"
-    return operations.accepted(200 if known else 201, path, version, shown(azure, stored), here)
-
-
-def _check(content: Put, known: Document | None) -> None:
-    if known is not None and known["ruined"]:
-        raise refused(f"Specified endpoint [{known['name']}] has not been created successfully. Please recreate the endpoint.")
-    if content.location.replace(" ", "").lower() != LOCATION:
-        raise user_error(f"The location {content.location} is not the workspace's location {LOCATION}.")
-    if content.identity is not None and content.identity.type != "SystemAssigned":
-        raise not_implemented(f"endpoints with an identity of type {content.identity.type}")
-    if content.properties.compute is not None or (content.kind or "Managed") != "Managed":
+def _validate(body: Put, previous: Document | None) -> None:
+    if previous is not None and previous["unrecoverable"]:
+        raise inference_error(f"Specified endpoint [{previous['name']}] has not been created successfully. Please recreate the endpoint.")
+    if body.location.replace(" ", "").lower() != LOCATION:
+        raise user_error(f"The location {body.location} is not the workspace's location {LOCATION}.")
+    if body.identity is not None and body.identity.type != "SystemAssigned":
+        raise not_implemented(f"endpoints with an identity of type {body.identity.type}")
+    if body.properties.compute is not None or (body.kind or "Managed") != "Managed":
         raise not_implemented("endpoints that are not managed")
-    if known is not None and known["auth_mode"] != content.properties.auth_mode:
+    if previous is not None and previous["auth_mode"] != body.properties.auth_mode:
         raise not_implemented("changing the authMode of an endpoint")
 
 
-def _check_mode(stored: Document, mode: str, what: str) -> None:
+def _check_auth_mode(stored: Document, mode: str, what: str) -> None:
     if stored["auth_mode"] != mode:
-        raise refused(f"Endpoint [{stored['name']}] has authMode {stored['auth_mode']}: it has no {what}.")
+        raise inference_error(f"Endpoint [{stored['name']}] has authMode {stored['auth_mode']}: it has no {what}.")
 
 
-def _keys(given: Keys | None) -> dict[str, str]:
-    return {"primary": (given and given.primary_key) or _key(), "secondary": (given and given.secondary_key) or _key()}
+def _create_keys(requested: Keys) -> dict[str, str]:
+    return {"primary": requested.primary_key or _create_key(), "secondary": requested.secondary_key or _create_key()}
 
 
-def _key() -> str:
+def _create_key() -> str:
     return secrets.token_hex(16)
-
-
-def _principal() -> str:
-    return str(uuid.uuid4())
 
 
 _ENDPOINT = WS + "/onlineEndpoints/{endpoint}"
@@ -367,5 +367,5 @@ ROUTES = [
     Route("arm", "POST", _ENDPOINT + "/listKeys", list_keys, VERSIONS),
     Route("arm", "POST", _ENDPOINT + "/regenerateKeys", regenerate_keys, VERSIONS),
     Route("arm", "POST", _ENDPOINT + "/token", get_token, VERSIONS),
-    Route("arm", "GET", "/subscriptions/{subscription}" + PROVIDER + "/locations/{location}/mfeOperationResults/{operation}", get_deleted),
+    Route("arm", "GET", "/subscriptions/{subscription}" + PROVIDER + "/locations/{location}/mfeOperationResults/{operation}", get_deletion),
 ]

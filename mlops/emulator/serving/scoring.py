@@ -1,8 +1,8 @@
-"""Scoring: what an endpoint's own host name answers.
+"""Scoring: the requests to an endpoint's own host name.
 
-The front end checks the key or token, chooses a deployment (the ``azureml-model-deployment`` header, else by the weights of the endpoint's
-traffic), and relays body and answer. Its own refusals are plain text, as the real front end's are; what a container answers other than 200
-becomes 424 with the container's status in a header. The limits are those of the deployment's ``requestSettings``.
+The front end checks the key or token, chooses a deployment (the ``azureml-model-deployment`` header, or else at random by the percentages
+of the endpoint's traffic), and relays request and response. Its own errors are plain text, like those of the real front end; any response
+of a container except 200 becomes 424 with the container's status in a header. The limits are those of the deployment's ``requestSettings``.
 """
 
 from __future__ import annotations
@@ -25,19 +25,17 @@ from mlops.emulator.base.errors import AzureFault
 from mlops.emulator.base.store import Document
 from mlops.emulator.identity import entra
 from mlops.emulator.serving import containers
-from mlops.emulator.serving.containers import Instance
-from mlops.emulator.serving.deployments import timeout_s
+from mlops.emulator.serving.containers import Container
+from mlops.emulator.serving.deployments import request_timeout_s
 from mlops.emulator.serving.endpoints import audience
 from mlops.emulator.wire.app import Answer, Route
 
-__all__ = ["DEPLOYMENT_HEADER", "ROUTES", "SOURCE", "choose"]
+__all__ = ["DEPLOYMENT_HEADER", "ROUTES", "LoadBalancer", "choose_deployment"]
 
 DEPLOYMENT_HEADER = "azureml-model-deployment"
-SOURCE = random.Random()  # noqa: S311 - a load balancer keeps no secrets
-"""Decides which deployment a request goes to; seed it for a split that can be repeated."""
-RELAYED = ("content-type", "content-encoding", "accept", "x-ms-client-request-id")
-DROPPED = {"connection", "keep-alive", "transfer-encoding", "content-length", "date", "server"}
-"""Hop-by-hop headers (RFC 9110, 7.6.1) and what the server sets itself."""
+RELAYED_HEADERS = ("content-type", "content-encoding", "accept", "x-ms-client-request-id")
+DROPPED_HEADERS = {"connection", "keep-alive", "transfer-encoding", "content-length", "date", "server"}
+"""Hop-by-hop headers (RFC 9110, 7.6.1) and those that the server sets itself."""
 
 NO_DEPLOYMENT = (
     "No valid deployments to route to. Please check that the endpoint has at least one deployment with positive weight values or use a"
@@ -45,49 +43,55 @@ NO_DEPLOYMENT = (
 )
 
 
+class LoadBalancer:
+    """The source of random numbers by which requests are distributed. Seed it for a reproducible distribution."""
+
+    def __init__(self) -> None:
+        self.random = random.Random()  # noqa: S311 - a load balancer keeps no secrets
+
+
 async def score(azure: Azure, request: Request) -> Answer:
-    """Relay a scoring request to the deployment that it is for."""
-    endpoint = _endpoint(azure, request)
+    """Relay a scoring request to a deployment."""
+    endpoint = _load_endpoint(azure, request)
     _authenticate(azure, request, endpoint)
-    name = request.headers.get(DEPLOYMENT_HEADER) or choose(endpoint["traffic"], SOURCE)
+    name = request.headers.get(DEPLOYMENT_HEADER) or choose_deployment(endpoint["traffic"], azure.services.get(LoadBalancer).random)
     if name is None:
-        raise refusal(404, NO_DEPLOYMENT)
+        raise _front_end_error(404, NO_DEPLOYMENT)
     key = f"{endpoint['name']}/{name}".lower()
     deployment = azure.store.get("deployment", key)
     if deployment is None:
-        raise refusal(404, f"{NO_DEPLOYMENT} There is no deployment {name}.")
-    _faults(azure, deployment["name"])
-    limit = timeout_s(deployment)
-    deadline = time.monotonic() + limit
+        raise _front_end_error(404, f"{NO_DEPLOYMENT} There is no deployment {name}.")
+    _inject_faults(azure, deployment["name"])
+    deadline = time.monotonic() + request_timeout_s(deployment)
     while True:
-        instance = await _serving(azure, key, deployment, deadline)
-        if instance.in_flight >= 2 * instance.launch.concurrency:
-            raise refusal(429, "Too many pending requests.", deployment["name"])
-        instance.in_flight += 1
+        container = await _wait_until_ready(azure, key, deployment, deadline)
+        if container.in_flight >= 2 * container.spec.concurrency:
+            raise _front_end_error(429, "Too many pending requests.", deployment["name"])
+        container.in_flight += 1
         try:
-            answer = await _relay(instance, request, deployment["name"], deadline)
+            response = await _relay(container, request, deployment["name"], deadline)
         except httpx.ConnectError:
-            # It has ended, and whoever watches it has not seen it yet: nothing has been sent.
-            instance.in_flight -= 1
-            await asyncio.sleep(containers.TICK_S)
+            # It has exited, which its watcher has not noticed yet. Nothing has been sent.
+            container.in_flight -= 1
+            await asyncio.sleep(containers.POLL_S)
             continue
         except BaseException:
-            instance.in_flight -= 1
+            container.in_flight -= 1
             raise
-        return _Relayed(instance, answer, deployment["name"])
+        return _RelayedResponse(container, response, deployment["name"])
 
 
 async def get_health(azure: Azure, request: Request) -> Answer:
-    """Whether the front end is there."""
-    _endpoint(azure, request)
+    """Report that the front end is available."""
+    _load_endpoint(azure, request)
     return PlainTextResponse("Healthy")
 
 
 async def get_swagger(azure: Azure, request: Request) -> Answer:
-    """What can be asked for: one operation, whose payload is the model's own affair."""
-    endpoint = _endpoint(azure, request)
+    """Return the endpoint's API: one operation, whose payload depends on the model."""
+    endpoint = _load_endpoint(azure, request)
     _authenticate(azure, request, endpoint)
-    anything: dict[str, Any] = {"type": "object"}
+    any_object: dict[str, Any] = {"type": "object"}
     return {
         "swagger": "2.0",
         "info": {"title": endpoint["name"], "version": "1.0"},
@@ -101,133 +105,133 @@ async def get_swagger(azure: Azure, request: Request) -> Answer:
             "/score": {
                 "post": {
                     "operationId": "RunMLService",
-                    "parameters": [{"name": "payload", "in": "body", "required": True, "schema": anything}],
-                    "responses": {"200": {"description": "The model's answer.", "schema": anything}},
+                    "parameters": [{"name": "payload", "in": "body", "required": True, "schema": any_object}],
+                    "responses": {"200": {"description": "The model's answer.", "schema": any_object}},
                 }
             }
         },
     }
 
 
-def choose(traffic: Mapping[str, int], source: random.Random) -> str | None:
-    """A deployment by the weights of the traffic; None if nobody has any."""
-    weighted = {name: percent for name, percent in traffic.items() if percent > 0}
-    if not weighted:
+def choose_deployment(traffic: Mapping[str, int], source: random.Random) -> str | None:
+    """Choose a deployment at random by the percentages of the traffic. Return None if no deployment receives any."""
+    weights = {name: percent for name, percent in traffic.items() if percent > 0}
+    if not weights:
         return None
-    return source.choices(list(weighted), list(weighted.values()))[0]
+    return source.choices(list(weights), list(weights.values()))[0]
 
 
-def refusal(status: int, sentence: str, deployment: str | None = None, **headers: str) -> AzureFault:
-    """The front end says no, in plain text."""
-    named = {DEPLOYMENT_HEADER: deployment} if deployment else {}
-    return AzureFault(status, "Scoring", sentence, body=sentence, headers={"content-type": "text/plain", **named, **headers})
+def _front_end_error(status: int, sentence: str, deployment: str | None = None, **headers: str) -> AzureFault:
+    """Return an error of the front end, in plain text."""
+    deployment_header = {DEPLOYMENT_HEADER: deployment} if deployment else {}
+    return AzureFault(status, "Scoring", sentence, body=sentence, headers={"content-type": "text/plain", **deployment_header, **headers})
 
 
-def _endpoint(azure: Azure, request: Request) -> Document:
+def _load_endpoint(azure: Azure, request: Request) -> Document:
     name = (request.url.hostname or "").partition(".")[0]
     stored = azure.store.get("endpoint", name.lower())
     if stored is None or stored["state"] in ("Creating", "Deleting"):
-        # In Azure this name would not resolve.
-        raise refusal(404, f"There is no endpoint {name}.")
+        # On Azure the host name would not resolve.
+        raise _front_end_error(404, f"There is no endpoint {name}.")
     return stored
 
 
 def _authenticate(azure: Azure, request: Request, endpoint: Document) -> None:
-    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    scheme, _, credential = request.headers.get("authorization", "").partition(" ")
     mode = endpoint["auth_mode"]
     kind = "key" if mode == "Key" else "token"
-    if scheme.lower() != "bearer" or not given.strip():
-        raise refusal(401, f"{kind}_auth_bad_header_forbidden")
+    if scheme.lower() != "bearer" or not credential.strip():
+        raise _front_end_error(401, f"{kind}_auth_bad_header_forbidden")
     if mode == "Key":
-        allowed = any(hmac.compare_digest(given.strip().encode(), key.encode()) for key in endpoint["keys"].values())
+        is_allowed = any(hmac.compare_digest(credential.strip().encode(), key.encode()) for key in endpoint["keys"].values())
     else:
-        allowed = _valid(azure, given.strip(), audience(endpoint["name"]) if mode == "AMLToken" else entra.ML)
-    if not allowed:
-        raise refusal(401, f"{kind}_auth_access_denied")
+        is_allowed = _is_valid_token(azure, credential.strip(), audience(endpoint["name"]) if mode == "AMLToken" else entra.ML)
+    if not is_allowed:
+        raise _front_end_error(401, f"{kind}_auth_access_denied")
 
 
-def _valid(azure: Azure, token: str, wanted: str) -> bool:
+def _is_valid_token(azure: Azure, token: str, expected_audience: str) -> bool:
     try:
-        jwt.decode(token, azure.identity.token_key, algorithms=["HS256"], audience=wanted)
+        jwt.decode(token, azure.identity.token_key, algorithms=["HS256"], audience=expected_audience)
     except jwt.InvalidTokenError:
         return False
     return True
 
 
-def _faults(azure: Azure, deployment: str) -> None:
+def _inject_faults(azure: Azure, deployment: str) -> None:
     if azure.faults.take("scoring-408", deployment):
-        raise refusal(408, "Request timed out.", deployment)
+        raise _front_end_error(408, "Request timed out.", deployment)
     if azure.faults.take("scoring-429", deployment):
-        raise refusal(429, "Too many pending requests.", deployment)
+        raise _front_end_error(429, "Too many pending requests.", deployment)
     if azure.faults.take("scoring-500", deployment):
-        raise refusal(500, "Internal server error.", deployment)
+        raise _front_end_error(500, "Internal server error.", deployment)
     if azure.faults.take("scoring-503", deployment):
-        raise refusal(503, "Service unavailable.", deployment)
+        raise _front_end_error(503, "Service unavailable.", deployment)
     if azure.faults.take("scoring-424", deployment):
-        raise model_error(500, "Internal Server Error", deployment)
+        raise _model_error(500, "Internal Server Error", deployment)
 
 
-def model_error(status: int, sentence: str, deployment: str) -> AzureFault:
-    """424: the model's container is to blame."""
-    return refusal(424, sentence, deployment, **_blame(status))
+def _model_error(status: int, sentence: str, deployment: str) -> AzureFault:
+    """Return a 424: the model's container has failed."""
+    return _front_end_error(424, sentence, deployment, **_model_error_headers(status))
 
 
-def _blame(status: int) -> dict[str, str]:
+def _model_error_headers(status: int) -> dict[str, str]:
     return {"ms-azureml-model-error-reason": "model_error", "ms-azureml-model-error-statuscode": str(status)}
 
 
-async def _serving(azure: Azure, key: str, deployment: Document, deadline: float) -> Instance:
-    """The container, as soon as it is ready: it may be starting, after a crash or after the emulator's own restart."""
+async def _wait_until_ready(azure: Azure, key: str, deployment: Document, deadline: float) -> Container:
+    """Return the deployment's container once it is ready. It may be starting after a crash, or after a restart of the emulator."""
     while True:
-        instance = containers.find(azure, key)
-        if instance is not None and instance.client is not None:
-            return instance
-        if deployment["state"] != "Succeeded" or (instance is not None and instance.gave_up):
-            raise refusal(503, "The deployment has no container that serves.", deployment["name"])
+        container = containers.find(azure, key)
+        if container is not None and container.client is not None:
+            return container
+        if deployment["state"] != "Succeeded" or (container is not None and container.has_failed):
+            raise _front_end_error(503, "The deployment has no healthy container.", deployment["name"])
         if time.monotonic() > deadline:
-            raise refusal(408, "Request timed out.", deployment["name"])
-        await asyncio.sleep(containers.TICK_S)
+            raise _front_end_error(408, "Request timed out.", deployment["name"])
+        await asyncio.sleep(containers.POLL_S)
 
 
-async def _relay(instance: Instance, request: Request, deployment: str, deadline: float) -> httpx.Response:
-    assert instance.client is not None
-    sent = instance.client.build_request(
+async def _relay(container: Container, request: Request, deployment: str, deadline: float) -> httpx.Response:
+    assert container.client is not None
+    relayed = container.client.build_request(
         "POST",
         "/score",
         content=request.stream(),
-        headers={name: value for name, value in request.headers.items() if name in RELAYED},
+        headers={name: value for name, value in request.headers.items() if name in RELAYED_HEADERS},
     )
     try:
         async with asyncio.timeout(deadline - time.monotonic()):
-            return await instance.client.send(sent, stream=True)
+            return await container.client.send(relayed, stream=True)
     except TimeoutError:
-        raise refusal(408, "Request timed out.", deployment) from None
+        raise _front_end_error(408, "Request timed out.", deployment) from None
     except httpx.ConnectError:
         raise
     except httpx.HTTPError:
-        # It has died with the request in its hands.
-        raise model_error(502, "Bad Gateway", deployment) from None
+        # The container has exited while it processed the request.
+        raise _model_error(502, "Bad Gateway", deployment) from None
 
 
-class _Relayed(Response):
-    """A container's answer on its way to the client, byte by byte."""
+class _RelayedResponse(Response):
+    """A container's response, streamed to the client."""
 
-    def __init__(self, instance: Instance, answer: httpx.Response, deployment: str) -> None:
-        self._instance = instance
-        self._answer = answer
+    def __init__(self, container: Container, response: httpx.Response, deployment: str) -> None:
+        self._container = container
+        self._response = response
         self._deployment = deployment
+        self.status_code = 200 if response.status_code == 200 else 424
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            headers = {name: value for name, value in self._answer.headers.items() if name not in DROPPED}
+            headers = {name: value for name, value in self._response.headers.items() if name not in DROPPED_HEADERS}
             headers[DEPLOYMENT_HEADER] = self._deployment
-            status = self._answer.status_code
-            if status != 200:
-                headers |= _blame(status)
-            await StreamingResponse(self._answer.aiter_raw(), 200 if status == 200 else 424, headers)(scope, receive, send)
+            if self.status_code != 200:
+                headers |= _model_error_headers(self._response.status_code)
+            await StreamingResponse(self._response.aiter_raw(), self.status_code, headers)(scope, receive, send)
         finally:
-            self._instance.in_flight -= 1
-            await self._answer.aclose()
+            self._container.in_flight -= 1
+            await self._response.aclose()
 
 
 ROUTES = [

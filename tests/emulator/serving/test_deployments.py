@@ -1,4 +1,4 @@
-"""Online deployments through the real SDK: real containers, and every way that one fails."""
+"""Online deployments through the real SDK: real containers, and all their failures."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from mlops.emulator.serving import containers
 from mlops.emulator.storage import blobs
 
 pytestmark = [
-    # The SDK leaves its connections to the garbage collector.
+    # The SDK does not close its connections.
     pytest.mark.filterwarnings("ignore:unclosed <ssl.SSLSocket:ResourceWarning"),
 ]
 
-Ask = Callable[..., requests.Response]
+SendRequest = Callable[..., requests.Response]
 SIZE = "Standard_NC6s_v3"
 ECHO = Path(__file__).with_name("echo")
 
 
 @pytest.fixture(scope="module")
 def client(emulator: Emulator) -> Iterator[MLClient]:
-    """A client with an endpoint ``shop`` and two models: one that works, one that no container can load."""
+    """A client of a workspace with an endpoint ``shop``."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in emulator.environment().items():
             patch.setenv(name, value)
@@ -45,11 +45,13 @@ def client(emulator: Emulator) -> Iterator[MLClient]:
 
 @pytest.fixture(scope="module")
 def good(client: MLClient) -> str:
+    """A model that works."""
     return str(client.models.create_or_update(Model(name="good", version="1", path=str(ECHO), type="mlflow_model")).id)
 
 
 @pytest.fixture(scope="module")
 def broken(client: MLClient, emulator: Emulator) -> str:
+    """A model that can't be loaded."""
     folder = blobs.path(emulator.azure, blobs.datastore_container(emulator.azure), "broken")
     folder.mkdir()
     (folder / "MLmodel").write_text("flavors:\n  python_function:\n    loader_module: nobody.has.this\n")
@@ -58,8 +60,8 @@ def broken(client: MLClient, emulator: Emulator) -> str:
 
 
 @pytest.fixture
-def ask(client: MLClient, emulator: Emulator) -> Ask:
-    """A request under ``…/onlineEndpoints``, without the SDK's good manners."""
+def send_request(client: MLClient, emulator: Emulator) -> SendRequest:
+    """Send a request below ``…/onlineEndpoints`` that the SDK would not send."""
 
     def send(method: str, path: str, body: Any = None) -> requests.Response:
         url = f"https://management.azure.com{emulator.azure.workspace_id}/onlineEndpoints/{path}"
@@ -69,30 +71,32 @@ def ask(client: MLClient, emulator: Emulator) -> Ask:
     return send
 
 
-def deploy(client: MLClient, name: str, model: str, **more: Any) -> Any:
-    asked = ManagedOnlineDeployment(name=name, endpoint_name="shop", model=model, **{"instance_type": SIZE, "instance_count": 1, **more})
-    return client.online_deployments.begin_create_or_update(asked).result()
+def deploy(client: MLClient, name: str, model: str, **options: Any) -> Any:
+    deployment = ManagedOnlineDeployment(
+        name=name, endpoint_name="shop", model=model, **{"instance_type": SIZE, "instance_count": 1, **options}
+    )
+    return client.online_deployments.begin_create_or_update(deployment).result()
 
 
-def route(client: MLClient, traffic: Mapping[str, int]) -> Any:
+def set_traffic(client: MLClient, traffic: Mapping[str, int]) -> Any:
     endpoint = client.online_endpoints.get("shop")
     endpoint.traffic = dict(traffic)
     return client.online_endpoints.begin_create_or_update(endpoint).result()
 
 
 def container_processes(emulator: Emulator, deployment: str) -> list[int]:
-    """Process ids of a deployment's containers (not of their guards)."""
+    """Return the process ids of a deployment's containers, without their guards."""
     folder = f"/deployments/shop/{deployment}/ready".encode()
-    found = []
+    pids = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
             try:
-                words = (entry / "cmdline").read_bytes().split(b"\0")
+                arguments = (entry / "cmdline").read_bytes().split(b"\0")
             except OSError:
                 continue
-            if str(emulator.state).encode() + folder in words and b"--" not in words:
-                found.append(int(entry.name))
-    return found
+            if str(emulator.state).encode() + folder in arguments and b"--" not in arguments:
+                pids.append(int(entry.name))
+    return pids
 
 
 def body(model: str, **properties: Any) -> dict[str, Any]:
@@ -105,7 +109,7 @@ def body(model: str, **properties: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def blue(client: MLClient, good: str) -> Any:
-    """A deployment as the tutorial makes it."""
+    """A deployment like the tutorial's."""
     return deploy(
         client,
         "blue",
@@ -117,21 +121,21 @@ def blue(client: MLClient, good: str) -> Any:
     )
 
 
-def test_a_deployment_answers_with_the_services_defaults(client: MLClient, blue: Any, good: str) -> None:
-    found = client.online_deployments.get("blue", "shop")
-    assert (found.provisioning_state, found.instance_type, found.instance_count, found.tags) == ("Succeeded", SIZE, 1, {"run": "a"})
-    assert found.model == good
-    assert vars(found.liveness_probe) == {
+def test_a_deployment_has_the_defaults_of_the_service(client: MLClient, blue: Any, good: str) -> None:
+    stored = client.online_deployments.get("blue", "shop")
+    assert (stored.provisioning_state, stored.instance_type, stored.instance_count, stored.tags) == ("Succeeded", SIZE, 1, {"run": "a"})
+    assert stored.model == good
+    assert vars(stored.liveness_probe) == {
         "failure_threshold": 30, "success_threshold": 1, "timeout": 2, "period": 10, "initial_delay": 600,
     }  # fmt: skip
-    assert found.readiness_probe.initial_delay == 10
-    assert (found.request_settings.request_timeout_ms, found.request_settings.max_concurrent_requests_per_instance) == (90000, 1)
+    assert stored.readiness_probe.initial_delay == 10
+    assert (stored.request_settings.request_timeout_ms, stored.request_settings.max_concurrent_requests_per_instance) == (90000, 1)
     assert [deployment.name for deployment in client.online_deployments.list("shop")] == ["blue"]
-    assert client.online_endpoints.get("shop").traffic == {"blue": 0}, "a new deployment takes no traffic"
+    assert client.online_endpoints.get("shop").traffic == {"blue": 0}, "a new deployment receives no traffic"
 
 
 @pytest.mark.usefixtures("blue")
-def test_logs_are_the_containers(client: MLClient) -> None:
+def test_logs_are_those_of_the_container(client: MLClient) -> None:
     text = client.online_deployments.get_logs("blue", "shop", lines=1000)
     assert "UserContainerStart: Succeeded" in text
     assert "weights sha256" in text
@@ -141,23 +145,23 @@ def test_logs_are_the_containers(client: MLClient) -> None:
 
 
 @pytest.mark.usefixtures("blue")
-def test_traffic_goes_to_deployments_that_are_there_all_of_it_or_none(client: MLClient) -> None:
-    for wrong, said in (({"blue": 50}, "sum to 50"), ({"blue": 50, "nobody": 50}, r"\[nobody\], which does not exist")):
-        with pytest.raises(HttpResponseError, match=said):
-            route(client, wrong)
+def test_traffic_sums_to_0_or_100_and_goes_to_existing_deployments(client: MLClient) -> None:
+    for traffic, message in (({"blue": 50}, "sum to 50"), ({"blue": 50, "nobody": 50}, r"\[nobody\], which does not exist")):
+        with pytest.raises(HttpResponseError, match=message):
+            set_traffic(client, traffic)
         assert client.online_endpoints.get("shop").traffic == {"blue": 0}
-    assert route(client, {"BLUE": 100}).traffic == {"blue": 100}
-    assert route(client, {"blue": 0}).traffic == {}
+    assert set_traffic(client, {"BLUE": 100}).traffic == {"blue": 100}
+    assert set_traffic(client, {"blue": 0}).traffic == {}
 
 
 @pytest.mark.usefixtures("blue")
 def test_a_deployment_with_traffic_cant_be_deleted(client: MLClient, emulator: Emulator) -> None:
-    route(client, {"blue": 100})
+    set_traffic(client, {"blue": 100})
     with pytest.raises(HttpResponseError, match="takes 100 % of the endpoint's traffic"):
         client.online_deployments.begin_delete("blue", "shop").result()
     assert client.online_deployments.get("blue", "shop").provisioning_state == "Succeeded"
     assert len(container_processes(emulator, "blue")) == 1
-    route(client, {"blue": 0})
+    set_traffic(client, {"blue": 0})
 
 
 @pytest.mark.usefixtures("blue")
@@ -182,12 +186,12 @@ def test_a_failed_update_leaves_the_old_container_serving(client: MLClient, brok
 
 
 @pytest.mark.usefixtures("blue")
-def test_its_size_cant_be_changed(client: MLClient, good: str) -> None:
+def test_the_instance_type_cant_be_changed(client: MLClient, good: str) -> None:
     with pytest.raises(HttpResponseError, match="instanceType can't be changed"):
         deploy(client, "blue", good, instance_type="Standard_NC12s_v3")
 
 
-def test_a_model_that_does_not_load_is_not_ready_and_its_log_says_why(client: MLClient, broken: str, good: str, emulator: Emulator) -> None:
+def test_the_log_explains_why_a_model_can_not_be_loaded(client: MLClient, broken: str, good: str, emulator: Emulator) -> None:
     with pytest.raises(HttpResponseError, match="ResourceNotReady: User container has crashed or terminated") as failure:
         deploy(client, "sick", broken)
     assert failure.value.message.startswith("(None) ResourceNotReady: ")
@@ -198,25 +202,25 @@ def test_a_model_that_does_not_load_is_not_ready_and_its_log_says_why(client: ML
     with pytest.raises(HttpResponseError, match=r"Specified deployment \[sick\] failed during initial provisioning"):
         deploy(client, "sick", good)
     with pytest.raises(HttpResponseError, match="whose provisioning state is Failed"):
-        route(client, {"sick": 100})
+        set_traffic(client, {"sick": 100})
     client.online_deployments.begin_delete("sick", "shop").result()
     with pytest.raises(ResourceNotFoundError, match="There is no deployment with name: sick"):
         client.online_deployments.get("sick", "shop")
 
 
 @pytest.mark.parametrize(
-    ("fault", "said"),
+    ("fault", "message"),
     [
         ("deployment-quota", "OutOfQuota: Not enough cluster CPU quota. The amount of additional CPU quota requested is 12"),
         ("deployment-image", "ImageBuildFailure: "),
         ("deployment-unhealthy", "ResourceNotReady: User container has crashed or terminated: Liveness probe failed"),
     ],
 )
-def test_faults_on_order_fail_the_operation(client: MLClient, good: str, emulator: Emulator, fault: str, said: str) -> None:
-    emulator.azure.faults.order(f"{fault}@faulty")
+def test_injected_faults_fail_the_operation(client: MLClient, good: str, emulator: Emulator, fault: str, message: str) -> None:
+    emulator.azure.faults.add(f"{fault}@faulty")
     with pytest.raises(HttpResponseError) as failure:
         deploy(client, "faulty", good, instance_count=2)
-    assert failure.value.message.startswith(f"(None) {said}")
+    assert failure.value.message.startswith(f"(None) {message}")
     assert client.online_deployments.get("faulty", "shop").provisioning_state == "Failed"
     assert container_processes(emulator, "faulty") == []
     logs = client.online_deployments.get_logs("faulty", "shop", lines=100)
@@ -226,7 +230,7 @@ def test_faults_on_order_fail_the_operation(client: MLClient, good: str, emulato
 
 
 @pytest.mark.parametrize(
-    ("change", "status", "said"),
+    ("change", "status", "message"),
     [
         ({"instanceType": "Standard_Potato"}, 400, "Standard_Potato"),
         ({"instanceType": None}, 400, "instanceType is required"),
@@ -243,34 +247,36 @@ def test_faults_on_order_fail_the_operation(client: MLClient, good: str, emulato
         ({"codeConfiguration": {"scoringScript": "score.py"}}, 501, "scoring script"),
     ],
 )
-def test_what_azure_would_not_take_is_refused(ask: Ask, good: str, change: dict[str, Any], status: int, said: str) -> None:
-    answer = ask("PUT", "shop/deployments/refused", body(good) | {"properties": body(good)["properties"] | change})
+def test_an_invalid_deployment_is_rejected(send_request: SendRequest, good: str, change: dict[str, Any], status: int, message: str) -> None:
+    answer = send_request("PUT", "shop/deployments/rejected", body(good) | {"properties": body(good)["properties"] | change})
     assert answer.status_code == status
-    assert said in answer.text
-    assert ask("GET", "shop/deployments/refused").status_code == 404
+    assert message in answer.text
+    assert send_request("GET", "shop/deployments/rejected").status_code == 404
 
 
-def test_models_that_cant_be_served_are_refused_before_anything_starts(ask: Ask, emulator: Emulator) -> None:
-    assert ask("PUT", "shop/deployments/refused", body("azureml:nobody:1")).status_code == 404
+def test_a_model_that_cant_be_served_is_rejected(send_request: SendRequest, emulator: Emulator) -> None:
+    assert send_request("PUT", "shop/deployments/rejected", body("azureml:nobody:1")).status_code == 404
     folder = blobs.path(emulator.azure, blobs.datastore_container(emulator.azure), "pickles")
     folder.mkdir()
     (folder / "model.pkl").write_bytes(b"1")
-    answer = ask("PUT", "shop/deployments/refused", body("azureml://datastores/workspaceblobstore/paths/pickles"))
+    answer = send_request("PUT", "shop/deployments/rejected", body("azureml://datastores/workspaceblobstore/paths/pickles"))
     assert answer.status_code == 400
-    assert "is no MLflow model" in answer.text
+    assert "is not an MLflow model" in answer.text
 
 
-def test_an_endpoint_must_be_there(ask: Ask, good: str) -> None:
-    answer = ask("PUT", "nowhere/deployments/blue", body(good))
+def test_the_endpoint_must_exist(send_request: SendRequest, good: str) -> None:
+    answer = send_request("PUT", "nowhere/deployments/blue", body(good))
     assert answer.status_code == 404
     assert "There is no endpoint with name: nowhere" in answer.text
-    assert ask("DELETE", "nowhere/deployments/blue").status_code == 204
+    assert send_request("DELETE", "nowhere/deployments/blue").status_code == 204
 
 
-def test_a_busy_deployment_is_left_alone_until_it_is_ready(ask: Ask, good: str, client: MLClient, emulator: Emulator) -> None:
-    assert ask("PUT", "shop/deployments/busy", body(good)).status_code == 201
+def test_a_deployment_with_an_operation_in_progress_cant_be_changed(
+    send_request: SendRequest, good: str, client: MLClient, emulator: Emulator
+) -> None:
+    assert send_request("PUT", "shop/deployments/busy", body(good)).status_code == 201
     for method, path in (("PUT", "shop/deployments/busy"), ("DELETE", "shop/deployments/busy"), ("DELETE", "shop")):
-        answer = ask(method, path, body(good) if method == "PUT" else None)
+        answer = send_request(method, path, body(good) if method == "PUT" else None)
         assert (answer.status_code, answer.json()["error"]["code"]) == (409, "Conflict")
     while (state := client.online_deployments.get("busy", "shop").provisioning_state) != "Succeeded":
         assert state == "Creating"
@@ -279,7 +285,7 @@ def test_a_busy_deployment_is_left_alone_until_it_is_ready(ask: Ask, good: str, 
     assert container_processes(emulator, "busy") == []
 
 
-def test_a_container_that_dies_is_started_once_more(client: MLClient, good: str, emulator: Emulator) -> None:
+def test_a_container_that_exits_is_restarted_once(client: MLClient, good: str, emulator: Emulator) -> None:
     deploy(client, "mortal", good, request_settings=OnlineRequestSettings(request_timeout_ms=90000))
     key = client.online_endpoints.get_keys("shop").primary_key
 
@@ -288,16 +294,16 @@ def test_a_container_that_dies_is_started_once_more(client: MLClient, good: str,
         headers = {"Authorization": f"Bearer {key}", "azureml-model-deployment": "mortal"}
         return requests.post("https://shop.eastus.inference.ml.azure.com/score", json=payload, headers=headers, timeout=120).status_code
 
-    instance = containers.find(emulator.azure, "shop/mortal")
-    assert instance is not None
+    container = containers.find(emulator.azure, "shop/mortal")
+    assert container is not None
     first = container_processes(emulator, "mortal")
     os.kill(first[0], signal.SIGKILL)
     while (second := container_processes(emulator, "mortal")) in ([], first):
-        assert not instance.gave_up
+        assert not container.has_failed
         time.sleep(0.1)
     assert status() == 200, "a request waits until the container is ready again"
     os.kill(second[0], signal.SIGKILL)
-    while not instance.gave_up:
+    while not container.has_failed:
         assert container_processes(emulator, "mortal") in ([], second)
         time.sleep(0.1)
     assert container_processes(emulator, "mortal") == []
@@ -306,8 +312,8 @@ def test_a_container_that_dies_is_started_once_more(client: MLClient, good: str,
     client.online_deployments.begin_delete("mortal", "shop").result()
 
 
-def test_deleting_the_endpoint_ends_all_containers(client: MLClient, blue: Any, emulator: Emulator) -> None:
-    route(client, {"blue": 100})
+def test_deleting_the_endpoint_stops_all_containers(client: MLClient, blue: Any, emulator: Emulator) -> None:
+    set_traffic(client, {"blue": 100})
     assert container_processes(emulator, "blue")
     client.online_endpoints.begin_delete("shop").result()
     assert container_processes(emulator, "blue") == []

@@ -1,4 +1,4 @@
-"""Online endpoints through the real SDK: creation, keys and tokens, tags, refusals. Traffic is tested where there are deployments."""
+"""Online endpoints through the real SDK: creation, keys and tokens, tags, invalid requests. Traffic is tested with the deployments."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from mlops.emulator.identity.entra import MANAGEMENT, issue
 from mlops.emulator.server import Emulator
 
 pytestmark = [
-    # The SDK leaves its connections to the garbage collector.
+    # The SDK does not close its connections.
     pytest.mark.filterwarnings("ignore:unclosed <ssl.SSLSocket:ResourceWarning"),
 ]
 
-Ask = Callable[..., requests.Response]
+SendRequest = Callable[..., requests.Response]
 
 
 @pytest.fixture
-def ask(emulator: Emulator, environment: Mapping[str, str]) -> Ask:
-    """A request under ``…/onlineEndpoints``, without the SDK's good manners."""
+def send_request(emulator: Emulator, environment: Mapping[str, str]) -> SendRequest:
+    """Send a request below ``…/onlineEndpoints`` that the SDK would not send."""
     token = issue(emulator.azure, MANAGEMENT)
 
     def send(method: str, path: str, body: Any = None, version: str = "2022-02-01-preview") -> requests.Response:
@@ -35,16 +35,16 @@ def ask(emulator: Emulator, environment: Mapping[str, str]) -> Ask:
     return send
 
 
-def create(ml: Any, name: str, **more: Any) -> Any:
-    return ml.online_endpoints.begin_create_or_update(ManagedOnlineEndpoint(name=name, **{"auth_mode": "key", **more})).result()
+def create(ml: Any, name: str, **options: Any) -> Any:
+    return ml.online_endpoints.begin_create_or_update(ManagedOnlineEndpoint(name=name, **{"auth_mode": "key", **options})).result()
 
 
 def body(**properties: Any) -> dict[str, Any]:
     return {"location": "eastus", "properties": {"authMode": "Key", **properties}}
 
 
-def wait(answer: requests.Response, emulator: Emulator) -> dict[str, Any]:
-    """The status of an accepted operation, once it has ended."""
+def wait_for_operation(answer: requests.Response, emulator: Emulator) -> dict[str, Any]:
+    """Poll an operation until it has ended, and return its status."""
     headers = {"Authorization": f"Bearer {issue(emulator.azure, MANAGEMENT)}"}
     while True:
         status: dict[str, Any] = requests.get(answer.headers["Azure-AsyncOperation"], headers=headers, timeout=60).json()
@@ -53,47 +53,48 @@ def wait(answer: requests.Response, emulator: Emulator) -> dict[str, Any]:
         time.sleep(0.05)
 
 
-def test_an_endpoint_is_created_as_asked(ml: Any) -> None:
-    made = create(ml, "created", description="ours", tags={"run": "a"})
-    assert (made.provisioning_state, made.auth_mode, made.description, made.tags) == ("Succeeded", "key", "ours", {"run": "a"})
-    assert made.scoring_uri == "https://created.eastus.inference.ml.azure.com/score"
-    assert made.openapi_uri == "https://created.eastus.inference.ml.azure.com/swagger.json"
-    assert made.properties["azureml.onlineendpointid"].endswith("/onlineendpoints/created")
-    assert made.kind == "Managed"
-    found = ml.online_endpoints.get("CREATED")
-    assert (found.name, found.traffic, found.identity.type) == ("created", {}, "system_assigned")
+def test_an_endpoint_is_created_as_requested(ml: Any) -> None:
+    created = create(ml, "created", description="a test", tags={"run": "a"})
+    assert (created.provisioning_state, created.auth_mode) == ("Succeeded", "key")
+    assert (created.description, created.tags) == ("a test", {"run": "a"})
+    assert created.scoring_uri == "https://created.eastus.inference.ml.azure.com/score"
+    assert created.openapi_uri == "https://created.eastus.inference.ml.azure.com/swagger.json"
+    assert created.properties["azureml.onlineendpointid"].endswith("/onlineendpoints/created")
+    assert created.kind == "Managed"
+    stored = ml.online_endpoints.get("CREATED")
+    assert (stored.name, stored.traffic, stored.identity.type) == ("created", {}, "system_assigned")
     assert "created" in [endpoint.name for endpoint in ml.online_endpoints.list()]
 
 
-def test_a_new_endpoint_has_no_address_until_it_is_ready(ask: Ask, emulator: Emulator) -> None:
-    answer = ask("PUT", "early", body())
+def test_a_new_endpoint_has_no_address_until_it_is_ready(send_request: SendRequest, emulator: Emulator) -> None:
+    answer = send_request("PUT", "early", body())
     assert answer.status_code == 201
     assert (answer.json()["properties"]["provisioningState"], answer.json()["properties"]["scoringUri"]) == ("Creating", None)
     assert "/mfeOperationsStatus/oe:" in answer.headers["Azure-AsyncOperation"]
-    assert wait(answer, emulator)["status"] == "Succeeded"
-    assert ask("GET", "early").json()["properties"]["scoringUri"].startswith("https://early.")
-    assert ask("PUT", "early", body()).status_code == 200
+    assert wait_for_operation(answer, emulator)["status"] == "Succeeded"
+    assert send_request("GET", "early").json()["properties"]["scoringUri"].startswith("https://early.")
+    assert send_request("PUT", "early", body()).status_code == 200
 
 
-def test_an_update_changes_what_it_names_and_keeps_the_keys(ml: Any) -> None:
-    made = create(ml, "updated", tags={"a": "1"})
+def test_an_update_keeps_the_keys(ml: Any) -> None:
+    created = create(ml, "updated", tags={"a": "1"})
     keys = ml.online_endpoints.get_keys("updated")
-    made.tags, made.description = {"b": "2"}, "new"
-    changed = ml.online_endpoints.begin_create_or_update(made).result()
+    created.tags, created.description = {"b": "2"}, "new"
+    changed = ml.online_endpoints.begin_create_or_update(created).result()
     assert (changed.tags, changed.description) == ({"b": "2"}, "new")
     assert ml.online_endpoints.get_keys("updated").primary_key == keys.primary_key
-    assert ml.online_endpoints.get("updated").properties["createdAt"] == made.properties["createdAt"]
+    assert ml.online_endpoints.get("updated").properties["createdAt"] == created.properties["createdAt"]
 
 
-def test_tags_are_patched(ml: Any, ask: Ask) -> None:
+def test_tags_are_patched(ml: Any, send_request: SendRequest) -> None:
     create(ml, "patched", tags={"a": "1"})
-    answer = ask("PATCH", "patched", {"tags": {"b": "2"}})
+    answer = send_request("PATCH", "patched", {"tags": {"b": "2"}})
     assert (answer.status_code, answer.json()["tags"]) == (200, {"b": "2"})
     assert ml.online_endpoints.get("patched").tags == {"b": "2"}
-    assert ask("PATCH", "patched", {"properties": {"authMode": "AMLToken"}}).status_code == 400
+    assert send_request("PATCH", "patched", {"properties": {"authMode": "AMLToken"}}).status_code == 400
 
 
-def test_keys_are_two_and_regenerated_one_by_one(ml: Any) -> None:
+def test_each_key_is_regenerated_separately(ml: Any) -> None:
     create(ml, "keyed")
     before = ml.online_endpoints.get_keys("keyed")
     assert before.primary_key != before.secondary_key
@@ -103,44 +104,44 @@ def test_keys_are_two_and_regenerated_one_by_one(ml: Any) -> None:
     assert after.secondary_key != before.secondary_key
 
 
-def test_an_endpoint_of_tokens_has_no_keys(ml: Any, ask: Ask) -> None:
+def test_an_endpoint_with_tokens_has_no_keys(ml: Any, send_request: SendRequest) -> None:
     create(ml, "tokened", auth_mode="aml_token")
     token = ml.online_endpoints.get_keys("tokened")
     assert token.access_token.count(".") == 2
     assert time.time() < token.refresh_after_time_utc < token.expiry_time_utc
-    refused = ask("POST", "tokened/listKeys")
-    assert refused.status_code == 400
-    assert "authMode AMLToken" in refused.text
+    response = send_request("POST", "tokened/listKeys")
+    assert response.status_code == 400
+    assert "authMode AMLToken" in response.text
 
 
-def test_deleting_takes_the_name_out_of_the_list(ml: Any, ask: Ask) -> None:
+def test_a_deleted_endpoint_can_be_created_again(ml: Any, send_request: SendRequest) -> None:
     create(ml, "deleted")
     ml.online_endpoints.begin_delete("deleted").result()
     with pytest.raises(ResourceNotFoundError, match="There is no endpoint with name: deleted"):
         ml.online_endpoints.get("deleted")
-    assert ask("DELETE", "deleted").status_code == 204
+    assert send_request("DELETE", "deleted").status_code == 204
     create(ml, "deleted")
 
 
-def test_a_deletions_location_leads_to_its_result(ml: Any, ask: Ask, emulator: Emulator) -> None:
+def test_the_location_of_a_deletion_leads_to_its_result(ml: Any, send_request: SendRequest, emulator: Emulator) -> None:
     create(ml, "located")
-    answer = ask("DELETE", "located")
+    answer = send_request("DELETE", "located")
     assert (answer.status_code, answer.content) == (202, b"")
-    assert wait(answer, emulator)["status"] == "Succeeded"
+    assert wait_for_operation(answer, emulator)["status"] == "Succeeded"
     headers = {"Authorization": f"Bearer {issue(emulator.azure, MANAGEMENT)}"}
     assert "/mfeOperationResults/oe:" in answer.headers["Location"]
     assert requests.get(answer.headers["Location"], headers=headers, timeout=60).status_code == 204
 
 
 @pytest.mark.parametrize("name", ["ab", "1abc", "abc-", "a_bc", "a" * 33])
-def test_names_are_checked(ask: Ask, name: str) -> None:
-    answer = ask("PUT", name, body())
+def test_an_invalid_name_is_rejected(send_request: SendRequest, name: str) -> None:
+    answer = send_request("PUT", name, body())
     assert answer.status_code == 400
     assert "3 to 32" in answer.json()["error"]["details"][0]["message"]
 
 
 @pytest.mark.parametrize(
-    ("content", "status", "said"),
+    ("content", "status", "message"),
     [
         ({"properties": {"authMode": "Key"}}, 400, "location"),
         ({"location": "eastus"}, 400, "properties"),
@@ -155,23 +156,23 @@ def test_names_are_checked(ask: Ask, name: str) -> None:
         (body() | {"identity": {"type": "UserAssigned"}}, 501, "UserAssigned"),
     ],
 )
-def test_what_azure_would_not_take_is_refused(ask: Ask, content: dict[str, Any], status: int, said: str) -> None:
-    answer = ask("PUT", "refused", content)
+def test_an_invalid_endpoint_is_rejected(send_request: SendRequest, content: dict[str, Any], status: int, message: str) -> None:
+    answer = send_request("PUT", "rejected", content)
     assert answer.status_code == status
-    assert said in answer.text
-    assert ask("GET", "refused").status_code == 404
+    assert message in answer.text
+    assert send_request("GET", "rejected").status_code == 404
 
 
-def test_an_unknown_api_version_is_refused(ask: Ask) -> None:
-    assert ask("GET", "created", version="2030-01-01").json()["error"]["code"] == "InvalidApiVersionParameter"
+def test_an_unknown_api_version_is_rejected(send_request: SendRequest) -> None:
+    assert send_request("GET", "created", version="2030-01-01").json()["error"]["code"] == "InvalidApiVersionParameter"
 
 
-def test_an_endpoint_that_failed_must_be_made_again(ml: Any, emulator: Emulator) -> None:
-    emulator.azure.faults.order("endpoint-failed@ruin")
-    with pytest.raises(HttpResponseError, match="Provisioning of endpoint ruin failed"):
-        create(ml, "ruin")
-    assert ml.online_endpoints.get("ruin").provisioning_state == "Failed"
+def test_an_endpoint_that_failed_must_be_recreated(ml: Any, emulator: Emulator) -> None:
+    emulator.azure.faults.add("endpoint-failed@failing")
+    with pytest.raises(HttpResponseError, match="Provisioning of endpoint failing failed"):
+        create(ml, "failing")
+    assert ml.online_endpoints.get("failing").provisioning_state == "Failed"
     with pytest.raises(HttpResponseError, match="Please recreate the endpoint"):
-        create(ml, "ruin")
-    ml.online_endpoints.begin_delete("ruin").result()
-    assert create(ml, "ruin").provisioning_state == "Succeeded"
+        create(ml, "failing")
+    ml.online_endpoints.begin_delete("failing").result()
+    assert create(ml, "failing").provisioning_state == "Succeeded"

@@ -1,9 +1,9 @@
 """The container's routes.
 
-| request | answer |
+| request | response |
 |---|---|
-| ``POST /score`` | 200 ``{"output": …}``; 400 payload not understood; 408 too slow; 429 too many; 500 the model failed |
-| ``GET /``, ``/health/live``, ``/health/ready`` | 200 ``Healthy``, also while the model works |
+| ``POST /score`` | 200 ``{"output": …}``; 400 invalid payload; 408 too slow; 429 too many requests; 500 the model failed |
+| ``GET /``, ``/health/live``, ``/health/ready`` | 200 ``Healthy``, even while the model is working |
 """
 
 from __future__ import annotations
@@ -25,36 +25,37 @@ from mlops.emulator.serving.container.worker import Busy, Worker
 __all__ = ["make_app"]
 
 
-def make_app(worker: Worker, timeout: float) -> Starlette:
-    """The application.
+def make_app(worker: Worker, timeout_s: float) -> Starlette:
+    """Return the application.
 
     Args:
         worker: runs the model.
-        timeout: seconds from a request's arrival to its answer.
+        timeout_s: seconds from a request's arrival to its response.
     """
 
     async def score(request: Request) -> Response:
         start = time.monotonic()
-        response, remark = await _score(worker, timeout, await request.body())
-        identity = request.headers.get("x-ms-client-request-id", "-")
-        took = time.monotonic() - start
-        console.info(f"{_clock()} POST /score {response.status_code} {took * 1000:.0f} ms {identity} {remark}".rstrip())
+        response, remark = await _score(worker, timeout_s, await request.body())
+        request_id = request.headers.get("x-ms-client-request-id", "-")
+        milliseconds = (time.monotonic() - start) * 1000
+        clock = time.strftime("%H:%M:%S")
+        console.info(f"{clock} POST /score {response.status_code} {milliseconds:.0f} ms {request_id} {remark}".rstrip())
         return response
 
     return Starlette(
         routes=[
             Route("/score", score, methods=["POST"]),
-            *(Route(path, _healthy) for path in ("/", "/health/live", "/health/ready")),
+            *(Route(path, _get_health) for path in ("/", "/health/live", "/health/ready")),
         ]
     )
 
 
-async def _healthy(_request: Request) -> Response:
+async def _get_health(_request: Request) -> Response:
     return PlainTextResponse("Healthy")
 
 
-async def _score(worker: Worker, timeout: float, body: bytes) -> tuple[Response, str]:
-    """The answer, and a remark for the log."""
+async def _score(worker: Worker, timeout_s: float, body: bytes) -> tuple[Response, str]:
+    """Return the response, and a remark for the log."""
     try:
         conversations, parameters = parse(json.loads(body))
     except ValueError as problem:
@@ -62,20 +63,16 @@ async def _score(worker: Worker, timeout: float, body: bytes) -> tuple[Response,
     try:
         job = worker.submit(conversations, parameters)
     except Busy:
-        return PlainTextResponse("Too many requests wait for the model.", status_code=429), ""
+        return PlainTextResponse("Too many requests are waiting for the model.", status_code=429), ""
     try:
-        answers = await asyncio.wait_for(job.answer, timeout)
+        answers = await asyncio.wait_for(job.answer, timeout_s)
     except TimeoutError:
-        return PlainTextResponse(f"No answer within {timeout * 1000:.0f} ms.", status_code=408), ""
+        return PlainTextResponse(f"No answer within {timeout_s * 1000:.0f} ms.", status_code=408), ""
     except Exception as problem:
         console.info("".join(traceback.format_exception(problem)))
         return PlainTextResponse(f"{type(problem).__name__}: {problem}", status_code=500), ""
     finally:
-        # Also when the client hangs up.
+        # This also happens when the client disconnects.
         worker.abandon(job)
-    remark = f"waited {job.waited * 1000:.0f} ms, {job.together} together, {sum(map(len, answers))} characters"
+    remark = f"queued for {job.queued_s * 1000:.0f} ms, batch of {job.batch_size}, {sum(map(len, answers))} characters"
     return JSONResponse({"output": answers[0] if len(answers) == 1 else answers}), remark
-
-
-def _clock() -> str:
-    return time.strftime("%H:%M:%S")

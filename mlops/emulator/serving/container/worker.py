@@ -1,6 +1,6 @@
-"""One thread that runs the model, and the queue before it.
+"""The thread that runs the model, and its queue.
 
-Requests with equal parameters that wait together are answered together: four at once cost little more than one.
+Requests with equal parameters that wait at the same time are answered in one batch: four at once take little longer than one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Predict = Callable[[dict[str, Any]], Mapping[str, Any]]
 
 
 class Busy(Exception):
-    """More requests wait than are allowed."""
+    """The queue is full."""
 
 
 @dataclass(eq=False)
@@ -27,31 +27,31 @@ class Job:
     """One request in the queue.
 
     Attributes:
-        conversations: to be answered; usually one.
-        parameters: of generation.
-        answer: resolves to a text per conversation.
-        abandoned: nobody waits for it any more.
-        waited: seconds in the queue.
-        together: requests in its batch.
+        conversations: conversations to answer, usually one.
+        parameters: parameters of the generation.
+        answer: resolves to one text per conversation.
+        loop: event loop of the request.
+        arrived: time of the request's arrival.
+        queued_s: seconds in the queue.
+        batch_size: number of requests that were answered together.
     """
 
     conversations: Sequence[Any]
     parameters: Mapping[str, Any]
     answer: asyncio.Future[list[str]]
     loop: asyncio.AbstractEventLoop
-    abandoned: bool = False
-    waited: float = 0.0
-    together: int = 0
     arrived: float = field(default_factory=time.monotonic)
+    queued_s: float = 0.0
+    batch_size: int = 0
 
 
 class Worker:
-    """Runs a model in a thread of its own, so that the event loop stays free for liveness probes.
+    """Runs a model in its own thread, so that the event loop can always answer liveness probes.
 
     Args:
         predict: the model: ``{"input_string": [conversation, …], "parameters": {…}}`` → ``{"output": text or texts}``.
-        batch: conversations answered together, at most.
-        limit: requests waiting or running, at most.
+        batch: maximum number of conversations in a batch.
+        limit: maximum number of requests that wait or run.
     """
 
     def __init__(self, predict: Predict, batch: int, limit: int) -> None:
@@ -61,11 +61,11 @@ class Worker:
         self._waiting: deque[Job] = deque()
         self._running = 0
         self._changed = threading.Condition()
-        # A daemon: a long answer must not keep the process from ending.
+        # A daemon thread: a long answer must not keep the process from exiting.
         threading.Thread(target=self._run, name="model", daemon=True).start()
 
     def submit(self, conversations: Sequence[Any], parameters: Mapping[str, Any]) -> Job:
-        """Queue a request; await its ``answer``.
+        """Queue a request. The caller awaits the job's ``answer``.
 
         Raises:
             Busy: ``limit`` requests are waiting or running.
@@ -80,27 +80,26 @@ class Worker:
         return job
 
     def abandon(self, job: Job) -> None:
-        """Nobody waits any more: leave the queue. A job that runs already runs to its end and counts as long."""
+        """Remove a request from the queue. If it already runs, it runs to its end and counts until then."""
         with self._changed:
-            job.abandoned = True
             if job in self._waiting:
                 self._waiting.remove(job)
 
     def _run(self) -> None:
         while True:
-            jobs = self._take()
+            jobs = self._next_batch()
             try:
-                self._settle(jobs, self._answers(jobs))
+                self._resolve_all(jobs, self._answer(jobs))
             except Exception as problem:
                 if len(jobs) == 1:
-                    self._settle(jobs, problem)
+                    self._resolve_all(jobs, problem)
                 else:
-                    self._one_by_one(jobs)
+                    self._run_individually(jobs)
             with self._changed:
                 self._running = 0
 
-    def _take(self) -> list[Job]:
-        """The oldest job and those behind it with the same parameters, up to the batch size."""
+    def _next_batch(self) -> list[Job]:
+        """Wait for a job; return it with those behind it that have the same parameters, up to the size of a batch."""
         with self._changed:
             self._changed.wait_for(lambda: bool(self._waiting))
             jobs = [self._waiting.popleft()]
@@ -112,28 +111,28 @@ class Worker:
                     self._waiting.remove(job)
             self._running = len(jobs)
         for job in jobs:
-            job.waited, job.together = time.monotonic() - job.arrived, len(jobs)
+            job.queued_s, job.batch_size = time.monotonic() - job.arrived, len(jobs)
         return jobs
 
-    def _answers(self, jobs: Sequence[Job]) -> list[str]:
+    def _answer(self, jobs: Sequence[Job]) -> list[str]:
         conversations = [conversation for job in jobs for conversation in job.conversations]
         output = self._predict({"input_string": conversations, "parameters": dict(jobs[0].parameters)})["output"]
         return [output] if isinstance(output, str) else list(output)
 
-    def _one_by_one(self, jobs: Sequence[Job]) -> None:
-        """One request may have spoilt the batch for the others."""
+    def _run_individually(self, jobs: Sequence[Job]) -> None:
+        """Answer each request of a failed batch separately, because only one of them may have caused the failure."""
         for job in jobs:
             try:
-                self._settle([job], self._answers([job]))
+                self._resolve_all([job], self._answer([job]))
             except Exception as problem:
-                self._settle([job], problem)
+                self._resolve_all([job], problem)
 
-    def _settle(self, jobs: Sequence[Job], answers: list[str] | Exception) -> None:
+    def _resolve_all(self, jobs: Sequence[Job], outcome: list[str] | Exception) -> None:
         for job in jobs:
-            if isinstance(answers, Exception):
-                job.loop.call_soon_threadsafe(_resolve, job, answers)
+            if isinstance(outcome, Exception):
+                job.loop.call_soon_threadsafe(_resolve, job, outcome)
             else:
-                own, answers = answers[: len(job.conversations)], answers[len(job.conversations) :]
+                own, outcome = outcome[: len(job.conversations)], outcome[len(job.conversations) :]
                 job.loop.call_soon_threadsafe(_resolve, job, own)
 
 

@@ -15,7 +15,7 @@ os.environ.update({"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "TOKENI
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
     for item in items:
         if Path(item.path).is_relative_to(Path(__file__).parent):
-            # Said by mlflow about its own classes when mlflow.pyfunc is imported.
+            # A warning of mlflow about its own classes, when mlflow.pyfunc is imported.
             item.add_marker(pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType.*:UserWarning"))
 
 

@@ -1,4 +1,4 @@
-"""The queue and the routes, with a model whose pace the test decides."""
+"""The queue and the routes, with a model whose speed the test controls."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mlops.emulator.serving.container.worker import Worker
 
 
 class Slow:
-    """Answers when it is let go, and remembers what it was asked together."""
+    """A model that answers once ``go`` is set, and records its batches."""
 
     def __init__(self) -> None:
         self.go = threading.Event()
@@ -27,7 +27,7 @@ class Slow:
         self.entered.set()
         assert self.go.wait(60)
         if "poison" in texts:
-            raise RuntimeError("I choked")
+            raise RuntimeError("cannot answer")
         answers = [f"{text}!" for text in texts]
         return {"output": answers[0] if len(answers) == 1 else answers}
 
@@ -39,13 +39,13 @@ def body(text: str, **parameters: Any) -> dict[str, Any]:
 Client = httpx.AsyncClient
 
 
-def scenario(batch: int, limit: int, timeout: float, play: Callable[[Client, Slow], Coroutine[Any, Any, None]]) -> None:
-    """Run an application for as long as the scenario plays."""
+def run_scenario(batch: int, limit: int, timeout_s: float, play: Callable[[Client, Slow], Coroutine[Any, Any, None]]) -> None:
+    """Run an application until ``play`` returns."""
     from mlops.emulator.serving.container.app import make_app
 
     async def run() -> None:
         model = Slow()
-        app = make_app(Worker(model, batch, limit), timeout)
+        app = make_app(Worker(model, batch, limit), timeout_s)
         try:
             async with Client(transport=httpx.ASGITransport(app), base_url="http://container") as client:
                 await play(client, model)
@@ -55,13 +55,13 @@ def scenario(batch: int, limit: int, timeout: float, play: Callable[[Client, Slo
     asyncio.run(run())
 
 
-async def until(condition: Callable[[], bool]) -> None:
+async def wait_for(condition: Callable[[], bool]) -> None:
     while not condition():
         await asyncio.sleep(0.005)
 
 
-async def later(client: Client, *bodies: dict[str, Any]) -> AsyncIterator[asyncio.Task[httpx.Response]]:
-    """Send requests one after the other, each surely queued before the next."""
+async def send_in_order(client: Client, *bodies: dict[str, Any]) -> AsyncIterator[asyncio.Task[httpx.Response]]:
+    """Send requests one after the other, each of them queued before the next one is sent."""
     for each in bodies:
         task = asyncio.create_task(client.post("/score", json=each))
         for _ in range(20):
@@ -69,10 +69,10 @@ async def later(client: Client, *bodies: dict[str, Any]) -> AsyncIterator[asynci
         yield task
 
 
-def test_liveness_answers_while_the_model_works() -> None:
+def test_liveness_is_answered_while_the_model_is_working() -> None:
     async def play(client: Client, model: Slow) -> None:
-        (task,) = [task async for task in later(client, body("a"))]
-        await until(model.entered.is_set)
+        (task,) = [task async for task in send_in_order(client, body("a"))]
+        await wait_for(model.entered.is_set)
         for path in ("/", "/health/live", "/health/ready"):
             response = await client.get(path)
             assert (response.status_code, response.text) == (200, "Healthy")
@@ -80,64 +80,64 @@ def test_liveness_answers_while_the_model_works() -> None:
         model.go.set()
         assert (await task).json() == {"output": "a!"}
 
-    scenario(1, 2, 60, play)
+    run_scenario(1, 2, 60, play)
 
 
-def test_requests_beyond_the_limit_get_429_and_the_others_their_answers() -> None:
+def test_requests_beyond_the_limit_get_429() -> None:
     async def play(client: Client, model: Slow) -> None:
-        tasks = [task async for task in later(client, body("a"), body("b"))]
-        await until(model.entered.is_set)
+        tasks = [task async for task in send_in_order(client, body("a"), body("b"))]
+        await wait_for(model.entered.is_set)
         refused = await client.post("/score", json=body("c"))
         assert refused.status_code == 429
         model.go.set()
         assert [(await task).json()["output"] for task in tasks] == ["a!", "b!"]
         assert (await client.post("/score", json=body("d"))).json() == {"output": "d!"}
 
-    scenario(1, 2, 60, play)
+    run_scenario(1, 2, 60, play)
 
 
-def test_what_waits_together_with_equal_parameters_is_answered_together() -> None:
+def test_waiting_requests_with_equal_parameters_are_answered_in_one_batch() -> None:
     async def play(client: Client, model: Slow) -> None:
-        tasks = [task async for task in later(client, body("a"))]
-        await until(model.entered.is_set)
+        tasks = [task async for task in send_in_order(client, body("a"))]
+        await wait_for(model.entered.is_set)
         requests = [body("b"), body("warm", temperature=0.5), body("c"), body("d"), body("e")]
-        tasks += [task async for task in later(client, *requests)]
+        tasks += [task async for task in send_in_order(client, *requests)]
         model.go.set()
         assert [(await task).json()["output"] for task in tasks] == ["a!", "b!", "warm!", "c!", "d!", "e!"]
         assert model.batches[0] == ["a"]
         assert model.batches[1:] == [["b", "c", "d"], ["warm"], ["e"]]
 
-    scenario(3, 10, 60, play)
+    run_scenario(3, 10, 60, play)
 
 
-def test_one_bad_request_does_not_spoil_its_neighbours() -> None:
+def test_a_failing_request_does_not_affect_the_rest_of_its_batch() -> None:
     async def play(client: Client, model: Slow) -> None:
-        tasks = [task async for task in later(client, body("a"))]
-        await until(model.entered.is_set)
-        tasks += [task async for task in later(client, body("b"), body("poison"), body("c"))]
+        tasks = [task async for task in send_in_order(client, body("a"))]
+        await wait_for(model.entered.is_set)
+        tasks += [task async for task in send_in_order(client, body("b"), body("poison"), body("c"))]
         model.go.set()
         responses = [await task for task in tasks]
         assert [response.status_code for response in responses] == [200, 200, 500, 200]
-        assert responses[2].text == "RuntimeError: I choked"
+        assert responses[2].text == "RuntimeError: cannot answer"
         assert [responses[index].json()["output"] for index in (0, 1, 3)] == ["a!", "b!", "c!"]
         assert model.batches == [["a"], ["b", "poison", "c"], ["b"], ["poison"], ["c"]]
 
-    scenario(4, 10, 60, play)
+    run_scenario(4, 10, 60, play)
 
 
-def test_a_late_answer_is_408_and_a_request_that_waited_in_vain_is_never_run() -> None:
+def test_a_late_answer_is_408_and_a_request_that_timed_out_is_never_run() -> None:
     async def play(client: Client, model: Slow) -> None:
-        tasks = [task async for task in later(client, body("a"), body("b"))]
+        tasks = [task async for task in send_in_order(client, body("a"), body("b"))]
         responses = [await task for task in tasks]
         assert [response.status_code for response in responses] == [408, 408]
         assert (await client.post("/score", json=body("c"))).status_code == 408
         model.go.set()
-        # Again and again: on a busy machine even this answer may be late.
+        # In a loop, because on a busy machine even this answer may be late.
         while (await client.post("/score", json=body("d"))).status_code != 200:
             pass
         assert {text for batch in model.batches for text in batch} == {"a", "d"}
 
-    scenario(1, 2, 0.2, play)
+    run_scenario(1, 2, 0.2, play)
 
 
 def test_several_conversations_in_one_request_get_a_list() -> None:
@@ -148,26 +148,26 @@ def test_several_conversations_in_one_request_get_a_list() -> None:
         assert response.json() == {"output": ["a!", "b!", "c!", "d!", "e!", "f!"]}
         assert (await client.post("/score", json={"input_data": {"input_string": nested[:1]}})).json() == {"output": "a!"}
 
-    scenario(2, 2, 60, play)
+    run_scenario(2, 2, 60, play)
 
 
 @pytest.mark.parametrize(
     "content",
     [b"", b"{", b"[]", b'"hello"', b"\xff", b'{"messages": [{"role": "user", "content": "hi"}]}', b'{"input_data": {"input_string": []}}'],
 )
-def test_a_payload_that_is_not_understood_is_400(content: bytes) -> None:
+def test_an_invalid_payload_is_400(content: bytes) -> None:
     async def play(client: Client, model: Slow) -> None:
         response = await client.post("/score", content=content)
         assert response.status_code == 400
         assert response.text
         assert model.batches == []
 
-    scenario(1, 2, 60, play)
+    run_scenario(1, 2, 60, play)
 
 
-def test_400_names_what_is_accepted() -> None:
+def test_400_names_the_accepted_payload() -> None:
     async def play(client: Client, model: Slow) -> None:
         response = await client.post("/score", json={"messages": []})
-        assert response.text.startswith('The keys messages are not what is taken. Accepted: {"input_data": {"input_string": [')
+        assert response.text.startswith('The keys messages are not accepted. Accepted: {"input_data": {"input_string": [')
 
-    scenario(1, 2, 60, play)
+    run_scenario(1, 2, 60, play)

@@ -27,7 +27,7 @@ def command(model: Path, folder: Path, *options: str) -> list[str]:
 
 @contextmanager
 def serving(model: Path, folder: Path, *options: str) -> Iterator[str]:
-    """A running container's address; its log lies in the folder."""
+    """Run a container and yield its address. Its log is in the folder."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with (
         (folder / "log").open("w") as log,
@@ -58,7 +58,7 @@ def score(address: str, **data: object) -> httpx.Response:
     return httpx.post(f"{address}/score", json={"input_data": data, "params": {}}, timeout=60, trust_env=False)
 
 
-def test_flat_and_nested_payloads_get_the_same_answer(address: str) -> None:
+def test_flat_and_nested_payloads_have_the_same_answer(address: str) -> None:
     parameters = {"max_new_tokens": 8, "do_sample": False}
     flat, nested = (score(address, input_string=value, parameters=parameters) for value in (HELLO, [HELLO]))
     assert flat.status_code == nested.status_code == 200
@@ -69,21 +69,21 @@ def test_flat_and_nested_payloads_get_the_same_answer(address: str) -> None:
     assert both == [flat.json()["output"]] * 2
 
 
-def test_liveness_answers_while_an_answer_is_generated(address: str) -> None:
+def test_liveness_is_answered_while_text_is_generated(address: str) -> None:
     async def play() -> int:
         async with httpx.AsyncClient(base_url=address, timeout=60, trust_env=False) as client:
             payload = {"input_data": {"input_string": HELLO, "parameters": {"max_new_tokens": 900}}}
-            long = asyncio.create_task(client.post("/score", json=payload))
-            healthy = 0
-            while not long.done():
-                healthy += (await client.get("/health/live")).status_code == 200
-            assert long.result().status_code == 200
-            return healthy
+            generation = asyncio.create_task(client.post("/score", json=payload))
+            probes = 0
+            while not generation.done():
+                probes += (await client.get("/health/live")).status_code == 200
+            assert generation.result().status_code == 200
+            return probes
 
     assert asyncio.run(play()) > 2
 
 
-def test_several_requests_at_once(address: str) -> None:
+def test_concurrent_requests_succeed(address: str) -> None:
     async def play() -> list[int]:
         async with httpx.AsyncClient(base_url=address, timeout=60, trust_env=False) as client:
             payload = {"input_data": {"input_string": HELLO, "parameters": {"max_new_tokens": 20}}}
@@ -92,14 +92,14 @@ def test_several_requests_at_once(address: str) -> None:
     assert asyncio.run(play()) == [200] * 6
 
 
-def test_a_model_that_fails_is_500_with_its_text_and_its_traceback_in_the_log(address: str, folder: Path) -> None:
+def test_a_failing_model_is_500_with_its_traceback_in_the_log(address: str, folder: Path) -> None:
     response = score(address, input_string=HELLO, parameters={"max_new_tokens": 5000})
     assert response.status_code == 500
     assert "exceed the model's 1024" in response.text
     assert "Traceback" in (folder / "log").read_text()
 
 
-def test_the_log_tells_of_the_model_and_of_each_request(address: str, folder: Path) -> None:
+def test_the_log_describes_the_model_and_each_request(address: str, folder: Path) -> None:
     httpx.post(
         f"{address}/score",
         json={"input_data": {"input_string": HELLO}},
@@ -107,7 +107,7 @@ def test_the_log_tells_of_the_model_and_of_each_request(address: str, folder: Pa
         timeout=60,
         trust_env=False,
     )
-    httpx.post(f"{address}/score", content=b"oh", trust_env=False)
+    httpx.post(f"{address}/score", content=b"{", trust_env=False)
     log = (folder / "log").read_text()
     assert "model loaded from" in log
     assert "weights sha256" in log
@@ -116,7 +116,7 @@ def test_the_log_tells_of_the_model_and_of_each_request(address: str, folder: Pa
     assert "health" not in log
 
 
-def test_a_model_that_does_not_load_ends_the_process_and_is_never_ready(tmp_path: Path) -> None:
+def test_a_model_that_can_not_be_loaded_ends_the_process(tmp_path: Path) -> None:
     done = subprocess.run(command(tmp_path, tmp_path), cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
     assert "Traceback" in done.stdout

@@ -1,6 +1,6 @@
-"""An MLflow model that needs no weights: it says its name and the question again.
+"""An MLflow model without weights: it answers with its name and the question.
 
-Questions that it takes as orders: ``sleep SECONDS``, ``fail``, ``die``.
+Some questions are commands: ``sleep SECONDS``, ``fail``, ``die``.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ from typing import Any
 
 
 class Echo:
-    """The model. Its name is the environment variable ``NAME`` of the deployment."""
+    """The model. Its name is the deployment's environment variable ``NAME``."""
 
     def predict(self, payload: dict[str, Any], params: dict[str, Any] | None = None) -> dict[str, Any]:
         """Answer each conversation in ``input_string``."""
         return {"output": [self._answer(conversation[-1]["content"]) for conversation in payload["input_string"]]}
 
     def _answer(self, question: str) -> str:
-        order, _, rest = question.partition(" ")
-        if order == "sleep":
-            time.sleep(float(rest))
-        elif order == "fail":
-            raise ValueError("told to fail")
-        elif order == "die":
+        command, _, argument = question.partition(" ")
+        if command == "sleep":
+            time.sleep(float(argument))
+        elif command == "fail":
+            raise ValueError("the question was to fail")
+        elif command == "die":
             os._exit(9)
         return f"{os.environ.get('NAME', '')}: {question}"
 
