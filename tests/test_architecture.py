@@ -41,7 +41,8 @@ EMULATOR: dict[str, set[str]] = {
     "serving": {"base", "wire", "identity", "storage", "component", "registry", "history", "workspace"},
     "github_api": {"base", "wire", "identity"},
     "server": {"base", "wire"},  # it finds the services by the names in MODULES
-    "__main__": {"base", "wire", "history", "server"},
+    "command": {"base", "wire", "history", "server"},
+    "__main__": {"base"},  # it imports the command by name: --help must be fast
 }
 """The same inside ``mlops/emulator``."""
 MUTABLE = (ast.List, ast.Dict, ast.Set, ast.ListComp, ast.DictComp, ast.SetComp)
