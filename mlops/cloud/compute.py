@@ -78,7 +78,7 @@ class Computes:
         )
 
     def check_unchanged(self, name: str, size: str) -> None:
-        """Refuse to submit a job to a cluster that was deleted, or created anew with another VM size, since validation.
+        """Refuse to submit a job to a cluster that was deleted, or recreated with another VM size, since validation.
 
         Raises:
             ConfigError: the cluster does not exist or has another VM size.

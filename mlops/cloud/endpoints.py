@@ -133,7 +133,7 @@ class Endpoints:
         if endpoint.auth_mode.lower() != "key":
             raise ConfigError(
                 f"Endpoint {endpoint.name} uses {endpoint.auth_mode} authentication, not keys.",
-                "set another endpoint.name in pipeline.toml, or delete the endpoint so that it is created anew",
+                "set another endpoint.name in pipeline.toml, or delete the endpoint so that it is created again",
             )
         if endpoint.state != "Succeeded":
             raise DeploymentFailed(

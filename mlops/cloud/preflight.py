@@ -125,9 +125,7 @@ def check_cluster(cluster: ComputeView, config: ComputeConfig, parameters: Mappi
     """Check that the cluster is usable, has the configured size, and is large enough for the training."""
     findings = []
     if cluster.state.lower() != "succeeded":
-        message = (
-            f"cluster {cluster.name} is {cluster.state}; look at it in the studio; if it has failed, delete it and run this again"
-        )
+        message = f"cluster {cluster.name} is {cluster.state}; look at it in the studio; if it has failed, delete it and run this again"
         findings.append(make_finding("compute.state", locate("compute.name"), message))
     if cluster.size.lower() != config.size.lower():
         message = f"cluster {cluster.name} has size {cluster.size}, but pipeline.toml says {config.size}; set compute.size or compute.name"

@@ -1,4 +1,4 @@
-"""The connection to one Azure ML workspace: credential, coordinates, SDK clients, and the tags that mark what we create."""
+"""The connection to an Azure ML workspace: credential, coordinates, SDK clients, and the tags for everything that we create."""
 
 from __future__ import annotations
 

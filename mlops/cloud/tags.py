@@ -1,23 +1,23 @@
-"""Every tag that the pipeline writes on a job, model, endpoint or deployment, and what it means.
+"""Every tag that the pipeline sets on a job, model, endpoint or deployment, and its meaning.
 
-Scoring jobs (``mlops.remote``) and verdicts (``mlops.report.verdict_tags``) write MLflow tags under names of their own, because those rooms
-may not import this one; a test holds the shared names equal.
+Scoring jobs (``mlops.remote``) and verdicts (``mlops.report.verdict_tags``) define the names of their MLflow tags themselves, because those
+packages may not import this one; a test keeps the shared names equal.
 """
 
 from __future__ import annotations
 
 PIPELINE = "mlops.pipeline"
-"""On everything that we create; its value is :data:`MARK`. Nothing without it is ever deleted."""
+"""On everything that the pipeline creates; its value is :data:`MARK`. Resources without it are never deleted."""
 MARK = "azureml-chat-mlops"
 TARGET = "mlops.target"
-"""The target that something was created for."""
+"""The target that a resource was created for."""
 OWNER = "mlops.owner"
 """Who started the pipeline; on GitHub the actor."""
 RUN = "mlops.run"
-"""Which run of the pipeline: on GitHub ``owner/repository/run id``, elsewhere ``host:folder``."""
+"""The run of the pipeline: on GitHub ``owner/repository/run id``, elsewhere ``host:folder``."""
 
 RUN_KEY = "mlops.run_key"
-"""On every job: hex sha256 over everything that decides the job's result. On a model: that of its training."""
+"""On every job: hex sha256 of everything that determines the job's result. On a model: the key of its training."""
 DETACHED = "mlops.detached"
 """On a training whose runner detached: :data:`WAITING` until a run continues the pipeline, then the name of that run."""
 WAITING = "waiting"
@@ -26,9 +26,9 @@ DISPATCHED = "mlops.dispatched"
 COMMIT = "mlops.commit"
 """On a detached training: the commit whose pipeline it belongs to. On a model: the commit that registered it."""
 SETTINGS = "mlops.settings"
-"""On a detached training: the ``--set`` options of its pipeline, one a line."""
+"""On a detached training: the ``--set`` options of its pipeline, one per line."""
 BASE_MODEL = "mlops.base_model"
-"""On trainings and models: id of the model that is fine-tuned."""
+"""On trainings and models: id of the model that was fine-tuned."""
 COMPONENT = "mlops.component"
 """On trainings and models: id of the registry component that trains."""
 DATA_FINGERPRINT = "mlops.data_fingerprint"
@@ -39,21 +39,21 @@ EVALUATION_VERSION = "mlops.evaluation_version"
 ROLE = "mlops.role"
 """On scoring jobs: candidate, champion or base."""
 MODEL_IDENTITY = "mlops.model_identity"
-"""On scoring jobs: when the model was created, which tells it from another one that had the same id. Not for a registry's models."""
+"""On scoring jobs: when the model was created, which distinguishes it from others with the same id. Not for registry models."""
 
 TRAINING_JOB = "mlops.job"
-"""On models: the training job that made it."""
+"""On models: the training job that produced it."""
 REGISTRATION_KEY = "mlops.registration_key"
-"""On models: hex sha256 over the training job and every setting that decides the registered version."""
+"""On models: hex sha256 of the training job and every setting that determines the registered version."""
 VERDICT = "mlops.verdict"
-"""On models: what the gate decided."""
+"""On models: the gate's decision."""
 GATE_RECORD = "mlops.gate_record"
 """On models: digest of the gate's record."""
 OVERRIDE = "mlops.override"
 """On models: why a HOLD was overridden and by whom, or ``none``."""
 
 CREATION_ID = "mlops.creation_id"
-"""On endpoints and deployments: a random id chosen at creation, which tells them from later ones of the same name."""
+"""On endpoints and deployments: a random id chosen at creation, which distinguishes them from others of the same name."""
 SERVED_MODEL = "mlops.model"
 """On deployments: id of the model that they serve."""
 EXPIRES = "mlops.expires_at"

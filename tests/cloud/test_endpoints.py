@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
+from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
 
-from mlops.cloud.endpoints import EndpointView, LiveModels
+from mlops.cloud.endpoints import EndpointView, LiveModels, _delete, _wait
 from mlops.cloud.errors import NotFound
 from mlops.cloud.invoke import build_payload
 from mlops.cloud.workspace import Workspace
@@ -40,20 +42,23 @@ def test_setting_traffic_keeps_everything_else(deployed: Workspace) -> None:
     assert "note" not in deployed.endpoints.set_traffic("rules", {"blue": 100}, tags={"note": ""}).tags
 
 
-def test_a_new_deployment_of_the_same_name_has_another_identity(workspace: Workspace, trained_job: str) -> None:
-    endpoints, identities = workspace.endpoints, []
-    config = EndpointConfig(name="again", probe_initial_delay_s=1)
+def test_a_new_deployment_of_the_same_name_has_another_identity(deployed: Workspace, trained_job: str) -> None:
+    endpoints = deployed.endpoints
+    before = endpoints.find_deployment("rules", "green")
+    assert before is not None
+    endpoints.delete_deployment("rules", "green")
+    after = endpoints.deploy(CONFIG, "green", registered_model(deployed, trained_job), {})
+    assert len({before.identity, after.identity, ""}) == 3
+    assert after.identity in [deployment.identity for deployment in endpoints.list_deployments("rules")]
+
+
+def test_a_new_endpoint_of_the_same_name_has_another_identity(workspace: Workspace) -> None:
+    config, identities = EndpointConfig(name="again"), {""}
     for _ in range(2):
-        endpoint = endpoints.create(config, {})
-        deployment = endpoints.deploy(config, "blue", registered_model(workspace, trained_job), {})
-        after = endpoints.set_traffic("again", {"blue": 100})
-        same = endpoints.find_deployment("again", "blue")
-        assert same is not None
-        assert (after.identity, same.identity) == (endpoint.identity, deployment.identity)
-        assert [each.identity for each in endpoints.list_deployments("again")] == [deployment.identity]
-        identities += [endpoint.identity, deployment.identity]
-        endpoints.delete("again")
-    assert len({*identities, ""}) == 5
+        identities.add(workspace.endpoints.create(config, {}).identity)
+        assert workspace.endpoints.set_traffic("again", {}, tags={"note": "same endpoint"}, allow_none=True).identity in identities
+        workspace.endpoints.delete("again")
+    assert len(identities) == 3
 
 
 @pytest.mark.parametrize("traffic", [{}, {"blue": 0}, {"blue": 50}, {"blue": 100, "green": 1}, {"blue": 200}])
@@ -145,55 +150,76 @@ def test_the_logs_of_both_containers_are_read(deployed: Workspace) -> None:
     assert "--- inference-server ---" in logs
 
 
-def test_an_operation_that_never_ends_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mlops.cloud.endpoints import _wait
+class Operation:
+    """A long-running operation that ends, or never does."""
 
-    class Endless:
-        def done(self) -> bool:
-            return False
+    def __init__(self, *, ends: bool) -> None:
+        self.ends = ends
 
-        def wait(self, _seconds: float) -> None:
-            pass
+    def done(self) -> bool:
+        return self.ends
 
-        def status(self) -> str:
-            return "InProgress"
+    def wait(self, _seconds: float) -> None:
+        pass
 
+    def status(self) -> str:
+        return "InProgress"
+
+    def result(self) -> None:
+        pass
+
+
+def test_an_operation_that_never_ends_is_an_error() -> None:
     with pytest.raises(AzureError, match="has not ended"):
-        _wait(Endless(), "nothing", timeout_s=0.0)
+        _wait(Operation(ends=False), "nothing", timeout_s=0.0)
 
 
-def test_a_deletion_waits_for_a_deployment_that_is_still_being_created(
+def test_a_deletion_is_retried_while_another_operation_is_running(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("mlops.cloud.endpoints.BUSY_PAUSE_S", 0.0)
+    conflict = HttpResponseError("busy")
+    conflict.status_code = 409
+    answers = iter([conflict, conflict, Operation(ends=True), ResourceNotFoundError("gone")])
+
+    def begin() -> Operation:
+        answer = next(answers)
+        if isinstance(answer, HttpResponseError):
+            raise answer
+        return answer
+
+    _delete(begin, "deletion of it")
+    assert capsys.readouterr().out.count("another operation is running") == 2
+    _delete(begin, "deletion of what is gone")
+    assert next(answers, None) is None
+
+
+def test_a_deployment_that_is_being_created_delays_a_deletion(
     workspace: Workspace, trained_job: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """After a canceled run, Azure keeps creating its deployment, and answers 409 to a deletion until that has ended."""
     from azure.ai.ml.entities import ManagedOnlineDeployment, ProbeSettings
-    from azure.core.exceptions import HttpResponseError
 
     monkeypatch.setattr("mlops.cloud.endpoints.BUSY_PAUSE_S", 0.2)
     config = EndpointConfig(name="busy", probe_initial_delay_s=1)
     endpoints = workspace.endpoints
+    endpoints.create(config, {})
+    model = registered_model(workspace, trained_job)
+    entity = ManagedOnlineDeployment(
+        name="blue", endpoint_name="busy", model=model, instance_type=config.instance_type, instance_count=1,
+        liveness_probe=ProbeSettings(initial_delay=1),
+    )  # fmt: skip
+    workspace.session.ml.online_deployments.begin_create_or_update(entity)
 
-    def begin_deployment() -> None:
-        endpoints.create(config, {})
-        model = registered_model(workspace, trained_job)
-        entity = ManagedOnlineDeployment(
-            name="blue", endpoint_name="busy", model=model, instance_type=config.instance_type, instance_count=1,
-            liveness_probe=ProbeSettings(initial_delay=1),
-        )  # fmt: skip
-        workspace.session.ml.online_deployments.begin_create_or_update(entity)
-
-    begin_deployment()
-    endpoints.delete("busy")
-    assert "another operation is running" in capsys.readouterr().out
-    assert endpoints.find("busy") is None
-
-    begin_deployment()
-    monkeypatch.setattr("mlops.cloud.endpoints.BUSY_TIMEOUT_S", 0.0)
-    with pytest.raises(AzureError) as raised:
-        endpoints.delete("busy")
-    assert isinstance(raised.value.__cause__, HttpResponseError)
-    assert raised.value.__cause__.status_code == 409
-    monkeypatch.setattr("mlops.cloud.endpoints.BUSY_TIMEOUT_S", 60.0)
+    with monkeypatch.context() as patch:
+        patch.setattr("mlops.cloud.endpoints.BUSY_TIMEOUT_S", 0.0)
+        for delete in (partial(endpoints.delete, "busy"), partial(endpoints.delete_deployment, "busy", "blue")):
+            with pytest.raises(AzureError) as raised:
+                delete()
+            assert isinstance(raised.value.__cause__, HttpResponseError)
+            assert raised.value.__cause__.status_code == 409
     endpoints.delete_deployment("busy", "blue")
+    assert "another operation is running" in capsys.readouterr().out
     assert endpoints.find_deployment("busy", "blue") is None
     endpoints.delete("busy")
+    assert endpoints.find("busy") is None

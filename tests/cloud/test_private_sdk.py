@@ -1,4 +1,4 @@
-"""Private parts of the Azure SDKs that the pipeline uses. If one vanishes, its test says what to replace; see each use for the reason."""
+"""Private names of the Azure SDKs that the pipeline uses. A release that removes one fails here; its use in mlops explains the reason."""
 
 from __future__ import annotations
 
