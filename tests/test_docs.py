@@ -25,10 +25,10 @@ DOCS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "data" 
 
 
 def inputs_table() -> str:
-    rows = ["| input | default | acts | here |", "|---|---|---|---|"]
+    rows = ["| input | default | used | effect in the emulator |", "|---|---|---|---|"]
     for item in INPUTS.values():
         default = "" if item.default is None else f"`{item.default}`"
-        rows.append(f"| `{item.name}` | {default} | {'yes' if item.acts else 'recorded'} | {item.effect} |")
+        rows.append(f"| `{item.name}` | {default} | {'yes' if item.has_effect else 'recorded'} | {item.effect} |")
     return "\n".join(rows)
 
 

@@ -30,31 +30,31 @@ STEPS = {
     "chat_completion_finetune": "finetune",
     "ft_nlp_model_converter": "converter",
 }
-"""Node → the module here that does its work. Each is imported when it runs: only two of them need torch."""
+"""Node → the module with its code. Only the module of the running step is imported: a single one needs torch."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a step; returns its exit code."""
+    """Run a step and return its exit code."""
     arguments = sys.argv[1:] if argv is None else list(argv)
     if len(arguments) != 2 or arguments[0] not in STEPS:
         console.error(f"usage: python -m mlops.emulator.component {{{','.join(STEPS)}}} SPEC.json")
         return 2
     libraries.configure()
-    # Said by transformers about what peft calls; nothing a reader of the job's log could mend.
+    # transformers warns about how peft calls it; readers of the job's log can't fix that.
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
     start = time.monotonic()
     try:
         importlib.import_module(f"mlops.emulator.component.{STEPS[arguments[0]]}").run(Step.read(Path(arguments[1])))
     except Exception as problem:
         traceback.print_exc()
-        _report(problem)
+        _write_error(problem)
         return 1
     console.info(f"{arguments[0]}: done in {time.monotonic() - start:.1f} s")
     return 0
 
 
-def _report(problem: Exception) -> None:
-    """Leave error.json, which becomes the job's error."""
+def _write_error(problem: Exception) -> None:
+    """Write error.json, which becomes the job's error."""
     if isinstance(problem, StepError):
         error = {"code": problem.code, "message": problem.message, "inner": problem.inner}
     else:

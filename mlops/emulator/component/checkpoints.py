@@ -1,4 +1,4 @@
-"""Checkpoints: kept after each evaluation, found again for the best model and for going on where a run stopped."""
+"""Checkpoints: saved after each evaluation, loaded for the best model and to resume an interrupted run."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from typing import Any
 
 from mlops.emulator.component.model import load_trained, save_trained
 
-__all__ = ["Progress", "checkpoint_folder", "forget_old", "newest", "restore", "save"]
+__all__ = ["Progress", "checkpoint_folder", "delete_old", "find_newest", "restore", "save"]
 
 
 @dataclass
 class Progress:
-    """Where training stands: all that an interrupted run needs beside weights, optimiser, scheduler and random numbers.
+    """The progress of training: the state to resume from, apart from weights, optimizer, scheduler and random state.
 
     Attributes:
-        step: updates done.
-        logged_step: updates done at the last log of the training loss.
+        step: completed updates.
+        logged_step: completed updates at the last log of the training loss.
         running_loss: sum of the updates' losses since then.
         total_loss: sum of the updates' losses before then.
-        tokens: trained on so far, unlabelled ones included.
+        tokens: tokens trained on so far, including unlabeled ones.
         best_loss: lowest eval_loss, or None.
-        best_step: when that was.
-        not_improved: evaluations without improvement, for early stopping.
-        stopped: early stopping has decided.
+        best_step: step of the lowest eval_loss, or None.
+        not_improved: consecutive evaluations without improvement, for early stopping.
+        is_stopped: whether early stopping has ended the run.
         history: every log so far, as HF Trainer's ``log_history``.
     """
 
@@ -38,17 +38,17 @@ class Progress:
     best_loss: float | None = None
     best_step: int | None = None
     not_improved: int = 0
-    stopped: bool = False
+    is_stopped: bool = False
     history: list[dict[str, float]] = field(default_factory=list)
 
 
 def checkpoint_folder(output: Path, step: int) -> Path:
-    """Where the checkpoint of a step lies."""
+    """Return the folder of a step's checkpoint."""
     return output / f"checkpoint-{step}"
 
 
 def save(output: Path, model: Any, tokenizer: Any, optimizer: Any, scheduler: Any, progress: Progress) -> None:
-    """Keep a checkpoint under HF Trainer's file names. It appears whole or not at all."""
+    """Save a checkpoint under HF Trainer's file names. The folder appears only when it is complete."""
     import torch
 
     target = checkpoint_folder(output, progress.step)
@@ -65,13 +65,13 @@ def save(output: Path, model: Any, tokenizer: Any, optimizer: Any, scheduler: An
     part.replace(target)
 
 
-def newest(output: Path) -> Path | None:
-    """The checkpoint with the most steps."""
+def find_newest(output: Path) -> Path | None:
+    """Return the checkpoint with the most steps, or None."""
     return max(_all(output), key=_step, default=None)
 
 
 def restore(checkpoint: Path, model: Any, optimizer: Any, scheduler: Any) -> Progress:
-    """Put everything back as it was when the checkpoint was kept."""
+    """Load a checkpoint into the model, optimizer and scheduler, and return the progress."""
     import torch
 
     load_trained(model, checkpoint)
@@ -81,19 +81,19 @@ def restore(checkpoint: Path, model: Any, optimizer: Any, scheduler: Any) -> Pro
     return Progress(**json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8")))
 
 
-def forget_old(output: Path, limit: int, best_step: int | None, finished: bool = False) -> None:
-    """Keep ``limit`` checkpoints: the newest, to go on from; the best; then the next newest.
+def delete_old(output: Path, limit: int, best_step: int | None, is_finished: bool = False) -> None:
+    """Delete all but ``limit`` checkpoints: keep the newest, to resume from, the best, then the next newest.
 
-    While training goes on, a limit of 1 keeps both newest and best, as HF Trainer does; once finished, only the best.
+    During training a limit of 1 keeps both the newest and the best, as HF Trainer does; after it, only the best.
     """
     if limit < 1:
         return
     newest_first = sorted(_all(output), key=_step, reverse=True)
-    wanted = [path for path in newest_first if _step(path) == best_step]
-    if not finished and newest_first[:1] != wanted:
-        wanted, limit = newest_first[:1] + wanted, max(limit, 2)
-    wanted += [path for path in newest_first if path not in wanted]
-    for path in wanted[limit:]:
+    by_priority = [path for path in newest_first if _step(path) == best_step]
+    if not is_finished and newest_first[:1] != by_priority:
+        by_priority, limit = newest_first[:1] + by_priority, max(limit, 2)
+    by_priority += [path for path in newest_first if path not in by_priority]
+    for path in by_priority[limit:]:
         shutil.rmtree(path)
 
 

@@ -15,27 +15,27 @@ __all__ = ["read"]
 
 
 def read(path: Path, column: str) -> Iterator[tuple[str, Any]]:
-    """Every row's value of one column.
+    """Read the value of one column from every row.
 
     Args:
         path: a file, or a folder: an MLTable, or one with a single file of data.
-        column: its name. In csv and tsv the value is JSON text.
+        column: name of the column. In csv and tsv the value is JSON text.
 
     Yields:
-        Where the row stands (``train.jsonl:3``) and the value.
+        Where the row is (``train.jsonl:3``) and the value.
 
     Raises:
-        UserError: an unknown format, a file that is not what its suffix says, or a row without the column.
+        UserError: an unknown format, a file that does not match its suffix, or a row without the column.
     """
     for file in _files(path):
         reader = _READERS.get(file.suffix.lower())
         if reader is None:
             raise UserError(f"{file.name}: the format is not supported; use one of {', '.join(sorted(_READERS))}.")
         for number, row in reader(file):
-            place = f"{file.name}:{number}"
+            location = f"{file.name}:{number}"
             if not isinstance(row, dict) or column not in row:
-                raise UserError(f"The row has no column {column!r}. ({place})")
-            yield place, _plain(row[column], place)
+                raise UserError(f"The row has no column {column!r}. ({location})")
+            yield location, _parse_text(row[column], location)
 
 
 def _files(path: Path) -> list[Path]:
@@ -45,23 +45,23 @@ def _files(path: Path) -> list[Path]:
         return _mltable(path)
     files = sorted(file for file in path.iterdir() if file.suffix.lower() in _READERS)
     if len(files) != 1:
-        raise UserError(f"{path.name} is a folder with {len(files)} files of data; a file is wanted.")
+        raise UserError(f"{path.name} is a folder with {len(files)} data files; it must have exactly one.")
     return files
 
 
 def _mltable(folder: Path) -> list[Path]:
-    """The files that an MLTable names. Its transformations are not followed: a file's suffix says how to read it."""
+    """Return the files that an MLTable names. Its transformations are ignored: a file's suffix says how to read it."""
     import yaml
 
     try:
         entries = yaml.safe_load((folder / "MLTable").read_text(encoding="utf-8"))["paths"]
-        named = [folder / str(entry["file"]) for entry in entries if "file" in entry]
-        named += [file for entry in entries if "pattern" in entry for file in sorted(folder.glob(str(entry["pattern"]).removeprefix("./")))]
+        files = [folder / str(entry["file"]) for entry in entries if "file" in entry]
+        files += [file for entry in entries if "pattern" in entry for file in sorted(folder.glob(str(entry["pattern"]).removeprefix("./")))]
     except (yaml.YAMLError, KeyError, TypeError, ValueError) as problem:
         raise UserError(f"{folder.name}/MLTable does not name files under `paths`: {problem!r}") from problem
-    if not named or any(not file.is_file() for file in named):
-        raise UserError(f"{folder.name}/MLTable names files that are not beside it.", "NotFound")
-    return named
+    if not files or any(not file.is_file() for file in files):
+        raise UserError(f"{folder.name}/MLTable names files that do not exist.", "NotFound")
+    return files
 
 
 def _jsonl(path: Path) -> Iterator[tuple[int, Any]]:
@@ -76,7 +76,7 @@ def _json_array(path: Path) -> Iterator[tuple[int, Any]]:
     try:
         rows = json.loads(text)
     except ValueError:
-        # Many a .json file holds one object a line.
+        # Many .json files have one object per line.
         yield from _jsonl(path)
         return
     yield from enumerate(rows if isinstance(rows, list) else [rows], start=1)
@@ -102,13 +102,13 @@ def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
 _READERS = {".jsonl": _jsonl, ".json": _json_array, ".csv": _delimited, ".tsv": _delimited, ".parquet": _parquet}
 
 
-def _plain(value: Any, place: str) -> Any:
-    """The value; text is JSON, since csv and tsv hold nothing else."""
-    return _json(value, place) if isinstance(value, str) else value
+def _parse_text(value: Any, location: str) -> Any:
+    """Return the value; text is parsed as JSON, since csv and tsv contain nothing else."""
+    return _json(value, location) if isinstance(value, str) else value
 
 
-def _json(text: str, place: str) -> Any:
+def _json(text: str, location: str) -> Any:
     try:
         return json.loads(text)
     except ValueError as problem:
-        raise UserError(f"The row is not JSON: {problem} ({place})") from problem
+        raise UserError(f"The row is not JSON: {problem} ({location})") from problem

@@ -11,12 +11,12 @@ __all__ = ["run"]
 
 
 def run(step: Step) -> None:
-    """Convert what the fine-tuning step left; checkpoints are not taken along.
+    """Convert the output of the fine-tuning step, without its checkpoints.
 
     Raises:
-        UserError: there is no model.
+        UserError: the output contains no model.
     """
-    weights = find_model(step.needed("model_path"))
+    weights = find_model(step.required_path("model_path"))
     target = step.output("mlflow_model_folder")
     target.parent.mkdir(parents=True, exist_ok=True)
     digest = save_mlflow_model(weights, target, {"task": "chat-completion"})

@@ -1,4 +1,4 @@
-"""How a step fails: the code, text and inner code that Azure ML shows on the job."""
+"""Failures of a step: the code, text and inner code that Azure ML shows on the job."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ __all__ = ["StepError", "SystemFailure", "UserError"]
 
 
 class StepError(Exception):
-    """A step can't go on.
+    """A step has failed.
 
     Args:
-        message: what the job page shows.
+        message: the text on the job page.
         inner: the inner error code.
     """
 

@@ -1,7 +1,7 @@
-"""Step 4, ``chat_completion_finetune``: train, and leave the best model.
+"""Step 4, ``chat_completion_finetune``: train, and save the best model.
 
-``pytorch_model_folder`` then holds a Hugging Face folder that loads by itself, and ``checkpoint-N/`` below it. The working folder
-gets ``properties.json``: what Azure's component writes on its run and the root run at the end.
+``pytorch_model_folder`` becomes a self-contained Hugging Face folder with ``checkpoint-N/`` below it. ``properties.json`` in the working
+folder has the properties that Azure's component sets on its run and on the root run at the end.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ def run(step: Step) -> None:
     """Fine-tune.
 
     Raises:
-        UserError: the inputs don't go together.
-        SystemFailure: training broke down.
+        UserError: the inputs contradict each other.
+        SystemFailure: training failed.
     """
-    imported, preprocessed = step.needed("model_selector_output"), step.needed("preprocess_output")
+    imported, preprocessed = step.required_path("model_selector_output"), step.required_path("preprocess_output")
     metadata = json.loads((imported / METADATA).read_text(encoding="utf-8"))
-    rows = _rows(preprocessed / "train.jsonl"), _rows(preprocessed / "validation.jsonl")
-    settings = Settings.of(step, len(rows[0]), metadata["model_type"])
-    _tell_what_does_not_act(step)
+    rows = _read_rows(preprocessed / "train.jsonl"), _read_rows(preprocessed / "validation.jsonl")
+    settings = Settings.from_step(step, len(rows[0]), metadata["model_type"])
+    _log_inputs_without_effect(step)
 
     import torch
     from transformers import AutoTokenizer, set_seed
@@ -49,32 +49,32 @@ def run(step: Step) -> None:
     output.mkdir(parents=True, exist_ok=True)
     model = load(imported / MODEL, settings)
     tokenizer = AutoTokenizer.from_pretrained(preprocessed)
-    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     training = Training(model, tokenizer, rows, settings, output, Metrics.from_environment(settings.logging_strategy == "epoch").log)
     console.info(
-        f"{metadata['model_type']}: {trained:,} weights to train, {len(rows[0])} rows, {training.updates} updates of up to "
+        f"{metadata['model_type']}: {trainable:,} weights to train, {len(rows[0])} rows, {training.updates} updates of up to "
         f"{settings.batch_rows} rows, {threads} threads, 32 bits"
     )
     progress = training.run()
     tokenizer.save_pretrained(output)
     save_final(model, output, settings.lora)
-    _properties(progress, metadata["model_name"], settings, preprocessed)
+    _write_properties(progress, metadata["model_name"], settings, preprocessed)
     console.info(f"model in {output}; peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB")
 
 
-def _rows(path: Path) -> list[Row]:
+def _read_rows(path: Path) -> list[Row]:
     with path.open(encoding="utf-8") as file:
         return [(row["input_ids"], row["labels"]) for row in map(json.loads, file)]
 
 
-def _tell_what_does_not_act(step: Step) -> None:
+def _log_inputs_without_effect(step: Step) -> None:
     for name, value in step.inputs.items():
         item = INPUTS.get(name)
-        if item and not item.acts and value != (item.default or value):
+        if item and not item.has_effect and value != (item.default or value):
             console.info(f"{name}={value} is recorded only: {item.effect}")
 
 
-def _properties(progress: Progress, model_name: str, settings: Settings, preprocessed: Path) -> None:
+def _write_properties(progress: Progress, model_name: str, settings: Settings, preprocessed: Path) -> None:
     counts = json.loads((preprocessed / ARGUMENTS).read_text(encoding="utf-8"))["splits"]
     properties = {
         "score": "" if progress.best_loss is None else str(progress.best_loss),

@@ -1,4 +1,4 @@
-"""The 69 inputs of ``chat_completion_pipeline`` 0.0.82, and what each one does on a laptop's CPU."""
+"""The 69 inputs of ``chat_completion_pipeline`` 0.0.82, and the effect of each on a laptop's CPU."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ class Input:
     Attributes:
         type: ``string``, ``integer``, ``number`` or an asset type.
         default: as the service writes it, or None.
-        enum: the literals allowed; empty for any.
+        enum: the allowed literals; empty for any.
         minimum: inclusive, or None.
         mode: how an asset is mounted, or empty.
         optional: whether it may be left out.
-        acts: whether it changes what the emulator does. If not, it is checked and recorded, and ``effect`` says why.
-        effect: what it does here, or why it does nothing here, in a few words.
+        has_effect: whether it changes what the emulator does. If not, it is checked and recorded, and ``effect`` says why.
+        effect: what it does in the emulator, or why it does nothing, in a few words.
     """
 
     name: str
     type: str
     default: str | None
     effect: str
-    acts: bool = True
+    has_effect: bool = True
     enum: tuple[str, ...] = ()
     minimum: int | None = None
     mode: str = ""
@@ -40,49 +40,49 @@ class Input:
 _BOOLEAN = ("true", "false")
 
 
-def _flag(name: str, default: str, effect: str, acts: bool = True) -> Input:
-    return Input(name, "string", default, effect, acts, enum=_BOOLEAN)
+def _flag(name: str, default: str, effect: str, has_effect: bool = True) -> Input:
+    return Input(name, "string", default, effect, has_effect, enum=_BOOLEAN)
 
 
-def _count(name: str, default: str, effect: str, acts: bool = True, minimum: int | None = None) -> Input:
-    return Input(name, "integer", default, effect, acts, minimum=minimum)
+def _count(name: str, default: str, effect: str, has_effect: bool = True, minimum: int | None = None) -> Input:
+    return Input(name, "integer", default, effect, has_effect, minimum=minimum)
 
 
-def _asset(name: str, kind: str, effect: str, acts: bool = True, mode: str = "rw_mount") -> Input:
-    return Input(name, kind, None, effect, acts, mode=mode)
+def _asset(name: str, kind: str, effect: str, has_effect: bool = True, mode: str = "rw_mount") -> Input:
+    return Input(name, kind, None, effect, has_effect, mode=mode)
 
 
-def _where() -> Iterator[Input]:
-    """Compute."""
+def _compute_inputs() -> Iterator[Input]:
+    """Yield the inputs of the compute."""
     sku = "names the SKU of serverless compute; steps run on this machine"
     compute = "names the compute; steps run on this machine"
     ignored = "accepted and ignored, by Azure's component too: it no longer evaluates"
     for step in ("model_import", "preprocess"):
-        yield Input(f"instance_type_{step}", "string", "Standard_d12_v2", sku, acts=False)
-    yield Input("instance_type_finetune", "string", "Standard_nc24rs_v3", sku, acts=False)
-    yield Input("instance_type_model_evaluation", "string", "Standard_nc24rs_v3", ignored, acts=False)
-    yield Input("shm_size_finetune", "string", "5g", "one process needs no shared memory", acts=False)
+        yield Input(f"instance_type_{step}", "string", "Standard_d12_v2", sku, has_effect=False)
+    yield Input("instance_type_finetune", "string", "Standard_nc24rs_v3", sku, has_effect=False)
+    yield Input("instance_type_model_evaluation", "string", "Standard_nc24rs_v3", ignored, has_effect=False)
+    yield Input("shm_size_finetune", "string", "5g", "one process needs no shared memory", has_effect=False)
     yield _count("num_nodes_finetune", "1", "one machine stands for all nodes; the batch is not multiplied", False, minimum=1)
     yield _count("number_of_gpu_to_use_finetuning", "1", "one CPU process stands for all GPUs; the batch is not multiplied", False, 1)
     for step in ("model_import", "preprocess", "finetune"):
-        yield Input(f"compute_{step}", "string", "serverless", compute, acts=False)
-    yield Input("compute_model_evaluation", "string", "serverless", ignored, acts=False)
+        yield Input(f"compute_{step}", "string", "serverless", compute, has_effect=False)
+    yield Input("compute_model_evaluation", "string", "serverless", ignored, has_effect=False)
 
 
-def _model() -> Iterator[Input]:
-    """Base model."""
-    yield Input("huggingface_id", "string", None, "refused unless a model path is given too: no hub is reached from here")
+def _model_inputs() -> Iterator[Input]:
+    """Yield the inputs of the base model."""
+    yield Input("huggingface_id", "string", None, "refused unless there is a model path too: this machine reaches no hub")
     yield _asset("pytorch_model_path", "custom_model", "a Hugging Face model folder; wins over mlflow_model_path")
     yield _asset("mlflow_model_path", "mlflow_model", "the base model")
-    yield _asset("finetune_config_path", "uri_file", "must be a JSON object; kept beside the model, read by nothing", False, "ro_mount")
-    yield _flag("trust_remote_code", "false", "models here carry no code of their own", False)
-    yield _flag("ignore_mismatched_sizes", "false", "weights of another size than config.json says: made anew instead of an error")
+    yield _asset("finetune_config_path", "uri_file", "must be a JSON object; stored next to the model, not used", False, "ro_mount")
+    yield _flag("trust_remote_code", "false", "models here have no code of their own", False)
+    yield _flag("ignore_mismatched_sizes", "false", "weights of another size than config.json says: reinitialized instead of an error")
 
 
-def _data() -> Iterator[Input]:
-    """Data and preprocessing."""
-    yield Input("task_name", "string", "ChatCompletion", "has one value", acts=False, enum=("ChatCompletion",), optional=False)
-    yield _count("batch_size", "1000", "rows are tokenised one by one", False, minimum=1)
+def _data_inputs() -> Iterator[Input]:
+    """Yield the inputs of data and preprocessing."""
+    yield Input("task_name", "string", "ChatCompletion", "has only one value", has_effect=False, enum=("ChatCompletion",), optional=False)
+    yield _count("batch_size", "1000", "rows are tokenized one by one", False, minimum=1)
     yield _flag("pad_to_max_length", "false", "rows run unpadded: padding carries no loss and changes no result", False)
     yield _count("max_seq_length", "-1", "tokens at which a row is cut; -1 for the model's own limit")
     yield _asset("train_file_path", "uri_file", "training conversations")
@@ -93,23 +93,23 @@ def _data() -> Iterator[Input]:
     yield _asset("test_mltable_path", "mltable", "test conversations; wins over the file", mode="")
 
 
-def _adapter() -> Iterator[Input]:
-    """LoRA."""
+def _adapter_inputs() -> Iterator[Input]:
+    """Yield the inputs of LoRA."""
     yield _flag("apply_lora", "false", "trains low-rank adapters on all linear layers instead of all weights")
-    yield _flag("merge_lora_weights", "true", "merges the adapters into the weights; else both are kept side by side")
+    yield _flag("merge_lora_weights", "true", "merges the adapters into the weights; else both are stored side by side")
     yield _count("lora_alpha", "128", "scales the adapters by lora_alpha / lora_r")
     yield _count("lora_r", "8", "rank of the adapters")
     yield Input("lora_dropout", "number", "0.0", "dropout before the adapters")
 
 
-def _optimiser() -> Iterator[Input]:
-    """Training."""
+def _training_inputs() -> Iterator[Input]:
+    """Yield the inputs of training."""
     yield _count("num_train_epochs", "1", "passes over the data", minimum=1)
     yield _count("max_steps", "-1", "updates in all, if positive; wins over num_train_epochs")
     yield _count("per_device_train_batch_size", "1", "rows in a batch; a few hundred tokens of them run at once, unpadded", minimum=1)
     yield _count("per_device_eval_batch_size", "1", "rows over whose tokens eval_loss is averaged before batches are", minimum=1)
     yield _flag("auto_find_batch_size", "false", "a few hundred tokens run at once, so a batch can't exhaust memory", False)
-    yield Input("optim", "string", "adamw_torch", "the optimiser", enum=("adamw_torch", "adafactor"))
+    yield Input("optim", "string", "adamw_torch", "the optimizer", enum=("adamw_torch", "adafactor"))
     yield Input("learning_rate", "number", "2e-05", "peak learning rate; must be greater than 0")
     yield _count("warmup_steps", "0", "updates over which the learning rate rises")
     yield Input("weight_decay", "number", "0.0", "on weight matrices, not on biases and norms")
@@ -120,44 +120,44 @@ def _optimiser() -> Iterator[Input]:
     yield _count("eval_accumulation_steps", "-1", "losses are never kept on a device", False)
     schedules = ("linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup")
     yield Input("lr_scheduler_type", "string", "linear", "how the learning rate changes", enum=schedules)
-    yield Input("precision", "string", "32", "a CPU trains in 32 bits; 16 is slower here", acts=False, enum=("32", "16"))
+    yield Input("precision", "string", "32", "a CPU trains in 32 bits; 16 is slower here", has_effect=False, enum=("32", "16"))
     yield _count("seed", "42", "of the adapters, the order of rows, and dropout")
     yield _flag("enable_full_determinism", "false", "deterministic kernels only")
     yield _count("dataloader_num_workers", "0", "rows are in memory", False)
     yield Input("max_grad_norm", "number", "1.0", "gradients are scaled down to this norm; 0 for never")
 
 
-def _schedule() -> Iterator[Input]:
-    """When it evaluates, logs, saves and stops."""
+def _schedule_inputs() -> Iterator[Input]:
+    """Yield the inputs that decide when it evaluates, logs, saves and stops."""
     yield Input(
-        "evaluation_strategy", "string", "epoch", "when eval_loss is computed and a checkpoint kept", enum=("epoch", "steps", "disable")
+        "evaluation_strategy", "string", "epoch", "when eval_loss is computed and a checkpoint saved", enum=("epoch", "steps", "disable")
     )
     yield Input("evaluation_steps_interval", "number", "0.0", "as a fraction of an epoch; wins over eval_steps if not 0")
     yield _count("eval_steps", "500", "updates between evaluations by steps")
     yield Input("logging_strategy", "string", "steps", "when the training loss is logged", enum=("epoch", "steps"))
     yield _count("logging_steps", "10", "updates between logs by steps")
-    best = "decides which checkpoint is kept; only loss is ever computed, so others fail"
+    best = "decides which checkpoint is kept; only loss is computed, so others fail"
     yield Input("metric_for_best_model", "string", "loss", best, enum=("loss", "f1", "exact"))
-    yield _flag("resume_from_checkpoint", "false", "goes on from the newest checkpoint in the output folder")
+    yield _flag("resume_from_checkpoint", "false", "resumes from the newest checkpoint in the output folder")
     yield _count("save_total_limit", "-1", "checkpoints kept, the best always among them; -1 for all")
     yield _flag("apply_early_stopping", "false", "stops when eval_loss no longer falls")
     yield _count("early_stopping_patience", "1", "evaluations without improvement after which it stops")
     yield Input("early_stopping_threshold", "number", "0.0", "an improvement must be larger than this")
 
 
-def _accelerators() -> Iterator[Input]:
-    """What a CPU has no use for."""
+def _accelerator_inputs() -> Iterator[Input]:
+    """Yield the inputs that are of no use on a CPU."""
     yield _flag("apply_deepspeed", "false", "nothing to shard over; forbidden combinations are still refused", False)
     yield _asset("deepspeed", "uri_file", "nothing to shard over; a stage 3 file that can't save weights is still refused", False)
     stage = "nothing to shard over; forbidden combinations are still refused"
-    yield Input("deepspeed_stage", "string", "2", stage, acts=False, enum=("2", "3"))
+    yield Input("deepspeed_stage", "string", "2", stage, has_effect=False, enum=("2", "3"))
     yield _flag("apply_ort", "false", "plain PyTorch trains; forbidden combinations are still refused", False)
     ignored = "accepted and ignored, by Azure's component too: it no longer evaluates"
     yield _asset("evaluation_config", "uri_file", ignored, False, mode="")
-    yield Input("evaluation_config_params", "string", None, ignored, acts=False)
+    yield Input("evaluation_config_params", "string", None, ignored, has_effect=False)
 
 
-INPUTS: Mapping[str, Input] = {
-    item.name: item for group in (_where, _model, _data, _adapter, _optimiser, _schedule, _accelerators) for item in group()
-}
+GROUPS = (_compute_inputs, _model_inputs, _data_inputs, _adapter_inputs, _training_inputs, _schedule_inputs, _accelerator_inputs)
+
+INPUTS: Mapping[str, Input] = {item.name: item for group in GROUPS for item in group()}
 """Every input by name."""

@@ -1,4 +1,4 @@
-"""The model that is trained: loading, adapters, and what is saved of it."""
+"""The model in training: loading, adapters, losses, saving."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ Row = tuple[Sequence[int], Sequence[int]]
 """Token ids and labels of one conversation."""
 
 PACK = 512
-"""Tokens that run at once: enough for a CPU's matrix units, and a bound on memory (2.6 GB for 135 M weights)."""
+"""Maximum number of tokens in one forward pass: enough for a CPU's matrix units, with bounded memory (2.6 GB for 135 M weights)."""
 
 ADAPTER = "adapter_model.safetensors"
 WEIGHTS = "model.safetensors"
 
 
 def load(folder: Path, settings: Settings) -> Any:
-    """The base model in 32 bits, with adapters if they are asked for; what is to be trained requires gradients.
+    """Load the base model in 32 bits, with adapters if the settings say so; trainable weights require gradients.
 
     Raises:
-        UserError: the weights don't fit config.json, and that is not allowed.
+        UserError: the weights don't match config.json, and the settings don't allow that.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -35,10 +35,10 @@ def load(folder: Path, settings: Settings) -> Any:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, ignore_mismatched_sizes=settings.ignore_mismatched_sizes)
     except (RuntimeError, ValueError) as problem:
         raise UserError(f"The base model can't be loaded: {problem}") from problem
-    return _with_adapters(model, settings.lora) if settings.lora else model
+    return _add_adapters(model, settings.lora) if settings.lora else model
 
 
-def _with_adapters(model: Any, lora: Lora) -> Any:
+def _add_adapters(model: Any, lora: Lora) -> Any:
     from peft import LoraConfig, get_peft_model
 
     configuration = LoraConfig(
@@ -48,46 +48,46 @@ def _with_adapters(model: Any, lora: Lora) -> Any:
 
 
 def pack(rows: Sequence[Row]) -> Iterator[list[Row]]:
-    """The rows in their order, as many together as fit into :data:`PACK` tokens; a longer row stands alone."""
-    together: list[Row] = []
+    """Group the rows in order, as many as fit into :data:`PACK` tokens; a longer row is a group of its own."""
+    group: list[Row] = []
     tokens = 0
     for row in rows:
-        if together and tokens + len(row[0]) > PACK:
-            yield together
-            together, tokens = [], 0
-        together.append(row)
+        if group and tokens + len(row[0]) > PACK:
+            yield group
+            group, tokens = [], 0
+        group.append(row)
         tokens += len(row[0])
-    if together:
-        yield together
+    if group:
+        yield group
 
 
 def row_losses(model: Any, rows: Sequence[Row]) -> tuple[Any, list[int]]:
-    """Negative log-likelihood of each row, summed over its labelled tokens, in nats; and how many tokens those are.
+    """Return the negative log-likelihood of each row, summed over its labeled tokens, in nats; and the number of these tokens.
 
-    The rows run as one sequence in which each sees itself alone: no padding, and large matrices from short rows. The head, which is
-    most of the work in a small model, runs on the positions before labelled tokens only.
+    The rows run as one sequence in which each attends only to itself: no padding, and large matrices from short rows. The head, which is
+    most of the work in a small model, runs only on the positions before labeled tokens.
     """
     import torch
 
     counts = [sum(label != IGNORED for label in labels[1:]) for _, labels in rows]
     lengths = torch.tensor([len(ids) for ids, _ in rows])
     ids = torch.tensor([token for row, _ in rows for token in row])
-    # A row's first token is predicted from nothing: no label of its own, and none for the last token of the row before it.
+    # A row's first token has no context to be predicted from, so it has no label.
     targets = torch.tensor([label for _, labels in rows for label in (IGNORED, *labels[1:])])
-    places = (targets != IGNORED).nonzero()[:, 0]
+    positions = (targets != IGNORED).nonzero()[:, 0]
     inputs = {}
     if len(rows) > 1:
         owner = torch.repeat_interleave(torch.arange(len(rows)), lengths)
         inputs["position_ids"] = torch.cat([torch.arange(length) for length in lengths])[None]
-        seen = (owner[:, None] == owner[None, :]).tril()
-        inputs["attention_mask"] = torch.where(seen, 0.0, torch.finfo(torch.float32).min)[None, None]
-    logits = model(input_ids=ids[None], logits_to_keep=places - 1, use_cache=False, **inputs).logits[0]
-    losses = torch.nn.functional.cross_entropy(logits.float(), targets[places], reduction="none")
+        is_visible = (owner[:, None] == owner[None, :]).tril()
+        inputs["attention_mask"] = torch.where(is_visible, 0.0, torch.finfo(torch.float32).min)[None, None]
+    logits = model(input_ids=ids[None], logits_to_keep=positions - 1, use_cache=False, **inputs).logits[0]
+    losses = torch.nn.functional.cross_entropy(logits.float(), targets[positions], reduction="none")
     return torch.stack([part.sum() for part in losses.split(counts)]), counts
 
 
 def save_trained(model: Any, folder: Path) -> None:
-    """What is trained: the adapters alone, or all weights."""
+    """Save the trainable weights: only the adapters, or all weights."""
     if _has_adapters(model):
         model.save_pretrained(folder, save_embedding_layers=False)
     else:
@@ -95,7 +95,7 @@ def save_trained(model: Any, folder: Path) -> None:
 
 
 def load_trained(model: Any, folder: Path) -> None:
-    """Put back what :func:`save_trained` saved."""
+    """Load what :func:`save_trained` saved."""
     from safetensors.torch import load_file, load_model
 
     if _has_adapters(model):
@@ -107,16 +107,16 @@ def load_trained(model: Any, folder: Path) -> None:
 
 
 def save_final(model: Any, folder: Path, lora: Lora | None) -> None:
-    """The model as a Hugging Face folder that loads by itself.
+    """Save the model as a self-contained Hugging Face folder.
 
-    Merged adapters vanish into the weights. Unmerged ones lie beside the base weights in the same folder, where transformers finds them.
+    Merged adapters become part of the weights. Unmerged ones are stored next to the base weights, where transformers finds them.
     """
     if lora is None:
         final = model
     elif lora.merge:
         final = model.merge_and_unload()
     else:
-        # "." for the base: the folder itself, wherever it is moved to.
+        # The base model is in the same folder, wherever that is moved to.
         model.peft_config["default"].base_model_name_or_path = "."
         model.save_pretrained(folder, save_embedding_layers=False)
         final = model.unload()

@@ -1,6 +1,6 @@
-"""Step 2, ``chat_completion_model_import``: find the base model's weights and lay them out for the steps after it.
+"""Step 2, ``chat_completion_model_import``: find the base model's weights and copy them for the later steps.
 
-``output_dir`` then holds ``model/`` (a Hugging Face folder: config, tokenizer, safetensors) and ``finetune_args.json``.
+``output_dir`` then contains ``model/`` (a Hugging Face folder: config, tokenizer, safetensors) and ``finetune_args.json``.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ def run(step: Step) -> None:
     """Import a model; ``pytorch_model_path`` wins over ``mlflow_model_path``, and both over ``huggingface_id``.
 
     Raises:
-        UserError: no model is given, or it holds no weights, or the fine-tuning configuration is not a JSON object.
+        UserError: there is no model, or it has no weights, or the fine-tuning configuration is not a JSON object.
     """
     source = step.path("pytorch_model_path") or step.path("mlflow_model_path")
     hub_id = step.inputs.get("huggingface_id", "")
     if source is None and hub_id:
         raise UserError(
-            f"The model {hub_id!r} can't be fetched: this machine reaches no model hub. Give mlflow_model_path or pytorch_model_path."
+            f"The model {hub_id!r} can't be downloaded: this machine reaches no model hub. Set mlflow_model_path or pytorch_model_path."
         )
     if source is None:
-        raise UserError("No model is given. Give one of mlflow_model_path, pytorch_model_path, huggingface_id.")
+        raise UserError("There is no model. Set one of mlflow_model_path, pytorch_model_path, huggingface_id.")
     weights = find_model(source)
-    configuration = _finetune_config(step.path("finetune_config_path"))
+    configuration = _read_finetune_config(step.path("finetune_config_path"))
     output = step.output("output_dir")
     copy_folder(weights, output / MODEL)
     model_type = json.loads((weights / "config.json").read_text(encoding="utf-8")).get("model_type", "")
@@ -43,7 +43,7 @@ def run(step: Step) -> None:
     console.info(f"imported {model_type} model from {weights}")
 
 
-def _finetune_config(path: Path | None) -> dict[str, object]:
+def _read_finetune_config(path: Path | None) -> dict[str, object]:
     if path is None:
         return {}
     try:

@@ -1,4 +1,4 @@
-"""A Hugging Face folder as an MLflow model: ``artifacts/model/`` with the weights, and the code that answers.
+"""Packaging a Hugging Face folder as an MLflow model: ``artifacts/model/`` with the weights, and the code that generates text.
 
 No pickles and no signature; the weights' digest is in MLmodel's metadata. Needs no torch.
 """
@@ -21,12 +21,12 @@ _REQUIREMENTS = ("mlflow", "torch", "transformers", "safetensors")
 
 
 def save_mlflow_model(weights: Path, target: Path, metadata: Mapping[str, Any]) -> str:
-    """Package a model.
+    """Package a model and return the digest of its weights.
 
     Args:
-        weights: a folder with config, tokenizer and safetensors, perhaps with an unmerged adapter beside them.
-        target: the MLflow model's folder; made anew.
-        metadata: goes into MLmodel, beside ``weights_digest``.
+        weights: a folder with config, tokenizer and safetensors, optionally with an unmerged adapter.
+        target: the MLflow model's folder; replaced if it exists.
+        metadata: stored in MLmodel, next to ``weights_digest``.
 
     Returns:
         The digest of the weights, see :func:`mlops.emulator.component.folders.weights_digest`.
@@ -39,7 +39,7 @@ def save_mlflow_model(weights: Path, target: Path, metadata: Mapping[str, Any]) 
     if target.exists():
         shutil.rmtree(target)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".packaging-") as temporary:
-        # The artifact's folder is called as the folder that is given.
+        # MLflow names the artifact's folder after this one.
         staged = Path(temporary, "model")
         copy_folder(weights, staged)
         mlflow.pyfunc.save_model(
@@ -57,5 +57,5 @@ def _model_type(weights: Path) -> str:
 
 
 def _pin(name: str) -> str:
-    # Without the local part (+cpu), which no index serves under that name.
+    # Without the local part (+cpu): no index has a release of that name.
     return f"{name}=={importlib.metadata.version(name).partition('+')[0]}"

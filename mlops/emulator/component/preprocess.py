@@ -1,6 +1,6 @@
-"""Step 3, ``chat_completion_datapreprocess``: conversations become token ids and labels.
+"""Step 3, ``chat_completion_datapreprocess``: encode conversations as token ids and labels.
 
-``output_dir`` then holds ``train.jsonl``, ``validation.jsonl`` and ``test.jsonl`` (a row: ``{"input_ids": […], "labels": […]}``), the
+``output_dir`` then contains ``train.jsonl``, ``validation.jsonl`` and ``test.jsonl`` (a row: ``{"input_ids": […], "labels": […]}``), the
 tokenizer, and ``preprocess_args.json`` with the counts.
 """
 
@@ -15,6 +15,7 @@ from mlops.core import console
 from mlops.emulator.component.chat import IGNORED, check_messages, encode
 from mlops.emulator.component.conversations import read
 from mlops.emulator.component.failures import UserError
+from mlops.emulator.component.folders import load_tokenizer
 from mlops.emulator.component.model_import import MODEL
 from mlops.emulator.component.step import Step
 
@@ -25,29 +26,27 @@ ARGUMENTS = "preprocess_args.json"
 COLUMN = "messages"
 
 Rows = list[tuple[str, Any]]
-"""Where a row stands (file and line) and its conversation."""
+"""Location of each row (file and line), and its conversation."""
 
 
 def run(step: Step) -> None:
     """Preprocess all three splits.
 
     Raises:
-        UserError: with the component's own texts where it has one, and the file and line where a row is at fault.
+        UserError: with the component's own text where it has one, and the file and line of an invalid row.
     """
-    from transformers import AutoTokenizer
-
-    folder = step.needed("model_selector_output") / MODEL
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    folder = step.required_path("model_selector_output") / MODEL
+    tokenizer = load_tokenizer(folder)
     for name in ("EOS", "BOS"):
         if getattr(tokenizer, f"{name.lower()}_token_id") is None:
             raise UserError(f"Invalid Model artifacts. Data preprocessing requires {name} token and cannot be None.")
     if not tokenizer.chat_template:
         raise UserError("Invalid Model artifacts. Data preprocessing requires a chat template and the tokenizer has none.")
-    limit = _limit(step.integer("max_seq_length"), folder, tokenizer)
-    splits = split(*(_rows(step, name) for name in SPLITS))
+    limit = _get_limit(step.integer("max_seq_length"), folder, tokenizer)
+    splits = split(*(_read_rows(step, name) for name in SPLITS))
     output = step.output("output_dir")
     output.mkdir(parents=True, exist_ok=True)
-    counts = {name: _encode(tokenizer, rows, limit, output / f"{name}.jsonl") for name, rows in splits.items()}
+    counts = {name: _encode_rows(tokenizer, rows, limit, output / f"{name}.jsonl") for name, rows in splits.items()}
     for name in ("train", "validation"):
         if not counts[name]["assistant_tokens"]:
             raise UserError(
@@ -65,9 +64,9 @@ def run(step: Step) -> None:
 
 
 def split(train: Rows | None, validation: Rows | None, test: Rows | None) -> dict[str, Rows]:
-    """The component's rule: with neither validation nor test, train is split 80/10/10; a single missing one gets 20 % of train.
+    """Split by the component's rule: with neither validation nor test, train is split 80/10/10; a single missing one gets 20% of train.
 
-    Rows keep their order, and what is taken is taken from the end.
+    Rows keep their order; the other splits are taken from the end of train.
     """
     if train is None:
         raise UserError("Either train_file_path or train_mltable_path needs to be passed.")
@@ -77,45 +76,45 @@ def split(train: Rows | None, validation: Rows | None, test: Rows | None) -> dic
         return {"train": train[:cut], "validation": train[cut : cut + tenth], "test": train[cut + tenth :]}
     if validation is None or test is None:
         cut = len(train) - round(len(train) * 0.2)
-        taken, train = train[cut:], train[:cut]
-        validation, test = (taken if validation is None else validation), (taken if test is None else test)
+        rest, train = train[cut:], train[:cut]
+        validation, test = (rest if validation is None else validation), (rest if test is None else test)
     return {"train": train, "validation": validation, "test": test}
 
 
-def _rows(step: Step, name: str) -> Rows | None:
-    # The table wins over the file, as the component documents it.
+def _read_rows(step: Step, name: str) -> Rows | None:
+    # The table wins over the file, as the component's documentation says.
     path = step.path(f"{name}_mltable_path") or step.path(f"{name}_file_path")
-    return None if path is None else [(place, row) for place, row in read(path, COLUMN)]
+    return None if path is None else list(read(path, COLUMN))
 
 
-def _limit(asked: int, folder: Path, tokenizer: Any) -> int:
-    """Tokens at which rows are cut: what is asked, but never more than the model takes."""
+def _get_limit(requested: int, folder: Path, tokenizer: Any) -> int:
+    """Return the number of tokens at which rows are cut: the requested one, but at most the model's context length."""
     configuration = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    own = min(int(configuration.get("max_position_embeddings", 2048)), int(tokenizer.model_max_length))
-    if asked == 0 or asked < -1:
-        raise UserError(f"max_seq_length should be -1 or a positive number, not {asked}.")
-    return own if asked == -1 else min(asked, own)
+    model_limit = min(int(configuration.get("max_position_embeddings", 2048)), int(tokenizer.model_max_length))
+    if requested == 0 or requested < -1:
+        raise UserError(f"max_seq_length should be -1 or a positive number, not {requested}.")
+    return model_limit if requested == -1 else min(requested, model_limit)
 
 
-def _encode(tokenizer: Any, rows: Sequence[tuple[str, Any]], limit: int, path: Path) -> dict[str, int]:
+def _encode_rows(tokenizer: Any, rows: Sequence[tuple[str, Any]], limit: int, path: Path) -> dict[str, int]:
     count = {"rows": 0, "tokens": 0, "assistant_tokens": 0, "cut": 0, "dropped": 0}
     with path.open("w", encoding="utf-8") as file:
-        for place, messages in rows:
+        for location, messages in rows:
             if problem := check_messages(messages):
-                raise UserError(f"{problem} ({place})")
+                raise UserError(f"{problem} ({location})")
             try:
                 ids, labels = encode(tokenizer, messages)
             except UserError as failure:
-                raise UserError(f"{failure.message} ({place})", failure.inner) from failure
+                raise UserError(f"{failure.message} ({location})", failure.inner) from failure
             count["cut"] += len(ids) > limit
             ids, labels = ids[:limit], labels[:limit]
-            # The first token is predicted from nothing, so a label there would count for nothing.
-            marked = sum(label != IGNORED for label in labels[1:])
-            if not marked:
+            # The first token has no context to be predicted from, so its label does not count.
+            labeled = sum(label != IGNORED for label in labels[1:])
+            if not labeled:
                 count["dropped"] += 1
                 continue
             count["rows"] += 1
             count["tokens"] += len(ids)
-            count["assistant_tokens"] += marked
+            count["assistant_tokens"] += labeled
             file.write(json.dumps({"input_ids": ids, "labels": labels}) + "\n")
     return count

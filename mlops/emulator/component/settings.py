@@ -24,7 +24,7 @@ class Lora:
 
 @dataclass(frozen=True)
 class Settings:
-    """What training does. Names are the component's inputs; lengths are in updates (optimiser steps) unless said otherwise."""
+    """Settings of the training. Names are the component's inputs; lengths are in updates (optimizer steps) unless stated otherwise."""
 
     lora: Lora | None
     num_train_epochs: int
@@ -54,19 +54,20 @@ class Settings:
     threshold: float
 
     @classmethod
-    def of(cls, step: Step, rows: int, model_type: str) -> Settings:
-        """Read and check.
+    def from_step(cls, step: Step, rows: int, model_type: str) -> Settings:
+        """Read and check a step's inputs.
 
         Args:
             step: the fine-tuning step.
-            rows: of the training set; decides how many updates an epoch has.
+            rows: rows of the training set, which determine the updates in an epoch.
             model_type: of the base model's configuration.
 
         Raises:
             UserError: with the component's own text where it has one.
         """
         _check_accelerators(step, model_type)
-        device_rows, accumulation = _positive(step, "per_device_train_batch_size"), _positive(step, "gradient_accumulation_steps")
+        device_rows = _positive_integer(step, "per_device_train_batch_size")
+        accumulation = _positive_integer(step, "gradient_accumulation_steps")
         strategy, eval_steps = step.text("evaluation_strategy"), step.integer("eval_steps")
         if fraction := step.number("evaluation_steps_interval"):
             if not 0 < fraction <= 1:
@@ -84,15 +85,15 @@ class Settings:
             raise UserError(f"eval_steps should be at least 1, not {eval_steps}.")
         lora = None
         if step.flag("apply_lora"):
-            r, alpha, dropout = _positive(step, "lora_r"), step.integer("lora_alpha"), step.number("lora_dropout")
+            r, alpha, dropout = _positive_integer(step, "lora_r"), step.integer("lora_alpha"), step.number("lora_dropout")
             lora = Lora(r, alpha, dropout, step.flag("merge_lora_weights"))
         return cls(
             lora=lora,
-            num_train_epochs=_positive(step, "num_train_epochs"),
+            num_train_epochs=_positive_integer(step, "num_train_epochs"),
             max_steps=step.integer("max_steps"),
             device_rows=device_rows,
             accumulation=accumulation,
-            eval_batch_rows=_positive(step, "per_device_eval_batch_size"),
+            eval_batch_rows=_positive_integer(step, "per_device_eval_batch_size"),
             optim=step.text("optim"),
             learning_rate=step.number("learning_rate"),
             warmup_steps=step.integer("warmup_steps"),
@@ -107,11 +108,11 @@ class Settings:
             evaluation_strategy=strategy,
             eval_steps=eval_steps,
             logging_strategy=step.text("logging_strategy"),
-            logging_steps=_positive(step, "logging_steps"),
+            logging_steps=_positive_integer(step, "logging_steps"),
             metric_for_best_model=step.text("metric_for_best_model"),
             resume=step.flag("resume_from_checkpoint"),
             save_total_limit=step.integer("save_total_limit"),
-            patience=_positive(step, "early_stopping_patience") if step.flag("apply_early_stopping") else None,
+            patience=_positive_integer(step, "early_stopping_patience") if step.flag("apply_early_stopping") else None,
             threshold=step.number("early_stopping_threshold"),
         )
 
@@ -121,21 +122,21 @@ class Settings:
         return self.device_rows * self.accumulation
 
     def epochs(self, step: int, rows: int) -> float:
-        """Epochs after an update, in batches as HF Trainer counts them: an epoch's last update may have fewer batches than others."""
+        """Return the epochs after an update, counted in batches as HF Trainer does: an epoch's last update may have fewer batches."""
         whole, rest = divmod(step, self.updates_per_epoch(rows))
         batches = math.ceil(rows / self.device_rows)
         return whole + min(rest * self.accumulation, batches) / batches
 
     def updates_per_epoch(self, rows: int) -> int:
-        """How many updates an epoch has; the last one may have fewer rows."""
+        """Return the updates in an epoch; the last one may have fewer rows."""
         return math.ceil(rows / self.batch_rows)
 
     def updates(self, rows: int) -> int:
-        """How many updates there are in all."""
+        """Return the total number of updates."""
         return self.max_steps if self.max_steps > 0 else self.num_train_epochs * self.updates_per_epoch(rows)
 
 
-def _positive(step: Step, name: str) -> int:
+def _positive_integer(step: Step, name: str) -> int:
     value = step.integer(name)
     if value < 1:
         raise UserError(f"{name} should be at least 1, not {value}.")
@@ -143,26 +144,26 @@ def _positive(step: Step, name: str) -> int:
 
 
 def _check_accelerators(step: Step, model_type: str) -> None:
-    """The combinations that the component refuses, though nothing of this runs on a CPU."""
+    """Refuse the combinations that the component refuses, although none of this runs on a CPU."""
     if not step.flag("apply_deepspeed"):
         return
     if step.flag("auto_find_batch_size"):
         raise UserError("Invalid settings found. Deep Speed cannot be coupled with auto_find_batch_size. Switch one of them off.")
-    own = step.path("deepspeed")
+    custom = step.path("deepspeed")
     stage = step.text("deepspeed_stage")
-    optimisation: dict[str, object] = {}
-    if own is not None:
+    optimization: dict[str, object] = {}
+    if custom is not None:
         try:
-            optimisation = json.loads(own.read_text(encoding="utf-8")).get("zero_optimization", {})
-            stage = str(optimisation.get("stage", "0"))
+            optimization = json.loads(custom.read_text(encoding="utf-8")).get("zero_optimization", {})
+            stage = str(optimization.get("stage", "0"))
         except (ValueError, AttributeError) as problem:
-            raise UserError(f"The DeepSpeed configuration {own.name} is not a JSON object: {problem}") from problem
+            raise UserError(f"The DeepSpeed configuration {custom.name} is not a JSON object: {problem}") from problem
     if stage != "3":
         return
-    clashing = (
+    conflicting = (
         {"apply_ort": "true"} if step.flag("apply_ort") else {"model_type": model_type} if model_type == "mixformer-sequential" else {}
     )
-    if clashing:
-        raise UserError(f"Invalid settings found. Deep Speed stage3 doesn't work with {clashing}.")
-    if own is not None and not optimisation.get("stage3_gather_16bit_weights_on_model_save"):
+    if conflicting:
+        raise UserError(f"Invalid settings found. Deep Speed stage3 doesn't work with {conflicting}.")
+    if custom is not None and not optimization.get("stage3_gather_16bit_weights_on_model_save"):
         raise UserError("Invalid DeepSpeed configuration: stage 3 needs stage3_gather_16bit_weights_on_model_save to be true.")

@@ -18,17 +18,17 @@ __all__ = ["Step"]
 
 @dataclass(frozen=True)
 class Step:
-    """What one step was given. A literal that was not given has the component's default."""
+    """Inputs and outputs of one step. A missing literal has the component's default."""
 
     inputs: Mapping[str, str]
     outputs: Mapping[str, Path]
 
     @classmethod
     def read(cls, path: Path) -> Step:
-        """From a file.
+        """Read a file.
 
         Raises:
-            SystemFailure: it is not of the form above.
+            SystemFailure: the file does not have the form above.
         """
         try:
             document = json.loads(path.read_text(encoding="utf-8"))
@@ -38,38 +38,38 @@ class Step:
             raise SystemFailure(f"{path} is not a step's specification: {problem!r}") from problem
 
     def text(self, name: str) -> str:
-        """A string literal."""
+        """Return a string literal."""
         value = self.inputs.get(name, INPUTS[name].default if name in INPUTS else None)
         if value is None:
-            raise UserError(f"Input {name} is required, but it is not given.")
+            raise UserError(f"Input {name} is required, but missing.")
         return value
 
     def integer(self, name: str) -> int:
-        """An integer literal."""
+        """Return an integer literal."""
         try:
             return int(self.text(name))
         except ValueError:
             raise UserError(f"Input {name}: {self.text(name)!r} is not an integer.") from None
 
     def number(self, name: str) -> float:
-        """A number literal."""
+        """Return a number literal."""
         try:
             return float(self.text(name))
         except ValueError:
             raise UserError(f"Input {name}: {self.text(name)!r} is not a number.") from None
 
     def flag(self, name: str) -> bool:
-        """A literal ``true`` or ``false``."""
+        """Return a literal ``true`` or ``false`` as a boolean."""
         value = self.text(name)
         if value not in ("true", "false"):
             raise UserError(f"Input {name}: {value!r} is not one of true, false.")
         return value == "true"
 
     def path(self, name: str) -> Path | None:
-        """An asset, or None if it is not given.
+        """Return the path of an asset, or None if the input is missing.
 
         Raises:
-            UserError: it is given, but there is nothing.
+            UserError: the path does not exist.
         """
         value = self.inputs.get(name)
         if not value:
@@ -79,15 +79,15 @@ class Step:
             raise UserError(f"Input {name}: {path} does not exist.", "NotFound")
         return path
 
-    def needed(self, name: str) -> Path:
-        """An asset that must be there."""
+    def required_path(self, name: str) -> Path:
+        """Return the path of a required asset."""
         path = self.path(name)
         if path is None:
-            raise UserError(f"Input {name} is required, but it is not given.")
+            raise UserError(f"Input {name} is required, but missing.")
         return path
 
     def output(self, name: str) -> Path:
-        """Where an output goes."""
+        """Return the path of an output."""
         try:
             return self.outputs[name]
         except KeyError:

@@ -1,4 +1,4 @@
-"""Step 1, ``ft_nlp_common_validation``: says that it validated. Azure's own does no more."""
+"""Step 1, ``ft_nlp_common_validation``: writes that validation is complete, as Azure's own step does."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["run"]
 
 
 def run(step: Step) -> None:
-    """Write the one text that this step ever writes."""
+    """Write the fixed text of this step."""
     path = step.output("validation_info")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("Validation Completed", encoding="utf-8")

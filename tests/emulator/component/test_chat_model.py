@@ -114,12 +114,12 @@ def test_max_new_tokens_is_a_limit(loaded: Any, tokenizer: Callable[[str], Any])
 @pytest.mark.parametrize(
     ("payload", "problem"),
     [
-        ({"messages": HELLO}, "The keys messages are not what is taken"),
-        ({"input_data": {"columns": [], "data": []}}, "The keys columns, data are not what is taken"),
-        ({"input_string": []}, "input_string should be a list that is not empty"),
-        ({"input_string": "hello"}, "input_string should be a list that is not empty"),
-        ({"input_string": [[]]}, "A conversation should be a list"),
-        ({"input_string": [HELLO, "hello"]}, "A conversation should be a list"),
+        ({"messages": HELLO}, "The keys messages are not accepted"),
+        ({"input_data": {"columns": [], "data": []}}, "The keys columns, data are not accepted"),
+        ({"input_string": []}, "input_string should be a non-empty list"),
+        ({"input_string": "hello"}, "input_string should be a non-empty list"),
+        ({"input_string": [[]]}, "A conversation should be a non-empty list"),
+        ({"input_string": [HELLO, "hello"]}, "A conversation should be a non-empty list"),
         ({"input_string": [{"role": "robot", "content": "x"}]}, "A message should have a role"),
         ({"input_string": [{"role": "user"}]}, "A message should have a role"),
         ({"input_string": HELLO, "parameters": "fast"}, "Parameters should be an object"),

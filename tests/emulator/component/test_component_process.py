@@ -5,15 +5,22 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mlops.emulator.component import spec
+from mlops.emulator.component.failures import SystemFailure
+from mlops.emulator.component.metrics import Metrics
 
 COMMAND = (sys.executable, "-m", "mlops.emulator.component")
 
@@ -28,14 +35,62 @@ def step(name: str, folder: Path, inputs: Mapping[str, str], outputs: Mapping[st
     return subprocess.run([*COMMAND, name, "spec.json"], cwd=folder, env=environment(**more), capture_output=True, text=True)
 
 
-@pytest.mark.filterwarnings("ignore")  # sqlalchemy, about mlflow's tables
-def test_the_whole_pipeline_and_its_metrics(tmp_path: Path, model: Callable[[str], Path], data: Mapping[str, Path]) -> None:
-    from mlflow import MlflowClient
+class Tracking(ThreadingHTTPServer):
+    """An MLflow server that only takes metrics; ``rows`` are (run, name, step, value)."""
 
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    client = MlflowClient(tracking_uri=uri)
-    experiment = client.create_experiment("chat", artifact_location=str(tmp_path / "artifacts"))
-    runs = [client.create_run(experiment).info.run_id for _ in range(2)]
+    def __init__(self, failures: int = 0, status: int = 200) -> None:
+        super().__init__(("127.0.0.1", 0), _TrackingHandler)
+        self.failures, self.status = failures, status
+        self.rows: list[tuple[str, str, int, float]] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class _TrackingHandler(BaseHTTPRequestHandler):
+    server: Tracking
+
+    def do_POST(self) -> None:
+        assert self.path == "/api/2.0/mlflow/runs/log-batch"
+        batch = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.server.failures:
+            self.server.failures -= 1
+            self.connection.shutdown(socket.SHUT_RDWR)
+            return
+        assert all(abs(metric["timestamp"] / 1000 - time.time()) < 60 for metric in batch["metrics"])
+        self.server.rows += [(batch["run_id"], metric["key"], metric["step"], float(metric["value"])) for metric in batch["metrics"]]
+        self.send_response(self.server.status)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@contextmanager
+def serve(server: Tracking) -> Iterator[Tracking]:
+    with server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.fixture
+def tracking() -> Iterator[Tracking]:
+    with serve(Tracking()) as server:
+        yield server
+
+
+def test_the_whole_pipeline_and_its_metrics(
+    tmp_path: Path, model: Callable[[str], Path], data: Mapping[str, Path], tracking: Tracking
+) -> None:
+    runs = ["step", "root"]
     values = {"mlflow_model_path": str(model("tiny-phi3")), "learning_rate": "0.003", "logging_steps": "4", "apply_lora": "true"}
     parent = spec.fill_defaults(values | {f"{name}_file_path": str(path) for name, path in data.items()})
     outputs: dict[str, dict[str, str]] = {}
@@ -43,48 +98,53 @@ def test_the_whole_pipeline_and_its_metrics(tmp_path: Path, model: Callable[[str
         outputs[node.name] = {name: str(tmp_path / f"{node.name}.{name}") for name in node.outputs}
         done = step(
             node.name, tmp_path / node.name, node.bind(parent, outputs), outputs[node.name],
-            EMULATOR_MLFLOW_URI=uri, EMULATOR_MLFLOW_RUNS=",".join(runs),
+            EMULATOR_MLFLOW_URI=tracking.url, EMULATOR_MLFLOW_RUNS=",".join(runs),
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
         assert not (tmp_path / node.name / "error.json").exists()
     assert Path(outputs["ft_nlp_common_validation"]["validation_info"]).read_text() == "Validation Completed"
     assert Path(outputs["ft_nlp_model_converter"]["mlflow_model_folder"], "MLmodel").is_file()
-    train = ["loss", "grad_norm", "learning_rate", "epoch"]
-    steps = {name: [4, 8] for name in train} | {
-        f"eval_{name}": [8] for name in ("loss", "runtime", "samples_per_second", "steps_per_second")
-    }
-    steps |= {f"train_{name}": [8] for name in ("loss", "runtime", "samples_per_second", "steps_per_second")}
-    steps |= {"total_flos": [8], "checkpoint_save_step": [8]}
+    expected = {(name, at) for name in ("loss", "grad_norm", "learning_rate", "epoch") for at in (4, 8)}
+    for kind in ("eval", "train"):
+        expected |= {(f"{kind}_{name}", 8) for name in ("loss", "runtime", "samples_per_second", "steps_per_second")}
+    expected |= {("total_flos", 8), ("checkpoint_save_step", 8)}
     for run in runs:
-        found = client.get_run(run).data.metrics
-        assert {name: [row.step for row in client.get_metric_history(run, name)] for name in found} == steps
+        logged = [(name, at) for logged_run, name, at, _ in tracking.rows if logged_run == run]
+        assert sorted(logged) == sorted(expected)
 
 
-@pytest.mark.filterwarnings("ignore")  # sqlalchemy, about mlflow's tables
-def test_logging_by_epoch_logs_without_steps(tmp_path: Path) -> None:
-    from mlflow import MlflowClient
-
-    from mlops.emulator.component.metrics import Metrics
-
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    client = MlflowClient(tracking_uri=uri)
-    run = client.create_run(client.create_experiment("chat", artifact_location=str(tmp_path))).info.run_id
-    stepless, stepped = Metrics(uri, [run], stepless=True), Metrics(uri, [run])
+def test_logging_by_epoch_logs_without_steps(tracking: Tracking) -> None:
+    stepless, stepped = Metrics(tracking.url, ["run"], stepless=True), Metrics(tracking.url, ["run"])
     for value in (1.0, 2.0):
         stepless.log({"loss": value}, 5)
         stepped.log({"once": value, "not_a_number": float("nan")}, 5)
-    assert [(row.step, row.value) for row in client.get_metric_history(run, "loss")] == [(0, 1.0), (0, 2.0)]
-    assert [(row.step, row.value) for row in client.get_metric_history(run, "once")] == [(5, 1.0)]
-    assert "not_a_number" not in client.get_run(run).data.metrics
+    assert tracking.rows == [("run", "loss", 0, 1.0), ("run", "once", 5, 1.0), ("run", "loss", 0, 2.0)]
+
+
+def test_an_infinite_metric_is_logged(tracking: Tracking) -> None:
+    Metrics(tracking.url, ["run"]).log({"grad_norm": float("inf"), "other": float("-inf")}, 1)
+    assert tracking.rows == [("run", "grad_norm", 1, float("inf")), ("run", "other", 1, float("-inf"))]
+
+
+def test_a_lost_connection_is_tried_again() -> None:
+    with serve(Tracking(failures=1)) as server:
+        Metrics(server.url, ["run"]).log({"loss": 1.0}, 1)
+        assert server.rows == [("run", "loss", 1, 1.0)]
+
+
+def test_a_server_that_refuses_metrics_fails_the_step() -> None:
+    with serve(Tracking(status=400)) as server, pytest.raises(SystemFailure, match=r"does not accept the metrics: 400"):
+        Metrics(server.url, ["run"]).log({"loss": 1.0}, 1)
+    assert len(server.rows) == 1, "a refusal is not tried again"
 
 
 @pytest.mark.parametrize(
     ("name", "inputs", "error"),
     [
-        ("chat_completion_model_import", {}, ("UserError", "No model is given.")),
-        ("chat_completion_model_import", {"huggingface_id": "org/model"}, ("UserError", "The model 'org/model' can't be fetched")),
+        ("chat_completion_model_import", {}, ("UserError", "There is no model.")),
+        ("chat_completion_model_import", {"huggingface_id": "org/model"}, ("UserError", "The model 'org/model' can't be downloaded")),
         ("chat_completion_model_import", {"mlflow_model_path": "/nowhere"}, ("UserError", "Input mlflow_model_path: /nowhere does not")),
-        ("chat_completion_model_import", {"mlflow_model_path": "."}, ("UserError", ". holds no model")),
+        ("chat_completion_model_import", {"mlflow_model_path": "."}, ("UserError", ". contains no model")),
         ("ft_nlp_model_converter", {}, ("UserError", "Input model_path is required")),
         ("chat_completion_finetune", {"model_selector_output": ".", "preprocess_output": "."}, ("SystemError", "FileNotFoundError")),
     ],
@@ -107,15 +167,17 @@ def test_a_specification_that_is_none_and_a_step_that_is_none(tmp_path: Path) ->
     assert subprocess.run([*COMMAND, "no_such_step", "spec.json"], cwd=tmp_path, env=environment(), capture_output=True).returncode == 2
 
 
-def test_importing_a_model_needs_no_torch(tmp_path: Path, model: Callable[[str], Path]) -> None:
-    (tmp_path / "torch.py").write_text("raise ImportError('torch is not to be imported')")
+def test_only_fine_tuning_needs_torch(tmp_path: Path, model: Callable[[str], Path], data: Mapping[str, Path]) -> None:
+    (tmp_path / "torch.py").write_text("raise ImportError('this step must not import torch')")
     path = os.pathsep.join([str(tmp_path), environment()["PYTHONPATH"]])
-    done = step(
-        "chat_completion_model_import", tmp_path, {"mlflow_model_path": str(model("tiny-llama"))}, {"output_dir": "out"}, PYTHONPATH=path
-    )
-    assert done.returncode == 0, done.stderr
-    done = step("ft_nlp_model_converter", tmp_path, {"model_path": "out/model"}, {"mlflow_model_folder": "mlflow"}, PYTHONPATH=path)
-    assert done.returncode == 0, done.stderr
+    files = {f"{name}_file_path": str(file) for name, file in data.items()}
+    for name, inputs, outputs in (
+        ("chat_completion_model_import", {"mlflow_model_path": str(model("tiny-llama"))}, {"output_dir": "imported"}),
+        ("chat_completion_datapreprocess", {"model_selector_output": "imported", **files}, {"output_dir": "preprocessed"}),
+        ("ft_nlp_model_converter", {"model_path": "imported/model"}, {"mlflow_model_folder": "mlflow"}),
+    ):
+        done = step(name, tmp_path, inputs, outputs, PYTHONPATH=path)
+        assert done.returncode == 0, done.stderr
 
 
 def test_a_model_folder_wins_over_an_mlflow_model(tmp_path: Path, model: Callable[[str], Path]) -> None:

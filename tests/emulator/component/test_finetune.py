@@ -105,8 +105,8 @@ def nothing(output: Path) -> None:
 
 def test_the_tables_are_complete() -> None:
     names = {name for name in spec.NODES[3].inputs if name not in OTHER_NODES}
-    assert set(ACTING) == {name for name in names if spec.INPUTS[name].acts}
-    assert set(RECORDED) == {name for name in names if not spec.INPUTS[name].acts}
+    assert set(ACTING) == {name for name in names if spec.INPUTS[name].has_effect}
+    assert set(RECORDED) == {name for name in names if not spec.INPUTS[name].has_effect}
 
 
 @pytest.mark.parametrize("name", ACTING)

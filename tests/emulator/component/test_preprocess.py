@@ -85,7 +85,7 @@ def test_an_mltable_wins_over_the_file(tmp_path: Path, run: Run, conversations: 
         ("rows.json", "[1]", "The row has no column 'messages'. (rows.json:1)"),
         ("rows.csv", "messages\nhello\n", "The row is not JSON"),
         ("rows.parquet", "hello", "rows.parquet is not parquet"),
-        ("MLTable", "paths: [{file: ./gone.jsonl}]", "names files that are not beside it"),
+        ("MLTable", "paths: [{file: ./gone.jsonl}]", "names files that do not exist"),
         ("MLTable", "nothing", "does not name files under `paths`"),
     ],
 )

@@ -13,7 +13,7 @@ from mlops.emulator.component.step import Step
 
 
 def settings(model_type: str = "llama", **values: str) -> Settings:
-    return Settings.of(Step(values, {}), 100, model_type)
+    return Settings.from_step(Step(values, {}), 100, model_type)
 
 
 STAGE3 = {"apply_deepspeed": "true", "deepspeed_stage": "3"}

@@ -82,7 +82,9 @@ def test_check_names_the_problem(name: str, value: str, problem: str) -> None:
 
 def test_check_gives_all_problems_and_none_for_the_notebooks_inputs() -> None:
     assert len(spec.find_problems({"a": "1", "apply_lora": "1", "batch_size": "0"})) == 3
-    assert not spec.find_problems({"learning_rate": "5e-06", "apply_lora": "true", "deepspeed_stage": "2", "train_file_path": "azureml://x"})
+    assert not spec.find_problems(
+        {"learning_rate": "5e-06", "apply_lora": "true", "deepspeed_stage": "2", "train_file_path": "azureml://x"}
+    )
     assert not spec.find_problems(spec.fill_defaults({}))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mlops.emulator.component.finetune import _rows
+from mlops.emulator.component.finetune import _read_rows
 from mlops.emulator.component.model import Row, load, pack, row_losses
 from mlops.emulator.component.settings import Settings
 from mlops.emulator.component.step import Step
@@ -31,9 +31,9 @@ def make(tmp_path: Path, prepared: Callable[[str], dict[str, str]], tokenizer: C
         from transformers import set_seed
 
         given = prepared("tiny-llama")
-        rows = _rows(Path(given["preprocess_output"], "train.jsonl")), _rows(Path(given["preprocess_output"], "validation.jsonl"))
+        rows = _read_rows(Path(given["preprocess_output"], "train.jsonl")), _read_rows(Path(given["preprocess_output"], "validation.jsonl"))
         step = Step({"learning_rate": "0.003", "logging_steps": "1", **values}, {})
-        settings = Settings.of(step, len(rows[0]), "llama")
+        settings = Settings.from_step(step, len(rows[0]), "llama")
         set_seed(settings.seed)
         model = load(Path(given["model_selector_output"], "model"), settings)
         return Training(model, tokenizer("tiny-llama"), rows, settings, tmp_path / output, log)
@@ -175,8 +175,8 @@ def test_rows_that_run_together_see_themselves_alone(kind: str, prepared: Callab
     import torch
 
     given = prepared(kind)
-    rows = _rows(Path(given["preprocess_output"], "train.jsonl"))
-    network = load(Path(given["model_selector_output"], "model"), Settings.of(Step({}, {}), len(rows), kind)).eval()
+    rows = _read_rows(Path(given["preprocess_output"], "train.jsonl"))
+    network = load(Path(given["model_selector_output"], "model"), Settings.from_step(Step({}, {}), len(rows), kind)).eval()
     with torch.inference_mode():
         together, counts = row_losses(network, rows)
         alone = [row_losses(network, [row]) for row in rows]
