@@ -527,12 +527,12 @@ def test_a_failed_step_fails_the_pipeline(emulator: Emulator, credential: Any, m
     properties = valid_pipeline_body(emulator, mlflow_model_path="azureml://datastores/workspaceblobstore/paths/no-model")
     assert put(emulator, credential, "broken", properties).status_code == 201
     wait_for_job(ml, "broken")
-    with pytest.raises(JobException, match=r"Pipeline has failed child jobs.*Failed nodes: /chat_completion_model_import.*holds no model"):
+    with pytest.raises(JobException, match=r"Pipeline has failed child jobs.*Failed nodes: /chat_completion_model_import.*contains no model"):
         ml.jobs.stream("broken")
     children = {child.display_name: child for child in ml.jobs.list(parent_job_name="broken")}
     assert {name: child.status for name, child in children.items()} == {STEPS[0]: "Completed", STEPS[1]: "Failed"}
     error = ml.jobs._runs_operations.get_run_details(children[STEPS[1]].name).error.error
-    assert (error.code, "holds no model" in error.message) == ("UserError", True)
+    assert (error.code, "contains no model" in error.message) == ("UserError", True)
 
 
 def test_cancel_stops_a_pipeline_and_its_running_step(emulator: Emulator, credential: Any, ml: Any) -> None:
