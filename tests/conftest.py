@@ -44,7 +44,7 @@ def inside(shared_emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Emulat
 @pytest.fixture
 def fault(inside: Emulator) -> Iterator[Callable[[str], None]]:
     """Order a fault from the shared emulator. It must have occurred when the test ends, or the test proves nothing."""
-    yield inside.azure.faults.order
+    yield inside.azure.faults.add
     assert inside.azure.faults.pending() == []
 
 
