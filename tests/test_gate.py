@@ -18,25 +18,25 @@ from mlops.core.run import Run
 from mlops.gate import gate, main
 from mlops.judging import validity
 from mlops.judging.judge import judge
-from tests.support.evidence import named, rows, rule
+from tests.support.evidence import make_rows, make_rule, name_rules
 from tests.support.run_directories import make_run, write_evaluated
 
 Fault = Callable[[str], None]
 
 RULES = (
-    rule(baseline="champion", test="paired_bootstrap", min_rows=50),
-    rule(baseline="base", margin=-0.05, test="paired_bootstrap", min_rows=50),
-    rule("retention.nll", baseline="base", margin=0.05, test="paired_bootstrap", min_rows=50),
-    rule("retention.kl_base", ceiling=0.5),
+    make_rule(baseline="champion", test="paired_bootstrap", min_rows=50),
+    make_rule(baseline="base", margin=-0.05, test="paired_bootstrap", min_rows=50),
+    make_rule("retention.nll", baseline="base", margin=0.05, test="paired_bootstrap", min_rows=50),
+    make_rule("retention.kl_base", ceiling=0.5),
 )
 
 
 def config(*rules: Rule) -> Config:
-    return Config(target="test", gate=GateConfig(rules=named(rules or RULES)))
+    return Config(target="test", gate=GateConfig(rules=name_rules(rules or RULES)))
 
 
 def candidate(**changes: Any) -> dict[Any, Sequence[Mapping[str, Any]]]:
-    return {"candidate": rows("candidate", **{"shift": -0.4, **changes}), "champion": rows("champion"), "base": rows("base")}
+    return {"candidate": make_rows("candidate", **{"shift": -0.4, **changes}), "champion": make_rows("champion"), "base": make_rows("base")}
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_a_first_run_is_judged_against_the_base(tmp_path: Path) -> None:
     assert (judged.verdict, judged.first_run) == (Verdict.PROMOTE, True)
     assert judged.judgements[0].compared_with == "base"
     assert judged.notes[0].startswith("First run. Endpoint chat serves nothing")
-    made["candidate"] = rows("candidate", shift=0.2)
+    made["candidate"] = make_rows("candidate", shift=0.2)
     assert judge(config(), make_run(tmp_path / "bad", made)).verdict is Verdict.REJECT
 
 
@@ -101,7 +101,7 @@ def test_a_champion_that_could_not_be_evaluated_is_no_first_run(tmp_path: Path) 
 def test_without_rules_it_holds(tmp_path: Path) -> None:
     judged = judge(Config(target="test"), make_run(tmp_path))
     assert judged.verdict is Verdict.HOLD
-    assert "nothing was asked" in judged.reasons[0]
+    assert "nothing is judged" in judged.reasons[0]
 
 
 def test_training_on_the_test_holds(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_the_same_evidence_gives_the_same_decision(tmp_path: Path, workspace: Wo
 def test_other_rules_decide_anew(tmp_path: Path, workspace: Workspace, training: str) -> None:
     run = make_run(tmp_path, mlflow_run=training)
     gate(config(), run, workspace)
-    assert gate(config(rule(ceiling=0.1)), run, workspace).verdict is Verdict.REJECT
+    assert gate(config(make_rule(ceiling=0.1)), run, workspace).verdict is Verdict.REJECT
     assert run.read(Judged).verdict is Verdict.REJECT
 
 
@@ -142,7 +142,7 @@ def test_scores_that_were_touched_are_refused(tmp_path: Path) -> None:
 def test_an_older_decision_does_not_outlive_a_gate_that_stops(tmp_path: Path, workspace: Workspace, training: str) -> None:
     run = make_run(tmp_path, mlflow_run=training)
     assert gate(config(), run, workspace).verdict is Verdict.PROMOTE
-    write_evaluated(run, run.read(Validated), run.read(Trained), {"base": rows("base")})
+    write_evaluated(run, run.read(Validated), run.read(Trained), {"base": make_rows("base")})
     with pytest.raises(EvidenceError, match="evaluated as the candidate nothing"):
         gate(config(), run, workspace)
     assert not run.has(Judged)
@@ -201,7 +201,7 @@ def test_metrics_that_are_not_from_the_rows_hold(tmp_path: Path) -> None:
     scores = evaluated.models["candidate"]
     flattered = scores.model_copy(update={"metrics": {**scores.metrics, "target.nll": 0.5}})
     run.write(evaluated.model_copy(update={"models": {**evaluated.models, "candidate": flattered}}))
-    judged = judge(config(rule(ceiling=1.0)), run)
+    judged = judge(config(make_rule(ceiling=1.0)), run)
     assert judged.verdict is Verdict.HOLD
     assert "does not follow from its rows" in judged.reasons[0]
 
@@ -291,7 +291,7 @@ def run_copy(run: Run) -> Judged:
 
 
 def test_a_verdict_opens_no_other_targets_gate(tmp_path: Path) -> None:
-    with pytest.raises(NotPromoted, match="rules of target pr, and this is target test"):
+    with pytest.raises(NotPromoted, match="rules of target pr, but this is target test"):
         guard.require_admission(judged_as(make_run(tmp_path), Verdict.PROMOTE, None, target="pr"), config())
 
 
@@ -356,7 +356,7 @@ def test_unfinished_evaluation_names_the_command(tmp_path: Path) -> None:
 def stored(tmp_path: Path) -> Callable[..., int]:
     """A run directory that the gate has judged, and `mlops gate` on it, without Azure."""
     run = make_run(tmp_path / "run")
-    run.write(judge(config(rule(ceiling=3.0)), run))
+    run.write(judge(config(make_rule(ceiling=3.0)), run))
     settings = pipeline(tmp_path / "pipeline.toml", 0.1)
     return lambda *options: main(["--target", "test", "--config", str(settings), "--run", str(run.directory), *options])
 
@@ -398,7 +398,7 @@ def test_rules_are_the_files_alone(stored: Callable[..., int], capsys: pytest.Ca
 def test_no_verdict_comes_of_a_rule_that_asks_for_a_worse_model(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     with pytest.raises(ConfigError, match="lets through what is worse: a better model has a lower nll"):
-        judge(config(rule(direction="higher", baseline="base")), run)
+        judge(config(make_rule(direction="higher", baseline="base")), run)
 
 
 @pytest.mark.parametrize(
@@ -407,10 +407,10 @@ def test_no_verdict_comes_of_a_rule_that_asks_for_a_worse_model(tmp_path: Path) 
         (("--what-if", "--rule", "target.nl ceiling=3"), "the rules are only (target.nll@none)"),
         (("--what-if", "--rule", "target.nll@base ceiling=3"), "matches no rule"),
         (("--what-if", "--rule", "target.nll"), "changes nothing"),
-        (("--what-if", "--rule", "target.nll marginn=1"), "a rule has metric"),
+        (("--what-if", "--rule", "target.nll marginn=1"), "a rule has enabled, metric"),
         (("--what-if", "--rule", "target.nll ceiling"), "is not of the form"),
         (("--rule", "target.nll ceiling=3"), "--what-if only"),
-        (("--explain", "target.nl"), "it has judged target.nll"),
+        (("--explain", "target.nl"), "choose one of target.nll"),
     ],
 )
 def test_misuse_is_told(stored: Callable[..., int], capsys: pytest.CaptureFixture[str], options: tuple[str, ...], says: str) -> None:

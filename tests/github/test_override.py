@@ -19,7 +19,7 @@ from mlops.emulator.identity import github_oidc
 from mlops.emulator.identity.github_oidc import WorkflowRun
 from mlops.emulator.server import Emulator
 from mlops.gate import gate, main
-from tests.support.evidence import rows
+from tests.support.evidence import make_rows
 from tests.support.run_directories import make_run
 
 WHY = "the champion answers nonsense since Monday"
@@ -73,7 +73,7 @@ def write_evaluation(folder: Path, workspace: Workspace, shift: float) -> Run:
     client = workspace.tracking.client
     experiment = client.get_experiment_by_name("override")
     run = client.create_run(experiment.experiment_id if experiment else client.create_experiment("override")).info.run_id
-    scores: Any = {role: rows(role, shift=shift if role == "candidate" else 0.0) for role in ("candidate", "champion", "base")}
+    scores: Any = {role: make_rows(role, shift=shift if role == "candidate" else 0.0) for role in ("candidate", "champion", "base")}
     return make_run(folder / "run", scores, mlflow_run=run)
 
 
@@ -167,7 +167,7 @@ def test_an_override_without_approval_is_refused(
     assert (judged.override, judged.exit_code, judged.is_admitted) == (None, 10, False)
     assert judged.override_refused.startswith(message)
     assert message in capsys.readouterr().out
-    assert "An override was asked for and refused" in (run.directory / "gate.md").read_text()
+    assert "An override was requested and refused" in (run.directory / "gate.md").read_text()
 
 
 def test_without_an_identity_token_it_is_refused(
@@ -198,7 +198,7 @@ def test_the_page_says_if_the_actor_approved_alone(
     config, workspace = session("prod")
     run = write_evaluation(folder, workspace, HOLD)
     assert gate(config, run, workspace, WHY).is_admitted
-    assert "Nobody else has looked at it." in (run.directory / "gate.md").read_text()
+    assert "Nobody else has reviewed it." in (run.directory / "gate.md").read_text()
 
 
 @pytest.mark.parametrize("target", ["prod", "pr"])
@@ -226,7 +226,7 @@ def test_outside_github_only_an_ephemeral_target_can_be_overridden(folder: Path,
     judged = gate(config, run, workspace, WHY)
     assert judged.override is not None
     assert (judged.exit_code, judged.override.approvers, judged.override.environment) == (0, (), "")
-    assert "nobody has approved it" in (run.directory / "gate.md").read_text()
+    assert "without approval" in (run.directory / "gate.md").read_text()
 
 
 def test_promote_needs_no_override(folder: Path, session: Callable[[str], Session], capsys: pytest.CaptureFixture[str]) -> None:
