@@ -83,7 +83,7 @@ if how != "empty":
 def write_scorer(folder: Path, unique: str, how: Mapping[str, str]) -> None:
     """Make ``folder`` hold the scorer. Its digest is part of every key, so ``unique`` keeps the jobs of tests apart."""
     folder.mkdir(exist_ok=True)
-    (folder / "score.py").write_text(SCORER.format(how=dict(how), unique=unique))
+    (folder / "__main__.py").write_text(SCORER.format(how=dict(how), unique=unique))
 
 
 def _row(row_id: str) -> dict[str, Any]:
@@ -151,7 +151,7 @@ class Evaluation:
 
     def jobs(self) -> list[tuple[str, str]]:
         """(role, status) of this test's scoring jobs, oldest first."""
-        runs = runstore.everything(self.emulator.azure)
+        runs = runstore.list_all(self.emulator.azure)
         return [(run["tags"]["mlops.role"], run["status"]) for run in runs if run["experiment"] == self.config.training.experiment]
 
     def scored(self) -> list[str]:
@@ -167,7 +167,7 @@ class Evaluation:
 
     def names(self, role: str) -> list[str]:
         """The jobs that scored this role, oldest first."""
-        runs = runstore.everything(self.emulator.azure)
+        runs = runstore.list_all(self.emulator.azure)
         mine = [run for run in runs if run["experiment"] == self.config.training.experiment]
         return [run["name"] for run in mine if run["tags"]["mlops.role"] == role]
 
@@ -177,11 +177,11 @@ class Evaluation:
 
     def traffic(self, **shares: int) -> None:
         """Split the traffic of the common endpoint; nothing for none at all."""
-        self.workspace.endpoints.set_traffic(ENDPOINT, shares, may_be_none=True)
+        self.workspace.endpoints.set_traffic(ENDPOINT, shares, allow_none=True)
 
     def model(self, deployment: str) -> str:
         """Full id of what a deployment of the common endpoint serves."""
-        found = self.workspace.endpoints.deployment(ENDPOINT, deployment)
+        found = self.workspace.endpoints.find_deployment(ENDPOINT, deployment)
         assert found is not None
         return found.model
 
