@@ -18,7 +18,7 @@ AZURE = (
 )  # fmt: skip
 
 
-def conversations(file: Path, first: int, rows: int) -> Path:
+def write_conversations(file: Path, first: int, rows: int) -> Path:
     """Write a file of conversations in the format of ultrachat."""
     with file.open("w") as out:
         for number in range(first, first + rows):
@@ -30,7 +30,7 @@ def conversations(file: Path, first: int, rows: int) -> Path:
     return file
 
 
-def processes(folder: Path) -> list[str]:
+def list_processes(folder: Path) -> list[str]:
     """Return the command lines of processes that run in a folder or mention it."""
     commands = []
     for entry in Path("/proc").iterdir():
@@ -51,7 +51,7 @@ def test_the_script_does_not_mention_the_emulator() -> None:
 
 def test_the_script_runs_to_its_end(tmp_path: Path) -> None:
     files = [
-        str(conversations(tmp_path / f"{name}.jsonl", first, rows))
+        str(write_conversations(tmp_path / f"{name}.jsonl", first, rows))
         for name, first, rows in (("train_sft", 0, 24), ("test_sft", 100, 6), ("test_gen", 200, 2))
     ]
     work, hosts = tmp_path / "work", tmp_path / "hosts.txt"
@@ -68,7 +68,7 @@ def test_the_script_runs_to_its_end(tmp_path: Path) -> None:
         [*emulator, "--", sys.executable, str(TUTORIAL), *files], cwd=work, env=environment, capture_output=True, text=True, timeout=900
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert processes(tmp_path) == []
+    assert list_processes(tmp_path) == []
     lines = done.stdout.splitlines()
     assert "base model azureml://registries/azureml/models/Phi-3-mini-4k-instruct/versions/15" in lines
     assert "component chat_completion_pipeline 0.0.82" in lines

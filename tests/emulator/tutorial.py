@@ -76,7 +76,7 @@ def gpus_per_node(client: MLClient, cluster: AmlCompute) -> int:
     raise ValueError(f"the region has no {cluster.size}")
 
 
-def parameters(base: Model) -> dict[str, Any]:
+def choose_parameters(base: Model) -> dict[str, Any]:
     """Return the training parameters: our own, and the defaults of the model's publisher."""
     chosen: dict[str, Any] = {
         "num_train_epochs": 3,
@@ -113,7 +113,7 @@ def train(client: MLClient, registry: MLClient, base: Model, files: list[str]) -
             train_file_path=Input(type=AssetTypes.URI_FILE, path=files[0]),
             test_file_path=Input(type=AssetTypes.URI_FILE, path=files[1]),
             number_of_gpu_to_use_finetuning=per_node,
-            **parameters(base),
+            **choose_parameters(base),
         )
         return {"trained_model": step.outputs.mlflow_model_folder}
 
@@ -140,7 +140,7 @@ def print_metrics(client: MLClient, job: str) -> None:
     print(f"loss was logged {len(losses)} times")
 
 
-def serve(client: MLClient, base: Model, job: str) -> str:
+def deploy(client: MLClient, base: Model, job: str) -> str:
     """Register the model, deploy it to a new endpoint, and return the endpoint's name."""
     path = f"azureml://jobs/{job}/outputs/trained_model"
     model = client.models.create_or_update(
@@ -189,7 +189,7 @@ def main(files: list[str]) -> None:
     print("base model", base.id)
     job = train(client, registry, base, files)
     print_metrics(client, job.name)
-    endpoint = serve(client, base, job.name)
+    endpoint = deploy(client, base, job.name)
     try:
         print("answer", send_question(client, endpoint, files[2]))
         print(client.online_deployments.get_logs("demo", endpoint, lines=50))

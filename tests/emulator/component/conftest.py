@@ -1,4 +1,4 @@
-"""Tiny models and the five steps, for the tests of the emulated component."""
+"""Tiny models and the five steps of the emulated component."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from typing import Any
 import pytest
 
 from mlops.emulator.component import spec
+from mlops.emulator.component.folders import load_tokenizer
 from mlops.emulator.component.step import Step
 
-# Read when torch is imported. Tiny models gain nothing from a second thread, and spinning ones starve the neighbours' tests.
+# Read when torch is imported. Tiny models gain nothing from a second thread, and spinning threads slow down parallel tests.
 os.environ.update({"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"})
 
-NOT_OURS = (
-    # Said by mlflow about its own classes when mlflow.pyfunc is imported.
+THIRD_PARTY_WARNINGS = (
+    # mlflow warns about its own classes when mlflow.pyfunc is imported.
     "ignore:.*Any type hint is inferred as AnyType.*:UserWarning",
-    # Said by transformers about what peft and its own trainer call.
+    # transformers warns about calls of peft and of its own trainer.
     "ignore:.*is_gradient_checkpointing.*:FutureWarning",
 )
 
@@ -27,25 +28,22 @@ NOT_OURS = (
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
     for item in items:
         if Path(item.path).is_relative_to(Path(__file__).parent):
-            for text in NOT_OURS:
+            for text in THIRD_PARTY_WARNINGS:
                 item.add_marker(pytest.mark.filterwarnings(text))
 
 
 @pytest.fixture(scope="session")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Kind → the stand-in's MLflow folder."""
+def model(weights_cache: Path) -> Callable[[str], Path]:
+    """Return the MLflow folder of a kind of stand-in."""
     from mlops.emulator.registry.weights import ensure_standin
 
-    cache = tmp_path_factory.mktemp("standins")
-    return lambda kind: ensure_standin(kind, cache)  # type: ignore[arg-type]
+    return lambda kind: ensure_standin(kind, weights_cache)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="session")
 def tokenizer(model: Callable[[str], Path]) -> Callable[[str], Any]:
-    """Kind → its tokenizer."""
-    from transformers import AutoTokenizer
-
-    return lambda kind: AutoTokenizer.from_pretrained(model(kind) / "artifacts" / "model")
+    """Return the tokenizer of a kind of stand-in."""
+    return lambda kind: load_tokenizer(model(kind) / "artifacts" / "model")
 
 
 def conversation(number: int) -> list[dict[str, str]]:
@@ -60,13 +58,13 @@ def conversation(number: int) -> list[dict[str, str]]:
 
 @pytest.fixture(scope="session")
 def conversations() -> list[list[dict[str, str]]]:
-    """Two dozen, of different lengths."""
+    """Two dozen conversations of different lengths."""
     return [conversation(number) for number in range(24)]
 
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory, conversations: Sequence[Any]) -> dict[str, Path]:
-    """Training and validation files: 8 and 5 rows."""
+    """Training, validation and test files: 8, 5 and 2 rows."""
     folder = tmp_path_factory.mktemp("data")
     files = {"train": conversations[:8], "validation": conversations[8:13], "test": conversations[13:15]}
     for name, rows in files.items():
@@ -75,44 +73,42 @@ def data(tmp_path_factory: pytest.TempPathFactory, conversations: Sequence[Any])
 
 
 @pytest.fixture(scope="session")
-def prepared(
+def prepare(
     tmp_path_factory: pytest.TempPathFactory, model: Callable[[str], Path], data: Mapping[str, Path]
 ) -> Callable[[str], dict[str, str]]:
-    """Kind → the inputs that the first three steps give to fine-tuning; made once."""
+    """Run the first three steps for a kind of stand-in, once, and return their outputs as inputs of fine-tuning."""
     from mlops.emulator.component import model_import, preprocess, validation
 
-    made: dict[str, dict[str, str]] = {}
+    prepared: dict[str, dict[str, str]] = {}
 
-    def make(kind: str) -> dict[str, str]:
-        if kind not in made:
+    def prepare_kind(kind: str) -> dict[str, str]:
+        if kind not in prepared:
             folder = tmp_path_factory.mktemp(kind)
             values = {f"{name}_file_path": str(path) for name, path in data.items()} | {"mlflow_model_path": str(model(kind))}
             parent, outputs = spec.fill_defaults(values), {}
-            runs = {"ft_nlp_common_validation": validation, "chat_completion_model_import": model_import}
-            runs["chat_completion_datapreprocess"] = preprocess
-            for node in spec.NODES[:3]:
+            for node, module in zip(spec.NODES, (validation, model_import, preprocess), strict=False):
                 outputs[node.name] = {name: str(folder / node.name / name) for name in node.outputs}
                 step = Step(node.bind(parent, outputs), {name: Path(path) for name, path in outputs[node.name].items()})
-                runs[node.name].run(step)
-            made[kind] = {
+                module.run(step)  # type: ignore[attr-defined]
+            prepared[kind] = {
                 "model_selector_output": outputs["chat_completion_model_import"]["output_dir"],
                 "preprocess_output": outputs["chat_completion_datapreprocess"]["output_dir"],
             }
-        return made[kind]
+        return prepared[kind]
 
-    return make
+    return prepare_kind
 
 
 @pytest.fixture
-def finetune(tmp_path: Path, prepared: Callable[[str], dict[str, str]], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
-    """Run the fine-tuning step on a tiny model and give its output folder."""
+def finetune(tmp_path: Path, prepare: Callable[[str], dict[str, str]], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Run the fine-tuning step on a tiny model and return its output folder."""
     from mlops.emulator.component import finetune as module
 
     monkeypatch.chdir(tmp_path)
 
     def run(output: str = "out", kind: str = "tiny-llama", **values: str) -> Path:
         assert not spec.find_problems(values)
-        inputs = {"learning_rate": "0.003", "logging_steps": "1"} | values | prepared(kind)
+        inputs = {"learning_rate": "0.003", "logging_steps": "1"} | values | prepare(kind)
         module.run(Step(inputs, {"pytorch_model_folder": tmp_path / output}))
         return tmp_path / output
 

@@ -1,4 +1,4 @@
-"""Only what the assistant says carries loss."""
+"""Encoding of conversations: only what the assistant says carries loss."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ REFUSES = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system
 PROMPT = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 
 
-def spoken(tokenizer: Any, messages: Sequence[dict[str, str]]) -> list[str]:
-    """The labelled stretches, decoded."""
+def labeled_texts(tokenizer: Any, messages: Sequence[dict[str, str]]) -> list[str]:
+    """Decode each labeled sequence."""
     ids, labels = encode(tokenizer, messages)
     assert len(ids) == len(labels)
     assert all(label in (IGNORED, token) for token, label in zip(ids, labels, strict=True))
-    stretches: list[list[int]] = [[]]
+    sequences: list[list[int]] = [[]]
     for label in labels:
         if label != IGNORED:
-            stretches[-1].append(label)
-        elif stretches[-1]:
-            stretches.append([])
-    return [tokenizer.decode(stretch) for stretch in stretches if stretch]
+            sequences[-1].append(label)
+        elif sequences[-1]:
+            sequences.append([])
+    return [tokenizer.decode(sequence) for sequence in sequences if sequence]
 
 
 @pytest.mark.parametrize(("kind", "end"), [("tiny-llama", "<|im_end|>"), ("tiny-phi3", "<|end|>")])
-def test_only_assistant_tokens_and_their_end_of_turn_are_labelled(
+def test_only_assistant_tokens_and_their_end_of_turn_are_labeled(
     kind: str, end: str, tokenizer: Callable[[str], Any], conversations: Sequence[Any]
 ) -> None:
     for messages in conversations:
-        said = [message["content"] for message in messages if message["role"] == "assistant"]
+        answers = [message["content"] for message in messages if message["role"] == "assistant"]
         closing = "\n<|endoftext|>" if kind == "tiny-phi3" else ""
-        assert spoken(tokenizer(kind), messages) == [*(text + end for text in said[:-1]), said[-1] + end + closing]
+        assert labeled_texts(tokenizer(kind), messages) == [*(text + end for text in answers[:-1]), answers[-1] + end + closing]
 
 
 def test_the_pad_token_is_the_eos_token_and_still_carries_loss(tokenizer: Callable[[str], Any], conversations: Sequence[Any]) -> None:
@@ -50,17 +50,17 @@ def test_the_pad_token_is_the_eos_token_and_still_carries_loss(tokenizer: Callab
     assert labels.count(llama.eos_token_id) == 2
 
 
-def test_a_template_without_special_tokens(tokenizer: Callable[[str], Any], conversations: Sequence[Any]) -> None:
+def test_a_template_without_special_tokens_is_labeled(tokenizer: Callable[[str], Any], conversations: Sequence[Any]) -> None:
     llama = tokenizer("tiny-llama")
     llama.chat_template = PLAIN
     for messages in conversations:
-        # The space before a word belongs to the word's token, so the header's last space goes with it.
-        said = [message["content"] for message in messages if message["role"] == "assistant"]
-        assert [text.strip() for text in spoken(llama, messages)] == said
+        # The header's last space is part of the first word's token.
+        answers = [message["content"] for message in messages if message["role"] == "assistant"]
+        assert [text.strip() for text in labeled_texts(llama, messages)] == answers
 
 
 @pytest.mark.parametrize("template", [NO_SYSTEM, REFUSES])
-def test_a_system_message_that_the_template_does_not_take_opens_the_first_user_message(
+def test_an_unsupported_system_message_moves_into_the_first_user_message(
     template: str, tokenizer: Callable[[str], Any], conversations: Sequence[Any]
 ) -> None:
     llama = tokenizer("tiny-llama")
@@ -69,19 +69,19 @@ def test_a_system_message_that_the_template_does_not_take_opens_the_first_user_m
     assert messages[0] == {"role": "system", "content": "Be brief."}
     ids, _ = encode(llama, messages)
     assert llama.decode(ids).startswith("<|im_start|>user\nBe brief.\n\nwhat do you think")
-    assert len(spoken(llama, messages)) == 2
+    assert len(labeled_texts(llama, messages)) == 2
 
 
-def test_a_conversation_that_the_assistant_opens(tokenizer: Callable[[str], Any]) -> None:
+def test_the_assistant_may_open_a_conversation(tokenizer: Callable[[str], Any]) -> None:
     messages = [
         {"role": "assistant", "content": "a question"},
         {"role": "user", "content": "what?"},
         {"role": "assistant", "content": "it is late"},
     ]
-    assert spoken(tokenizer("tiny-llama"), messages) == ["a question<|im_end|>", "it is late<|im_end|>"]
+    assert labeled_texts(tokenizer("tiny-llama"), messages) == ["a question<|im_end|>", "it is late<|im_end|>"]
 
 
-def test_a_template_that_changes_its_mind_about_the_past_is_refused(tokenizer: Callable[[str], Any], conversations: Sequence[Any]) -> None:
+def test_a_template_that_renders_prefixes_differently_is_refused(tokenizer: Callable[[str], Any], conversations: Sequence[Any]) -> None:
     llama = tokenizer("tiny-llama")
     llama.chat_template = "{{ messages | length }} messages: " + NO_SYSTEM + PROMPT
     with pytest.raises(UserError, match="does not render the beginning"):
@@ -106,5 +106,5 @@ SYSTEM, USER, ASSISTANT = ({"role": role, "content": "x"} for role in ("system",
         ([USER, ASSISTANT, USER], ""),
     ],
 )
-def test_what_is_wrong_with_a_conversation(messages: Any, problem: str) -> None:
+def test_check_messages_names_the_problem(messages: Any, problem: str) -> None:
     assert check_messages(messages) == problem

@@ -1,4 +1,4 @@
-"""The MLflow model: what it takes, what it answers, and that it stands alone."""
+"""The MLflow model: its payloads, its answers, and that it is self-contained."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ SHORT = {"max_new_tokens": 12}
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, prepared: Callable[[str], dict[str, str]]) -> Callable[..., Path]:
-    """Values → an MLflow model, fine-tuned until it knows the training data by heart."""
+def train_model(tmp_path_factory: pytest.TempPathFactory, prepare: Callable[[str], dict[str, str]]) -> Callable[..., Path]:
+    """Fine-tune with these values until the model has memorized the training data, and package it as an MLflow model."""
     from mlops.emulator.component import finetune
 
-    def made(**values: str) -> Path:
+    def train(**values: str) -> Path:
         folder = tmp_path_factory.mktemp("trained")
-        here = Path.cwd()
+        previous = Path.cwd()
         os.chdir(folder)
         try:
-            inputs = {"learning_rate": "0.005", "num_train_epochs": "6"} | values | prepared("tiny-llama")
+            inputs = {"learning_rate": "0.005", "num_train_epochs": "6"} | values | prepare("tiny-llama")
             finetune.run(Step(inputs, {"pytorch_model_folder": folder / "pytorch"}))
             converter.run(Step({"model_path": str(folder / "pytorch")}, {"mlflow_model_folder": folder / "mlflow"}))
         finally:
-            os.chdir(here)
+            os.chdir(previous)
         return folder / "mlflow"
 
-    return made
+    return train
 
 
 @pytest.fixture(scope="module")
-def folder(trained: Callable[..., Path]) -> Path:
-    return trained()
+def folder(train_model: Callable[..., Path]) -> Path:
+    return train_model()
 
 
 @pytest.fixture(scope="module")
@@ -87,12 +87,12 @@ def test_every_form_of_one_conversation_gets_the_same_answer(payload: Callable[[
     assert answer["output"].startswith("the question is fine!")
 
 
-def test_several_conversations_get_a_list_of_the_answers_that_each_would_get(loaded: Any) -> None:
+def test_a_batch_gets_the_answers_that_each_conversation_gets_alone(loaded: Any) -> None:
     alone = [loaded.predict({"input_string": each, "parameters": SHORT})["output"] for each in (HELLO, OTHER)]
     assert loaded.predict({"input_string": [HELLO, OTHER, HELLO], "parameters": SHORT}) == {"output": [*alone, alone[0]]}
 
 
-def test_sampling_only_if_asked_and_warm(loaded: Any) -> None:
+def test_sampling_needs_do_sample_and_a_temperature(loaded: Any) -> None:
     def answers(**parameters: Any) -> set[str]:
         return {loaded.predict({"input_string": OTHER, "parameters": SHORT | parameters})["output"] for _ in range(4)}
 
@@ -131,7 +131,7 @@ def test_max_new_tokens_is_a_limit(loaded: Any, tokenizer: Callable[[str], Any])
         ({"input_string": HELLO, "parameters": {"max_new_tokens": 2000}}, "exceed the model's 1024"),
     ],
 )
-def test_what_is_not_understood_is_refused_by_name(payload: Any, problem: str, loaded: Any) -> None:
+def test_an_invalid_payload_is_refused_with_its_problem(payload: Any, problem: str, loaded: Any) -> None:
     with pytest.raises(ValueError) as failure:
         loaded.predict(payload)
     assert str(failure.value).find(problem) >= 0
@@ -145,12 +145,12 @@ def test_fine_tuning_changes_the_answer(model: Callable[[str], Path], loaded: An
     assert base.predict(payload) != loaded.predict(payload)
 
 
-def test_an_unmerged_adapter_answers_as_the_merged_one(trained: Callable[..., Path]) -> None:
+def test_an_unmerged_adapter_answers_like_a_merged_one(train_model: Callable[..., Path]) -> None:
     import mlflow.pyfunc
 
     answers, digests = [], set()
     for merge in ("true", "false"):
-        folder = trained(apply_lora="true", merge_lora_weights=merge)
+        folder = train_model(apply_lora="true", merge_lora_weights=merge)
         model = mlflow.pyfunc.load_model(str(folder))
         answers.append(model.predict({"input_string": HELLO, "parameters": {"max_new_tokens": 4}}))
         digests.add(model.metadata.metadata["weights_digest"])
@@ -170,7 +170,7 @@ def test_the_model_has_no_signature_no_pickle_and_the_digest_of_its_weights(fold
     assert not list(folder.rglob("checkpoint-*"))
 
 
-def test_the_model_stands_alone(folder: Path, tmp_path: Path) -> None:
+def test_the_model_does_not_import_this_package(folder: Path, tmp_path: Path) -> None:
     moved = tmp_path / "elsewhere"
     folder.rename(moved)
     program = (
@@ -183,6 +183,6 @@ def test_the_model_stands_alone(folder: Path, tmp_path: Path) -> None:
         done = subprocess.run([sys.executable, "-I", "-c", program], cwd=tmp_path, check=True, capture_output=True, text=True)
     finally:
         moved.rename(folder)
-    answer, ours = json.loads(done.stdout.splitlines()[-1])
+    answer, own_modules = json.loads(done.stdout.splitlines()[-1])
     assert answer["output"].startswith("the question is fine!")
-    assert ours == []
+    assert own_modules == []

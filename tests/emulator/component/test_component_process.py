@@ -1,4 +1,4 @@
-"""The steps as child processes: the whole pipeline, its metrics, its errors, and its end on SIGTERM."""
+"""The steps as child processes: the whole pipeline, its metrics, its errors, and SIGTERM."""
 
 from __future__ import annotations
 
@@ -149,17 +149,17 @@ def test_a_server_that_refuses_metrics_fails_the_step() -> None:
         ("chat_completion_finetune", {"model_selector_output": ".", "preprocess_output": "."}, ("SystemError", "FileNotFoundError")),
     ],
 )
-def test_a_failed_step_leaves_its_error(name: str, inputs: dict[str, str], error: tuple[str, str], tmp_path: Path) -> None:
+def test_a_failed_step_writes_its_error(name: str, inputs: dict[str, str], error: tuple[str, str], tmp_path: Path) -> None:
     done = step(name, tmp_path, inputs, {"output_dir": "out", "mlflow_model_folder": "out", "pytorch_model_folder": "out"})
     assert done.returncode == 1
-    found: dict[str, Any] = json.loads((tmp_path / "error.json").read_text())
-    assert set(found) == {"code", "message", "inner"}
-    assert found["code"] == error[0]
-    assert found["message"].startswith(error[1])
+    document: dict[str, Any] = json.loads((tmp_path / "error.json").read_text())
+    assert set(document) == {"code", "message", "inner"}
+    assert document["code"] == error[0]
+    assert document["message"].startswith(error[1])
     assert "Traceback" in done.stderr
 
 
-def test_a_specification_that_is_none_and_a_step_that_is_none(tmp_path: Path) -> None:
+def test_an_invalid_specification_or_step_name_fails(tmp_path: Path) -> None:
     (tmp_path / "spec.json").write_text("[]")
     done = subprocess.run([*COMMAND, "ft_nlp_common_validation", "spec.json"], cwd=tmp_path, env=environment(), capture_output=True)
     assert done.returncode == 1
@@ -191,8 +191,8 @@ def test_a_model_folder_wins_over_an_mlflow_model(tmp_path: Path, model: Callabl
     assert done.returncode == 1
 
 
-def test_sigterm_ends_training(tmp_path: Path, prepared: Callable[[str], dict[str, str]]) -> None:
-    inputs = prepared("tiny-llama") | {"num_train_epochs": "100000", "evaluation_strategy": "disable"}
+def test_sigterm_ends_training(tmp_path: Path, prepare: Callable[[str], dict[str, str]]) -> None:
+    inputs = prepare("tiny-llama") | {"num_train_epochs": "100000", "evaluation_strategy": "disable"}
     (tmp_path / "spec.json").write_text(json.dumps({"inputs": inputs, "outputs": {"pytorch_model_folder": str(tmp_path / "out")}}))
     command = [*COMMAND, "chat_completion_finetune", "spec.json"]
     with subprocess.Popen(command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as child:

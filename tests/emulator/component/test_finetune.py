@@ -1,4 +1,4 @@
-"""The fine-tuning step: every input that is said to act acts, every other one changes nothing, and what it leaves loads by itself."""
+"""The fine-tuning step: inputs have an effect exactly if they are declared to, and its output can be loaded on its own."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STEPS = {"evaluation_strategy": "steps", "eval_steps": "3"}
 OTHER_NODES = {"preprocess_output", "model_selector_output"}
 
 # Input → a value other than the default, and the setting in which it matters.
-ACTING: dict[str, tuple[str, dict[str, str]]] = {
+EFFECTIVE: dict[str, tuple[str, dict[str, str]]] = {
     "apply_lora": ("true", {}),
     "merge_lora_weights": ("false", LORA),
     "lora_alpha": ("16", LORA),
@@ -72,15 +72,15 @@ RECORDED = {
 
 @pytest.fixture
 def observe(finetune: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Any, ...]]:
-    """Everything that a run shows: weights, checkpoints, metrics without times, kernels, or how it failed."""
+    """Run fine-tuning and return its observable result: weights, checkpoints, metrics without times, kernels, or its error."""
 
-    def observed(before: Callable[[Path], None], **values: str) -> tuple[Any, ...]:
+    def observe_run(before: Callable[[Path], None], **values: str) -> tuple[Any, ...]:
         import torch
 
-        told: list[tuple[int, str, float]] = []
+        logged: list[tuple[int, str, float]] = []
 
         def log(self: Metrics, row: dict[str, float], step: int) -> None:
-            told.extend((step, name, value) for name, value in row.items() if "per_second" not in name and "runtime" not in name)
+            logged.extend((step, name, value) for name, value in row.items() if "per_second" not in name and "runtime" not in name)
 
         monkeypatch.setattr(Metrics, "log", log)
         output = Path("out")
@@ -94,9 +94,9 @@ def observe(finetune: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> C
         deterministic = torch.are_deterministic_algorithms_enabled()
         torch.use_deterministic_algorithms(False)
         stepless = values.get("logging_strategy") == "epoch"
-        return weights_digest(output), files, told, deterministic, stepless
+        return weights_digest(output), files, logged, deterministic, stepless
 
-    return observed
+    return observe_run
 
 
 def nothing(output: Path) -> None:
@@ -105,15 +105,13 @@ def nothing(output: Path) -> None:
 
 def test_the_tables_are_complete() -> None:
     names = {name for name in spec.NODES[3].inputs if name not in OTHER_NODES}
-    assert set(ACTING) == {name for name in names if spec.INPUTS[name].has_effect}
+    assert set(EFFECTIVE) == {name for name in names if spec.INPUTS[name].has_effect}
     assert set(RECORDED) == {name for name in names if not spec.INPUTS[name].has_effect}
 
 
-@pytest.mark.parametrize("name", ACTING)
-def test_an_acting_input_changes_what_the_run_shows(
-    name: str, observe: Callable[..., tuple[Any, ...]], finetune: Any, prepared: Any
-) -> None:
-    value, setting = ACTING[name]
+@pytest.mark.parametrize("name", EFFECTIVE)
+def test_an_effective_input_changes_the_result(name: str, observe: Callable[..., tuple[Any, ...]], finetune: Any, prepare: Any) -> None:
+    value, setting = EFFECTIVE[name]
     before = nothing
     if name == "resume_from_checkpoint":
 
@@ -122,7 +120,7 @@ def test_an_acting_input_changes_what_the_run_shows(
             shutil.copytree("earlier", output)
 
     if name == "ignore_mismatched_sizes":
-        config = Path(prepared("tiny-llama")["model_selector_output"], "model", "config.json")
+        config = Path(prepare("tiny-llama")["model_selector_output"], "model", "config.json")
         original = config.read_text()
         config.write_text(json.dumps(json.loads(original) | {"intermediate_size": 96}))
     try:
@@ -141,8 +139,8 @@ def test_a_recorded_input_changes_nothing_and_the_log_says_so(
         (tmp_path / "deepspeed.json").write_text(value)
         value = str(tmp_path / "deepspeed.json")
     assert observe(nothing) == observe(nothing, **{name: value})
-    told = f"{name}={value} is recorded only: {spec.INPUTS[name].effect}" in capsys.readouterr().out
-    assert told or spec.INPUTS[name].default is None
+    is_logged = f"{name}={value} is recorded only: {spec.INPUTS[name].effect}" in capsys.readouterr().out
+    assert is_logged or spec.INPUTS[name].default is None
 
 
 def test_equal_runs_are_equal(observe: Callable[..., tuple[Any, ...]]) -> None:
@@ -179,7 +177,7 @@ def test_training_lowers_the_loss_of_both_classes(finetune: Callable[..., Path])
         assert losses[-1] < losses[0] - 1
 
 
-def test_what_azures_component_writes_on_its_runs(finetune: Callable[..., Path]) -> None:
+def test_the_properties_are_those_of_azures_component(finetune: Callable[..., Path]) -> None:
     finetune()
     properties = json.loads(Path("properties.json").read_text())
     assert float(properties["score"]) > 0
@@ -187,7 +185,7 @@ def test_what_azures_component_writes_on_its_runs(finetune: Callable[..., Path])
     assert int(properties["training_tokens"]) == int(properties["train_tokens"]) > 0
 
 
-def test_the_digest_is_of_all_weight_files(tmp_path: Path) -> None:
+def test_the_digest_covers_all_weight_files(tmp_path: Path) -> None:
     (tmp_path / "b.safetensors").write_bytes(b"2")
     (tmp_path / "a.safetensors").write_bytes(b"1")
     text = "".join(

@@ -1,4 +1,4 @@
-"""Reading, splitting and cutting conversations, and the errors of that."""
+"""Preprocessing: reading, splitting and cutting conversations, and its errors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Run = Callable[..., dict[str, Any]]
 
 
 def write(path: Path, rows: Sequence[Any]) -> Path:
-    """The rows in the format that the suffix names."""
+    """Write the rows in the format of the suffix."""
     match path.suffix:
         case ".jsonl":
             path.write_text("".join(json.dumps({"messages": row, "prompt_id": "x"}) + "\n" for row in rows), encoding="utf-8")
@@ -41,24 +41,24 @@ def write(path: Path, rows: Sequence[Any]) -> Path:
 
 @pytest.fixture
 def run(tmp_path: Path, model: Callable[[str], Path]) -> Run:
-    """Preprocess on tiny-llama: the counts of each split."""
+    """Preprocess for tiny-llama and return the counts of each split."""
     copy_folder(model("tiny-llama") / "artifacts" / "model", tmp_path / "imported" / "model")
 
-    def preprocessed(**values: Any) -> dict[str, Any]:
+    def run_preprocess(**values: Any) -> dict[str, Any]:
         inputs = {name: str(value) for name, value in values.items()} | {"model_selector_output": str(tmp_path / "imported")}
         preprocess.run(Step(inputs, {"output_dir": tmp_path / "out"}))
         counts: dict[str, Any] = json.loads((tmp_path / "out" / "preprocess_args.json").read_text())
         return counts
 
-    return preprocessed
+    return run_preprocess
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".tsv", ".parquet"])
 def test_every_format_gives_the_same_rows(suffix: str, tmp_path: Path, conversations: Sequence[Any]) -> None:
-    found = list(read(write(tmp_path / f"rows{suffix}", conversations), "messages"))
-    assert [row for _, row in found] == conversations
+    located = list(read(write(tmp_path / f"rows{suffix}", conversations), "messages"))
+    assert [row for _, row in located] == conversations
     first = 2 if suffix in (".csv", ".tsv") else 1
-    assert [place for place, _ in found] == [f"rows{suffix}:{first + number}" for number in range(len(conversations))]
+    assert [place for place, _ in located] == [f"rows{suffix}:{first + number}" for number in range(len(conversations))]
 
 
 def test_a_json_file_with_a_row_per_line(tmp_path: Path, conversations: Sequence[Any]) -> None:
@@ -89,7 +89,7 @@ def test_an_mltable_wins_over_the_file(tmp_path: Path, run: Run, conversations: 
         ("MLTable", "nothing", "does not name files under `paths`"),
     ],
 )
-def test_a_file_that_can_not_be_read(name: str, text: str, problem: str, tmp_path: Path) -> None:
+def test_an_unreadable_file_is_refused(name: str, text: str, problem: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(UserError) as failure:
         list(read(tmp_path if name == "MLTable" else tmp_path / name, "messages"))
@@ -101,7 +101,7 @@ def rows_of(path: Path) -> list[dict[str, list[int]]]:
 
 
 @pytest.mark.parametrize(
-    ("given", "expected"),
+    ("provided", "expected"),
     [
         ({}, {"train": 16, "validation": 2, "test": 2}),
         ({"validation": 3}, {"train": 16, "validation": 3, "test": 4}),
@@ -110,16 +110,16 @@ def rows_of(path: Path) -> list[dict[str, list[int]]]:
     ],
 )
 def test_splits_follow_the_components_rule(
-    given: dict[str, int], expected: dict[str, int], tmp_path: Path, run: Run, conversations: Sequence[Any]
+    provided: dict[str, int], expected: dict[str, int], tmp_path: Path, run: Run, conversations: Sequence[Any]
 ) -> None:
     files = {"train_file_path": write(tmp_path / "train.jsonl", conversations[:20])}
-    for name, count in given.items():
+    for name, count in provided.items():
         files[f"{name}_file_path"] = write(tmp_path / f"{name}.jsonl", conversations[20 : 20 + count])
     counts = run(**files)["splits"]
     assert {name: count["rows"] for name, count in counts.items()} == expected
-    seen = [row["input_ids"] for name in expected for row in rows_of(tmp_path / "out" / f"{name}.jsonl")]
-    assert len(seen) == sum(expected.values())
-    assert all(first != second for index, first in enumerate(seen) for second in seen[:index]) or given
+    all_ids = [row["input_ids"] for name in expected for row in rows_of(tmp_path / "out" / f"{name}.jsonl")]
+    assert len(all_ids) == sum(expected.values())
+    assert all(first != second for index, first in enumerate(all_ids) for second in all_ids[:index]) or provided
 
 
 def test_rows_are_cut_and_those_without_assistant_tokens_dropped(tmp_path: Path, run: Run, conversations: Sequence[Any]) -> None:
@@ -137,7 +137,7 @@ def test_rows_are_cut_and_those_without_assistant_tokens_dropped(tmp_path: Path,
     assert all(any(label != IGNORED for label in row["labels"][1:]) for row in rows)
 
 
-def test_a_longer_limit_than_the_models_is_the_models(tmp_path: Path, run: Run, conversations: Sequence[Any]) -> None:
+def test_the_limit_is_at_most_the_models(tmp_path: Path, run: Run, conversations: Sequence[Any]) -> None:
     assert run(train_file_path=write(tmp_path / "train.jsonl", conversations), max_seq_length=100_000)["max_seq_length"] == 1024
 
 
@@ -160,13 +160,13 @@ def test_bad_rows_fail_the_step(rows: Any, values: dict[str, str], problem: str,
     assert failure.value.message.startswith(problem)
 
 
-def test_training_data_must_be_given(run: Run) -> None:
+def test_training_data_is_required(run: Run) -> None:
     with pytest.raises(UserError, match="Either train_file_path or train_mltable_path needs to be passed"):
         run()
 
 
 @pytest.mark.parametrize("name", ["EOS", "BOS"])
-def test_a_tokenizer_must_have_its_special_tokens(name: str, tmp_path: Path, run: Run, conversations: Sequence[Any]) -> None:
+def test_a_tokenizer_needs_its_special_tokens(name: str, tmp_path: Path, run: Run, conversations: Sequence[Any]) -> None:
     path = tmp_path / "imported" / "model" / "tokenizer_config.json"
     configuration = json.loads(path.read_text())
     del configuration[f"{name.lower()}_token"]

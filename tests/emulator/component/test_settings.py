@@ -1,4 +1,4 @@
-"""What the fine-tuning step refuses, with the component's own texts."""
+"""Settings that the fine-tuning step refuses, with the component's own texts."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ STAGE3 = {"apply_deepspeed": "true", "deepspeed_stage": "3"}
         ({"optim": "sgd"}, "Invalid optimiser name 'sgd'. Please select one of: adamw_torch, adafactor."),
         (
             {"apply_deepspeed": "true", "auto_find_batch_size": "true"},
-            "Invalid settings found. Deep Speed cannot be coupled with auto_find_batch_size.",
+            "Invalid settings read. Deep Speed cannot be coupled with auto_find_batch_size.",
         ),
-        (STAGE3 | {"apply_ort": "true"}, "Invalid settings found. Deep Speed stage3 doesn't work with {'apply_ort': 'true'}."),
+        (STAGE3 | {"apply_ort": "true"}, "Invalid settings read. Deep Speed stage3 doesn't work with {'apply_ort': 'true'}."),
         (
             STAGE3 | {"model_type": "mixformer-sequential"},
-            "Invalid settings found. Deep Speed stage3 doesn't work with {'model_type': 'mixformer-sequential'}.",
+            "Invalid settings read. Deep Speed stage3 doesn't work with {'model_type': 'mixformer-sequential'}.",
         ),
         ({"num_train_epochs": "0"}, "num_train_epochs should be at least 1, not 0."),
         ({"lora_r": "0", "apply_lora": "true"}, "lora_r should be at least 1, not 0."),
@@ -46,7 +46,7 @@ STAGE3 = {"apply_deepspeed": "true", "deepspeed_stage": "3"}
         ({"learning_rate": "fast"}, "Input learning_rate: 'fast' is not a number."),
     ],
 )
-def test_refused(values: dict[str, str], text: str) -> None:
+def test_invalid_settings_are_refused(values: dict[str, str], text: str) -> None:
     with pytest.raises(UserError) as failure:
         settings(**values)
     assert failure.value.message.startswith(text)
@@ -56,7 +56,7 @@ def test_refused(values: dict[str, str], text: str) -> None:
     "values",
     [STAGE3, STAGE3 | {"apply_lora": "true"}, {"apply_deepspeed": "true", "apply_ort": "true"}, {"auto_find_batch_size": "true"}],
 )
-def test_not_refused(values: dict[str, str]) -> None:
+def test_valid_settings_are_accepted(values: dict[str, str]) -> None:
     settings(**values)
 
 
@@ -68,7 +68,7 @@ def test_not_refused(values: dict[str, str]) -> None:
         ({"stage": 2}, False),
     ],
 )
-def test_an_own_deepspeed_file(zero: dict[str, object], refused: bool, tmp_path: Path) -> None:
+def test_a_custom_deepspeed_file_decides_the_stage(zero: dict[str, object], refused: bool, tmp_path: Path) -> None:
     path = tmp_path / "ds.json"
     path.write_text(json.dumps({"zero_optimization": zero}))
     if not refused:
@@ -89,12 +89,12 @@ def test_an_own_deepspeed_file(zero: dict[str, object], refused: bool, tmp_path:
         ({"max_steps": "5", "num_train_epochs": "2"}, 100, 5),
     ],
 )
-def test_how_many_updates(values: dict[str, str], per_epoch: int, updates: int) -> None:
-    found = settings(**values)
-    assert (found.updates_per_epoch(100), found.updates(100)) == (per_epoch, updates)
+def test_the_number_of_updates(values: dict[str, str], per_epoch: int, updates: int) -> None:
+    read = settings(**values)
+    assert (read.updates_per_epoch(100), read.updates(100)) == (per_epoch, updates)
 
 
 @pytest.mark.parametrize(("interval", "steps"), [("0.5", 50), ("0.25", 25), ("0.001", 1), ("1", 100)])
 def test_the_evaluation_interval_is_a_fraction_of_an_epoch_and_wins(interval: str, steps: int) -> None:
-    found = settings(evaluation_steps_interval=interval, eval_steps="7", evaluation_strategy="epoch")
-    assert (found.evaluation_strategy, found.eval_steps) == ("steps", steps)
+    read = settings(evaluation_steps_interval=interval, eval_steps="7", evaluation_strategy="epoch")
+    assert (read.evaluation_strategy, read.eval_steps) == ("steps", steps)

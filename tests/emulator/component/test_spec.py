@@ -1,4 +1,4 @@
-"""The specification against Azure's, as read on 2026-07-23 from Azure/azureml-assets."""
+"""The specification compared with Azure's, as of 2026-07-23 from Azure/azureml-assets."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_the_graph_is_azures() -> None:
     assert dict(spec.OUTPUTS) == {"pytorch_model_folder": spec.Output("uri_folder"), "mlflow_model_folder": spec.Output("mlflow_model")}
 
 
-def test_every_binding_leads_somewhere() -> None:
+def test_every_binding_exists() -> None:
     nodes = {node.name: node for node in spec.NODES}
     for node in spec.NODES:
         assert {node.compute, node.instance_type} <= set(spec.INPUTS)
@@ -47,7 +47,7 @@ def test_every_binding_leads_somewhere() -> None:
             assert value.removeprefix("${{parent.inputs.").removesuffix("}}") in spec.INPUTS
 
 
-def test_bind_takes_literals_inputs_and_outputs_and_leaves_out_what_is_not_given() -> None:
+def test_bind_replaces_bindings_and_leaves_out_missing_inputs() -> None:
     node = spec.NODES[2]
     bound = node.bind({"batch_size": "5"}, {"chat_completion_model_import": {"output_dir": "/models"}})
     assert bound == {"batch_size": "5", "model_selector_output": "/models"}
@@ -75,12 +75,12 @@ def test_bind_takes_literals_inputs_and_outputs_and_leaves_out_what_is_not_given
         ("train_file_path", " ", "train_file_path: a uri_file is required, but the value is empty"),
     ],
 )
-def test_check_names_the_problem(name: str, value: str, problem: str) -> None:
-    (found,) = spec.find_problems({name: value})
-    assert found.startswith(problem)
+def test_find_problems_names_the_problem(name: str, value: str, problem: str) -> None:
+    (message,) = spec.find_problems({name: value})
+    assert message.startswith(problem)
 
 
-def test_check_gives_all_problems_and_none_for_the_notebooks_inputs() -> None:
+def test_find_problems_returns_all_and_none_for_the_notebooks_inputs() -> None:
     assert len(spec.find_problems({"a": "1", "apply_lora": "1", "batch_size": "0"})) == 3
     assert not spec.find_problems(
         {"learning_rate": "5e-06", "apply_lora": "true", "deepspeed_stage": "2", "train_file_path": "azureml://x"}
@@ -88,7 +88,7 @@ def test_check_gives_all_problems_and_none_for_the_notebooks_inputs() -> None:
     assert not spec.find_problems(spec.fill_defaults({}))
 
 
-def test_resolve_fills_defaults_and_keeps_what_is_given() -> None:
+def test_fill_defaults_keeps_existing_values() -> None:
     values = spec.fill_defaults({"seed": "1"})
     assert values["seed"] == "1"
     assert values["lora_alpha"] == "128"
@@ -112,7 +112,7 @@ def test_the_sdk_reads_the_wire_form() -> None:
     assert isinstance(component, PipelineComponent)
     assert set(component.inputs) == set(spec.INPUTS)
     assert set(component.outputs) == set(spec.OUTPUTS)
-    given = component.inputs["num_train_epochs"]
-    assert (given.type, given.default, given.min, given.optional) == ("integer", 1, 1, True)
+    epochs = component.inputs["num_train_epochs"]
+    assert (epochs.type, epochs.default, epochs.min, epochs.optional) == ("integer", 1, 1, True)
     assert component.inputs["lr_scheduler_type"].enum == list(spec.INPUTS["lr_scheduler_type"].enum)
     assert not component.inputs["task_name"].optional

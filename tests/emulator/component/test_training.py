@@ -1,4 +1,4 @@
-"""The loop against HF Trainer, and its own promises: resuming, stopping, keeping the best."""
+"""The training loop: equal to HF Trainer, resuming, early stopping, keeping the best checkpoint."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mlops.emulator.component.settings import Settings
 from mlops.emulator.component.step import Step
 from mlops.emulator.component.training import Training
 
-Make = Callable[..., Training]
+MakeTraining = Callable[..., Training]
 TIMES = {"eval_runtime", "eval_samples_per_second", "eval_steps_per_second"}
 
 
@@ -24,21 +24,24 @@ def _nothing(values: Mapping[str, float], step: int) -> None:
 
 
 @pytest.fixture
-def make(tmp_path: Path, prepared: Callable[[str], dict[str, str]], tokenizer: Callable[[str], Any]) -> Make:
-    """A training on tiny-llama, ready to run."""
+def make(tmp_path: Path, prepare: Callable[[str], dict[str, str]], tokenizer: Callable[[str], Any]) -> MakeTraining:
+    """Make a training on tiny-llama, ready to run."""
 
-    def made(output: str = "out", log: Callable[[Mapping[str, float], int], None] = _nothing, **values: str) -> Training:
+    def make_training(output: str = "out", log: Callable[[Mapping[str, float], int], None] = _nothing, **values: str) -> Training:
         from transformers import set_seed
 
-        given = prepared("tiny-llama")
-        rows = _read_rows(Path(given["preprocess_output"], "train.jsonl")), _read_rows(Path(given["preprocess_output"], "validation.jsonl"))
+        inputs = prepare("tiny-llama")
+        rows = (
+            _read_rows(Path(inputs["preprocess_output"], "train.jsonl")),
+            _read_rows(Path(inputs["preprocess_output"], "validation.jsonl")),
+        )
         step = Step({"learning_rate": "0.003", "logging_steps": "1", **values}, {})
         settings = Settings.from_step(step, len(rows[0]), "llama")
         set_seed(settings.seed)
-        model = load(Path(given["model_selector_output"], "model"), settings)
+        model = load(Path(inputs["model_selector_output"], "model"), settings)
         return Training(model, tokenizer("tiny-llama"), rows, settings, tmp_path / output, log)
 
-    return made
+    return make_training
 
 
 def weights(training: Training) -> dict[str, Any]:
@@ -50,16 +53,16 @@ def same(left: Mapping[str, Any], right: Mapping[str, Any]) -> bool:
 
 
 def logged(training: Training) -> list[dict[str, float]]:
-    """The history without the run's own times."""
+    """Return the history without the run's own times."""
     rows = ({name: value for name, value in row.items() if name not in TIMES} for row in training.progress.history)
     return [row for row in rows if "train_runtime" not in row]
 
 
-# ---- against HF Trainer
+# ---- compared with HF Trainer
 
 
 def hugging_face(training: Training, output: Path, **arguments: Any) -> Any:
-    """HF Trainer on a copy of the same model and the same rows in the same order."""
+    """Run HF Trainer on a copy of the same model and the same rows in the same order."""
     import copy
 
     import torch
@@ -128,16 +131,16 @@ SCHEDULES = ("linear", "cosine", "cosine_with_restarts", "polynomial", "constant
     ids=[*SCHEDULES, "accumulation", "eval-batches", "adafactor", "betas"],
 )
 @pytest.mark.filterwarnings("ignore")  # HF Trainer's own
-def test_update_by_update_as_hf_trainer(values: dict[str, str], arguments: dict[str, Any], make: Make, tmp_path: Path) -> None:
+def test_each_update_equals_hf_trainers(values: dict[str, str], arguments: dict[str, Any], make: MakeTraining, tmp_path: Path) -> None:
     ours = make(**{"num_train_epochs": "2"} | values)
     defaults = {"num_train_epochs": 2, "per_device_train_batch_size": 1, "per_device_eval_batch_size": 1}
     theirs = hugging_face(ours, tmp_path / "theirs", **defaults | arguments)
     ours.run()
     last = weights(ours) if ours.progress.best_step == ours.progress.step else None
     expected = [row for row in theirs.state.log_history if "train_loss" not in row]
-    found = ours.progress.history[:-1]
-    assert [set(row) for row in found] == [set(row) for row in expected]
-    for mine, other in zip(found, expected, strict=True):
+    actual = ours.progress.history[:-1]
+    assert [set(row) for row in actual] == [set(row) for row in expected]
+    for mine, other in zip(actual, expected, strict=True):
         for name in set(mine) - TIMES:
             assert mine[name] == pytest.approx(other[name], rel=2e-3, abs=1e-7), (name, mine, other)
         if "learning_rate" in mine:
@@ -150,14 +153,14 @@ def test_update_by_update_as_hf_trainer(values: dict[str, str], arguments: dict[
             assert value.numpy() == pytest.approx(last[name].numpy(), abs=2e-3), name
 
 
-def test_total_flos_as_hf_trainer(make: Make, tmp_path: Path) -> None:
+def test_total_flos_equals_hf_trainers(make: MakeTraining, tmp_path: Path) -> None:
     ours = make()
     theirs = hugging_face(ours, tmp_path / "theirs", num_train_epochs=1, per_device_train_batch_size=1)
     ours.run()
     assert ours.progress.history[-1]["total_flos"] == theirs.state.log_history[-1]["total_flos"]
 
 
-def test_accumulation_of_k_is_batch_k(make: Make) -> None:
+def test_accumulation_of_k_is_batch_k(make: MakeTraining) -> None:
     results = []
     for batch, accumulation in (("4", "1"), ("1", "4"), ("2", "2")):
         training = make(per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation, num_train_epochs="2")
@@ -171,12 +174,12 @@ def test_accumulation_of_k_is_batch_k(make: Make) -> None:
 
 
 @pytest.mark.parametrize("kind", ["tiny-llama", "tiny-phi3"])
-def test_rows_that_run_together_see_themselves_alone(kind: str, prepared: Callable[[str], dict[str, str]]) -> None:
+def test_packed_rows_attend_only_to_themselves(kind: str, prepare: Callable[[str], dict[str, str]]) -> None:
     import torch
 
-    given = prepared(kind)
-    rows = _read_rows(Path(given["preprocess_output"], "train.jsonl"))
-    network = load(Path(given["model_selector_output"], "model"), Settings.from_step(Step({}, {}), len(rows), kind)).eval()
+    inputs = prepare(kind)
+    rows = _read_rows(Path(inputs["preprocess_output"], "train.jsonl"))
+    network = load(Path(inputs["model_selector_output"], "model"), Settings.from_step(Step({}, {}), len(rows), kind)).eval()
     with torch.inference_mode():
         together, counts = row_losses(network, rows)
         alone = [row_losses(network, [row]) for row in rows]
@@ -186,7 +189,7 @@ def test_rows_that_run_together_see_themselves_alone(kind: str, prepared: Callab
     assert len(set(together.tolist())) > 3
 
 
-def test_packing_keeps_order_and_bounds_what_runs_together() -> None:
+def test_packing_keeps_the_order_and_limits_the_tokens() -> None:
     rows: list[Row] = [(list(range(length)), list(range(length))) for length in (200, 200, 200, 600, 10, 502, 1)]
     packed = [[len(ids) for ids, _ in together] for together in pack(rows)]
     assert packed == [[200, 200], [200], [600], [10, 502], [1]]
@@ -210,7 +213,7 @@ class Interrupted(Exception):
     ids=["lora-with-dropout", "full", "adafactor"],
 )
 @pytest.mark.parametrize("schedule", [{"evaluation_strategy": "steps", "eval_steps": "3"}, {"evaluation_strategy": "epoch"}], ids=str)
-def test_a_resumed_run_equals_an_uninterrupted_one(values: dict[str, str], schedule: dict[str, str], make: Make) -> None:
+def test_a_resumed_run_equals_an_uninterrupted_one(values: dict[str, str], schedule: dict[str, str], make: MakeTraining) -> None:
     values = values | schedule | {"num_train_epochs": "2", "logging_steps": "2"}
     whole = make("whole", **values)
     whole.run()
@@ -231,7 +234,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(values: dict[str, str], sched
     assert logged(whole) == logged(resumed)
 
 
-def test_resuming_a_finished_run_changes_nothing(make: Make) -> None:
+def test_resuming_a_finished_run_changes_nothing(make: MakeTraining) -> None:
     values = {"max_steps": "11", "evaluation_strategy": "steps", "eval_steps": "4"}
     whole = make(**values)
     whole.run()
@@ -241,14 +244,14 @@ def test_resuming_a_finished_run_changes_nothing(make: Make) -> None:
     assert same(weights(whole), weights(again))
 
 
-def test_without_checkpoints_resuming_starts_at_the_beginning(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_checkpoints_resuming_starts_at_the_beginning(make: MakeTraining, capsys: pytest.CaptureFixture[str]) -> None:
     training = make(resume_from_checkpoint="true", max_steps="2")
     training.run()
     assert training.progress.step == 2
     assert "no checkpoint" in capsys.readouterr().out
 
 
-def test_a_half_written_checkpoint_is_not_resumed_from(make: Make, tmp_path: Path) -> None:
+def test_a_half_written_checkpoint_is_not_resumed_from(make: MakeTraining, tmp_path: Path) -> None:
     make(max_steps="4", evaluation_strategy="steps", eval_steps="2").run()
     (tmp_path / "out" / "checkpoint-4").rename(tmp_path / "out" / ".checkpoint-4.part")
     training = make(max_steps="4", evaluation_strategy="steps", eval_steps="2", resume_from_checkpoint="true")
@@ -269,7 +272,7 @@ OVERFIT = {
 
 
 def backwards(row: Row) -> Row:
-    """The row with what the assistant says turned round."""
+    """Reverse the assistant's tokens of a row."""
     ids, labels = list(row[0]), list(row[1])
     places = [place for place, label in enumerate(labels) if label >= 0]
     for place, other in zip(places, reversed(places), strict=True):
@@ -278,16 +281,16 @@ def backwards(row: Row) -> Row:
 
 
 @pytest.fixture
-def overfitted(make: Make) -> Make:
-    """A finished run whose eval_loss falls, then rises."""
+def run_overfitting(make: MakeTraining) -> MakeTraining:
+    """Run a training whose eval_loss falls, then rises."""
 
-    def made(output: str = "out", **values: str) -> Training:
+    def overfit(output: str = "out", **values: str) -> Training:
         training = make(output, **OVERFIT | values)
         training.validation_rows = [backwards(row) for row in training.train_rows[:5]]
         training.run()
         return training
 
-    return made
+    return overfit
 
 
 def eval_losses(training: Training) -> list[float]:
@@ -295,8 +298,8 @@ def eval_losses(training: Training) -> list[float]:
 
 
 @pytest.mark.parametrize("lora", ["true", "false"])
-def test_the_best_checkpoint_is_the_final_model(lora: str, overfitted: Make) -> None:
-    training = overfitted(apply_lora=lora, learning_rate="0.02" if lora == "false" else "0.005")
+def test_the_best_checkpoint_is_the_final_model(lora: str, run_overfitting: MakeTraining) -> None:
+    training = run_overfitting(apply_lora=lora, learning_rate="0.02" if lora == "false" else "0.005")
     losses = eval_losses(training)
     assert losses[-1] > min(losses), "the test needs a run whose last evaluation is not its best"
     assert training.progress.best_loss == min(losses)
@@ -304,9 +307,9 @@ def test_the_best_checkpoint_is_the_final_model(lora: str, overfitted: Make) -> 
 
 
 @pytest.mark.parametrize("patience", [1, 3])
-def test_early_stopping_stops_after_its_patience(patience: int, overfitted: Make) -> None:
-    losses = eval_losses(overfitted("all"))
-    stopped = overfitted("some", apply_early_stopping="true", early_stopping_patience=str(patience))
+def test_early_stopping_stops_after_its_patience(patience: int, run_overfitting: MakeTraining) -> None:
+    losses = eval_losses(run_overfitting("all"))
+    stopped = run_overfitting("some", apply_early_stopping="true", early_stopping_patience=str(patience))
     # Counted by hand over the whole run's evaluations.
     best, worse, expected = losses[0], 0, 1
     for loss in losses[1:]:
@@ -318,7 +321,7 @@ def test_early_stopping_stops_after_its_patience(patience: int, overfitted: Make
     assert eval_losses(stopped) == losses[:expected]
 
 
-def test_an_improvement_within_the_threshold_is_none(make: Make) -> None:
+def test_an_improvement_within_the_threshold_does_not_count(make: MakeTraining) -> None:
     values = {"evaluation_strategy": "steps", "eval_steps": "2", "num_train_epochs": "2", "apply_early_stopping": "true"}
     patient = make("patient", **values)
     patient.run()
@@ -328,7 +331,7 @@ def test_an_improvement_within_the_threshold_is_none(make: Make) -> None:
     assert len(eval_losses(strict)) == 2
 
 
-def test_evaluation_disabled_keeps_no_checkpoint_and_the_last_weights(make: Make, tmp_path: Path) -> None:
+def test_evaluation_disabled_keeps_no_checkpoint_and_the_last_weights(make: MakeTraining, tmp_path: Path) -> None:
     training = make(evaluation_strategy="disable")
     training.run()
     assert eval_losses(training) == []
@@ -336,14 +339,14 @@ def test_evaluation_disabled_keeps_no_checkpoint_and_the_last_weights(make: Make
 
 
 @pytest.mark.parametrize(("limit", "kept"), [("-1", 12), ("2", 2), ("1", 1)])
-def test_the_limit_of_checkpoints_never_takes_the_best(limit: str, kept: int, overfitted: Make, tmp_path: Path) -> None:
-    training = overfitted(save_total_limit=limit)
+def test_the_checkpoint_limit_never_deletes_the_best(limit: str, kept: int, run_overfitting: MakeTraining, tmp_path: Path) -> None:
+    training = run_overfitting(save_total_limit=limit)
     steps = {int(path.name.removeprefix("checkpoint-")) for path in (tmp_path / "out").iterdir()}
     assert len(steps) == kept
     assert training.progress.best_step in steps
 
 
-def test_a_checkpoint_holds_what_the_component_promises(make: Make, tmp_path: Path) -> None:
+def test_a_checkpoint_contains_the_components_files(make: MakeTraining, tmp_path: Path) -> None:
     make(max_steps="1").run()
     files = {path.name for path in (tmp_path / "out" / "checkpoint-1").iterdir()}
     assert {"model.safetensors", "config.json", "tokenizer.json", "optimizer.pt", "scheduler.pt", "rng_state.pth"} <= files
@@ -351,7 +354,7 @@ def test_a_checkpoint_holds_what_the_component_promises(make: Make, tmp_path: Pa
 
 
 @pytest.mark.parametrize("metric", ["f1", "exact"])
-def test_a_metric_that_is_never_computed_fails_the_run(metric: str, make: Make) -> None:
+def test_a_metric_that_is_never_computed_fails_the_run(metric: str, make: MakeTraining) -> None:
     from mlops.emulator.component.failures import SystemFailure
 
     with pytest.raises(SystemFailure, match=f"'eval_{metric}', which is not found in the evaluation metrics"):
@@ -359,7 +362,7 @@ def test_a_metric_that_is_never_computed_fails_the_run(metric: str, make: Make) 
     make(metric_for_best_model=metric, evaluation_strategy="disable", max_steps="1").run()
 
 
-def test_a_loss_that_is_no_number_fails_the_run(make: Make) -> None:
+def test_a_loss_that_is_not_finite_fails_the_run(make: MakeTraining) -> None:
     from mlops.emulator.component.failures import SystemFailure
 
     with pytest.raises(SystemFailure, match=r"The loss is (nan|inf) at step"):

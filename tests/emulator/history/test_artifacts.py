@@ -1,4 +1,4 @@
-"""Run artifacts through mlflow and azureml-mlflow; their bytes are blobs, and the MLflow page shows the same."""
+"""Run artifacts through mlflow and azureml-mlflow: their bytes are blobs, which the MLflow page shows too."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from mlops.emulator.storage import blobs
 
 @pytest.fixture
 def client(emulator: Emulator, environment: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A client of the tracking URI that the workspace tells."""
+    """A client of the workspace's tracking URI."""
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
     monkeypatch.setenv("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     import mlflow
     from mlflow import MlflowClient
 
-    mlflow.set_tracking_uri(emulator.azure.tracking_uri)  # azureml-mlflow's artifact client asks for the current one
+    mlflow.set_tracking_uri(emulator.azure.tracking_uri)  # azureml-mlflow's artifact client reads the global URI
     yield MlflowClient()
     mlflow.set_tracking_uri("")
 
 
 @pytest.fixture
 def run(client: Any) -> str:
-    """A run of the test's own."""
-    made: str = client.create_run("0").info.run_id
-    return made
+    """A new run."""
+    run_id: str = client.create_run("0").info.run_id
+    return run_id
 
 
 def blob(emulator: Emulator, run: str, path: str) -> Path:
@@ -40,12 +40,12 @@ def blob(emulator: Emulator, run: str, path: str) -> Path:
 def test_an_artifact_is_a_blob(emulator: Emulator, client: Any, run: str, tmp_path: Path) -> None:
     client.log_text(run, "noted", "docs/note.txt")
     assert blob(emulator, run, "docs/note.txt").read_text() == "noted"
-    assert [(found.path, found.is_dir) for found in client.list_artifacts(run)] == [("docs", True)]
-    assert [(found.path, found.is_dir) for found in client.list_artifacts(run, "docs")] == [("docs/note.txt", False)]
+    assert [(file.path, file.is_dir) for file in client.list_artifacts(run)] == [("docs", True)]
+    assert [(file.path, file.is_dir) for file in client.list_artifacts(run, "docs")] == [("docs/note.txt", False)]
     assert Path(client.download_artifacts(run, "docs/note.txt", str(tmp_path))).read_text() == "noted"
 
 
-def test_a_folder_of_artifacts_page_by_page(
+def test_a_folder_is_listed_page_by_page(
     emulator: Emulator, client: Any, run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(artifacts, "PAGE", 4)
@@ -56,24 +56,24 @@ def test_a_folder_of_artifacts_page_by_page(
     (folder / "top.txt").write_text("top")
     client.log_artifacts(run, str(folder), "all")
     assert len(client.list_artifacts(run, "all/deep")) == 9
-    got = Path(client.download_artifacts(run, "all", str(tmp_path / "got")))
-    assert sorted(file.read_text() for file in got.rglob("*.txt")) == [*map(str, range(9)), "top"]
+    downloaded = Path(client.download_artifacts(run, "all", str(tmp_path / "downloaded")))
+    assert sorted(file.read_text() for file in downloaded.rglob("*.txt")) == [*map(str, range(9)), "top"]
 
 
-def test_an_artifact_can_not_be_written_twice(emulator: Emulator, client: Any, run: str) -> None:
+def test_an_artifact_cannot_be_overwritten(emulator: Emulator, client: Any, run: str) -> None:
     client.log_text(run, "first", "note.txt")
     with pytest.raises(Exception, match=rf"Resource Conflict: ArtifactId ExperimentRun/dcid\.{run}/note\.txt already exists"):
         client.log_text(run, "second", "note.txt")
     assert blob(emulator, run, "note.txt").read_text() == "first"
 
 
-def test_an_artifact_that_is_not_there(client: Any, run: str, tmp_path: Path) -> None:
+def test_a_missing_artifact_is_not_downloaded(client: Any, run: str, tmp_path: Path) -> None:
     client.log_text(run, "here", "here.txt")
     with pytest.raises(Exception, match=r"Failed to download artifacts from path 'absent\.txt'"):
         client.download_artifacts(run, "absent.txt", str(tmp_path))
 
 
-def test_the_page_shows_what_the_workspace_holds(emulator: Emulator, client: Any, run: str) -> None:
+def test_the_mlflow_page_shows_the_artifacts(emulator: Emulator, client: Any, run: str) -> None:
     client.log_text(run, "noted", "docs/note.txt")
     session = requests.Session()
     session.trust_env = False
@@ -84,11 +84,11 @@ def test_the_page_shows_what_the_workspace_holds(emulator: Emulator, client: Any
 
 
 @pytest.mark.parametrize("path", ["../escaped.txt", "a/../../escaped.txt", "", "/etc/passwd"])
-def test_a_path_can_not_leave_the_run(emulator: Emulator, credential: Any, client: Any, run: str, path: str) -> None:
+def test_a_path_cannot_leave_the_run(emulator: Emulator, credential: Any, client: Any, run: str, path: str) -> None:
     token = credential.get_token("https://management.azure.com/.default").token
     url = f"https://eastus.api.azureml.ms/history/v1.0{emulator.azure.workspace_id}/experiments/Default/runs/{run}/artifacts"
     headers = {"Authorization": f"Bearer {token}"}
-    made = requests.post(f"{url}/batch/metadata", json={"paths": [{"path": path}]}, headers=headers, timeout=30)
-    assert (made.status_code, "Invalid artifact path" in made.text) == (400, True)
+    created = requests.post(f"{url}/batch/metadata", json={"paths": [{"path": path}]}, headers=headers, timeout=30)
+    assert (created.status_code, "Invalid artifact path" in created.text) == (400, True)
     read = requests.get(f"{url}/contentinfo", params={"path": path}, headers=headers, timeout=30)
     assert read.status_code == 404

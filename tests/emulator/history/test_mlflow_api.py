@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import re
+import sqlite3
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 
-from mlops.emulator.history import mlflow_api
+from mlops.emulator.base.azure import Options
+from mlops.emulator.history import mlflow_api, mlflow_server
 from mlops.emulator.server import Emulator
 
 
 @pytest.fixture
 def client(emulator: Emulator, environment: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A client of the tracking URI that the workspace tells."""
+    """A client of the workspace's tracking URI."""
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
     from mlflow import MlflowClient
 
@@ -24,9 +29,9 @@ def client(emulator: Emulator, environment: Any, monkeypatch: pytest.MonkeyPatch
 
 @pytest.fixture
 def experiment(client: Any, request: pytest.FixtureRequest) -> str:
-    """An experiment of the test's own."""
-    made: str = client.create_experiment(re.sub(r"\W", "_", request.node.name))
-    return made
+    """A new experiment, named after the test."""
+    experiment_id: str = client.create_experiment(re.sub(r"\W", "_", request.node.name))
+    return experiment_id
 
 
 def test_runs_metrics_params_and_tags_are_written_and_read(client: Any, experiment: str) -> None:
@@ -35,7 +40,7 @@ def test_runs_metrics_params_and_tags_are_written_and_read(client: Any, experime
     run = client.create_run(experiment, tags={"kind": "test"}, run_name="by hand").info.run_id
     for step in range(3):
         client.log_metric(run, "loss", 1 / (step + 1), step=step)
-    client.log_batch(run, [Metric("rows", 7, 0, 0)], [Param("rank", "8")], [RunTag("colour", "blue")])
+    client.log_batch(run, [Metric("rows", 7, 0, 0)], [Param("rank", "8")], [RunTag("color", "blue")])
     client.log_param(run, "alpha", 16)
     client.set_tag(run, "gone", "soon")
     client.delete_tag(run, "gone")
@@ -43,30 +48,30 @@ def test_runs_metrics_params_and_tags_are_written_and_read(client: Any, experime
     read = client.get_run(run)
     assert read.data.metrics == {"loss": pytest.approx(1 / 3), "rows": 7}
     assert read.data.params == {"rank": "8", "alpha": "16"}
-    assert {name: value for name, value in read.data.tags.items() if "mlflow" not in name} == {"kind": "test", "colour": "blue"}
+    assert {name: value for name, value in read.data.tags.items() if "mlflow" not in name} == {"kind": "test", "color": "blue"}
     assert (read.info.status, read.info.run_name) == ("FINISHED", "by hand")
     assert [(point.step, point.value) for point in client.get_metric_history(run, "loss")] == [(0, 1), (1, 0.5), (2, pytest.approx(1 / 3))]
-    assert [found.info.run_id for found in client.search_runs([experiment], "metrics.rows > 6 and tags.colour = 'blue'")] == [run]
+    assert [result.info.run_id for result in client.search_runs([experiment], "metrics.rows > 6 and tags.color = 'blue'")] == [run]
     assert client.search_runs([experiment], "tags.gone = 'soon'") == []
 
 
 def test_nested_runs_know_their_parent(client: Any, experiment: str) -> None:
     parent = client.create_run(experiment).info.run_id
     child = client.create_run(experiment, tags={"mlflow.parentRunId": parent}).info.run_id
-    found = client.search_runs([experiment], f"tags.mlflow.parentRunId = '{parent}'")
-    assert [run.info.run_id for run in found] == [child]
+    children = client.search_runs([experiment], f"tags.mlflow.parentRunId = '{parent}'")
+    assert [run.info.run_id for run in children] == [child]
 
 
-def test_experiments(client: Any, experiment: str) -> None:
+def test_experiments_are_created_found_and_tagged(client: Any, experiment: str) -> None:
     from mlflow.exceptions import MlflowException
 
-    known = client.get_experiment(experiment)
-    assert client.get_experiment_by_name(known.name).experiment_id == experiment
-    assert experiment in [found.experiment_id for found in client.search_experiments()]
+    created = client.get_experiment(experiment)
+    assert client.get_experiment_by_name(created.name).experiment_id == experiment
+    assert experiment in [result.experiment_id for result in client.search_experiments()]
     client.set_experiment_tag(experiment, "owner", "me")
     assert client.get_experiment(experiment).tags["owner"] == "me"
     with pytest.raises(MlflowException, match="already exists"):
-        client.create_experiment(known.name)
+        client.create_experiment(created.name)
     with pytest.raises(MlflowException, match="The workspace decides where artifacts are stored"):
         client.create_experiment("elsewhere", artifact_location="/tmp/elsewhere")
     assert client.get_experiment_by_name("elsewhere") is None
@@ -90,23 +95,23 @@ def test_the_fluent_interface_and_asynchronous_logging(emulator: Emulator, envir
 
 
 def test_runs_of_a_client_are_in_run_history(ml: Any, client: Any, experiment: str) -> None:
-    run = client.create_run(experiment, run_name="seen", tags={"colour": "red"}).info.run_id
-    known = ml.jobs._runs_operations.get_run(run)
-    assert (known.display_name, known.status, known.tags) == ("seen", "Running", {"colour": "red"})
-    client.set_tag(run, "colour", "green")
+    run = client.create_run(experiment, run_name="seen", tags={"color": "red"}).info.run_id
+    run_history = ml.jobs._runs_operations.get_run(run)
+    assert (run_history.display_name, run_history.status, run_history.tags) == ("seen", "Running", {"color": "red"})
+    client.set_tag(run, "color", "green")
     client.set_terminated(run, "FAILED")
-    known = ml.jobs._runs_operations.get_run(run)
-    assert (known.status, known.tags) == ("Failed", {"colour": "green"})
+    run_history = ml.jobs._runs_operations.get_run(run)
+    assert (run_history.status, run_history.tags) == ("Failed", {"color": "green"})
 
 
-def test_a_run_that_is_not_there(client: Any) -> None:
+def test_a_missing_run_is_not_found(client: Any) -> None:
     from mlflow.exceptions import MlflowException
 
     with pytest.raises(MlflowException, match=r"Run.* not found"):
         client.get_run("0" * 32)
 
 
-def test_what_the_workspace_does_not_serve_is_refused(client: Any) -> None:
+def test_an_unsupported_request_is_refused(client: Any) -> None:
     from mlflow.exceptions import MlflowException
 
     with pytest.raises(MlflowException, match="does not implement POST logged-models of the MLflow API"):
@@ -114,19 +119,19 @@ def test_what_the_workspace_does_not_serve_is_refused(client: Any) -> None:
 
 
 def test_the_page_is_open_to_a_browser(emulator: Emulator, client: Any, experiment: str) -> None:
-    client.create_run(experiment)  # the server answers by now
+    client.create_run(experiment)  # starts the server
     session = requests.Session()
     session.trust_env = False
     page = session.get(mlflow_api.get_url(emulator.azure), timeout=30)
     assert (page.status_code, "<title>MLflow</title>" in page.text) == (200, True)
 
 
-def names(known: dict[str, str]) -> Any:
-    return lambda name: known.get(name, name)
+def lookup(names: dict[str, str]) -> Any:
+    return lambda name: names.get(name, name)
 
 
 @pytest.mark.parametrize(
-    ("asked", "sent"),
+    ("request_body", "sent"),
     [
         ({"run_id": "job"}, {"run_id": "u"}),
         ({"run_uuid": "job", "key": "job", "value": "job"}, {"run_uuid": "u", "key": "job", "value": "job"}),
@@ -138,11 +143,11 @@ def names(known: dict[str, str]) -> Any:
         ({"filter": 'run_id = "job" AND tags.made_by = "job"'}, {"filter": 'run_id = "u" AND tags.made_by = "job"'}),
     ],
 )
-def test_job_names_become_run_ids_on_the_way_in(asked: dict[str, Any], sent: dict[str, Any]) -> None:
-    assert mlflow_api.translate_request(asked, names({"job": "u"})) == sent
+def test_job_names_become_run_ids_in_requests(request_body: dict[str, Any], sent: dict[str, Any]) -> None:
+    assert mlflow_api.translate_request(request_body, lookup({"job": "u"})) == sent
 
 
-def test_run_ids_become_job_names_on_the_way_out() -> None:
+def test_run_ids_become_job_names_in_answers() -> None:
     answer = {
         "run": {
             "info": {"run_id": "u", "run_uuid": "u", "artifact_uri": "/state/u/artifacts", "experiment_id": "1"},
@@ -150,7 +155,7 @@ def test_run_ids_become_job_names_on_the_way_out() -> None:
         },
         "experiment": {"artifact_location": "/state/1"},
     }
-    assert mlflow_api.translate_answer(answer, names({"u": "job", "p": "parent"}), lambda name: f"azureml://{name}") == {
+    assert mlflow_api.translate_answer(answer, lookup({"u": "job", "p": "parent"}), lambda name: f"azureml://{name}") == {
         "run": {
             "info": {"run_id": "job", "run_uuid": "job", "artifact_uri": "azureml://job", "experiment_id": "1"},
             "data": {"tags": [{"key": "mlflow.parentRunId", "value": "parent"}, {"key": "x", "value": "u"}]},
@@ -159,7 +164,7 @@ def test_run_ids_become_job_names_on_the_way_out() -> None:
     }
 
 
-def test_the_server_is_the_same_after_a_restart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_server_is_the_same_after_a_restart(tmp_path: Path, weights_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mlflow import MlflowClient
 
     def client(emulator: Emulator) -> Any:
@@ -167,10 +172,37 @@ def test_the_server_is_the_same_after_a_restart(tmp_path: Path, monkeypatch: pyt
             monkeypatch.setenv(name, value)
         return MlflowClient(tracking_uri=emulator.azure.tracking_uri)
 
-    with Emulator(tmp_path) as emulator:
+    options = Options(cache=weights_cache)
+    with Emulator(tmp_path, options) as emulator:
         url = mlflow_api.get_url(emulator.azure)
         run = client(emulator).create_run("0", run_name="kept").info.run_id
     assert not (tmp_path / "mlflow.json").exists()
-    with Emulator(tmp_path) as emulator:
+    with Emulator(tmp_path, options) as emulator:
         assert mlflow_api.get_url(emulator.azure) == url
         assert client(emulator).get_run(run).info.run_name == "kept"
+
+
+def test_the_server_starts_with_the_emulator_only_if_the_options_say_so(tmp_path: Path, weights_cache: Path) -> None:
+    log = Path("mlflow", "server.log")
+    with Emulator(tmp_path / "eager", Options(cache=weights_cache, mlflow_at_start=True)):
+        end = time.monotonic() + 60
+        while not (tmp_path / "eager" / log).exists():
+            assert time.monotonic() < end
+            time.sleep(0.02)
+    with Emulator(tmp_path / "lazy", Options(cache=weights_cache)):
+        time.sleep(0.2)
+    assert not (tmp_path / "lazy" / log).exists()
+
+
+def test_a_database_from_the_template_has_its_own_default_experiment(
+    tmp_path: Path, weights_cache: Path, emulator: Emulator, experiment: str
+) -> None:
+    (template,) = weights_cache.glob("mlflow-*.db")
+    with contextlib.closing(sqlite3.connect(template)) as database:
+        assert database.execute("SELECT COUNT(*) FROM experiments").fetchone() == (0,)
+        assert database.execute("SELECT COUNT(*) FROM alembic_version").fetchone() == (1,)
+    with Emulator(tmp_path, Options(cache=weights_cache)) as other:
+        server = mlflow_server.get_server(other.azure)
+        answer = asyncio.run_coroutine_threadsafe(server.call("POST", "experiments/search", {"max_results": 5}), other._loop).result(120)
+    assert [each["name"] for each in answer["experiments"]] == ["Default"]
+    assert str(tmp_path) in answer["experiments"][0]["artifact_location"]

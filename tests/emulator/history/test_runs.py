@@ -1,4 +1,4 @@
-"""Run history as the SDK asks for it."""
+"""Run history through the SDK."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mlops.emulator.server import Emulator
 ENVIRONMENT = "azureml://registries/azureml/environments/acft-hf-nlp-gpu/versions/112"
 
 
-def shell(ml: Any, line: str, **more: Any) -> str:
+def submit(ml: Any, line: str, **more: Any) -> str:
     from azure.ai.ml import command
 
     name: str = ml.jobs.create_or_update(command(command=line, environment=ENVIRONMENT, **more)).name
@@ -29,29 +29,29 @@ def wait(ml: Any, name: str, *statuses: str) -> None:
         time.sleep(0.1)
 
 
-def log(details: Any) -> str:
+def read_log(details: Any) -> str:
     return requests.get(details.log_files["user_logs/std_log.txt"], timeout=30).text
 
 
 def test_a_log_grows_while_the_job_runs(ml: Any, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
-    name = shell(ml, f"echo one; while [ ! -e {gate} ]; do sleep 0.1; done; echo two")
+    name = submit(ml, f"echo one; while [ ! -e {gate} ]; do sleep 0.1; done; echo two")
     history = ml.jobs._runs_operations
     wait(ml, name, "Running")
     end = time.monotonic() + 60
-    while "user_logs/std_log.txt" not in (details := history.get_run_details(name)).log_files or log(details) != "one\n":
+    while "user_logs/std_log.txt" not in (details := history.get_run_details(name)).log_files or read_log(details) != "one\n":
         assert time.monotonic() < end
         time.sleep(0.1)
     assert (details.status, details.end_time_utc, details.error) == ("Running", None, None)
     gate.touch()
     wait(ml, name, "Completed")
     details = history.get_run_details(name)
-    assert log(details) == "one\ntwo\n"
+    assert read_log(details) == "one\ntwo\n"
     assert details.end_time_utc >= details.start_time_utc
 
 
 def test_a_failed_run_has_an_error_object(ml: Any) -> None:
-    name = shell(ml, "echo it broke; exit 2")
+    name = submit(ml, "echo it broke; exit 2")
     wait(ml, name, "Failed")
     error = ml.jobs._runs_operations.get_run_details(name).error
     assert error.error.code == "UserError"
@@ -60,11 +60,11 @@ def test_a_failed_run_has_an_error_object(ml: Any) -> None:
     assert (error.location, error.error.inner_error.code) == ("eastus", "UserProcessError")
 
 
-def test_rundata_tells_outputs_once_the_run_has_completed(ml: Any) -> None:
+def test_rundata_has_outputs_once_the_run_has_completed(ml: Any) -> None:
     from azure.ai.ml import Output
 
-    good = shell(ml, "echo x > ${{outputs.out}}/x", outputs={"out": Output(type="uri_folder")}, display_name="good", tags={"a": "b"})
-    bad = shell(ml, "exit 1", outputs={"out": Output(type="uri_folder")})
+    good = submit(ml, "echo x > ${{outputs.out}}/x", outputs={"out": Output(type="uri_folder")}, display_name="good", tags={"a": "b"})
+    bad = submit(ml, "exit 1", outputs={"out": Output(type="uri_folder")})
     wait(ml, good, "Completed")
     wait(ml, bad, "Failed")
     data = ml.jobs._runs_operations.get_run_data(good)
@@ -74,35 +74,35 @@ def test_rundata_tells_outputs_once_the_run_has_completed(ml: Any) -> None:
     assert not ml.jobs._runs_operations.get_run_data(bad).run_metadata.outputs
 
 
-def test_children_page_by_page(emulator: Emulator, ml: Any, credential: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_children_are_listed_page_by_page(emulator: Emulator, ml: Any, credential: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from mlflow import MlflowClient
 
     client = MlflowClient(tracking_uri=emulator.azure.tracking_uri)
-    parent = shell(ml, "true")
+    parent = submit(ml, "true")
     children = [client.create_run("0", tags={"mlflow.parentRunId": parent}).info.run_id for _ in range(5)]
     monkeypatch.setattr(runs, "PAGE", 2)
     token = credential.get_token("https://management.azure.com/.default").token
-    found: list[str] = []
+    listed: list[str] = []
     # The SDK reads the first page only.
-    following = f"https://eastus.api.azureml.ms/history/v1.0{emulator.azure.workspace_id}/runs/{parent}/children?api-version=v1.0"
-    while following:
-        page = requests.get(following, headers={"Authorization": f"Bearer {token}"}, timeout=30).json()
+    next_link = f"https://eastus.api.azureml.ms/history/v1.0{emulator.azure.workspace_id}/runs/{parent}/children?api-version=v1.0"
+    while next_link:
+        page = requests.get(next_link, headers={"Authorization": f"Bearer {token}"}, timeout=30).json()
         assert len(page["value"]) <= 2
-        found += [run["runId"] for run in page["value"]]
-        following = page["nextLink"]
-    assert found == children
+        listed += [run["runId"] for run in page["value"]]
+        next_link = page["nextLink"]
+    assert listed == children
     wait(ml, parent, "Completed")
 
 
-def test_a_run_that_is_not_there(ml: Any) -> None:
+def test_a_missing_run_is_not_found(ml: Any) -> None:
     from azure.core.exceptions import ResourceNotFoundError
 
     with pytest.raises(ResourceNotFoundError, match="Run nothing was not found"):
         ml.jobs._runs_operations.get_run_details("nothing")
 
 
-def test_a_field_that_can_not_be_edited_is_refused(emulator: Emulator, ml: Any, credential: Any) -> None:
-    name = shell(ml, "true")
+def test_a_read_only_field_cannot_be_edited(emulator: Emulator, ml: Any, credential: Any) -> None:
+    name = submit(ml, "true")
     wait(ml, name, "Completed")
     token = credential.get_token("https://management.azure.com/.default").token
     answer = requests.patch(
@@ -115,10 +115,10 @@ def test_a_field_that_can_not_be_edited_is_refused(emulator: Emulator, ml: Any, 
     assert ml.jobs.get(name).status == "Completed"
 
 
-def test_tags_and_names_changed_in_run_history_are_told_to_mlflow(emulator: Emulator, ml: Any) -> None:
+def test_changed_tags_and_names_reach_mlflow(emulator: Emulator, ml: Any) -> None:
     from mlflow import MlflowClient
 
-    name = shell(ml, "true", display_name="before")
+    name = submit(ml, "true", display_name="before")
     wait(ml, name, "Completed")
     ml.jobs.update(name, display_name="after", tags={"verdict": "PROMOTE"})
     run = MlflowClient(tracking_uri=emulator.azure.tracking_uri).get_run(name)

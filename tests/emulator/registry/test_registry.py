@@ -35,7 +35,7 @@ def test_latest_model_of_the_tutorial(azureml: Any) -> None:
     model = azureml.models.get("Phi-3-mini-4k-instruct", label="latest")
     assert model.id == "azureml://registries/azureml/models/Phi-3-mini-4k-instruct/versions/15"
     assert model.type == "mlflow_model"
-    # As the tutorial parses them.
+    # Parsed as in the tutorial.
     assert "Standard_NC24ads_A100_v4" in ast.literal_eval(model.tags["finetune_compute_allow_list"])
     defaults = json.loads(model.tags["model_specific_defaults"])
     assert (defaults["apply_lora"], defaults["deepspeed_stage"], defaults["learning_rate"]) == ("true", 2, "5e-6")
@@ -50,7 +50,7 @@ def test_latest_is_the_newest(azureml: Any, monkeypatch: pytest.MonkeyPatch) -> 
     assert [model.version for model in azureml.models.list("m", list_view_type="ActiveOnly")] == ["9", "10", "2"]
 
 
-def test_component_is_what_the_steps_check_against(azureml: Any) -> None:
+def test_the_component_is_the_one_the_steps_check(azureml: Any) -> None:
     component = azureml.components.get("chat_completion_pipeline", label="latest")
     assert component.version == spec.VERSION
     assert set(component.inputs) == set(spec.INPUTS)
@@ -72,8 +72,8 @@ def test_names(azureml: Any) -> None:
 def test_unknown_version_of_a_model(azureml: Any) -> None:
     from azure.core.exceptions import ResourceNotFoundError
 
-    wanted = "Could not find asset with ID: azureml://registries/azureml/models/Phi-3-mini-4k-instruct/versions/99"
-    with pytest.raises(ResourceNotFoundError, match=wanted):
+    message = "Could not find asset with ID: azureml://registries/azureml/models/Phi-3-mini-4k-instruct/versions/99"
+    with pytest.raises(ResourceNotFoundError, match=message):
         azureml.models.get("Phi-3-mini-4k-instruct", version="99")
 
 
@@ -101,17 +101,17 @@ def test_another_registry_is_not_allowed(credential: Any) -> None:
 
 
 @pytest.mark.parametrize("query", [{"$orderBy": "name"}, {"$top": "0"}, {"$top": "x"}, {"listViewType": "Some"}])
-def test_a_query_that_azure_would_refuse(emulator: Emulator, environment: object, query: dict[str, str]) -> None:
+def test_an_invalid_query_is_refused(emulator: Emulator, environment: object, query: dict[str, str]) -> None:
     assert get(emulator, "/models/Phi-3-mini-4k-instruct/versions", **query).status_code == 400
 
 
-def test_a_filter_that_is_not_served_is_told(emulator: Emulator, environment: object) -> None:
+def test_an_unsupported_filter_is_named(emulator: Emulator, environment: object) -> None:
     answer = get(emulator, "/models/Phi-3-mini-4k-instruct/versions", tags="a=b")
     assert (answer.status_code, "tags" in answer.json()["error"]["message"]) == (501, True)
 
 
 class TestCurrent:
-    """The registry as it is now."""
+    """The current registry."""
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -119,7 +119,7 @@ class TestCurrent:
         with Emulator(tmp_path_factory.mktemp("current"), Options(catalog="current", weights="tiny-phi3", cache=weights_cache)) as running:
             yield running
 
-    def test_archived_model_is_found_by_number_alone(self, emulator: Emulator, azureml: Any) -> None:
+    def test_an_archived_model_is_found_only_by_version(self, emulator: Emulator, azureml: Any) -> None:
         from azure.ai.ml.exceptions import ValidationException
 
         with pytest.raises(ValidationException, match="does not exist in registry"):
@@ -137,25 +137,25 @@ class TestCurrent:
         assert len(new["systemMetadata"]["supportedComputes"]["finetuneComputes"]) == 8
 
     def test_archived_models_are_listed_on_request(self, emulator: Emulator, azureml: Any) -> None:
-        # As text: the SDK sends its own ListViewType as "ListViewType.ALL", which is none of the service's values.
+        # As text: the SDK sends its own ListViewType as "ListViewType.ALL", which the service does not accept.
         assert [model.name for model in azureml.models.list(list_view_type="ActiveOnly")] == ["Phi-4"]
         assert [model.name for model in azureml.models.list(list_view_type="ArchivedOnly")] == ["Phi-3-mini-4k-instruct"]
         assert len(list(azureml.models.list(list_view_type="All"))) == 2
 
-    def test_phi4_trains_with_another_stage(self, emulator: Emulator, azureml: Any) -> None:
+    def test_phi4_has_another_deepspeed_stage(self, emulator: Emulator, azureml: Any) -> None:
         model = azureml.models.get("Phi-4", label="latest")
         defaults = json.loads(model.tags["model_specific_defaults"])
         assert (model.version, defaults["deepspeed_stage"]) == ("8", 3)
         assert "learning_rate_max" not in defaults
 
 
-def test_tags_travel_as_the_publisher_writes_them() -> None:
+def test_tags_on_the_wire_are_strings() -> None:
     model = catalog.Model("m", "1", False, {"map": {"a": "b"}, "list": ["c"], "number": 5}, {}, {}, "tiny-llama")
     assert model.wire_tags() == {"map": '{"a": "b"}', "list": "['c']", "number": "5"}
 
 
 def test_base_model_is_found_by_version(emulator: Emulator) -> None:
-    found = registry.find_base_model(emulator.azure, "Phi-3-mini-4k-instruct", "15")
-    assert found is not None
-    assert registry.model_id(found).endswith("/models/Phi-3-mini-4k-instruct/versions/15")
+    model = registry.find_base_model(emulator.azure, "Phi-3-mini-4k-instruct", "15")
+    assert model is not None
+    assert registry.model_id(model).endswith("/models/Phi-3-mini-4k-instruct/versions/15")
     assert registry.find_base_model(emulator.azure, "Phi-3-mini-4k-instruct", "latest") is None

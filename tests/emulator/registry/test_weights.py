@@ -36,7 +36,7 @@ def load(folder: Path) -> tuple[Any, Any]:
 
 
 @pytest.mark.parametrize("kind", TINY)
-def test_a_tiny_model_is_what_its_tags_say(kind: Kind, cache: Path) -> None:
+def test_a_tiny_model_matches_its_tags(kind: Kind, cache: Path) -> None:
     model, tokenizer = load(ensure_standin(kind, cache))
     tags = describe(kind)
     assert tags["standin"] == kind
@@ -53,7 +53,7 @@ def test_a_tiny_model_is_what_its_tags_say(kind: Kind, cache: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", TINY)
-def test_a_tiny_model_is_the_same_wherever_it_is_made(kind: Kind, cache: Path, tmp_path: Path) -> None:
+def test_a_tiny_model_is_reproducible(kind: Kind, cache: Path, tmp_path: Path) -> None:
     here, there = ensure_standin(kind, cache), ensure_standin(kind, tmp_path)
     assert here.name == there.name
     for name in ("tokenizer.json", "config.json", "model.safetensors"):
@@ -70,7 +70,7 @@ def test_making_a_model_leaves_the_callers_random_numbers_alone(tmp_path: Path) 
     assert torch.equal(torch.rand(1), expected)
 
 
-def test_a_model_is_made_once_and_found_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_is_made_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = ensure_standin("tiny-llama", cache)
     monkeypatch.setattr(weights, "_initialize", lambda *_: pytest.fail("made again"))
     assert ensure_standin("tiny-llama", cache) == folder
@@ -86,8 +86,8 @@ def test_two_processes_at_once_make_one_model(tmp_path: Path) -> None:
     program = (
         "import sys\nfrom pathlib import Path\nfrom mlops.emulator.registry import weights\n"
         "make = weights._initialize\n"
-        "def told(*arguments):\n    print('made', flush=True)\n    make(*arguments)\n"
-        "weights._initialize = told\n"
+        "def make_and_report(*arguments):\n    print('made', flush=True)\n    make(*arguments)\n"
+        "weights._initialize = make_and_report\n"
         "print(weights.ensure_standin('tiny-llama', Path(sys.argv[1])))\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(weights.__file__).parents[3]), "OMP_NUM_THREADS": "1"}
@@ -95,14 +95,14 @@ def test_two_processes_at_once_make_one_model(tmp_path: Path) -> None:
         subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], env=environment, stdout=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
-    told = [child.communicate()[0].splitlines() for child in children]
+    outputs = [child.communicate()[0].splitlines() for child in children]
     assert [child.returncode for child in children] == [0, 0]
-    assert sorted(len(lines) for lines in told) == [1, 2]
-    assert told[0][-1] == told[1][-1]
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".tiny-llama.lock", Path(told[0][-1]).name]
+    assert sorted(len(lines) for lines in outputs) == [1, 2]
+    assert outputs[0][-1] == outputs[1][-1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".tiny-llama.lock", Path(outputs[0][-1]).name]
 
 
-def test_a_half_made_model_is_never_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_incomplete_model_never_appears(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any) -> None:
         raise OSError("disk full")
 
@@ -121,13 +121,13 @@ def test_without_the_package_the_error_says_what_to_install(tmp_path: Path, monk
 
 
 def permute(array: Any, heads: int) -> Any:
-    """llama.cpp's order of rotary dimensions, as its converter makes it."""
+    """Reorder rotary dimensions as llama.cpp's converter does."""
     rows, columns = array.shape
     return array.reshape(heads, 2, rows // heads // 2, columns).swapaxes(1, 2).reshape(rows, columns)
 
 
 def write_gguf(model: Any, tokenizer: Any, path: Path) -> None:
-    """A Llama model as a GGUF file in 32 bits, as llama.cpp's converter writes it."""
+    """Write a Llama model as a GGUF file in 32 bits, as llama.cpp's converter does."""
     import gguf
 
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, model.config.num_hidden_layers)
@@ -173,21 +173,25 @@ def test_a_gguf_file_becomes_the_model_it_was_made_from(cache: Path, tmp_path: P
     write_gguf(model, tokenizer, tmp_path / "model.gguf")
     monkeypatch.setattr(weights, "_gguf_file", lambda: tmp_path / "model.gguf")
     folder = ensure_standin("real", tmp_path / "cache")
-    converted, its_tokenizer = load(folder)
+    converted, converted_tokenizer = load(folder)
     assert converted.dtype == torch.bfloat16
     expected = model.state_dict()
     for name, tensor in converted.state_dict().items():
         assert torch.equal(tensor, expected[name].to(torch.bfloat16)), name
     assert converted.config.rope_parameters == model.config.rope_parameters
     for text in ("they would like some music 12345", "<|im_start|>user\nÇa va?<|im_end|>\n"):
-        ids = its_tokenizer(text)["input_ids"]
-        assert its_tokenizer.decode(ids) == text
+        ids = converted_tokenizer(text)["input_ids"]
+        assert converted_tokenizer.decode(ids) == text
         if "1" not in text:
             assert ids == tokenizer(text)["input_ids"]
-    pieces = its_tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str("in 2024")
+    pieces = converted_tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str("in 2024")
     assert [piece for piece, _ in pieces] == ["in", "Ġ", "2", "0", "2", "4"]
-    assert its_tokenizer.chat_template == tokenizer.chat_template
-    assert (its_tokenizer.bos_token, its_tokenizer.eos_token, its_tokenizer.pad_token) == ("<|im_start|>", "<|im_end|>", "<|im_end|>")
+    assert converted_tokenizer.chat_template == tokenizer.chat_template
+    assert (converted_tokenizer.bos_token, converted_tokenizer.eos_token, converted_tokenizer.pad_token) == (
+        "<|im_start|>",
+        "<|im_end|>",
+        "<|im_end|>",
+    )
 
 
 def test_mlmodel_carries_the_tags_and_the_digest(cache: Path) -> None:

@@ -45,24 +45,24 @@ def put(emulator: Emulator, name: str = "gpu-cluster", location: str = LOCATION,
 
 
 def test_create_get_list_delete(ml: Any, emulator: Emulator) -> None:
-    made = ml.compute.begin_create_or_update(cluster()).result()
-    assert made.provisioning_state == "Succeeded"
-    found = ml.compute.get("GPU-Cluster")
+    created = ml.compute.begin_create_or_update(cluster()).result()
+    assert created.provisioning_state == "Succeeded"
+    read = ml.compute.get("GPU-Cluster")
     # As Azure answers: the size in upper case, the rest as it was sent.
-    assert (found.name, found.size, found.tier.lower(), found.max_instances) == ("gpu-cluster", "STANDARD_NC24ADS_A100_V4", "dedicated", 2)
-    assert found.idle_time_before_scale_down == 120
+    assert (read.name, read.size, read.tier.lower(), read.max_instances) == ("gpu-cluster", "STANDARD_NC24ADS_A100_V4", "dedicated", 2)
+    assert read.idle_time_before_scale_down == 120
     assert [compute.name for compute in ml.compute.list()] == ["gpu-cluster"]
     ml.compute.begin_delete("gpu-cluster").result()
     assert list(ml.compute.list()) == []
     assert find(emulator.azure, "gpu-cluster") is None
 
 
-def test_unknown(ml: Any) -> None:
+def test_an_unknown_cluster_is_not_found(ml: Any) -> None:
     with pytest.raises(ResourceNotFoundError, match="Compute with name nowhere not found"):
         ml.compute.get("nowhere")
 
 
-def test_sizes_tell_gpus(ml: Any) -> None:
+def test_sizes_have_gpu_counts(ml: Any) -> None:
     gpus = {size.name: size.gpus for size in ml.compute.list_sizes()}
     assert (gpus["Standard_NC24ads_A100_v4"], gpus["Standard_ND96isr_H100_v5"], gpus["Standard_DS3_v2"]) == (1, 8, 0)
 
@@ -73,7 +73,7 @@ def test_every_size_of_the_catalogs_is_listed(ml: Any) -> None:
     assert {*A100, *H100, *V100} <= {size.name for size in ml.compute.list_sizes()}
 
 
-def test_change_of_scale_and_of_size(ml: Any) -> None:
+def test_the_scale_can_change_but_not_the_size(ml: Any) -> None:
     ml.compute.begin_create_or_update(cluster()).result()
     assert ml.compute.begin_create_or_update(cluster(max_instances=5)).result().max_instances == 5
     with pytest.raises(HttpResponseError, match="its vmSize can't be changed"):
@@ -96,27 +96,27 @@ def test_change_of_scale_and_of_size(ml: Any) -> None:
         ({"surprise": True}, 400, "surprise"),
     ],
 )
-def test_refused(emulator: Emulator, environment: object, arguments: dict[str, Any], status: int, text: str) -> None:
+def test_an_invalid_cluster_is_refused(emulator: Emulator, environment: object, arguments: dict[str, Any], status: int, text: str) -> None:
     answer = put(emulator, **arguments)
     assert answer.status_code == status
     assert text in answer.json()["error"]["message"]
 
 
-def test_no_quota_for_dedicated_alone(ml: Any, emulator: Emulator) -> None:
+def test_low_priority_works_without_dedicated_quota(ml: Any, emulator: Emulator) -> None:
     emulator.azure.faults = Faults(["compute-quota@Dedicated *"])
     with pytest.raises(HttpResponseError, match=r"total vCPU quota of 0 .* maps to 24 vCPUs"):
         ml.compute.begin_create_or_update(cluster())
-    made = ml.compute.begin_create_or_update(cluster(tier="LowPriority")).result()
-    assert (made.provisioning_state, made.tier) == ("Succeeded", "low_priority")
+    created = ml.compute.begin_create_or_update(cluster(tier="LowPriority")).result()
+    assert (created.provisioning_state, created.tier) == ("Succeeded", "low_priority")
 
 
 def test_failed_provisioning(ml: Any, emulator: Emulator) -> None:
     emulator.azure.faults = Faults(["compute-failed@gpu-cluster"])
     with pytest.raises(HttpResponseError, match="no capacity for its VM size"):
         ml.compute.begin_create_or_update(cluster()).result()
-    found = ml.compute.get("gpu-cluster")
-    assert found.provisioning_state == "Failed"
-    assert found.provisioning_errors == "AllocationFailed"
+    failed = ml.compute.get("gpu-cluster")
+    assert failed.provisioning_state == "Failed"
+    assert failed.provisioning_errors == "AllocationFailed"
 
 
 def test_a_slow_operation_is_in_progress_for_a_while(emulator: Emulator, environment: object) -> None:
@@ -124,8 +124,8 @@ def test_a_slow_operation_is_in_progress_for_a_while(emulator: Emulator, environ
     first = put(emulator)
     assert first.status_code == 201
     headers = {"Authorization": f"Bearer {issue(emulator.azure, MANAGEMENT)}"}
-    seen = [requests.get(first.headers["Azure-AsyncOperation"], headers=headers, timeout=30).json()["status"] for _ in range(4)]
-    assert seen == ["InProgress", "InProgress", "InProgress", "Succeeded"]
+    statuses = [requests.get(first.headers["Azure-AsyncOperation"], headers=headers, timeout=30).json()["status"] for _ in range(4)]
+    assert statuses == ["InProgress", "InProgress", "InProgress", "Succeeded"]
 
 
 def test_delete_wants_an_action(emulator: Emulator, environment: object) -> None:

@@ -1,4 +1,4 @@
-"""Workspace models, through the real SDK and, where that would never ask such a thing, by plain requests."""
+"""Workspace models, through the real SDK and, for requests that it never sends, directly."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ MLMODEL = "flavors:\n  python_function:\n    loader_module: mlflow.pyfunc.model\
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    made = tmp_path / "trained"
-    made.mkdir()
-    (made / "MLmodel").write_text(MLMODEL)
-    (made / "weights.bin").write_bytes(b"12345")
-    return made
+    path = tmp_path / "trained"
+    path.mkdir()
+    (path / "MLmodel").write_text(MLMODEL)
+    (path / "weights.bin").write_bytes(b"12345")
+    return path
 
 
 @pytest.fixture
-def ask(emulator: Emulator, environment: Mapping[str, str]) -> Callable[..., requests.Response]:
-    """A request under ``…/models``, without the SDK's good manners."""
+def send_request(emulator: Emulator, environment: Mapping[str, str]) -> Callable[..., requests.Response]:
+    """Send a request below ``…/models`` without the SDK."""
     token = issue(emulator.azure, MANAGEMENT)
 
     def send(method: str, path: str, body: Any = None, version: str = "2023-08-01-preview") -> requests.Response:
@@ -53,17 +53,17 @@ def register(ml: Any, name: str, version: str, path: Path | str, **more: Any) ->
 @pytest.mark.filterwarnings("ignore:The use of a 'BlobProperties' instance:DeprecationWarning")  # how azure-ai-ml uses azure-storage-blob
 @pytest.mark.filterwarnings("ignore:content_as_bytes is deprecated:DeprecationWarning")
 def test_a_folder_is_registered_where_it_was_uploaded(ml: Any, folder: Path, tmp_path: Path) -> None:
-    made = register(ml, "uploaded", "1", folder, tags={"stage": "dev"}, description="ours")
-    assert (made.name, made.version, made.type, made.description) == ("uploaded", "1", "mlflow_model", "ours")
-    assert made.path.startswith("azureml://subscriptions/")
-    assert made.path.endswith("/trained")
-    assert made.flavors == {"python_function": {"loader_module": "mlflow.pyfunc.model", "python_version": "3.11.7"}}
+    model = register(ml, "uploaded", "1", folder, tags={"stage": "dev"}, description="ours")
+    assert (model.name, model.version, model.type, model.description) == ("uploaded", "1", "mlflow_model", "ours")
+    assert model.path.startswith("azureml://subscriptions/")
+    assert model.path.endswith("/trained")
+    assert model.flavors == {"python_function": {"loader_module": "mlflow.pyfunc.model", "python_version": "3.11.7"}}
     assert ml.models.get("uploaded", version="1").tags == {"stage": "dev"}
     ml.models.download("uploaded", "1", download_path=str(tmp_path / "again"))
     assert [file.read_bytes() for file in (tmp_path / "again").rglob("weights.bin")] == [b"12345"]
 
 
-def test_the_latest_version_is_the_one_made_last(ml: Any, folder: Path) -> None:
+def test_the_latest_version_is_the_newest(ml: Any, folder: Path) -> None:
     for version in ("2", "10", "3"):
         register(ml, "several", version, folder)
     assert ml.models.get("several", label="latest").version == "3"
@@ -74,12 +74,12 @@ def test_the_latest_version_is_the_one_made_last(ml: Any, folder: Path) -> None:
     assert automatic.version == "11"
 
 
-def test_versions_are_found_by_tag_and_stage(ml: Any, folder: Path, ask: Callable[..., requests.Response]) -> None:
+def test_versions_are_found_by_tag_and_stage(ml: Any, folder: Path, send_request: Callable[..., requests.Response]) -> None:
     register(ml, "tagged", "1", folder, tags={"verdict": "PROMOTE", "run": "a"}, stage="Production")
     register(ml, "tagged", "2", folder, tags={"verdict": "REJECT"}, stage="Development")
 
     def versions(query: str) -> list[str]:
-        answer = ask("GET", f"tagged/versions?{query}")
+        answer = send_request("GET", f"tagged/versions?{query}")
         assert answer.status_code == 200, answer.text
         return [item["name"] for item in answer.json()["value"]]
 
@@ -91,11 +91,11 @@ def test_versions_are_found_by_tag_and_stage(ml: Any, folder: Path, ask: Callabl
     assert versions("$top=1&offset=1") == ["1"]
     assert [model.version for model in ml.models.list("tagged", stage="Development")] == ["2"]
     for wrong in ("$orderBy=name desc", "$top=all", "listViewType=Some"):
-        assert ask("GET", f"tagged/versions?{wrong}").status_code == 400
-    assert ask("GET", "tagged/versions?colour=red").status_code == 501
+        assert send_request("GET", f"tagged/versions?{wrong}").status_code == 400
+    assert send_request("GET", "tagged/versions?color=red").status_code == 501
 
 
-def test_archived_models_are_not_listed_but_found(ml: Any, folder: Path) -> None:
+def test_archived_models_are_found_but_not_listed(ml: Any, folder: Path) -> None:
     register(ml, "old", "1", folder)
     register(ml, "old", "2", folder)
     ml.models.archive("old", version="2")
@@ -109,7 +109,7 @@ def test_archived_models_are_not_listed_but_found(ml: Any, folder: Path) -> None
     assert "old" in [model.name for model in ml.models.list()]
 
 
-def test_what_is_not_there_is_404_in_azures_words(ml: Any, folder: Path) -> None:
+def test_a_missing_model_is_404_with_azures_message(ml: Any, folder: Path) -> None:
     with pytest.raises(ResourceNotFoundError, match="Model container with name: nobody not found"):
         ml.models.get("nobody", version="1")
     register(ml, "somebody", "1", folder)
@@ -117,23 +117,25 @@ def test_what_is_not_there_is_404_in_azures_words(ml: Any, folder: Path) -> None
         ml.models.get("somebody", version="2")
 
 
-def test_a_version_keeps_its_path_and_its_type(ml: Any, folder: Path, tmp_path: Path, ask: Callable[..., requests.Response]) -> None:
-    made = register(ml, "fixed", "1", folder)
+def test_a_version_keeps_its_path_and_its_type(
+    ml: Any, folder: Path, tmp_path: Path, send_request: Callable[..., requests.Response]
+) -> None:
+    model = register(ml, "fixed", "1", folder)
     other = tmp_path / "other"
     other.mkdir()
     (other / "MLmodel").write_text(MLMODEL + "run_id: other\n")
     with pytest.raises(HttpResponseError, match="Asset paths cannot be updated"):
         register(ml, "fixed", "1", other)
     with pytest.raises(HttpResponseError, match="can't be changed from mlflow_model to custom_model"):
-        register(ml, "fixed", "1", made.path, type="custom_model")
-    again = register(ml, "fixed", "1", made.path, tags={"new": "tag"})
-    assert (again.path, again.tags) == (made.path, {"new": "tag"})
-    body = {"properties": {"modelUri": made.path, "modelType": "mlflow_model"}}
-    assert ask("PUT", "fixed/versions/1", body).status_code == 200
-    assert ask("PUT", "fixed/versions/2", body).status_code == 201
+        register(ml, "fixed", "1", model.path, type="custom_model")
+    again = register(ml, "fixed", "1", model.path, tags={"new": "tag"})
+    assert (again.path, again.tags) == (model.path, {"new": "tag"})
+    body = {"properties": {"modelUri": model.path, "modelType": "mlflow_model"}}
+    assert send_request("PUT", "fixed/versions/1", body).status_code == 200
+    assert send_request("PUT", "fixed/versions/2", body).status_code == 201
 
 
-def test_nothing_can_be_registered_from_nothing(ml: Any, tmp_path: Path) -> None:
+def test_a_path_without_files_cannot_be_registered(ml: Any, tmp_path: Path) -> None:
     with pytest.raises(HttpResponseError, match="has no files") as empty:
         register(ml, "empty", "1", "azureml://datastores/workspaceblobstore/paths/nowhere/")
     assert empty.value.status_code == 400
@@ -151,31 +153,31 @@ def test_nothing_can_be_registered_from_nothing(ml: Any, tmp_path: Path) -> None
         ml.models.get("empty", version="1")
 
 
-def test_only_what_the_schema_names_is_accepted(ask: Callable[..., requests.Response]) -> None:
+def test_unknown_fields_and_values_are_refused(send_request: Callable[..., requests.Response]) -> None:
     uri = "azureml://datastores/workspaceblobstore/paths/x"
     for properties, named in (
-        ({"modelUri": uri, "colour": "red"}, "properties.colour"),
+        ({"modelUri": uri, "color": "red"}, "properties.color"),
         ({"modelUri": uri, "modelType": "pickle"}, "properties.modelType"),
         ({"modelUri": 5}, "properties.modelUri"),
         ({}, "modelUri"),
     ):
-        answer = ask("PUT", "strict/versions/1", {"properties": properties})
+        answer = send_request("PUT", "strict/versions/1", {"properties": properties})
         assert answer.status_code == 400
         assert named in answer.json()["error"]["message"]
-    assert ask("PUT", "not a name/versions/1", {"properties": {"modelUri": uri}}).status_code == 400
-    assert ask("GET", "strict/versions", version="2021-01-01").json()["error"]["code"] == "InvalidApiVersionParameter"
+    assert send_request("PUT", "not a name/versions/1", {"properties": {"modelUri": uri}}).status_code == 400
+    assert send_request("GET", "strict/versions", version="2021-01-01").json()["error"]["code"] == "InvalidApiVersionParameter"
 
 
-def test_a_deleted_version_is_gone(ml: Any, folder: Path, ask: Callable[..., requests.Response]) -> None:
+def test_a_deleted_version_is_not_found(ml: Any, folder: Path, send_request: Callable[..., requests.Response]) -> None:
     register(ml, "doomed", "1", folder)
-    assert [ask("DELETE", "doomed/versions/1").status_code for _ in range(2)] == [200, 204]
+    assert [send_request("DELETE", "doomed/versions/1").status_code for _ in range(2)] == [200, 204]
     with pytest.raises(ResourceNotFoundError):
         ml.models.get("doomed", version="1")
-    assert [ask("DELETE", "doomed").status_code for _ in range(2)] == [200, 204]
+    assert [send_request("DELETE", "doomed").status_code for _ in range(2)] == [200, 204]
 
 
 def run(ml: Any, script: str) -> str:
-    """A job that may write a model; its name once it has ended."""
+    """Run a job that may write a model, and return its name once it has ended."""
     job = ml.jobs.create_or_update(
         command(
             command=f"python -c '{script}' ${{{{outputs.model}}}}",
@@ -192,14 +194,14 @@ def run(ml: Any, script: str) -> str:
 def test_a_jobs_output_becomes_a_path_that_remembers_its_job(ml: Any) -> None:
     script = f'import sys,pathlib; p=pathlib.Path(sys.argv[1]); p.mkdir(exist_ok=True,parents=True); (p/"MLmodel").write_text({MLMODEL!r})'
     job = run(ml, script.replace("'", '"'))
-    made = register(ml, "trained", "1", f"azureml://jobs/{job}/outputs/model")
-    assert made.job_name == job
-    assert made.path.endswith(f"/datastores/workspaceblobstore/paths/azureml/{job}/model")
+    model = register(ml, "trained", "1", f"azureml://jobs/{job}/outputs/model")
+    assert model.job_name == job
+    assert model.path.endswith(f"/datastores/workspaceblobstore/paths/azureml/{job}/model")
     with pytest.raises(HttpResponseError, match="Output nothing of job"):
         register(ml, "trained", "2", f"azureml://jobs/{job}/outputs/nothing")
 
 
-def test_the_output_of_a_job_that_made_none_is_refused(ml: Any) -> None:
+def test_the_missing_output_of_a_failed_job_is_refused(ml: Any) -> None:
     job = run(ml, "raise SystemExit(3)")
     assert ml.jobs.get(job).status == "Failed"
     with pytest.raises(HttpResponseError, match="has no files"):

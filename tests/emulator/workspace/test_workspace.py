@@ -14,28 +14,31 @@ from mlops.emulator.server import Emulator
 from mlops.emulator.storage import blobs
 
 
-def test_workspace(ml: Any, emulator: Emulator) -> None:
+def test_the_workspace_is_described(ml: Any, emulator: Emulator) -> None:
     i = emulator.azure.identity
-    found = ml.workspaces.get(i.workspace)
-    assert (found.name, found.location, found.resource_group) == (i.workspace, "eastus", i.group)
-    assert found.id == emulator.azure.workspace_id
-    assert found.mlflow_tracking_uri.startswith("azureml://eastus.api.azureml.ms/mlflow/")
-    assert found.storage_account.endswith(f"/storageAccounts/{i.account}")
+    workspace = ml.workspaces.get(i.workspace)
+    assert (workspace.name, workspace.location, workspace.resource_group) == (i.workspace, "eastus", i.group)
+    assert workspace.id == emulator.azure.workspace_id
+    assert workspace.mlflow_tracking_uri.startswith("azureml://eastus.api.azureml.ms/mlflow/")
+    assert workspace.storage_account.endswith(f"/storageAccounts/{i.account}")
 
 
 def test_discovery_needs_no_token(ml: Any, emulator: Emulator) -> None:
-    found = ml.workspaces.get(emulator.azure.identity.workspace)
-    assert requests.get(found.discovery_url, timeout=30).json()["api"] == "https://eastus.api.azureml.ms"
+    workspace = ml.workspaces.get(emulator.azure.identity.workspace)
+    assert requests.get(workspace.discovery_url, timeout=30).json()["api"] == "https://eastus.api.azureml.ms"
 
 
-def test_datastores(ml: Any, emulator: Emulator) -> None:
+def test_datastores_are_listed(ml: Any, emulator: Emulator) -> None:
     assert ml.datastores.get_default().name == "workspaceblobstore"
     assert [store.name for store in ml.datastores.list()] == ["workspaceblobstore", "workspaceartifactstore"]
-    found = ml.datastores.get("workspaceblobstore")
-    assert (found.account_name, found.container_name) == (emulator.azure.identity.account, blobs.datastore_container(emulator.azure))
+    datastore = ml.datastores.get("workspaceblobstore")
+    assert (datastore.account_name, datastore.container_name) == (
+        emulator.azure.identity.account,
+        blobs.datastore_container(emulator.azure),
+    )
 
 
-def test_unknown_datastore(ml: Any) -> None:
+def test_an_unknown_datastore_is_not_found(ml: Any) -> None:
     with pytest.raises(ResourceNotFoundError, match="Could not find datastore: nowhere"):
         ml.datastores.get("nowhere")
 
@@ -43,11 +46,11 @@ def test_unknown_datastore(ml: Any) -> None:
 def test_secrets_open_the_container(ml: Any, emulator: Emulator) -> None:
     from azure.storage.blob import ContainerClient
 
-    found = ml.datastores.get("workspaceblobstore", include_secrets=True)
-    url = f"https://{found.account_name}.blob.core.windows.net/{found.container_name}"
-    with ContainerClient.from_container_url(url, credential=found.credentials.sas_token) as container:
+    datastore = ml.datastores.get("workspaceblobstore", include_secrets=True)
+    url = f"https://{datastore.account_name}.blob.core.windows.net/{datastore.container_name}"
+    with ContainerClient.from_container_url(url, credential=datastore.credentials.sas_token) as container:
         container.upload_blob("by/secret.txt", b"x")
-    assert blobs.path(emulator.azure, found.container_name, "by/secret.txt").read_bytes() == b"x"
+    assert blobs.path(emulator.azure, datastore.container_name, "by/secret.txt").read_bytes() == b"x"
 
 
 @pytest.mark.parametrize(
@@ -59,7 +62,7 @@ def test_secrets_open_the_container(ml: Any, emulator: Emulator) -> None:
         ({}, 501),
     ],
 )
-def test_secrets_asked_for_wrongly(emulator: Emulator, environment: object, body: dict[str, Any], status: int) -> None:
+def test_an_invalid_request_for_secrets_is_refused(emulator: Emulator, environment: object, body: dict[str, Any], status: int) -> None:
     answer = requests.post(
         MANAGEMENT + arm_id(emulator.azure, "datastores", "workspaceblobstore", "listSecrets"),
         params={"api-version": "2024-10-01-preview"},
@@ -78,7 +81,7 @@ def test_secrets_asked_for_wrongly(emulator: Emulator, environment: object, body
         ({"subscription_id": "11111111-2222-4333-8444-555555555555"}, "SubscriptionNotFound"),
     ],
 )
-def test_another_workspace_is_not_there(credential: Any, emulator: Emulator, change: dict[str, str], code: str) -> None:
+def test_another_workspace_is_not_found(credential: Any, emulator: Emulator, change: dict[str, str], code: str) -> None:
     from azure.ai.ml import MLClient
 
     i = emulator.azure.identity

@@ -20,8 +20,8 @@ def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny(weights_cache: Path) -> Path:
     """tiny-llama as an MLflow model."""
     from mlops.emulator.registry.weights import ensure_standin
 
-    return ensure_standin("tiny-llama", tmp_path_factory.mktemp("standins"))
+    return ensure_standin("tiny-llama", weights_cache)
