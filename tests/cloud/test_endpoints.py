@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import pytest
@@ -180,7 +180,7 @@ def test_a_deletion_is_retried_while_another_operation_is_running(
     monkeypatch.setattr("mlops.cloud.endpoints.BUSY_PAUSE_S", 0.0)
     conflict = HttpResponseError("busy")
     conflict.status_code = 409
-    answers = iter([conflict, conflict, Operation(ends=True), ResourceNotFoundError("gone")])
+    answers: Iterator[HttpResponseError | Operation] = iter([conflict, conflict, Operation(ends=True), ResourceNotFoundError("gone")])
 
     def begin() -> Operation:
         answer = next(answers)
