@@ -89,7 +89,7 @@ def prepare(
             for node, module in zip(spec.NODES, (validation, model_import, preprocess), strict=False):
                 outputs[node.name] = {name: str(folder / node.name / name) for name in node.outputs}
                 step = Step(node.bind(parent, outputs), {name: Path(path) for name, path in outputs[node.name].items()})
-                module.run(step)  # type: ignore[attr-defined]
+                module.run(step)
             prepared[kind] = {
                 "model_selector_output": outputs["chat_completion_model_import"]["output_dir"],
                 "preprocess_output": outputs["chat_completion_datapreprocess"]["output_dir"],

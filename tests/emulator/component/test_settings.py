@@ -31,12 +31,12 @@ STAGE3 = {"apply_deepspeed": "true", "deepspeed_stage": "3"}
         ({"optim": "sgd"}, "Invalid optimiser name 'sgd'. Please select one of: adamw_torch, adafactor."),
         (
             {"apply_deepspeed": "true", "auto_find_batch_size": "true"},
-            "Invalid settings read. Deep Speed cannot be coupled with auto_find_batch_size.",
+            "Invalid settings found. Deep Speed cannot be coupled with auto_find_batch_size.",
         ),
-        (STAGE3 | {"apply_ort": "true"}, "Invalid settings read. Deep Speed stage3 doesn't work with {'apply_ort': 'true'}."),
+        (STAGE3 | {"apply_ort": "true"}, "Invalid settings found. Deep Speed stage3 doesn't work with {'apply_ort': 'true'}."),
         (
             STAGE3 | {"model_type": "mixformer-sequential"},
-            "Invalid settings read. Deep Speed stage3 doesn't work with {'model_type': 'mixformer-sequential'}.",
+            "Invalid settings found. Deep Speed stage3 doesn't work with {'model_type': 'mixformer-sequential'}.",
         ),
         ({"num_train_epochs": "0"}, "num_train_epochs should be at least 1, not 0."),
         ({"lora_r": "0", "apply_lora": "true"}, "lora_r should be at least 1, not 0."),
