@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
+import importlib
 import resource
 import socket
 import sys
@@ -23,6 +24,8 @@ from typing import Any
 
 from mlops.core import console
 from mlops.emulator.base import libraries
+from mlops.emulator.serving.container.app import make_app
+from mlops.emulator.serving.container.worker import Worker
 
 __all__ = ["main"]
 
@@ -76,11 +79,10 @@ def _hide_mlflow_plugin() -> None:
 async def _serve(model: Any, listener: socket.socket, arguments: argparse.Namespace) -> None:
     import uvicorn
 
-    from mlops.emulator.serving.container.app import make_app
-    from mlops.emulator.serving.container.worker import Worker
-
+    # By name, because its import of mlflow must follow the preparations above.
+    chat_model = importlib.import_module("mlops.emulator.component.chat_model")
     worker = Worker(model.predict, batch=min(arguments.max_concurrent, 4), limit=2 * arguments.max_concurrent)
-    app = make_app(worker, arguments.request_timeout_ms / 1000)
+    app = make_app(worker, chat_model.parse, arguments.request_timeout_ms / 1000)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=2))
     announcement = asyncio.create_task(_announce(server, listener.getsockname()[1], arguments.ready_file))
     await server.serve(sockets=[listener])

@@ -12,6 +12,8 @@ import asyncio
 import json
 import time
 import traceback
+from collections.abc import Callable
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -19,23 +21,26 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from mlops.core import console
-from mlops.emulator.component.chat_model import parse
 from mlops.emulator.serving.container.worker import Busy, Worker
 
-__all__ = ["make_app"]
+__all__ = ["Parse", "make_app"]
+
+Parse = Callable[[Any], tuple[list[Any], dict[str, Any]]]
+"""Returns the conversations and the parameters in a payload, or raises ValueError."""
 
 
-def make_app(worker: Worker, timeout_s: float) -> Starlette:
+def make_app(worker: Worker, parse: Parse, timeout_s: float) -> Starlette:
     """Return the application.
 
     Args:
         worker: runs the model.
+        parse: parses the payload of a request.
         timeout_s: seconds from a request's arrival to its response.
     """
 
     async def score(request: Request) -> Response:
         start = time.monotonic()
-        response, remark = await _score(worker, timeout_s, await request.body())
+        response, remark = await _score(worker, parse, timeout_s, await request.body())
         request_id = request.headers.get("x-ms-client-request-id", "-")
         milliseconds = (time.monotonic() - start) * 1000
         clock = time.strftime("%H:%M:%S")
@@ -54,7 +59,7 @@ async def _get_health(_request: Request) -> Response:
     return PlainTextResponse("Healthy")
 
 
-async def _score(worker: Worker, timeout_s: float, body: bytes) -> tuple[Response, str]:
+async def _score(worker: Worker, parse: Parse, timeout_s: float, body: bytes) -> tuple[Response, str]:
     """Return the response, and a remark for the log."""
     try:
         conversations, parameters = parse(json.loads(body))

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from mlops.emulator.serving.container.app import make_app
 from mlops.emulator.serving.container.worker import Worker
 
 
@@ -41,11 +42,12 @@ Client = httpx.AsyncClient
 
 def run_scenario(batch: int, limit: int, timeout_s: float, play: Callable[[Client, Slow], Coroutine[Any, Any, None]]) -> None:
     """Run an application until ``play`` returns."""
-    from mlops.emulator.serving.container.app import make_app
+    # Imports mlflow, which takes two seconds.
+    from mlops.emulator.component.chat_model import parse
 
     async def run() -> None:
         model = Slow()
-        app = make_app(Worker(model, batch, limit), timeout_s)
+        app = make_app(Worker(model, batch, limit), parse, timeout_s)
         try:
             async with Client(transport=httpx.ASGITransport(app), base_url="http://container") as client:
                 await play(client, model)

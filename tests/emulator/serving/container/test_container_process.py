@@ -114,6 +114,7 @@ def test_the_log_describes_the_model_and_each_request(address: str, folder: Path
     assert any("POST /score 200" in line and "abc-1" in line for line in log.splitlines())
     assert "POST /score 400" in log
     assert "health" not in log
+    assert "azureml.mlflow" not in log, "MLflow complains about its hidden plugin"
 
 
 def test_a_model_that_can_not_be_loaded_ends_the_process(tmp_path: Path) -> None:
