@@ -527,7 +527,8 @@ def test_a_failed_step_fails_the_pipeline(emulator: Emulator, credential: Any, m
     properties = valid_pipeline_body(emulator, mlflow_model_path="azureml://datastores/workspaceblobstore/paths/no-model")
     assert put(emulator, credential, "broken", properties).status_code == 201
     wait_for_job(ml, "broken")
-    with pytest.raises(JobException, match=r"Pipeline has failed child jobs.*Failed nodes: /chat_completion_model_import.*contains no model"):
+    message = r"Pipeline has failed child jobs.*Failed nodes: /chat_completion_model_import.*contains no model"
+    with pytest.raises(JobException, match=message):
         ml.jobs.stream("broken")
     children = {child.display_name: child for child in ml.jobs.list(parent_job_name="broken")}
     assert {name: child.status for name, child in children.items()} == {STEPS[0]: "Completed", STEPS[1]: "Failed"}
