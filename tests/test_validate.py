@@ -19,7 +19,7 @@ from mlops.core.run import Run, file_sha256
 from mlops.dataset.conversation import SPLITS
 from mlops.emulator.server import Emulator
 from mlops.prepare import prepare
-from mlops.validate import KEPT, SHOWN, validate
+from mlops.validate import MAX_PRINTED, MAX_RECORDED, validate
 
 RETENTION = Path(__file__).parent.parent / "data" / "retention.jsonl"
 A100 = "Standard_NC24ads_A100_v4"
@@ -280,14 +280,18 @@ def test_an_existing_cluster_of_another_size_is_a_finding(inside: Emulator, conf
 def test_warnings_do_not_stop_it_and_are_kept_in_part(
     inside: Emulator, configure: Make, open_workspace: Open, run: Run, source: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    many = SHOWN + 5
+    many = MAX_PRINTED + 5
     replace(source, "train_gen", [row("train_gen", 0, prompt="Something else", prompt_id=str(number)) for number in range(many)])
     config = configure("data.deduplicate=false", "evaluation.target_rows=500")
     prepare(config, run)
     record = validate(config, run, open_workspace(config))
     rules = [finding.rule for finding in record.findings]
-    assert {rule: rules.count(rule) for rule in rules} == {"prompt.mismatch": KEPT + 1, "duplicate.exact": KEPT + 1, "suite.short": 1}
-    assert f"{many - KEPT} more of prompt.mismatch" in record.findings[-2].message
+    assert {rule: rules.count(rule) for rule in rules} == {
+        "prompt.mismatch": MAX_RECORDED + 1,
+        "duplicate.exact": MAX_RECORDED + 1,
+        "suite.short": 1,
+    }
+    assert f"{many - MAX_RECORDED} more of prompt.mismatch" in record.findings[-2].message
     kept = json.loads((run.directory / "findings.json").read_text())
     assert len(kept) == many + (many - 1) + 1
     assert "5 more of prompt.mismatch" in capsys.readouterr().out
