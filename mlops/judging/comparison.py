@@ -1,42 +1,36 @@
-"""Hold a candidate's figure against a baseline's: as two numbers, or row by row with one of three tests.
+"""Compare a candidate's metric value with a baseline's: as two numbers, or row by row with one of three tests.
 
-Every paired test gives the same things: an interval of the difference, which is told, and an interval of the distance from the margin,
-which decides. A relative margin is one of the baseline's own, uncertain figure, so its distance is measured row by row, too.
+Every paired test yields an interval of the difference, which is reported, and an interval of the distance from the margin, which decides. A
+relative margin is a multiple of the baseline's own uncertain value, so its distance is also measured row by row.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
-
+from mlops.core.config import Rule
 from mlops.core.records import Interval, Outcome
 from mlops.judging.evidence import Rows
+from mlops.judging.metric_table import Floats
 from mlops.judging.metrics import Metric
-from mlops.judging.statistics.bootstrap import SEED, Estimate, minimum_detectable_effect, paired_bootstrap, rows_needed
+from mlops.judging.statistics.bootstrap import SEED, paired_bootstrap
+from mlops.judging.statistics.estimate import Estimate, minimum_detectable_effect, rows_needed
 from mlops.judging.statistics.mcnemar import mcnemar
 from mlops.judging.statistics.wilcoxon import signed_rank
 from mlops.judging.wording import number, percent
 
-if TYPE_CHECKING:
-    from mlops.core.config import Rule
-
-__all__ = ["Comparison", "Figures", "distance", "gain", "paired", "pointwise"]
-
-Floats = npt.NDArray[np.float64]
+__all__ = ["Comparison", "MetricValues", "compare_rows", "compare_values", "distance", "gain"]
 
 _NO_SPREAD = 1e-12
-"""A standard error below this fraction of the figures is rounding."""
-_FAR = 1e-3
-"""A distance below this fraction of the minimum detectable effect asks for more rows than anybody has."""
+"""A standard error below this fraction of the metric values is rounding."""
+_NEGLIGIBLE = 1e-3
+"""A distance below this fraction of the minimum detectable effect would require more rows than anyone has."""
 
 
 @dataclass(frozen=True)
-class Figures:
-    """The two reported numbers."""
+class MetricValues:
+    """The two reported values of a metric."""
 
     candidate: float
     reference: float
@@ -44,7 +38,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a comparison says; ``why`` completes a sentence that ends in a colon. Fields are those of a Judgement."""
+    """The result of a comparison. ``why`` completes a sentence that ends in a colon; the other fields are those of a Judgement."""
 
     outcome: Outcome
     why: str
@@ -59,40 +53,40 @@ class Comparison:
 
 @dataclass(frozen=True)
 class _Pairs:
-    """The rows that count, each with both models' sums; the weights are the same for both. Shape [rows] each."""
+    """The rows that count, with both models' sums. The weights are the same for both. Each array has shape [rows]."""
 
     candidate: Floats
     reference: Floats
     weight: Floats
-    figures: Figures
+    values: MetricValues
 
 
 @dataclass(frozen=True)
-class _Leg:
-    """A change, the threshold that it is held against, and the side of it that is good: 1 above, -1 below."""
+class Criterion:
+    """A change, the threshold that it is compared with, and the good side of the threshold: 1 above, -1 below."""
 
     change: Estimate
     threshold: float
     good: int
     unit: float = 1.0
-    """What one unit of the change is in the metric's unit."""
+    """One unit of the change in the metric's unit."""
 
     @property
-    def value(self) -> float:
-        """Distance of the estimate from the threshold; > 0 is the good side."""
+    def distance(self) -> float:
+        """The estimate's distance from the threshold, > 0 on the good side."""
         return self.good * (self.change.value - self.threshold)
 
     @property
-    def ends(self) -> tuple[float, float]:
+    def interval(self) -> tuple[float, float]:
         """Lower and upper end of the distance's interval."""
         low, high = sorted((self.good * (self.change.low - self.threshold), self.good * (self.change.high - self.threshold)))
         return low, high
 
     @property
     def side(self) -> int:
-        """1 where the whole interval is on the good side, -1 where it is on the bad side, else 0. On the threshold is not beyond it."""
-        low, high = self.ends
-        return int(min(low, self.value) > 0) - int(max(high, self.value) < 0)
+        """1 if the whole interval is on the good side, -1 if it is on the bad side, else 0. An end on the threshold is on neither side."""
+        low, high = self.interval
+        return int(min(low, self.distance) > 0) - int(max(high, self.distance) < 0)
 
     @property
     def p_good(self) -> float:
@@ -106,144 +100,147 @@ class _Leg:
 
 
 @dataclass(frozen=True)
-class _Found:
-    """What a test finds: the difference that is told, and the legs that must all agree. The last of them is the distance that is told."""
+class TestResult:
+    """The difference to report, and the criteria that must all agree. The last criterion's distance is reported."""
 
     difference: Estimate
-    legs: tuple[_Leg, ...]
+    criteria: tuple[Criterion, ...]
 
 
-def gain(rule: Rule, figures: Figures) -> float:
-    """How much better the candidate is, in the unit of the margin."""
-    return _good(rule) * (figures.candidate - figures.reference) / _unit(rule, figures)
+def gain(rule: Rule, values: MetricValues) -> float:
+    """Return how much better the candidate is, in the unit of the margin."""
+    return _good(rule) * (values.candidate - values.reference) / _unit(rule, values)
 
 
-def distance(rule: Rule, figures: Figures) -> float:
-    """How far the candidate is on the good side of the margin, in the unit of the margin."""
-    return _room(rule, figures) / _unit(rule, figures)
+def distance(rule: Rule, values: MetricValues) -> float:
+    """Return how far the candidate is on the good side of the margin, in the unit of the margin."""
+    return _distance(rule, values) / _unit(rule, values)
 
 
-def pointwise(rule: Rule, figures: Figures) -> Comparison:
-    """Two numbers. Margins are inclusive; a relative margin is one of \\|reference\\|, which must not be 0."""
+def compare_values(rule: Rule, values: MetricValues) -> Comparison:
+    """Compare two numbers. Margins are inclusive; a relative margin is a fraction of \\|reference\\|, which must not be 0."""
     return Comparison(
-        Outcome.SHOWN if _room(rule, figures) >= 0 else Outcome.FAILED,
-        f"{number(figures.candidate)} against {number(figures.reference)}, two numbers without an interval",
+        Outcome.SHOWN if _distance(rule, values) >= 0 else Outcome.FAILED,
+        f"{number(values.candidate)} vs. {number(values.reference)}, compared without an interval",
     )
 
 
-def paired(rule: Rule, metric: Metric, candidate: Rows, reference: Rows, figures: Figures) -> Comparison:
-    """Row by row: shown or failed only if whole intervals, and the reported figures too, lie on one side of the margin."""
+def compare_rows(rule: Rule, metric: Metric, candidate: Rows, reference: Rows, values: MetricValues) -> Comparison:
+    """Compare row by row. A rule is shown or failed only if whole intervals and the reported values lie on one side of the margin."""
     (x, weight), (y, _) = metric.sums(candidate), metric.sums(reference)
     seed = SEED if rule.test == "paired_bootstrap" else None
     if len(weight) < 2:
         return Comparison(Outcome.UNPROVEN, "a single row has no interval", seed=seed)
-    found = _TESTS[rule.test](rule, _Pairs(x, y, weight, figures))
-    if _no_interval(rule, found, figures):
-        why = "no interval can be made: the rows are too few or differ too little among themselves"
+    result = _TESTS[rule.test](rule, _Pairs(x, y, weight, values))
+    if not _has_interval(rule, result, values):
+        why = "there is no interval because the rows are too few or differ too little"
         return Comparison(Outcome.UNPROVEN, why, seed=seed)
-    outcome = _outcome(rule, found, figures)
-    needed = _rows_needed(rule, found, figures, len(weight)) if outcome is Outcome.UNPROVEN else None
-    low, high = (end * found.legs[-1].unit / _unit(rule, figures) for end in found.legs[-1].ends)
+    outcome = _outcome(rule, result, values)
+    needed = _rows_needed(rule, result, values, len(weight)) if outcome is Outcome.UNPROVEN else None
+    last = result.criteria[-1]
+    low, high = (end * last.unit / _unit(rule, values) for end in last.interval)
     return Comparison(
         outcome,
-        _sentence(rule, metric, found, figures, outcome) + _what_would_do(rule, figures, needed, len(weight)),
-        typical_difference=found.difference.value if rule.test == "wilcoxon" else None,
-        interval=Interval(low=found.difference.low, high=found.difference.high, confidence=rule.confidence),
+        _describe(rule, metric, result, values, outcome) + _describe_rows_needed(rule, values, needed, len(weight)),
+        typical_difference=result.difference.value if rule.test == "wilcoxon" else None,
+        interval=Interval(low=result.difference.low, high=result.difference.high, confidence=rule.confidence),
         distance_interval=Interval(low=low, high=high, confidence=rule.confidence),
-        # Failing asks that all legs fail, so the least convincing of them counts.
-        p_value=max(leg.p_good for leg in found.legs),
-        mde=max(leg.mde * leg.unit for leg in found.legs),
+        # A rule fails only if all criteria fail, so the least convincing one counts.
+        p_value=max(criterion.p_good for criterion in result.criteria),
+        mde=max(criterion.mde * criterion.unit for criterion in result.criteria),
         rows_needed=needed,
         seed=seed,
     )
 
 
-def _bootstrap(rule: Rule, pairs: _Pairs) -> _Found:
-    """Of the metric itself, a ratio of sums. A relative change is one of sums, too; the plain difference must agree with it."""
-    good, reference = _good(rule), abs(pairs.figures.reference)
+def _bootstrap(rule: Rule, pairs: _Pairs) -> TestResult:
+    """Test the metric itself, a ratio of sums. A relative change is also a ratio of sums, and the plain difference must agree with it."""
+    good, reference = _good(rule), abs(pairs.values.reference)
     change, threshold = pairs.candidate - pairs.reference, -good * rule.margin
     difference = paired_bootstrap(change, pairs.weight, confidence=rule.confidence)
     if rule.margin_kind == "absolute":
-        return _Found(difference, (_Leg(difference, threshold, good),))
+        return TestResult(difference, (Criterion(difference, threshold, good),))
     relative = paired_bootstrap(change, pairs.reference, confidence=rule.confidence)
-    return _Found(difference, (_Leg(difference, threshold * reference, good), _Leg(relative, threshold, good, unit=reference)))
+    criteria = Criterion(difference, threshold * reference, good), Criterion(relative, threshold, good, unit=reference)
+    return TestResult(difference, criteria)
 
 
-def _ranks(rule: Rule, pairs: _Pairs) -> _Found:
-    """Of the rows' own figures (nll and kl per token), where every row counts the same. A relative margin is taken off row by row."""
+def _wilcoxon(rule: Rule, pairs: _Pairs) -> TestResult:
+    """Test the rows' own values, e.g. nll per token, with equal weights. A relative margin is subtracted row by row."""
     good, x, y = _good(rule), pairs.candidate / pairs.weight, pairs.reference / pairs.weight
     difference = signed_rank(x - y, confidence=rule.confidence)
     if rule.margin_kind == "absolute":
-        return _Found(difference, (_Leg(difference, -good * rule.margin, good),))
+        return TestResult(difference, (Criterion(difference, -good * rule.margin, good),))
     shifted = signed_rank(x - (1 - good * rule.margin) * y, confidence=rule.confidence)
-    return _Found(difference, (_Leg(shifted, 0.0, good),))
+    return TestResult(difference, (Criterion(shifted, 0.0, good),))
 
 
-def _wins(rule: Rule, pairs: _Pairs) -> _Found:
-    """Of the rows that only one of them gets right; a row is 0 or 1, and the margin is 0."""
+def _mcnemar(rule: Rule, pairs: _Pairs) -> TestResult:
+    """Test the rows that only one of the models gets right. A row is 0 or 1, and the margin is 0."""
     difference = mcnemar(pairs.candidate > 0, pairs.reference > 0, confidence=rule.confidence)
-    return _Found(difference, (_Leg(difference, 0.0, _good(rule)),))
+    return TestResult(difference, (Criterion(difference, 0.0, _good(rule)),))
 
 
-_TESTS = {"paired_bootstrap": _bootstrap, "wilcoxon": _ranks, "mcnemar": _wins}
+_TESTS = {"paired_bootstrap": _bootstrap, "wilcoxon": _wilcoxon, "mcnemar": _mcnemar}
 
 
-def _no_interval(rule: Rule, found: _Found, figures: Figures) -> bool:
-    # What a bootstrap finds as spread may be rounding.
-    if rule.test == "paired_bootstrap" and found.difference.standard_error <= _NO_SPREAD * max(figures.candidate, figures.reference):
-        return True
-    return not all(math.isfinite(change.low + change.high) for change in (found.difference, *(leg.change for leg in found.legs)))
+def _has_interval(rule: Rule, result: TestResult, values: MetricValues) -> bool:
+    # The spread that a bootstrap sees may be rounding.
+    if rule.test == "paired_bootstrap" and result.difference.standard_error <= _NO_SPREAD * max(values.candidate, values.reference):
+        return False
+    changes = (result.difference, *(criterion.change for criterion in result.criteria))
+    return all(math.isfinite(change.low + change.high) for change in changes)
 
 
-def _outcome(rule: Rule, found: _Found, figures: Figures) -> Outcome:
-    # The reported figures have a say beside the tests: a wilcoxon test is about the typical row, which may lie on another side.
-    sides = {_side(_room(rule, figures)), *(leg.side for leg in found.legs)}
+def _outcome(rule: Rule, result: TestResult, values: MetricValues) -> Outcome:
+    # The reported values must agree too: a wilcoxon test is about the typical row, which may be on the other side.
+    sides = {_sign(_distance(rule, values)), *(criterion.side for criterion in result.criteria)}
     return {1: Outcome.SHOWN, -1: Outcome.FAILED}.get(sides.pop() if len(sides) == 1 else 0, Outcome.UNPROVEN)
 
 
-def _rows_needed(rule: Rule, found: _Found, figures: Figures, rows: int) -> int | None:
-    """Rows that would settle it if the distance stays as it is; None where the legs disagree about the side, or nobody has so many."""
-    side, needed = _side(_room(rule, figures)), [rows + 1]
-    for leg in found.legs:
-        if side * leg.value <= 0 or abs(leg.value) < _FAR * leg.mde:
+def _rows_needed(rule: Rule, result: TestResult, values: MetricValues, rows: int) -> int | None:
+    """Return how many rows would settle it if the distance stays the same; None if criteria disagree or the number is unrealistic."""
+    side, needed = _sign(_distance(rule, values)), [rows + 1]
+    for criterion in result.criteria:
+        if side * criterion.distance <= 0 or abs(criterion.distance) < _NEGLIGIBLE * criterion.mde:
             return None
-        needed.append(rows_needed(rows, abs(leg.value), leg.change))
+        needed.append(rows_needed(rows, abs(criterion.distance), criterion.change))
     return max(needed)
 
 
-def _sentence(rule: Rule, metric: Metric, found: _Found, figures: Figures, outcome: Outcome) -> str:
-    told, change = f"{number(figures.candidate)} against {number(figures.reference)}", found.difference
-    around = f"with {percent(rule.confidence)} interval [{number(change.low)}, {number(change.high)}]"
+def _describe(rule: Rule, metric: Metric, result: TestResult, values: MetricValues, outcome: Outcome) -> str:
+    text, change = f"{number(values.candidate)} vs. {number(values.reference)}", result.difference
+    interval = f"with {percent(rule.confidence)} interval [{number(change.low)}, {number(change.high)}]"
     if rule.test != "wilcoxon":
-        return f"{told}, difference {number(figures.candidate - figures.reference)} {around}"
-    over, per = ("tokens", " per token") if metric.per_token else ("rows", "")
-    told += f" over all {over}; the typical row differs by {number(change.value)}{per} {around}"
-    if outcome is Outcome.UNPROVEN and any(leg.side for leg in found.legs):
-        told += f", which is beyond the margin on one side, and the figures over all {over} are not"
-    return told
+        return f"{text}, difference {number(values.candidate - values.reference)} {interval}"
+    over, per = ("tokens", " per token") if metric.definition.per_token else ("rows", "")
+    text += f" over all {over}; the typical row differs by {number(change.value)}{per} {interval}"
+    if outcome is Outcome.UNPROVEN and any(criterion.side for criterion in result.criteria):
+        text += f", which is entirely on one side of the margin, but the values over all {over} are not"
+    return text
 
 
-def _what_would_do(rule: Rule, figures: Figures, needed: int | None, rows: int) -> str:
+def _describe_rows_needed(rule: Rule, values: MetricValues, needed: int | None, rows: int) -> str:
     if needed is None:
         return ""
-    shown = "show it" if _room(rule, figures) > 0 else "show that it fails"
-    return f"; if the difference stays, about {needed:,} rows would {shown}, and there are {rows:,}"
+    result = "show it" if _distance(rule, values) > 0 else "show that it fails"
+    return f"; if the difference stays the same, about {needed:,} rows would {result}, but there are only {rows:,}"
 
 
-def _room(rule: Rule, figures: Figures) -> float:
-    """How far the candidate is on the good side of the margin, in the metric's unit."""
-    return _good(rule) * (figures.candidate - figures.reference) + rule.margin * _unit(rule, figures)
+def _distance(rule: Rule, values: MetricValues) -> float:
+    """Return how far the candidate is on the good side of the margin, in the metric's unit."""
+    return _good(rule) * (values.candidate - values.reference) + rule.margin * _unit(rule, values)
 
 
-def _unit(rule: Rule, figures: Figures) -> float:
-    """What a margin of 1 is in the metric's unit."""
-    return abs(figures.reference) if rule.margin_kind == "relative" else 1.0
+def _unit(rule: Rule, values: MetricValues) -> float:
+    """Return a margin of 1 in the metric's unit."""
+    return abs(values.reference) if rule.margin_kind == "relative" else 1.0
 
 
 def _good(rule: Rule) -> int:
-    """In which direction better is."""
+    """Return the sign of a change for the better."""
     return 1 if rule.direction == "higher" else -1
 
 
-def _side(value: float) -> int:
+def _sign(value: float) -> int:
     return int(value > 0) - int(value < 0)

@@ -1,56 +1,58 @@
-"""What a verdict is made from: per-row scores of candidate, champion and base, and what is known about them. Plain data."""
+"""What a verdict is based on: per-row scores of candidate, champion and base, and the facts about them. Plain data."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Evidence", "ModelEvidence", "Rows", "Scoreless"]
+from mlops.core.config import Rule
+from mlops.judging.metric_table import COLUMNS, Column, Floats
 
-Floats = npt.NDArray[np.float64]
+__all__ = ["Evidence", "InvalidScores", "ModelEvidence", "Reference", "Rows"]
+
+Reference = Literal["champion", "base", "none"]
+"""The model that a rule compares the candidate with."""
 
 
-class Scoreless(ValueError):
-    """Per-row scores that are no scores: a field is missing, of the wrong type, or negative where it can't be."""
+class InvalidScores(ValueError):
+    """A row of scores.jsonl has a field that is missing, of the wrong type, or out of range."""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """One model's scores on one suite, as columns sorted by row id: the order in a file decides nothing."""
+    """One model's scores on one suite, as columns sorted by row id, so that the order in the file doesn't matter."""
 
     ids: tuple[str, ...]
     kinds: tuple[str, ...]
     inputs: tuple[str, ...]
     """Digest of the token ids that the model read and was scored on."""
     tokens: Floats
-    """Assistant tokens that were scored."""
-    nll: Floats
-    """Summed over those tokens, in nats."""
-    kl: Floats
-    """KL(base ‖ model) summed over those tokens, in nats; NaN where it was not measured."""
-    greedy_tokens: Floats
-    """How many of those tokens are the model's first choice."""
-    rouge_l: Floats
-    """In [0, 1]; NaN where no answer was generated."""
-    answered: npt.NDArray[np.bool_]
-    """Whether an answer was generated."""
+    """Number of assistant tokens that were scored."""
+    columns: Mapping[str, Floats]
+    """The columns of :data:`mlops.judging.metric_table.COLUMNS`, summed over those tokens; NaN if not measured."""
+    measured: Mapping[str, npt.NDArray[np.bool_]]
+    """Column → whether the row has a value."""
 
     @functools.cached_property
-    def repeats(self) -> bool:
-        """Whether a row is there twice. Kept, since every rule asks."""
+    def has_duplicates(self) -> bool:
+        """Whether a row occurs twice. Cached because every rule checks it."""
         return len(set(self.ids)) != len(self.ids)
+
+    def with_column(self, name: str, values: Floats) -> Rows:
+        """Return the rows with other values in a column."""
+        return replace(self, columns={**self.columns, name: values})
 
     @classmethod
     def of(cls, rows: Iterable[Mapping[str, Any]]) -> Rows:
-        """From the rows of scores.jsonl.
+        """Build columns from the rows of scores.jsonl.
 
         Raises:
-            Scoreless: a row is not a score.
+            InvalidScores: a row is not a valid score.
         """
         ordered = sorted(rows, key=lambda row: str(row.get("id")))
         try:
@@ -59,23 +61,20 @@ class Rows:
                 kinds=tuple(_text(row["kind"]) for row in ordered),
                 inputs=tuple(_text(row["input"]) for row in ordered),
                 tokens=np.array([_count(row["tokens"]) for row in ordered], dtype=np.float64),
-                nll=np.array([_number(row["nll"]) for row in ordered], dtype=np.float64),
-                kl=np.array([_optional(row["kl"]) for row in ordered], dtype=np.float64),
-                greedy_tokens=np.array([_count(row["greedy_tokens"]) for row in ordered], dtype=np.float64),
-                rouge_l=np.array([_optional(row.get("rouge_l")) for row in ordered], dtype=np.float64),
-                answered=np.array([row.get("rouge_l") is not None for row in ordered], dtype=np.bool_),
+                columns={name: np.array([_value(row, column) for row in ordered], dtype=np.float64) for name, column in COLUMNS.items()},
+                measured={name: np.array([row.get(name) is not None for row in ordered], dtype=np.bool_) for name in COLUMNS},
             )
         except (KeyError, TypeError, OverflowError) as problem:
-            raise Scoreless(f"a row of the scores is not a score: {problem!r}") from problem
+            raise InvalidScores(f"invalid row of scores: {problem!r}") from problem
 
 
 @dataclass(frozen=True)
 class ModelEvidence:
-    """One model: who it is, what was reported about it, and its rows by suite."""
+    """One model: its identity, its reported metrics, and its rows by suite."""
 
     model: str
     run: str
-    """The scoring run that the rows come from."""
+    """The scoring run that produced the rows."""
     weights_digest: str
     metrics: Mapping[str, float]
     suite_digests: Mapping[str, str]
@@ -84,21 +83,30 @@ class ModelEvidence:
 
 @dataclass(frozen=True)
 class Evidence:
-    """All that the gate looks at."""
+    """Everything that the gate looks at."""
 
     models: Mapping[str, ModelEvidence]
     """By role: candidate, base, and champion unless this is a first run or it could not be evaluated."""
     suite_digests: Mapping[str, str]
-    """Of the suites that validation froze."""
+    """Digests of the suites that validation froze."""
     overlapping: Mapping[str, str]
-    """Suite → what of it is in the training data."""
+    """Suite → which of its rows are in the training data."""
     missing: Mapping[str, str] = field(default_factory=dict)
-    """Role → why it could not be evaluated. A champion that is here exists: this is no first run, and no other model answers for it."""
+    """Role → why it could not be evaluated. A missing champion exists: this is no first run, and no other model replaces it."""
+
+    @property
+    def is_first_run(self) -> bool:
+        """Whether there is no champion yet. A champion that exists but could not be evaluated is not replaced."""
+        return "champion" not in self.models and "champion" not in self.missing
+
+    def reference(self, rule: Rule) -> Reference:
+        """Return which model a rule compares the candidate with: on a first run the base model replaces the champion."""
+        return "base" if rule.baseline == "champion" and self.is_first_run else rule.baseline
 
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"{value!r} is not a text")
+        raise TypeError(f"{value!r} is not a string")
     return value
 
 
@@ -114,5 +122,8 @@ def _count(value: Any) -> int:
     return value
 
 
-def _optional(value: Any) -> float:
-    return float("nan") if value is None else _number(value)
+def _value(row: Mapping[str, Any], column: Column) -> float:
+    value = row.get(column.name) if column.sampled else row[column.name]
+    if column.nullable and value is None:
+        return float("nan")
+    return _count(value) if column.counts_tokens else _number(value)

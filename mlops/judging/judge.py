@@ -1,39 +1,39 @@
-"""What the rules say of the evaluation in a run directory. Nothing is written, and nobody is asked."""
+"""Judge the evaluation in a run directory. Nothing is written, and no service is called."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 
-from mlops.core.config import Config, Rule, locate
+from mlops.core.config import Config, Rule
 from mlops.core.errors import ConfigError, EvidenceError, SelfTestFailed
 from mlops.core.records import Evaluated, Judged, ModelScores, Prepared, Probe, Trained, Validated
 from mlops.core.run import Run
-from mlops.dataset.checks import RETENTION, TRAINED_ON, check
+from mlops.dataset.checks import RETENTION, TRAINING_SPLIT, check
 from mlops.judging.evidence import Evidence, ModelEvidence, Rows
 from mlops.judging.selftest.probes import self_test
-from mlops.judging.validity import direction_fault
+from mlops.judging.validity import direction_problem
 from mlops.judging.verdict import decide
 from mlops.judging.wording import describe
 
-__all__ = ["gather", "judge", "none_missed", "probe"]
+__all__ = ["gather_evidence", "judge", "require_all_detected", "run_self_test"]
 
 
 def judge(config: Config, run: Run) -> Judged:
-    """What the rules say of the stored evaluation, after the self-test.
+    """Judge the stored evaluation by the rules, and run the self-test.
 
     Raises:
-        ConfigError: a rule asks for a worse model.
+        ConfigError: a rule demands a worse model.
         RecordError: a record is missing or out of date.
-        EvidenceError: the per-row scores can't be read, or are about another candidate.
-        SelfTestFailed: the gate does not notice what it must notice.
+        EvidenceError: the per-row scores can't be read, or are those of another candidate.
+        SelfTestFailed: the gate misses a mutation of the evidence.
     """
     evaluated, validated, trained = run.read(Evaluated), run.read(Validated), run.read(Trained)
     evidence = _evidence(run, evaluated, validated, trained)
     rules = _rules(config)
     decision = decide(rules, evidence)
     probes = self_test(rules, evidence, decision, decide)
-    none_missed(probes)
+    require_all_detected(probes)
     return Judged(
         inputs={record.stage: record.digest() for record in (evaluated, validated, trained)},
         target=config.target,
@@ -42,14 +42,14 @@ def judge(config: Config, run: Run) -> Judged:
         judgements=decision.judgements,
         candidate_job=trained.job,
         candidate_model=trained.model_output,
-        first_run=_first_run(evaluated),
-        notes=_notes(evaluated),
+        first_run=evidence.is_first_run,
+        notes=_notes(evaluated, evidence),
         self_test=probes,
     )
 
 
-def probe(config: Config, run: Run) -> tuple[Probe, ...]:
-    """The self-test on the stored evaluation, whatever comes out.
+def run_self_test(config: Config, run: Run) -> tuple[Probe, ...]:
+    """Run the self-test on the stored evaluation, and return the probes whatever their result.
 
     Raises:
         RecordError, EvidenceError: as :func:`judge`.
@@ -60,36 +60,40 @@ def probe(config: Config, run: Run) -> tuple[Probe, ...]:
 
 
 def _rules(config: Config) -> tuple[Rule, ...]:
-    """The rules, none of which asks for a worse model. ``validate`` refuses that, too, but they may have been changed since."""
-    for rule in config.gate.rules:
-        if (fault := direction_fault(rule)) is not None:
-            raise ConfigError(f"{locate(config, 'gate.rules')}: {describe(rule)}: {fault}", "turn the rule's direction")
-    return config.gate.rules
+    """Return the rules. None may demand a worse model; ``validate`` checks this too, but the rules may have changed since."""
+    for name, rule in config.gate.enabled_rules.items():
+        if (problem := direction_problem(rule)) is not None:
+            raise ConfigError(f"{config.locate(f'gate.rules.{name}')}: {describe(rule)}: {problem}", "reverse the rule's direction")
+    return tuple(config.gate.enabled_rules.values())
 
 
-def none_missed(probes: Sequence[Probe]) -> None:
-    """Raise SelfTestFailed, with what was missed, where something was."""
+def require_all_detected(probes: Sequence[Probe]) -> None:
+    """Raise SelfTestFailed if the gate missed a mutation."""
     missed = [
-        f"{probe.name} ({probe.change}): expected is {probe.expected}, and {probe.found}" for probe in probes if probe.result == "missed"
+        f"{probe.name} ({probe.mutation}): expected: {probe.expected}; actual: {probe.actual}"
+        for probe in probes
+        if probe.result == "missed"
     ]
     if missed:
         raise SelfTestFailed(
-            f"The gate does not notice {len(missed)} of {len(probes)} sabotages of this evidence, so it gives no verdict and nothing is"
-            f" registered, deployed or moved. {'. '.join(missed)}.",
-            "this is a bug of the gate, or of rules that it can't answer: `mlops gate --self-test` shows all probes; please report it",
+            f"The gate missed {len(missed)} of {len(probes)} mutations of this evidence, so there is no verdict. Nothing was registered or"
+            f" deployed, and traffic is unchanged. {'. '.join(missed)}.",
+            "this is a bug in the gate, or in rules that it can't judge; `mlops gate --self-test` shows all probes; please report it",
         )
 
 
 def _evidence(run: Run, evaluated: Evaluated, validated: Validated, trained: Trained) -> Evidence:
     candidate = evaluated.models.get("candidate")
     if candidate is None or candidate.model != trained.model_output:
-        seen = candidate.model if candidate else "nothing"
-        raise EvidenceError(f"Trained was {trained.model_output}, and evaluated as the candidate {seen}.", "run `mlops evaluate` again")
-    return gather(run, evaluated, validated)
+        actual = candidate.model if candidate else "no model"
+        raise EvidenceError(
+            f"The training produced {trained.model_output}, but {actual} was evaluated as the candidate.", "run `mlops evaluate` again"
+        )
+    return gather_evidence(run, evaluated, validated)
 
 
-def gather(run: Run, evaluated: Evaluated, validated: Validated) -> Evidence:
-    """The evidence: reported metrics, per-row scores, digests, and whether a suite is in the training data.
+def gather_evidence(run: Run, evaluated: Evaluated, validated: Validated) -> Evidence:
+    """Collect reported metrics, per-row scores, digests, and overlaps between suites and training data.
 
     Raises:
         EvidenceError: the per-row scores can't be read.
@@ -97,14 +101,14 @@ def gather(run: Run, evaluated: Evaluated, validated: Validated) -> Evidence:
     return Evidence(
         models={role: _model_evidence(run, evaluated, scores) for role, scores in evaluated.models.items()},
         suite_digests={name: suite.digest for name, suite in validated.suites.items()},
-        overlapping=_overlapping(run, validated),
+        overlapping=_find_overlaps(run, validated),
         missing=evaluated.missing,
     )
 
 
 def _model_evidence(run: Run, evaluated: Evaluated, scores: ModelScores) -> ModelEvidence:
     if scores.scores not in evaluated.files:
-        raise EvidenceError(f"The evaluation names no file with the rows of the {scores.role}.", "run `mlops evaluate` again")
+        raise EvidenceError(f"The evaluation record names no file with the rows of the {scores.role}.", "run `mlops evaluate` again")
     path = run.directory / evaluated.files[scores.scores].path
     try:
         rows = [json.loads(line) for line in path.read_bytes().split(b"\n") if line]
@@ -122,26 +126,22 @@ def _model_evidence(run: Run, evaluated: Evaluated, scores: ModelScores) -> Mode
     )
 
 
-def _overlapping(run: Run, validated: Validated) -> dict[str, str]:
-    """Suite → what of it is in the training data. Looked at again, on the very files: validation may have been told to go on."""
+def _find_overlaps(run: Run, validated: Validated) -> dict[str, str]:
+    """Return suite → which of its rows are in the training data. The files are checked again because validation can be overruled."""
     files = {"target": "test_sft", "retention": RETENTION}
     paths = {name: run.directory / suite.path for name, suite in validated.suites.items()}
-    training = run.directory / run.read(Prepared).files[TRAINED_ON].path
-    checked = check({TRAINED_ON: training, **{files[name]: path for name, path in paths.items()}})
-    overlaps = [finding for finding in checked.findings if finding.rule in ("overlap.exact", "overlap.normalised")]
-    found: dict[str, str] = {}
+    training = run.directory / run.read(Prepared).files[TRAINING_SPLIT].path
+    checked = check({TRAINING_SPLIT: training, **{files[name]: path for name, path in paths.items()}})
+    overlaps = [finding for finding in checked.findings if finding.rule in ("overlap.exact", "overlap.normalized")]
+    by_suite: dict[str, str] = {}
     for name, path in paths.items():
-        here = [finding for finding in overlaps if finding.where.startswith(f"{path}:")]
-        if here:
-            found[name] = f"{len(here)} rows, the first at {here[0].where}, which {here[0].message}"
-    return found
+        in_suite = [finding for finding in overlaps if finding.where.startswith(f"{path}:")]
+        if in_suite:
+            by_suite[name] = f"{len(in_suite)} rows, the first at {in_suite[0].where}, which {in_suite[0].message}"
+    return by_suite
 
 
-def _first_run(evaluated: Evaluated) -> bool:
-    return "champion" not in evaluated.models and "champion" not in evaluated.missing
-
-
-def _notes(evaluated: Evaluated) -> tuple[str, ...]:
-    first = f"First run. {evaluated.champion_note} Rules against the champion are answered against the base model."
+def _notes(evaluated: Evaluated, evidence: Evidence) -> tuple[str, ...]:
+    first_run = f"{evaluated.champion_note} Rules that compare with the champion compare with the base model instead.".strip()
     missing = [f"The {role} was not evaluated: {why}" for role, why in sorted(evaluated.missing.items())]
-    return (*([" ".join(first.split())] if _first_run(evaluated) else []), *missing, *evaluated.notes)
+    return (*([first_run] if evidence.is_first_run else []), *missing, *evaluated.notes)

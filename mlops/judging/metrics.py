@@ -1,117 +1,98 @@
-"""The metrics that a rule can name, and what each is computed from.
+"""The metrics that a rule can name, and how each is computed from rows.
 
-``{suite}.{metric}`` over a suite, ``{suite}.{kind}.{metric}`` over one kind of its rows. Suites are ``target`` and ``retention``. A rule
-may say ``{suite}.*.{metric}`` for every kind of the suite on its own.
+``{suite}.{metric}`` covers a suite and ``{suite}.{kind}.{metric}`` one kind of its rows. Suites are ``target`` and ``retention``. A rule
+may say ``{suite}.*.{metric}`` to judge every kind of the suite separately. The metrics are those of :mod:`mlops.judging.metric_table`.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from mlops.judging.evidence import Rows
+from mlops.judging.metric_table import METRICS, RETENTION, SUITES, Column, Floats, MetricDefinition
 
-__all__ = ["EVERY_KIND", "Metric", "parse"]
-
-Floats = npt.NDArray[np.float64]
+__all__ = ["EVERY_KIND", "HEADLINE", "Metric", "kind_metrics", "parse"]
 
 EVERY_KIND = "*"
-_COMMON = ("nll", "perplexity", "token_accuracy", "exact_match", "rows", "tokens")
-_PER_SUITE = {"target": (*_COMMON, "rouge_l"), "retention": (*_COMMON, "kl_base")}
-_PAIRED = ("nll", "kl_base", "token_accuracy", "exact_match", "rouge_l")
-_PER_ROW = ("exact_match", "rouge_l")
-_FRACTIONS = ("token_accuracy", "exact_match", "rouge_l")
-_COUNTS = ("rows", "tokens")
+HEADLINE = tuple(f"{suite}.{metric.name}" for suite in SUITES for metric in METRICS.values() if suite in metric.headline)
+"""The metrics that reports show first."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric's name, taken apart."""
+    """A metric of one suite, or of one kind of its rows."""
 
     name: str
     suite: str
     kind: str | None
-    measure: str
+    definition: MetricDefinition
 
     @property
     def paired(self) -> bool:
-        """Whether it is a ratio of sums over rows, so that a paired test can be made."""
-        return self.measure in _PAIRED
+        """Whether it is a ratio of sums over rows, so that models can be compared row by row."""
+        return self.definition.column is not None
 
     @property
-    def per_token(self) -> bool:
-        """Whether rows weigh as many as they have tokens; else every row weighs the same."""
-        return self.measure not in _PER_ROW
+    def column(self) -> Column | None:
+        """The field of scores.jsonl that it is computed from, directly or through another metric; None for a count."""
+        return self.of_rows.definition.column
 
     @property
-    def binary(self) -> bool:
-        """Whether a row is right or wrong and nothing between."""
-        return self.measure == "exact_match"
-
-    @property
-    def fraction(self) -> bool:
-        """Whether it lies in [0, 1]."""
-        return self.measure in _FRACTIONS
-
-    @property
-    def better(self) -> str | None:
-        """The direction in which models get better, as a rule names it; None where there is none."""
-        return None if self.measure in _COUNTS else "higher" if self.fraction else "lower"
+    def is_sampled(self) -> bool:
+        """Whether it is measured for a sample of the rows only."""
+        return self.column is not None and self.column.sampled
 
     @property
     def of_rows(self) -> Metric:
-        """The metric of the rows that it follows from: nll for a perplexity, else itself."""
-        return replace(self, measure="nll") if self.measure == "perplexity" else self
+        """The metric of the rows that it is a function of: nll for perplexity, otherwise itself."""
+        transform = self.definition.transform
+        return self if transform is None else replace(self, definition=METRICS[transform[0]])
 
     def selects(self, rows: Rows) -> npt.NDArray[np.bool_]:
-        """Which rows count: of its kind, and with scored tokens (or an answer)."""
-        return self._of_kind(rows) & (rows.answered if self.measure == "rouge_l" else rows.tokens > 0)
+        """Return which rows count: those of its kind that have tokens or, for a sampled column, a value."""
+        column = self.column
+        is_scored = rows.measured[column.name] if column is not None and column.sampled else rows.tokens > 0
+        return self._has_kind(rows) & is_scored
 
     def sums(self, rows: Rows) -> tuple[Floats, Floats]:
-        """Numerator and weight of each row that counts; only of a paired metric."""
+        """Return numerator and weight of each row that counts. Only paired metrics have them."""
+        column = self.definition.column
+        assert column is not None
         selected = self.selects(rows)
-        numerator = self._numerator(rows)[selected]
-        return numerator, rows.tokens[selected] if self.per_token else np.ones(len(numerator))
+        tokens = rows.tokens[selected]
+        numerator = self.definition.score(rows.columns[column.name][selected], tokens)
+        return numerator, tokens if self.definition.per_token else np.ones(len(numerator))
 
     def value(self, rows: Rows) -> float | None:
-        """The metric from its rows; None where there are none."""
-        of_kind = self._of_kind(rows)
-        if self.measure == "rows":
-            return float(of_kind.sum()) or None
-        if self.measure == "tokens":
-            return float(rows.tokens[of_kind].sum()) or None
+        """Compute the metric from rows; None if there are none."""
+        if self.definition.count is not None:
+            return self.definition.count(rows.tokens[self._has_kind(rows)]) or None
         numerator, weight = self.of_rows.sums(rows)
         if not weight.sum() > 0:
             return None
         value = float(numerator.sum() / weight.sum())
-        return _exp(value) if self.measure == "perplexity" else value
+        return value if self.definition.transform is None else self.definition.transform[1](value)
 
-    def _numerator(self, rows: Rows) -> Floats:
-        if self.measure == "exact_match":
-            return np.where(rows.greedy_tokens == rows.tokens, 1.0, 0.0)
-        columns: dict[str, Floats] = {"nll": rows.nll, "kl_base": rows.kl, "token_accuracy": rows.greedy_tokens, "rouge_l": rows.rouge_l}
-        return columns[self.measure]
-
-    def _of_kind(self, rows: Rows) -> npt.NDArray[np.bool_]:
+    def _has_kind(self, rows: Rows) -> npt.NDArray[np.bool_]:
         if self.kind is None:
             return np.ones(len(rows.kinds), dtype=np.bool_)
         return np.array([kind == self.kind for kind in rows.kinds], dtype=np.bool_)
 
 
 def parse(name: str) -> Metric | None:
-    """Take a metric's name apart; None for a name that no evaluation makes."""
+    """Parse a metric's name; None if no evaluation computes a metric of this name."""
     suite, _, rest = name.partition(".")
     kind, _, measure = rest.rpartition(".")
-    if measure not in _PER_SUITE.get(suite, ()) or (not kind and "." in rest):
+    definition = METRICS.get(measure)
+    if definition is None or suite not in definition.suites or (not kind and "." in rest):
         return None
-    return Metric(name, suite, kind or None, measure)
+    return Metric(name, suite, kind or None, definition)
 
 
-def _exp(value: float) -> float:
-    try:
-        return math.exp(value)
-    except OverflowError:
-        return math.inf
+def kind_metrics(names: set[str]) -> list[str]:
+    """Select the metrics of single kinds of the retention suite that reports show."""
+    parsed = {name: parse(name) for name in sorted(names)}
+    return [name for name, metric in parsed.items() if metric and metric.kind and metric.suite == RETENTION and metric.definition.by_kind]

@@ -1,101 +1,115 @@
-"""What makes evidence worthless for a rule. Each fault has its own words; none may ever promote."""
+"""Problems that make evidence invalid for a rule. Each has its own message; none may ever promote."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mlops.judging.evidence import Evidence, ModelEvidence, Rows
+from mlops.core.config import Rule
+from mlops.judging.evidence import Evidence, ModelEvidence, Reference, Rows
+from mlops.judging.metric_table import METRICS
 from mlops.judging.metrics import EVERY_KIND, Metric, parse
 
-if TYPE_CHECKING:
-    from mlops.core.config import Rule
+__all__ = ["direction_problem", "evidence_problem", "rule_problem"]
 
-__all__ = ["direction_fault", "first_fault", "rule_fault"]
+_PAIRED = [metric.name for metric in METRICS.values() if metric.column is not None]
+_BINARY = [metric.name for metric in METRICS.values() if metric.binary]
 
 
-def rule_fault(rule: Rule) -> str | None:
-    """What is wrong with a rule whatever the evidence, or None.
+def rule_problem(rule: Rule) -> str | None:
+    """Return what is wrong with a rule regardless of the evidence, or None.
 
-    It names an unknown metric, its fields don't go together, or it asks for a worse model.
+    Its metric is unknown, its fields contradict each other, or it demands a worse model.
     """
-    return next(_of_the_rule(rule, parse(rule.metric)), None) or direction_fault(rule)
+    return next(_check_rule(rule, parse(rule.metric)), None) or direction_problem(rule)
 
 
-def direction_fault(rule: Rule) -> str | None:
-    """Whether a rule that compares models asks for the worse one.
+def direction_problem(rule: Rule) -> str | None:
+    """Return how a rule that compares models demands the worse one, or None.
 
-    It is said of rules as they are configured, and is no fault of the evidence: the self-test turns rules round to see whether the judge
-    notices.
+    This is checked for rules as they are configured and doesn't make evidence invalid: the self-test reverses the direction of rules.
     """
     metric = parse(rule.metric)
-    if metric is None or rule.baseline == "none" or metric.better in (None, rule.direction):
+    if metric is None or rule.baseline == "none" or metric.definition.better in (None, rule.direction):
         return None
-    return f'direction = "{rule.direction}" lets through what is worse: a better model has a {metric.better} {metric.measure}'
+    better, name = metric.definition.better, metric.definition.name
+    return f'direction = "{rule.direction}" lets through what is worse: a better model has a {better} {name}'
 
 
-def first_fault(rule: Rule, metric: Metric | None, role: str, evidence: Evidence) -> str | None:
-    """Why the evidence does not answer the rule, or None where it does.
+def evidence_problem(rule: Rule, metric: Metric | None, role: Reference, evidence: Evidence) -> str | None:
+    """Return why the rule can't be judged on this evidence, or None.
 
     Args:
         rule: the rule.
-        metric: its metric, or None where no evaluation makes one of this name.
-        role: which model it is answered against: ``champion``, ``base`` or ``none``.
-        evidence: all of it.
+        metric: its metric; None if no evaluation computes one of this name.
+        role: the model that the candidate is compared with.
+        evidence: all evidence.
     """
-    # Later checks stand on earlier ones; a generator stops at the first that finds something.
-    return next(_faults(rule, metric, role, evidence), None)
+    # Later checks rely on earlier ones. The generator stops at the first problem.
+    return next(_check(rule, metric, role, evidence), None)
 
 
-def _faults(rule: Rule, metric: Metric | None, role: str, evidence: Evidence) -> Iterator[str]:
-    yield from _of_the_rule(rule, metric)
-    assert metric is not None  # or the rule had its fault
-    yield from _of_the_models(role, evidence)
-    yield from _of_the_kinds(metric, evidence)
+def _check(rule: Rule, metric: Metric | None, role: Reference, evidence: Evidence) -> Iterator[str]:
+    yield from _check_rule(rule, metric)
+    assert metric is not None  # otherwise _check_rule has reported it
+    yield from _check_models(role, evidence)
+    yield from _check_kinds(metric, evidence)
     compared = {name: evidence.models[name] for name in ("candidate", role) if name != "none"}
     for name, model in compared.items():
-        yield from _of_the_suite(name, model, metric, evidence)
+        yield from _check_suite(name, model, metric, evidence)
     candidate = evidence.models["candidate"]
     if role != "none":
-        yield from _of_the_pair(candidate.rows[metric.suite], evidence.models[role].rows[metric.suite], metric, role)
+        yield from _check_pairs(candidate.rows[metric.suite], evidence.models[role].rows[metric.suite], metric, role)
     for name, model in compared.items():
-        yield from _of_the_value(name, model, metric)
+        yield from _check_value(name, model, metric)
     if role != "none" and rule.margin_kind == "relative" and evidence.models[role].metrics[metric.name] == 0:
-        yield f'{metric.name} of the {role} is 0, and a margin relative to 0 means nothing: use margin_kind = "absolute"'
+        yield f'{metric.name} of the {role} is 0, and a margin relative to 0 is meaningless: use margin_kind = "absolute"'
 
 
-def _of_the_rule(rule: Rule, metric: Metric | None) -> Iterator[str]:
+def _check_rule(rule: Rule, metric: Metric | None) -> Iterator[str]:
     if metric is None:
-        yield f"no evaluation makes a metric called {rule.metric!r}"
+        yield f"no evaluation computes a metric called {rule.metric!r}"
         return
+    definition = metric.definition
     if rule.baseline == "none":
         if rule.floor is None and rule.ceiling is None:
-            yield "the rule asks for nothing: it has neither a baseline nor a floor or ceiling"
-        for name, given in (("margin", rule.margin != 0), ("max_gain", rule.max_gain is not None), ("test", rule.test != "none")):
-            if given:
-                yield f"the rule has a {name} and no baseline to hold it against"
+            yield "the rule requires nothing: it has no baseline, floor or ceiling"
+        for name, is_set in (("margin", rule.margin != 0), ("max_gain", rule.max_gain is not None), ("test", rule.test != "none")):
+            if is_set:
+                yield f"the rule has a {name} but no baseline to compare with"
     if rule.floor is not None and rule.ceiling is not None and rule.floor > rule.ceiling:
         yield f"nothing lies between the floor {rule.floor:g} and the ceiling {rule.ceiling:g}"
-    if metric.measure == "kl_base" and rule.baseline == "base" and rule.margin_kind == "relative":
-        yield 'the kl_base of the base is 0 by its definition, and a margin relative to 0 means nothing: use margin_kind = "absolute"'
+    if definition.zero_for_base and rule.baseline == "base" and rule.margin_kind == "relative":
+        yield f'{definition.name} of the base is 0 by definition, and a margin relative to 0 is meaningless: use margin_kind = "absolute"'
     if rule.test != "none" and not metric.paired:
-        yield f"{metric.measure} has no per-row scores for test = {rule.test!r}: judge nll, kl_base, token_accuracy, exact_match or rouge_l"
-    if rule.test == "mcnemar" and not metric.binary:
-        yield f'test = "mcnemar" counts wins and losses, and {metric.measure} has none: judge exact_match, or use test = "paired_bootstrap"'
+        yield f"{definition.name} has no per-row scores for test = {rule.test!r}: judge {_either(_PAIRED)}"
+    if rule.test == "mcnemar" and not definition.binary:
+        yield (
+            f'test = "mcnemar" needs rows that are right or wrong, and {definition.name} has none: judge {_either(_BINARY)}, or use '
+            'test = "paired_bootstrap"'
+        )
     if rule.test == "mcnemar" and rule.margin != 0:
-        yield 'test = "mcnemar" asks whether there is a difference and knows no margin: set margin = 0, or use test = "paired_bootstrap"'
-    if rule.test == "wilcoxon" and metric.binary:
-        yield f'test = "wilcoxon" ranks differences, and {metric.measure} has wins and losses: use test = "mcnemar" or "paired_bootstrap"'
+        yield 'test = "mcnemar" tests for any difference and supports no margin: set margin = 0, or use test = "paired_bootstrap"'
+    if rule.test == "wilcoxon" and definition.binary:
+        yield (
+            f'test = "wilcoxon" ranks differences, but rows of {definition.name} are right or wrong: use test = "mcnemar" or '
+            '"paired_bootstrap"'
+        )
 
 
-def _of_the_kinds(metric: Metric, evidence: Evidence) -> Iterator[str]:
-    """A rule about every kind that could not be made one per kind."""
+def _either(names: list[str]) -> str:
+    return " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+def _check_kinds(metric: Metric, evidence: Evidence) -> Iterator[str]:
+    """Check a rule for every kind that could not be expanded into one rule per kind."""
     if metric.kind == EVERY_KIND:
-        unnamed = {row for model in evidence.models.values() for row in _without_kind(model.rows.get(metric.suite))}
-        what = f"{len(unnamed):,} rows of the {metric.suite} suite have no kind" if unnamed else f"the {metric.suite} suite has no kinds"
+        unlabeled = {row for model in evidence.models.values() for row in _without_kind(model.rows.get(metric.suite))}
+        what = (
+            f"{len(unlabeled):,} rows of the {metric.suite} suite have no kind" if unlabeled else f"the {metric.suite} suite has no kinds"
+        )
         yield f"{what}, so it can't be judged kind by kind"
 
 
@@ -103,7 +117,7 @@ def _without_kind(rows: Rows | None) -> Iterator[str]:
     return (row for row, kind in zip(rows.ids, rows.kinds, strict=True) if not kind) if rows is not None else iter(())
 
 
-def _of_the_models(role: str, evidence: Evidence) -> Iterator[str]:
+def _check_models(role: Reference, evidence: Evidence) -> Iterator[str]:
     for name in ("candidate", "base", role):
         if name in evidence.missing:
             yield f"the {name} was not evaluated: {evidence.missing[name]}"
@@ -112,54 +126,55 @@ def _of_the_models(role: str, evidence: Evidence) -> Iterator[str]:
     candidate = evidence.models["candidate"]
     for name, model in evidence.models.items():
         if not model.model or not model.weights_digest or not model.run:
-            yield f"it is not known which model the {name} is"
+            yield f"the {name} can't be identified: its model id, weights digest or scoring run is empty"
     for name in sorted(evidence.models.keys() - {"candidate"}):
-        if same := _same(candidate, evidence.models[name]):
-            yield f"the candidate is the {name}: {same}"
+        if reason := _identical(candidate, evidence.models[name]):
+            yield f"the candidate is the {name}: {reason}"
 
 
-def _same(one: ModelEvidence, other: ModelEvidence) -> str:
-    """In what two models are one and the same; empty where they differ."""
-    if one.model.lower() == other.model.lower():  # as Azure compares ids
+def _identical(one: ModelEvidence, other: ModelEvidence) -> str:
+    """Return why two models are the same; empty if they differ."""
+    if one.model.lower() == other.model.lower():  # Azure's ids are case-insensitive
         return f"both are {one.model}"
     if one.run == other.run:
         return f"both were scored by run {one.run}"
     if one.weights_digest == other.weights_digest:
         return "their weights are equal"
     suites = one.rows.keys() & other.rows.keys()
-    if suites and all(np.array_equal(one.rows[suite].nll, other.rows[suite].nll, equal_nan=True) for suite in suites):
-        return "they score every row alike"
+    if suites and all(np.array_equal(one.rows[suite].columns["nll"], other.rows[suite].columns["nll"], equal_nan=True) for suite in suites):
+        return "they have the same score in every row"
     return ""
 
 
-def _of_the_suite(name: str, model: ModelEvidence, metric: Metric, evidence: Evidence) -> Iterator[str]:
+def _check_suite(name: str, model: ModelEvidence, metric: Metric, evidence: Evidence) -> Iterator[str]:
     suite = metric.suite
     if suite not in evidence.suite_digests:
         yield f"validation froze no {suite} suite"
     elif model.suite_digests.get(suite) != evidence.suite_digests[suite]:
-        yield f"the {name} was scored on another {suite} suite than the one that validation froze"
+        yield f"the {name} was scored on a different {suite} suite than the one that validation froze"
     if suite in evidence.overlapping:
         yield f"the {suite} suite overlaps the training data: {evidence.overlapping[suite]}"
     if suite not in model.rows or not model.rows[suite].ids:
         yield f"there are no per-row scores of the {name} on the {suite} suite"
         return
-    if model.rows[suite].repeats:
-        yield f"rows of the {name} on the {suite} suite are there twice"
+    if model.rows[suite].has_duplicates:
+        yield f"the {name} has duplicate rows on the {suite} suite"
 
 
-def _of_the_pair(candidate: Rows, reference: Rows, metric: Metric, role: str) -> Iterator[str]:
+def _check_pairs(candidate: Rows, reference: Rows, metric: Metric, role: Reference) -> Iterator[str]:
+    column = metric.column
     if candidate.ids != reference.ids:
         differing = len(set(candidate.ids) ^ set(reference.ids))
-        yield f"candidate and {role} were scored on different rows: {differing:,} are in one only"
+        yield f"candidate and {role} were scored on different rows: {differing:,} rows occur in only one of them"
     elif candidate.kinds != reference.kinds:
         yield f"candidate and {role} have rows of different kinds"
     elif candidate.inputs != reference.inputs or not np.array_equal(candidate.tokens, reference.tokens):
-        yield f"candidate and {role} read the rows as different tokens, so their figures per token can't be compared"
-    elif metric.measure == "rouge_l" and not np.array_equal(candidate.answered, reference.answered):
+        yield f"candidate and {role} read the rows as different tokens, so their values per token can't be compared"
+    elif column is not None and column.sampled and not np.array_equal(candidate.measured[column.name], reference.measured[column.name]):
         yield f"candidate and {role} answered different rows"
 
 
-def _of_the_value(name: str, model: ModelEvidence, metric: Metric) -> Iterator[str]:
+def _check_value(name: str, model: ModelEvidence, metric: Metric) -> Iterator[str]:
     reported = model.metrics.get(metric.name)
     if reported is None:
         yield f"{metric.name} of the {name} is missing"
@@ -168,19 +183,19 @@ def _of_the_value(name: str, model: ModelEvidence, metric: Metric) -> Iterator[s
     else:
         rows = model.rows[metric.suite]
         of_rows = metric.of_rows
-        if of_rows.paired and not _possible(of_rows, rows):
-            article = "an" if of_rows.measure[0] in "aeinou" else "a"
-            yield f"a row of the {name} has {article} {of_rows.measure} that can't be: missing, not finite or out of range"
+        if of_rows.paired and not _is_possible(of_rows, rows):
+            yield f"a row of the {name} has an impossible {of_rows.definition.name}: missing, not finite or out of range"
         value = metric.value(rows)
         if value is None or not math.isclose(value, reported, rel_tol=1e-6, abs_tol=1e-12):
-            yield f"{metric.name} of the {name} does not follow from its rows: reported is {reported:.6g}, they give {value}"
+            yield f"{metric.name} of the {name} does not follow from its rows: {reported:.6g} was reported, but the rows give {value}"
 
 
-def _possible(metric: Metric, rows: Rows) -> bool:
+def _is_possible(metric: Metric, rows: Rows) -> bool:
     numerator, weight = metric.sums(rows)
     within = np.isfinite(numerator) & (numerator >= 0)
-    if metric.fraction:
+    if metric.definition.fraction:
         within &= numerator <= weight
-    if metric.measure == "exact_match":
-        within &= ((rows.greedy_tokens >= 0) & (rows.greedy_tokens <= rows.tokens))[metric.selects(rows)]
+    if metric.column is not None and metric.column.counts_tokens:
+        counts = rows.columns[metric.column.name]
+        within &= ((counts >= 0) & (counts <= rows.tokens))[metric.selects(rows)]
     return bool(np.all(within))

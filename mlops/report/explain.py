@@ -1,4 +1,4 @@
-"""How a verdict follows from the numbers, step by step, and what other rules would have said. Text for a terminal, from records alone."""
+"""Explanations for a terminal: how a verdict follows from the numbers, and what other rules would decide. They need only records."""
 
 from __future__ import annotations
 
@@ -13,117 +13,116 @@ from mlops.report.markdown import meaning, override_line, self_test_line
 __all__ = ["explain", "probes", "what_if"]
 
 WIDTH = 100
-PICTURE = 60
-"""Characters of a picture's axis."""
+AXIS_WIDTH = 60
 Key = tuple[str, str, int]
 
 
 def explain(judged: Judged, metric: str = "") -> str:
-    """From figures to outcomes, and from outcomes to the verdict.
+    """Explain how outcomes follow from metric values, and the verdict from the outcomes.
 
     Args:
         judged: the gate's record.
-        metric: only rules about this metric; empty for all, with the verdict. Ends in ``*`` for all that begin so.
+        metric: explain only rules about this metric, or with ``target.*`` about all metrics with this prefix; empty for everything.
     """
-    wanted = [judgement for judgement in judged.judgements if _about(judgement, metric)]
-    parts = ["\n".join(_rule(judgement)) for judgement in wanted]
+    parts = ["\n".join(_rule(judgement)) for judgement in judged.judgements if _matches(judgement, metric)]
     return "\n\n".join(parts if metric else [*parts, "\n".join(_verdict(judged))])
 
 
 def what_if(before: Judged | None, now: Judged) -> str:
-    """What the rules as they are now say of the stored evaluation, beside what the gate has said.
+    """Compare the gate's verdict with the one under the current rules.
 
     Args:
-        before: the gate's record; None where it has not judged yet.
-        now: the same evaluation under the rules as they are now. It is kept nowhere.
+        before: the gate's record; None if it has not judged yet.
+        now: the judgement of the same evaluation under the current rules. It is not stored.
     """
-    said = f"The gate said {before.verdict}" if before else "The gate has not judged this evaluation"
-    lines = [f"{said}; under the rules as they are now it would say {now.verdict}."]
+    past = f"The gate's verdict was {before.verdict}" if before else "The gate has not judged this evaluation"
+    lines = [f"{past}; under the current rules it would be {now.verdict}."]
     lines += _wrapped(now.reasons, "  - ")
     old, new = _keyed(before.judgements if before else ()), _keyed(now.judgements)
     lines += ["", "Rule by rule:"]
     for key in [*new, *(key for key in old if key not in new)]:
         lines += _change(old.get(key), new.get(key))
-    return "\n".join([*lines, "", "Nothing was run or written: the record is what it was."])
+    return "\n".join([*lines, "", "Nothing was run or written; the gate's record is unchanged."])
 
 
-def probes(made: Sequence[Probe]) -> str:
-    """What each probe of the self-test did."""
-    marks = {"passed": "passed", "missed": "MISSED", "not applicable": "n/a   "}
+def probes(results: Sequence[Probe]) -> str:
+    """Describe each probe of the self-test."""
+    marks = {"detected": "detected", "missed": "MISSED  ", "not applicable": "n/a     "}
     lines = []
-    for probe in made:
+    for probe in results:
         lines.append(f"  {marks[probe.result]}  {probe.name}")
-        lines += _wrapped([f"{probe.change}; expected: {probe.expected}; found: {probe.found}"], "          ")
-    return "\n".join([*lines, f"  {self_test_line(made)}"])
+        lines += _wrapped([f"{probe.mutation}; expected: {probe.expected}; actual: {probe.actual}"], "            ")
+    return "\n".join([*lines, f"  {self_test_line(results)}"])
 
 
-def _about(judgement: Judgement, metric: str) -> bool:
+def _matches(judgement: Judgement, metric: str) -> bool:
     return judgement.metric.startswith(metric[:-1]) if metric.endswith("*") or not metric else judgement.metric == metric
 
 
 def _rule(judgement: Judgement) -> list[str]:
     head = f"{judgement.rule}{'' if judgement.critical else ' (not critical)'}"
     lines = [f"▸ {head}: {judgement.outcome.value.upper()}"]
-    lines += [f"  {label:<11} {told}" for label, told in _steps(judgement)]
-    lines += [f"  {'':<11} {line}" for line in _picture(judgement)]
+    lines += [f"  {label:<11} {text}" for label, text in _steps(judgement)]
+    lines += [f"  {'':<11} {line}" for line in _axis(judgement)]
     lines += [f"  {'so':<11} {_why(judgement)}"]
     return [*lines, *_wrapped([judgement.reason], "  ")]
 
 
 def _steps(judgement: Judgement) -> Iterable[tuple[str, str]]:
-    """(label, what there is to say), as far as it is known."""
-    against = judgement.answered_against
+    """Yield (label, text) for every number that exists."""
+    role = judgement.compared_with
     yield "candidate", f"{number(judgement.candidate)}, {judgement.direction} is better"
-    if against != "none":
-        stands_in = "" if against == judgement.baseline else f", for there is no {judgement.baseline} yet"
-        yield against, f"{number(judgement.reference)}{stands_in}"
+    if role != "none":
+        replacement = "" if role == judgement.baseline else f", because there is no {judgement.baseline} yet"
+        yield role, f"{number(judgement.reference)}{replacement}"
         yield "difference", _difference(judgement)
         yield "margin", _margin(judgement)
     for name, bound in (("floor", judgement.floor), ("ceiling", judgement.ceiling)):
         if bound is not None:
             yield name, f"{number(bound)}, inclusive"
-    wanted = "" if judgement.min_rows is None else f"; the rule wants {judgement.min_rows:,}"
-    yield "rows", f"{'unknown' if judgement.n is None else f'{judgement.n:,}'}{wanted}"
-    if against == "none" or judgement.test == "none":
+    required = "" if judgement.min_rows is None else f"; the rule requires {judgement.min_rows:,}"
+    yield "rows", f"{'unknown' if judgement.n is None else f'{judgement.n:,}'}{required}"
+    if role == "none" or judgement.test == "none":
         return
     seed = "" if judgement.seed is None else f", seed {judgement.seed}"
     yield "test", f"{judgement.test}{seed}"
     if judgement.distance_interval is not None:
-        yield "distance", f"{_distance(judgement)} from the margin, > 0 is the good side; {_told(judgement.distance_interval, judgement)}"
+        interval = _distance_interval(judgement.distance_interval, judgement)
+        yield "distance", f"{_distance(judgement)} from the margin, > 0 is the good side; {interval}"
     if judgement.p_value is not None:
         holm = "" if judgement.p_holm is None else f", after Holm's correction over the critical rules {number(judgement.p_holm)}"
-        yield "p", f"{number(judgement.p_value)}{holm}: how easily chance makes it look this bad though the rule is kept"
+        yield "p", f"{number(judgement.p_value)}{holm}: how likely chance makes it look this bad although the rule holds"
     if judgement.mde is not None:
         yield (
             "MDE",
-            f"{number(judgement.mde)}: these rows show a true difference of this size in about 80 of 100 runs, a smaller one less often",
+            f"{number(judgement.mde)}: these rows show a true difference of this size in about 80 of 100 runs, smaller ones less often",
         )
     if judgement.rows_needed is not None:
         yield "needed", f"about {judgement.rows_needed:,} rows"
 
 
 def _difference(judgement: Judgement) -> str:
-    told = f"{number(judgement.candidate)} − {number(judgement.reference)} = {number(judgement.difference)}"
+    text = f"{number(judgement.candidate)} − {number(judgement.reference)} = {number(judgement.difference)}"
     if judgement.interval is None:
-        return f"{told}, no interval"
+        return f"{text}, no interval"
     ends = f"[{number(judgement.interval.low)}, {number(judgement.interval.high)}]"
-    at = percent(judgement.interval.confidence)
+    confidence = percent(judgement.interval.confidence)
     if judgement.typical_difference is not None:
-        return f"{told}; of the typical row {number(judgement.typical_difference)}, {at} interval {ends}"
-    return f"{told}, {at} interval {ends}"
+        return f"{text}; of the typical row {number(judgement.typical_difference)}, {confidence} interval {ends}"
+    return f"{text}, {confidence} interval {ends}"
 
 
 def _margin(judgement: Judgement) -> str:
     if judgement.margin is None:
-        return "unknown, since the baseline is"
+        return "unknown because the baseline is unknown"
     worse = {"lower": "above", "higher": "below"}[judgement.direction]
     better = {"lower": "below", "higher": "above"}[judgement.direction]
     limit = _limit(judgement)
-    asked = (
-        f"{number(abs(judgement.margin))} worse is tolerated" if judgement.margin > 0 else f"{number(-judgement.margin)} better is demanded"
+    margin = (
+        f"{number(abs(judgement.margin))} worse is tolerated" if judgement.margin > 0 else f"{number(-judgement.margin)} better is required"
     )
-    asked = "none" if judgement.margin == 0 else asked
-    return f"{asked}: the difference must lie {better} {number(limit)}, and fails {worse}"
+    margin = "none" if judgement.margin == 0 else margin
+    return f"{margin}: the difference must be {better} {number(limit)}; {worse} it the rule fails"
 
 
 def _distance(judgement: Judgement) -> str:
@@ -133,9 +132,9 @@ def _distance(judgement: Judgement) -> str:
     return percent(value) if judgement.margin_kind == "relative" else number(value)
 
 
-def _told(interval: Interval, judgement: Judgement) -> str:
-    say = percent if judgement.margin_kind == "relative" else number
-    return f"{percent(interval.confidence)} interval [{say(interval.low)}, {say(interval.high)}]"
+def _distance_interval(interval: Interval, judgement: Judgement) -> str:
+    form = percent if judgement.margin_kind == "relative" else number
+    return f"{percent(interval.confidence)} interval [{form(interval.low)}, {form(interval.high)}]"
 
 
 def _limit(judgement: Judgement) -> float:
@@ -143,23 +142,23 @@ def _limit(judgement: Judgement) -> float:
     return margin + 0.0 if judgement.direction == "lower" else 0.0 - margin
 
 
-def _picture(judgement: Judgement) -> list[str]:
-    """Difference, interval, margin and 0 on one axis; nothing where a figure is none."""
+def _axis(judgement: Judgement) -> list[str]:
+    """Draw difference, interval, margin and 0 on one axis; nothing if a value is missing or not finite."""
     interval, difference = judgement.interval, judgement.typical_difference
     difference = judgement.difference if difference is None else difference
     if difference is None or judgement.margin is None:
         return []
     limit = _limit(judgement)
     shown = [0.0, difference, limit, *((interval.low, interval.high) if interval else ())]
-    if not all(abs(value) < float("inf") for value in shown):  # False for NaN, too
+    if not all(abs(value) < float("inf") for value in shown):  # also False for NaN
         return []
     start, reach = min(shown), (max(shown) - min(shown)) or 1.0
 
     def place(value: float) -> int:
-        return 2 + int((value - start) / reach * (PICTURE - 5) + 0.5)
+        return 2 + int((value - start) / reach * (AXIS_WIDTH - 5) + 0.5)
 
-    axis = ["·"] * PICTURE
-    good = range(place(limit)) if judgement.direction == "lower" else range(place(limit) + 1, PICTURE)
+    axis = ["·"] * AXIS_WIDTH
+    good = range(place(limit)) if judgement.direction == "lower" else range(place(limit) + 1, AXIS_WIDTH)
     for column in good:
         axis[column] = "+"
     if interval is not None:
@@ -179,11 +178,11 @@ def _why(judgement: Judgement) -> str:
     if judgement.outcome is Outcome.INVALID:
         return "invalid: there is no valid evidence, so nothing was compared"
     if judgement.n is not None and judgement.min_rows is not None and judgement.n < judgement.min_rows:
-        return "unproven: fewer rows than the rule wants"
+        return "unproven: fewer rows than the rule requires"
     if value is not None and any(bound is not None and sign * (value - bound) < 0 for bound, sign in bounds):
-        return "failed: the figure is out of bounds"
-    if judgement.answered_against == "none":
-        return "shown: the figure is within its bounds"
+        return "failed: the value is out of bounds"
+    if judgement.compared_with == "none":
+        return "shown: the value is within its bounds"
     if judgement.test == "none":
         side = {Outcome.SHOWN: "on the good side of the margin, or on it", Outcome.FAILED: "on the bad side of the margin"}
         return f"{judgement.outcome.value}: two numbers, {side.get(judgement.outcome, 'too good to be true')}"
@@ -195,10 +194,10 @@ def _why(judgement: Judgement) -> str:
 def _where(judgement: Judgement, interval: Interval) -> str:
     if judgement.outcome is Outcome.UNPROVEN:
         if interval.low > 0:
-            return "the interval is on the good side, and another reason speaks against it"
+            return "the interval is on the good side, but there is another reason against it"
         if interval.high < 0:
-            return "the interval is on the bad side, but not plainly enough among so many rules, or the figures disagree"
-        return "the interval reaches over the margin, so it may lie on either side"
+            return "the interval is on the bad side, but not clearly enough for this many rules, or the values disagree"
+        return "the interval contains the margin, so the true difference may be on either side"
     side = "good" if judgement.outcome is Outcome.SHOWN else "bad"
     return f"the whole interval is on the {side} side of the margin"
 
@@ -209,7 +208,7 @@ def _verdict(judged: Judged) -> list[str]:
     lines.append(f"  critical rules: {', '.join(f'{counts[outcome]} {outcome.value}' for outcome in Outcome)}")
     steps = (
         (Verdict.REJECT, "any failed", counts[Outcome.FAILED] > 0),
-        (Verdict.PROMOTE, "all shown, and at least one asked", bool(counts) and counts[Outcome.SHOWN] == counts.total()),
+        (Verdict.PROMOTE, "all shown, and at least one rule", bool(counts) and counts[Outcome.SHOWN] == counts.total()),
         (Verdict.HOLD, "else", True),
     )
     taken = False
@@ -219,14 +218,14 @@ def _verdict(judged: Judged) -> list[str]:
         taken = taken or holds
     lines += _wrapped(judged.reasons, "  - ")
     lines += _wrapped(judged.notes, "  - ")
-    if told := override_line(judged):
-        lines += _wrapped([told], "  ! ")
+    if warning := override_line(judged):
+        lines += _wrapped([warning], "  ! ")
     lines.append(f"  {self_test_line(judged.self_test)}")
     return lines
 
 
 def _keyed(judgements: Sequence[Judgement]) -> Mapping[Key, Judgement]:
-    """By metric and baseline, and the place among those that share them: a rule's text changes with its margin."""
+    """Key judgements by metric, baseline and number among those that share both, because a rule's text changes with its margin."""
     seen: Counter[tuple[str, str]] = Counter()
     keyed: dict[Key, Judgement] = {}
     for judgement in judgements:
@@ -239,9 +238,9 @@ def _keyed(judgements: Sequence[Judgement]) -> Mapping[Key, Judgement]:
 def _change(old: Judgement | None, new: Judgement | None) -> list[str]:
     if new is None:
         assert old is not None
-        return [f"  − {old.rule}: was {_outcome(old)}, is no longer asked"]
+        return [f"  − {old.rule}: was {_outcome(old)}, no longer a rule"]
     if old is None:
-        return [f"  + {new.rule}: {_outcome(new)}, was not asked", *_wrapped([new.reason], "      ")]
+        return [f"  + {new.rule}: {_outcome(new)}, a new rule", *_wrapped([new.reason], "      ")]
     if (old.rule, _outcome(old)) == (new.rule, _outcome(new)):
         return [f"  = {new.rule}: {_outcome(new)}"]
     renamed = "" if old.rule == new.rule else f" (was: {old.rule.removeprefix(f'{old.metric}: ')})"
@@ -253,5 +252,5 @@ def _outcome(judgement: Judgement) -> str:
     return judgement.outcome.value if judgement.critical else f"{judgement.outcome.value}, not critical"
 
 
-def _wrapped(told: Iterable[str], indent: str) -> list[str]:
-    return [line for one in told for line in textwrap.wrap(one, WIDTH, initial_indent=indent, subsequent_indent=" " * len(indent))]
+def _wrapped(texts: Iterable[str], indent: str) -> list[str]:
+    return [line for text in texts for line in textwrap.wrap(text, WIDTH, initial_indent=indent, subsequent_indent=" " * len(indent))]

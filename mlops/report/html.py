@@ -1,6 +1,6 @@
-"""One self-contained HTML page about a run: verdict, rules with their intervals, figures, sample answers, cost, lineage.
+"""A self-contained HTML page about a run: verdict, rules with their intervals, metrics, sample answers, cost, lineage.
 
-The page loads nothing: styles and plots are inside. Whatever comes from a model or a data set is escaped.
+The page loads nothing: styles and plots are inline. All text from models and data sets is escaped.
 """
 
 from __future__ import annotations
@@ -9,24 +9,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from mlops.core.records import Evaluated, Judged, Judgement, Record, Trained, Validated
 from mlops.core.run import Run, write_atomically
+from mlops.judging.metrics import HEADLINE
 from mlops.judging.wording import number
-from mlops.report.markdown import FIGURES, difference, meaning, override_line, self_test_line
+from mlops.report.markdown import difference, find_record, meaning, override_line, roles, self_test_line
 
 __all__ = ["Plot", "plot", "render", "write"]
 
-R = TypeVar("R", bound=Record)
-
 WIDTH = 260
-"""Of a plot, in pixels."""
+"""Width of a plot in pixels."""
 
 
 @dataclass(frozen=True)
 class Plot:
-    """Where an interval plot's parts stand, in pixels from the left."""
+    """The positions of an interval plot's parts, in pixels from the left."""
 
     zero: float
     low: float | None
@@ -38,21 +37,21 @@ class Plot:
 
 
 def write(run: Run) -> Path:
-    """Write ``run/report.html`` from the records that are there, and return its path."""
+    """Write ``run/report.html`` from the records that exist, and return its path."""
     path = run.path("report.html")
     write_atomically(path, render(list(run.records())).encode())
     return path
 
 
 def render(records: Sequence[Record]) -> str:
-    """The page.
+    """Render the page.
 
     Args:
-        records: those of one run; sections whose record is missing are left out.
+        records: the records of one run; sections whose record is missing are omitted.
     """
     from jinja2 import Environment, StrictUndefined
 
-    judged, evaluated = _one(records, Judged), _one(records, Evaluated)
+    judged, evaluated = find_record(records, Judged), find_record(records, Evaluated)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(resources.files("mlops.report").joinpath("report.html.jinja").read_text(encoding="utf-8"))
     return template.render(
@@ -62,10 +61,10 @@ def render(records: Sequence[Record]) -> str:
         self_test=self_test_line(judged.self_test) if judged else "",
         rules=[(judgement, plot(judgement)) for judgement in judged.judgements] if judged else [],
         evaluated=evaluated,
-        roles=_roles(evaluated),
-        figures=_figures(evaluated),
+        roles=roles(evaluated),
+        metrics=_metrics(evaluated),
         samples=_samples(evaluated),
-        cost=_cost(_one(records, Validated), _one(records, Trained)),
+        cost=_cost(find_record(records, Validated), find_record(records, Trained)),
         lineage=_lineage(records),
         number=number,
         difference=difference,
@@ -74,15 +73,15 @@ def render(records: Sequence[Record]) -> str:
 
 
 def plot(judgement: Judgement) -> Plot | None:
-    """Difference, interval and margin on one axis that also shows 0; None for a rule without a baseline or with figures that are none."""
+    """Place difference, interval, margin and 0 on one axis; None for a rule without a baseline or with values that are not finite."""
     if judgement.difference is None or judgement.margin is None:
         return None
     limit = judgement.margin if judgement.direction == "lower" else -judgement.margin
     interval = judgement.interval
-    # The interval of a wilcoxon rule is about the typical row.
+    # The interval of a wilcoxon rule is that of the typical row.
     point = judgement.difference if judgement.typical_difference is None else judgement.typical_difference
     shown = [0.0, point, limit, *((interval.low, interval.high) if interval else ())]
-    if not all(abs(value) < float("inf") for value in shown):  # False for NaN, too
+    if not all(abs(value) < float("inf") for value in shown):  # also False for NaN
         return None
     start, end = min(shown), max(shown)
     reach = (end - start) * 1.2 or 1.0
@@ -95,31 +94,23 @@ def plot(judgement: Judgement) -> Plot | None:
     return Plot(x(0), x(interval.low) if interval else None, x(interval.high) if interval else None, x(point), x(limit), *good)
 
 
-def _one(records: Sequence[Record], kind: type[R]) -> R | None:
-    return next((record for record in records if isinstance(record, kind)), None)
-
-
-def _roles(evaluated: Evaluated | None) -> list[str]:
-    return [role for role in ("candidate", "champion", "base") if evaluated and role in evaluated.models]
-
-
-def _figures(evaluated: Evaluated | None) -> list[tuple[str, list[str]]]:
+def _metrics(evaluated: Evaluated | None) -> list[tuple[str, list[str]]]:
     if evaluated is None:
         return []
-    others = {name for model in evaluated.models.values() for name in model.metrics} - set(FIGURES)
+    others = {name for model in evaluated.models.values() for name in model.metrics} - set(HEADLINE)
     return [
-        (name, [number(evaluated.models[role].metrics.get(name)) for role in _roles(evaluated)]) for name in (*FIGURES, *sorted(others))
+        (name, [number(evaluated.models[role].metrics.get(name)) for role in roles(evaluated)]) for name in (*HEADLINE, *sorted(others))
     ]
 
 
 def _samples(evaluated: Evaluated | None) -> list[dict[str, Any]]:
-    """Questions with every model's answer; only what all models were asked."""
+    """Return the questions that all models answered, with their answers."""
     if evaluated is None:
         return []
     by_role: Mapping[str, Mapping[str, str]] = {
-        role: {sample.prompt: sample.answer for sample in evaluated.models[role].samples} for role in _roles(evaluated)
+        role: {sample.prompt: sample.answer for sample in evaluated.models[role].samples} for role in roles(evaluated)
     }
-    first = evaluated.models[_roles(evaluated)[0]].samples if by_role else ()
+    first = evaluated.models[roles(evaluated)[0]].samples if by_role else ()
     return [
         {"prompt": sample.prompt, "reference": sample.reference, "answers": [by_role[role][sample.prompt] for role in by_role]}
         for sample in first
@@ -140,7 +131,7 @@ def _cost(validated: Validated | None, trained: Trained | None) -> list[tuple[st
 
 
 def _lineage(records: Sequence[Record]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Per record, its plain fields; tables and texts have their own sections."""
+    """Return the scalar fields of each record. Tables and texts have their own sections."""
     skipped = {"schema_version", "reasons", "champion_note", "cost_note", "verdict", "first_run", "cost_estimate_usd", "override_refused"}
     lineage = []
     for record in records:

@@ -1,4 +1,4 @@
-"""Questions with the answers before and after: what a person judges a model by."""
+"""Sample questions with the answers before and after training."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["Exchange", "exchanges"]
 
 @dataclass(frozen=True)
 class Exchange:
-    """One question, what is served now and what would be."""
+    """One question, with the answer of the current model and of the candidate."""
 
     prompt: str
     before: str
@@ -19,13 +19,13 @@ class Exchange:
 
 
 def exchanges(evaluated: Evaluated | None) -> tuple[str, list[Exchange]]:
-    """Who answered before (``champion``, else ``base``), and every question that both were asked, those with another answer first."""
+    """Return the current model (``champion``, else ``base``) and every question that both models answered, changed answers first."""
     models = evaluated.models if evaluated else {}
-    old = "champion" if "champion" in models else "base"
-    if old not in models or "candidate" not in models:
-        return old, []
-    before = {sample.prompt: sample.answer for sample in models[old].samples}
-    asked = [
+    current = "champion" if "champion" in models else "base"
+    if current not in models or "candidate" not in models:
+        return current, []
+    before = {sample.prompt: sample.answer for sample in models[current].samples}
+    both = [
         Exchange(sample.prompt, before[sample.prompt], sample.answer) for sample in models["candidate"].samples if sample.prompt in before
     ]
-    return old, sorted(asked, key=lambda exchange: exchange.before == exchange.after)
+    return current, sorted(both, key=lambda exchange: exchange.before == exchange.after)

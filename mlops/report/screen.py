@@ -1,108 +1,102 @@
-"""The short screen at the end of a run, for a terminal."""
+"""The summary at the end of a run, for a terminal."""
 
 from __future__ import annotations
 
 import shutil
 import textwrap
 from collections.abc import Sequence
-from typing import TypeVar
 
 from mlops.core.records import Deployed, Evaluated, Judged, Promoted, Record, Smoked, TornDown, Trained, Validated
 from mlops.core.run import Run
+from mlops.judging.metrics import HEADLINE
 from mlops.judging.wording import number
-from mlops.report.markdown import FIGURES, meaning, override_line, self_test_line
+from mlops.report.markdown import find_record, meaning, override_line, roles, self_test_line
 from mlops.report.samples import exchanges
 
 __all__ = ["screen"]
 
-R = TypeVar("R", bound=Record)
-
 
 def screen(run: Run, mlflow_page: str = "") -> str:
-    """Verdict and why, the models' figures, a question with the old and the new answer, the cost, and where to look.
+    """Render the verdict and its reasons, the metrics, a question with the old and the new answer, the cost, and where to find more.
 
     Args:
-        run: the run directory; what is not there yet is left out.
-        mlflow_page: the command that opens the MLflow page; without it, the studio's address of the training job is shown.
+        run: the run directory; sections whose record is missing are omitted.
+        mlflow_page: the command that opens the MLflow page; if empty, the studio URL of the training job is shown.
     """
     records = list(run.records())
     width = max(60, min(100, shutil.get_terminal_size().columns))
-    parts = [_verdict(records, width), _figures(records), _sample(records, width), _live(records), _cost(records)]
+    parts = [_verdict(records, width), _metrics(records), _sample(records, width), _live(records), _cost(records)]
     return "\n\n".join(part for part in [*parts, _places(run, records, mlflow_page)] if part) + "\n"
 
 
 def _verdict(records: Sequence[Record], width: int) -> str:
-    judged = _one(records, Judged)
+    judged = find_record(records, Judged)
     if judged is None:
         return "No verdict yet: the gate has not judged this run."
     lines = [f"{judged.verdict.value}: {meaning(judged)}"]
-    if told := override_line(judged):
-        lines.append(textwrap.fill(told, width, initial_indent="  ! ", subsequent_indent="    "))
-    told_lines = (*judged.reasons, *judged.notes, self_test_line(judged.self_test))
-    lines += [textwrap.fill(line, width, initial_indent="  - ", subsequent_indent="    ") for line in told_lines]
+    if warning := override_line(judged):
+        lines.append(textwrap.fill(warning, width, initial_indent="  ! ", subsequent_indent="    "))
+    bullets = (*judged.reasons, *judged.notes, self_test_line(judged.self_test))
+    lines += [textwrap.fill(line, width, initial_indent="  - ", subsequent_indent="    ") for line in bullets]
     return "\n".join(lines)
 
 
-def _figures(records: Sequence[Record]) -> str:
-    evaluated = _one(records, Evaluated)
+def _metrics(records: Sequence[Record]) -> str:
+    evaluated = find_record(records, Evaluated)
     if evaluated is None:
         return ""
-    roles = [role for role in ("candidate", "champion", "base") if role in evaluated.models]
-    lines = [f"{'':20}" + "".join(f"{role:>12}" for role in roles)]
-    for name in FIGURES:
-        lines.append(f"{name:20}" + "".join(f"{number(evaluated.models[role].metrics.get(name)):>12}" for role in roles))
+    columns = roles(evaluated)
+    lines = [f"{'':20}" + "".join(f"{role:>12}" for role in columns)]
+    for name in HEADLINE:
+        lines.append(f"{name:20}" + "".join(f"{number(evaluated.models[role].metrics.get(name)):>12}" for role in columns))
     return "\n".join(lines)
 
 
 def _sample(records: Sequence[Record], width: int) -> str:
-    """The first question that old and new model answer differently, else the first."""
-    old, asked = exchanges(_one(records, Evaluated))
-    if not asked:
+    """Show the first question that old and new model answer differently, or else the first one."""
+    current, samples = exchanges(find_record(records, Evaluated))
+    if not samples:
         return ""
-    rows = (("question", asked[0].prompt), (f"old ({old})", asked[0].before), ("new (candidate)", asked[0].after))
-    return "\n".join(_labelled(label, text, width) for label, text in rows)
+    rows = (("question", samples[0].prompt), (f"old ({current})", samples[0].before), ("new (candidate)", samples[0].after))
+    return "\n".join(_labeled(label, text, width) for label, text in rows)
 
 
 def _live(records: Sequence[Record]) -> str:
     lines = []
-    if smoked := _one(records, Smoked):
+    if smoked := find_record(records, Smoked):
         lines.append(
             f"smoke test: {smoked.requests} requests, {smoked.failures} failures, "
             f"p50 {smoked.latency_p50_ms:,.0f} ms, p95 {smoked.latency_p95_ms:,.0f} ms"
         )
-    promoted, deployed = _one(records, Promoted), _one(records, Deployed)
+    promoted, deployed = find_record(records, Promoted), find_record(records, Deployed)
     if promoted or deployed:
         last = promoted or deployed
         assert last is not None
         lines.append(f"endpoint {last.endpoint}, traffic {last.traffic_now}")
-    if torn := _one(records, TornDown):
+    if torn := find_record(records, TornDown):
         lines.append(f"torn down: {len(torn.deleted)} deleted, {len(torn.refused)} left alone, {len(torn.remaining)} remaining")
     return "\n".join(lines)
 
 
 def _cost(records: Sequence[Record]) -> str:
-    validated, trained = _one(records, Validated), _one(records, Trained)
+    validated, trained = find_record(records, Validated), find_record(records, Trained)
     lines = []
     if validated is not None:
         estimate = "unknown" if validated.cost_estimate_usd is None else f"{validated.cost_estimate_usd:,.2f} USD"
-        lines.append(f"on Azure it would have cost {estimate} ({validated.cost_note})")
+        lines.append(f"estimated cost on Azure: {estimate} ({validated.cost_note})")
     if trained is not None and trained.gpu_hours is not None:
-        lines.append(f"the training took {trained.gpu_hours:.3g} GPU hours")
+        lines.append(f"training: {trained.gpu_hours:.3g} GPU hours")
     return "\n".join(lines)
 
 
 def _places(run: Run, records: Sequence[Record], mlflow_page: str) -> str:
-    report, trained = run.directory / "report.html", _one(records, Trained)
+    report, trained = run.directory / "report.html", find_record(records, Trained)
     lines = [f"report   {report}"] if report.is_file() else []
     if mlflow_page or trained:
         lines.append(f"MLflow   {mlflow_page or (trained.studio_url if trained else '')}")
     return "\n".join([*lines, f"records  {run.directory}/   (read them with `mlops show`)"])
 
 
-def _labelled(label: str, text: str, width: int) -> str:
+def _labeled(label: str, text: str, width: int) -> str:
     wrapped = textwrap.wrap(" ".join(text.split()) or "(nothing)", width - 18, max_lines=4, placeholder=" …")
     return "\n".join(f"{label if number == 0 else '':18}{line}" for number, line in enumerate(wrapped))
-
-
-def _one(records: Sequence[Record], kind: type[R]) -> R | None:
-    return next((record for record in records if isinstance(record, kind)), None)

@@ -1,7 +1,7 @@
-"""A verdict as tags of an MLflow run, and past verdicts read from them.
+"""A verdict as tags of an MLflow run, and past verdicts read from such tags.
 
-The tags ``mlops.verdict`` and so on tell the last verdict on a training. Beside them stands one tag for each decision, so that a HOLD does
-not vanish behind the PROMOTE of laxer rules. Equal decisions share a tag, which then tells when the last of them was made.
+The tags ``mlops.verdict``, ``mlops.verdict_reasons`` and so on hold the last verdict on a training run. In addition there is one tag per
+decision, so that a HOLD stays visible after a PROMOTE by more lenient rules. Equal decisions share a tag, with the time of the last one.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from mlops.judging.wording import number
 __all__ = ["VERDICT", "Past", "past", "screen", "tags"]
 
 VERDICT = "mlops.verdict"
-"""Tag: the last verdict."""
+"""The tag of the last verdict."""
 _DECISION = "mlops.verdict."
-"""Tag of one decision: this, and the beginning of the record's digest."""
-_LONGEST = 500
-"""Characters of the reasons; MLflow takes 5,000 in a tag."""
-_DIFFERENCES = 3
+"""The prefix of a decision's tag, before the beginning of the record's digest."""
+_MAX_LENGTH = 500
+"""The length limit for the reasons in characters; MLflow's limit for a tag is 5,000."""
+_MAX_DIFFERENCES = 3
 
 
 @dataclass(frozen=True)
@@ -37,19 +37,19 @@ class Past:
     verdict: str
     override: str
     differences: tuple[tuple[str, float], ...]
-    """Metric and what it was held against → candidate − baseline."""
+    """Metric with the model that was compared with, and candidate − baseline."""
     record: str
-    """Digest of the gate's record, its first characters."""
+    """The first characters of the digest of the gate's record."""
 
 
 def tags(judged: Judged, evaluated: Evaluated) -> dict[str, str]:
-    """What is put on the candidate's run."""
+    """Return the tags of the candidate's run."""
     digest = judged.digest()
     outcomes = Counter(judgement.outcome for judgement in judged.judgements if judgement.critical)
     candidate = evaluated.models.get("candidate")
     return {
         VERDICT: judged.verdict.value,
-        "mlops.verdict_reasons": _short(" ".join(judged.reasons)),
+        "mlops.verdict_reasons": _shorten(" ".join(judged.reasons)),
         "mlops.verdict_rules": ", ".join(f"{outcomes[outcome]} {outcome.value}" for outcome in Outcome),
         "mlops.verdict_target": judged.target,
         "mlops.gate_record": digest,
@@ -60,21 +60,21 @@ def tags(judged: Judged, evaluated: Evaluated) -> dict[str, str]:
 
 
 def past(runs: Mapping[str, Mapping[str, str]]) -> list[Past]:
-    """The decisions in the tags of runs, newest first. A tag that can't be read is passed over: others may write tags, too."""
-    found = [
+    """Return the decisions in the tags of runs, newest first. Unreadable tags are ignored, because others may write tags too."""
+    decisions = [
         decision
-        for run, given in runs.items()
-        for key, value in given.items()
-        if key.startswith(_DECISION) and (decision := _read(run, key.removeprefix(_DECISION), value))
+        for run, run_tags in runs.items()
+        for key, value in run_tags.items()
+        if key.startswith(_DECISION) and (decision := _parse(run, key.removeprefix(_DECISION), value))
     ]
-    return sorted(found, key=lambda decision: decision.at, reverse=True)
+    return sorted(decisions, key=lambda decision: decision.at, reverse=True)
 
 
 def screen(decisions: Sequence[Past]) -> str:
-    """A table for a terminal."""
+    """Render decisions as a table for a terminal."""
     header = ("judged (UTC)", "verdict", "target", "training job", "record", "candidate − baseline", "override")
     rows = [header, *(_row(decision) for decision in decisions)]
-    widths = [max(len(row[place]) for row in rows) for place in range(len(header))]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
 
 
@@ -92,7 +92,7 @@ def _row(decision: Past) -> tuple[str, ...]:
 
 def _decision(judged: Judged) -> dict[str, Any]:
     return {
-        "at": judged.made_at.astimezone(UTC).isoformat(timespec="milliseconds"),
+        "at": judged.created_at.astimezone(UTC).isoformat(timespec="milliseconds"),
         "job": judged.candidate_job,
         "target": judged.target,
         "verdict": judged.verdict.value,
@@ -102,12 +102,12 @@ def _decision(judged: Judged) -> dict[str, Any]:
 
 
 def _differences(judged: Judged) -> Iterable[tuple[str, float]]:
-    """Of the first critical rules; one metric against one baseline once."""
-    told: dict[str, float] = {}
+    """Return the differences of the first critical rules, one per metric and baseline."""
+    differences: dict[str, float] = {}
     for judgement in judged.judgements:
-        if judgement.critical and judgement.difference is not None and len(told) < _DIFFERENCES:
-            told.setdefault(f"{judgement.metric} ({judgement.answered_against})", float(f"{judgement.difference:.6g}"))
-    return told.items()
+        if judgement.critical and judgement.difference is not None and len(differences) < _MAX_DIFFERENCES:
+            differences.setdefault(f"{judgement.metric} ({judgement.compared_with})", float(f"{judgement.difference:.6g}"))
+    return differences.items()
 
 
 def _override(judged: Judged) -> str:
@@ -115,24 +115,24 @@ def _override(judged: Judged) -> str:
         return ""
     override = judged.override
     approved = f", approved by {', '.join(override.approvers)}" if override.approvers else ""
-    return _short(f"{override.reason} ({override.actor}{approved})")
+    return _shorten(f"{override.reason} ({override.actor}{approved})")
 
 
-def _read(run: str, record: str, value: str) -> Past | None:
+def _parse(run: str, record: str, value: str) -> Past | None:
     try:
-        told = json.loads(value)
+        decision = json.loads(value)
         return Past(
-            at=datetime.fromisoformat(told["at"]).astimezone(UTC),
-            job=str(told.get("job") or run),
-            target=str(told["target"]),
-            verdict=Verdict(told["verdict"]).value,
-            override=str(told["override"]),
-            differences=tuple((str(what), float(difference)) for what, difference in told["differences"]),
+            at=datetime.fromisoformat(decision["at"]).astimezone(UTC),
+            job=str(decision.get("job") or run),
+            target=str(decision["target"]),
+            verdict=Verdict(decision["verdict"]).value,
+            override=str(decision["override"]),
+            differences=tuple((str(what), float(difference)) for what, difference in decision["differences"]),
             record=record,
         )
     except (ValueError, KeyError, TypeError):
         return None
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
+def _shorten(text: str) -> str:
+    return text if len(text) <= _MAX_LENGTH else f"{text[: _MAX_LENGTH - 1]}…"

@@ -14,15 +14,15 @@ from mlops.core.errors import UsageError
 from mlops.core.records import Trained
 from mlops.gate import gate, main
 from mlops.report import verdict_tags
-from tests.support.evidence import named, rule
+from tests.support.evidence import make_rule, name_rules
 from tests.support.run_directories import make_run
 
 EXPERIMENT = "history-of-verdicts"
-GOOD, BAD = rule(ceiling=3.0), rule(ceiling=0.1)
+GOOD, BAD = make_rule(ceiling=3.0), make_rule(ceiling=0.1)
 
 
 def settings(*rules: Rule) -> Config:
-    return Config(target="test", gate=GateConfig(rules=named(rules)), training=TrainingConfig(experiment=EXPERIMENT))
+    return Config(target="test", gate=GateConfig(rules=name_rules(rules)), training=TrainingConfig(experiment=EXPERIMENT))
 
 
 def new_run(workspace: Workspace) -> str:
@@ -56,7 +56,7 @@ def test_past_verdicts_newest_first(tmp_path: Path, workspace: Workspace, capsys
 
 
 def test_the_command_prints_past_verdicts(tmp_path: Path, workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
-    gate(settings(rule(baseline="champion", margin=0.1)), make_run(tmp_path / "run", mlflow_run=new_run(workspace)), workspace)
+    gate(settings(make_rule(baseline="champion", margin=0.1)), make_run(tmp_path / "run", mlflow_run=new_run(workspace)), workspace)
     path = tmp_path / "pipeline.toml"
     path.write_text(f'[targets.test.training]\nexperiment = "{EXPERIMENT}"\n')
     capsys.readouterr()
@@ -73,10 +73,14 @@ def test_foreign_tags_are_ignored() -> None:
 
 
 def test_rules_are_edited_by_name_or_by_metric_and_baseline() -> None:
-    rules = {"loss": rule(baseline="base"), "loss-again": rule(baseline="champion"), "drift": rule("retention.kl_base", ceiling=1.0)}
+    rules = {
+        "loss": make_rule(baseline="base"),
+        "loss-again": make_rule(baseline="champion"),
+        "drift": make_rule("retention.kl_base", ceiling=1.0),
+    }
     edited = edit_rules(rules, ["loss margin=0.1", "target.nll min_rows=9", "target.nll@champion critical=false", "drift ceiling=inf"])
-    assert edited["loss"] == rule(baseline="base", margin=0.1, min_rows=9)
-    assert edited["loss-again"] == rule(baseline="champion", min_rows=9, critical=False)
+    assert edited["loss"] == make_rule(baseline="base", margin=0.1, min_rows=9)
+    assert edited["loss-again"] == make_rule(baseline="champion", min_rows=9, critical=False)
     assert edited["drift"].ceiling is None
     with pytest.raises(UsageError, match="matches no rule") as raised:
         edit_rules(rules, ["los margin=0.1"])
@@ -84,4 +88,4 @@ def test_rules_are_edited_by_name_or_by_metric_and_baseline() -> None:
 
 
 def test_a_dropped_rule_can_be_tried_out() -> None:
-    assert not edit_rules({"loss": rule()}, ["loss enabled=false"])["loss"].enabled
+    assert not edit_rules({"loss": make_rule()}, ["loss enabled=false"])["loss"].enabled

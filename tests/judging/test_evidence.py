@@ -1,4 +1,4 @@
-"""Rows of scores.jsonl: columns by row id, or no evidence at all."""
+"""Rows of scores.jsonl become columns sorted by row id, or are refused."""
 
 from __future__ import annotations
 
@@ -8,24 +8,25 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlops.judging.evidence import Rows, Scoreless
-from tests.support.evidence import rows
+from mlops.judging.evidence import InvalidScores, Rows
+from tests.support.evidence import make_rows
 
 
 def test_rows_are_columns_in_the_order_of_their_ids() -> None:
-    made = [row for row in rows("champion", n=25) if row["suite"] == "target"]
-    found = Rows.of(reversed(made))
-    assert found.ids == tuple(row["id"] for row in made)
-    for column in ("tokens", "nll", "greedy_tokens"):
-        assert getattr(found, column).tolist() == [row[column] for row in made]
-    assert np.isnan(found.kl).all()
-    assert found.answered.tolist() == [row["rouge_l"] is not None for row in made]
-    assert not found.repeats
-    assert Rows.of([*made, made[3]]).repeats
+    scores = [row for row in make_rows("champion", n=25) if row["suite"] == "target"]
+    rows = Rows.of(reversed(scores))
+    assert rows.ids == tuple(row["id"] for row in scores)
+    assert rows.tokens.tolist() == [row["tokens"] for row in scores]
+    for column in ("nll", "greedy_tokens"):
+        assert rows.columns[column].tolist() == [row[column] for row in scores]
+    assert np.isnan(rows.columns["kl"]).all()
+    assert rows.measured["rouge_l"].tolist() == [row["rouge_l"] is not None for row in scores]
+    assert not rows.has_duplicates
+    assert Rows.of([*scores, scores[3]]).has_duplicates
 
 
 @pytest.mark.parametrize(
-    "spoil",
+    "change",
     [
         *(lambda row, name=name: row.pop(name) for name in ("id", "kind", "input", "tokens", "nll", "kl", "greedy_tokens")),
         lambda row: row.update(id=7),
@@ -41,8 +42,8 @@ def test_rows_are_columns_in_the_order_of_their_ids() -> None:
         lambda row: row.update(rouge_l="0.5"),
     ],
 )
-def test_what_is_no_score_is_refused(spoil: Callable[[dict[str, Any]], Any]) -> None:
-    made = [row for row in rows("champion", n=5) if row["suite"] == "target"]
-    spoil(made[2])
-    with pytest.raises(Scoreless, match="a row of the scores is not a score"):
-        Rows.of(made)
+def test_an_invalid_row_is_refused(change: Callable[[dict[str, Any]], Any]) -> None:
+    scores = [row for row in make_rows("champion", n=5) if row["suite"] == "target"]
+    change(scores[2])
+    with pytest.raises(InvalidScores, match="invalid row of scores"):
+        Rows.of(scores)

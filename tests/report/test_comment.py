@@ -1,4 +1,4 @@
-"""The pull request's comment, word for word where it matters."""
+"""The pull request's comment."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from mlops.core.records import Deployed, Evaluated, Judged, Outcome, Override, Registered, Sample, Smoked, TornDown, Verdict
 from mlops.core.run import Run
 from mlops.report.comment import LIMIT, MARKER
-from mlops.report.comment import text as written
+from mlops.report.comment import text as render
 from mlops.report.markdown import self_test_line
 from tests.support.evidence import RULES
 from tests.support.run_directories import judge_run, make_run
@@ -20,14 +20,14 @@ URL = "https://github.com/octo/chat/actions/runs/5"
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     """A run that the gate has judged."""
-    made = make_run(tmp_path / "run")
-    judge_run(made, *RULES)
-    return made
+    run = make_run(tmp_path / "run")
+    judge_run(run, *RULES)
+    return run
 
 
 def text(run: Run, *, planned: bool = True) -> str:
-    """The comment of a run of workflow run 5."""
-    return written(run, planned=planned, workflow_run=URL)
+    """Render the comment for workflow run 5."""
+    return render(run, planned=planned, workflow_run=URL)
 
 
 def samples(run: Run, role: str, answer: str) -> None:
@@ -37,23 +37,23 @@ def samples(run: Run, role: str, answer: str) -> None:
     run.write(evaluated.model_copy(update={"models": {**evaluated.models, role: scores}}))
 
 
-def test_it_holds_verdict_table_figures_cost_and_links(run: Run) -> None:
-    told = text(run)
-    assert told.startswith(f"{MARKER}\n\n## ")
+def test_it_has_verdict_table_metrics_cost_and_links(run: Run) -> None:
+    comment = text(run)
+    assert comment.startswith(f"{MARKER}\n\n## ")
     judged = run.read(Judged)
-    assert f"{judged.verdict}: " in told.splitlines()[2]
+    assert f"{judged.verdict}: " in comment.splitlines()[2]
     for part in (
         "| rule | candidate |",
         "target.nll",
-        "<summary>Figures</summary>",
+        "<summary>Metrics</summary>",
         "- Estimated cost: ",
         "(https://github.com/octo/chat/actions/runs/5)",
     ):
-        assert part in told, part
-    assert "offline" not in told
+        assert part in comment, part
+    assert "offline" not in comment
 
 
-GIVEN = Override(
+OVERRIDE = Override(
     reason="The suite is small, and two people have read <all> answers",
     actor="octocat",
     approvers=("lead",),
@@ -62,34 +62,34 @@ GIVEN = Override(
 )
 
 
-def test_an_override_is_the_first_thing_that_is_read(run: Run) -> None:
-    run.write(run.read(Judged).model_copy(update={"verdict": Verdict.HOLD, "override": GIVEN}))
+def test_an_override_is_shown_first(run: Run) -> None:
+    run.write(run.read(Judged).model_copy(update={"verdict": Verdict.HOLD, "override": OVERRIDE}))
     _, heading, warning, *_ = text(run).split("\n\n")
     assert heading.startswith("## ⚠️ HOLD, overridden: ")
     assert warning.startswith("> [!WARNING]\n> This HOLD was OVERRIDDEN by octocat at ")
     assert "two people have read &lt;all> answers. Approved by lead in environment gate-override" in warning
-    run.note_failure("deploy", "It is not healthy.")
-    assert "The gate had said HOLD, overridden." in text(run)
+    run.record_failure("deploy", "It is not healthy.")
+    assert "The gate's verdict was HOLD, overridden." in text(run)
     assert "OVERRIDDEN by octocat" in text(run)
 
 
-def test_an_override_that_was_refused_is_told(run: Run) -> None:
+def test_a_refused_override_is_reported(run: Run) -> None:
     run.write(run.read(Judged).model_copy(update={"verdict": Verdict.REJECT, "override_refused": "REJECT has no override."}))
     _, heading, warning, *_ = text(run).split("\n\n")
     assert heading.startswith("## ❌ REJECT: ")
-    assert warning == "> [!WARNING]\n> An override was asked for and refused: REJECT has no override."
+    assert warning == "> [!WARNING]\n> An override was requested and refused: REJECT has no override."
 
 
-def test_it_tells_notes_and_what_the_self_test_found(run: Run) -> None:
+def test_it_has_notes_and_the_self_test(run: Run) -> None:
     judged = run.read(Judged)
     assert judged.self_test
     run.write(judged.model_copy(update={"notes": ("The champion has seen\nother data.",)}))
-    told = text(run).splitlines()
-    assert "- The champion has seen other data." in told
-    assert f"- {self_test_line(judged.self_test)}" in told
+    comment = text(run).splitlines()
+    assert "- The champion has seen other data." in comment
+    assert f"- {self_test_line(judged.self_test)}" in comment
 
 
-def test_of_many_rules_those_in_doubt_are_shown_and_the_table_is_folded(run: Run) -> None:
+def test_with_many_rules_those_in_doubt_are_shown_and_the_table_is_folded(run: Run) -> None:
     judged = run.read(Judged)
     shown = judged.judgements[0].model_copy(update={"rule": "a good rule", "outcome": Outcome.SHOWN})
     doubtful = shown.model_copy(update={"rule": "a doubtful rule", "outcome": Outcome.UNPROVEN})
@@ -105,16 +105,16 @@ def test_equal_records_give_equal_text(run: Run) -> None:
     assert text(run) == text(run)
 
 
-def test_it_shows_answers_before_and_after_that_break_no_table(run: Run) -> None:
+def test_answers_before_and_after_do_not_break_the_table(run: Run) -> None:
     samples(run, "champion", "Because\nit | was <b>so</b>.")
     samples(run, "candidate", "x" * 5000)
-    told = text(run)
-    (line,) = [line for line in told.splitlines() if line.startswith("| Why")]
+    comment = text(run)
+    (line,) = [line for line in comment.splitlines() if line.startswith("| Why")]
     assert line.startswith("| Why \\| how? | Because it \\| was &lt;b>so&lt;/b>. | xxx")
     assert len(line) < 1000
 
 
-def test_it_tells_what_was_served_and_what_is_gone(run: Run) -> None:
+def test_it_shows_what_was_served_and_deleted(run: Run) -> None:
     judged = run.read(Judged)
     registered = run.write(Registered(inputs={"gate": judged.digest()}, name="chat", version="1", model="m", tags={}))
     deployed = run.write(
@@ -129,17 +129,17 @@ def test_it_tells_what_was_served_and_what_is_gone(run: Run) -> None:
     )  # fmt: skip
     run.write(smoked)
     run.write(TornDown(deleted=("endpoint chat-pr-12",), refused={}, remaining=()))
-    told = text(run)
-    assert "4 requests, 1 failures, p50 10 ms, p95 20 ms" in told
-    assert 'Endpoint `chat-pr-12`, deployment `d-1`, traffic {"d-1": 0}.' in told
-    assert "Torn down: `endpoint chat-pr-12`. Remaining: nothing." in told
+    comment = text(run)
+    assert "4 requests, 1 failures, p50 10 ms, p95 20 ms" in comment
+    assert 'Endpoint `chat-pr-12`, deployment `d-1`, traffic {"d-1": 0}.' in comment
+    assert "Torn down: `endpoint chat-pr-12`. Remaining: nothing." in comment
 
 
-def test_a_failure_stands_above_the_verdict_and_breaks_out_of_nothing(run: Run) -> None:
-    run.note_failure("deploy", "It is not healthy.\n```\n<script>\n```\nFix: look at the log.")
-    told = text(run)
-    assert "## ❌ deploy failed\n\n````text\nIt is not healthy.\n```\n<script>\n```\nFix: look at the log.\n````" in told
-    assert f"The gate had said {run.read(Judged).verdict}." in told
+def test_a_failure_is_shown_above_the_verdict_and_stays_in_its_block(run: Run) -> None:
+    run.record_failure("deploy", "It is not healthy.\n```\n<script>\n```\nFix: look at the log.")
+    comment = text(run)
+    assert "## ❌ deploy failed\n\n````text\nIt is not healthy.\n```\n<script>\n```\nFix: look at the log.\n````" in comment
+    assert f"The gate's verdict was {run.read(Judged).verdict}." in comment
 
 
 def test_without_a_plan_it_ran_offline(run: Run) -> None:
@@ -153,7 +153,7 @@ def test_without_records_it_says_so(tmp_path: Path) -> None:
 def test_it_is_never_too_long_for_github(run: Run) -> None:
     judged = run.read(Judged)
     run.write(judged.model_copy(update={"reasons": tuple(f"reason {number} {'x' * 500}" for number in range(300))}))
-    told = text(run)
-    assert len(told) < LIMIT + 200
-    assert told.endswith("the whole report is in the run's artifact `run`.\n")
-    assert told.startswith(MARKER), "it must be found again"
+    comment = text(run)
+    assert len(comment) < LIMIT + 200
+    assert comment.endswith("the full report is in the artifact `run` of the workflow run.\n")
+    assert comment.startswith(MARKER), "the marker identifies the comment"

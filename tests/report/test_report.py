@@ -1,4 +1,4 @@
-"""Markdown, HTML and the end screen, from the same records."""
+"""Markdown, HTML and the final screen, from the same records."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ from mlops.core.records import Evaluated, Interval, Judged, Judgement, Outcome, 
 from mlops.core.run import Run
 from mlops.report import html, markdown
 from mlops.report.screen import screen
-from tests.support.evidence import rows, rule
+from tests.support.evidence import make_rows, make_rule
 from tests.support.run_directories import judge_run, make_run
 
 RULES = (
-    rule(baseline="champion", test="paired_bootstrap"),
-    rule("target.perplexity", baseline="base", margin=0.1, critical=False),
-    rule("retention.kl_base", ceiling=0.5),
+    make_rule(baseline="champion", test="paired_bootstrap"),
+    make_rule("target.perplexity", baseline="base", margin=0.1, critical=False),
+    make_rule("retention.kl_base", ceiling=0.5),
 )
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    made = make_run(tmp_path)
-    judge_run(made, *RULES)
-    return made
+    run = make_run(tmp_path)
+    judge_run(run, *RULES)
+    return run
 
 
 def judgement(**changes: Any) -> Judgement:
-    given: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "rule": "target.nll: not worse than the base", "metric": "target.nll", "direction": "lower", "test": "paired_bootstrap", "seed": 1,
-        "baseline": "base", "answered_against": "base", "critical": True, "candidate": 1.8, "reference": 2.0, "difference": -0.2,
+        "baseline": "base", "compared_with": "base", "critical": True, "candidate": 1.8, "reference": 2.0, "difference": -0.2,
         "interval": Interval(low=-0.3, high=-0.1, confidence=0.95), "margin": 0.1, "n": 1234, "mde": 0.14, "outcome": Outcome.SHOWN,
         "reason": "It is.",
     }  # fmt: skip
-    return Judgement(**{**given, **changes})
+    return Judgement(**{**fields, **changes})
 
 
 class Page(HTMLParser):
-    """The tags and texts of a page; refuses what is not nested properly."""
+    """Collects the tags and the text of a page, and refuses improper nesting."""
 
     VOID = frozenset({"meta", "br", "circle", "line"})
 
@@ -68,7 +68,7 @@ class Page(HTMLParser):
             self.text += data
 
 
-def test_rule_table_has_every_figure() -> None:
+def test_the_rule_table_has_every_number() -> None:
     row = markdown.rule_table([judgement()]).splitlines()[2]
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells == [
@@ -76,10 +76,8 @@ def test_rule_table_has_every_figure() -> None:
     ]  # fmt: skip
 
 
-def test_unknown_figures_are_dashes() -> None:
-    unknown = judgement(
-        candidate=None, reference=None, difference=None, interval=None, margin=None, n=None, mde=None, answered_against="none"
-    )
+def test_unknown_numbers_are_dashes() -> None:
+    unknown = judgement(candidate=None, reference=None, difference=None, interval=None, margin=None, n=None, mde=None, compared_with="none")
     assert markdown.rule_table([unknown]).splitlines()[2].count("–") == 6
 
 
@@ -99,15 +97,15 @@ def test_gate_page(run: Run) -> None:
     assert "seed" in page
 
 
-def test_first_run_is_told(tmp_path: Path) -> None:
-    made = make_run(tmp_path, {"candidate": rows("candidate", shift=-0.4), "base": rows("base")})
-    judge_run(made, *RULES)
-    assert "First run. Endpoint chat serves nothing" in (tmp_path / "gate.md").read_text()
-    assert "First run. Endpoint chat serves nothing" in Page((tmp_path / "report.html").read_text()).text
-    assert "First run. Endpoint chat serves nothing" in " ".join(screen(made).split())
+def test_a_first_run_is_reported(tmp_path: Path) -> None:
+    run = make_run(tmp_path, {"candidate": make_rows("candidate", shift=-0.4), "base": make_rows("base")})
+    judge_run(run, *RULES)
+    assert "Endpoint chat serves nothing: this is a first run." in (tmp_path / "gate.md").read_text()
+    assert "Endpoint chat serves nothing: this is a first run." in Page((tmp_path / "report.html").read_text()).text
+    assert "Endpoint chat serves nothing: this is a first run." in " ".join(screen(run).split())
 
 
-def test_a_wilcoxon_rule_shows_what_its_interval_is_about() -> None:
+def test_a_wilcoxon_rule_shows_the_typical_row() -> None:
     typical = judgement(test="wilcoxon", difference=0.5, typical_difference=-0.2)
     assert "| 0.5; typical row -0.2 [-0.3, -0.1] |" in markdown.rule_table([typical])
     plot = html.plot(typical)
@@ -122,50 +120,51 @@ OVERRIDE = Override(
 )
 
 
-def page_of(path: Path, **changes: Any) -> tuple[str, str, str]:
-    """Markdown, the text of the page, and the screen, of a HOLD."""
-    made = make_run(path, {"candidate": rows("candidate", shift=-0.1), "champion": rows("champion"), "base": rows("base")})
-    judged = judge_run(made, rule(baseline="base", margin=-0.05, test="paired_bootstrap"), **changes)
+def render_hold(path: Path, **changes: Any) -> tuple[str, str, str]:
+    """Return the Markdown page, the text of the HTML page, and the screen of a HOLD."""
+    run = make_run(path, {"candidate": make_rows("candidate", shift=-0.1), "champion": make_rows("champion"), "base": make_rows("base")})
+    judged = judge_run(run, make_rule(baseline="base", margin=-0.05, test="paired_bootstrap"), **changes)
     assert judged.verdict is Verdict.HOLD
-    return (path / "gate.md").read_text(), " ".join(Page((path / "report.html").read_text()).text.split()), " ".join(screen(made).split())
+    return (path / "gate.md").read_text(), " ".join(Page((path / "report.html").read_text()).text.split()), " ".join(screen(run).split())
 
 
-def test_an_override_is_loud(tmp_path: Path) -> None:
-    page, html_text, shown = page_of(tmp_path, override=OVERRIDE)
+def test_an_override_is_prominent(tmp_path: Path) -> None:
+    page, html_text, screen_text = render_hold(tmp_path, override=OVERRIDE)
     assert page.startswith("## Gate: HOLD, overridden\n\n> [!WARNING]\n> This HOLD was OVERRIDDEN by octocat at ")
     assert "HOLD OVERRIDDEN This HOLD was OVERRIDDEN by octocat" in html_text
-    assert shown.startswith("HOLD: the evidence does not reach; the candidate goes on all the same, by override ! This HOLD was OVERRIDDEN")
-    for text in (page.replace("&lt;", "<"), html_text, shown):
+    assert screen_text.startswith(
+        "HOLD: the evidence is not sufficient, but the candidate proceeds because of an override ! This HOLD was OVERRIDDEN"
+    )
+    for text in (page.replace("&lt;", "<"), html_text, screen_text):
         assert "the old one <b>is down</b>. Approved by hubot in environment gate-override (RUN-URL)." in text
         assert "nothing is registered" not in text
 
 
-def test_a_refused_override_is_told(tmp_path: Path) -> None:
-    for text in page_of(tmp_path, override_refused="REJECT has no override."):
-        assert "An override was asked for and refused: REJECT has no override." in text
+def test_a_refused_override_is_reported(tmp_path: Path) -> None:
+    for text in render_hold(tmp_path, override_refused="REJECT has no override."):
+        assert "An override was requested and refused: REJECT has no override." in text
         assert "OVERRIDDEN" not in text
 
 
-def test_nobody_asked_for_an_override(tmp_path: Path) -> None:
-    for text in page_of(tmp_path):
+def test_nothing_is_said_without_one(tmp_path: Path) -> None:
+    for text in render_hold(tmp_path):
         assert "verrid" not in text
 
 
 def test_the_self_test_is_one_line_and_a_folded_table(run: Run) -> None:
     line = markdown.self_test_line(run.read(Judged).self_test)
-    assert re.fullmatch(r"Self-test: the gate noticed (\d+) of \1 sabotages of this evidence\.", line)
+    assert re.fullmatch(r"Self-test: the gate detected (\d+) of \1 mutations of this evidence\.", line)
     page = (run.directory / "gate.md").read_text()
     assert f"<details><summary>{line}</summary>" in page
-    assert (
-        "| a figure of the candidate is NaN | every judged figure of the candidate is NaN | every rule that reads it is invalid |" in page
-    )
+    mutation = "| a metric value of the candidate is NaN | every judged metric value of the candidate is NaN |"
+    assert f"{mutation} every rule that depends on it is invalid |" in page
     assert line in Page((run.directory / "report.html").read_text()).text
     assert line in " ".join(screen(run).split())
-    assert markdown.self_test_line(()) == "Self-test: not made."
+    assert markdown.self_test_line(()) == "Self-test: not run."
 
 
-def test_notes_on_the_models_are_told(tmp_path: Path) -> None:
-    for text in page_of(tmp_path, notes=("The champion was trained on other data.",)):
+def test_notes_on_the_models_are_shown(tmp_path: Path) -> None:
+    for text in render_hold(tmp_path, notes=("The champion was trained on other data.",)):
         assert "The champion was trained on other data." in text
 
 
@@ -178,7 +177,7 @@ def test_html_is_one_self_contained_page(run: Run) -> None:
         assert expected in page.text
 
 
-def test_html_escapes_what_models_say(run: Run) -> None:
+def test_html_escapes_answers_of_models(run: Run) -> None:
     text = (run.directory / "report.html").read_text()
     assert "<script>" not in text
     assert "<b>rain</b>" not in text
@@ -186,8 +185,8 @@ def test_html_escapes_what_models_say(run: Run) -> None:
 
 
 def test_html_of_an_unfinished_run(tmp_path: Path) -> None:
-    made = make_run(tmp_path)
-    page = Page(html.write(made).read_text())
+    run = make_run(tmp_path)
+    page = Page(html.write(run).read_text())
     assert "PROMOTE" not in page.text
     assert "target.nll" in page.text
     assert "svg" not in {tag for tag, _ in page.tags}
@@ -214,11 +213,11 @@ def test_plot_shows_the_good_side_of_the_margin(direction: str, margin: float, g
 
 
 @pytest.mark.parametrize("changes", [{"difference": None}, {"margin": None}, {"difference": float("nan")}, {"difference": float("inf")}])
-def test_no_plot_of_what_is_no_figure(changes: dict[str, Any]) -> None:
+def test_there_is_no_plot_without_finite_numbers(changes: dict[str, Any]) -> None:
     assert html.plot(judgement(**changes)) is None
 
 
-def test_plot_of_no_difference_at_all() -> None:
+def test_plot_of_equal_models() -> None:
     plot = html.plot(judgement(difference=0.0, margin=0.0, interval=None))
     assert plot is not None
     assert plot.point == plot.zero == plot.limit == html.WIDTH / 2
@@ -248,9 +247,9 @@ def test_screen_of_nothing(tmp_path: Path) -> None:
     assert "No verdict yet" in screen(Run(tmp_path))
 
 
-def test_screen_says_why_not(tmp_path: Path) -> None:
-    made = make_run(tmp_path, {"candidate": rows("candidate", shift=0.4), "champion": rows("champion"), "base": rows("base")})
-    judged = judge_run(made, *RULES)
+def test_the_screen_gives_the_reasons_for_a_rejection(tmp_path: Path) -> None:
+    run = make_run(tmp_path, {"candidate": make_rows("candidate", shift=0.4), "champion": make_rows("champion"), "base": make_rows("base")})
+    judged = judge_run(run, *RULES)
     assert judged.verdict is Verdict.REJECT
-    assert screen(made).startswith("REJECT: a critical rule is shown to fail")
-    assert "target.nll: The candidate had to be not worse than the champion, and is not: 2.4" in " ".join(screen(made).split())
+    assert screen(run).startswith("REJECT: a critical rule is shown to fail")
+    assert "target.nll: The candidate must be not worse than the champion, but is not: 2.4" in " ".join(screen(run).split())

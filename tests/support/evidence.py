@@ -1,4 +1,4 @@
-"""Evidence made up for tests: scores of candidate, champion and base over the same rows."""
+"""Synthetic evidence: scores of candidate, champion and base over the same rows."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ DIGESTS = {"target": "t" * 64, "retention": "r" * 64}
 KINDS = ("facts", "refusal")
 
 
-def rows(role: str, *, n: int = 60, seed: int = 0, shift: float = 0.0, kl: float = 0.1) -> list[dict[str, Any]]:
-    """Rows as in scores.jsonl: equal questions for every role, answers ``shift`` nats a token from the others' on average."""
+def make_rows(role: str, *, n: int = 60, seed: int = 0, shift: float = 0.0, kl: float = 0.1) -> list[dict[str, Any]]:
+    """Make rows of scores.jsonl: the same questions for every role, and scores that differ by ``shift`` nats per token on average."""
     shared, own, choices = (np.random.default_rng(key) for key in (seed, [seed, *role.encode()], [seed, 1, *role.encode()]))
-    made = []
+    rows = []
     for suite in DIGESTS:
         for number in range(n):
             tokens = int(shared.integers(3, 40))
             per_token = 2.0 + shared.normal(0, 0.3) + shift + own.normal(0, 0.05)
             drift = 0.0 if role == "base" else kl * float(own.uniform(0.5, 1.5))
-            made.append(
+            rows.append(
                 {
                     "suite": suite,
                     "id": f"{suite}-{number:05d}",
@@ -38,43 +38,50 @@ def rows(role: str, *, n: int = 60, seed: int = 0, shift: float = 0.0, kl: float
                     "rouge_l": float(own.uniform(0.2, 0.6)) if suite == "target" and number < 20 else None,
                 }
             )
-    return made
+    return rows
 
 
-def model(role: str, scored: Sequence[Mapping[str, Any]], **changes: Any) -> ModelEvidence:
-    by_suite = {suite: Rows.of(row for row in scored if row["suite"] == suite) for suite in DIGESTS}
-    made = ModelEvidence(
+def make_model(role: str, scores: Sequence[Mapping[str, Any]], **changes: Any) -> ModelEvidence:
+    by_suite = {suite: Rows.of(row for row in scores if row["suite"] == suite) for suite in DIGESTS}
+    evidence = ModelEvidence(
         model=f"azureml://models/{role}",
         run=f"run-{role}",
         weights_digest=f"weights-{role}",
-        metrics=aggregate(scored),
+        metrics=aggregate(scores),
         suite_digests=dict(DIGESTS),
         rows=by_suite,
     )
-    return replace(made, **changes)
+    return replace(evidence, **changes)
 
 
-def evidence(candidate: ModelEvidence | None = None, champion: ModelEvidence | None = None, base: ModelEvidence | None = None) -> Evidence:
-    """By default the candidate is clearly better than both others."""
+def make_evidence(
+    candidate: ModelEvidence | None = None, champion: ModelEvidence | None = None, base: ModelEvidence | None = None
+) -> Evidence:
+    """Make evidence. By default the candidate is clearly better than the other models."""
     models = {
-        "candidate": candidate or model("candidate", rows("candidate", shift=-0.4)),
-        "champion": champion or model("champion", rows("champion")),
-        "base": base or model("base", rows("base")),
+        "candidate": candidate or make_model("candidate", make_rows("candidate", shift=-0.4)),
+        "champion": champion or make_model("champion", make_rows("champion")),
+        "base": base or make_model("base", make_rows("base")),
     }
     return Evidence(models=models, suite_digests=dict(DIGESTS), overlapping={})
 
 
-def rule(metric: str = "target.nll", direction: str = "lower", **fields: Any) -> Rule:
+def make_rule(metric: str = "target.nll", direction: str = "lower", **fields: Any) -> Rule:
     return Rule.model_validate({"metric": metric, "direction": direction, **fields})
 
 
+def name_rules(rules: Sequence[Rule]) -> dict[str, Rule]:
+    """Give each rule a name, as pipeline.toml does."""
+    return {f"rule-{number}": rule for number, rule in enumerate(rules, start=1)}
+
+
 RULES = (
-    rule(baseline="champion", test="paired_bootstrap"),
-    rule(baseline="base", margin=-0.05, test="paired_bootstrap"),
-    rule(baseline="champion"),
-    rule("retention.nll", baseline="base", margin=0.05, test="paired_bootstrap"),
-    rule("retention.facts.nll", baseline="base", margin=0.1),
-    rule("retention.kl_base", ceiling=0.5),
-    rule("target.nll", ceiling=3.0),
+    make_rule(baseline="champion", test="paired_bootstrap"),
+    make_rule(baseline="base", margin=-0.05, test="paired_bootstrap"),
+    make_rule(baseline="champion"),
+    make_rule("retention.nll", baseline="base", margin=0.05, test="paired_bootstrap"),
+    make_rule("retention.facts.nll", baseline="base", margin=0.1),
+    make_rule("retention.kl_base", ceiling=0.5),
+    make_rule("target.nll", ceiling=3.0),
 )
-"""All of these are shown on the default evidence."""
+"""Rules that are all shown on the default evidence."""

@@ -1,4 +1,4 @@
-"""A run directory as the stages before the gate leave it, with scores made up."""
+"""Run directories as the stages before the gate leave them, with synthetic scores."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from mlops.core.run import Run
 from mlops.judging.judge import judge
 from mlops.remote.metrics import aggregate
 from mlops.report import html, markdown
-from tests.support.evidence import KINDS, rows
+from tests.support.evidence import KINDS, make_rows, name_rules
 
 Role = Literal["candidate", "champion", "base"]
 MODEL = "azureml://jobs/train-1/outputs/trained_model"
 
 
 def conversation(row_id: str, kind: str = "") -> dict[str, Any]:
-    said = [{"role": "user", "content": f"What is {row_id}?"}, {"role": "assistant", "content": f"It is {row_id}."}]
-    row = {"prompt": said[0]["content"], "prompt_id": row_id, "messages": said}
+    messages = [{"role": "user", "content": f"What is {row_id}?"}, {"role": "assistant", "content": f"It is {row_id}."}]
+    row = {"prompt": messages[0]["content"], "prompt_id": row_id, "messages": messages}
     return row | ({"kind": kind} if kind else {})
 
 
@@ -39,38 +39,42 @@ def make_run(
     overlap: bool = False,
     mlflow_run: str = "train-1",
 ) -> Run:
-    """Records up to Evaluated.
+    """Make a run directory with all records up to Evaluated.
 
     Args:
-        directory: where.
-        scores: role → rows of scores.jsonl; by default all three models, the candidate clearly better.
-        n: rows of each suite.
+        directory: the run directory.
+        scores: role → rows of scores.jsonl; by default those of all three models, with a candidate that is clearly better.
+        n: number of rows per suite.
         overlap: whether a row of the target suite is in the training data.
-        mlflow_run: of the training.
+        mlflow_run: the training's run.
     """
     run = Run(directory)
     target = [conversation(f"target-{number:05d}") for number in range(n)]
     retention = [conversation(f"retention-{number:05d}", KINDS[number % 2]) for number in range(n)]
     training = [conversation(f"train-{number}") for number in range(20)] + target[: int(overlap)]
-    train = run.keep(write_jsonl(run.path("data", "train_sft.jsonl"), training), len(training))
-    prepared = run.write(Prepared(files={"train_sft": train}, dataset="made up", revision="1", percent=100.0, seed=1, fingerprint="f" * 64))
+    train = run.describe_file(write_jsonl(run.path("data", "train_sft.jsonl"), training), len(training))
+    prepared = run.write(
+        Prepared(files={"train_sft": train}, dataset="synthetic", revision="1", percent=100.0, seed=1, fingerprint="f" * 64)
+    )
     files = {"target": write_jsonl(run.path("suites", "target.jsonl"), target)}
     files["retention"] = write_jsonl(run.path("suites", "retention.jsonl"), retention)
-    kept = {name: run.keep(path, n) for name, path in files.items()}
-    validated = run.write(_validated(prepared, {name: Suite(name=name, path=k.path, digest=k.sha256, rows=n) for name, k in kept.items()}))
+    digests = {name: run.describe_file(path, n) for name, path in files.items()}
+    validated = run.write(
+        _validated(prepared, {name: Suite(name=name, path=file.path, digest=file.sha256, rows=n) for name, file in digests.items()})
+    )
     trained = run.write(_trained(validated, mlflow_run))
     default: dict[Role, Sequence[Mapping[str, Any]]] = {
-        "candidate": rows("candidate", n=n, shift=-0.4),
-        "champion": rows("champion", n=n),
-        "base": rows("base", n=n),
+        "candidate": make_rows("candidate", n=n, shift=-0.4),
+        "champion": make_rows("champion", n=n),
+        "base": make_rows("base", n=n),
     }
     write_evaluated(run, validated, trained, default if scores is None else scores)
     return run
 
 
 def judge_run(run: Run, *rules: Rule, **changes: Any) -> Judged:
-    """Judge by these rules and leave what the gate leaves, without asking anybody."""
-    judged = judge(Config(target="test", gate=GateConfig(rules=rules)), run).model_copy(update=changes)
+    """Judge by these rules and write what the gate writes, without calling any service."""
+    judged = judge(Config(target="test", gate=GateConfig(rules=name_rules(rules))), run).model_copy(update=changes)
     run.path("gate.md").write_text(markdown.gate_page(judged, run.read(Evaluated)))
     run.write(judged)
     html.write(run)
@@ -79,27 +83,28 @@ def judge_run(run: Run, *rules: Rule, **changes: Any) -> Judged:
 
 def write_evaluated(run: Run, validated: Validated, trained: Trained, scores: Mapping[Role, Sequence[Mapping[str, Any]]]) -> Evaluated:
     files = {
-        f"scores.{role}": run.keep(write_jsonl(run.path("evaluate", f"{role}.jsonl"), made), len(made)) for role, made in scores.items()
+        f"scores.{role}": run.describe_file(write_jsonl(run.path("evaluate", f"{role}.jsonl"), rows), len(rows))
+        for role, rows in scores.items()
     }
     return run.write(
         Evaluated(
             inputs={Validated.stage: validated.digest(), Trained.stage: trained.digest()},
             files=files,
             evaluation_version="v1",
-            models={role: _scores(role, made, validated) for role, made in scores.items()},
+            models={role: _scores(role, rows, validated) for role, rows in scores.items()},
             champion_note="" if "champion" in scores else "Endpoint chat serves nothing: this is a first run.",
         )
     )
 
 
-def _scores(role: Role, made: Sequence[Mapping[str, Any]], validated: Validated) -> ModelScores:
+def _scores(role: Role, rows: Sequence[Mapping[str, Any]], validated: Validated) -> ModelScores:
     return ModelScores(
         role=role,
         model=MODEL if role == "candidate" else f"azureml://models/{role}",
         weights_digest=f"weights-{role}",
         job=f"score-{role}",
         mlflow_run_id=f"score-{role}",
-        metrics=aggregate(made),
+        metrics=aggregate(rows),
         rows={name: suite.rows for name, suite in validated.suites.items()},
         suite_digests={name: suite.digest for name, suite in validated.suites.items()},
         scores=f"scores.{role}",

@@ -98,7 +98,7 @@ def test_an_override_needs_an_environment_with_reviewers(held: Result, live: str
     github_api.add_environment(emulator.azure, "gate-override")
     refused = override(repository, held)
     assert refused.jobs == {"validate": "success", "evaluate-gate": "failure", "teardown": "success"}, refused.trouble
-    assert "An override was asked for and refused: environment gate-override has no required reviewers" in refused.summary
+    assert "An override was requested and refused: environment gate-override has no required reviewers" in refused.summary
     assert repository.endpoints() == {ENDPOINT: {live: 100}}
 
 

@@ -1,9 +1,9 @@
-"""Whether the gate can fail: the decision is replayed on evidence that was spoilt, and must notice every time.
+"""Whether the gate can say no: the decision is replayed on mutated evidence, and the gate must detect every mutation.
 
-Each probe spoils the evidence of this very run in one way (:mod:`mlops.judging.selftest.mutations`) and asks the critical rules that
-read what was spoilt. Evidence that is no evidence must be called invalid, whatever the candidate is worth; one that is turned round must
-turn the answer round; a regression that is planted must be seen as far as the report says that it can be seen. Only rules that had valid
-evidence before can show anything here: where there is none, the probe is not applicable, which is not the same as passed.
+Each probe mutates the evidence of this run in one way (:mod:`mlops.judging.selftest.mutations`) and replays the critical rules that depend
+on it. Invalid evidence must be called invalid, however good the candidate is. Swapped models must reverse the judgement. A planted
+regression must be detected as far as the report claims that it can be detected. Only rules with valid evidence can show anything here;
+without one, the probe is not applicable, which is not the same as detected.
 """
 
 from __future__ import annotations
@@ -11,312 +11,316 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
+from mlops.core.config import Rule
 from mlops.core.records import Outcome, Probe, Verdict
 from mlops.judging.evidence import Evidence
 from mlops.judging.metrics import parse
 from mlops.judging.rules import expand
-from mlops.judging.selftest import mutations, scrutiny
-from mlops.judging.selftest.scrutiny import Asked
+from mlops.judging.selftest import checks, mutations
+from mlops.judging.selftest.checks import RuleCase
 from mlops.judging.verdict import Decision
 from mlops.judging.wording import number
 
-if TYPE_CHECKING:
-    from mlops.core.config import Rule
-
 __all__ = ["Judge", "self_test"]
 
-_EDGE = 0.1
-"""Of the minimum detectable effect: so near to its margin nobody can tell on which side a candidate is."""
-_FIGURES = (("missing", None), ("NaN", math.nan), ("infinite", math.inf), ("minus infinite", -math.inf))
+_STEP = 0.1
+"""A fraction of the minimum detectable effect that no test can detect: so close to the margin, both sides look alike."""
+_BAD_VALUES = (("missing", None), ("NaN", math.nan), ("infinite", math.inf), ("minus infinite", -math.inf))
 
-
-Judge = Callable[[Sequence["Rule"], Evidence], Decision]
-"""What is tested: :func:`mlops.judging.verdict.decide`."""
+Judge = Callable[[Sequence[Rule], Evidence], Decision]
+"""The function under test: :func:`mlops.judging.verdict.decide`."""
 
 
 def self_test(rules: Sequence[Rule], evidence: Evidence, decision: Decision, judge: Judge) -> tuple[Probe, ...]:
-    """Replay a decision on spoilt evidence.
+    """Replay a decision on mutated evidence.
 
     Args:
         rules: as configured.
-        evidence: of this run.
-        decision: what the judge said of it.
-        judge: what is tested; :func:`mlops.judging.verdict.decide`.
+        evidence: the evidence of this run.
+        decision: the judge's decision on it.
+        judge: the function under test; :func:`mlops.judging.verdict.decide`.
     """
-    return _Bench(rules, evidence, decision, judge).probes()
+    return _SelfTest(rules, evidence, decision, judge).run()
 
 
-class _Bench:
-    """The evidence as it is, the rules' answers to it, and the judge."""
+class _SelfTest:
+    """The original evidence, the judgements on it, and the judge."""
 
     def __init__(self, rules: Sequence[Rule], evidence: Evidence, decision: Decision, judge: Judge) -> None:
         self.rules, self.evidence, self.original, self.judge = rules, evidence, decision, judge
-        concrete = [each for rule in rules for each in expand(rule, evidence)]
-        found = zip(concrete, self.original.judgements, strict=False)
-        parsed = [(rule, parse(rule.metric), answer) for rule, answer in found if rule.critical]
-        known = [(rule, metric, answer) for rule, metric, answer in parsed if metric is not None]
-        self.critical = [Asked(rule, metric, scrutiny.role_of(rule, evidence), answer) for rule, metric, answer in known]
-        self.asked = len(concrete)
-        # Invalid evidence can't become more invalid: what such a rule says of a sabotage shows nothing.
-        self.sound = [asked for asked in self.critical if asked.answer.outcome is not Outcome.INVALID]
-        self.names = {asked.metric.name for asked in self.critical}
-        self.baselines = sorted({asked.role for asked in self.critical} - {"none"})
+        expanded = [each for rule in rules for each in expand(rule, evidence)]
+        judgements = zip(expanded, self.original.judgements, strict=False)
+        parsed = [(rule, parse(rule.metric), judgement) for rule, judgement in judgements if rule.critical]
+        self.cases = [
+            RuleCase(rule, metric, evidence.reference(rule), judgement) for rule, metric, judgement in parsed if metric is not None
+        ]
+        self.rule_count = len(expanded)
+        # Invalid evidence can't become more invalid, so the judgement of such a rule on a mutation shows nothing.
+        self.valid = [case for case in self.cases if case.judgement.outcome is not Outcome.INVALID]
+        self.names = {case.metric.name for case in self.cases}
+        self.baselines = sorted({case.role for case in self.cases} - {"none"})
 
-    def probes(self) -> tuple[Probe, ...]:
+    def run(self) -> tuple[Probe, ...]:
         return (
-            self._as_it_stands(),
-            *self._figures(),
+            self._original_verdict(),
+            *self._metric_values(),
             *self._rows(),
             *self._suites(),
-            *self._models(),
+            *self._identities(),
             *self._rules(),
-            *(probe for role in self.baselines for probe in (self._exchanged(role), self._turned(role))),
-            *(probe for asked in self.critical if asked.rule.test != "none" for probe in self._beside_the_margin(asked)),
+            *(probe for role in self.baselines for probe in (self._swapped(role), self._reversed(role))),
+            *(probe for case in self.cases if case.rule.test != "none" for probe in self._at_the_margin(case)),
         )
 
-    # Evidence that is none ---------------------------------------------------------------------------------------------------------
+    # Invalid evidence -----------------------------------------------------------------------------------------------------------------
 
-    def _as_it_stands(self) -> Probe:
+    def _original_verdict(self) -> Probe:
         expected = "PROMOTE only if all critical rules are shown, REJECT only if one fails"
-        wrong = scrutiny.unanswered(self.original, self.asked) or scrutiny.inconsistent(self.original) or self._misread()
-        return _probe("the verdict as it stands", "nothing", expected, wrong or f"{self.original.verdict} follows from the answers", wrong)
+        problem = checks.check_count(self.original, self.rule_count) or checks.check_consistency(self.original) or self._mismatches()
+        return _probe("the original verdict", "nothing", expected, f"{self.original.verdict} follows from the judgements", problem)
 
-    def _misread(self) -> str:
-        """Where an answer is to another question, about other figures, or shown without the test that was asked for."""
-        wrong = []
-        for asked in self.sound:
-            answer, roles = asked.answer, [role for role in ("candidate", asked.role) if role != "none"]
-            told = [figure for figure in (answer.candidate, answer.reference) if figure is not None]
-            question = (asked.metric.name, asked.role, asked.rule.test, [asked.figure(self.evidence, role) for role in roles])
-            if (answer.metric, answer.answered_against, answer.test, told) != question:
-                wrong.append(f"{answer.rule} was asked about {question} and answered about {told} with test {answer.test}")
-            elif answer.outcome is Outcome.SHOWN and asked.rule.test != "none" and not asked.paired:
-                wrong.append(f"{answer.rule} is shown without an interval")
-        return "; ".join(wrong)
+    def _mismatches(self) -> str:
+        """Find judgements of another metric, model, test or value than the rule's, and those shown without the rule's test."""
+        problems = []
+        for case in self.valid:
+            judgement, roles = case.judgement, [role for role in ("candidate", case.role) if role != "none"]
+            values = [value for value in (judgement.candidate, judgement.reference) if value is not None]
+            expected = (case.metric.name, case.role, case.rule.test, [case.value(self.evidence, role) for role in roles])
+            actual = (judgement.metric, judgement.compared_with, judgement.test, values)
+            if actual != expected:
+                problems.append(f"{judgement.rule} should judge {expected} but judged {actual}")
+            elif judgement.outcome is Outcome.SHOWN and case.rule.test != "none" and not case.has_interval:
+                problems.append(f"{judgement.rule} is shown without an interval")
+        return "; ".join(problems)
 
-    def _figures(self) -> list[Probe]:
-        made = []
-        for told, value in _FIGURES:
+    def _metric_values(self) -> list[Probe]:
+        probes = []
+        for label, value in _BAD_VALUES:
             for side in ("candidate", "baseline"):
-                change = self._spoilt(side, mutations.set_figures(self.names, value))
-                made.append(
-                    self._invalid(f"a figure of the {side} is {told}", f"every judged figure of the {side} is {told}", change, side)
-                )
-        better = {asked.metric.name: asked.rule.direction for asked in self.critical}
-        flatter = self._spoilt("candidate", mutations.flatter(better))
-        made.append(self._invalid("a figure flatters", "every judged figure of the candidate is 1 % better than its rows", flatter))
-        return made
+                mutated = self._mutate(side, mutations.set_values(self.names, value))
+                text = f"every judged metric value of the {side} is {label}"
+                probes.append(self._expect_invalid(f"a metric value of the {side} is {label}", text, mutated, side))
+        directions = {case.metric.name: case.rule.direction for case in self.cases}
+        mutated = self._mutate("candidate", mutations.flatter(directions))
+        text = "every judged metric value of the candidate is 1 % better than its rows"
+        probes.append(self._expect_invalid("metric values are better than the rows", text, mutated))
+        return probes
 
     def _rows(self) -> list[Probe]:
-        made = []
-        scored = [asked.metric for asked in self.critical if asked.metric.measure in mutations.COLUMNS]
+        probes = []
+        scored = [case.metric for case in self.cases if case.metric.column is not None]
         for side in ("candidate", "baseline"):
-            for told, value in _FIGURES[1:]:
-                change = self._spoilt(side, mutations.spoil_a_row(scored, value))
-                made.append(
-                    self._invalid(
-                        f"a row of the {side} is {told}", f"one score of the {side} in every judged suite is {told}", change, side,
-                        lambda asked: asked.metric.measure in mutations.COLUMNS,
-                    )
-                )  # fmt: skip
-            changes: dict[str, mutations.Change] = {
-                "is dropped": mutations.keep_rows(lambda rows: range(1, rows), self.names),
+            for label, value in _BAD_VALUES[1:]:
+                mutated = self._mutate(side, mutations.set_row_value(scored, value))
+                text = f"one score of the {side} in every judged suite is {label}"
+                name = f"a row of the {side} is {label}"
+                probes.append(self._expect_invalid(name, text, mutated, side, lambda case: case.metric.column is not None))
+            row_mutations: dict[str, mutations.ModelMutation] = {
+                "is dropped": mutations.select_rows(lambda rows: range(1, rows), self.names),
                 "is foreign": mutations.rename_row,
             }
-            for told, one in changes.items():
-                change = self._spoilt(side, one)
-                text = f"one row of the {side} in every suite {told}, the figures follow"
-                # Without a second model to hold it against, nobody can see that; `evaluate` holds the rows against the suite's.
-                made.append(self._invalid(f"a row of the {side} {told}", text, change, side, lambda asked: asked.compares))
-            twice = self._spoilt(side, mutations.repeat_row(self.names))
-            text = f"one row of the {side} in every suite is there twice, the figures follow"
-            made.append(self._invalid(f"a row of the {side} is there twice", text, twice, side))
-        read = self._spoilt("candidate", mutations.read_otherwise)
-        text = "one row of the candidate in every suite was read as other tokens"
-        made.append(self._invalid("rows are read as other tokens", text, read, keep=lambda asked: asked.compares))
-        return made
+            for label, mutation in row_mutations.items():
+                mutated = self._mutate(side, mutation)
+                text = f"one row of the {side} in every suite {label}, and the metric values follow"
+                # Without a second model to compare with, this can't be detected here; `evaluate` compares the rows with the suite's.
+                probes.append(self._expect_invalid(f"a row of the {side} {label}", text, mutated, side, lambda case: case.compares))
+            mutated = self._mutate(side, mutations.duplicate_row(self.names))
+            text = f"one row of the {side} in every suite is duplicated, and the metric values follow"
+            probes.append(self._expect_invalid(f"a row of the {side} is duplicated", text, mutated, side))
+        mutated = self._mutate("candidate", mutations.change_inputs)
+        text = "the candidate read one row of every suite as different tokens"
+        probes.append(self._expect_invalid("a row is read as different tokens", text, mutated, applies_to=lambda case: case.compares))
+        return probes
 
     def _suites(self) -> list[Probe]:
-        made = []
+        probes = []
         for side in ("candidate", "baseline"):
-            change = self._spoilt(side, mutations.name_other_suites)
-            made.append(
-                self._invalid(f"the {side} was scored on another suite", f"the suites' digests of the {side} are others", change, side)
-            )
+            mutated = self._mutate(side, mutations.change_suite_digests)
+            text = f"the suite digests of the {side} are different"
+            probes.append(self._expect_invalid(f"the {side} was scored on a different suite", text, mutated, side))
         frozen = replace(self.evidence, suite_digests=dict.fromkeys(self.evidence.suite_digests, "another"))
-        made.append(self._invalid("validation froze another suite", "the digests of the frozen suites are others", frozen))
+        text = "the digests of the frozen suites are different"
+        probes.append(self._expect_invalid("validation froze a different suite", text, frozen))
         overlapping = replace(self.evidence, overlapping=dict.fromkeys(self.evidence.suite_digests, "1 row, planted by the self-test"))
-        made.append(self._invalid("the suites overlap the training data", "a row of every suite is in the training data", overlapping))
-        return made
+        text = "a row of every suite is in the training data"
+        probes.append(self._expect_invalid("the suites overlap the training data", text, overlapping))
+        return probes
 
-    def _models(self) -> list[Probe]:
-        made = []
+    def _identities(self) -> list[Probe]:
+        probes = []
         for role in sorted(self.evidence.models.keys() - {"candidate"}):
-            for what, told in (("model", "id"), ("weights_digest", "weights"), ("run", "scoring run"), ("scores", "score in every row")):
-                change = mutations.take_identity(self.evidence, role, what)
-                made.append(self._invalid(f"the candidate is the {role} ({told})", f"the candidate has the {role}'s {told}", change))
+            for field, label in (("model", "id"), ("weights_digest", "weights"), ("run", "scoring run"), ("scores", "score in every row")):
+                mutated = mutations.copy_identity(self.evidence, role, field)
+                probes.append(
+                    self._expect_invalid(f"the candidate is the {role} ({label})", f"the candidate has the {role}'s {label}", mutated)
+                )
         for role in self.baselines:
-            gone = {name: model for name, model in self.evidence.models.items() if name != role}
-            change = replace(self.evidence, models=gone, missing={**self.evidence.missing, role: "taken away by the self-test"})
-            text = f"the {role} exists and was not evaluated"
-            held = [asked for asked in self.critical if asked.role == role]
-            made.append(self._invalid(f"the {role} is missing", text, change, keep=held.__contains__))
-        return made
+            others = {name: model for name, model in self.evidence.models.items() if name != role}
+            mutated = replace(self.evidence, models=others, missing={**self.evidence.missing, role: "removed by the self-test"})
+            comparing = [case for case in self.cases if case.role == role]
+            text = f"the {role} exists but was not evaluated"
+            probes.append(self._expect_invalid(f"the {role} is missing", text, mutated, applies_to=comparing.__contains__))
+        return probes
 
     def _rules(self) -> list[Probe]:
-        made = []
-        if self.sound:
-            unknown = [asked.rule.model_copy(update={"metric": f"{asked.metric.suite}.unheard_of"}) for asked in self.sound]
-            wrong = scrutiny.others(self._ask(unknown, self.evidence), {Outcome.INVALID}, len(unknown))
-            expected, found = "every rule is invalid", _count(len(unknown), "invalid")
-            made.append(
-                _probe("a rule names an unknown metric", "every critical rule is about a metric that nobody makes", expected, found, wrong)
-            )
-        made += [self._too_few(), self._one_of_many()]
-        return made
+        probes = []
+        if self.valid:
+            unknown = [case.rule.model_copy(update={"metric": f"{case.metric.suite}.unknown_metric"}) for case in self.valid]
+            problem = checks.check_outcomes(self._judge(unknown, self.evidence), {Outcome.INVALID}, len(unknown))
+            text = "every critical rule names a metric that no evaluation computes"
+            actual = _count_rules(len(unknown), "invalid")
+            probes.append(_probe("a rule names an unknown metric", text, "every rule is invalid", actual, problem))
+        return [*probes, self._too_few_rows(), self._one_invalid_rule()]
 
-    def _too_few(self) -> Probe:
-        name, change = "too few rows", "one row fewer than the rule's min_rows"
-        wrong = []
-        for asked in self.sound:
-            thin = mutations.thin_out(self.evidence, asked.metric, asked.rule.min_rows - 1)
-            wrong.append(scrutiny.others(self._ask([asked.rule], thin), {Outcome.INVALID, Outcome.UNPROVEN}, 1))
-        if not wrong:
-            return self._nothing_to_ask(name, change, "no rule is shown or failed", self.critical)
-        return _probe(name, change, "no rule is shown or failed", _count(len(wrong), "unproven or invalid"), "; ".join(filter(None, wrong)))
+    def _too_few_rows(self) -> Probe:
+        name, mutation, expected = "too few rows", "one row fewer than the rule's min_rows", "no rule is shown or failed"
+        problems = []
+        for case in self.valid:
+            mutated = mutations.reduce_rows(self.evidence, case.metric, case.rule.min_rows - 1)
+            problems.append(checks.check_outcomes(self._judge([case.rule], mutated), {Outcome.INVALID, Outcome.UNPROVEN}, 1))
+        if not problems:
+            return self._not_applicable(name, mutation, expected, self.cases)
+        actual = _count_rules(len(problems), "unproven or invalid")
+        return _probe(name, mutation, expected, actual, "; ".join(filter(None, problems)))
 
-    def _one_of_many(self) -> Probe:
-        """The whole set of rules, so that a judge is caught who lets the good ones outvote the bad one."""
-        name, expected = "one rule has no evidence", "no PROMOTE"
-        if not self.sound:
-            return self._nothing_to_ask(name, "one judged figure is NaN", expected, self.critical)
-        spoilt = self.sound[0].metric.name
-        decision = self._ask(self.rules, self._spoilt("candidate", mutations.set_figures({spoilt}, math.nan)))
+    def _one_invalid_rule(self) -> Probe:
+        """Judge all rules together, to detect a judge that lets the good ones outvote the bad one."""
+        name, expected = "one rule has no valid evidence", "no PROMOTE"
+        if not self.valid:
+            return self._not_applicable(name, "one judged metric value is NaN", expected, self.cases)
+        metric = self.valid[0].metric.name
+        decision = self._judge(self.rules, self._mutate("candidate", mutations.set_values({metric}, math.nan)))
         promoted = "the verdict is PROMOTE" if decision.verdict is Verdict.PROMOTE else ""
-        wrong = scrutiny.unanswered(decision, self.asked) or scrutiny.inconsistent(decision) or promoted
-        return _probe(name, f"{spoilt} of the candidate is NaN, all else is as it was", expected, f"{decision.verdict}", wrong)
+        problem = checks.check_count(decision, self.rule_count) or checks.check_consistency(decision) or promoted
+        return _probe(name, f"only {metric} of the candidate is NaN", expected, f"{decision.verdict}", problem)
 
-    # Evidence that is turned round --------------------------------------------------------------------------------------------------
+    # Reversed evidence ----------------------------------------------------------------------------------------------------------------
 
-    def _exchanged(self, role: str) -> Probe:
-        name, change = f"candidate and {role} exchanged", f"the candidate is the {role}, and the {role} the candidate"
-        expected = "every difference and interval is negated to the last bit; what asks for an improvement is not shown on both sides"
-        asked = [each for each in self.sound if each.role == role]
-        if not asked:
-            return self._nothing_to_ask(name, change, expected, [each for each in self.critical if each.role == role])
-        answers = self._ask([each.rule for each in asked], mutations.exchange_models(self.evidence, role))
-        wrong = scrutiny.complaints(answers, asked, scrutiny.exchanged)
-        return _probe(name, change, expected, _count(len(asked), "negated"), wrong)
+    def _swapped(self, role: str) -> Probe:
+        name, mutation = f"candidate and {role} swapped", f"the candidate is the {role}, and the {role} is the candidate"
+        expected = "every difference and interval is exactly negated; a demand for an improvement is not shown both ways"
+        cases = [case for case in self.valid if case.role == role]
+        if not cases:
+            return self._not_applicable(name, mutation, expected, [case for case in self.cases if case.role == role])
+        decision = self._judge([case.rule for case in cases], mutations.swap_models(self.evidence, role))
+        problem = checks.check_all(decision, cases, checks.check_swapped)
+        return _probe(name, mutation, expected, _count_rules(len(cases), "negated"), problem)
 
-    def _turned(self, role: str) -> Probe:
-        name, change = f"direction turned, against the {role}", "what was better is worse in every rule"
-        expected = "differences and intervals stay; what asks for an improvement is not shown both ways"
-        asked = [each for each in self.sound if each.role == role]
-        if not asked:
-            return self._nothing_to_ask(name, change, expected, [each for each in self.critical if each.role == role])
+    def _reversed(self, role: str) -> Probe:
+        name, mutation = f"direction reversed, against the {role}", "every rule has the opposite direction"
+        expected = "differences and intervals stay the same; a demand for an improvement is not shown both ways"
+        cases = [case for case in self.valid if case.role == role]
+        if not cases:
+            return self._not_applicable(name, mutation, expected, [case for case in self.cases if case.role == role])
         opposite = {"lower": "higher", "higher": "lower"}
-        turned = [each.rule.model_copy(update={"direction": opposite[each.rule.direction]}) for each in asked]
-        wrong = scrutiny.complaints(self._ask(turned, self.evidence), asked, scrutiny.turned)
-        return _probe(name, change, expected, _count(len(asked), "unmoved"), wrong)
+        rules = [case.rule.model_copy(update={"direction": opposite[case.rule.direction]}) for case in cases]
+        problem = checks.check_all(self._judge(rules, self.evidence), cases, checks.check_reversed)
+        return _probe(name, mutation, expected, _count_rules(len(cases), "unchanged"), problem)
 
-    # Evidence of something bad ------------------------------------------------------------------------------------------------------
+    # A worse candidate ----------------------------------------------------------------------------------------------------------------
 
-    def _beside_the_margin(self, asked: Asked) -> list[Probe]:
-        if asked.paired:
-            return [self._regression(asked), self._edge(asked)]
-        why = "the rule has no valid evidence to begin with" if asked.answer.outcome is Outcome.INVALID else "these rows give no interval"
-        name = f"a planted regression: {asked.answer.rule}"
-        return [Probe(name=name, change="nothing", expected="failed", found=why, result="not applicable")]
+    def _at_the_margin(self, case: RuleCase) -> list[Probe]:
+        if case.has_interval:
+            return [self._planted_regression(case), self._next_to_the_margin(case)]
+        invalid = case.judgement.outcome is Outcome.INVALID
+        why = "the rule has no valid evidence even without a mutation" if invalid else "these rows have no interval"
+        name = f"a planted regression: {case.judgement.rule}"
+        return [Probe(name=name, mutation="nothing", expected="failed", actual=why, result="not applicable")]
 
-    def _regression(self, asked: Asked) -> Probe:
-        """Worse than the baseline by twice the margin, or without a margin by twice the minimum detectable effect."""
-        answer = asked.answer
-        margin, mde = asked.margin(self.evidence), answer.mde or 0.0
+    def _planted_regression(self, case: RuleCase) -> Probe:
+        """Make the candidate worse than the baseline by twice the margin or, without a margin, by twice the minimum detectable effect."""
+        judgement = case.judgement
+        margin, mde = case.margin(self.evidence), judgement.mde or 0.0
         by = 2 * (abs(margin) or mde)
-        spoilt = self._planted(asked, by - margin, scrutiny.beyond)
-        told = "twice the margin" if margin else "twice the MDE"
-        name, expected = f"a planted regression: {answer.rule}", "failed, or unproven where the report says that these rows can't show it"
-        change = f"the candidate is worse than the {asked.role} by {number(by)}, {told}"
-        decision = self._ask([asked.rule], spoilt)
-        if wrong := scrutiny.unanswered(decision, 1) or scrutiny.inconsistent(decision):
-            return _probe(name, change, expected, "", wrong)
-        seen = decision.judgements[0]
-        if seen.outcome is Outcome.INVALID:
-            return _not_planted(name, change, expected, seen.reason)
-        beyond, visible = scrutiny.beyond(asked, spoilt), scrutiny.visible(seen)
-        if seen.outcome is Outcome.SHOWN:
+        mutated = self._plant(case, by - margin, checks.distance_beyond_margin)
+        name, expected = f"a planted regression: {judgement.rule}", "failed, or unproven if the report says that these rows can't show it"
+        mutation = f"the candidate is worse than the {case.role} by {number(by)}, {'twice the margin' if margin else 'twice the MDE'}"
+        decision = self._judge([case.rule], mutated)
+        if problem := checks.check_count(decision, 1) or checks.check_consistency(decision):
+            return _probe(name, mutation, expected, "", problem)
+        replayed = decision.judgements[0]
+        if replayed.outcome is Outcome.INVALID:
+            return _not_planted(name, mutation, expected, replayed.reason)
+        beyond, detectable = checks.distance_beyond_margin(case, mutated), checks.detectable(replayed)
+        problem = ""
+        if replayed.outcome is Outcome.SHOWN:
             if beyond <= 0:
-                return _not_planted(name, change, expected, "no score can be so bad")
-            wrong = f"the rule is shown: {seen.reason}"
-        elif seen.outcome is Outcome.UNPROVEN and beyond > visible:
-            wrong = f"the rule is unproven, though {number(beyond)} beyond the margin is plain where {number(visible)} can be seen"
-        found = f"{seen.outcome.value}, {number(beyond)} beyond the margin where {number(visible)} can be seen"
-        return _probe(name, change, expected, found, wrong)
+                return _not_planted(name, mutation, expected, "no score can be that bad")
+            problem = f"the rule is shown: {replayed.reason}"
+        elif replayed.outcome is Outcome.UNPROVEN and beyond > detectable:
+            problem = f"the rule is unproven, although it is {number(beyond)} beyond the margin and {number(detectable)} is detectable"
+        actual = f"{replayed.outcome.value}, {number(beyond)} beyond the margin; {number(detectable)} is detectable"
+        return _probe(name, mutation, expected, actual, problem)
 
-    def _edge(self, asked: Asked) -> Probe:
-        """On the good side of the margin by next to nothing: two numbers would show it, an interval can't."""
-        answer = asked.answer
-        # Scores that are moved a long way spread less or more than they did, and a tenth of the old MDE may be plain to see.
-        on_it = self._ask([asked.rule], self._planted(asked, 0.0, scrutiny.tested)).judgements
-        step = _EDGE * min([answer.mde or 0.0, *(seen.mde for seen in on_it if seen.mde is not None)])
-        spoilt = self._planted(asked, -step, scrutiny.tested)
-        decision = self._ask([asked.rule], spoilt)
-        name, expected = f"next to the margin: {answer.rule}", "not shown"
-        change = f"the candidate is on the good side of its margin by {number(step)}, a tenth of the MDE there"
-        if wrong := scrutiny.unanswered(decision, 1) or scrutiny.inconsistent(decision):
-            return _probe(name, change, expected, "", wrong)
-        seen = decision.judgements[0]
-        if seen.outcome is Outcome.SHOWN:
-            if scrutiny.tested(asked, spoilt) < -2 * step:
-                return _not_planted(name, change, expected, "no score can be so bad")
-            wrong = f"the rule is shown: {seen.reason}"
-        return _probe(name, change, expected, seen.outcome.value, wrong)
+    def _next_to_the_margin(self, case: RuleCase) -> Probe:
+        """Put the candidate on the good side of the margin by almost nothing: two numbers would show it, an interval can't."""
+        # Scores that are moved far have a different spread, and a tenth of the original MDE might be detectable.
+        at_margin = self._judge([case.rule], self._plant(case, 0.0, checks.tested_distance)).judgements
+        step = _STEP * min([case.judgement.mde or 0.0, *(judgement.mde for judgement in at_margin if judgement.mde is not None)])
+        mutated = self._plant(case, -step, checks.tested_distance)
+        decision = self._judge([case.rule], mutated)
+        name, expected = f"next to the margin: {case.judgement.rule}", "not shown"
+        mutation = f"the candidate is on the good side of its margin by {number(step)}, a tenth of the MDE there"
+        if problem := checks.check_count(decision, 1) or checks.check_consistency(decision):
+            return _probe(name, mutation, expected, "", problem)
+        replayed = decision.judgements[0]
+        problem = ""
+        if replayed.outcome is Outcome.SHOWN:
+            if checks.tested_distance(case, mutated) < -2 * step:
+                return _not_planted(name, mutation, expected, "no score can be that bad")
+            problem = f"the rule is shown: {replayed.reason}"
+        return _probe(name, mutation, expected, replayed.outcome.value, problem)
 
-    def _planted(self, asked: Asked, beyond: float, by: Callable[[Asked, Evidence], float]) -> Evidence:
-        """Evidence in which the candidate is so far on the bad side of its margin, by one of the measures of :mod:`scrutiny`."""
-        if asked.rule.test == "wilcoxon":
-            return mutations.shift(self.evidence, asked.metric, asked.worse * (beyond - by(asked, self.evidence)))
-        target = asked.figure(self.evidence, asked.role) + asked.worse * (beyond + asked.margin(self.evidence))
-        return mutations.move(self.evidence, asked.metric, asked.role, target, relative=asked.rule.margin_kind == "relative")
+    def _plant(self, case: RuleCase, beyond: float, distance: Callable[[RuleCase, Evidence], float]) -> Evidence:
+        """Move the candidate to this distance on the bad side of its margin, as measured by a function of :mod:`checks`."""
+        if case.rule.test == "wilcoxon":
+            return mutations.shift_rows(self.evidence, case.metric, case.worse * (beyond - distance(case, self.evidence)))
+        target = case.value(self.evidence, case.role) + case.worse * (beyond + case.margin(self.evidence))
+        return mutations.move_to(self.evidence, case.metric, case.role, target, relative=case.rule.margin_kind == "relative")
 
-    # Asking -------------------------------------------------------------------------------------------------------------------------
+    # Judging --------------------------------------------------------------------------------------------------------------------------
 
-    def _ask(self, rules: Sequence[Rule], evidence: Evidence) -> Decision:
+    def _judge(self, rules: Sequence[Rule], evidence: Evidence) -> Decision:
         try:
             return self.judge(rules, evidence)
-        except Exception as problem:  # Whatever it is: a judge that breaks on bad evidence has not noticed it.
-            return Decision(Verdict.HOLD, (f"the gate breaks: {type(problem).__name__}: {problem}".rstrip(" :"),), ())
+        except Exception as problem:  # a judge that raises on bad evidence has not detected it
+            return Decision(Verdict.HOLD, (f"the gate raised {type(problem).__name__}: {problem}".rstrip(" :"),), ())
 
-    def _spoilt(self, side: str, change: mutations.Change) -> Evidence:
+    def _mutate(self, side: str, mutation: mutations.ModelMutation) -> Evidence:
         roles = ["candidate"] if side == "candidate" else [role for role in self.evidence.models if role != "candidate"]
-        return mutations.on(self.evidence, roles, change)
+        return mutations.on_models(self.evidence, roles, mutation)
 
-    def _invalid(
-        self, name: str, change: str, spoilt: Evidence, side: str = "candidate", keep: Callable[[Asked], bool] = lambda _: True
+    def _expect_invalid(
+        self,
+        name: str,
+        mutation: str,
+        mutated: Evidence,
+        side: str = "candidate",
+        applies_to: Callable[[RuleCase], bool] = lambda _: True,
     ) -> Probe:
-        """Ask the rules that read what was spoilt. All of them must say that there is no valid evidence."""
-        expected = "every rule that reads it is invalid"
-        readers = [asked for asked in self.critical if keep(asked) and (asked.compares or side == "candidate")]
-        sound = [asked for asked in readers if asked in self.sound]
-        if not sound:
-            return self._nothing_to_ask(name, change, expected, readers)
-        decision = self._ask([asked.rule for asked in sound], spoilt)
-        return _probe(name, change, expected, _count(len(sound), "invalid"), scrutiny.others(decision, {Outcome.INVALID}, len(sound)))
+        """Judge the rules that depend on the mutation. All of them must be invalid."""
+        expected = "every rule that depends on it is invalid"
+        dependent = [case for case in self.cases if applies_to(case) and (case.compares or side == "candidate")]
+        valid = [case for case in dependent if case in self.valid]
+        if not valid:
+            return self._not_applicable(name, mutation, expected, dependent)
+        decision = self._judge([case.rule for case in valid], mutated)
+        problem = checks.check_outcomes(decision, {Outcome.INVALID}, len(valid))
+        return _probe(name, mutation, expected, _count_rules(len(valid), "invalid"), problem)
 
-    def _nothing_to_ask(self, name: str, change: str, expected: str, readers: Collection[Asked]) -> Probe:
-        why = "the rules that read it have no valid evidence to begin with" if readers else "no critical rule reads it"
-        return Probe(name=name, change=change, expected=expected, found=why, result="not applicable")
-
-
-def _probe(name: str, change: str, expected: str, found: str, wrong: str) -> Probe:
-    return Probe(name=name, change=change, expected=expected, found=wrong or found, result="missed" if wrong else "passed")
+    def _not_applicable(self, name: str, mutation: str, expected: str, dependent: Collection[RuleCase]) -> Probe:
+        why = "the rules that depend on it have no valid evidence even without it" if dependent else "no critical rule depends on it"
+        return Probe(name=name, mutation=mutation, expected=expected, actual=why, result="not applicable")
 
 
-def _not_planted(name: str, change: str, expected: str, why: str) -> Probe:
-    return Probe(name=name, change=change, expected=expected, found=f"can't be planted: {why}", result="not applicable")
+def _probe(name: str, mutation: str, expected: str, actual: str, problem: str) -> Probe:
+    return Probe(name=name, mutation=mutation, expected=expected, actual=problem or actual, result="missed" if problem else "detected")
 
 
-def _count(rules: int, what: str) -> str:
-    return f"1 rule {what}" if rules == 1 else f"{rules} rules {what}"
+def _not_planted(name: str, mutation: str, expected: str, why: str) -> Probe:
+    return Probe(name=name, mutation=mutation, expected=expected, actual=f"can't be planted: {why}", result="not applicable")
+
+
+def _count_rules(count: int, what: str) -> str:
+    return f"1 rule {what}" if count == 1 else f"{count} rules {what}"

@@ -1,8 +1,8 @@
-"""Wins and losses: exact McNemar test over rows that are right or wrong.
+"""Exact McNemar test over rows that are right or wrong.
 
-McNemar (1947) asks whether candidate and reference differ on the rows where only one of them is right: under "no difference" a row of
-these is a win of the candidate with probability 1/2, whatever the share of rows that both get right. The exact test is a binomial
-test, and the interval is that of Clopper and Pearson (1934) for the share of wins among these rows, as a difference of shares of all rows.
+McNemar (1947) looks only at discordant rows, which one model gets right and the other gets wrong. Under "no difference" each of these is a
+win for the candidate with probability 1/2, whatever the share of rows that both get right. The exact test is a binomial test. The interval
+is that of Clopper and Pearson (1934) for the share of wins among discordant rows, expressed as a difference between shares of all rows.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from mlops.judging.statistics.bootstrap import Estimate, level, nothing_shown
+from mlops.judging.statistics.estimate import Estimate, no_evidence, significance_level
 
 __all__ = ["mcnemar"]
 
@@ -21,33 +21,33 @@ Flags = npt.NDArray[np.bool_]
 
 
 def mcnemar(candidate: Flags, reference: Flags, *, confidence: float) -> Estimate:
-    """Share of rows that the candidate gets right minus that of the reference.
+    """Estimate the share of rows that the candidate gets right minus that of the reference.
 
-    Interval and p-values are conditional on the number of discordant rows. That number is not known beforehand, so they are a test of
-    "no difference" only: hold them against a margin of 0 and no other.
+    The interval and the p-values are conditional on the number of discordant rows, which is not known in advance. They only test "no
+    difference": compare them with a margin of 0 and no other.
 
     Args:
-        candidate: shape [rows], whether a row is right.
+        candidate: shape [rows], whether each row is right.
         reference: shape [rows], the same rows.
-        confidence: of the two-sided interval, e.g. 0.95; it is at least that (the binomial distribution is discrete).
+        confidence: of the two-sided interval, e.g. 0.95; the actual coverage is at least that (the binomial distribution is discrete).
 
     Returns:
-        The estimate; the interval is infinite without discordant rows.
+        The estimate. Without discordant rows the interval is infinite.
 
     Raises:
-        ValueError: no rows, not as many of both, or not booleans.
+        ValueError: there are no rows, the models have different numbers of rows, or the rows are not booleans.
     """
     if len(candidate) != len(reference) or not len(candidate) or candidate.dtype != np.bool_ or reference.dtype != np.bool_:
-        raise ValueError(f"McNemar's test needs as many rows of both, right or wrong: {len(candidate)} and {len(reference)}")
+        raise ValueError(f"McNemar's test needs the same rows of both models as booleans, not {len(candidate)} and {len(reference)} rows")
     rows, wins, losses = len(candidate), int((candidate & ~reference).sum()), int((reference & ~candidate).sum())
     discordant = wins + losses
     if not discordant:
-        return Estimate(0.0, -math.inf, math.inf, 0.0, confidence, nothing_shown)
+        return Estimate(0.0, -math.inf, math.inf, 0.0, confidence, no_evidence)
 
     share = discordant / rows
-    # Under "no difference" the difference of wins and losses has variance `discordant`.
+    # Under "no difference", wins − losses has variance `discordant`.
     error = math.sqrt(discordant) / rows
-    low, high = _least(wins, discordant, confidence) * share, -_least(losses, discordant, confidence) * share
+    low, high = _lower_end(wins, discordant, confidence) * share, -_lower_end(losses, discordant, confidence) * share
     return Estimate((wins - losses) / rows, low, high, error, confidence, functools.partial(_tails, wins, losses, rows))
 
 
@@ -58,7 +58,7 @@ def _tails(wins: int, losses: int, rows: int, threshold: float) -> tuple[float, 
 
 
 def _p(wins: int, discordant: int, excess: float) -> float:
-    """P-value of "wins − losses, as a share of the discordant rows, is at most ``excess``"."""
+    """Return the p-value of "wins − losses, as a share of the discordant rows, is at most ``excess``"."""
     from scipy.stats import binomtest
 
     if math.isnan(excess):
@@ -67,9 +67,9 @@ def _p(wins: int, discordant: int, excess: float) -> float:
     return float(binomtest(wins, discordant, share, alternative="greater").pvalue)
 
 
-def _least(wins: int, discordant: int, confidence: float) -> float:
-    """Lower end of the interval of wins − losses, as a share of the discordant rows."""
+def _lower_end(wins: int, discordant: int, confidence: float) -> float:
+    """Return the lower end of the interval of wins − losses, as a share of the discordant rows."""
     from scipy.stats import binomtest
 
-    found = binomtest(wins, discordant, alternative="greater").proportion_ci(1 - level(confidence), method="exact")
-    return 2 * float(found.low) - 1
+    interval = binomtest(wins, discordant, alternative="greater").proportion_ci(1 - significance_level(confidence), method="exact")
+    return 2 * float(interval.low) - 1

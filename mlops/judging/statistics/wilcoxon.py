@@ -1,8 +1,8 @@
-"""Ranks of paired differences: the Wilcoxon signed-rank test and the interval that it inverts to.
+"""Wilcoxon signed-rank test of paired differences, and the interval that results from inverting it.
 
-Wilcoxon (1945) tests whether differences lie symmetrically about a threshold; the thresholds that it does not refuse are the interval of
-the pseudo-median, the median of all averages of two differences (Hodges & Lehmann 1963; Hollander, Wolfe & Chicken 2014, §3.1–3.3). It is
-about a typical row: every row counts the same, few extreme rows decide nothing, and where differences are skewed it is not about the
+Wilcoxon (1945) tests whether differences are symmetric about a threshold. The thresholds that it does not reject form the interval of the
+pseudo-median, the median of all averages of two differences (Hodges & Lehmann 1963; Hollander, Wolfe & Chicken 2014, §3.1–3.3). The test is
+about a typical row: every row counts the same, a few extreme rows have little influence, and if differences are skewed it is not about the
 mean. P-values are those of :func:`scipy.stats.wilcoxon`.
 """
 
@@ -14,91 +14,87 @@ from collections.abc import Callable
 from statistics import NormalDist
 
 import numpy as np
-import numpy.typing as npt
 
-from mlops.judging.statistics.bootstrap import Estimate, level, nothing_shown
+from mlops.judging.statistics.estimate import Estimate, Floats, no_evidence, significance_level
 
 __all__ = ["signed_rank"]
 
-Floats = npt.NDArray[np.float64]
-
-
 _EXACT_ROWS = 50
-"""As many as scipy takes for exact by itself."""
+"""Up to this many rows scipy computes exact p-values by default."""
 
 
 def signed_rank(differences: Floats, *, confidence: float) -> Estimate:
-    """Pseudo-median of differences with the interval of the signed-rank test.
+    """Estimate the pseudo-median of differences with the interval of the signed-rank test.
 
-    Up to 50 rows the p-values are exact; beyond, they are those of the normal approximation with continuity correction and a variance
-    corrected for ties. Tied rows share their ranks; the exact ones then take the distribution without ties, and with half a dozen rows of
-    two values can be off by half a percent. A difference on the threshold counts half for either side (``zero_method="zsplit"``) instead of
-    being dropped: rows on which the models are equal speak for "no difference", and where most are, no margin of 0 can be beaten.
+    P-values are exact for up to 50 rows. Beyond that, they are those of the normal approximation with continuity correction and a variance
+    corrected for ties. Tied rows share their ranks. Exact p-values ignore ties; with half a dozen rows of two values they can be off by
+    half a percentage point. A difference on the threshold counts half for each side (``zero_method="zsplit"``) and is not dropped: rows on
+    which the models are equal are evidence of "no difference", and if most rows are equal, no candidate can be shown to beat a margin of 0.
 
     Args:
         differences: shape [rows], candidate minus reference.
         confidence: of the two-sided interval, e.g. 0.95.
 
     Returns:
-        The estimate, of which the standard error is the interval's half width over its normal quantile. The interval is infinite where
-        rows are too few for anything to be refused (under six at 95 %), where all are equal, and where one is not finite.
+        The estimate. Its standard error is the interval's half width over the normal quantile. The interval is infinite if there are too
+        few rows to reject anything (fewer than six at 95 %), if all rows are equal, or if a row is not finite.
 
     Raises:
-        ValueError: no rows.
+        ValueError: there are no rows.
     """
     if not len(differences):
         raise ValueError("the signed-rank test needs rows")
-    # Sorted, the ranks are found in one merge, and the order of the rows can't matter.
-    rising = np.sort(differences)
-    if not np.isfinite(rising).all() or rising[-1] == rising[0]:
-        middle = float(rising[0]) if math.isfinite(rising[0]) and rising[-1] == rising[0] else math.nan
-        return Estimate(middle, -math.inf, math.inf, math.nan, confidence, nothing_shown)
-    # What is found below in the negated differences is found above in these: so the two are symmetric to the last bit.
-    limit, both = level(confidence), (rising, -rising[::-1])
-    low, high = (_last(functools.partial(_refused, limit=limit), values) for values in both)
-    lower, upper = (_last(_lead, values) for values in both)
+    # With sorted rows, ranking is a single merge, and the order of the rows can't matter.
+    ascending = np.sort(differences)
+    if not np.isfinite(ascending).all() or ascending[-1] == ascending[0]:
+        value = float(ascending[0]) if math.isfinite(ascending[0]) and ascending[-1] == ascending[0] else math.nan
+        return Estimate(value, -math.inf, math.inf, math.nan, confidence, no_evidence)
+    # The upper end is computed as the lower end of the negated differences, so both are exactly symmetric.
+    limit, both = significance_level(confidence), (ascending, -ascending[::-1])
+    low, high = (_last_positive(functools.partial(_rejection, limit=limit), values) for values in both)
+    lower, upper = (_last_positive(_rank_sum_lead, values) for values in both)
     error = (low + high) / -2 / NormalDist().inv_cdf(1 - limit)
     return Estimate((lower - upper) / 2, low, -high, error, confidence, functools.partial(_tails, *both))
 
 
-def _tails(rising: Floats, negated: Floats, threshold: float) -> tuple[float, float]:
-    return _p(rising - threshold), _p(negated + threshold)
+def _tails(ascending: Floats, negated: Floats, threshold: float) -> tuple[float, float]:
+    return _p(ascending - threshold), _p(negated + threshold)
 
 
 def _p(shifted: Floats) -> float:
-    """P-value of "these lie about 0 or below"."""
+    """Return the p-value of "these values are centered at 0 or below"."""
     from scipy.stats import wilcoxon
 
     exact = len(shifted) <= _EXACT_ROWS
-    found = wilcoxon(shifted, alternative="greater", zero_method="zsplit", correction=not exact, method="exact" if exact else "auto")
-    return float(found.pvalue)
+    result = wilcoxon(shifted, alternative="greater", zero_method="zsplit", correction=not exact, method="exact" if exact else "auto")
+    return float(result.pvalue)
 
 
-def _refused(shifted: Floats, limit: float) -> float:
-    """Positive where the test refuses "these lie about 0 or below"; nearly linear in the shift, so that a root is found in few steps."""
+def _rejection(shifted: Floats, limit: float) -> float:
+    """Return a positive number if the test rejects "centered at 0 or below". It is nearly linear in the shift, so root finding is fast."""
     from scipy.special import ndtri
 
     p = _p(shifted)
-    # On the limit is refused, too: exact p-values are fractions of 2 ** rows and can be on it.
+    # A p-value equal to the limit also rejects: exact p-values are fractions of 2 ** rows and can be equal to it.
     return 1.0 if p == limit else float(ndtri(limit) - ndtri(max(p, 1e-300)))
 
 
-def _lead(shifted: Floats) -> float:
-    """Ranks of the positive values minus those of the negative, less than the smallest step, so that a draw is no lead."""
+def _rank_sum_lead(shifted: Floats) -> float:
+    """Return the rank sum of the positive values minus that of the negative ones, minus a small number, so that a tie is negative."""
     from scipy.stats import rankdata
 
     return float((np.sign(shifted) * rankdata(np.abs(shifted))).sum()) - 0.1
 
 
-def _last(refused: Callable[[Floats], float], values: Floats) -> float:
-    """The largest threshold at which ``refused`` of the shifted values is still positive; it falls with the threshold."""
+def _last_positive(statistic: Callable[[Floats], float], values: Floats) -> float:
+    """Return the largest threshold at which the statistic of the shifted values is positive. The statistic falls with the threshold."""
     from scipy.optimize import brentq
 
-    least, most = float(values.min()), float(values.max())
-    spread = most - least
-    if not refused(values - (least - spread)) > 0:
+    smallest, largest = float(values.min()), float(values.max())
+    spread = largest - smallest
+    if not statistic(values - (smallest - spread)) > 0:
         return -math.inf
-    step = max(1e-9 * spread, 8 * math.ulp(max(-least, most)))
-    found = brentq(lambda threshold: refused(values - threshold), least - spread, most + spread, xtol=step)
-    # The root may be a step off to either side, and an end must not be beyond what is refused.
-    return float(found) - 2 * step
+    step = max(1e-9 * spread, 8 * math.ulp(max(-smallest, largest)))
+    root = brentq(lambda threshold: statistic(values - threshold), smallest - spread, largest + spread, xtol=step)
+    # The root may be one step off to either side, and the result must be a threshold at which the statistic is positive.
+    return float(root) - 2 * step

@@ -9,7 +9,8 @@ import pytest
 from scipy.special import stdtrit as t_quantile
 
 from mlops.judging.statistics import bootstrap
-from mlops.judging.statistics.bootstrap import level, minimum_detectable_effect, paired_bootstrap, rows_needed
+from mlops.judging.statistics.bootstrap import paired_bootstrap
+from mlops.judging.statistics.estimate import minimum_detectable_effect, rows_needed, significance_level
 
 
 def sample(rows: int, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
@@ -127,7 +128,7 @@ def test_towards_the_long_tail_the_interval_reaches_farther_by_the_skewness(sign
     residuals = values / 7 - values.mean() / 7
     factor = 1 + 0.2 * abs((residuals**3).mean()) / (residuals**2).mean() ** 1.5 / math.sqrt(80)
     estimate = paired_bootstrap(values, weights, confidence=0.95)
-    monkeypatch.setattr(bootstrap, "_SKEWED", 0.0)
+    monkeypatch.setattr(bootstrap, "_SKEWNESS_CORRECTION", 0.0)
     plain = paired_bootstrap(values, weights, confidence=0.95)
     (far, near), (plain_far, plain_near) = [(each.high, each.low) if sign > 0 else (each.low, each.high) for each in (estimate, plain)]
     assert (far - estimate.value) / (plain_far - plain.value) == pytest.approx(factor)
@@ -188,7 +189,7 @@ def test_what_is_no_score_makes_no_interval(value: float) -> None:
 @pytest.mark.parametrize("rows", [12, 80, 700])
 def test_p_values_are_those_that_the_interval_inverts(rows: int, confidence: float) -> None:
     estimate = paired_bootstrap(*sample(rows), confidence=confidence)
-    limit = level(confidence)
+    limit = significance_level(confidence)
     for end, p, outwards in ((estimate.low, estimate.p_above, -1), (estimate.high, estimate.p_below, 1)):
         hair = outwards * 1e-9 * estimate.standard_error
         assert p(end + hair) <= limit
@@ -228,7 +229,7 @@ def test_estimates_are_equal_by_their_figures() -> None:
 
 
 def test_levels_are_what_people_write() -> None:
-    assert [level(confidence) for confidence in (0.9, 0.95, 0.99, 0.98)] == [0.05, 0.025, 0.005, 0.01]
+    assert [significance_level(confidence) for confidence in (0.9, 0.95, 0.99, 0.98)] == [0.05, 0.025, 0.005, 0.01]
 
 
 def test_fewer_resamples_than_the_confidence_needs_make_no_interval() -> None:

@@ -1,0 +1,110 @@
+"""The table of metrics: one row per metric that an evaluation computes.
+
+Everything that is specific to one metric is in its row. The gate, the self-test, the reports and the documentation read this table, and a
+test checks that mlops/remote computes exactly these metrics. docs/add-a-metric.md explains how to add one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["COLUMNS", "METRICS", "RETENTION", "SUITES", "TARGET", "Column", "Floats", "MetricDefinition"]
+
+Floats = npt.NDArray[np.float64]
+
+TARGET, RETENTION = "target", "retention"
+SUITES = (TARGET, RETENTION)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A numeric field of the rows in scores.jsonl."""
+
+    name: str
+    counts_tokens: bool = False
+    """Whether it is an integer between 0 and the row's tokens."""
+    nullable: bool = False
+    """Whether it may be null. A row with null has no valid value."""
+    sampled: bool = False
+    """Whether it is measured for a sample of the rows only. A row without it doesn't count."""
+
+
+@dataclass(frozen=True)
+class MetricDefinition:
+    """One row of the table. A metric with a column is a ratio of sums over rows; the others can't be compared row by row."""
+
+    name: str
+    description: str
+    unit: str
+    better: Literal["lower", "higher"] | None
+    """The direction in which models get better; None if the metric doesn't rank models."""
+    column: Column | None = None
+    """The field that it is computed from."""
+    score: Callable[[Floats, Floats], Floats] = lambda values, _: values
+    """Column values and tokens → what each row contributes to the numerator. Only a binary metric may differ from its column's values."""
+    per_token: bool = False
+    """Whether a row's weight is its number of tokens; otherwise every row has the same weight."""
+    fraction: bool = False
+    """Whether its value is between 0 and 1."""
+    binary: bool = False
+    """Whether each row is right (1) or wrong (0)."""
+    zero_for_base: bool = False
+    """Whether it is 0 for the base model by definition."""
+    transform: tuple[str, Callable[[float], float]] | None = None
+    """Another metric and the function of it that this metric is."""
+    count: Callable[[Floats], float] | None = None
+    """Tokens of the rows → this metric, if it is a count."""
+    suites: tuple[str, ...] = SUITES
+    headline: tuple[str, ...] = ()
+    """Suites for which reports show it first."""
+    by_kind: bool = False
+    """Whether reports show it for each kind of the retention suite."""
+
+
+def _exp(value: float) -> float:
+    try:
+        return math.exp(value)
+    except OverflowError:
+        return math.inf
+
+
+_GREEDY_TOKENS = Column("greedy_tokens", counts_tokens=True)
+
+METRICS = {
+    metric.name: metric
+    for metric in (
+        MetricDefinition(
+            "nll", "negative log-likelihood", "nats per token", "lower",
+            column=Column("nll"), per_token=True, headline=SUITES, by_kind=True,
+        ),
+        MetricDefinition("perplexity", "e to the power of `nll`", "", "lower", transform=("nll", _exp), headline=(TARGET,)),
+        MetricDefinition(
+            "kl_base", "KL(base ‖ model): drift that the loss does not show", "nats per token", "lower", column=Column("kl", nullable=True),
+            per_token=True, zero_for_base=True, suites=(RETENTION,), headline=(RETENTION,), by_kind=True,
+        ),
+        MetricDefinition(
+            "token_accuracy", "share of tokens that are the model's first choice", "fraction of tokens", "higher",
+            column=_GREEDY_TOKENS, per_token=True, fraction=True,
+        ),
+        MetricDefinition(
+            "exact_match", "share of rows in which every token is the model's first choice", "fraction of rows", "higher",
+            column=_GREEDY_TOKENS, score=lambda greedy, tokens: np.where(greedy == tokens, 1.0, 0.0), fraction=True, binary=True,
+        ),
+        MetricDefinition(
+            "rouge_l", "ROUGE-L of the generated answers to a sample of rows", "0 to 1, mean over rows", "higher",
+            column=Column("rouge_l", nullable=True, sampled=True), fraction=True, suites=(TARGET,), headline=(TARGET,),
+        ),
+        MetricDefinition("rows", "number of rows", "rows", None, count=lambda tokens: float(len(tokens))),
+        MetricDefinition("tokens", "number of assistant tokens", "tokens", None, count=lambda tokens: float(tokens.sum())),
+    )
+}  # fmt: skip
+"""Name → definition, in the order in which reports show them."""
+
+COLUMNS = {metric.column.name: metric.column for metric in METRICS.values() if metric.column is not None}
+"""Name → column, of all columns that a metric is computed from."""
