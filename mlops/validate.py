@@ -113,12 +113,12 @@ def _find_row_shortage(rule: Rule, counts: Mapping[str, Counter[str]], answers: 
         return f"{kinds['']:,} rows of the {metric.suite} suite have no kind, so it can't be judged kind by kind"
     relevant = kinds if metric.kind == EVERY_KIND else {metric.kind: kinds[metric.kind]} if metric.kind else {"": kinds.total()}
     kind, rows = min(relevant.items(), key=lambda counted: counted[1], default=("", 0))
-    if metric.measure == "rouge_l":
+    if metric.is_sampled:
         rows = min(rows, answers)
     if rows >= rule.min_rows:
         return None
-    of_what = f"{metric.suite} suite" + (f" of kind {kind}" if kind else "") + (" with an answer" if metric.measure == "rouge_l" else "")
-    setting = "generate_rows" if metric.measure == "rouge_l" else f"{metric.suite}_rows"
+    of_what = f"{metric.suite} suite" + (f" of kind {kind}" if kind else "") + (" with an answer" if metric.is_sampled else "")
+    setting = "generate_rows" if metric.is_sampled else f"{metric.suite}_rows"
     return (
         f"it needs {rule.min_rows:,} rows, but there are {rows:,} in the {of_what}, so it could never be shown to hold: "
         f"lower min_rows or raise evaluation.{setting}"

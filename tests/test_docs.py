@@ -19,6 +19,7 @@ from mlops.cli.run import STAGES
 from mlops.core.config import json_schema, load
 from mlops.emulator.base.faults import FAULTS
 from mlops.emulator.component.spec import INPUTS
+from mlops.report.markdown import list_metrics
 
 ROOT = Path(__file__).parent.parent
 DOCS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "data" / "README.md"])
@@ -40,11 +41,12 @@ def between(text: str, name: str, new: str) -> str:
 
 
 def generated() -> dict[Path, str]:
-    emulator = ROOT / "docs" / "emulator.md"
+    emulator, gate = ROOT / "docs" / "emulator.md", ROOT / "docs" / "gate.md"
     return {
         ROOT / "docs" / "configuration.md": markdown(),
         ROOT / "docs" / "pipeline.schema.json": json.dumps(json_schema(), indent=2) + "\n",
         emulator: between(emulator.read_text(), "inputs", inputs_table()),
+        gate: between(gate.read_text(), "metrics", list_metrics()),
     }
 
 

@@ -293,7 +293,7 @@ INVALID: dict[str, tuple[Rule, Callable[[], Evidence], str]] = {
     "margin without baseline": (make_rule(ceiling=9.0, margin=0.1), make_evidence, "a margin but no baseline"),
     "test without baseline": (make_rule(ceiling=9.0, test="paired_bootstrap"), make_evidence, "a test but no baseline"),
     "gain without baseline": (make_rule(ceiling=9.0, max_gain=0.1), make_evidence, "a max_gain but no baseline"),
-    "mcnemar of a loss": (make_rule(baseline="champion", test="mcnemar"), make_evidence, "nll has none: judge exact_match, or use"),
+    "mcnemar of a loss": (make_rule(baseline="champion", test="mcnemar"), make_evidence, "nll has none: judge exact_match"),
     "mcnemar with a margin": (
         make_rule("target.exact_match", "higher", baseline="champion", margin=0.01, test="mcnemar"),
         make_evidence,
