@@ -84,5 +84,7 @@ def test_the_gate_judges_the_new_metric_and_reports_show_it(project: Path) -> No
 
 
 def test_the_tests_of_the_page_pass_and_so_do_those_of_all_metrics(project: Path) -> None:
-    files = ("tests/judging/test_truncated.py", "tests/remote/test_metrics.py", "tests/judging/test_rules.py")
+    files = [
+        f"tests/{name}.py" for name in ("judging/test_truncated", "remote/test_metrics", "judging/test_rules", "judging/test_validity")
+    ]
     run_python(project, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--import-mode=importlib", "--rootdir", str(project), *files)

@@ -59,7 +59,7 @@ def test_a_better_model_is_promoted(tmp_path: Path, workspace: Workspace, traini
     assert not judged.first_run
     assert run.read(Judged) == judged
     assert judged.self_test
-    assert {probe.result for probe in judged.self_test} == {"passed"}
+    assert {probe.result for probe in judged.self_test} == {"detected"}
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_a_first_run_is_judged_against_the_base(tmp_path: Path) -> None:
     judged = judge(config(), make_run(tmp_path / "good", made))
     assert (judged.verdict, judged.first_run) == (Verdict.PROMOTE, True)
     assert judged.judgements[0].compared_with == "base"
-    assert judged.notes[0].startswith("First run. Endpoint chat serves nothing")
+    assert judged.notes[0].startswith("Endpoint chat serves nothing: this is a first run.")
     made["candidate"] = make_rows("candidate", shift=0.2)
     assert judge(config(), make_run(tmp_path / "bad", made)).verdict is Verdict.REJECT
 
@@ -143,7 +143,7 @@ def test_an_older_decision_does_not_outlive_a_gate_that_stops(tmp_path: Path, wo
     run = make_run(tmp_path, mlflow_run=training)
     assert gate(config(), run, workspace).verdict is Verdict.PROMOTE
     write_evaluated(run, run.read(Validated), run.read(Trained), {"base": make_rows("base")})
-    with pytest.raises(EvidenceError, match="evaluated as the candidate nothing"):
+    with pytest.raises(EvidenceError, match="but no model was evaluated as the candidate"):
         gate(config(), run, workspace)
     assert not run.has(Judged)
 
@@ -160,7 +160,7 @@ def test_another_candidate_is_refused(tmp_path: Path) -> None:
     evaluated = run.read(Evaluated)
     other = evaluated.models["candidate"].model_copy(update={"model": "azureml://jobs/other/outputs/trained_model"})
     run.write(evaluated.model_copy(update={"models": {**evaluated.models, "candidate": other}}))
-    with pytest.raises(EvidenceError, match="evaluated as the candidate azureml://jobs/other"):
+    with pytest.raises(EvidenceError, match="azureml://jobs/other/outputs/trained_model was evaluated as the candidate"):
         judge(config(), run)
 
 
@@ -212,8 +212,8 @@ def test_a_gate_that_does_not_notice_gives_no_verdict(
     run = make_run(tmp_path, mlflow_run=training)
     gate(config(), run, workspace)
     before = tags(workspace, training)
-    monkeypatch.setattr(validity, "_of_the_suite", lambda *_: iter(()))
-    with pytest.raises(SelfTestFailed, match=r"scored on another suite .* target\.nll: not worse than the champion is shown") as caught:
+    monkeypatch.setattr(validity, "_check_suite", lambda *_: iter(()))
+    with pytest.raises(SelfTestFailed, match=r"scored on a different suite .* target\.nll: not worse than the champion is shown") as caught:
         gate(config(), run, workspace)
     assert caught.value.exit_code == 19
     assert not run.has(Judged)
@@ -247,7 +247,7 @@ def test_a_verdict_that_stops_stands_without_mlflow(tmp_path: Path, workspace: W
     run = make_run(tmp_path, candidate(shift=0.4), mlflow_run="no-such-run")
     assert gate(config(), run, workspace).verdict is Verdict.REJECT
     assert run.read(Judged).verdict is Verdict.REJECT
-    assert "is not in the history of MLflow" in capsys.readouterr().err
+    assert "it is missing from the history in MLflow" in capsys.readouterr().err
 
 
 # The lock -------------------------------------------------------------------------------------------------------------------------
@@ -371,22 +371,22 @@ def test_what_if_judges_by_other_rules_and_writes_nothing(
     before = content(tmp_path)
     assert stored("--what-if") == 0
     told = capsys.readouterr().out
-    assert "The gate said PROMOTE; under the rules as they are now it would say REJECT." in told
+    assert "The gate's verdict was PROMOTE; under the current rules it would be REJECT." in told
     assert "~ target.nll: at most 0.1 (was: at most 3): shown → failed" in told
     assert content(tmp_path) == before
 
 
 def test_what_if_edits_rules(stored: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert stored("--what-if", "--rule", "target.nll ceiling=3.0") == 0
-    assert "it would say PROMOTE" in capsys.readouterr().out
+    assert "it would be PROMOTE" in capsys.readouterr().out
     assert stored("--what-if", "--rule", "target.nll@none ceiling=1.9 critical=false") == 0
     assert "shown → shown, not critical" in capsys.readouterr().out
     settings = tmp_path / "pipeline.toml"
     settings.write_text(settings.read_text().replace("target.nll", "retention.nll"))
     assert stored("--what-if") == 0
     told = capsys.readouterr().out
-    assert "− target.nll: at most 3: was shown, is no longer asked" in told
-    assert "+ retention.nll: at most 0.1: failed, was not asked" in told
+    assert "− target.nll: at most 3: was shown, no longer a rule" in told
+    assert "+ retention.nll: at most 0.1: failed, a new rule" in told
 
 
 def test_rules_are_the_files_alone(stored: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
@@ -422,20 +422,20 @@ def test_self_test_tells_each_probe(stored: Callable[..., int], tmp_path: Path, 
     before = content(tmp_path)
     assert stored("--self-test") == 0
     told = capsys.readouterr().out
-    assert "passed  a figure of the candidate is NaN" in told
-    assert "n/a     a figure of the baseline is NaN" in told
-    assert "no critical rule reads it" in told
+    assert "detected  a metric value of the candidate is NaN" in told
+    assert "n/a       a metric value of the baseline is NaN" in told
+    assert "no critical rule depends on it" in told
     assert content(tmp_path) == before
 
 
 def test_self_test_fails_where_the_gate_does_not_notice(
     stored: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(validity, "_of_the_value", lambda *_: iter(()))
+    monkeypatch.setattr(validity, "_check_value", lambda *_: iter(()))
     assert stored("--self-test") == 19
     told = capsys.readouterr()
-    assert "MISSED  a figure of the candidate is infinite" in told.out
-    assert "a figure of the candidate is infinite" in told.err
+    assert "MISSED    a metric value of the candidate is infinite" in told.out
+    assert "a metric value of the candidate is infinite" in told.err
 
 
 def test_explain_needs_nothing_but_the_record(stored: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -445,4 +445,4 @@ def test_explain_needs_nothing_but_the_record(stored: Callable[..., int], tmp_pa
     assert stored("--explain") == 0
     told = capsys.readouterr().out
     assert "▸ target.nll: at most 3: SHOWN" in told
-    assert "→ all shown, and at least one asked: PROMOTE" in told
+    assert "→ all shown, and at least one rule: PROMOTE" in told

@@ -212,7 +212,7 @@ def test_a_rule_that_wants_more_rows_than_there_are_is_found_before_the_training
     printed = capsys.readouterr().out
     assert "retention.fact.nll: not worse than the base: it needs 3 rows, but there are 2 in the retention suite of kind fact" in printed
     assert "retention.*.nll: not worse than the base: it needs 3 rows, but there are 2 in the retention suite of kind" in printed
-    assert "wants 4 rows, and there are 3 in the target suite with an answer" in printed
+    assert "needs 4 rows, but there are 3 in the target suite with an answer" in printed
     assert "raise evaluation.generate_rows" in printed
 
 

@@ -2,38 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import pytest
 
 from mlops.core.config import Rule
 from mlops.core.records import Outcome, Verdict
-from mlops.judging.evidence import Evidence, ModelEvidence, Rows
+from mlops.judging.evidence import ModelEvidence
 from mlops.judging.metric_table import METRICS
 from mlops.judging.metrics import parse
 from mlops.judging.rules import expand, judge_rule
-from mlops.judging.validity import rule_problem
-from mlops.judging.verdict import combine, decide
+from mlops.judging.verdict import decide
 from mlops.remote.metrics import aggregate
-from tests.support.evidence import DIGESTS, RULES, make_evidence, make_model, make_rows, make_rule
-
-CANDIDATE = make_rows("candidate", shift=-0.4)
-
-
-def changed(change: Callable[[dict[str, Any]], None] = lambda row: None, role: str = "candidate", **fields: Any) -> ModelEvidence:
-    """Make a model whose rows are changed before its metrics are computed."""
-    rows = [dict(row) for row in (CANDIDATE if role == "candidate" else make_rows(role))]
-    for row in rows:
-        change(row)
-    return make_model(role, rows, **fields)
-
-
-def verdict_of(evidence: Evidence, rules: tuple[Rule, ...] = RULES) -> Verdict:
-    return decide(rules, evidence).verdict
+from tests.support.evidence import CANDIDATE, RULES, change_model, make_evidence, make_model, make_rows, make_rule
 
 
 @pytest.mark.parametrize("each", RULES, ids=lambda each: each.metric)
@@ -80,7 +63,7 @@ def test_a_judgement_records_the_numbers_that_it_follows_from() -> None:
 )
 def test_margins_are_inclusive_and_signed(direction: str, margin: float, kind: str, candidate: float, outcome: Outcome) -> None:
     def flat(value: float, role: str) -> ModelEvidence:
-        return changed(lambda row: row.update(nll=value * row["tokens"]), role)
+        return change_model(lambda row: row.update(nll=value * row["tokens"]), role)
 
     champion = flat(2.0, "champion")
     retention = make_model("candidate", CANDIDATE).rows["retention"]
@@ -105,7 +88,7 @@ def test_margins_are_inclusive_and_signed(direction: str, margin: float, kind: s
     ],
 )
 def test_floor_and_ceiling_are_inclusive(bounds: dict[str, Any], outcome: Outcome) -> None:
-    model = changed(lambda row: row.update(nll=2.0 * row["tokens"]))
+    model = change_model(lambda row: row.update(nll=2.0 * row["tokens"]))
     assert judge_rule(make_rule(**bounds), make_evidence(model)).outcome is outcome
 
 
@@ -150,7 +133,7 @@ def test_an_unproven_rule_says_how_many_rows_would_be_enough() -> None:
 
 def test_rows_that_all_differ_by_the_same_amount_prove_nothing() -> None:
     def flat(role: str, value: float) -> ModelEvidence:
-        return changed(lambda row: row.update(nll=value * row["tokens"]) if row["suite"] == "target" else None, role)
+        return change_model(lambda row: row.update(nll=value * row["tokens"]) if row["suite"] == "target" else None, role)
 
     evidence = make_evidence(flat("candidate", 1.0), flat("champion", 2.0))
     judgement = judge_rule(make_rule(baseline="champion", test="paired_bootstrap", margin_kind="absolute"), evidence)
@@ -166,7 +149,7 @@ def test_a_suspicious_gain_is_unproven() -> None:
 
 
 def test_rouge_is_judged_on_answered_rows_only() -> None:
-    better = changed(lambda row: row.update(rouge_l=None if row["rouge_l"] is None else 0.9 + row["rouge_l"] / 10))
+    better = change_model(lambda row: row.update(rouge_l=None if row["rouge_l"] is None else 0.9 + row["rouge_l"] / 10))
     judgement = judge_rule(make_rule("target.rouge_l", "higher", baseline="champion", test="paired_bootstrap"), make_evidence(better))
     assert (judgement.outcome, judgement.n) == (Outcome.SHOWN, 20)
 
@@ -181,264 +164,7 @@ def test_without_a_champion_the_base_replaces_it_and_the_reason_says_so() -> Non
     assert judge_rule(make_rule(baseline="champion"), replace(first, models={**first.models, "candidate": worse})).outcome is Outcome.FAILED
 
 
-# Invalid evidence -----------------------------------------------------------------------------------------------------------------
-
-
-def without(role: str) -> Evidence:
-    return replace(make_evidence(), models={name: evidence for name, evidence in make_evidence().models.items() if name != role})
-
-
-def with_rows(by_suite: dict[str, list[dict[str, Any]]]) -> Evidence:
-    """Make evidence in which all models have these rows in some suites."""
-    evidence = make_evidence()
-    columns = {suite: Rows.of(rows) for suite, rows in by_suite.items()}
-    return replace(evidence, models={role: replace(each, rows={**each.rows, **columns}) for role, each in evidence.models.items()})
-
-
-def without_metric(metric: str, role: str = "candidate") -> ModelEvidence:
-    model = changed(role=role)
-    return replace(model, metrics={name: value for name, value in model.metrics.items() if name != metric})
-
-
-def with_metric(metric: str, value: float, role: str = "candidate") -> ModelEvidence:
-    model = changed(role=role)
-    return replace(model, metrics={**model.metrics, metric: value})
-
-
-def with_nll(value: float, role: str = "candidate", **fields: Any) -> ModelEvidence:
-    return changed(lambda row: row.update(nll=value) if row["id"] == "target-00007" else None, role, **fields)
-
-
-def without_row(role: str) -> ModelEvidence:
-    return make_model(role, [row for row in make_rows(role, shift=-0.4 if role == "candidate" else 0) if row["id"] != "target-00003"])
-
-
-def with_duplicate(role: str) -> ModelEvidence:
-    rows = make_rows(role, shift=-0.4 if role == "candidate" else 0)
-    return make_model(role, [*rows, rows[3]])
-
-
-NLL = make_rule(baseline="champion", test="paired_bootstrap")
-INVALID: dict[str, tuple[Rule, Callable[[], Evidence], str]] = {
-    "metric missing": (NLL, lambda: make_evidence(without_metric("target.nll")), "target.nll of the candidate is missing"),
-    "NaN reported": (NLL, lambda: make_evidence(with_metric("target.nll", math.nan)), "target.nll of the candidate is nan"),
-    "infinity reported": (NLL, lambda: make_evidence(with_metric("target.nll", -math.inf)), "of the candidate is -inf"),
-    "NaN of the champion": (NLL, lambda: make_evidence(champion=with_metric("target.nll", math.nan, "champion")), "of the champion is nan"),
-    "infinite champion": (NLL, lambda: make_evidence(champion=with_metric("target.nll", math.inf, "champion")), "of the champion is inf"),
-    "infinite perplexity of the champion": (
-        make_rule("target.perplexity", baseline="champion"),
-        lambda: make_evidence(champion=changed(lambda row: row.update(nll=1e3 * row["tokens"]), "champion")),
-        "target.perplexity of the champion is inf",
-    ),
-    "NaN in a row": (NLL, lambda: make_evidence(with_nll(math.nan)), "is nan"),
-    "infinity in a champion's row": (NLL, lambda: make_evidence(champion=with_nll(math.inf, "champion")), "of the champion is inf"),
-    "negative loss in a row": (NLL, lambda: make_evidence(with_nll(-5.0)), "an impossible nll"),
-    "metric not from its rows": (NLL, lambda: make_evidence(with_metric("target.nll", 0.5)), "does not follow from its rows"),
-    "row missing": (NLL, lambda: make_evidence(without_row("candidate")), "different rows: 1 rows occur in only one of them"),
-    "champion's row missing": (NLL, lambda: make_evidence(champion=without_row("champion")), "different rows"),
-    "row twice": (NLL, lambda: make_evidence(with_duplicate("candidate")), "duplicate rows"),
-    "foreign row": (
-        NLL,
-        lambda: make_evidence(changed(lambda row: row.update(id="foreign") if row["id"] == "target-00003" else None)),
-        "different rows: 2 rows occur in only one of them",
-    ),
-    "other tokens": (
-        NLL,
-        lambda: make_evidence(changed(lambda row: row.update(input="other") if row["id"] == "target-00003" else None)),
-        "read the rows as different tokens",
-    ),
-    "other token count": (
-        NLL,
-        lambda: make_evidence(changed(lambda row: row.update(tokens=row["tokens"] + 1) if row["id"] == "target-00003" else None)),
-        "read the rows as different tokens",
-    ),
-    "other answers": (
-        make_rule("target.rouge_l", "higher", baseline="champion"),
-        lambda: make_evidence(changed(lambda row: row.update(rouge_l=None) if row["id"] == "target-00003" else None)),
-        "answered different rows",
-    ),
-    "other suite": (NLL, lambda: make_evidence(changed(suite_digests={**DIGESTS, "target": "x" * 64})), "a different target suite"),
-    "champion's other suite": (
-        NLL,
-        lambda: make_evidence(champion=changed(role="champion", suite_digests={**DIGESTS, "target": "x" * 64})),
-        "the champion was scored on a different target suite",
-    ),
-    "suite not frozen": (NLL, lambda: replace(make_evidence(), suite_digests={}), "froze no target suite"),
-    "other kinds": (
-        make_rule("retention.nll", baseline="base", margin=0.1),
-        lambda: make_evidence(changed(lambda row: row.update(kind="poems") if row["id"] == "retention-00003" else None)),
-        "rows of different kinds",
-    ),
-    "ROUGE above 1": (
-        make_rule("target.rouge_l", "higher", baseline="champion"),
-        lambda: make_evidence(changed(lambda row: row.update(rouge_l=1.5) if row["id"] == "target-00003" else None)),
-        "an impossible rouge_l",
-    ),
-    "no rows": (NLL, lambda: make_evidence(changed(rows={})), "no per-row scores"),
-    "overlap": (NLL, lambda: replace(make_evidence(), overlapping={"target": "3 rows"}), "overlaps the training data: 3 rows"),
-    "same model": (NLL, lambda: make_evidence(changed(model="azureml://models/champion")), "the candidate is the champion: both are"),
-    "same run": (NLL, lambda: make_evidence(changed(run="run-champion")), "the candidate is the champion: both were scored by"),
-    "same weights": (NLL, lambda: make_evidence(changed(weights_digest="weights-champion")), "their weights are equal"),
-    "same weights as the base": (NLL, lambda: make_evidence(changed(weights_digest="weights-base")), "the candidate is the base"),
-    "same scores": (NLL, lambda: make_evidence(champion=make_model("champion", CANDIDATE)), "they have the same score in every row"),
-    "unknown weights": (NLL, lambda: make_evidence(changed(weights_digest="")), "the candidate can't be identified"),
-    "unknown metric": (
-        make_rule("target.accuracy", baseline="champion"),
-        make_evidence,
-        "no evaluation computes a metric called 'target.accuracy'",
-    ),
-    "unknown suite": (make_rule("test.nll", baseline="champion"), make_evidence, "no evaluation computes"),
-    "unknown kind": (make_rule("retention.poems.nll", baseline="base"), make_evidence, "retention.poems.nll of the candidate is missing"),
-    "requires nothing": (make_rule(), make_evidence, "requires nothing"),
-    "margin without baseline": (make_rule(ceiling=9.0, margin=0.1), make_evidence, "a margin but no baseline"),
-    "test without baseline": (make_rule(ceiling=9.0, test="paired_bootstrap"), make_evidence, "a test but no baseline"),
-    "gain without baseline": (make_rule(ceiling=9.0, max_gain=0.1), make_evidence, "a max_gain but no baseline"),
-    "mcnemar of a loss": (make_rule(baseline="champion", test="mcnemar"), make_evidence, "nll has none: judge exact_match"),
-    "mcnemar with a margin": (
-        make_rule("target.exact_match", "higher", baseline="champion", margin=0.01, test="mcnemar"),
-        make_evidence,
-        'supports no margin: set margin = 0, or use test = "paired_bootstrap"',
-    ),
-    "wilcoxon of a binary metric": (
-        make_rule("target.exact_match", "higher", baseline="champion", test="wilcoxon"),
-        make_evidence,
-        'use test = "mcnemar" or "paired_bootstrap"',
-    ),
-    "wilcoxon without baseline": (make_rule(ceiling=9.0, test="wilcoxon"), make_evidence, "a test but no baseline"),
-    "more first choices than tokens": (
-        make_rule("target.token_accuracy", "higher", baseline="champion"),
-        lambda: make_evidence(changed(lambda row: row.update(greedy_tokens=row["tokens"] + 1) if row["id"] == "target-00003" else None)),
-        "an impossible token_accuracy",
-    ),
-    "no match but more first choices than tokens": (
-        make_rule("target.exact_match", "higher", baseline="champion"),
-        lambda: make_evidence(changed(lambda row: row.update(greedy_tokens=row["tokens"] + 1) if row["id"] == "target-00003" else None)),
-        "an impossible exact_match",
-    ),
-    "every kind of a suite without kinds": (
-        make_rule("target.*.nll", baseline="champion"),
-        make_evidence,
-        "60 rows of the target suite have no kind, so it can't be judged kind by kind",
-    ),
-    "every kind of a suite without rows": (
-        make_rule("retention.*.nll", baseline="base"),
-        lambda: with_rows({"retention": []}),
-        "the retention suite has no kinds",
-    ),
-    "champion could not be evaluated": (
-        NLL,
-        lambda: replace(without("champion"), missing={"champion": "its endpoint has no model"}),
-        "the champion was not evaluated: its endpoint has no model",
-    ),
-    "champion half evaluated": (
-        NLL,
-        lambda: replace(make_evidence(), missing={"champion": "its rows are of another day"}),
-        "the champion was not evaluated: its rows are of another day",
-    ),
-    "base could not be evaluated": (
-        make_rule(ceiling=9.0),
-        lambda: replace(without("base"), missing={"base": "gone from the registry"}),
-        "the base was not evaluated: gone from the registry",
-    ),
-    "infinity in a row": (NLL, lambda: make_evidence(with_nll(math.inf)), "target.nll of the candidate is inf"),
-    "NaN in a row that is not reported": (NLL, lambda: make_evidence(with_nll(math.nan, metrics=changed().metrics)), "an impossible nll"),
-    "champion's metric missing": (
-        NLL,
-        lambda: make_evidence(champion=without_metric("target.nll", "champion")),
-        "target.nll of the champion is missing",
-    ),
-    "champion's row twice": (
-        NLL,
-        lambda: make_evidence(champion=with_duplicate("champion")),
-        "the champion has duplicate rows on the target suite",
-    ),
-    "same model in other letters": (
-        NLL,
-        lambda: make_evidence(changed(model="azureml://MODELS/Champion")),
-        "the candidate is the champion: both",
-    ),
-    "its own base": (
-        make_rule(ceiling=9.0),
-        lambda: make_evidence(changed(run="run-base")),
-        "the candidate is the base: both were scored by run run-base",
-    ),
-    "bootstrap of a perplexity": (
-        make_rule("target.perplexity", baseline="champion", test="paired_bootstrap"),
-        make_evidence,
-        "perplexity has no per-row scores",
-    ),
-    "relative to the drift of the base from itself": (
-        make_rule("retention.kl_base", baseline="base"),
-        make_evidence,
-        "relative to 0 is meaningless",
-    ),
-    "relative to zero": (
-        make_rule("target.exact_match", "higher", baseline="champion"),
-        lambda: make_evidence(champion=changed(lambda row: row.update(greedy_tokens=0), "champion")),
-        "target.exact_match of the champion is 0, and a margin relative to 0 is meaningless",
-    ),
-    "nothing between the bounds": (make_rule(floor=2.0, ceiling=1.0), make_evidence, "nothing lies between the floor 2 and the ceiling 1"),
-    "base not evaluated": (NLL, lambda: without("base"), "the base was not evaluated."),
-    "candidate not evaluated": (NLL, lambda: without("candidate"), "the candidate was not evaluated."),
-}
-
-
-RULE_PROBLEMS = (
-    "relative to the drift",
-    "between the bounds",
-    "unknown",
-    "requires nothing",
-    "without baseline",
-    "mcnemar",
-    "wilcoxon",
-    "bootstrap of a perplexity",
-)
-
-
-@pytest.mark.parametrize("name", INVALID)
-def test_an_invalid_rule_is_recognized_without_evidence(name: str) -> None:
-    rule, _, reason = INVALID[name]
-    problem = rule_problem(rule)
-    assert (problem is not None) == (any(part in name for part in RULE_PROBLEMS) and name != "unknown weights" and name != "unknown kind")
-    assert problem is None or reason in problem
-
-
-@pytest.mark.parametrize(
-    ("metric", "right"),
-    [
-        ("target.nll", "lower"), ("retention.fact.perplexity", "lower"), ("retention.*.kl_base", "lower"),
-        ("target.token_accuracy", "higher"), ("target.exact_match", "higher"), ("target.rouge_l", "higher"),
-    ],
-)  # fmt: skip
-def test_a_rule_that_demands_a_worse_model_is_refused(metric: str, right: str) -> None:
-    wrong = {"lower": "higher", "higher": "lower"}[right]
-    assert rule_problem(make_rule(metric, right, baseline="champion")) is None
-    assert f"a better model has a {right} {metric.rpartition('.')[2]}" in (
-        rule_problem(make_rule(metric, wrong, baseline="champion")) or ""
-    )
-    # Bounds ignore the direction: a floor for the loss detects leaks. Counts are neither good nor bad.
-    assert rule_problem(make_rule(metric, wrong, floor=0.1)) is None
-    assert rule_problem(make_rule("target.tokens", wrong, baseline="champion")) is None
-
-
-@pytest.mark.parametrize("name", INVALID)
-def test_invalid_evidence_is_named_and_never_promotes(name: str) -> None:
-    rule, make, reason = INVALID[name]
-    evidence = make()
-    judgement = judge_rule(rule, evidence)
-    assert judgement.outcome is Outcome.INVALID
-    assert reason in judgement.reason
-    assert verdict_of(evidence, (*RULES, rule)) is not Verdict.PROMOTE
-    assert combine([judgement])[0] is Verdict.HOLD
-
-
-def test_models_with_the_same_scores_are_the_same_even_if_a_score_is_nan() -> None:
-    """NaN is not equal to itself, but a champion that was registered again must be recognized all the same."""
-    with_nan = partial(changed, lambda row: row.update(nll=math.nan) if row["id"] == "retention-00003" else None)
-    evidence = make_evidence(
-        candidate=with_nan("champion", model="another id", run="another run", weights_digest="other"), champion=with_nan("champion")
-    )
-    assert "the candidate is the champion: they have the same score in every row" in judge_rule(NLL, evidence).reason
+# Rows -----------------------------------------------------------------------------------------------------------------------------
 
 
 def test_too_few_rows_are_unproven_and_never_promote() -> None:
@@ -488,10 +214,10 @@ def test_wilcoxon_ranks_values_per_token() -> None:
     """Rows of very unequal length that all differ by about 0.1 nats a token."""
 
     def stretched(role: str, shift: float) -> ModelEvidence:
-        made = make_rows(role)
-        for number, row in enumerate(made):
+        rows = make_rows(role)
+        for number, row in enumerate(rows):
             row.update(tokens=1 + number * 50, nll=(1 + number * 50) * (2.0 + shift + 0.001 * (number % 7)))
-        return make_model(role, made)
+        return make_model(role, rows)
 
     evidence = make_evidence(stretched("candidate", -0.1), stretched("champion", 0.0), stretched("base", 0.01))
     evidence.models["candidate"].rows["target"].columns["nll"][0] -= 0.01  # they must not all differ by the same amount
@@ -542,7 +268,7 @@ def matching(role: str, right: Callable[[int], bool]) -> ModelEvidence:
     def change(row: dict[str, Any]) -> None:
         row["greedy_tokens"] = row["tokens"] - (not right(int(row["id"].rpartition("-")[2])))
 
-    return changed(change, role)
+    return change_model(change, role)
 
 
 @pytest.mark.parametrize("test", ["mcnemar", "paired_bootstrap"])
@@ -573,7 +299,7 @@ def test_token_accuracy_is_judged_with_a_margin() -> None:
 
 
 def test_every_reported_metric_can_be_judged_and_follows_from_its_rows() -> None:
-    model = changed()
+    model = change_model()
     assert model.metrics == aggregate(CANDIDATE)
     for name, value in model.metrics.items():
         metric = parse(name)
@@ -589,24 +315,25 @@ EVERY_KIND = make_rule("retention.*.nll", baseline="base", margin=0.1, test="pai
 
 
 def with_kinds(role: str, kind: Callable[[int], str]) -> ModelEvidence:
-    return changed(lambda row: row.update(kind=kind(int(row["id"].rpartition("-")[2])) if row["suite"] == "retention" else ""), role)
+    return change_model(lambda row: row.update(kind=kind(int(row["id"].rpartition("-")[2])) if row["suite"] == "retention" else ""), role)
 
 
 def test_a_rule_for_every_kind_is_expanded_into_one_per_kind() -> None:
     expanded = expand(EVERY_KIND, make_evidence())
     assert [each.metric for each in expanded] == ["retention.facts.nll", "retention.refusal.nll"]
-    judgements = decide([NLL, EVERY_KIND], make_evidence()).judgements
+    nll = make_rule(baseline="champion", test="paired_bootstrap")
+    judgements = decide([nll, EVERY_KIND], make_evidence()).judgements
     assert [judgement.metric for judgement in judgements] == ["target.nll", "retention.facts.nll", "retention.refusal.nll"]
     assert [judgement.n for judgement in judgements] == [60, 30, 30]
     assert decide([EVERY_KIND], make_evidence()).verdict is Verdict.PROMOTE
-    assert expand(NLL, make_evidence()) == (NLL,)
+    assert expand(nll, make_evidence()) == (nll,)
 
 
 def test_one_forgotten_kind_is_enough_to_reject() -> None:
     def forget(row: dict[str, Any]) -> None:
         row["nll"] *= 2 if row["kind"] == "refusal" else 0.8
 
-    decision = decide([EVERY_KIND], make_evidence(changed(forget)))
+    decision = decide([EVERY_KIND], make_evidence(change_model(forget)))
     assert decision.verdict is Verdict.REJECT
     assert [judgement.outcome for judgement in decision.judgements] == [Outcome.SHOWN, Outcome.FAILED]
     assert "retention.refusal.nll" in decision.reasons[0]

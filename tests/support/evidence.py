@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -41,6 +41,9 @@ def make_rows(role: str, *, n: int = 60, seed: int = 0, shift: float = 0.0, kl: 
     return rows
 
 
+CANDIDATE = make_rows("candidate", shift=-0.4)
+
+
 def make_model(role: str, scores: Sequence[Mapping[str, Any]], **changes: Any) -> ModelEvidence:
     by_suite = {suite: Rows.of(row for row in scores if row["suite"] == suite) for suite in DIGESTS}
     evidence = ModelEvidence(
@@ -54,12 +57,20 @@ def make_model(role: str, scores: Sequence[Mapping[str, Any]], **changes: Any) -
     return replace(evidence, **changes)
 
 
+def change_model(change: Callable[[dict[str, Any]], None] = lambda row: None, role: str = "candidate", **fields: Any) -> ModelEvidence:
+    """Make a model whose rows are changed before its metrics are computed. Without changes it is a model of the default evidence."""
+    rows = [dict(row) for row in (CANDIDATE if role == "candidate" else make_rows(role))]
+    for row in rows:
+        change(row)
+    return make_model(role, rows, **fields)
+
+
 def make_evidence(
     candidate: ModelEvidence | None = None, champion: ModelEvidence | None = None, base: ModelEvidence | None = None
 ) -> Evidence:
     """Make evidence. By default the candidate is clearly better than the other models."""
     models = {
-        "candidate": candidate or make_model("candidate", make_rows("candidate", shift=-0.4)),
+        "candidate": candidate or make_model("candidate", CANDIDATE),
         "champion": champion or make_model("champion", make_rows("champion")),
         "base": base or make_model("base", make_rows("base")),
     }

@@ -1,4 +1,4 @@
-"""Intervals and p-values: against the truth, against textbooks and scipy, and their symmetries."""
+"""Intervals and p-values compared with true values, textbooks and scipy, and their symmetries."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def test_value_is_the_ratio_of_sums_and_not_a_mean_of_ratios() -> None:
     assert estimate.value == 14 / 110
 
 
-def test_standard_error_is_that_of_a_mean_where_weights_are_equal() -> None:
+def test_standard_error_is_that_of_a_mean_if_weights_are_equal() -> None:
     values = np.random.default_rng(0).normal(size=50)
     estimate = paired_bootstrap(values, np.ones(50), confidence=0.95)
     assert estimate.standard_error == pytest.approx(values.std(ddof=1) / math.sqrt(50))
 
 
 def test_interval_is_the_textbook_one_for_normal_means() -> None:
-    # For a mean of normal values the studentised pivot has Student's t distribution: 2.009 at 49 degrees of freedom and 95 %.
+    # For a mean of normal values the studentized pivot has Student's t distribution: 2.009 at 49 degrees of freedom and 95 %.
     values = np.random.default_rng(3).normal(size=50)
     estimate = paired_bootstrap(values, np.ones(50), confidence=0.95)
     half = 2.0096 * values.std(ddof=1) / math.sqrt(50)
@@ -40,14 +40,14 @@ def test_interval_is_the_textbook_one_for_normal_means() -> None:
 
 
 @pytest.mark.parametrize("rows", [40, 3000])
-def test_negated_differences_give_the_negated_interval_to_the_last_bit(rows: int) -> None:
+def test_negated_differences_give_exactly_the_negated_interval(rows: int) -> None:
     numerator, weights = sample(rows)
     there, back = (paired_bootstrap(values, weights, confidence=0.95) for values in (numerator, -numerator))
     assert (there.low, there.value, there.high) == (-back.high, -back.value, -back.low)
     assert there.standard_error == back.standard_error
 
 
-def test_again_gives_the_same_and_another_seed_nearly_the_same() -> None:
+def test_the_same_seed_gives_the_same_interval_and_another_seed_a_similar_one() -> None:
     numerator, weights = sample(200)
     first, again, other = (paired_bootstrap(numerator, weights, confidence=0.95, seed=seed) for seed in (1, 1, 2))
     assert first == again
@@ -57,7 +57,7 @@ def test_again_gives_the_same_and_another_seed_nearly_the_same() -> None:
 
 
 def noise(kind: str, generator: np.random.Generator, rows: int) -> np.ndarray:
-    """With mean 0."""
+    """Draw noise with mean 0."""
     if kind == "light":
         return generator.normal(0, 1, rows)
     if kind == "heavy":
@@ -66,7 +66,7 @@ def noise(kind: str, generator: np.random.Generator, rows: int) -> np.ndarray:
 
 
 def misses(kind: str, rows: int, trials: int, confidence: float, truth: float = 0.2) -> tuple[float, float]:
-    """How often an interval lies above the truth, and below: rows of log-normal length, tokens × (shared difficulty + own noise)."""
+    """Measure how often an interval is above and below the true value, for rows of log-normal length with shared difficulty and noise."""
     generator, above, below = np.random.default_rng(11), 0, 0
     for _ in range(trials):
         weights = np.round(40 * generator.lognormal(0, 0.6, rows)) + 1
@@ -80,9 +80,9 @@ def misses(kind: str, rows: int, trials: int, confidence: float, truth: float = 
 @pytest.mark.parametrize(
     ("kind", "rows"), [("light", 60), ("light", 2500), ("heavy", 60), ("skewed", 60)], ids=["by row", "pooled", "heavy", "skewed"]
 )
-def test_misses_the_truth_no_more_often_than_it_says(kind: str, rows: int) -> None:
+def test_the_interval_misses_the_true_value_no_more_often_than_its_confidence_allows(kind: str, rows: int) -> None:
     above, below = misses(kind, rows, trials=400, confidence=0.9)
-    # 5 % on each side; four standard errors of 400 trials more.
+    # 5 % on each side, plus four standard errors of 400 trials.
     assert above < 0.095
     assert below < 0.095
     if kind == "light":
@@ -92,7 +92,7 @@ def test_misses_the_truth_no_more_often_than_it_says(kind: str, rows: int) -> No
 @pytest.mark.parametrize("rows", [50, 400])
 @pytest.mark.parametrize("sign", [1, -1])
 def test_ends_are_those_of_the_stretched_bootstrap_and_at_least_students(rows: int, sign: int) -> None:
-    # Skewed rows: towards the long tail the bootstrap is farther, towards the short one Student's t is.
+    # Skewed rows: toward the long tail the bootstrap's quantile is more extreme, toward the short tail Student's t is.
     generator = np.random.default_rng(8)
     weights = generator.integers(20, 60, rows).astype(float)
     values = sign * weights * generator.lognormal(0, 0.8, rows)
@@ -107,7 +107,7 @@ def test_ends_are_those_of_the_stretched_bootstrap_and_at_least_students(rows: i
         pivots.append((again - ratio) / spread)
     stretch = 1 + ((residuals**4).mean() / (residuals**2).mean() ** 2 - 1) / rows
     upper, lower = (float(np.quantile(pivots, tail)) * stretch for tail in (0.975, 0.025))
-    # The samples understate the skewness, too, on the side of the long tail.
+    # Samples also understate the skewness on the side of the long tail.
     skewed = 1 + 0.2 * abs((residuals**3).mean()) / (residuals**2).mean() ** 1.5 / math.sqrt(rows)
     assert skewed > 1.02
     upper, lower = (upper, lower * skewed) if sign > 0 else (upper * skewed, lower)
@@ -122,7 +122,7 @@ def test_ends_are_those_of_the_stretched_bootstrap_and_at_least_students(rows: i
 
 
 @pytest.mark.parametrize("sign", [1, -1])
-def test_towards_the_long_tail_the_interval_reaches_farther_by_the_skewness(sign: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_interval_is_stretched_by_the_skewness_toward_the_long_tail(sign: int, monkeypatch: pytest.MonkeyPatch) -> None:
     generator = np.random.default_rng(8)
     weights, values = np.full(80, 7.0), sign * 7.0 * generator.lognormal(0, 1.0, 80)
     residuals = values / 7 - values.mean() / 7
@@ -137,14 +137,14 @@ def test_towards_the_long_tail_the_interval_reaches_farther_by_the_skewness(sign
 
 
 @pytest.mark.parametrize("rows", [2, 3])
-def test_so_few_rows_that_resamples_of_equal_rows_decide_have_no_interval(rows: int) -> None:
+def test_two_or_three_rows_have_no_interval(rows: int) -> None:
     for seed in range(8):
         estimate = paired_bootstrap(*sample(rows, seed), confidence=0.95)
         assert (estimate.low, estimate.high) == (-math.inf, math.inf)
 
 
-def test_pairs_are_judged_as_pairs() -> None:
-    # Difficulty spreads ten times as much as the models differ: on its own, neither score would show the difference.
+def test_rows_are_compared_in_pairs() -> None:
+    # The spread of the difficulty is ten times the noise between the models, so unpaired scores would not show the difference.
     generator = np.random.default_rng(7)
     difficulty = generator.normal(5, 1, 200)
     candidate, baseline = difficulty - 0.05 + generator.normal(0, 0.1, 200), difficulty
@@ -155,15 +155,15 @@ def test_pairs_are_judged_as_pairs() -> None:
 
 
 @pytest.mark.parametrize("rows", [60, 900])
-def test_units_decide_nothing(rows: int) -> None:
+def test_units_do_not_matter(rows: int) -> None:
     numerator, weights = sample(rows)
     plain, scaled = (paired_bootstrap(numerator * top, weights * bottom, confidence=0.95) for top, bottom in ((1, 1), (1e30, 1e25)))
     assert scaled.low == pytest.approx(plain.low * 1e5, rel=1e-4)
     assert scaled.high == pytest.approx(plain.high * 1e5, rel=1e-4)
 
 
-def test_neighbouring_rows_are_not_pooled_together() -> None:
-    # Rows sorted by id can be sorted by difficulty, too. Sums of eight rows at random have variance 2, of eight neighbours 16.
+def test_neighboring_rows_are_not_pooled_together() -> None:
+    # Rows sorted by id may also be sorted by difficulty. Sums of eight rows at random have variance 2, of eight neighbors 16.
     values = np.repeat([0.0, 1.0], 2048)
     sums, weights = bootstrap._pooled(values, np.ones(4096), seed=1)
     assert (sums.sum(), weights.sum(), len(sums)) == (2048, 4096, 512)
@@ -177,7 +177,7 @@ def test_wider_confidence_gives_a_wider_interval() -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, 1e200])
-def test_what_is_no_score_makes_no_interval(value: float) -> None:
+def test_values_that_are_not_finite_have_no_interval(value: float) -> None:
     numerator, weights = sample(30)
     numerator[3] = value
     estimate = paired_bootstrap(numerator, weights, confidence=0.95)
@@ -187,19 +187,19 @@ def test_what_is_no_score_makes_no_interval(value: float) -> None:
 
 @pytest.mark.parametrize("confidence", [0.8, 0.9, 0.95, 0.99, 0.995])
 @pytest.mark.parametrize("rows", [12, 80, 700])
-def test_p_values_are_those_that_the_interval_inverts(rows: int, confidence: float) -> None:
+def test_p_values_agree_with_the_interval(rows: int, confidence: float) -> None:
     estimate = paired_bootstrap(*sample(rows), confidence=confidence)
     limit = significance_level(confidence)
     for end, p, outwards in ((estimate.low, estimate.p_above, -1), (estimate.high, estimate.p_below, 1)):
-        hair = outwards * 1e-9 * estimate.standard_error
-        assert p(end + hair) <= limit
-        assert p(end) > limit  # on the threshold is not beyond it
-        assert p(end - hair) > limit
+        step = outwards * 1e-9 * estimate.standard_error
+        assert p(end + step) <= limit
+        assert p(end) > limit  # an end on the threshold shows nothing
+        assert p(end - step) > limit
     thresholds = np.linspace(estimate.value - 5 * estimate.standard_error, estimate.value + 5 * estimate.standard_error, 41)
     rising = [estimate.p_above(threshold) for threshold in thresholds]
     assert rising == sorted(rising)
     assert estimate.p_above(estimate.value) == pytest.approx(0.5, abs=0.1)
-    assert estimate.p_above(-math.inf) == 1 / 10_000  # no p-value is below what the resamples can tell
+    assert estimate.p_above(-math.inf) == 1 / 10_000  # the smallest p-value that the resamples can give
     assert estimate.p_above(math.inf) == estimate.p_above(math.nan) == estimate.p_below(math.nan) == 1.0
 
 
@@ -221,29 +221,29 @@ def test_p_values_of_negated_differences_change_sides() -> None:
         assert there.p_above(threshold) == back.p_below(-threshold)
 
 
-def test_estimates_are_equal_by_their_figures() -> None:
+def test_estimates_with_equal_numbers_are_equal() -> None:
     numerator, weights = sample(30)
     one, other = (paired_bootstrap(numerator, weights, confidence=0.95) for _ in range(2))
     assert one == other
     assert "tails" not in repr(one)
 
 
-def test_levels_are_what_people_write() -> None:
+def test_significance_levels_are_round_numbers() -> None:
     assert [significance_level(confidence) for confidence in (0.9, 0.95, 0.99, 0.98)] == [0.05, 0.025, 0.005, 0.01]
 
 
-def test_fewer_resamples_than_the_confidence_needs_make_no_interval() -> None:
+def test_too_few_resamples_for_the_confidence_give_no_interval() -> None:
     numerator, weights = sample(30)
     assert math.isfinite(paired_bootstrap(numerator, weights, confidence=0.99, resamples=199).low)
     assert paired_bootstrap(numerator, weights, confidence=0.999, resamples=199).low == -math.inf
 
 
-def test_agrees_with_scipys_bootstrap_where_rows_are_many() -> None:
+def test_agrees_with_scipys_bootstrap_for_many_rows() -> None:
     from scipy.stats import bootstrap
 
     numerator, weights = sample(3000)
     ours = paired_bootstrap(numerator, weights, confidence=0.95)
-    found = bootstrap(
+    result = bootstrap(
         (numerator, weights),
         lambda top, bottom, axis: top.sum(axis=axis) / bottom.sum(axis=axis),
         paired=True,
@@ -252,8 +252,8 @@ def test_agrees_with_scipys_bootstrap_where_rows_are_many() -> None:
         rng=np.random.default_rng(1),
     )
     # A quantile of 1,999 resamples is known to 0.06 standard errors.
-    assert ours.low == pytest.approx(found.confidence_interval.low, abs=0.2 * ours.standard_error)
-    assert ours.high == pytest.approx(found.confidence_interval.high, abs=0.2 * ours.standard_error)
+    assert ours.low == pytest.approx(result.confidence_interval.low, abs=0.2 * ours.standard_error)
+    assert ours.high == pytest.approx(result.confidence_interval.high, abs=0.2 * ours.standard_error)
 
 
 @pytest.mark.parametrize(
@@ -261,12 +261,12 @@ def test_agrees_with_scipys_bootstrap_where_rows_are_many() -> None:
     [([1.0], [1.0]), ([1.0, 2.0], [0.0, 0.0]), ([1.0, 2.0], [2.0, -1.0]), ([1.0, 2.0], [1.0])],
     ids=["one row", "no weight", "negative weight", "unequal length"],
 )
-def test_refuses_what_has_no_interval(numerator: list[float], weights: list[float]) -> None:
+def test_invalid_input_is_refused(numerator: list[float], weights: list[float]) -> None:
     with pytest.raises(ValueError, match=r"rows|weights"):
         paired_bootstrap(np.array(numerator), np.array(weights), confidence=0.95)
 
 
-def test_minimum_detectable_effect_is_detected_at_its_power() -> None:
+def test_the_minimum_detectable_effect_is_detected_with_its_power() -> None:
     rows, trials = 100, 400
     weights, generator, shown = np.ones(rows), np.random.default_rng(5), 0
     effect = minimum_detectable_effect(paired_bootstrap(generator.normal(0, 1, rows), weights, confidence=0.95))
@@ -276,7 +276,7 @@ def test_minimum_detectable_effect_is_detected_at_its_power() -> None:
     assert 0.73 < shown / trials < 0.87
 
 
-def test_as_many_rows_as_needed_show_the_distance_at_its_power() -> None:
+def test_the_number_of_rows_needed_shows_the_distance_with_its_power() -> None:
     generator, distance = np.random.default_rng(6), 0.25
     seen = generator.normal(distance, 1, 60)
     rows = rows_needed(60, distance, paired_bootstrap(seen, np.ones(60), confidence=0.95))
@@ -287,7 +287,7 @@ def test_as_many_rows_as_needed_show_the_distance_at_its_power() -> None:
     assert 0.73 < shown / trials < 0.9
 
 
-def test_rows_needed_follow_the_inverse_square() -> None:
+def test_rows_needed_grow_with_the_inverse_square_of_the_distance() -> None:
     estimate = paired_bootstrap(*sample(100), confidence=0.95)
     effect = minimum_detectable_effect(estimate)
     assert effect == pytest.approx((estimate.high - estimate.low) / 2 + 0.84162 * estimate.standard_error, rel=1e-5)

@@ -1,4 +1,4 @@
-"""The signed-rank test: against enumeration, textbook intervals and the truth."""
+"""The signed-rank test compared with enumeration, textbook intervals and true values."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mlops.judging.statistics.wilcoxon import _p, signed_rank
 
 
 def walsh(values: np.ndarray) -> np.ndarray:
-    """All averages of two values, of a value with itself too, sorted."""
+    """Return the sorted averages of all pairs of values, including each value with itself."""
     first, second = np.triu_indices(len(values))
     return np.sort((values[first] + values[second]) / 2)
 
@@ -23,7 +23,7 @@ def sample(rows: int, seed: int = 1) -> np.ndarray:
 
 
 @pytest.mark.parametrize("rows", [6, 9, 20, 51, 300])
-def test_value_is_the_median_of_all_averages_of_two(rows: int) -> None:
+def test_the_value_is_the_median_of_all_pairwise_averages(rows: int) -> None:
     values = sample(rows)
     assert signed_rank(values, confidence=0.95).value == pytest.approx(np.median(walsh(values)), abs=1e-6)
 
@@ -39,7 +39,7 @@ def test_p_value_of_many_rows_is_the_normal_approximation_with_continuity_correc
 # The k-th smallest and largest average, k from tables of the test's exact distribution at 2.5 % (Hollander, Wolfe & Chicken, table A.4):
 # 6 rows 1, 8 rows 4, 10 rows 9, 15 rows 26, 20 rows 53.
 @pytest.mark.parametrize(("rows", "place"), [(6, 1), (8, 4), (10, 9), (15, 26), (20, 53)])
-def test_interval_ends_on_the_average_that_the_tables_say(rows: int, place: int) -> None:
+def test_the_interval_ends_on_the_average_from_the_tables(rows: int, place: int) -> None:
     values = sample(rows)
     estimate, averages = signed_rank(values, confidence=0.95), walsh(values)
     assert estimate.low == pytest.approx(averages[place - 1], abs=1e-6)
@@ -58,8 +58,8 @@ def test_large_samples_follow_the_normal_approximation() -> None:
 @pytest.mark.parametrize(
     "ranks", [[1, 2, 3, 4, 5, 6, 7], [1, 1, 1, 1, 1, 1, 1, 1], [1, 1, 2, 2, 3, 3, 4, 4, 4], [0, 0, 1, 2, 3, 3, 4, 5, 6]]
 )
-def test_symmetric_differences_are_never_shown_above_0_more_often_than_said(ranks: list[int]) -> None:
-    # All signs are equally likely where there is no difference; ties and zeros included.
+def test_the_false_positive_rate_is_at_most_the_nominal_one(ranks: list[int]) -> None:
+    # Without a difference all signs are equally likely, also with ties and zeros.
     p_values = np.array([_p(np.array(ranks) * np.array(signs)) for signs in itertools.product((-1.0, 1.0), repeat=len(ranks))])
     for limit in (0.005, 0.01, 0.025, 0.05, 0.1):
         assert (p_values <= limit).mean() <= limit
@@ -67,13 +67,13 @@ def test_symmetric_differences_are_never_shown_above_0_more_often_than_said(rank
 
 @pytest.mark.parametrize("rows", [6, 13, 50, 51, 700])
 @pytest.mark.parametrize("tied", [False, True])
-def test_p_values_are_those_that_the_interval_inverts(rows: int, tied: bool) -> None:
+def test_p_values_agree_with_the_interval(rows: int, tied: bool) -> None:
     values = np.round(sample(rows)) if tied else sample(rows)
     estimate = signed_rank(values, confidence=0.9)
-    hair = 1e-6 * float(np.ptp(values))
+    step = 1e-6 * float(np.ptp(values))
     for end, p, outwards in ((estimate.low, estimate.p_above, -1), (estimate.high, estimate.p_below, 1)):
-        assert p(end) > 0.05  # on the threshold is not beyond it
-        assert p(end + outwards * hair) <= 0.05 < p(end - outwards * hair)
+        assert p(end) > 0.05  # an end on the threshold shows nothing
+        assert p(end + outwards * step) <= 0.05 < p(end - outwards * step)
     thresholds = np.linspace(float(values.min()) - 1, float(values.max()) + 1, 30)
     rising = [estimate.p_above(threshold) for threshold in thresholds]
     assert rising == sorted(rising)
@@ -82,40 +82,40 @@ def test_p_values_are_those_that_the_interval_inverts(rows: int, tied: bool) -> 
 
 @pytest.mark.parametrize("rows", [5, 12, 60, 3000])
 @pytest.mark.parametrize("tied", [False, True])
-def test_negated_differences_give_the_negated_result_to_the_last_bit(rows: int, tied: bool) -> None:
+def test_negated_differences_give_exactly_the_negated_result(rows: int, tied: bool) -> None:
     values = np.round(sample(rows)) if tied else sample(rows)
     there, back = signed_rank(values, confidence=0.95), signed_rank(-values, confidence=0.95)
     assert (there.low, there.value, there.high, there.standard_error) == (-back.high, -back.value, -back.low, back.standard_error)
     assert there.p_above(0.1) == back.p_below(-0.1)
 
 
-def test_the_order_of_rows_decides_nothing() -> None:
+def test_the_order_of_rows_does_not_matter() -> None:
     values = sample(200)
     assert signed_rank(values, confidence=0.95) == signed_rank(values[::-1], confidence=0.95)
 
 
-def test_a_p_value_on_the_limit_is_enough() -> None:
+def test_a_p_value_equal_to_the_limit_rejects() -> None:
     values = sample(5)  # whose smallest possible p-value is 1 / 32
     assert signed_rank(values, confidence=1 - 2 / 32).low == pytest.approx(values.min(), abs=1e-6)
     assert signed_rank(values, confidence=1 - 2 / 33).low == -math.inf
 
 
-def test_one_wild_row_decides_nothing() -> None:
+def test_one_extreme_row_has_little_influence() -> None:
     calm, wild = sample(40), sample(40)
     wild[np.argmax(wild)] = 1e6
     assert signed_rank(wild, confidence=0.95).low == pytest.approx(signed_rank(calm, confidence=0.95).low, abs=0.01)
 
 
-def test_rows_on_the_threshold_count_half_for_either_side() -> None:
-    # Ranks 1.5, 1.5, 3, 4, 5, 6: 18 and half of 3 are for it. Of 64 ways 3 give 19 or more.
+def test_rows_on_the_threshold_count_half_for_each_side() -> None:
+    # Ranks 1.5, 1.5, 3, 4, 5, 6: the positive sum is 18 plus half of 3. Of 64 sign combinations 3 give 19 or more.
     assert signed_rank(np.array([0.0, 0.0, 3.0, 4.0, 5.0, 6.0]), confidence=0.95).p_above(0) == pytest.approx(3 / 64)
 
 
-def test_rows_that_all_differ_alike_still_have_a_value() -> None:
+def test_rows_with_the_same_difference_have_a_value() -> None:
     assert signed_rank(np.full(30, 0.1), confidence=0.95).value == 0.1
 
 
-def test_where_most_rows_are_equal_nothing_is_shown() -> None:
+def test_nothing_is_shown_if_most_rows_are_equal() -> None:
     values = np.concatenate([np.zeros(75), np.ones(25)])
     estimate = signed_rank(values, confidence=0.95)
     assert estimate.low <= 0 <= estimate.high
@@ -128,13 +128,13 @@ def test_where_most_rows_are_equal_nothing_is_shown() -> None:
     [[1.0, 2.0, 3.0, 4.0, 5.0], [1.0], [0.0] * 30, [0.1] * 30, [1.0, math.nan, 2.0] * 9, [1.0, math.inf, 2.0] * 9, [math.inf] * 9],
     ids=["five rows", "one row", "all equal", "all the same", "not a number", "infinite", "all infinite"],
 )
-def test_what_can_not_tell_has_no_interval(values: list[float]) -> None:
+def test_rows_without_information_have_no_interval(values: list[float]) -> None:
     estimate = signed_rank(np.array(values), confidence=0.95)
     assert (estimate.low, estimate.high) == (-math.inf, math.inf)
     assert estimate.p_above(-99.0) > 0.025
     assert estimate.p_below(99.0) > 0.025
 
 
-def test_refuses_no_rows() -> None:
+def test_no_rows_are_refused() -> None:
     with pytest.raises(ValueError, match="rows"):
         signed_rank(np.array([]), confidence=0.95)
