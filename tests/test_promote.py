@@ -182,24 +182,18 @@ def test_a_deployment_that_was_created_again_is_tested_again_before_it_is_promot
     assert stage.traffic() == {first.deployment: 100}
 
 
-def test_a_whole_new_endpoint_of_the_same_name_is_tested_again(stage: Stage) -> None:
+def test_other_smoke_settings_or_a_new_endpoint_of_the_same_name_test_again(stage: Stage) -> None:
     run = stage.registered()
     config, workspace = stage.session()
     first = deploy(config, run, workspace)
+    assert smoke_test(config, run, workspace).requests == 3
+    config, workspace = stage.session("smoke.requests=2")
     smoked = smoke_test(config, run, workspace)
+    assert smoked.requests == 2
     workspace.endpoints.delete(stage.name)
     second = deploy(config, run, workspace)
     assert second.deployment == first.deployment
     assert smoke_test(config, run, workspace).created_at > smoked.created_at
-
-
-def test_other_smoke_settings_test_again(stage: Stage) -> None:
-    run = stage.registered()
-    config, workspace = stage.session()
-    deploy(config, run, workspace)
-    assert smoke_test(config, run, workspace).requests == 3
-    config, workspace = stage.session("smoke.requests=2")
-    assert smoke_test(config, run, workspace).requests == 2
 
 
 def test_a_failed_smoke_test_keeps_an_endpoint_that_somebody_else_created_since(stage: Stage) -> None:
@@ -235,24 +229,29 @@ def test_a_training_job_that_was_created_again_is_not_registered(stage: Stage) -
     assert "--from train" in caught.value.fix
 
 
-def test_teardown_deletes_a_deployment_that_only_has_the_name_of_the_one_kept_for_rollback(stage: Stage) -> None:
-    first = stage.live()
-    second = stage.live("endpoint.deployment_prefix=second")
-    config, workspace = stage.session()
-    deployment = workspace.endpoints.find_deployment(stage.name, first)
-    assert deployment is not None
-    assert workspace.endpoints.get(stage.name).tags[PREVIOUS_ID] == deployment.identity
-    recreate(workspace, config, first, deployment.model)
-    assert teardown(config, Run(stage.tmp_path / "champion"), workspace).deleted == (f"deployment {first} of {stage.name}",)
-    assert stage.traffic() == {second: 100}
+def test_teardown_deletes_a_deployment_that_only_has_the_name_of_the_one_kept_for_rollback(beside: Stage) -> None:
+    champion = beside.champion()
+    config, workspace = beside.session("endpoint.deployment_prefix=kept")
+    run = beside.registered("run", workspace.endpoints.get_live_model(beside.name))
+    deployed = deploy(config, run, workspace)
+    resource = f"deployment {deployed.deployment} of {beside.name}"
+    for identity, expected in ((deployed.identity, ()), ("of another one", (resource,))):
+        tags = {PREVIOUS: deployed.deployment, PREVIOUS_ID: identity}
+        workspace.endpoints.set_traffic(beside.name, {champion: 100}, tags=tags)
+        torn = teardown(config, run, workspace)
+        assert [name for name in torn.deleted if name.startswith("deployment")] == list(expected)
+        assert (torn.refused.get(resource) == "is kept for rollback") is (expected == ())
+    assert beside.champion() == champion
+    workspace.endpoints.set_traffic(beside.name, {champion: 100}, tags={PREVIOUS: "", PREVIOUS_ID: ""})
 
 
 def test_a_second_promotion_keeps_or_deletes_the_previous_deployment(stage: Stage) -> None:
     first = stage.live()
     second = stage.live("endpoint.deployment_prefix=second")
     assert stage.traffic() == {first: 0, second: 100}
-    endpoint = stage.workspace.endpoints.get(stage.name)
-    assert endpoint.tags[PREVIOUS] == first
+    endpoint, kept = stage.workspace.endpoints.get(stage.name), stage.workspace.endpoints.find_deployment(stage.name, first)
+    assert kept is not None
+    assert (endpoint.tags[PREVIOUS], endpoint.tags[PREVIOUS_ID]) == (first, kept.identity)
 
     # What is kept for rollback is not for teardown to take, and what is live even less.
     config, workspace = stage.session()

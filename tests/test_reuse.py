@@ -30,8 +30,8 @@ KEYS: dict[str, tuple[Callable[[Config], str], Mapping[str, str], tuple[str, ...
 }
 """Stage → its key, the settings that it excludes, and the sections that it is made from."""
 
-VALIDATED = Validated.model_construct(compute_size="Standard_NC24ads_A100_v4")
-TRAINED = Trained.model_construct(job="job", identity="1", run_key="key")
+VALIDATED = Validated.model_construct(**dict[str, Any](compute_size="Standard_NC24ads_A100_v4"))
+TRAINED = Trained.model_construct(**dict[str, Any](job="job", identity="1", run_key="key"))
 
 OTHER_VALUES: dict[str, Any] = {"precision": "float32", "instance_type": "Standard_DS3_v2", "max_rows": {"train_sft": 1}}
 """Settings whose other value can't be derived from the default."""
