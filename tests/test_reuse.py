@@ -20,6 +20,9 @@ NEVER_COUNTED = {
 }
 """Sections that no key has, and why."""
 
+VALIDATED: Validated = Validated.model_construct(**dict[str, Any](compute_size="Standard_NC24ads_A100_v4"))
+TRAINED: Trained = Trained.model_construct(**dict[str, Any](job="job", identity="1", run_key="key"))
+
 KEYS: dict[str, tuple[Callable[[Config], str], Mapping[str, str], tuple[str, ...]]] = {
     "prepare": (lambda config: prepare.settings_key(config.data, find_source(Config(target="t").data)), prepare.EXCLUDED, ("data",)),
     "train": (lambda config: train.run_key(config, "c", "b", (), "s", "d"), train.EXCLUDED, ("model", "compute", "training")),
@@ -29,9 +32,6 @@ KEYS: dict[str, tuple[Callable[[Config], str], Mapping[str, str], tuple[str, ...
     "smoke-test": (smoke_test.settings_key, smoke_test.EXCLUDED, ("smoke",)),
 }
 """Stage → its key, the settings that it excludes, and the sections that it is made from."""
-
-VALIDATED = Validated.model_construct(**dict[str, Any](compute_size="Standard_NC24ads_A100_v4"))
-TRAINED = Trained.model_construct(**dict[str, Any](job="job", identity="1", run_key="key"))
 
 OTHER_VALUES: dict[str, Any] = {"precision": "float32", "instance_type": "Standard_DS3_v2", "max_rows": {"train_sft": 1}}
 """Settings whose other value can't be derived from the default."""

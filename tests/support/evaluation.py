@@ -1,7 +1,7 @@
-"""An evaluation of one's own: records up to training's, suites, an endpoint, and a scorer that needs no model library.
+"""An evaluation of the test's own: records up to training's, suites, an endpoint, and a scorer that needs no model library.
 
-The jobs are real: submitted, run and downloaded by way of the emulator. Only the code that they run is another than ``mlops/remote``, so
-that a test of who is scored, when, and with which result takes a second. What ``mlops/remote`` computes is tested in ``tests/remote``.
+The jobs are real: submitted, run and downloaded through the emulator. Only the code that they run is not ``mlops/remote``, so that a test
+of which models are scored, when, and with which result takes a second. ``tests/remote`` tests what ``mlops/remote`` computes.
 """
 
 from __future__ import annotations
@@ -92,11 +92,11 @@ def _row(row_id: str) -> dict[str, Any]:
 
 
 class Evaluation:
-    """A run directory right before ``evaluate``, and what became of its jobs.
+    """A run directory with everything that ``evaluate`` needs, and the scoring jobs of the test.
 
     Args:
         directory: the run directory.
-        config: its experiment must be this test's own.
+        config: its experiment must be used by this test only.
         workspace: the session.
         shared_emulator: the emulator behind it.
         job: the training job whose output ``trained_model`` is the candidate.
@@ -111,7 +111,7 @@ class Evaluation:
         self.trained = self._train(job)
 
     def freeze(self, target: int = 6, retention: int = 4) -> Validated:
-        """Validate with suites of so many rows; what was made of others no longer fits."""
+        """Write validation's record with suites of so many rows, so that records made from others are out of date."""
         suites = {}
         for name, count in {"target": target, "retention": retention}.items():
             path = self.run.path("suites", f"{name}.jsonl")
@@ -121,17 +121,18 @@ class Evaluation:
         self.validated = self.run.write(self.run.read(Validated).model_copy(update={"suites": suites}))
         return self.validated
 
-    def retrain(self, job: str) -> None:
-        """Write the training's record anew, for what was validated now."""
-        self.trained = self._train(job)
+    def retrain(self, job: str, identity: str = "") -> None:
+        """Write training's record again, for what is validated now; ``identity`` tells the job from another one of the same name."""
+        self.trained = self._train(job, identity)
 
-    def _train(self, job: str) -> Trained:
+    def _train(self, job: str, identity: str = "") -> Trained:
         validated = self.validated
         return self.run.write(
             Trained(
                 inputs={"validate": validated.digest()},
                 run_key=hashlib.sha256(job.encode()).hexdigest(),
                 job=job,
+                identity=identity,
                 display_name="copy",
                 experiment=self.config.training.experiment,
                 status="Completed",
@@ -155,15 +156,15 @@ class Evaluation:
         return [(run["tags"]["mlops.role"], run["status"]) for run in runs if run["experiment"] == self.config.training.experiment]
 
     def scored(self) -> list[str]:
-        """Who was given a job, sorted."""
+        """The roles that a scoring job was submitted for, sorted."""
         return sorted(role for role, _ in self.jobs())
 
-    def settle(self, wanted: list[tuple[str, str]]) -> None:
-        """Its jobs come to stand like this; cancelling takes a moment."""
-        deadline = time.monotonic() + 20
-        while self.jobs() != wanted and time.monotonic() < deadline:
-            time.sleep(0.1)
-        assert self.jobs() == wanted
+    def expect_jobs(self, expected: list[tuple[str, str]]) -> None:
+        """Wait until this test's jobs have these roles and statuses; canceling takes a moment."""
+        deadline = time.monotonic() + 60
+        while self.jobs() != expected and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert self.jobs() == expected
 
     def names(self, role: str) -> list[str]:
         """The jobs that scored this role, oldest first."""
@@ -187,7 +188,7 @@ class Evaluation:
 
     @contextmanager
     def changed(self, kind: str, key: str, **fields: Any) -> Iterator[None]:
-        """Something in the workspace is otherwise for a while; without fields, it is not there."""
+        """Change a resource of the workspace for a while; without fields, delete it."""
         before = self.store.get(kind, key)
         assert before is not None
         self.store.put(kind, key, before | fields) if fields else self.store.delete(kind, key)

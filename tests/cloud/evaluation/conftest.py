@@ -26,9 +26,9 @@ experiment = "{experiment}"
 """
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def endpoint(shared_emulator: Emulator, trained_job: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """An endpoint with two models: ``blue``, trained on other data, and ``green``, of which it is not known. No traffic."""
+    """An endpoint with two models: ``blue``, trained on other data, and ``green``, whose data is unknown. No traffic."""
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         warnings.simplefilter("default")
         for name, value in shared_emulator.environment().items():
@@ -57,7 +57,7 @@ def make(
     monkeypatch: pytest.MonkeyPatch,
     request: pytest.FixtureRequest,
 ) -> Make:
-    """Make evaluations of this test's own: ``make(role="what its scoring does", live="blue")``."""
+    """Build evaluations for this test only: ``make(role="what its scoring does", live="blue")``."""
     monkeypatch.setattr(watch, "FIRST_POLL_S", 0.05)
     monkeypatch.setattr(evaluation, "_CODE", tmp_path / "scorer")
     experiment = f"evaluate-{zlib.crc32(request.node.nodeid.encode())}"

@@ -9,8 +9,9 @@ import pytest
 
 from mlops.cloud.jobs import JobInput
 from mlops.cloud.tags import RUN_KEY
+from mlops.core.errors import ConfigError
 from mlops.core.records import Evaluated
-from tests.support.evaluation import ALL, ENDPOINT, Make
+from tests.support.evaluation import ALL, ENDPOINT, MODEL_NAME, Make
 
 
 def test_a_first_run_scores_candidate_and_base(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
@@ -19,7 +20,7 @@ def test_a_first_run_scores_candidate_and_base(make: Make, capsys: pytest.Captur
     assert set(record.models) == {"candidate", "base"}
     assert (record.champion, record.missing) == ("", {})
     assert record.champion_note == "Endpoint nowhere serves nothing: this is a first run."
-    # What the job has to say reaches whoever reads the record.
+    # The job's notes are in the record.
     assert record.notes == ("candidate: said by the job",)
     assert evaluation.run.read(Evaluated) == record
     candidate = record.models["candidate"]
@@ -72,6 +73,43 @@ def test_a_change_that_affects_scores_scores_all_three_again(changed: str, make:
     evaluation = make(live="blue")
     assert evaluation.evaluate().digest() == before.digest()
     assert evaluation.scored() == sorted(ALL * 2)
+
+
+def test_a_candidate_whose_job_was_created_again_is_scored_again(make: Make, trained_job: str) -> None:
+    evaluation = make(at="nowhere")
+    evaluation.retrain(trained_job, "2026-01-01T00:00:00+00:00")
+    before = evaluation.evaluate()
+    evaluation.retrain(trained_job, "2026-02-02T00:00:00+00:00")
+    after = evaluation.evaluate()
+    assert after.models["candidate"].model == before.models["candidate"].model
+    assert after.models["candidate"].job != before.models["candidate"].job
+    assert evaluation.scored() == ["base", "candidate", "candidate"]
+    # The first one has not become unusable.
+    evaluation.retrain(trained_job, "2026-01-01T00:00:00+00:00")
+    assert evaluation.evaluate().models["candidate"].job == before.models["candidate"].job
+
+
+def test_a_champion_that_was_registered_again_is_scored_again(make: Make) -> None:
+    evaluation = make(live="blue")
+    before = evaluation.evaluate()
+    registered = evaluation.store.get("model", f"{MODEL_NAME}/blue")
+    assert registered is not None
+    with evaluation.changed("model", f"{MODEL_NAME}/blue", created=registered["created"] | {"at": "2026-01-01T00:00:00+00:00"}):
+        after = evaluation.evaluate()
+    assert after.champion == before.champion
+    assert after.models["champion"].job != before.models["champion"].job
+    assert evaluation.scored() == [*ALL, "champion"]
+
+
+def test_nothing_is_submitted_to_a_cluster_that_was_created_again_with_another_size(make: Make) -> None:
+    evaluation = make(at="nowhere")
+    cluster = evaluation.store.get("compute", "cluster")
+    assert cluster is not None
+    other = cluster["aml"] | {"vmSize": "STANDARD_NC6S_V3"}
+    with evaluation.changed("compute", "cluster", aml=other), pytest.raises(ConfigError, match=r"had VM size .* now has") as caught:
+        evaluation.evaluate()
+    assert "mlops validate" in caught.value.fix
+    assert evaluation.jobs() == []
 
 
 def test_an_endpoint_that_serves_the_base_model_needs_no_third_job(make: Make) -> None:

@@ -67,7 +67,7 @@ def test_a_job_that_completes_without_the_requested_scores_is_an_error(how: str,
     assert (caught.value.exit_code, "mlops evaluate" in caught.value.fix) == (11, True)
     assert not evaluation.run.has(Evaluated)
     if how != "other base":
-        evaluation.settle([("candidate", "Completed"), ("base", "Canceled")])
+        evaluation.expect_jobs([("candidate", "Completed"), ("base", "Canceled")])
 
 
 def test_nan_scores_of_a_candidate_are_left_for_the_gate_to_judge(make: Make) -> None:
@@ -96,7 +96,7 @@ def test_a_job_that_does_not_complete_cancels_the_others(
         evaluation.evaluate()
     assert getattr(caught.value, "exit_code", None) == code
     assert "run the command again" in str(caught.value)
-    evaluation.settle([("candidate", status), ("base", "Canceled"), ("champion", "Canceled")])
+    evaluation.expect_jobs([("candidate", status), ("base", "Canceled"), ("champion", "Canceled")])
     assert not evaluation.run.has(Evaluated)
 
 
@@ -122,7 +122,7 @@ def test_a_job_that_does_not_respond_is_an_error(make: Make, monkeypatch: pytest
     with pytest.raises(JobStatusUnknown, match="it may still cost money") as caught:
         evaluation.evaluate()
     assert caught.value.exit_code == 9
-    evaluation.settle([("candidate", "Canceled"), ("base", "Canceled")])
+    evaluation.expect_jobs([("candidate", "Canceled"), ("base", "Canceled")])
 
 
 def test_a_job_that_takes_too_long_is_canceled_with_the_others(make: Make) -> None:
@@ -130,7 +130,7 @@ def test_a_job_that_takes_too_long_is_canceled_with_the_others(make: Make) -> No
     with pytest.raises(JobStatusUnknown, match="is being canceled") as caught:
         evaluation.evaluate()
     assert (caught.value.exit_code, "training.timeout_hours" in caught.value.fix) == (9, True)
-    evaluation.settle([("candidate", "Canceled"), ("base", "Canceled")])
+    evaluation.expect_jobs([("candidate", "Canceled"), ("base", "Canceled")])
 
 
 def test_sigterm_cancels_the_jobs_of_this_run_and_no_others(
@@ -160,7 +160,7 @@ def test_sigterm_cancels_the_jobs_of_this_run_and_no_others(
     code = main(["--target", "test", "--config", str(tmp_path / "pipeline.toml"), "--run", str(tmp_path / "mine")])
     thread.join()
     assert code == 130
-    mine.settle([("candidate", "Running"), ("base", "Running"), ("champion", "Canceled")])
+    mine.expect_jobs([("candidate", "Running"), ("base", "Running"), ("champion", "Canceled")])
     for role in ("candidate", "base"):
         [name] = mine.names(role)
         mine.workspace.jobs.cancel(name)
@@ -178,4 +178,4 @@ def test_an_interrupt_while_a_job_is_being_submitted_leaves_no_job_behind(make: 
     monkeypatch.setattr(operations, "create_or_update", interrupted)
     with pytest.raises(KeyboardInterrupt):
         evaluation.evaluate()
-    evaluation.settle([("candidate", "Canceled")])
+    evaluation.expect_jobs([("candidate", "Canceled")])
