@@ -191,6 +191,8 @@ class Jobs:
             quiet = contextlib.nullcontext() if sys.stderr.isatty() else contextlib.redirect_stderr(io.StringIO())
             with translate_errors(f"submitting the job {display_name}"), quiet:
                 submitted = _view(self._session.ml.jobs.create_or_update(job))
+            self._cancelable.add(submitted.name)
+            console.info(f"  submitted {submitted.name}: {submitted.studio_url}")
         except AzureError:
             # Perhaps another runner submitted the same work first. Then a job of this name exists, and we can't change it.
             rival = self._find_same_work(job.name, key)
@@ -205,8 +207,6 @@ class Jobs:
                 console.warning(f"Interrupted: canceling job {orphan.name}, which was just submitted.")
                 self.cancel(orphan.name)
             raise
-        self._cancelable.add(submitted.name)
-        console.info(f"  submitted {submitted.name}: {submitted.studio_url}")
         return submitted.name
 
     def _find_same_work(self, name: str, key: str) -> JobView | None:

@@ -15,6 +15,7 @@ import pytest
 from mlops.cloud.jobs import Jobs
 from mlops.cloud.tags import RUN
 from mlops.cloud.workspace import Workspace
+from mlops.core import console
 from mlops.core.config import Config
 from mlops.core.errors import EvidenceError, JobCanceled, JobFailed, JobStatusUnknown
 from mlops.core.records import Evaluated
@@ -176,6 +177,21 @@ def test_an_interrupt_while_a_job_is_being_submitted_leaves_no_job_behind(make: 
         raise KeyboardInterrupt
 
     monkeypatch.setattr(operations, "create_or_update", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        evaluation.evaluate()
+    evaluation.expect_jobs([("candidate", "Canceled")])
+
+
+def test_an_interrupt_right_after_a_job_was_submitted_leaves_no_job_behind(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluation = make(at="nowhere", candidate="wait", base="wait")
+    info = console.info
+
+    def interrupted(line: str) -> None:
+        info(line)
+        if line.startswith("  submitted "):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(console, "info", interrupted)
     with pytest.raises(KeyboardInterrupt):
         evaluation.evaluate()
     evaluation.expect_jobs([("candidate", "Canceled")])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import io
 import json
@@ -425,6 +426,24 @@ def test_cancel_stops_the_process_and_its_children(emulator: Emulator, ml: Any) 
     ml.jobs.stream(job.name)  # Returns: a canceled job is not a failed one.
     with pytest.raises(HttpResponseError, match=f"The run {job.name} is in terminal status, it can't be canceled."):
         ml.jobs.begin_cancel(job.name)
+
+
+def test_cancel_does_not_wait_until_the_inputs_are_ready(ml: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Creating the base model's weights takes up to a minute on a busy machine."""
+    from azure.ai.ml import Input
+
+    async def hang(*_: object) -> Path:
+        await asyncio.sleep(600)
+        raise AssertionError
+
+    monkeypatch.setattr(uris, "materialize", hang)
+    model = Input(type="mlflow_model", path="azureml://registries/azureml/models/Phi-3-mini-4k-instruct/versions/15")
+    job = submit_command(ml, "ls ${{inputs.model}}", inputs={"model": model})
+    wait_for(lambda: ml.jobs.get(job.name).status == "Preparing")
+    start = time.monotonic()
+    ml.jobs.begin_cancel(job.name).wait()
+    assert ml.jobs.get(job.name).status == "Canceled"
+    assert time.monotonic() - start < 60
 
 
 def test_a_job_that_exceeds_its_time_limit_is_canceled(ml: Any) -> None:
