@@ -215,6 +215,8 @@ def test_a_model_version_that_was_created_again_is_deployed_again(stage: Stage) 
     first = run.read(Registered)
     assert register(config, run, workspace) == first
     stage.delete_model("recreated", first.version)
+    # Another run registers the same job under the same version.
+    stage.registered("other", None, "registration.name=recreated")
     second = register(config, run, workspace)
     assert second.model == first.model
     assert second.identity != first.identity

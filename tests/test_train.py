@@ -129,6 +129,8 @@ def test_a_training_is_attached_to_after_a_crash_and_reused_when_it_is_done(
     # The same again changes nothing; another folder, or another runner, pays nothing.
     assert train(config, run, workspace) == done
     assert "nothing to do" in capsys.readouterr().out
+    run.write(done.model_copy(update={"identity": "of another job of this name"}))
+    assert train(config, run, workspace).identity == job.identity
     elsewhere = train(config, ready_to_train(tmp_path / "elsewhere"), workspace)
     assert (elsewhere.job, elsewhere.reused) == (done.job, True)
     assert attempts(config, workspace, done.run_key) == ["Completed"]

@@ -132,6 +132,10 @@ def test_a_promoted_candidate_is_not_compared_with_itself(make: Make) -> None:
     config = make(live="blue", folder="other").config
     assert evaluation.evaluate(config) == before
     assert evaluation.scored() == ["base", "candidate"]
+    # Only the name is the same: this is another model.
+    evaluation.run.write(Registered(name=MODEL_NAME, version="blue", model=blue.id, identity="of another one", tags={}))
+    assert evaluation.evaluate(config).champion == blue.id
+    assert evaluation.scored() == ALL
 
 
 def test_split_traffic_is_noted(make: Make) -> None:
