@@ -126,7 +126,7 @@ def _find_before(run: Run, version: str) -> Evaluated | None:
 
 
 def _is_candidate(champion: Champion, registered: Registered) -> bool:
-    """Return whether the live model is the one that this run has registered. One that was deleted since can only be told by its id."""
+    """Return whether the live model is the one that this run has registered. If it was deleted since, only its id can tell."""
     same_id = champion.model.lower() == registered.model.lower()
     return same_id and (champion.unavailable != "" or champion.identity == registered.identity)
 

@@ -114,10 +114,10 @@ def shorten(row: Conversation, max_messages: int | None, split: str) -> Conversa
     limit = max_messages + (bool(row.messages) and row.messages[0].role == "system")
     if len(row.messages) <= limit:
         return row
-    kept = row.messages[:limit]
-    while split.endswith("_sft") and kept and kept[-1].role != "assistant":
-        kept.pop()
-    return Conversation(prompt=row.prompt, messages=kept, prompt_id=row.prompt_id)
+    messages = row.messages[:limit]
+    while split.endswith("_sft") and messages and messages[-1].role != "assistant":
+        messages.pop()
+    return Conversation(prompt=row.prompt, messages=messages, prompt_id=row.prompt_id)
 
 
 def _select(

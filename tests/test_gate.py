@@ -43,8 +43,8 @@ def candidate(**changes: Any) -> dict[Any, Sequence[Mapping[str, Any]]]:
 def training(workspace: Workspace) -> str:
     """A run in MLflow, as the training's."""
     client = workspace.tracking.client
-    known = client.get_experiment_by_name("gate")
-    return str(client.create_run(known.experiment_id if known else client.create_experiment("gate")).info.run_id)
+    experiment = client.get_experiment_by_name("gate")
+    return str(client.create_run(experiment.experiment_id if experiment else client.create_experiment("gate")).info.run_id)
 
 
 def tags(workspace: Workspace, run: str) -> dict[str, str]:
@@ -71,57 +71,62 @@ def test_a_better_model_is_promoted(tmp_path: Path, workspace: Workspace, traini
         ({"shift": -0.1}, Verdict.HOLD),  # about 5 % better
     ],
 )
-def test_a_worse_model_is_not(tmp_path: Path, changes: dict[str, float], verdict: Verdict) -> None:
+def test_a_worse_model_is_not_promoted(tmp_path: Path, changes: dict[str, float], verdict: Verdict) -> None:
     assert judge(config(), make_run(tmp_path, candidate(**changes))).verdict is verdict
 
 
 def test_a_first_run_is_judged_against_the_base(tmp_path: Path) -> None:
-    made = candidate()
-    del made["champion"]
-    judged = judge(config(), make_run(tmp_path / "good", made))
+    scores = candidate()
+    del scores["champion"]
+    judged = judge(config(), make_run(tmp_path / "good", scores))
     assert (judged.verdict, judged.first_run) == (Verdict.PROMOTE, True)
     assert judged.judgements[0].compared_with == "base"
     assert judged.notes[0].startswith("Endpoint chat serves nothing: this is a first run.")
-    made["candidate"] = make_rows("candidate", shift=0.2)
-    assert judge(config(), make_run(tmp_path / "bad", made)).verdict is Verdict.REJECT
+    scores["candidate"] = make_rows("candidate", shift=0.2)
+    assert judge(config(), make_run(tmp_path / "bad", scores)).verdict is Verdict.REJECT
 
 
-def test_a_champion_that_could_not_be_evaluated_is_no_first_run(tmp_path: Path) -> None:
-    made = candidate()
-    del made["champion"]
-    run = make_run(tmp_path, made)
-    told = {"missing": {"champion": "model chat:3 is not in the registry"}, "champion": "chat:3", "champion_note": "", "notes": ("Mind.",)}
-    run.write(run.read(Evaluated).model_copy(update=told))
+def test_a_champion_that_could_not_be_evaluated_is_not_a_first_run(tmp_path: Path) -> None:
+    scores = candidate()
+    del scores["champion"]
+    run = make_run(tmp_path, scores)
+    changes = {
+        "missing": {"champion": "model chat:3 is not in the registry"},
+        "champion": "chat:3",
+        "champion_note": "",
+        "notes": ("Mind.",),
+    }
+    run.write(run.read(Evaluated).model_copy(update=changes))
     judged = judge(config(), run)
     assert (judged.verdict, judged.first_run) == (Verdict.HOLD, False)
     assert judged.judgements[0].outcome is Outcome.INVALID
     assert judged.notes == ("The champion was not evaluated: model chat:3 is not in the registry", "Mind.")
 
 
-def test_without_rules_it_holds(tmp_path: Path) -> None:
+def test_without_rules_the_verdict_is_hold(tmp_path: Path) -> None:
     judged = judge(Config(target="test"), make_run(tmp_path))
     assert judged.verdict is Verdict.HOLD
     assert "nothing is judged" in judged.reasons[0]
 
 
-def test_training_on_the_test_holds(tmp_path: Path) -> None:
+def test_training_on_test_rows_gives_hold(tmp_path: Path) -> None:
     judged = judge(config(), make_run(tmp_path, overlap=True))
     assert judged.verdict is Verdict.HOLD
     assert "the target suite overlaps the training data: 1 rows" in judged.reasons[0]
 
 
-def test_the_same_evidence_gives_the_same_decision(tmp_path: Path, workspace: Workspace, training: str) -> None:
+def test_the_same_evidence_gives_the_same_verdict(tmp_path: Path, workspace: Workspace, training: str) -> None:
     run = make_run(tmp_path, mlflow_run=training)
     first = gate(config(), run, workspace)
     page = (tmp_path / "gate.md").read_bytes()
-    told = tags(workspace, training)
+    before = tags(workspace, training)
     again = gate(config(), run, workspace)
     assert again.digest() == first.digest()
     assert (tmp_path / "gate.md").read_bytes() == page
-    assert tags(workspace, training).keys() == told.keys()
+    assert tags(workspace, training).keys() == before.keys()
 
 
-def test_other_rules_decide_anew(tmp_path: Path, workspace: Workspace, training: str) -> None:
+def test_other_rules_give_a_new_verdict(tmp_path: Path, workspace: Workspace, training: str) -> None:
     run = make_run(tmp_path, mlflow_run=training)
     gate(config(), run, workspace)
     assert gate(config(make_rule(ceiling=0.1)), run, workspace).verdict is Verdict.REJECT
@@ -131,7 +136,7 @@ def test_other_rules_decide_anew(tmp_path: Path, workspace: Workspace, training:
 # Fails closed ---------------------------------------------------------------------------------------------------------------------
 
 
-def test_scores_that_were_touched_are_refused(tmp_path: Path) -> None:
+def test_scores_that_were_tampered_with_are_refused(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     path = tmp_path / "evaluate" / "candidate.jsonl"
     path.write_text(path.read_text().replace('"nll": ', '"nll": 0', 1))
@@ -139,7 +144,7 @@ def test_scores_that_were_touched_are_refused(tmp_path: Path) -> None:
         judge(config(), run)
 
 
-def test_an_older_decision_does_not_outlive_a_gate_that_stops(tmp_path: Path, workspace: Workspace, training: str) -> None:
+def test_a_gate_that_fails_deletes_the_earlier_verdict(tmp_path: Path, workspace: Workspace, training: str) -> None:
     run = make_run(tmp_path, mlflow_run=training)
     assert gate(config(), run, workspace).verdict is Verdict.PROMOTE
     write_evaluated(run, run.read(Validated), run.read(Trained), {"base": make_rows("base")})
@@ -183,19 +188,19 @@ def test_a_record_of_another_schema_is_refused(tmp_path: Path) -> None:
         lambda row: row.update(id=None),
     ],
 )
-def test_rows_that_are_no_scores_are_refused(tmp_path: Path, break_row: Any) -> None:
+def test_rows_that_are_not_scores_are_refused(tmp_path: Path, break_row: Any) -> None:
     run = make_run(tmp_path)
     evaluated = run.read(Evaluated)
     path = tmp_path / "evaluate" / "candidate.jsonl"
-    made = [json.loads(line) for line in path.read_text().splitlines()]
-    break_row(made[5])
-    path.write_text("".join(json.dumps(row) + "\n" for row in made))
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    break_row(rows[5])
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     run.write(evaluated.model_copy(update={"files": {**evaluated.files, "scores.candidate": run.describe_file(path)}}))
     with pytest.raises(EvidenceError, match="can't be read as per-row scores"):
         judge(config(), run)
 
 
-def test_metrics_that_are_not_from_the_rows_hold(tmp_path: Path) -> None:
+def test_metrics_that_do_not_follow_from_the_rows_give_hold(tmp_path: Path) -> None:
     run = make_run(tmp_path, candidate(shift=0.4))
     evaluated = run.read(Evaluated)
     scores = evaluated.models["candidate"]
@@ -206,9 +211,7 @@ def test_metrics_that_are_not_from_the_rows_hold(tmp_path: Path) -> None:
     assert "does not follow from its rows" in judged.reasons[0]
 
 
-def test_a_gate_that_does_not_notice_gives_no_verdict(
-    tmp_path: Path, workspace: Workspace, training: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_self_test_gives_no_verdict(tmp_path: Path, workspace: Workspace, training: str, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run(tmp_path, mlflow_run=training)
     gate(config(), run, workspace)
     before = tags(workspace, training)
@@ -220,30 +223,32 @@ def test_a_gate_that_does_not_notice_gives_no_verdict(
     assert tags(workspace, training) == before
 
 
-# What MLflow is told --------------------------------------------------------------------------------------------------------------
+# What is written to MLflow --------------------------------------------------------------------------------------------------------------
 
 
-def test_the_verdict_is_on_the_candidates_run(tmp_path: Path, workspace: Workspace, training: str) -> None:
+def test_the_verdict_is_tagged_on_the_candidates_run(tmp_path: Path, workspace: Workspace, training: str) -> None:
     run = make_run(tmp_path, mlflow_run=training)
     judged = gate(config(), run, workspace)
-    told = tags(workspace, training)
-    assert told["mlops.verdict"] == "PROMOTE"
-    assert told["mlops.verdict_reasons"] == "All 4 critical rules are shown to hold."
-    assert told["mlops.verdict_rules"] == "4 shown, 0 failed, 0 unproven, 0 invalid"
-    assert told["mlops.gate_record"] == judged.digest()
-    assert told["mlops.override"] == "none"
-    assert told["mlops.suite.target"] == run.read(Validated).suites["target"].digest
-    assert f"mlops.verdict.{judged.digest()[:12]}" in told
+    written = tags(workspace, training)
+    assert written["mlops.verdict"] == "PROMOTE"
+    assert written["mlops.verdict_reasons"] == "All 4 critical rules are shown to hold."
+    assert written["mlops.verdict_rules"] == "4 shown, 0 failed, 0 unproven, 0 invalid"
+    assert written["mlops.gate_record"] == judged.digest()
+    assert written["mlops.override"] == "none"
+    assert written["mlops.suite.target"] == run.read(Validated).suites["target"].digest
+    assert f"mlops.verdict.{judged.digest()[:12]}" in written
 
 
-def test_what_goes_through_and_leaves_no_trace_is_stopped(tmp_path: Path, workspace: Workspace) -> None:
+def test_a_candidate_is_not_admitted_if_mlflow_can_not_be_updated(tmp_path: Path, workspace: Workspace) -> None:
     run = make_run(tmp_path, mlflow_run="no-such-run")
     with pytest.raises(AzureError, match="tagging no-such-run"):
         gate(config(), run, workspace)
     assert not run.has(Judged)
 
 
-def test_a_verdict_that_stops_stands_without_mlflow(tmp_path: Path, workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_verdict_that_stops_is_recorded_even_if_mlflow_can_not_be_updated(
+    tmp_path: Path, workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = make_run(tmp_path, candidate(shift=0.4), mlflow_run="no-such-run")
     assert gate(config(), run, workspace).verdict is Verdict.REJECT
     assert run.read(Judged).verdict is Verdict.REJECT
@@ -255,8 +260,8 @@ def test_a_verdict_that_stops_stands_without_mlflow(tmp_path: Path, workspace: W
 
 def judged_as(run: Run, verdict: Verdict, override: Override | None, target: str = "test") -> Run:
     """A record as it should never be, written past all checks."""
-    made = judge(config(), run)
-    run.write(made.model_copy(update={"verdict": verdict, "override": override, "target": target}))
+    judged = judge(config(), run)
+    run.write(judged.model_copy(update={"verdict": verdict, "override": override, "target": target}))
     return run
 
 
@@ -265,7 +270,7 @@ LOCAL = Override(reason="we know better", actor="somebody")
 EPHEMERAL = config().model_copy(update={"endpoint": EndpointConfig(ephemeral=True)})
 
 
-def test_hold_with_an_override_is_let_through(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_hold_with_an_override_is_admitted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = judged_as(make_run(tmp_path), Verdict.HOLD, OVERRIDE)
     judged = guard.require_admission(run, config())
     assert (judged.is_admitted, judged.exit_code, judged.verdict) == (True, 0, Verdict.HOLD)
@@ -273,12 +278,12 @@ def test_hold_with_an_override_is_let_through(tmp_path: Path, capsys: pytest.Cap
 
 
 @pytest.mark.parametrize("verdict", [Verdict.HOLD, Verdict.REJECT])
-def test_nothing_else_is(tmp_path: Path, verdict: Verdict) -> None:
+def test_nothing_else_is_admitted(tmp_path: Path, verdict: Verdict) -> None:
     with pytest.raises(NotPromoted, match=f"The gate says {verdict}"):
         guard.require_admission(judged_as(make_run(tmp_path), verdict, None), config())
 
 
-def test_a_record_of_an_overridden_reject_is_none(tmp_path: Path) -> None:
+def test_a_record_of_an_overridden_reject_is_invalid(tmp_path: Path) -> None:
     run = judged_as(make_run(tmp_path), Verdict.REJECT, OVERRIDE)
     with pytest.raises(RecordError, match="REJECT has no override"):
         guard.require_admission(run, config())
@@ -290,12 +295,12 @@ def run_copy(run: Run) -> Judged:
     return Judged.model_construct(**json.loads((run.directory / "gate.json").read_bytes()) | {"verdict": Verdict.REJECT})
 
 
-def test_a_verdict_opens_no_other_targets_gate(tmp_path: Path) -> None:
+def test_a_verdict_for_another_target_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NotPromoted, match="rules of target pr, but this is target test"):
         guard.require_admission(judged_as(make_run(tmp_path), Verdict.PROMOTE, None, target="pr"), config())
 
 
-def test_an_override_from_a_laptop_opens_ephemeral_targets_only(tmp_path: Path) -> None:
+def test_an_override_from_a_laptop_admits_only_to_ephemeral_targets(tmp_path: Path) -> None:
     run = judged_as(make_run(tmp_path), Verdict.HOLD, LOCAL)
     with pytest.raises(NotPromoted, match=r"endpoint\.ephemeral"):
         guard.require_admission(run, config())
@@ -303,7 +308,7 @@ def test_an_override_from_a_laptop_opens_ephemeral_targets_only(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("broken", [{"reason": "short"}, {"actor": ""}, {"approvers": []}, {"environment": ""}])
-def test_a_misshapen_override_is_refused(tmp_path: Path, broken: dict[str, Any]) -> None:
+def test_a_malformed_override_is_refused(tmp_path: Path, broken: dict[str, Any]) -> None:
     run = judged_as(make_run(tmp_path), Verdict.HOLD, OVERRIDE)
     path = run.directory / "gate.json"
     record = json.loads(path.read_bytes())
@@ -330,10 +335,10 @@ def test_exit_code_output_and_summary(
         monkeypatch.setenv(name, str(tmp_path / name))
     settings = pipeline(tmp_path / "pipeline.toml", ceiling)
     assert main(["--target", "test", "--config", str(settings), "--run", str(tmp_path / "run")]) == code
-    told = (tmp_path / "GITHUB_OUTPUT").read_text()
-    assert f"\n{verdict}\n" in told
-    assert "override<<" in told
-    assert "\nfalse\n" in told
+    output = (tmp_path / "GITHUB_OUTPUT").read_text()
+    assert f"\n{verdict}\n" in output
+    assert "override<<" in output
+    assert "\nfalse\n" in output
     assert (tmp_path / "GITHUB_STEP_SUMMARY").read_text().startswith(f"## Gate: {verdict}\n")
     assert (tmp_path / "run" / "report.html").is_file()
 
@@ -370,9 +375,9 @@ def test_what_if_judges_by_other_rules_and_writes_nothing(
 ) -> None:
     before = content(tmp_path)
     assert stored("--what-if") == 0
-    told = capsys.readouterr().out
-    assert "The gate's verdict was PROMOTE; under the current rules it would be REJECT." in told
-    assert "~ target.nll: at most 0.1 (was: at most 3): shown → failed" in told
+    output = capsys.readouterr().out
+    assert "The gate's verdict was PROMOTE; under the current rules it would be REJECT." in output
+    assert "~ target.nll: at most 0.1 (was: at most 3): shown → failed" in output
     assert content(tmp_path) == before
 
 
@@ -384,18 +389,18 @@ def test_what_if_edits_rules(stored: Callable[..., int], tmp_path: Path, capsys:
     settings = tmp_path / "pipeline.toml"
     settings.write_text(settings.read_text().replace("target.nll", "retention.nll"))
     assert stored("--what-if") == 0
-    told = capsys.readouterr().out
-    assert "− target.nll: at most 3: was shown, no longer a rule" in told
-    assert "+ retention.nll: at most 0.1: failed, a new rule" in told
+    output = capsys.readouterr().out
+    assert "− target.nll: at most 3: was shown, no longer a rule" in output
+    assert "+ retention.nll: at most 0.1: failed, a new rule" in output
 
 
-def test_rules_are_the_files_alone(stored: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+def test_set_can_not_change_rules(stored: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
     """Whoever may dispatch a workflow gives it settings, and must not judge by rules of his own where the endpoint stays."""
     assert stored("--set", "gate.rules.only={metric='target.rows', direction='higher', floor=1}") == 2
     assert "--set gate.rules.only is refused for target test" in capsys.readouterr().err
 
 
-def test_no_verdict_comes_of_a_rule_that_asks_for_a_worse_model(tmp_path: Path) -> None:
+def test_a_rule_that_requires_a_worse_model_gives_no_verdict(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     with pytest.raises(ConfigError, match="lets through what is worse: a better model has a lower nll"):
         judge(config(make_rule(direction="higher", baseline="base")), run)
@@ -413,36 +418,36 @@ def test_no_verdict_comes_of_a_rule_that_asks_for_a_worse_model(tmp_path: Path) 
         (("--explain", "target.nl"), "choose one of target.nll"),
     ],
 )
-def test_misuse_is_told(stored: Callable[..., int], capsys: pytest.CaptureFixture[str], options: tuple[str, ...], says: str) -> None:
+def test_misuse_is_reported(stored: Callable[..., int], capsys: pytest.CaptureFixture[str], options: tuple[str, ...], says: str) -> None:
     assert stored(*options) == 2
     assert says in capsys.readouterr().err
 
 
-def test_self_test_tells_each_probe(stored: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_self_test_prints_each_probe(stored: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = content(tmp_path)
     assert stored("--self-test") == 0
-    told = capsys.readouterr().out
-    assert "detected  a metric value of the candidate is NaN" in told
-    assert "n/a       a metric value of the baseline is NaN" in told
-    assert "no critical rule depends on it" in told
+    output = capsys.readouterr().out
+    assert "detected  a metric value of the candidate is NaN" in output
+    assert "n/a       a metric value of the baseline is NaN" in output
+    assert "no critical rule depends on it" in output
     assert content(tmp_path) == before
 
 
-def test_self_test_fails_where_the_gate_does_not_notice(
+def test_self_test_fails_if_the_gate_misses_a_mutation(
     stored: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(validity, "_check_value", lambda *_: iter(()))
     assert stored("--self-test") == 19
-    told = capsys.readouterr()
-    assert "MISSED    a metric value of the candidate is infinite" in told.out
-    assert "a metric value of the candidate is infinite" in told.err
+    output = capsys.readouterr()
+    assert "MISSED    a metric value of the candidate is infinite" in output.out
+    assert "a metric value of the candidate is infinite" in output.err
 
 
-def test_explain_needs_nothing_but_the_record(stored: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_explain_needs_only_the_record(stored: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("evaluate.json", "train.json", "validate.json", "evaluate/candidate.jsonl"):
         (tmp_path / "run" / name).unlink()
     (tmp_path / "pipeline.toml").unlink()
     assert stored("--explain") == 0
-    told = capsys.readouterr().out
-    assert "▸ target.nll: at most 3: SHOWN" in told
-    assert "→ all shown, and at least one rule: PROMOTE" in told
+    output = capsys.readouterr().out
+    assert "▸ target.nll: at most 3: SHOWN" in output
+    assert "→ all shown, and at least one rule: PROMOTE" in output

@@ -1,4 +1,4 @@
-"""The prepare stage: what is kept, in which order, and when nothing needs to be done."""
+"""The prepare stage: which rows are kept, in which order, and when nothing needs to be done."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def rows(count: int = 40, turns: int = 2) -> dict[str, list[dict[str, Any]]]:
 
 def write(folder: Path, splits: Mapping[str, Sequence[Any]]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    for split, found in splits.items():
-        (folder / f"{split}.jsonl").write_text("".join((text if isinstance(text, str) else json.dumps(text)) + "\n" for text in found))
+    for split, content in splits.items():
+        (folder / f"{split}.jsonl").write_text("".join((text if isinstance(text, str) else json.dumps(text)) + "\n" for text in content))
     return folder
 
 
@@ -52,14 +52,14 @@ def config(dataset: Path | str, **data: Any) -> Config:
     return Config.model_validate({"target": "local", "data": {"dataset": str(dataset), "percent": 100, **data}})
 
 
-def kept(run: Run, split: str) -> list[Conversation]:
-    found = [conversation for _, conversation in read_jsonl(run.directory / "data" / f"{split}.jsonl")]
-    assert all(isinstance(conversation, Conversation) for conversation in found)
-    return [conversation for conversation in found if isinstance(conversation, Conversation)]
+def read_split(run: Run, split: str) -> list[Conversation]:
+    conversations = [conversation for _, conversation in read_jsonl(run.directory / "data" / f"{split}.jsonl")]
+    assert all(isinstance(conversation, Conversation) for conversation in conversations)
+    return [conversation for conversation in conversations if isinstance(conversation, Conversation)]
 
 
 def ids(run: Run, split: str) -> list[str]:
-    return [conversation.prompt_id for conversation in kept(run, split)]
+    return [conversation.prompt_id for conversation in read_split(run, split)]
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def folder(tmp_path: Path) -> Path:
     return write(tmp_path / "source", rows())
 
 
-def test_the_record_says_what_was_kept_and_where_it_came_from(folder: Path, run: Run) -> None:
+def test_the_record_describes_the_kept_rows_and_their_source(folder: Path, run: Run) -> None:
     record = prepare(config(folder, percent=25), run)
     assert run.read(Prepared) == record
     assert {split: file.rows for split, file in record.files.items()} == dict.fromkeys(SPLITS, 10)
@@ -85,34 +85,34 @@ def test_the_record_says_what_was_kept_and_where_it_came_from(folder: Path, run:
     assert not [path for path in (run.directory / "data").iterdir() if path.name.startswith(".")]
 
 
-def test_the_same_is_kept_every_time_and_another_seed_keeps_others(folder: Path, tmp_path: Path) -> None:
+def test_the_same_seed_keeps_the_same_rows_and_another_seed_keeps_others(folder: Path, tmp_path: Path) -> None:
     records = [prepare(config(folder, percent=25, seed=seed), Run(tmp_path / name)) for name, seed in (("a", 42), ("b", 42), ("c", 7))]
     assert records[0].fingerprint == records[1].fingerprint != records[2].fingerprint
     assert records[0].digest() == records[1].digest()
     assert set(ids(Run(tmp_path / "a"), "train_sft")) != set(ids(Run(tmp_path / "c"), "train_sft"))
 
 
-def test_what_is_kept_does_not_depend_on_the_order_of_the_source(folder: Path, tmp_path: Path) -> None:
-    shuffled = write(tmp_path / "shuffled", {split: found[::-1] for split, found in rows().items()})
+def test_the_kept_rows_do_not_depend_on_the_order_of_the_source(folder: Path, tmp_path: Path) -> None:
+    shuffled = write(tmp_path / "shuffled", {split: content[::-1] for split, content in rows().items()})
     one, other = (prepare(config(source, percent=25), Run(tmp_path / name)) for source, name in ((folder, "a"), (shuffled, "b")))
     assert one.fingerprint == other.fingerprint
 
 
 def test_a_larger_percentage_keeps_what_a_smaller_one_kept_and_adds_to_it(folder: Path, tmp_path: Path) -> None:
-    found = []
+    samples = []
     for percent in (10, 30, 100):
         prepare(config(folder, percent=percent), Run(tmp_path / str(percent)))
-        found.append(ids(Run(tmp_path / str(percent)), "test_sft"))
-    assert [len(part) for part in found] == [4, 12, 40]
-    assert found[1][:4] == found[0]
-    assert found[2][:12] == found[1]
-    assert found[2] != sorted(found[2], key=lambda name: int(name.split("-")[1])), "the source's own order would be no sample"
+        samples.append(ids(Run(tmp_path / str(percent)), "test_sft"))
+    assert [len(part) for part in samples] == [4, 12, 40]
+    assert samples[1][:4] == samples[0]
+    assert samples[2][:12] == samples[1]
+    assert samples[2] != sorted(samples[2], key=lambda name: int(name.split("-")[1])), "the source's own order would not be a sample"
 
 
-@pytest.mark.parametrize(("count", "percent", "wanted"), [(40, 2.5, 1), (40, 2.6, 2), (3, 1, 1), (7, 100, 7)])
-def test_percentages_are_rounded_up(count: int, percent: float, wanted: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("count", "percent", "expected"), [(40, 2.5, 1), (40, 2.6, 2), (3, 1, 1), (7, 100, 7)])
+def test_percentages_are_rounded_up(count: int, percent: float, expected: int, tmp_path: Path) -> None:
     splits = datasets_rows(count)
-    assert len(sample(splits, percent, 42)) == wanted
+    assert len(sample(splits, percent, 42)) == expected
 
 
 def datasets_rows(count: int) -> Any:
@@ -127,7 +127,7 @@ def test_rows_are_limited_after_the_percentage(folder: Path, run: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    ("roles", "limit", "split", "wanted"),
+    ("roles", "limit", "split", "expected"),
     [
         ("uaua", None, "train_sft", "uaua"),
         ("uaua", 4, "train_sft", "uaua"),
@@ -139,14 +139,14 @@ def test_rows_are_limited_after_the_percentage(folder: Path, run: Run) -> None:
         ("uau", 4, "train_sft", "uau"),
     ],
 )
-def test_conversations_are_cut_back_to_an_answer(roles: str, limit: int | None, split: str, wanted: str) -> None:
+def test_conversations_are_cut_back_to_an_answer(roles: str, limit: int | None, split: str, expected: str) -> None:
     names = {"u": "user", "a": "assistant", "s": "system"}
     whole = Conversation(prompt="p", messages=[Message(names[role], str(place)) for place, role in enumerate(roles)], prompt_id="i")
     short = shorten(whole, limit, split)
-    assert short == Conversation(prompt="p", messages=whole.messages[: len(wanted)], prompt_id="i")
+    assert short == Conversation(prompt="p", messages=whole.messages[: len(expected)], prompt_id="i")
 
 
-def test_long_conversations_are_left_out_and_counted(tmp_path: Path, run: Run) -> None:
+def test_long_conversations_are_dropped_and_counted(tmp_path: Path, run: Run) -> None:
     splits = rows(4)
     splits["train_sft"][2] = row("train_sft", 2, turns=8)
     splits["train_gen"][2] = row("train_gen", 2, turns=8)
@@ -157,7 +157,7 @@ def test_long_conversations_are_left_out_and_counted(tmp_path: Path, run: Run) -
     assert again.dropped == {}, "the cut comes first"
 
 
-def test_repeated_rows_are_left_out_and_a_test_split_keeps_its_own(tmp_path: Path, run: Run) -> None:
+def test_repeated_rows_are_dropped_from_the_training_split_first(tmp_path: Path, run: Run) -> None:
     splits = rows(6)
     splits["train_sft"][0]["messages"] = splits["test_sft"][0]["messages"]
     splits["train_gen"][1]["messages"] = splits["test_gen"][1]["messages"]
@@ -172,11 +172,11 @@ def test_repeated_rows_are_left_out_and_a_test_split_keeps_its_own(tmp_path: Pat
     assert not check({split: run.directory / "data" / f"{split}.jsonl" for split in SPLITS}).findings
 
     assert prepare(config(source, deduplicate=False), run).dropped == {}
-    found = check({split: run.directory / "data" / f"{split}.jsonl" for split in SPLITS}).findings
-    assert {finding.rule for finding in found} == {"overlap.exact", "duplicate.normalized", "prompt.mismatch"}
+    findings = check({split: run.directory / "data" / f"{split}.jsonl" for split in SPLITS}).findings
+    assert {finding.rule for finding in findings} == {"overlap.exact", "duplicate.normalized", "prompt.mismatch"}
 
 
-def test_a_cut_that_makes_conversations_equal_leaves_one(tmp_path: Path, run: Run) -> None:
+def test_conversations_that_become_equal_when_cut_are_deduplicated(tmp_path: Path, run: Run) -> None:
     splits = rows(4, turns=4)
     for number, conversation in enumerate([*splits["test_sft"][:2], *splits["train_sft"][:2]]):
         for place, content in enumerate(("Hello", "Hi there", f"{number}", f"{number}!")):
@@ -186,7 +186,7 @@ def test_a_cut_that_makes_conversations_equal_leaves_one(tmp_path: Path, run: Ru
     assert ORDER.index("test_sft") < ORDER.index("train_sft")
 
 
-def test_done_once_it_is_not_done_again_nor_the_source_read(folder: Path, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_second_run_changes_nothing_and_does_not_read_the_source(folder: Path, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     first = prepare(config(folder), run)
     assert "nothing to do" not in capsys.readouterr().out
     stamps = {split: (folder / f"{split}.jsonl").stat().st_mtime_ns for split in SPLITS}
@@ -211,14 +211,14 @@ def test_a_fresh_checkout_of_the_same_files_is_the_same_source(folder: Path, run
     "change",
     [{"percent": 50}, {"seed": 1}, {"max_rows": {"train_sft": 3}}, {"max_messages": 2}, {"max_characters": 9999}, {"deduplicate": False}],
 )
-def test_other_settings_are_done_again(change: dict[str, Any], folder: Path, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_settings_prepare_again(change: dict[str, Any], folder: Path, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     prepare(config(folder), run)
     capsys.readouterr()
     prepare(config(folder, **change), run)
     assert "nothing to do" not in capsys.readouterr().out
 
 
-def test_another_source_or_spoilt_files_are_done_again(folder: Path, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_source_or_damaged_files_prepare_again(folder: Path, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     first = prepare(config(folder), run)
     (run.directory / "data" / "test_gen.jsonl").write_text("spoilt\n")
     assert prepare(config(folder), run).digest() == first.digest()
@@ -241,7 +241,7 @@ def test_all_unreadable_rows_are_listed_with_file_and_line(tmp_path: Path, run: 
     assert not run.has(Prepared)
 
 
-def test_no_more_bad_rows_are_listed_than_can_be_read(tmp_path: Path, run: Run) -> None:
+def test_the_list_of_unreadable_rows_is_limited(tmp_path: Path, run: Run) -> None:
     source = write(tmp_path / "s", {**rows(5), "test_sft": ["?"] * 30})
     with pytest.raises(ValidationFailed, match=r"30 row\(s\)") as caught:
         prepare(config(source), run)
@@ -256,7 +256,7 @@ def test_readable_but_wrong_rows_are_left_for_validate(tmp_path: Path, run: Run)
 
 
 def test_a_missing_or_empty_split_is_refused(tmp_path: Path, run: Run) -> None:
-    without = {split: found for split, found in rows(5).items() if split != "test_gen"}
+    without = {split: content for split, content in rows(5).items() if split != "test_gen"}
     with pytest.raises(DataError, match="has no split test_gen"):
         prepare(config(write(tmp_path / "a", without)), run)
     with pytest.raises(DataError, match=r"split train_gen .* is empty"):
@@ -272,7 +272,7 @@ def test_a_single_file_is_divided_into_the_four_splits(run: Run) -> None:
     assert not check({split: run.directory / "data" / f"{split}.jsonl" for split in SPLITS}).findings
 
 
-def test_chitchat_obeys_every_rule(run: Run) -> None:
+def test_chitchat_passes_every_check(run: Run) -> None:
     record = prepare(config("chitchat", max_messages=4, max_characters=600, percent=20), run)
     assert record.revision == "chitchat-dataset 0.9.0"
     assert not check({split: run.directory / "data" / f"{split}.jsonl" for split in SPLITS}).findings
@@ -281,14 +281,14 @@ def test_chitchat_obeys_every_rule(run: Run) -> None:
 # The hub: a process of its own for each, since `datasets` reads its endpoint and its cache folder when it is imported.
 
 
-def parquet(found: Sequence[Mapping[str, Any]]) -> bytes:
+def parquet(conversations: Sequence[Mapping[str, Any]]) -> bytes:
     content = io.BytesIO()
-    datasets.Dataset.from_list(list(found)).to_parquet(content)
+    datasets.Dataset.from_list(list(conversations)).to_parquet(content)
     return content.getvalue()
 
 
 def repository(splits: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, bytes]:
-    files = {f"data/{split}-00000-of-00001.parquet": parquet(found) for split, found in splits.items()}
+    files = {f"data/{split}-00000-of-00001.parquet": parquet(conversations) for split, conversations in splits.items()}
     return {**files, "README.md": b"---\nlicense: mit\n---\nTest data.\n"}
 
 
@@ -315,7 +315,7 @@ def from_hub(folder: Path, endpoint: str, revision: str = COMMIT, *options: str,
 
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str], list[str]]:
-    """A folder into which the stage has loaded the pinned revision; what it said; and what it asked the hub."""
+    """A folder into which the stage has loaded the pinned revision; its output; and its requests to the hub."""
     folder = tmp_path_factory.mktemp("hub")
     with hub.Hub("tester/chats", COMMIT, repository(rows())) as server:
         done = from_hub(folder, server.url)
@@ -324,8 +324,8 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.C
 
 
 def test_the_hub_is_read_at_the_pinned_revision_and_with_progress(loaded: Any, tmp_path: Path) -> None:
-    folder, done, asked = loaded
-    files = [request for request in asked if "parquet" in request]
+    folder, done, requests = loaded
+    files = [request for request in requests if "parquet" in request]
     assert files
     assert all(f"/resolve/{COMMIT}/" in request for request in files)
     assert "4/4 files downloaded" in done.stdout
@@ -336,7 +336,7 @@ def test_the_hub_is_read_at_the_pinned_revision_and_with_progress(loaded: Any, t
     assert local.fingerprint == record.fingerprint, "the same rows, whatever they come from"
 
 
-def test_a_second_run_does_not_ask_the_hub(loaded: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_second_run_does_not_contact_the_hub(loaded: Any, capsys: pytest.CaptureFixture[str]) -> None:
     # No hub is running here, and this process has the real one's address.
     prepare(config("tester/chats", revision=COMMIT, percent=50), Run(loaded[0] / "run"))
     assert "nothing to do" in capsys.readouterr().out
@@ -349,26 +349,26 @@ def test_a_revision_that_the_hub_does_not_have_is_refused(loaded: Any) -> None:
     assert f"no tester/chats at {OTHER_COMMIT}" in refused.stderr
 
 
-def test_another_revision_is_never_taken_from_the_cache(loaded: Any) -> None:
-    # `datasets` itself would take the cached revision here, whichever was asked for.
+def test_the_cache_is_never_used_for_another_revision(loaded: Any) -> None:
+    # `datasets` itself would use the cached revision here, whichever is requested.
     refused = from_hub(loaded[0], "http://127.0.0.1:9", OTHER_COMMIT, HF_HUB_OFFLINE="1")
     assert refused.returncode == DataError.exit_code
     assert f"contains revision {COMMIT} of tester/chats, not {OTHER_COMMIT}" in refused.stderr
 
 
-def test_the_pinned_revision_may_come_from_the_cache(loaded: Any) -> None:
+def test_the_cache_is_used_for_the_pinned_revision(loaded: Any) -> None:
     folder = loaded[0]
     cached = from_hub(folder, "http://127.0.0.1:9", COMMIT, "--run", "cached", HF_HUB_OFFLINE="1")
     assert cached.returncode == 0, cached.stderr
     assert Run(folder / "cached").read(Prepared).fingerprint == Run(folder / "run").read(Prepared).fingerprint
 
 
-def test_a_hub_that_is_not_there_says_what_to_do(tmp_path: Path) -> None:
-    found = from_hub(tmp_path, "http://127.0.0.1:9", HF_HUB_OFFLINE="1")
-    assert found.returncode == DataError.exit_code, found.stderr
-    assert "tester/chats can't be loaded from the hub" in found.stderr
-    assert "Fix: " in found.stderr
-    assert "Traceback" not in found.stderr
+def test_an_unreachable_hub_is_an_error_with_a_fix(tmp_path: Path) -> None:
+    result = from_hub(tmp_path, "http://127.0.0.1:9", HF_HUB_OFFLINE="1")
+    assert result.returncode == DataError.exit_code, result.stderr
+    assert "tester/chats can't be loaded from the hub" in result.stderr
+    assert "Fix: " in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 def test_a_hub_data_set_needs_a_commit(run: Run) -> None:

@@ -75,8 +75,8 @@ class Stage:
         return deployed.deployment
 
     def traffic(self) -> dict[str, int]:
-        found = self.workspace.endpoints.find(self.name)
-        return dict(found.traffic) if found else {}
+        endpoint = self.workspace.endpoints.find(self.name)
+        return dict(endpoint.traffic) if endpoint else {}
 
     def delete_model(self, name: str, version: str) -> None:
         """Delete a model version, as the studio does."""
@@ -93,18 +93,18 @@ def stage(
     inside: Emulator, settings: Settings, open_workspace: Open, tmp_path: Path, trained_job: str, request: pytest.FixtureRequest
 ) -> Iterator[Stage]:
     """An endpoint of the test's own, not created yet."""
-    made = Stage(inside, settings, open_workspace, tmp_path, trained_job, f"e{zlib.crc32(request.node.name.encode())}")
-    yield made
-    made.workspace.endpoints.delete(made.name)
+    created = Stage(inside, settings, open_workspace, tmp_path, trained_job, f"e{zlib.crc32(request.node.name.encode())}")
+    yield created
+    created.workspace.endpoints.delete(created.name)
 
 
 @pytest.fixture
 def beside(inside: Emulator, settings: Settings, open_workspace: Open, tmp_path: Path, trained_job: str) -> Stage:
     """An endpoint with a champion, shared by all tests that leave it live. Deployments without traffic come and go."""
-    made = Stage(inside, settings, open_workspace, tmp_path, trained_job, "common")
-    if not any(made.traffic().values()):
-        made.live()
-    return made
+    created = Stage(inside, settings, open_workspace, tmp_path, trained_job, "common")
+    if not any(created.traffic().values()):
+        created.live()
+    return created
 
 
 def test_from_the_gate_to_live_traffic_with_every_stage_run_twice(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:

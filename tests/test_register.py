@@ -47,10 +47,10 @@ def test_the_model_has_the_verdict_that_admitted_it_in_its_tags(
 
     def registered(name: str, verdict: Verdict, override: Override | None) -> Registered:
         run = behind_the_gate(tmp_path / name, trained_job, verdict, override=override, identity=identity)
-        made = register(config, run, workspace)
-        assert made.tags["mlops.gate_record"] == run.read(Judged).digest()
-        assert workspace.assets.get_model("overridden", made.version).tags == made.tags
-        return made
+        model = register(config, run, workspace)
+        assert model.tags["mlops.gate_record"] == run.read(Judged).digest()
+        assert workspace.assets.get_model("overridden", model.version).tags == model.tags
+        return model
 
     first = registered("first", Verdict.PROMOTE, None)
     assert (first.tags["mlops.verdict"], first.tags["mlops.override"]) == ("PROMOTE", "none")

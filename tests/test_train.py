@@ -136,7 +136,7 @@ def test_a_training_is_attached_to_after_a_crash_and_reused_when_it_is_done(
     assert attempts(config, workspace, done.run_key) == ["Completed"]
 
 
-def test_a_failed_or_cancelled_training_stops_and_the_next_run_tries_again(
+def test_a_failed_or_canceled_training_is_an_error_and_the_next_run_tries_again(
     opened: Callable[..., tuple[Config, Workspace]], tmp_path: Path, fault: Fault
 ) -> None:
     config, workspace = opened("training.parameters.seed=8")
@@ -156,7 +156,7 @@ def test_a_failed_or_cancelled_training_stops_and_the_next_run_tries_again(
     ("seed", "first", "second", "ends"),
     [(20, "octo/chat/1", "octo/chat/1", True), (21, "octo/chat/1", "octo/chat/2", False), (22, "", "", False)],
 )
-def test_who_attaches_in_a_later_attempt_of_a_workflow_run_cancels_for_it(
+def test_a_later_attempt_of_the_same_workflow_run_cancels_the_job_that_it_attached_to(
     seed: int,
     first: str,
     second: str,
@@ -195,9 +195,9 @@ def test_who_attaches_in_a_later_attempt_of_a_workflow_run_cancels_for_it(
     monkeypatch.setattr(Watch, "_poll_until_ended", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train(config, ready_to_train(tmp_path / "second"), workspace)
-    told = capsys.readouterr()
-    assert f"attached to {job.name}" in told.out
-    assert ("canceling job" in told.err + told.out) is ends
+    output = capsys.readouterr()
+    assert f"attached to {job.name}" in output.out
+    assert ("canceling job" in output.err + output.out) is ends
     assert workspace.jobs.get(job.name).is_active is not ends
     workspace.jobs.cancel(job.name)
 
@@ -219,8 +219,8 @@ def test_an_interrupt_right_after_the_submit_cancels_the_job(
         with pytest.raises(KeyboardInterrupt):
             train(config, ready_to_train(tmp_path / "interrupted"), workspace)
     [job] = [job for job in workspace.jobs.list_owned() if job.name not in before]
-    told = capsys.readouterr()
-    assert f"canceling job {job.name}" in told.err + told.out
+    output = capsys.readouterr()
+    assert f"canceling job {job.name}" in output.err + output.out
     assert job.is_over
 
 

@@ -49,7 +49,7 @@ def replace(folder: Path, split: str, rows: Sequence[dict[str, Any]]) -> None:
 @pytest.fixture
 def configure(settings: Make, source: Path) -> Make:
     def make(*overrides: str) -> Config:
-        given = (
+        overridden = (
             f"data.dataset={source}",
             "data.percent=100",
             f"evaluation.retention_suite={RETENTION}",
@@ -57,7 +57,7 @@ def configure(settings: Make, source: Path) -> Make:
             "evaluation.retention_rows=10",
         )
         # Of a target that goes away again anything may be set.
-        return settings("[targets.test.endpoint]\nephemeral = true\n", *given, *overrides)
+        return settings("[targets.test.endpoint]\nephemeral = true\n", *overridden, *overrides)
 
     return make
 
@@ -73,14 +73,14 @@ def refused(config: Config, run: Run, workspace: Workspace) -> list[tuple[str, s
     with pytest.raises(ValidationFailed) as caught:
         validate(config, run, workspace)
     assert not run.has(Validated)
-    found = json.loads((run.directory / "findings.json").read_text())
-    errors = [finding for finding in found if finding["severity"] == "error"]
+    findings = json.loads((run.directory / "findings.json").read_text())
+    errors = [finding for finding in findings if finding["severity"] == "error"]
     assert f"{len(errors)} finding(s)" in str(caught.value)
     assert errors[0]["message"] in str(caught.value)
-    return [(finding["rule"], finding["where"]) for finding in found]
+    return [(finding["rule"], finding["where"]) for finding in findings]
 
 
-def test_what_is_right_is_recorded(inside: Emulator, configure: Make, open_workspace: Open, run: Run) -> None:
+def test_a_valid_setup_is_recorded(inside: Emulator, configure: Make, open_workspace: Open, run: Run) -> None:
     config = configure("compute.price_per_hour_usd=3.5", "training.expected_hours=2")
     prepared = prepare(config, run)
     record = validate(config, run, open_workspace(config))
@@ -112,7 +112,7 @@ def test_the_suites_are_frozen_by_digest(inside: Emulator, configure: Make, open
         run.read(Validated)
 
 
-def test_again_it_changes_nothing_and_says_so(
+def test_a_second_run_changes_nothing_and_says_so(
     inside: Emulator, configure: Make, open_workspace: Open, run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = configure()
@@ -123,19 +123,19 @@ def test_again_it_changes_nothing_and_says_so(
     assert "nothing has changed" in capsys.readouterr().out
 
 
-def test_a_bad_row_is_found_at_its_line_and_no_cluster_is_made(
+def test_an_invalid_row_is_reported_with_its_line_and_no_cluster_is_created(
     configure: Make, open_workspace: Open, run: Run, source: Path, inside: Emulator
 ) -> None:
     bad = row("train_sft", 3)
     bad["messages"][1]["role"] = "bot"
     replace(source, "train_sft", [row("train_sft", 0), row("train_sft", 1), bad])
-    config = configure("compute.name=never-made")
+    config = configure("compute.name=never-created")
     workspace = open_workspace(config)
-    found = refused(config, run, workspace)
+    findings = refused(config, run, workspace)
     lines = (run.directory / "data" / "train_sft.jsonl").read_text().splitlines()
     number = next(number for number, line in enumerate(lines, start=1) if "train_sft-3" in line)
-    assert found == [("role.unknown", f"{run.directory}/data/train_sft.jsonl:{number}")]
-    assert workspace.compute.find("never-made") is None
+    assert findings == [("role.unknown", f"{run.directory}/data/train_sft.jsonl:{number}")]
+    assert workspace.compute.find("never-created") is None
 
 
 def test_a_row_of_the_target_suite_in_the_training_data_is_an_error(
@@ -156,7 +156,7 @@ def test_a_row_of_the_retention_suite_in_the_training_data_is_an_error(
     assert refused(config, run, open_workspace(config)) == [("overlap.exact", f"{RETENTION}:5")]
 
 
-def test_every_finding_is_told_not_only_the_first(
+def test_every_finding_is_reported_not_only_the_first(
     inside: Emulator, configure: Make, open_workspace: Open, run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = configure(
@@ -167,8 +167,8 @@ def test_every_finding_is_told_not_only_the_first(
         "endpoint.instance_type=STANDARD_NC4AS_T4_V3",
         "evaluation.retention_rows=2",
     )
-    found = refused(config, run, open_workspace(config))
-    assert set(found) >= {
+    findings = refused(config, run, open_workspace(config))
+    assert set(findings) >= {
         ("suite.kinds", "evaluation.retention_rows"),
         ("parameter.range", "--set training.parameters.num_train_epochs=0"),
         ("parameter.unknown", "--set training.parameters.lr_schedule_type=cosine"),
@@ -177,7 +177,7 @@ def test_every_finding_is_told_not_only_the_first(
         ("endpoint.size.not-allowed", "--set endpoint.instance_type=STANDARD_NC4AS_T4_V3"),
     }
     printed = capsys.readouterr().out
-    assert all(rule in printed for rule, _ in found)
+    assert all(rule in printed for rule, _ in findings)
     assert "did you mean 'lr_scheduler_type'" in printed
 
 
@@ -187,17 +187,17 @@ def test_a_finding_names_the_line_of_pipeline_toml(inside: Emulator, settings: M
     assert refused(config, run, open_workspace(config)) == [("parameter.range", f"{config.file}:9")]
 
 
-def test_a_rule_that_nothing_can_answer_is_found_before_the_training(
+def test_a_rule_that_can_never_hold_is_reported_before_the_training(
     inside: Emulator, configure: Make, open_workspace: Open, run: Run
 ) -> None:
     unknown = "{metric='target.bleu', direction='higher', baseline='base'}"
     unfit = "{metric='target.nll', direction='lower', baseline='base', test='mcnemar'}"
     config = configure(f"gate.rules.unknown={unknown}", f"gate.rules.unfit={unfit}")
-    found = refused(config, run, open_workspace(config))
-    assert [name for name, _ in found] == ["gate.rule", "gate.rule"]
+    findings = refused(config, run, open_workspace(config))
+    assert [name for name, _ in findings] == ["gate.rule", "gate.rule"]
 
 
-def test_a_rule_that_wants_more_rows_than_there_are_is_found_before_the_training(
+def test_a_rule_that_needs_more_rows_than_there_are_is_reported_before_the_training(
     inside: Emulator, configure: Make, open_workspace: Open, run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def asking(metric: str, rows: int, direction: str = "lower", critical: str = "true") -> str:
@@ -207,8 +207,8 @@ def test_a_rule_that_wants_more_rows_than_there_are_is_found_before_the_training
     rules += [asking("retention.fact.nll", 2), asking("retention.fact.nll", 3), asking("retention.*.nll", 2), asking("retention.*.nll", 3)]
     rules += [asking("target.rouge_l", 3, "higher"), asking("target.rouge_l", 4, "higher"), asking("target.nll", 1, "higher")]
     config = configure(*(f"gate.rules.rule-{number}={rule}" for number, rule in enumerate(rules)), "evaluation.generate_rows=3")
-    found = refused(config, run, open_workspace(config))
-    assert sorted(name for name, _ in found if name.startswith("gate.")) == ["gate.rows"] * 5 + ["gate.rule"]
+    findings = refused(config, run, open_workspace(config))
+    assert sorted(name for name, _ in findings if name.startswith("gate.")) == ["gate.rows"] * 5 + ["gate.rule"]
     printed = capsys.readouterr().out
     assert "retention.fact.nll: not worse than the base: it needs 3 rows, but there are 2 in the retention suite of kind fact" in printed
     assert "retention.*.nll: not worse than the base: it needs 3 rows, but there are 2 in the retention suite of kind" in printed
@@ -216,10 +216,13 @@ def test_a_rule_that_wants_more_rows_than_there_are_is_found_before_the_training
     assert "raise evaluation.generate_rows" in printed
 
 
-def test_models_and_components_that_are_not_there(inside: Emulator, configure: Make, open_workspace: Open, run: Run) -> None:
+def test_missing_models_and_components_are_findings(inside: Emulator, configure: Make, open_workspace: Open, run: Run) -> None:
     config = configure("model.name=Phi-3-mini-4k", "training.component_version=9.9.9")
-    found = refused(config, run, open_workspace(config))
-    assert found == [("model.missing", "--set model.name=Phi-3-mini-4k"), ("component.missing", "--set training.component_version=9.9.9")]
+    findings = refused(config, run, open_workspace(config))
+    assert findings == [
+        ("model.missing", "--set model.name=Phi-3-mini-4k"),
+        ("component.missing", "--set training.component_version=9.9.9"),
+    ]
 
 
 def test_an_archived_model_names_its_successors_and_may_be_allowed(
@@ -237,7 +240,7 @@ def test_an_archived_model_names_its_successors_and_may_be_allowed(
     assert "model.archived" in {finding.rule for finding in record.findings}
 
 
-def test_a_cluster_is_made_at_low_priority_where_dedicated_is_refused(
+def test_a_cluster_is_created_at_low_priority_if_dedicated_is_refused(
     inside: Emulator, fault: Callable[[str], None], configure: Make, open_workspace: Open, run: Run
 ) -> None:
     fault("compute-quota@Dedicated cheap")
@@ -250,7 +253,7 @@ def test_a_cluster_is_made_at_low_priority_where_dedicated_is_refused(
     assert cluster.tier == "low_priority"
 
 
-def test_a_cluster_that_cannot_be_had_is_a_finding(
+def test_a_cluster_that_can_not_be_created_is_a_finding(
     inside: Emulator, fault: Callable[[str], None], configure: Make, open_workspace: Open, run: Run
 ) -> None:
     fault("compute-quota@* none x2")
@@ -277,7 +280,7 @@ def test_an_existing_cluster_of_another_size_is_a_finding(inside: Emulator, conf
     assert refused(larger, run, open_workspace(larger)) == [("compute.size.differs", "--set compute.size=Standard_NC48ads_A100_v4")]
 
 
-def test_warnings_do_not_stop_it_and_are_kept_in_part(
+def test_warnings_do_not_block_training_and_are_recorded_up_to_a_limit(
     inside: Emulator, configure: Make, open_workspace: Open, run: Run, source: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     many = MAX_PRINTED + 5
@@ -292,12 +295,12 @@ def test_warnings_do_not_stop_it_and_are_kept_in_part(
         "suite.short": 1,
     }
     assert f"{many - MAX_RECORDED} more of prompt.mismatch" in record.findings[-2].message
-    kept = json.loads((run.directory / "findings.json").read_text())
-    assert len(kept) == many + (many - 1) + 1
+    stored = json.loads((run.directory / "findings.json").read_text())
+    assert len(stored) == many + (many - 1) + 1
     assert "5 more of prompt.mismatch" in capsys.readouterr().out
 
 
-def test_an_old_record_does_not_outlive_a_refusal(inside: Emulator, configure: Make, open_workspace: Open, run: Run) -> None:
+def test_an_error_deletes_the_earlier_record(inside: Emulator, configure: Make, open_workspace: Open, run: Run) -> None:
     config = configure()
     prepare(config, run)
     validate(config, run, open_workspace(config))
@@ -306,7 +309,9 @@ def test_an_old_record_does_not_outlive_a_refusal(inside: Emulator, configure: M
     assert run.has(Prepared)
 
 
-def test_without_data_or_suite_it_says_what_to_run(inside: Emulator, configure: Make, open_workspace: Open, run: Run) -> None:
+def test_without_data_or_suite_the_error_names_the_command_to_run(
+    inside: Emulator, configure: Make, open_workspace: Open, run: Run
+) -> None:
     config = configure()
     workspace = open_workspace(config)
     with pytest.raises(RecordError, match="mlops prepare"):
@@ -317,7 +322,7 @@ def test_without_data_or_suite_it_says_what_to_run(inside: Emulator, configure: 
         validate(missing, run, workspace)
 
 
-def test_an_identity_that_azure_refuses_is_no_finding(
+def test_an_identity_that_azure_refuses_is_an_error_and_not_a_finding(
     inside: Emulator, configure: Make, open_workspace: Open, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = configure()

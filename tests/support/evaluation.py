@@ -35,8 +35,8 @@ parser = argparse.ArgumentParser()
 for name in ("model", "base", "target", "retention", "output", "model-id", "base-id", "role", "key", "evaluation-version",
              "generate-rows", "max-tokens", "max-new-tokens", "batch-tokens", "precision"):
     parser.add_argument("--" + name)
-given = parser.parse_args()
-how = HOW.get(given.role, "")
+arguments = parser.parse_args()
+how = HOW.get(arguments.role, "")
 if how == "wait":
     time.sleep(120)
 if how == "fail":
@@ -48,8 +48,8 @@ def digest(folder):
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 
-SUITES = {{suite: pathlib.Path(getattr(given, suite)) for suite in ("target", "retention")}}
-model = digest(given.model)
+SUITES = {{suite: pathlib.Path(getattr(arguments, suite)) for suite in ("target", "retention")}}
+model = digest(arguments.model)
 rows = []
 for suite in SUITES:
     for line in SUITES[suite].read_text().splitlines():
@@ -65,14 +65,14 @@ if how == "nan":
 metrics = {{suite + ".nll": sum(row["nll"] for row in rows if row["suite"] == suite) / sum(4 for row in rows if row["suite"] == suite)
            for suite in SUITES}}
 result = {{
-    "schema_version": 1, "key": given.key, "evaluation_version": given.evaluation_version, "weights_digest": model,
-    "base_weights_digest": "another base" if how == "other base" else digest(given.base or given.model), "mlflow_run_id": "",
-    "metrics": metrics, "samples": [], "notes": ["said by the job"] if how == "note" else [],
+    "schema_version": 1, "key": arguments.key, "evaluation_version": arguments.evaluation_version, "weights_digest": model,
+    "base_weights_digest": "another base" if how == "other base" else digest(arguments.base or arguments.model), "mlflow_run_id": "",
+    "metrics": metrics, "samples": [], "notes": ["a note of the job"] if how == "note" else [],
     "rows": {{suite: sum(row["suite"] == suite for row in rows) for suite in SUITES}},
     "suite_digests": {{suite: hashlib.sha256(path.read_bytes()).hexdigest() for suite, path in SUITES.items()}},
 }}
 if how != "empty":
-    output = pathlib.Path(given.output)
+    output = pathlib.Path(arguments.output)
     output.mkdir(parents=True, exist_ok=True)
     (output / "scores.jsonl").write_text("".join(json.dumps(row) + "\\n" for row in rows))
     result["scores_sha256"] = hashlib.sha256((output / "scores.jsonl").read_bytes()).hexdigest()
@@ -182,9 +182,9 @@ class Evaluation:
 
     def model(self, deployment: str) -> str:
         """Full id of what a deployment of the common endpoint serves."""
-        found = self.workspace.endpoints.find_deployment(ENDPOINT, deployment)
-        assert found is not None
-        return found.model
+        view = self.workspace.endpoints.find_deployment(ENDPOINT, deployment)
+        assert view is not None
+        return view.model
 
     @contextmanager
     def changed(self, kind: str, key: str, **fields: Any) -> Iterator[None]:

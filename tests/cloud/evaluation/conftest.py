@@ -36,12 +36,12 @@ def endpoint(shared_emulator: Emulator, trained_job: str, tmp_path_factory: pyte
         path = tmp_path_factory.mktemp("endpoint") / "pipeline.toml"
         path.write_text("[targets.test]\n")
         workspace = Workspace.open(load(path, "test"))
-        wanted = EndpointConfig(name=ENDPOINT, probe_initial_delay_s=1)
-        workspace.endpoints.create(wanted, {})
+        settings = EndpointConfig(name=ENDPOINT, probe_initial_delay_s=1)
+        workspace.endpoints.create(settings, {})
         for name, tags in {"blue": {"mlops.data_fingerprint": FINGERPRINT_OF_OTHER_DATA}, "green": {}}.items():
             output = f"azureml://jobs/{trained_job}/outputs/trained_model"
             model = workspace.assets.register_model(name=MODEL_NAME, version=name, path=output, description="", tags=tags)
-            workspace.endpoints.deploy(wanted, name, model.id, {})
+            workspace.endpoints.deploy(settings, name, model.id, {})
         yield ENDPOINT
         workspace.endpoints.delete(ENDPOINT)
 
@@ -62,11 +62,11 @@ def make(
     monkeypatch.setattr(evaluation, "_CODE", tmp_path / "scorer")
     experiment = f"evaluate-{zlib.crc32(request.node.nodeid.encode())}"
 
-    def made(*overrides: str, live: str = "", folder: str = "run", at: str = endpoint, **how: str) -> Evaluation:
+    def build(*overrides: str, live: str = "", folder: str = "run", at: str = endpoint, **how: str) -> Evaluation:
         write_scorer(tmp_path / "scorer", experiment, how)
         config = settings(TOML.format(endpoint=at, experiment=experiment), *overrides)
         evaluation = Evaluation(tmp_path / folder, config, open_workspace(config), inside, trained_job)
         evaluation.traffic(**({live: 100} if live else {}))
         return evaluation
 
-    return made
+    return build

@@ -51,8 +51,8 @@ def test_a_deleted_champion_is_missing_and_not_a_first_run(make: Make, trained_j
         assert again.digest() == record.digest()
         assert evaluation.scored() == ["base", "candidate"]
     # It is back: only it is scored.
-    found = evaluation.evaluate()
-    assert (found.missing, evaluation.scored()) == ({}, ALL)
+    restored = evaluation.evaluate()
+    assert (restored.missing, evaluation.scored()) == ({}, ALL)
 
     # Gone again, and its score is still there: no model is needed for that.
     other = make(live="blue", folder="other")
@@ -60,7 +60,7 @@ def test_a_deleted_champion_is_missing_and_not_a_first_run(make: Make, trained_j
         record = other.evaluate()
     assert record.missing == {}
     assert record.models["champion"].reused
-    assert record.models["champion"].job == found.models["champion"].job
+    assert record.models["champion"].job == restored.models["champion"].job
     assert evaluation.scored() == ALL
     # On other rows there is none.
     other.freeze(target=7)
@@ -114,7 +114,7 @@ def test_an_endpoint_without_traffic_is_not_a_first_run_while_it_has_other_deplo
     assert evaluation.model("blue") in record.missing["champion"]
     assert evaluation.model("green") in record.missing["champion"]
     assert "mlops teardown" in record.missing["champion"]
-    # The candidate's own deployment, made and not yet promoted, says nothing about a champion.
+    # The candidate's own deployment, not promoted yet, is not a champion.
     registered = Registered(name=MODEL_NAME, version="green", model=evaluation.model("green"), tags={})
     evaluation.run.write(registered)
     with evaluation.changed("deployment", f"{ENDPOINT}/blue"):

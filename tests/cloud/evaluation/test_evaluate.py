@@ -21,7 +21,7 @@ def test_a_first_run_scores_candidate_and_base(make: Make, capsys: pytest.Captur
     assert (record.champion, record.missing) == ("", {})
     assert record.champion_note == "Endpoint nowhere serves nothing: this is a first run."
     # The job's notes are in the record.
-    assert record.notes == ("candidate: said by the job",)
+    assert record.notes == ("candidate: a note of the job",)
     assert evaluation.run.read(Evaluated) == record
     candidate = record.models["candidate"]
     assert (candidate.model, candidate.rows, candidate.reused) == (evaluation.trained.model_output, {"target": 6, "retention": 4}, False)

@@ -114,12 +114,12 @@ def test_a_job_that_does_not_respond_is_an_error(make: Make, monkeypatch: pytest
     evaluation = make(at="nowhere", candidate="wait", base="wait")
     wait = Workspace.wait
 
-    def lost(workspace: Workspace, job: str, *given: float) -> object:
+    def stop_responding(workspace: Workspace, job: str, *timeouts: float) -> object:
         with runstore.change(evaluation.emulator.azure, job) as document:
             document["status"] = "NotResponding"
-        return wait(workspace, job, *given)
+        return wait(workspace, job, *timeouts)
 
-    monkeypatch.setattr(Workspace, "wait", lost)
+    monkeypatch.setattr(Workspace, "wait", stop_responding)
     with pytest.raises(JobStatusUnknown, match="it may still cost money") as caught:
         evaluation.evaluate()
     assert caught.value.exit_code == 9
