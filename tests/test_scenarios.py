@@ -122,7 +122,7 @@ class Scenarios(Project):
 @pytest.fixture(scope="module")
 def scenarios(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scenarios]:
     """An emulated Azure whose base model knows something."""
-    folder, cache = tmp_path_factory.mktemp("project"), tmp_path_factory.mktemp("schooled")
+    folder, cache = tmp_path_factory.mktemp("project"), tmp_path_factory.mktemp("weights")
     with warnings.catch_warnings():
         warnings.simplefilter("default")
         pretrain(cache)
