@@ -28,6 +28,8 @@ ROOMS: dict[str, set[str]] = {
     "__main__": {"core", "cli"},
 }
 """Folder or file of ``mlops`` → what of ours it may import beside itself."""
+EXCEPTIONS = {("emulator", "mlops.core.console")}
+"""The emulator prints as the rest of the package does."""
 EMULATOR: dict[str, set[str]] = {
     "base": set(),
     "wire": {"base"},
@@ -74,7 +76,12 @@ def shown(found: Import) -> str:
 
 
 def test_each_room_imports_only_what_it_may() -> None:
-    wrong = [found for found in PACKAGE.imports if room(found.imported) not in ROOMS[room(found.importer)] | {room(found.importer), ""}]
+    wrong = [
+        found
+        for found in PACKAGE.imports
+        if room(found.imported) not in ROOMS[room(found.importer)] | {room(found.importer), ""}
+        and (room(found.importer), found.imported) not in EXCEPTIONS
+    ]
     assert [shown(found) for found in wrong] == []
 
 

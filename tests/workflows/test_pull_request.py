@@ -97,8 +97,8 @@ def test_a_canceled_run_cancels_its_training(opened: Result, repository: Harness
     (job,) = set(repository.jobs()) - before
     assert wait_until(lambda: repository.jobs()[job] == "Canceled"), repository.jobs()
     # The stage itself cancels it, within the 7.5 s before the runner sends SIGTERM; teardown does not.
-    assert f"cancelling job {job}" in cancelled.log
-    assert f"cancelled job {job}" not in cancelled.log
+    assert f"canceling job {job}" in cancelled.log
+    assert f"canceled job {job}" not in cancelled.log
 
 
 def test_closing_a_pull_request_tears_down_its_endpoint(opened: Result, repository: Harness, workspace: Workspace) -> None:

@@ -83,6 +83,6 @@ def test_the_reaper_deletes_what_has_expired_and_nothing_else(
     assert reaped.jobs == {"resume": "success", "reap": "success"}, reaped.trouble
     assert set(repository.endpoints()) == set(ENDPOINTS) - {"expired"}
     assert workspace.jobs.get(forgotten).status in ("Canceled", "CancelRequested")
-    assert all(workspace.jobs.get(other).active for other in others)
+    assert all(workspace.jobs.get(other).is_active for other in others)
     for other in others:
         workspace.jobs.cancel(other)
