@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -97,6 +97,25 @@ def trained_job(shared_emulator: Emulator, tmp_path_factory: pytest.TempPathFact
     with client_of(shared_emulator, folder):
         (folder / "pipeline.toml").write_text("[targets.test]\n")
         return model_job(Workspace.open(load(folder / "pipeline.toml", "test")), folder / "code")
+
+
+SLOW = (
+    "cli/test_resume.py", "cli/test_rollback.py", "cloud/evaluation", "cloud/test_endpoints.py", "cloud/test_jobs.py",
+    "emulator/component", "emulator/history", "emulator/jobs", "emulator/registry/test_weights.py", "emulator/serving",
+    "emulator/test_main.py", "emulator/test_tutorial.py", "github/test_override.py", "judging/selftest",
+    "judging/statistics/test_mcnemar.py", "judging/test_properties.py", "remote/test_main.py", "report/test_explain.py",
+    "test_add_a_metric.py", "test_gate.py", "test_pipeline.py", "test_promote.py", "test_register.py", "test_scenarios.py",
+    "test_train.py", "workflows",
+)  # fmt: skip
+"""Folders and files whose tests train, serve, score or simulate at length; a single slow test elsewhere has the marker itself."""
+
+
+def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    slow = [here / path for path in SLOW]
+    for item in items:
+        if any(item.path.is_relative_to(path) for path in slow):
+            item.add_marker(pytest.mark.slow)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -165,10 +165,12 @@ def mermaid(package: Package, stages: Iterable[str]) -> str:
             rooms.setdefault("stages" if room in stages else room, set()).update(others - stages)
     lines = ["flowchart TD"]
     for room in sorted(set(rooms) - {"emulator"}):
-        lines.append(f"  {room}[{'the ten stages' if room == 'stages' else room + '/'}]")
+        label = "the ten stages" if room == "stages" else f"{room}/"
+        lines.append(f'  {room}["{label}"]')
     inside = {room: others for room, others in package.rooms_of("emulator").items() if room != "__main__"}
-    lines.append("  subgraph emulator[emulator/]")
-    lines += [f"    emulator_{room}[{room}{'/' if (package.folder / 'emulator' / room).is_dir() else ''}]" for room in sorted(inside)]
+    lines.append('  subgraph emulator["emulator/"]')
+    folders = {room for room in inside if (package.folder / "emulator" / room).is_dir()}
+    lines += [f'    emulator_{room}["{room}{"/" * (room in folders)}"]' for room in sorted(inside)]
     arrows = reduced(inside)
     lines += [f"    emulator_{room} --> emulator_{other}" for room in sorted(arrows) for other in sorted(arrows[room])]
     lines.append("  end")
