@@ -54,11 +54,11 @@ class Package:
         inside = [module for module in self.paths if module.startswith(prefix)]
         return self._grouped(lambda module: module.removeprefix(prefix).split(".")[0], inside)
 
-    def modules(self, only_at_top: bool = False) -> Graph:
+    def modules(self) -> Graph:
         """The imports between modules."""
         graph: dict[str, set[str]] = {module: set() for module in self.paths}
         for found in self.imports:
-            if found.importer != found.imported and (found.at_top or not only_at_top) and found.imported in graph:
+            if found.importer != found.imported and found.imported in graph:
                 graph.setdefault(found.importer, set()).add(found.imported)
         return graph
 

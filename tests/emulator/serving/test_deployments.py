@@ -20,6 +20,7 @@ from mlops.emulator.identity.entra import MANAGEMENT, issue
 from mlops.emulator.server import Emulator
 from mlops.emulator.serving import containers
 from mlops.emulator.storage import blobs
+from tests.support.project import enter
 
 pytestmark = [
     # The SDK does not close its connections.
@@ -35,8 +36,7 @@ ECHO = Path(__file__).with_name("echo")
 def client(emulator: Emulator) -> Iterator[MLClient]:
     """A client of a workspace with an endpoint ``shop``."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in emulator.environment().items():
-            patch.setenv(name, value)
+        enter(emulator, patch)
         i = emulator.azure.identity
         ml = MLClient(DefaultAzureCredential(), i.subscription, i.group, i.workspace)
         ml.online_endpoints.begin_create_or_update(ManagedOnlineEndpoint(name="shop", auth_mode="key")).result()

@@ -24,6 +24,7 @@ from mlops.emulator.server import Emulator
 from mlops.emulator.serving import containers
 from mlops.emulator.serving.endpoints import audience
 from mlops.emulator.serving.scoring import LoadBalancer, choose_deployment
+from tests.support.project import enter
 
 pytestmark = [
     # The SDK does not close its connections.
@@ -38,8 +39,7 @@ Score = Callable[..., requests.Response]
 def client(emulator: Emulator) -> Iterator[MLClient]:
     """A client of a workspace with an endpoint ``talk`` and two deployments that answer with their name."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in emulator.environment().items():
-            patch.setenv(name, value)
+        enter(emulator, patch)
         i = emulator.azure.identity
         ml = MLClient(DefaultAzureCredential(), i.subscription, i.group, i.workspace)
         model = ml.models.create_or_update(Model(name="echo", version="1", path=str(ECHO), type="mlflow_model"))
