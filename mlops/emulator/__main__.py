@@ -89,6 +89,9 @@ def _make_parser() -> argparse.ArgumentParser:
         metavar="SUBJECT",
         help="make the application trust GitHub's tokens with this subject, e.g. repo:OWNER/NAME:environment:prod",
     )
+    parser.add_argument(
+        "--roles", type=Path, metavar="FILE", help="role definitions and assignments of the application (default: it may do everything)"
+    )
     parser.add_argument("--hosts", type=Path, metavar="FILE", help="write the contacted host names to FILE, each allowed or refused")
     parser.add_argument("--verbose", action="store_true", help="write a line to stderr for each request")
     return parser

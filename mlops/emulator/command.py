@@ -20,6 +20,7 @@ from mlops.emulator.base import children
 from mlops.emulator.base.azure import Options
 from mlops.emulator.base.faults import Faults
 from mlops.emulator.history import mlflow_api
+from mlops.emulator.identity.roles import RolesError
 from mlops.emulator.server import Emulator
 from mlops.emulator.wire import request_log
 
@@ -36,6 +37,8 @@ def run(command: Sequence[str], options: argparse.Namespace, faults: Faults) -> 
         emulator = _make_emulator(options, state, faults)
         try:
             stack.enter_context(emulator)
+        except RolesError as problem:
+            sys.exit(str(problem))
         except OSError as problem:
             if problem.errno not in (errno.EADDRINUSE, errno.EACCES):
                 raise
@@ -61,6 +64,7 @@ def _make_emulator(options: argparse.Namespace, state: Path, faults: Faults) -> 
         github=options.github,
         federated_subjects=tuple(options.federated_subject),
         mlflow_at_start=True,
+        roles=options.roles,
     )
     return Emulator(state, settings, faults, options.port)
 

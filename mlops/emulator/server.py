@@ -24,8 +24,8 @@ from mlops.emulator.wire.tls import GITHUB_HOSTS, HOSTS, certificates
 __all__ = ["Emulator"]
 
 MODULES = (
-    "identity.entra", "registry.registry", "workspace.workspace", "workspace.compute", "storage.blobs", "history.mlflow_api",
-    "history.runs", "history.artifacts", "workspace.assets", "jobs.scheduler", "jobs.jobs", "workspace.models",
+    "identity.entra", "identity.roles", "registry.registry", "workspace.workspace", "workspace.compute", "storage.blobs",
+    "history.mlflow_api", "history.runs", "history.artifacts", "workspace.assets", "jobs.scheduler", "jobs.jobs", "workspace.models",
     "serving.endpoints", "serving.deployments", "serving.scoring",
 )  # fmt: skip
 """Modules of the services, with ``ROUTES``, ``startup(azure)`` and ``shutdown(azure)`` as needed; shut down in reverse order."""
@@ -104,10 +104,13 @@ class Emulator:
         hosts = (*HOSTS, *(GITHUB_HOSTS if github else ()))
         modules = [importlib.import_module(f"mlops.emulator.{name}") for name in names]
         identity = importlib.import_module("mlops.emulator.identity.entra")
+        permissions = importlib.import_module("mlops.emulator.identity.permissions")
+        roles = importlib.import_module("mlops.emulator.identity.roles")
         routes: list[Route] = [*operations.ROUTES, *(route for module in modules for route in getattr(module, "ROUTES", ()))]
+        permissions.check_routes(routes)
         listener = listen()
         config = uvicorn.Config(
-            App(self.azure, routes, identity.authenticate),
+            App(self.azure, routes, identity.authenticate, roles.authorize),
             lifespan="off",
             log_config=None,
             access_log=False,

@@ -234,3 +234,22 @@ def test_help_is_fast_and_faults_are_listed() -> None:
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[]\n"
     assert "serve --state DIR" in run("--help").stdout
     assert "deployment-unhealthy" in run("--faults").stdout
+
+
+def test_roles_come_from_a_file(tmp_path: Path) -> None:
+    roles = tmp_path / "roles.yaml"
+    roles.write_text("assignments: [{role: Readr, scope: workspace}]")
+    process = inside("pass", "--roles", str(roles))
+    assert (process.returncode, process.stdout) == (1, "")
+    assert "there is no role 'Readr' (did you mean 'Reader'?)" in process.stderr
+    roles.write_text("assignments: [{role: AzureML Data Scientist, scope: workspace}]")
+    process = inside(
+        "import os\nfrom azure.ai.ml import MLClient\nfrom azure.identity import EnvironmentCredential\n"
+        "ml = MLClient(EnvironmentCredential(), *(os.environ[f'{name}'] for name in"
+        " ('AZURE_SUBSCRIPTION_ID', 'AZUREML_RESOURCE_GROUP', 'AZUREML_WORKSPACE')))\n"
+        "print(ml.workspaces.get().location)\n"
+        "try:\n    list(ml.compute.list_sizes())\nexcept Exception as problem:\n    print(problem.status_code)",
+        "--roles",
+        str(roles),
+    )
+    assert process.stdout.split() == ["eastus", "403"], process.stderr

@@ -82,6 +82,7 @@ class Options:
         immutable_subjects: whether GitHub's subjects contain ids, as in repositories created since July 2026.
         mlflow_at_start: whether the MLflow server starts with the emulator, so that a browser can open its page; otherwise it starts at the
             first request that needs it.
+        roles: file with the roles of the application (:mod:`mlops.emulator.identity.roles`); None for all permissions.
     """
 
     catalog: str = "tutorial"
@@ -92,6 +93,7 @@ class Options:
     federated_subjects: tuple[str, ...] = ()
     immutable_subjects: bool = False
     mlflow_at_start: bool = False
+    roles: Path | None = None
 
 
 class Services:

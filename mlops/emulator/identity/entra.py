@@ -18,15 +18,17 @@ from starlette.requests import Request
 
 from mlops.emulator.base.azure import Azure
 from mlops.emulator.base.errors import AzureFault
-from mlops.emulator.wire.app import Answer, Route
+from mlops.emulator.wire.app import Answer, Claims, Route
 
-__all__ = ["MANAGEMENT", "ML", "ROUTES", "authenticate", "federate", "issue"]
+__all__ = ["MANAGEMENT", "ML", "ROUTES", "STORAGE", "authenticate", "federate", "issue"]
 
 LOGIN = "https://login.microsoftonline.com"
 MANAGEMENT = "https://management.azure.com"
 """Audience of tokens for ARM and for the workspace's data plane."""
 ML = "https://ml.azure.com"
 """Audience of the tokens in job submissions (``x-azureml-token``)."""
+STORAGE = "https://storage.azure.com"
+"""Audience of tokens for blobs."""
 EXCHANGE = "api://AzureADTokenExchange"
 """The required audience of a federated assertion."""
 ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
@@ -35,8 +37,11 @@ RESOURCES = {
     MANAGEMENT: MANAGEMENT,
     "https://management.core.windows.net": MANAGEMENT,
     ML: ML,
+    STORAGE: STORAGE,
 }
 """Resource in a scope → audience of the token."""
+AUDIENCES = {"arm": (MANAGEMENT,), "blob": (STORAGE, f"{STORAGE}/")}
+"""Host → audiences that it accepts; all others accept those of ARM and of job submissions."""
 LIFETIME_MIN = 60
 SKEW_S = 300
 """Allowed clock skew of a federated issuer; Entra allows five minutes."""
@@ -102,8 +107,15 @@ async def post_token(azure: Azure, request: Request) -> Answer:
     }
 
 
-def issue(azure: Azure, audience: str, minutes: float = LIFETIME_MIN) -> str:
-    """Return a signed access token of the emulated application; a negative lifetime in ``minutes`` makes one that has expired."""
+def issue(azure: Azure, audience: str, minutes: float = LIFETIME_MIN, **more: str) -> str:
+    """Return a signed access token of the emulated application.
+
+    Args:
+        azure: the emulated Azure.
+        audience: the service that it is for.
+        minutes: its lifetime; a negative one makes a token that has expired.
+        more: other claims, e.g. the ``run`` of a job's token.
+    """
     i = azure.identity
     now = time.time()
     # Even an expired token must begin before it ends.
@@ -122,6 +134,7 @@ def issue(azure: Azure, audience: str, minutes: float = LIFETIME_MIN) -> str:
         "tid": i.tenant,
         "uti": uuid.uuid4().hex,
         "ver": "1.0",
+        **more,
     }
     return jwt.encode(claims, i.token_key, algorithm="HS256")
 
@@ -131,8 +144,8 @@ def federate(azure: Azure, issuer: str, subject: str, jwks: dict[str, Any]) -> N
     azure.store.put("federated", f"{issuer} {subject}", {"issuer": issuer, "subject": subject, "jwks": jwks})
 
 
-def authenticate(azure: Azure, request: Request, host: str) -> None:
-    """Validate the signature, expiry and audience of a request's bearer token.
+def authenticate(azure: Azure, request: Request, host: str) -> Claims:
+    """Validate the signature, expiry and audience of a request's bearer token, and return its claims.
 
     Raises:
         AzureFault: 401, with ARM's code for the failure.
@@ -141,7 +154,9 @@ def authenticate(azure: Azure, request: Request, host: str) -> None:
     if scheme.lower() != "bearer" or not token:
         raise _unauthorized("AuthenticationFailed", "Authentication failed. The 'Authorization' header is missing.")
     try:
-        claims = jwt.decode(token, azure.identity.token_key, algorithms=["HS256"], options={"verify_aud": False, "verify_exp": False})
+        claims: Claims = jwt.decode(
+            token, azure.identity.token_key, algorithms=["HS256"], options={"verify_aud": False, "verify_exp": False}
+        )
     except jwt.InvalidTokenError:
         raise _unauthorized("InvalidAuthenticationToken", "The access token is invalid.") from None
     if claims["exp"] <= time.time():
@@ -149,7 +164,7 @@ def authenticate(azure: Azure, request: Request, host: str) -> None:
         raise _unauthorized(
             "ExpiredAuthenticationToken", f"The access token expiry UTC time '{expiry}' is earlier than current UTC time '{now}'."
         )
-    allowed = (MANAGEMENT,) if host == "arm" else (MANAGEMENT, ML)
+    allowed = AUDIENCES.get(host, (MANAGEMENT, ML))
     if claims["aud"] not in allowed:
         audiences = ",".join(f"'{name}'" for name in allowed)
         raise _unauthorized(
@@ -157,6 +172,7 @@ def authenticate(azure: Azure, request: Request, host: str) -> None:
             f"The access token has been obtained for wrong audience or resource '{claims['aud']}'."
             f" It should exactly match with one of the allowed audiences {audiences}.",
         )
+    return claims
 
 
 def _check_client(azure: Azure, form: dict[str, str]) -> None:

@@ -20,7 +20,7 @@ TOKEN_LIFETIME_MIN = 60 * 48
 def job_environment(azure: Azure, run: Document) -> dict[str, str]:
     """Return the environment of the process that runs a command job."""
     i = azure.identity
-    token = entra.issue(azure, entra.ML, TOKEN_LIFETIME_MIN)
+    token = entra.issue(azure, entra.ML, TOKEN_LIFETIME_MIN, run=run["name"])
     # The proxy variables only: a job knows neither who submitted it nor with which settings.
     proxy = {name: value for name, value in azure.environment.items() if not name.startswith("AZURE")}
     return (

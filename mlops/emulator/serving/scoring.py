@@ -20,20 +20,23 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from mlops.emulator.base.azure import Azure
+from mlops.emulator.base.azure import Azure, arm_id
 from mlops.emulator.base.errors import AzureFault
 from mlops.emulator.base.store import Document
-from mlops.emulator.identity import entra
+from mlops.emulator.identity import entra, roles
+from mlops.emulator.identity.permissions import Permission
 from mlops.emulator.serving import containers
 from mlops.emulator.serving.containers import Container
 from mlops.emulator.serving.deployments import request_timeout_s
 from mlops.emulator.serving.endpoints import audience
-from mlops.emulator.wire.app import Answer, Route
+from mlops.emulator.wire.app import Answer, Claims, Route
 
 __all__ = ["DEPLOYMENT_HEADER", "ROUTES", "LoadBalancer", "choose_deployment"]
 
 DEPLOYMENT_HEADER = "azureml-model-deployment"
 RELAYED_HEADERS = ("content-type", "content-encoding", "accept", "x-ms-client-request-id")
+SCORE = "Microsoft.MachineLearningServices/workspaces/onlineEndpoints/score/action"
+"""The action that scoring with a Microsoft Entra token needs."""
 DROPPED_HEADERS = {"connection", "keep-alive", "transfer-encoding", "content-length", "date", "server"}
 """Hop-by-hop headers (RFC 9110, 7.6.1) and those that the server sets itself."""
 
@@ -145,17 +148,19 @@ def _authenticate(azure: Azure, request: Request, endpoint: Document) -> None:
     if mode == "Key":
         is_allowed = any(hmac.compare_digest(credential.strip().encode(), key.encode()) for key in endpoint["keys"].values())
     else:
-        is_allowed = _is_valid_token(azure, credential.strip(), audience(endpoint["name"]) if mode == "AMLToken" else entra.ML)
+        claims = _decode_token(azure, credential.strip(), audience(endpoint["name"]) if mode == "AMLToken" else entra.ML)
+        scope = arm_id(azure, "onlineEndpoints", endpoint["name"])
+        is_allowed = claims is not None and (mode == "AMLToken" or roles.is_allowed(azure, claims, Permission(SCORE, scope)))
     if not is_allowed:
         raise _front_end_error(401, f"{kind}_auth_access_denied")
 
 
-def _is_valid_token(azure: Azure, token: str, expected_audience: str) -> bool:
+def _decode_token(azure: Azure, token: str, expected_audience: str) -> Claims | None:
     try:
-        jwt.decode(token, azure.identity.token_key, algorithms=["HS256"], audience=expected_audience)
+        claims: Claims = jwt.decode(token, azure.identity.token_key, algorithms=["HS256"], audience=expected_audience)
     except jwt.InvalidTokenError:
-        return False
-    return True
+        return None
+    return claims
 
 
 def _inject_faults(azure: Azure, deployment: str) -> None:

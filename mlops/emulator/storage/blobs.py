@@ -66,7 +66,8 @@ def dispatch(operations: dict[str, tuple[str, Operation]]) -> Handler:
             if comp not in operations:
                 raise not_implemented(f"{request.method} of a {'blob' if name else 'container'} with comp={comp!r}")
             permissions, operation = operations[comp]
-            sas.check(azure, container, name, request.query_params, permissions)
+            if not hasattr(request.state, "claims"):
+                sas.check(azure, container, name, request.query_params, permissions)
             response = await operation(azure, request, container, name)
         except SasError as problem:
             raise _error_response(
@@ -261,7 +262,7 @@ def _check_write(azure: Azure, request: Request, container: str, name: str) -> N
         return
     if request.headers.get("if-none-match") == "*":
         raise BlobError(409, "BlobAlreadyExists", "The specified blob already exists.")
-    if "w" not in request.query_params.get("sp", ""):
+    if not hasattr(request.state, "claims") and "w" not in request.query_params.get("sp", ""):
         raise SasError("AuthorizationPermissionMismatch", "This request is not authorized to perform this operation using this permission.")
     _check_match(request, blob)
 

@@ -1,6 +1,7 @@
 """The ASGI application: which handler serves a host and path, and the checks that every request passes.
 
-Each request goes through injected faults → route (501 if unknown) → authentication → api-version → workspace → handler → error envelope.
+Each request goes through injected faults → route (501 if unknown) → authentication → authorization → api-version → workspace → handler →
+error envelope.
 A service module has a table ``ROUTES``; a handler takes the emulated Azure and the request, and returns a body or a response::
 
     ROUTES = [Route("arm", "GET", WS + "/jobs/{job}", get_job, {"2024-01-01-preview"})]
@@ -28,7 +29,7 @@ from mlops.emulator.base.azure import BLOB_SUFFIX, LOCATION, SCORING_SUFFIX, Azu
 from mlops.emulator.base.errors import AzureFault, not_implemented
 from mlops.emulator.wire.request_log import log_request
 
-__all__ = ["WS", "Answer", "App", "Handler", "Route", "read_json"]
+__all__ = ["PROVIDER", "WS", "Answer", "App", "Claims", "Handler", "Route", "read_json"]
 
 PROVIDER = "/providers/Microsoft.MachineLearningServices"
 WS = "/subscriptions/{subscription}/resourceGroups/{group}" + PROVIDER + "/workspaces/{workspace}"
@@ -37,6 +38,8 @@ WS = "/subscriptions/{subscription}/resourceGroups/{group}" + PROVIDER + "/works
 Answer = Response | dict[str, Any] | list[Any] | None
 """What a handler returns: a response, a JSON body for a 200, or None for a 200 without a body."""
 Handler = Callable[[Azure, Request], Awaitable[Answer]]
+Claims = dict[str, Any]
+"""The claims of an access token."""
 
 log = logging.getLogger("mlops.emulator")
 
@@ -65,9 +68,16 @@ class Route:
 class App:
     """The ASGI application behind the TLS server."""
 
-    def __init__(self, azure: Azure, routes: Sequence[Route], authenticate: Callable[[Azure, Request, str], None]) -> None:
+    def __init__(
+        self,
+        azure: Azure,
+        routes: Sequence[Route],
+        authenticate: Callable[[Azure, Request, str], Claims],
+        authorize: Callable[[Azure, Request, Route, Claims], None],
+    ) -> None:
         self.azure = azure
         self._authenticate = authenticate
+        self._authorize = authorize
         self._routes: list[tuple[re.Pattern[str], dict[str, Any], Route]] = []
         for route in routes:
             regex, _, convertors = compile_path(route.path)
@@ -104,8 +114,11 @@ class App:
         await self.azure.faults.inject(request, host)
         route, parameters = self._match(host, request)
         request.scope["path_params"] = parameters
-        if not route.public:
-            self._authenticate(self.azure, request, host)
+        # A blob can be read with an identity as well as with a signature in its URL.
+        if not route.public or (host == "blob" and "authorization" in request.headers):
+            claims = self._authenticate(self.azure, request, host)
+            request.state.claims = claims
+            self._authorize(self.azure, request, route, claims)
         if route.versions is not None:
             version = request.query_params.get("api-version", "")
             if version not in route.versions:

@@ -1,0 +1,78 @@
+"""The permission that each route needs, held against the list of operations that Azure publishes."""
+
+from __future__ import annotations
+
+import importlib
+
+import pytest
+
+from mlops.emulator.history.mlflow_api import SERVED
+from mlops.emulator.identity.permissions import UNRESTRICTED, check_routes, find_action
+from mlops.emulator.server import GITHUB_MODULES, MODULES
+from mlops.emulator.wire import operations
+from mlops.emulator.wire.app import WS, Answer, Route
+
+MLFLOW = "/mlflow/v1.0" + WS + "/api/2.0/mlflow/"
+JOBS = "Microsoft.MachineLearningServices/workspaces/"
+
+
+def all_routes() -> list[Route]:
+    modules = [importlib.import_module(f"mlops.emulator.{name}") for name in (*MODULES, *GITHUB_MODULES)]
+    return [*operations.ROUTES, *(route for module in modules for route in getattr(module, "ROUTES", ()))]
+
+
+def test_every_route_has_a_permission_or_a_reason_for_needing_none() -> None:
+    check_routes(all_routes())
+    for method, paths in SERVED.items():
+        for path in paths:
+            assert find_action("api", method, MLFLOW + path)[0].startswith(f"{JOBS}experiments/")
+    catch_alls = {route.path for route in all_routes() if ":path}" in route.path and route.host not in UNRESTRICTED}
+    assert catch_alls == {"/{container}/{blob:path}", "/mlflow/{version}" + WS + "/api/2.0/mlflow/{path:path}"}
+
+
+def test_a_route_without_a_permission_keeps_the_emulator_from_starting() -> None:
+    async def handler(*_: object) -> Answer:
+        return None
+
+    with pytest.raises(ValueError, match="GET /somewhere/new of host api has no permission"):
+        check_routes([Route("api", "GET", "/somewhere/new", handler)])
+
+
+@pytest.mark.parametrize(
+    ("host", "method", "path", "action"),
+    [
+        ("arm", "GET", WS, "read"),
+        ("arm", "GET", WS + "/jobs", "jobs/read"),
+        ("arm", "PUT", WS + "/jobs/{job}", "jobs/write"),
+        ("arm", "POST", WS + "/jobs/{job}/cancel", "jobs/cancel/action"),
+        ("arm", "PATCH", WS + "/onlineEndpoints/{endpoint}", "onlineEndpoints/write"),
+        ("arm", "DELETE", WS + "/onlineEndpoints/{e}/deployments/{d}", "onlineEndpoints/deployments/delete"),
+        ("arm", "POST", WS + "/onlineEndpoints/{e}/deployments/{d}/getLogs", "onlineEndpoints/deployments/getLogs/action"),
+        ("arm", "GET", WS + "/models/{m}/versions", "models/versions/read"),
+        ("arm", "POST", WS + "/datastores/{d}/listSecrets", "datastores/listSecrets/action"),
+        ("api", "POST", MLFLOW + "runs/search", "experiments/runs/read"),
+        ("api", "POST", MLFLOW + "runs/log-batch", "experiments/runs/write"),
+        ("api", "POST", MLFLOW + "experiments/search", "experiments/read"),
+        ("api", "POST", MLFLOW + "experiments/create", "experiments/write"),
+        ("api", "GET", "/history/v1.0" + WS + "/experiments/{e}/runs/{run}/artifacts/contentinfo", "metadata/artifacts/read"),
+        ("api", "POST", "/history/v1.0" + WS + "/experiments/{e}/runs/{run}/artifacts/batch/metadata", "metadata/artifacts/write"),
+        ("api", "PATCH", "/history/v1.0" + WS + "/experimentids/{e}/runs/{run}/tags", "experiments/runs/write"),
+        ("api", "POST", "/history/v1.0" + WS + "/rundata", "experiments/runs/read"),
+    ],
+)
+def test_the_action_is_the_one_in_the_list_of_operations(host: str, method: str, path: str, action: str) -> None:
+    assert find_action(host, method, path) == (f"{JOBS}{action}", False)
+
+
+def test_paths_outside_the_workspace() -> None:
+    provider = "/subscriptions/{s}/providers/Microsoft.MachineLearningServices"
+    sizes = find_action("arm", "GET", provider + "/locations/{location}/vmSizes")
+    assert sizes == ("Microsoft.MachineLearningServices/locations/vmSizes/read", False)
+    assert find_action("arm", "GET", WS + "/providers/Microsoft.Authorization/permissions") == (
+        "Microsoft.Authorization/permissions/read",
+        False,
+    )
+    assert find_action("arm", "GET", "/subscriptions/{s}/resourceGroups/{g}") == (
+        "Microsoft.Resources/subscriptions/resourceGroups/read",
+        False,
+    )
