@@ -117,7 +117,12 @@ def _find_or_create_deployment(
 ) -> tuple[DeploymentView, bool]:
     """Return the healthy deployment, and whether it existed (or was being created) already."""
     deployment = workspace.endpoints.find_deployment(settings.name, name)
-    if deployment is not None and not (workspace.session.owns(deployment.tags) and deployment.tags.get(SERVED_MODEL) == registered.model):
+    is_ours = deployment is None or (
+        workspace.session.owns(deployment.tags)
+        and deployment.tags.get(SERVED_MODEL) == registered.model
+        and workspace.session.trusts(deployment.creator)
+    )
+    if not is_ours:
         raise DeploymentFailed(
             f"Endpoint {settings.name} has a deployment {name} that this pipeline did not create for this model.",
             "set another endpoint.deployment_prefix in pipeline.toml",

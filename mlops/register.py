@@ -121,9 +121,10 @@ def _completed_job(workspace: Workspace, judged: Judged, trained: Trained) -> Jo
 
 def _read_back(workspace: Workspace, name: str, new_version: str, job: str) -> RegisteredModel:
     model = workspace.assets.get_model(name, new_version)
-    if model.tags.get(TRAINING_JOB) != job:
+    if model.tags.get(TRAINING_JOB) != job or not workspace.session.trusts(model.creator):
         raise RegistrationError(
-            f"Model {name}:{new_version} exists already and is not from job {job}.", "set another registration.name in pipeline.toml"
+            f"Model {name}:{new_version} exists already and is not from job {job} of this pipeline.",
+            "set another registration.name in pipeline.toml",
         )
     return model
 

@@ -11,6 +11,7 @@ from datetime import UTC
 from functools import cached_property
 from typing import Any
 
+from mlops.cloud.creators import creator_of
 from mlops.cloud.entities import as_text
 from mlops.cloud.errors import NotFound, translate_errors
 from mlops.cloud.rest import Rest
@@ -79,6 +80,8 @@ class RegisteredModel:
     path: str
     identity: str
     """When this version was created (ISO 8601, UTC), which distinguishes it from others of the same name and version."""
+    creator: str = ""
+    """Who created it, as Azure says (see :mod:`mlops.cloud.creators`)."""
 
 
 _DISCOVERY = "https://eastus.api.azureml.ms/registrymanagement/v1.0/registries/{registry}/discovery"
@@ -172,10 +175,14 @@ class Assets:
             return _view(self._session.ml.models.create_or_update(model))
 
     def find_model(self, name: str, tags: Mapping[str, str]) -> RegisteredModel | None:
-        """Return the newest version of a model with all of these tags, or None."""
+        """Return the newest version of a model with all of these tags that was created by an identity that we trust, or None."""
         try:
             with translate_errors(f"listing the versions of model {name}"):
-                versions = [model for model in self._session.ml.models.list(name) if tags.items() <= (model.tags or {}).items()]
+                versions = [
+                    model
+                    for model in self._session.ml.models.list(name)
+                    if tags.items() <= (model.tags or {}).items() and self._session.trusts(creator_of(model.creation_context))
+                ]
         except NotFound:
             return None
         return _view(max(versions, key=lambda model: str(model.creation_context.created_at))) if versions else None
@@ -231,6 +238,7 @@ def _view(model: Any) -> RegisteredModel:
         tags=dict(model.tags or {}),
         path=as_text(model.path),
         identity=created.astimezone(UTC).isoformat() if created else "",
+        creator=creator_of(model.creation_context),
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from mlops.cloud.creators import creator_of
 from mlops.cloud.deployment_failures import classify
 from mlops.cloud.entities import as_text
 from mlops.cloud.errors import ErrorDetails, NotFound, parse_error, translate_errors
@@ -61,6 +62,8 @@ class DeploymentView:
     sku: str
     instances: int
     tags: Mapping[str, str] = field(default_factory=dict)
+    creator: str = ""
+    """Who created it, as Azure says (see :mod:`mlops.cloud.creators`)."""
 
     @property
     def identity(self) -> str:
@@ -388,4 +391,5 @@ def _deployment_view(entity: Any) -> DeploymentView:
         sku=as_text(entity.instance_type),
         instances=int(entity.instance_count or 0),
         tags=dict(entity.tags or {}),
+        creator=creator_of(entity.creation_context),
     )

@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from mlops.cloud.creators import creator_of
 from mlops.cloud.entities import as_text
 from mlops.cloud.errors import NotFound, translate_errors
 from mlops.cloud.session import Session
@@ -60,6 +61,8 @@ class JobView:
     outputs: Mapping[str, str] = field(default_factory=dict)
     """Output → azureml:// URI, or empty if the service gives none."""
     created_at: datetime | None = None
+    creator: str = ""
+    """Who created it, as Azure says (see :mod:`mlops.cloud.creators`)."""
 
     @property
     def identity(self) -> str:
@@ -128,10 +131,12 @@ class Jobs:
     def find(self, experiment: str, tags: Mapping[str, str], *, name_hint: str) -> list[JobView]:
         """Return the jobs of a key, newest attempt first. ``tags`` must contain :data:`RUN_KEY`; ``name_hint`` is the submit's.
 
-        Tags are compared as well, because a job may have the name by chance, or another key that starts alike.
+        Tags are compared as well, because a job may have the name by chance, or another key that starts alike. Jobs of an identity that
+        this target doesn't trust are left out, with a warning.
         """
         attempts = [job for job in self._list_attempts(name_hint, tags[RUN_KEY]) if job.experiment == experiment]
-        return [job for job in reversed(attempts) if tags.items() <= job.tags.items()]
+        matching = [job for job in reversed(attempts) if tags.items() <= job.tags.items()]
+        return [job for job in matching if self._is_trusted(job)]
 
     def list_owned(self) -> Iterator[JobView]:
         """List the jobs of this pipeline and target, in the service's order."""
@@ -214,7 +219,16 @@ class Jobs:
             job = self.get(name)
         except NotFound:
             return None
-        return job if job.tags.get(RUN_KEY) == key else None
+        return job if job.tags.get(RUN_KEY) == key and self._is_trusted(job) else None
+
+    def _is_trusted(self, job: JobView) -> bool:
+        if self._session.trusts(job.creator):
+            return True
+        console.warning(
+            f"Job {job.name} is not reused: it was created by {job.creator or 'an unknown identity'}, and target"
+            f" {self._session.config.target} only trusts {self._session.creator} and workspace.trusted_creators."
+        )
+        return False
 
     def _list_attempts(self, name_hint: str, key: str) -> Iterator[JobView]:
         """List the jobs of a key, oldest first."""
@@ -244,4 +258,5 @@ def _view(job: Any) -> JobView:
         properties=dict(job.properties or {}),
         outputs={name: as_text(getattr(output, "path", None)) for name, output in (getattr(job, "outputs", None) or {}).items()},
         created_at=job.creation_context.created_at if job.creation_context else None,
+        creator=creator_of(job.creation_context),
     )

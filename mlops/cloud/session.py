@@ -13,11 +13,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mlops.cloud.credential import sign_in
+from mlops.cloud.creators import creator_of_token
+from mlops.cloud.credential import MANAGEMENT_SCOPE, sign_in
 from mlops.cloud.errors import translate_errors
 from mlops.cloud.tags import MARK, OWNER, PIPELINE, RUN, TARGET
 from mlops.core.config import COORDINATES, Config
 from mlops.core.errors import ConfigError
+from mlops.github.oidc import decode_claims
 
 __all__ = ["Session"]
 
@@ -107,6 +109,25 @@ class Session:
             f"/providers/Microsoft.MachineLearningServices/workspaces/{workspace['name']}"
         )
 
+    @cached_property
+    def creator(self) -> str:
+        """What Azure writes as the creator of what we create (see :mod:`mlops.cloud.creators`); empty if our token doesn't say."""
+        with translate_errors("signing in to Entra ID"):
+            return creator_of_token(decode_claims(self.credential.get_token(MANAGEMENT_SCOPE).token))
+
+    def trusts(self, creator: str) -> bool:
+        """Return whether this target may reuse what an identity created.
+
+        An ephemeral target may reuse anything. A permanent one reuses only what its own identity or a configured one created: whoever may
+        run pull requests may also submit a job with the run key and the tags that the next push will look for.
+
+        Args:
+            creator: as :func:`mlops.cloud.creators.creator_of` returns it.
+        """
+        if self.config.endpoint.ephemeral:
+            return True
+        return bool(creator) and (creator == self.creator or creator in map(str.lower, self.config.workspace.trusted_creators))
+
     def owns(self, tags: Mapping[str, str] | None) -> bool:
         """Return whether this pipeline created a resource with these tags for this target."""
         return tags is not None and tags.get(PIPELINE) == MARK and tags.get(TARGET) == self.config.target
@@ -117,7 +138,7 @@ class Session:
 
 
 def _read_coordinates(config: Config) -> dict[str, str]:
-    coordinates = config.workspace.model_dump()
+    coordinates = {key: getattr(config.workspace, key) for key in COORDINATES}
     if all(coordinates.values()):
         return coordinates
     missing = ", ".join(COORDINATES[key] for key, value in coordinates.items() if not value)

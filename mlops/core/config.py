@@ -45,6 +45,11 @@ class WorkspaceConfig(Table):
     subscription_id: str = ""
     resource_group: str = ""
     name: str = ""
+    trusted_creators: tuple[str, ...] = Field(
+        (),
+        description="object ids of other identities whose jobs, model versions and deployments may be reused; a target that is not "
+        "ephemeral otherwise reuses only what its own identity has created",
+    )
 
 
 class DataConfig(Table):

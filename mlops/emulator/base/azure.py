@@ -15,7 +15,7 @@ from mlops.emulator.base.children import Children
 from mlops.emulator.base.faults import Faults
 from mlops.emulator.base.store import Store
 
-__all__ = ["LOCATION", "Azure", "Identity", "Options", "Services", "arm_id"]
+__all__ = ["LOCATION", "Azure", "Identity", "Options", "Services", "arm_id", "object_id"]
 
 T = TypeVar("T")
 
@@ -143,7 +143,14 @@ class Azure:
     """Variables that a child process (a job, a container) needs to reach the emulator as Azure; empty until the server listens."""
     services: Services = dataclasses.field(default_factory=Services)
     """In-memory state of the services."""
+    caller: str = ""
+    """Object id of the service principal whose request is handled; empty for what the emulator does on its own."""
     _tasks: set[asyncio.Task[Any]] = dataclasses.field(default_factory=set)
+
+    @property
+    def author(self) -> str:
+        """``createdBy`` and ``lastModifiedBy`` of ``systemData``: the object id of a service principal. Clients can't set it."""
+        return self.caller or object_id(self.identity.client)
 
     @property
     def workspace_id(self) -> str:
@@ -170,6 +177,11 @@ class Azure:
         path = self.state.joinpath(*parts)
         path.mkdir(parents=True, exist_ok=True)
         return path
+
+
+def object_id(client: str) -> str:
+    """Return the object id of the service principal of an application (its client id)."""
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"service-principal/{client}"))
 
 
 def arm_id(azure: Azure, *parts: str) -> str:

@@ -181,13 +181,13 @@ def to_run(azure: Azure, run: Document) -> dict[str, Any]:
     parent = runstore.get(azure, run["parent"]) if run["parent"] else None
     root = runstore.get(azure, run["root"])
     user = {
-        "userObjectId": azure.identity.client,
+        "userObjectId": run["author"],
         "userPuId": None,
         "userIdp": None,
         "userAltSecId": None,
         "userIss": f"https://sts.windows.net/{azure.identity.tenant}/",
         "userTenantId": azure.identity.tenant,
-        "userName": azure.identity.client,
+        "userName": run["author"],
         "upn": None,
     }
     kind = {"Pipeline": "azureml.PipelineRun", "Command": "azureml.scriptrun"}.get((run["job"] or {}).get("jobType", ""), "azureml.StepRun")
@@ -197,7 +197,7 @@ def to_run(azure: Azure, run: Document) -> dict[str, Any]:
         "rootRunId": run["root"],
         "createdUtc": run["created"],
         "createdBy": user,
-        "userId": azure.identity.client,
+        "userId": run["author"],
         "token": None,
         "tokenExpiryTimeUtc": None,
         "error": run["error"],

@@ -83,7 +83,7 @@ def find_name(azure: Azure, uuid: str) -> str | None:
 def add(azure: Azure, run: Document) -> Document:
     """Number and store a new run."""
     parent = get(azure, run["parent"]) if run["parent"] else None
-    run |= {"root": parent["root"] if parent else run["name"], "number": len(list_all(azure)) + 1}
+    run |= {"root": parent["root"] if parent else run["name"], "number": len(list_all(azure)) + 1, "author": azure.author}
     azure.store.put("run-uuid", run["uuid"], {"name": run["name"]})
     return azure.store.put("run", run["name"], run)
 

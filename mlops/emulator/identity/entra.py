@@ -1,4 +1,6 @@
-"""Entra ID for one tenant with one application: sign-in by client secret or federated assertion, and validation of access tokens.
+"""Entra ID for one tenant: sign-in of applications by client secret or federated assertion, and validation of access tokens.
+
+There is one application from the start; :func:`add_application` creates others, e.g. the one of pull requests.
 
 OAuth 2.0 client credentials (RFC 6749, 4.4), JWT bearer assertions (RFC 7523) and OpenID Connect discovery, in the form of Microsoft's
 v2.0 endpoints; error bodies contain AADSTS codes. Access tokens are JWTs (RFC 7519) that the emulator signs and verifies itself.
@@ -7,6 +9,7 @@ v2.0 endpoints; error bodies contain AADSTS codes. Access tokens are JWTs (RFC 7
 from __future__ import annotations
 
 import hmac
+import secrets
 import time
 import uuid
 from datetime import UTC, datetime
@@ -16,11 +19,11 @@ from urllib.parse import parse_qsl
 import jwt
 from starlette.requests import Request
 
-from mlops.emulator.base.azure import Azure
+from mlops.emulator.base.azure import Azure, object_id
 from mlops.emulator.base.errors import AzureFault
 from mlops.emulator.wire.app import Answer, Claims, Route
 
-__all__ = ["MANAGEMENT", "ML", "ROUTES", "STORAGE", "authenticate", "federate", "issue"]
+__all__ = ["MANAGEMENT", "ML", "ROUTES", "STORAGE", "add_application", "authenticate", "federate", "issue"]
 
 LOGIN = "https://login.microsoftonline.com"
 MANAGEMENT = "https://management.azure.com"
@@ -91,7 +94,7 @@ async def post_token(azure: Azure, request: Request) -> Answer:
             raise _entra_error(400, "invalid_request", 900144, f"The request body must contain the following parameter: '{name}'.")
     if form["grant_type"] != "client_credentials":
         raise _entra_error(400, "unsupported_grant_type", 70003, f"The app requested an unsupported grant type '{form['grant_type']}'.")
-    _check_client(azure, form)
+    client = _check_client(azure, form)
     audience = _audience_of(azure, form["scope"])
     minutes: float = LIFETIME_MIN
     if azure.faults.take("token-short", audience):
@@ -103,20 +106,29 @@ async def post_token(azure: Azure, request: Request) -> Answer:
         "token_type": "Bearer",
         "expires_in": seconds,
         "ext_expires_in": seconds,
-        "access_token": issue(azure, audience, lifetime),
+        "access_token": issue(azure, audience, lifetime, client),
     }
 
 
-def issue(azure: Azure, audience: str, minutes: float = LIFETIME_MIN, **more: str) -> str:
-    """Return a signed access token of the emulated application.
+def add_application(azure: Azure, client: str = "") -> dict[str, str]:
+    """Create an application, and return the variables that sign a process in as it."""
+    client, secret = client or str(uuid.uuid4()), secrets.token_urlsafe(30)
+    azure.store.put("application", client.lower(), {"client_secret": secret})
+    return {"AZURE_CLIENT_ID": client, "AZURE_CLIENT_SECRET": secret}
+
+
+def issue(azure: Azure, audience: str, minutes: float = LIFETIME_MIN, client: str = "", **more: str) -> str:
+    """Return a signed access token of an application.
 
     Args:
         azure: the emulated Azure.
         audience: the service that it is for.
         minutes: its lifetime; a negative one makes a token that has expired.
+        client: the application's client id; by default the first one's.
         more: other claims, e.g. the ``run`` of a job's token.
     """
     i = azure.identity
+    client = client or i.client
     now = time.time()
     # Even an expired token must begin before it ends.
     begin = int(now - 300 + min(minutes, 0) * 60)
@@ -126,11 +138,11 @@ def issue(azure: Azure, audience: str, minutes: float = LIFETIME_MIN, **more: st
         "iat": begin,
         "nbf": begin,
         "exp": int(now + minutes * 60),
-        "appid": i.client,
+        "appid": client,
         "appidacr": "1",
         "idtyp": "app",
-        "oid": _object_id(i.client),
-        "sub": _object_id(i.client),
+        "oid": object_id(client),
+        "sub": object_id(client),
         "tid": i.tenant,
         "uti": uuid.uuid4().hex,
         "ver": "1.0",
@@ -139,9 +151,13 @@ def issue(azure: Azure, audience: str, minutes: float = LIFETIME_MIN, **more: st
     return jwt.encode(claims, i.token_key, algorithm="HS256")
 
 
-def federate(azure: Azure, issuer: str, subject: str, jwks: dict[str, Any]) -> None:
-    """Trust assertions of ``issuer`` about ``subject`` that are signed with a key of ``jwks`` (JSON Web Key Set, RFC 7517)."""
-    azure.store.put("federated", f"{issuer} {subject}", {"issuer": issuer, "subject": subject, "jwks": jwks})
+def federate(azure: Azure, issuer: str, subject: str, jwks: dict[str, Any], client: str = "") -> None:
+    """Make an application (by default the first) trust assertions of ``issuer`` about ``subject``.
+
+    They must be signed with a key of ``jwks`` (JSON Web Key Set, RFC 7517).
+    """
+    client = (client or azure.identity.client).lower()
+    azure.store.put("federated", f"{client} {issuer} {subject}", {"client": client, "issuer": issuer, "subject": subject, "jwks": jwks})
 
 
 def authenticate(azure: Azure, request: Request, host: str) -> Claims:
@@ -175,10 +191,12 @@ def authenticate(azure: Azure, request: Request, host: str) -> Claims:
     return claims
 
 
-def _check_client(azure: Azure, form: dict[str, str]) -> None:
+def _check_client(azure: Azure, form: dict[str, str]) -> str:
+    """Return the client id of the application that these credentials belong to."""
     i = azure.identity
     client = form["client_id"]
-    if client.lower() != i.client:
+    known = {"client_secret": i.client_secret} if client.lower() == i.client else azure.store.get("application", client.lower())
+    if known is None:
         raise _entra_error(
             400,
             "unauthorized_client",
@@ -196,7 +214,7 @@ def _check_client(azure: Azure, form: dict[str, str]) -> None:
             7000216,
             "'client_assertion', 'client_secret' or 'request' is required for the 'client_credentials' grant type.",
         )
-    elif not hmac.compare_digest(form["client_secret"].encode(), i.client_secret.encode()):
+    elif not hmac.compare_digest(form["client_secret"].encode(), known["client_secret"].encode()):
         raise _entra_error(
             401,
             "invalid_client",
@@ -204,6 +222,7 @@ def _check_client(azure: Azure, form: dict[str, str]) -> None:
             "Invalid client secret provided. Ensure the secret being sent in the request is the client secret value, not the client"
             f" secret ID, for a secret added to app '{client}'.",
         )
+    return client.lower()
 
 
 def _check_assertion(azure: Azure, form: dict[str, str]) -> None:
@@ -228,7 +247,7 @@ def _check_assertion(azure: Azure, form: dict[str, str]) -> None:
             f" time of assertion {_utc(end)}. Review the documentation at"
             " https://learn.microsoft.com/entra/identity-platform/certificate-credentials",
         )
-    trusted = [document for _, document in azure.store.list("federated") if document["issuer"] == issuer]
+    trusted = [document for _, document in azure.store.list("federated", f"{form['client_id'].lower()} ") if document["issuer"] == issuer]
     if not trusted:
         raise _federation_error(700211, "issuer", issuer)
     audiences = claims.get("aud")
@@ -319,10 +338,6 @@ def _entra_error(status: int, error: str, code: int, message: str) -> AzureFault
 def _unauthorized(code: str, message: str) -> AzureFault:
     challenge = f'Bearer authorization_uri="{LOGIN}/", error="invalid_token", error_description="{message}"'
     return AzureFault(401, code, message, headers={"WWW-Authenticate": challenge})
-
-
-def _object_id(client: str) -> str:
-    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"service-principal/{client}"))
 
 
 def _utc(seconds: float) -> str:

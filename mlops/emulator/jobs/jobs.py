@@ -207,7 +207,7 @@ def _render(azure: Azure, run: Document) -> dict[str, Any]:
         "name": run["name"],
         "type": "Microsoft.MachineLearningServices/workspaces/jobs",
         "properties": None,
-        "systemData": {"createdAt": run["created"], "createdBy": azure.identity.client, "createdByType": "Application"},
+        "systemData": {"createdAt": run["created"], "createdBy": run["author"], "createdByType": "Application"},
     }
     if run["job"] is None:
         return resource

@@ -114,11 +114,13 @@ class App:
         await self.azure.faults.inject(request, host)
         route, parameters = self._match(host, request)
         request.scope["path_params"] = parameters
+        azure = self.azure
         # A blob can be read with an identity as well as with a signature in its URL.
         if not route.public or (host == "blob" and "authorization" in request.headers):
-            claims = self._authenticate(self.azure, request, host)
+            claims = self._authenticate(azure, request, host)
             request.state.claims = claims
-            self._authorize(self.azure, request, route, claims)
+            self._authorize(azure, request, route, claims)
+            azure = dataclasses.replace(azure, caller=str(claims["oid"]))
         if route.versions is not None:
             version = request.query_params.get("api-version", "")
             if version not in route.versions:
@@ -128,7 +130,7 @@ class App:
                     f"The api-version '{version}' is invalid. The supported versions are '{','.join(sorted(route.versions))}'.",
                 )
         self._check_workspace(parameters)
-        answer = await route.handler(self.azure, request)
+        answer = await route.handler(azure, request)
         return answer if isinstance(answer, Response) else _make_response(200, answer, {})
 
     def _match(self, host: str, request: Request) -> tuple[Route, dict[str, Any]]:

@@ -53,7 +53,7 @@ def now() -> str:
 
 def add_system_data(azure: Azure, previous: Document | None, content: dict[str, Any]) -> Document:
     """Return ``content`` with the times and authors for ``systemData``; those of the creation come from the ``previous`` document."""
-    author = {"by": azure.identity.client, "at": now()}
+    author = {"by": azure.author, "at": now()}
     return content | {"created": previous["created"] if previous else author, "modified": author}
 
 

@@ -1,0 +1,36 @@
+"""Who created a resource, according to Azure itself.
+
+Azure writes ``systemData`` and no client can: it has the object id of a service principal or managed identity, and of a person only the
+display name. Tags prove nothing, because everybody who may create a job may give it any tag.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mlops.cloud.entities import as_text
+
+__all__ = ["creator_of", "creator_of_token"]
+
+
+def creator_of(system_data: Any) -> str:
+    """Return the creator in an entity's ``systemData``: an object id, or ``NAME (a person)``; empty if Azure gives none.
+
+    Args:
+        system_data: has ``created_by`` and ``created_by_type``; None counts as without.
+    """
+    name = as_text(getattr(system_data, "created_by", None))
+    kind = as_text(getattr(system_data, "created_by_type", None)).rpartition(".")[2]
+    return _name(name, is_person=kind.lower() not in ("application", "managedidentity"))
+
+
+def creator_of_token(claims: Mapping[str, Any]) -> str:
+    """Return what Azure will write as the creator of whatever this token's owner creates; empty if the token doesn't say."""
+    is_person = claims.get("idtyp") != "app" and bool(claims.get("name"))
+    return _name(str(claims.get("name" if is_person else "oid") or ""), is_person=is_person)
+
+
+def _name(text: str, *, is_person: bool) -> str:
+    # The suffix keeps a person whose display name is an object id from being taken for its owner.
+    return f"{text} (a person)" if text and is_person else text.lower()
