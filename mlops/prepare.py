@@ -7,11 +7,13 @@ Writes ``run/data/{split}.jsonl``. Running it again with the same settings and s
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from mlops.cli import stage
@@ -22,13 +24,14 @@ from mlops.core.records import Prepared
 from mlops.core.reuse import reuse_key
 from mlops.core.run import Run, file_sha256
 from mlops.dataset import fingerprint
+from mlops.dataset.checks import RULES, check_row
 from mlops.dataset.conversation import SPLITS, Conversation, InvalidRow, encode, hash64, normalize
-from mlops.dataset.rows import Rows
+from mlops.dataset.rows import Rows, SelectedRows
 from mlops.dataset.sources import Source, find_source
 
 __all__ = ["EXCLUDED", "main", "prepare", "sample", "settings_key", "shorten"]
 
-VERSION = 1
+VERSION = 2
 """Increase it when the code below produces different rows from the same source, so that older results are not reused."""
 
 EXCLUDED = {
@@ -39,6 +42,11 @@ EXCLUDED = {
 
 ORDER = ("test_sft", "test_gen", "train_sft", "train_gen")
 """Test splits come first: a conversation that is in both is then dropped from the training split, not from the test split."""
+
+QUARANTINE = "quarantine.jsonl"
+"""In run/data: the rows with errors that were left out, each with its place in the source."""
+
+BAD = "with errors"
 
 MAX_LISTED = 20
 """How many invalid rows an error lists; the others are only counted."""
@@ -69,26 +77,39 @@ def prepare(config: Config, run: Run) -> Prepared:
     stats = {name: _size_and_mtime(path) for name, path in source.files().items()}
     digests = {name: file_sha256(path) for name, path in source.files().items()}
     splits = source.splits()
+    for split, rows in splits.items():
+        console.info(f"    {split}: {rows.title}, {len(rows):,} rows")
+    bad = BadRows(config.data.on_bad_row)
+    bad.add_unreadable(splits)
     _check_splits(source, splits)
 
-    dropped: dict[str, Counter[str]] = {}
+    dropped: dict[str, Counter[str]] = {split: Counter() for split in ORDER}
     hashes: set[int] = set()
-    written = {split: _write(run, split, splits[split], config.data, hashes, dropped.setdefault(split, Counter())) for split in ORDER}
-    for split, (temporary, _) in written.items():
-        temporary.replace(run.path("data", f"{split}.jsonl"))
-    files = {split: run.describe_file(run.path("data", f"{split}.jsonl"), rows=written[split][1]) for split in SPLITS}
+    with _removed_on_failure(run) as temporary:
+        written = {split: _write(run, split, splits[split], config.data, hashes, dropped[split], bad, temporary) for split in ORDER}
+        bad.write(run, temporary)
+        bad.stop()
+        for path in temporary:
+            path.replace(path.with_name(path.name.removeprefix(".").removesuffix(".new")))
+    files = {split: run.describe_file(run.path("data", f"{split}.jsonl"), rows=written[split]) for split in SPLITS}
+    origins = {f"origin.{split}": run.describe_file(run.path("data", f"{split}.origin.txt")) for split in SPLITS}
+    quarantine = {"quarantine": run.describe_file(run.path("data", QUARANTINE), rows=len(bad))} if len(bad) else {}
     record = Prepared(
         dataset=source.name,
         revision=source.revision,
         percent=config.data.percent,
         seed=config.data.seed,
         fingerprint=fingerprint.of_files({split: file.sha256 for split, file in files.items()}),
-        files=files,
+        files={**files, **origins, **quarantine},
         settings=key,
         source=digests,
         source_stats=stats,
         dropped={split: dict(sorted(reasons.items())) for split, reasons in dropped.items() if reasons},
+        formats={split: splits[split].title for split in SPLITS},
+        notes=dict(sorted(merge_notes(splits).items())),
     )
+    for note, count in record.notes.items():
+        console.warning(f"{count:,} row(s) have {note}.")
     console.info(f"  kept {_row_counts(record)}; data fingerprint {record.fingerprint[:12]}")
     return run.write(record)
 
@@ -120,10 +141,89 @@ def shorten(row: Conversation, max_messages: int | None, split: str) -> Conversa
     return Conversation(prompt=row.prompt, messages=messages, prompt_id=row.prompt_id)
 
 
+def merge_notes(splits: Mapping[str, Rows]) -> Mapping[str, int]:
+    """Merge the notes of all splits. Splits that were made from the same rows have the same notes, which count once."""
+    merged: dict[str, int] = {}
+    for rows in splits.values():
+        for note, count in rows.notes().items():
+            merged[note] = max(merged.get(note, 0), count)
+    return merged
+
+
+class BadRows:
+    """Rows with errors: collected to be listed all at once, or left out.
+
+    Args:
+        policy: ``stop`` or ``drop``.
+    """
+
+    def __init__(self, policy: str) -> None:
+        self.drop = policy == "drop"
+        self._rows: dict[str, tuple[str, str, str]] = {}
+        self._total = 0
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def add(self, split: str, where: str, rule: str, message: str) -> None:
+        """Add a row, unless it has been added already."""
+        self._rows.setdefault(where, (split, rule, message))
+
+    def add_unreadable(self, splits: Mapping[str, Rows]) -> None:
+        """Add the rows that are known to be unreadable, and stop if they are to be listed."""
+        self._total = sum(map(len, splits.values()))
+        for split, rows in splits.items():
+            for index, problem in sorted(rows.invalid_rows().items()):
+                self.add(split, rows.where(index), problem.rule, str(problem))
+        if self._total and len(self) == self._total:
+            self.drop = False
+        self.stop()
+
+    def stop(self) -> None:
+        """Raise if there are rows with errors that are not to be dropped.
+
+        Raises:
+            ValidationFailed: lists them.
+        """
+        if not self._rows or self.drop:
+            return
+        listed = [f"{where}: {rule}: {message}" for where, (_, rule, message) in self._rows.items()]
+        if len(listed) > MAX_LISTED:
+            listed[MAX_LISTED:] = [f"… and {len(listed) - MAX_LISTED} more"]
+        if len(self) == self._total:
+            what, fix = f"None of the {self._total:,} row(s) is a conversation", "fix the file; data/README.md shows every format"
+        else:
+            what = f"{len(self):,} row(s) are not valid conversations"
+            fix = 'fix these rows, or leave them out with data.on_bad_row = "drop"'
+        raise ValidationFailed(f"{what}:\n" + "\n".join(listed), fix)
+
+    def write(self, run: Run, temporary: list[Path]) -> None:
+        """Write the list of rows that are left out, and say how many there are."""
+        if not self._rows or not self.drop:
+            return
+        path = run.path("data", f".{QUARANTINE}.new")
+        temporary.append(path)
+        rows = ({"where": where, "split": split, "rule": rule, "message": text} for where, (split, rule, text) in self._rows.items())
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        console.warning(f"{len(self):,} row(s) with errors are left out (data.on_bad_row). They are listed in run/data/{QUARANTINE}.")
+
+
+@contextmanager
+def _removed_on_failure(run: Run) -> Iterator[list[Path]]:
+    """Collect temporary files, which are removed if they are not moved into place. Remove the list of an earlier run, too."""
+    temporary: list[Path] = []
+    run.path("data", QUARANTINE).unlink(missing_ok=True)
+    try:
+        yield temporary
+    finally:
+        for path in temporary:
+            path.unlink(missing_ok=True)
+
+
 def _select(
-    split: str, rows: Rows, data: DataConfig, hashes: set[int], dropped: Counter[str], problems: list[tuple[str, InvalidRow]]
-) -> Iterator[Conversation]:
-    """Yield the rows of a split that pass the limits, ordered by hash.
+    split: str, rows: Rows, data: DataConfig, hashes: set[int], dropped: Counter[str], bad: BadRows
+) -> Iterator[tuple[int, Conversation]]:
+    """Yield the rows of a split that pass the limits, ordered by hash, each with its index.
 
     Args:
         split: its name.
@@ -131,14 +231,19 @@ def _select(
         data: percentage and limits.
         hashes: of the conversations kept so far, in any split; is added to.
         dropped: reason → number of dropped rows; is added to.
-        problems: invalid rows and where they are; is added to.
+        bad: rows with errors; is added to.
     """
     order = sample(rows, data.percent, data.seed)
     for index, row in zip(order, rows.take(order), strict=True):
         if isinstance(row, InvalidRow):
-            problems.append((rows.where(index), row))
+            bad.add(split, rows.where(index), row.rule, str(row))
+            dropped[BAD] += 1
             continue
         short = shorten(row, data.max_messages, split)
+        if bad.drop and (problem := _find_error(short, split)):
+            bad.add(split, rows.where(index), *problem)
+            dropped[BAD] += 1
+            continue
         if data.max_characters is not None and sum(len(message.content) for message in short.messages) > data.max_characters:
             dropped["longer than max_characters"] += 1
             continue
@@ -149,36 +254,44 @@ def _select(
                 dropped["repeated"] += 1
                 continue
             hashes.add(key)
-        yield short
+        yield index, short
 
 
-def _write(run: Run, split: str, rows: Rows, data: DataConfig, hashes: set[int], dropped: Counter[str]) -> tuple[Path, int]:
-    """Write a split to a temporary file; return its path and its number of rows."""
-    problems = rows.invalid_rows()
-    limit = data.max_rows.get(split)
-    temporary = run.path("data", f".{split}.jsonl.new")
+def _find_error(row: Conversation, split: str) -> tuple[str, str] | None:
+    """Return the first error of a row that has been read, as `mlops validate` would report it."""
+    problems = check_row(row, for_training=not split.endswith("_gen"))
+    return next((problem for problem in problems if RULES[problem[0]][0] == "error"), None)
+
+
+def _write(
+    run: Run, split: str, rows: Rows, data: DataConfig, hashes: set[int], dropped: Counter[str], bad: BadRows, temporary: list[Path]
+) -> int:
+    """Write a split and the origin of its rows to temporary files; return its number of rows."""
+    limit = data.max_rows.get(split)  # type: ignore[call-overload]
+    paths = [run.path("data", f".{split}{suffix}.new") for suffix in (".jsonl", ".origin.txt")]
+    temporary += paths
     progress = console.Progress(f"rows of {split}")
-    with temporary.open("wb") as file:
-        for row in _select(split, rows, data, hashes, dropped, problems) if not problems else ():
+    with paths[0].open("wb") as file, paths[1].open("w", encoding="utf-8") as origins:
+        for index, row in _select(split, rows, data, hashes, dropped, bad):
             if progress.done == limit:
                 break
             file.write(encode(row))
+            origins.write(f"{rows.where(index)}\n")
             progress.advance()
         file.flush()
         os.fsync(file.fileno())
-    if problems:
-        temporary.unlink()
-        raise _invalid_rows_error(problems)
     progress.close()
     for reason, count in sorted(dropped.items()):
         console.info(f"    dropped: {count} {reason}")
     if not progress.done:
-        temporary.unlink()
+        bad.stop()
+        reasons = "; ".join(f"{count:,} {reason}" for reason, count in sorted(dropped.items()))
         raise DataError(
-            f"No rows of {split} remain: of its {len(rows)} rows {data.percent:g} % were sampled, and none of those passes the limits.",
+            f"No rows of {split} remain: of its {len(rows):,} rows {data.percent:g} % were sampled, and none of those passes the limits"
+            + (f" ({reasons})." if reasons else "."),
             "raise data.percent, data.max_characters or data.max_rows in pipeline.toml",
         )
-    return temporary, progress.done
+    return progress.done
 
 
 def _find_unchanged(run: Run, source: Source, key: str) -> Prepared | None:
@@ -203,23 +316,20 @@ def _row_counts(record: Prepared) -> str:
 
 
 def _check_splits(source: Source, splits: Mapping[str, Rows]) -> None:
+    counts = ", ".join(f"{split} {len(rows):,}" for split, rows in splits.items())
     for split in SPLITS:
         if split not in splits:
             raise DataError(
                 f"{source.name} has no split {split}; it has {', '.join(splits) or 'none of the four'}.",
-                f"a data set needs {', '.join(SPLITS)}: in a folder, one file each, for example {split}.jsonl",
+                f"a data set has {', '.join(SPLITS)}, or train and test, in files with these names; a single file is divided",
+            )
+        if not len(splits[split]) and all(isinstance(rows, SelectedRows) for rows in splits.values()):
+            raise DataError(
+                f"{source.name} has too few conversations to divide them into the four splits: {counts}.",
+                "add conversations (100 are enough), or use a folder with one file per split",
             )
         if not len(splits[split]):
             raise DataError(f"The split {split} of {source.name} is empty.", "use a data set with rows in each of the four splits")
-
-
-def _invalid_rows_error(problems: Sequence[tuple[str, InvalidRow]]) -> ValidationFailed:
-    listed = [f"{where}: {problem.rule}: {problem}" for where, problem in problems[:MAX_LISTED]]
-    if len(problems) > MAX_LISTED:
-        listed.append(f"… and {len(problems) - MAX_LISTED} more")
-    return ValidationFailed(
-        f"{len(problems)} row(s) are not conversations in the ultrachat schema:\n" + "\n".join(listed), "fix or remove these rows"
-    )
 
 
 main = stage.command(prepare)

@@ -60,7 +60,8 @@ def validate(config: Config, run: Run, workspace: Workspace) -> Validated:
     if not retention.is_file():
         raise ConfigError(f"There is no retention suite {retention}.", "set evaluation.retention_suite in pipeline.toml to a file")
     files = {split: run.directory / prepared.files[split].path for split in SPLITS}
-    checked = check({**files, RETENTION: retention})
+    origins = {split: run.directory / file.path for split in SPLITS if (file := prepared.files.get(f"origin.{split}"))}
+    checked = check({**files, RETENTION: retention}, origins)
     findings = list(checked.findings)
     frozen, short = suites.freeze(files["test_sft"], retention, run.path("suites", "target.jsonl").parent, config.evaluation)
     findings += short

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from mlops.core.config import DataConfig
 from mlops.dataset.checks import RETENTION, check
 from mlops.dataset.conversation import Conversation, RetentionItem, content_id, normalize, read_jsonl
-from mlops.dataset.sources import SPLIT_SHARES, FileSource
+from mlops.dataset.sources import find_source
+from mlops.dataset.splits import SPLIT_SHARES
 
 DATA = Path(__file__).parent.parent / "data"
 README = (DATA / "README.md").read_text(encoding="utf-8")
@@ -91,5 +93,5 @@ def test_multi_turn_items_have_several_turns() -> None:
 
 
 def test_sample_fills_every_split() -> None:
-    splits = FileSource(DATA / "sample.jsonl").splits()
+    splits = find_source(DataConfig(dataset=str(DATA / "sample.jsonl"))).splits()
     assert {split: len(rows) > 0 for split, rows in splits.items()} == dict.fromkeys(SPLIT_SHARES, True)

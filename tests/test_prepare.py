@@ -75,8 +75,8 @@ def folder(tmp_path: Path) -> Path:
 def test_the_record_describes_the_kept_rows_and_their_source(folder: Path, run: Run) -> None:
     record = prepare(config(folder, percent=25), run)
     assert run.read(Prepared) == record
-    assert {split: file.rows for split, file in record.files.items()} == dict.fromkeys(SPLITS, 10)
-    assert {split: file.sha256 for split, file in record.files.items()} == {
+    assert {split: record.files[split].rows for split in SPLITS} == dict.fromkeys(SPLITS, 10)
+    assert {split: record.files[split].sha256 for split in SPLITS} == {
         split: file_sha256(run.directory / "data" / f"{split}.jsonl") for split in SPLITS
     }
     assert (record.dataset, record.revision, record.percent, record.seed) == (str(folder), "local", 25.0, 42)
@@ -123,7 +123,7 @@ def datasets_rows(count: int) -> Any:
 
 def test_rows_are_limited_after_the_percentage(folder: Path, run: Run) -> None:
     record = prepare(config(folder, percent=50, max_rows={"train_sft": 7, "test_gen": 100}), run)
-    assert {split: file.rows for split, file in record.files.items()} == {"train_sft": 7, "test_sft": 20, "train_gen": 20, "test_gen": 20}
+    assert {split: record.files[split].rows for split in SPLITS} == {"train_sft": 7, "test_sft": 20, "train_gen": 20, "test_gen": 20}
 
 
 @pytest.mark.parametrize(

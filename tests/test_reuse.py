@@ -33,7 +33,12 @@ KEYS: dict[str, tuple[Callable[[Config], str], Mapping[str, str], tuple[str, ...
 }
 """Stage → its key, the settings that it excludes, and the sections that it is made from."""
 
-OTHER_VALUES: dict[str, Any] = {"precision": "float32", "instance_type": "Standard_DS3_v2", "max_rows": {"train_sft": 1}}
+OTHER_VALUES: dict[str, Any] = {
+    "precision": "float32",
+    "instance_type": "Standard_DS3_v2",
+    "max_rows": {"train_sft": 1},
+    "columns": {"prompt": "x"},
+}
 """Settings whose other value can't be derived from the default."""
 
 

@@ -55,14 +55,28 @@ class WorkspaceConfig(Table):
 class DataConfig(Table):
     """Which conversations."""
 
-    dataset: str = Field("HuggingFaceH4/ultrachat_200k", description="hub id, `chitchat`, or a folder or file (parquet, jsonl, json, csv)")
+    dataset: str = Field(
+        "HuggingFaceH4/ultrachat_200k",
+        description="hub id, `chitchat`, or a file, folder or pattern such as `chats/*.jsonl`; [formats](../data/README.md#your-own-data)",
+    )
     revision: str = Field("8049631c405ae6576f93f445c6b8166f76f5505a", description="commit of the hub repository; ignored for files")
     percent: float = Field(5.0, gt=0, le=100, description="of each split to keep")
-    max_rows: dict[str, int] = Field(default_factory=dict, description="split → maximum number of rows, applied after `percent`")
+    max_rows: dict[Literal["train_sft", "test_sft", "train_gen", "test_gen"], Annotated[int, Field(ge=1)]] = Field(
+        default_factory=dict, description="split → maximum number of rows, applied after `percent`"
+    )
     max_messages: int | None = Field(None, ge=2, description="cut conversations to this many messages")
     max_characters: int | None = Field(None, ge=1, description="drop conversations longer than this")
     deduplicate: bool = Field(True, description="drop repeated conversations, and training rows that are also in a test split")
     seed: int = 42
+    format: Literal["auto", "messages", "sharegpt", "pairs"] = Field(
+        "auto", description="layout of the rows; `auto`: recognized by their fields"
+    )
+    columns: dict[Literal["messages", "prompt", "response", "input", "system", "prompt_id", "tools"], str] = Field(
+        default_factory=dict, description="what is needed → the field that contains it, where the usual names are not used"
+    )
+    on_bad_row: Literal["stop", "drop"] = Field(
+        "stop", description="`drop`: leave rows with errors out, count them and list them in `run/data/quarantine.jsonl`"
+    )
 
 
 class ModelConfig(Table):

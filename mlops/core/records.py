@@ -84,7 +84,11 @@ class FileDigest(Frozen):
 
 
 class Prepared(Record):
-    """The data, as JSON Lines under ``run/data/``. ``files`` has one entry per split."""
+    """The data, as JSON Lines under ``run/data/``.
+
+    ``files`` has an entry per split; ``origin.SPLIT``, the place of each of its rows in the source; and ``quarantine``, if rows were
+    left out.
+    """
 
     stage: ClassVar[str] = "prepare"
     volatile: ClassVar[frozenset[str]] = Record.volatile | {"source_stats"}
@@ -99,6 +103,8 @@ class Prepared(Record):
     )
     source_stats: dict[str, tuple[int, int]] = Field(default_factory=dict, description="file → size and mtime_ns when it was last read")
     dropped: dict[str, dict[str, int]] = Field(default_factory=dict, description="split → reason → number of dropped rows")
+    formats: dict[str, str] = Field(default_factory=dict, description="split → layout of its rows in the source")
+    notes: dict[str, int] = Field(default_factory=dict, description="what the layout ignored → in how many rows")
 
 
 class Finding(Frozen):

@@ -11,7 +11,7 @@ Memory: five 64-bit hashes per row (40 bytes) and no text. Two rows are consider
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -39,6 +39,8 @@ RULES: Mapping[str, tuple[Literal["error", "warning"], str]] = {
     "json.malformed": ("error", "standard JSON: no NaN, no lone surrogates"),
     "json.too-long": ("error", "no line exceeds the limit"),
     "schema.field": ("error", "a row has prompt, messages and prompt_id of the right types; a message has only role and content"),
+    "content.type": ("error", "the parts of a message are text"),
+    "message.weight": ("error", "a weight is 0 or 1, and one assistant message has weight 1"),
     "split.empty": ("error", "a split has rows"),
     "id.empty": ("error", "a row has a prompt_id"),
     "id.duplicate": ("warning", "a prompt_id appears once per split"),
@@ -72,38 +74,41 @@ class CheckResult:
     findings: tuple[Finding, ...]
 
 
-def check(files: Mapping[str, Path]) -> CheckResult:
+def check(files: Mapping[str, Path], origins: Mapping[str, Path] | None = None) -> CheckResult:
     """Check JSON Lines files.
 
     Args:
         files: split → file; :data:`RETENTION` names the retention suite.
+        origins: split → file with the place of each row in its source, one per line. Findings name these places.
 
     Raises:
         OSError: a file can't be read.
     """
     hashes, findings, rows = {}, [], {}
     for split, path in files.items():
-        hashes[split] = _RowHashes(path)
+        places = origins[split].read_text(encoding="utf-8").splitlines() if origins and split in origins else []
+        hashes[split] = _RowHashes(path, places)
+        where = hashes[split].where
         ends_with_user: list[int] = []
         progress = console.Progress(f"rows of {split} checked")
         for number, row in read_jsonl(path, RetentionItem if split == RETENTION else Conversation):
             progress.advance()
             if isinstance(row, InvalidRow):
-                findings.append(_finding(row.rule, path, number, str(row)))
+                findings.append(_finding(row.rule, where(number), str(row)))
                 continue
             problems = list(check_row(row, for_training=not split.endswith("_gen")))
-            findings += [_finding(rule, path, number, f"{message} (prompt_id {row.prompt_id!r})") for rule, message in problems]
+            findings += [_finding(rule, where(number), f"{message} (prompt_id {row.prompt_id!r})") for rule, message in problems]
             if not problems and split.endswith("_gen") and row.messages[-1].role != "assistant":
                 ends_with_user.append(number)
             hashes[split].add(number, row)
         progress.close()
         rows[split] = progress.done
         if not progress.done:
-            findings.append(_finding("split.empty", path, 1, "the file has no rows"))
+            findings.append(_finding("split.empty", f"{path}:1", "the file has no rows"))
         if ends_with_user:
             share = f"{len(ends_with_user):,} of {progress.done:,} conversations"
             message = f"{share} end with a user turn: they can be used for generation, but not for training"
-            findings.append(_finding("generation.ending", path, ends_with_user[0], message))
+            findings.append(_finding("generation.ending", where(ends_with_user[0]), message))
         findings += hashes[split].duplicates()
     for split in EVALUATION_SPLITS:
         if split in hashes and TRAINING_SPLIT in hashes:
@@ -166,12 +171,18 @@ class _RowHashes:
     """Line numbers and hashes of a file's rows."""
 
     path: Path
+    places: Sequence[str] = ()
+    """Line number - 1 → place in the source, if it is known."""
     numbers: array[int] = field(default_factory=lambda: array("Q"))
     ids: array[int] = field(default_factory=lambda: array("Q"))
     exact: array[int] = field(default_factory=lambda: array("Q"))
     normalized: array[int] = field(default_factory=lambda: array("Q"))
     prompts: array[int] = field(default_factory=lambda: array("Q"))
     """0 for prompts shorter than :data:`LONG_PROMPT`."""
+
+    def where(self, number: int) -> str:
+        """Return the place of a line: in the source, if it is known."""
+        return self.places[number - 1] if number <= len(self.places) else f"{self.path}:{number}"
 
     def add(self, number: int, row: Conversation) -> None:
         messages = [(message.role.encode(), message.content) for message in row.messages]
@@ -189,13 +200,11 @@ class _RowHashes:
         exact, normalized, ids = _find_repetitions(self.exact), _find_repetitions(self.normalized), _find_repetitions(self.ids)
         for index in range(len(self.numbers)):
             if (same := exact.get(index)) is not None:
-                yield self._finding("duplicate.exact", index, f"repeats line {self.numbers[same]}")
+                yield self._finding("duplicate.exact", index, f"repeats {self._line(same)}")
             elif (same := normalized.get(index)) is not None:
-                yield self._finding("duplicate.normalized", index, f"is nearly the same as line {self.numbers[same]}")
+                yield self._finding("duplicate.normalized", index, f"is nearly the same as {self._line(same)}")
             elif (same := ids.get(index)) is not None:
-                yield self._finding(
-                    "id.duplicate", index, f"has the prompt_id of line {self.numbers[same]}, which is a different conversation"
-                )
+                yield self._finding("id.duplicate", index, f"has the prompt_id of {self._line(same)}, which is a different conversation")
 
     def overlaps(self, training: _RowHashes) -> Iterator[Finding]:
         """Yield rows that are also in the training data, under the strictest rule that applies."""
@@ -203,17 +212,20 @@ class _RowHashes:
         prompts = _find_matches(self.prompts, training.prompts)
         for index in range(len(self.numbers)):
             if (same := exact.get(index)) is not None:
-                yield self._finding("overlap.exact", index, f"is in the training data: {training.path}:{training.numbers[same]}")
+                yield self._finding("overlap.exact", index, f"is in the training data: {training.where(training.numbers[same])}")
             elif (same := normalized.get(index)) is not None:
                 yield self._finding(
-                    "overlap.normalized", index, f"is nearly the same as a training row: {training.path}:{training.numbers[same]}"
+                    "overlap.normalized", index, f"is nearly the same as a training row: {training.where(training.numbers[same])}"
                 )
             elif (same := prompts.get(index)) is not None and self.prompts[index]:
-                where = f"{training.path}:{training.numbers[same]}"
+                where = f"{training.where(training.numbers[same])}"
                 yield self._finding("overlap.prompt", index, f"has the same first prompt as the training row {where}")
 
     def _finding(self, rule: str, index: int, message: str) -> Finding:
-        return _finding(rule, self.path, self.numbers[index], message)
+        return _finding(rule, self.where(self.numbers[index]), message)
+
+    def _line(self, index: int) -> str:
+        return self.where(self.numbers[index]) if self.places else f"line {self.numbers[index]}"
 
 
 def _find_repetitions(hashes: array[int]) -> dict[int, int]:
@@ -242,5 +254,5 @@ def _as_numpy(hashes: array[int]) -> np.ndarray[tuple[int], np.dtype[np.uint64]]
     return np.frombuffer(hashes, dtype=np.uint64) if hashes else np.empty(0, dtype=np.uint64)
 
 
-def _finding(rule: str, path: Path, line: int, message: str) -> Finding:
-    return Finding(rule=rule, severity=RULES[rule][0], where=f"{path}:{line}", message=message)
+def _finding(rule: str, where: str, message: str) -> Finding:
+    return Finding(rule=rule, severity=RULES[rule][0], where=where, message=message)

@@ -27,6 +27,7 @@ __all__ = [
     "content_id",
     "convert",
     "decode",
+    "decode_any",
     "encode",
     "hash64",
     "lines",
@@ -97,22 +98,34 @@ def decode(line: bytes, kind: type[R] = Conversation) -> R:  # type: ignore[assi
         InvalidRow: with rule ``json.bom``, ``json.blank``, ``json.too-long``, ``json.encoding``, ``json.malformed``,
             ``json.duplicate-key`` or ``schema.field``.
     """
-    if len(line) > MAX_LINE_BYTES:
-        raise InvalidRow("json.too-long", f"the line is longer than {MAX_LINE_BYTES:,} bytes")
-    if line.startswith(b"\xef\xbb\xbf"):
-        raise InvalidRow("json.bom", "a byte order mark precedes the JSON; save the file as UTF-8 without BOM")
-    if not line.strip():
-        raise InvalidRow("json.blank", "the line is empty; JSON Lines has one object on every line")
+    _reject_unreadable(line)
     try:
         row: R = _DECODERS[kind].decode(line)
     except msgspec.ValidationError as problem:
         raise InvalidRow("schema.field", str(problem)) from None
-    except UnicodeDecodeError as problem:
-        raise InvalidRow("json.encoding", f"not UTF-8: {problem.reason} at byte {problem.start} of a text") from None
-    except msgspec.DecodeError as problem:
-        raise InvalidRow("json.malformed", str(problem)) from None
-    _reject_duplicate_keys(line, row)
+    except (UnicodeDecodeError, msgspec.DecodeError, RecursionError) as problem:
+        raise _describe_failure(problem) from None
+    has_expected_counts = all(line.count(key) == 1 for key in _KEYS_OF_ROW) and all(
+        line.count(key) == len(row.messages) for key in _KEYS_OF_MESSAGE
+    )
+    if not has_expected_counts or _ESCAPED_LETTER.search(line):
+        _reject_duplicate_keys(line)
     return row
+
+
+def decode_any(line: bytes) -> Any:
+    """Parse one JSON value of any schema, as strictly as :func:`decode`.
+
+    Raises:
+        InvalidRow: as :func:`decode`, except ``schema.field``.
+    """
+    _reject_unreadable(line)
+    try:
+        value = msgspec.json.decode(line)
+    except (UnicodeDecodeError, msgspec.DecodeError, RecursionError) as problem:
+        raise _describe_failure(problem) from None
+    _reject_duplicate_keys(line)
+    return value
 
 
 def convert(row: Any, kind: type[R] = Conversation) -> R:  # type: ignore[assignment]
@@ -192,12 +205,23 @@ def content_id(messages: Sequence[Message]) -> str:
     return hashlib.sha256(_ENCODER.encode([[message.role, message.content] for message in messages])).hexdigest()
 
 
-def _reject_duplicate_keys(line: bytes, row: Conversation) -> None:
-    has_expected_counts = all(line.count(key) == 1 for key in _KEYS_OF_ROW) and all(
-        line.count(key) == len(row.messages) for key in _KEYS_OF_MESSAGE
-    )
-    if has_expected_counts and not _ESCAPED_LETTER.search(line):
-        return
+def _reject_unreadable(line: bytes) -> None:
+    if len(line) > MAX_LINE_BYTES:
+        raise InvalidRow("json.too-long", f"the line is longer than {MAX_LINE_BYTES:,} bytes")
+    if line.startswith(b"\xef\xbb\xbf"):
+        raise InvalidRow("json.bom", "a byte order mark precedes the JSON; save the file as UTF-8 without BOM")
+    if not line.strip():
+        raise InvalidRow("json.blank", "the line is empty; JSON Lines has one object on every line")
+
+
+def _describe_failure(problem: UnicodeDecodeError | msgspec.DecodeError | RecursionError) -> InvalidRow:
+    if isinstance(problem, UnicodeDecodeError):
+        return InvalidRow("json.encoding", f"not UTF-8: {problem.reason} at byte {problem.start} of a text")
+    return InvalidRow("json.malformed", "nested too deeply" if isinstance(problem, RecursionError) else str(problem))
+
+
+def _reject_duplicate_keys(line: bytes) -> None:
+    """Look for duplicate keys. This is slow, so :func:`decode` calls it only for lines that may contain one."""
 
     def reject_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         keys: set[str] = set()
@@ -207,5 +231,8 @@ def _reject_duplicate_keys(line: bytes, row: Conversation) -> None:
             keys.add(key)
         return dict(pairs)
 
-    # This is slow but rare: it runs only for lines that may contain a duplicate key.
-    json.loads(line, object_pairs_hook=reject_duplicates)
+    try:
+        # Numbers stay text: Python refuses to convert very long ones.
+        json.loads(line, object_pairs_hook=reject_duplicates, parse_int=str, parse_float=str)
+    except RecursionError as problem:
+        raise _describe_failure(problem) from None

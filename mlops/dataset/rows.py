@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import csv
-import json
-import sys
+import bisect
+import contextlib
+import weakref
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
-import msgspec
+from mlops.core.config import DataConfig
+from mlops.dataset.contents import check_content, decompress
+from mlops.dataset.conversation import MAX_LINE_BYTES, Conversation, InvalidRow, convert, decode, decode_any, hash64
+from mlops.dataset.layouts import Layout, recognize
 
-from mlops.core.errors import DataError
-from mlops.dataset.conversation import Conversation, InvalidRow, convert, decode, hash64, lines
+__all__ = ["SAMPLE", "ArrowRows", "ChainedRows", "JsonLinesRows", "ListRows", "Rows", "SelectedRows", "decode_row", "find_layout"]
 
-__all__ = ["ArrowRows", "JsonLinesRows", "ListRows", "Rows", "read_csv", "read_json"]
-
-FIELDS = ("prompt", "prompt_id", "messages")
+SAMPLE = 20
+"""How many rows decide which layout a file has."""
 
 _BATCH = 1000
 
@@ -27,6 +29,9 @@ LocatedRow = tuple[str, Conversation | InvalidRow]
 
 class Rows(Protocol):
     """Rows by index. ``len()`` is their number."""
+
+    title: str
+    """The layout that was recognized, e.g. ``ShareGPT``."""
 
     def __len__(self) -> int: ...
 
@@ -39,15 +44,19 @@ class Rows(Protocol):
     def take(self, indices: Sequence[int]) -> Iterator[Conversation | InvalidRow]:
         """Yield the rows at these indices, in this order. A row that is not a conversation is an :class:`InvalidRow`."""
 
-    def invalid_rows(self) -> list[tuple[str, InvalidRow]]:
+    def invalid_rows(self) -> dict[int, InvalidRow]:
         """Return the rows that are not conversations, as far as they can be detected without reading all rows."""
+
+    def notes(self) -> Mapping[str, int]:
+        """Return what the layout ignored or changed → in how many rows, as far as rows were read."""
 
 
 class ListRows:
     """Rows in memory, for the small formats (JSON, CSV, chitchat)."""
 
-    def __init__(self, rows: Iterable[LocatedRow]) -> None:
-        self._rows = list(rows)
+    def __init__(self, rows: Iterable[LocatedRow], title: str = "ultrachat", layout: Layout | None = None) -> None:
+        self.title = title
+        self._rows, self._layout = list(rows), layout
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -64,26 +73,41 @@ class ListRows:
         """See :class:`Rows`."""
         return (self._rows[index][1] for index in indices)
 
-    def invalid_rows(self) -> list[tuple[str, InvalidRow]]:
+    def invalid_rows(self) -> dict[int, InvalidRow]:
         """See :class:`Rows`. The result is complete."""
-        return [(where, row) for where, row in self._rows if isinstance(row, InvalidRow)]
+        return {index: row for index, (_, row) in enumerate(self._rows) if isinstance(row, InvalidRow)}
+
+    def notes(self) -> Mapping[str, int]:
+        """See :class:`Rows`."""
+        return Counter() if self._layout is None else self._layout.notes
 
 
 class JsonLinesRows:
-    """Rows in a JSON Lines file, scanned once and then accessed by offset. Uses 16 bytes of memory per row."""
+    """Rows in a JSON Lines file, scanned once and then accessed by offset. Uses 24 bytes of memory per row. Empty lines are skipped.
 
-    def __init__(self, path: Path) -> None:
+    Raises:
+        DataError: the file is something else, or no layout fits its rows.
+    """
+
+    def __init__(self, path: Path, data: DataConfig, compression: str = "") -> None:
         self._path = path
-        self._offsets, self._ids = array("Q"), array("Q")
+        self._file = decompress(path, compression)
+        weakref.finalize(self, self._file.close)
+        check_content(path, ".jsonl", self._file.read(4096))
+        self._layout = find_layout((line for _, _, line in _lines(self._file)), data, str(path))
+        self.title = self._layout.title
+        self._numbers, self._offsets, self._ids = array("Q"), array("Q"), array("Q")
         self._invalid_rows: dict[int, InvalidRow] = {}
-        for number, offset, line in lines(path):
+        for number, offset, line in _lines(self._file):
             row: Conversation | InvalidRow
             try:
-                row = decode(line)
+                row = decode_row(line, self._layout)
             except InvalidRow as problem:
-                row = self._invalid_rows[number - 1] = problem
+                row = self._invalid_rows[len(self._ids)] = problem
+            self._numbers.append(number)
             self._offsets.append(offset)
             self._ids.append(_id_hash(row))
+        self._notes = Counter(self._layout.notes)
 
     def __len__(self) -> int:
         return len(self._offsets)
@@ -94,53 +118,73 @@ class JsonLinesRows:
 
     def where(self, index: int) -> str:
         """See :class:`Rows`."""
-        return f"{self._path}:{index + 1}"
+        return f"{self._path}:{self._numbers[index]}"
 
     def take(self, indices: Sequence[int]) -> Iterator[Conversation | InvalidRow]:
         """See :class:`Rows`."""
-        with self._path.open("rb") as file:
-            for index in indices:
-                if index in self._invalid_rows:
-                    yield self._invalid_rows[index]
-                    continue
-                file.seek(self._offsets[index])
-                yield decode(file.readline())
+        for index in indices:
+            if index in self._invalid_rows:
+                yield self._invalid_rows[index]
+                continue
+            self._file.seek(self._offsets[index])
+            yield decode_row(self._file.readline(), self._layout)
 
-    def invalid_rows(self) -> list[tuple[str, InvalidRow]]:
+    def invalid_rows(self) -> dict[int, InvalidRow]:
         """See :class:`Rows`. The result is complete."""
-        return [(self.where(index), problem) for index, problem in self._invalid_rows.items()]
+        return self._invalid_rows
+
+    def notes(self) -> Mapping[str, int]:
+        """See :class:`Rows`."""
+        return self._notes
 
 
 class ArrowRows:
-    """Rows of a ``datasets.Dataset`` (hub, Parquet), which stay on disk.
+    """Rows of Arrow tables (Parquet, ``save_to_disk``, hub), which stay on disk.
 
     Args:
-        dataset: a data set with at least the columns of :data:`FIELDS`.
+        batches: record batches, memory-mapped.
         name: its name in messages; a row is called ``name:row``.
+        data: overrules the layout.
+        keep: a temporary folder that must exist as long as the rows.
 
     Raises:
-        DataError: a column is missing or has another type.
+        DataError: no layout fits the columns.
     """
 
-    def __init__(self, dataset: Any, name: str) -> None:
-        for field, what in (("prompt", "string"), ("prompt_id", "string"), ("messages", "list of {role, content}")):
-            if field not in dataset.column_names:
-                raise DataError(
-                    f"{name} has no column {field!r}; it has {', '.join(dataset.column_names)}.",
-                    f"choose a data set in the ultrachat schema: {', '.join(FIELDS)} ({field} is a {what})",
-                )
-        self._dataset = dataset.select_columns(list(FIELDS))
+    def __init__(self, batches: Sequence[Any], name: str, data: DataConfig, columns: Sequence[str] = (), keep: Any = None) -> None:
         self._name = name
+        if keep is not None:
+            weakref.finalize(self, keep.cleanup)
+        self._batches = [batch for batch in batches if len(batch)]
+        self._starts = [0]
+        for batch in self._batches:
+            self._starts.append(self._starts[-1] + len(batch))
+        sample = self._batches[0].slice(0, SAMPLE).to_pylist() if self._batches else [dict.fromkeys(columns)]
+        self._layout = recognize(sample, data, name)
+        self._fields = [field for field in self._layout.names if not self._batches or field in self._batches[0].schema.names]
+        self.title = self._layout.title
+        self._invalid_rows: dict[int, InvalidRow] = {}
+        self._ids: array[int] | None = None
 
     def __len__(self) -> int:
-        return len(self._dataset)
+        return self._starts[-1]
 
     def ids(self) -> array[int]:
         """See :class:`Rows`."""
-        hashes = array("Q")
-        for batch in self._dataset.select_columns(["prompt_id"]).iter(batch_size=_BATCH):
-            hashes.extend(hash64(str(prompt_id).encode()) for prompt_id in batch["prompt_id"])
-        return hashes
+        if self._ids is None:
+            self._ids = array("Q")
+            column = self._layout.columns.get("prompt_id")
+            for start, batch in zip(self._starts, self._batches, strict=False):
+                values = batch.column(column).to_pylist() if column else [None]
+                texts = [value.encode() for value in values if isinstance(value, str)]
+                if len(texts) < len(values):
+                    for index, row in enumerate(self._convert(batch.select(self._fields).to_pylist()), start):
+                        if isinstance(row, InvalidRow):
+                            self._invalid_rows[index] = row
+                        self._ids.append(_id_hash(row))
+                else:
+                    self._ids.extend(map(hash64, texts))
+        return self._ids
 
     def where(self, index: int) -> str:
         """See :class:`Rows`."""
@@ -149,76 +193,168 @@ class ArrowRows:
     def take(self, indices: Sequence[int]) -> Iterator[Conversation | InvalidRow]:
         """See :class:`Rows`."""
         for start in range(0, len(indices), _BATCH):
-            # Read in batches: ten times as fast as row by row, with bounded memory.
-            batch = self._dataset[list(indices[start : start + _BATCH])]
-            for values in zip(*(batch[field] for field in FIELDS), strict=True):
-                try:
-                    yield convert(dict(zip(FIELDS, values, strict=True)))
-                except InvalidRow as problem:
-                    yield problem
+            # Many rows of a batch at once: ten times as fast as row by row, with bounded memory.
+            wanted = indices[start : start + _BATCH]
+            places: dict[int, list[tuple[int, int]]] = {}
+            for position, index in enumerate(wanted):
+                batch = bisect.bisect_right(self._starts, index) - 1
+                places.setdefault(batch, []).append((position, index - self._starts[batch]))
+            rows: list[Any] = [None] * len(wanted)
+            for batch, pairs in places.items():
+                taken = self._batches[batch].select(self._fields).take(_as_arrow([local for _, local in pairs]))
+                for (position, _), row in zip(pairs, taken.to_pylist(), strict=True):
+                    rows[position] = row
+            yield from self._convert(rows)
 
-    def invalid_rows(self) -> list[tuple[str, InvalidRow]]:
-        """See :class:`Rows`. The result is empty, because rows are only checked when they are read."""
-        return []
+    def invalid_rows(self) -> dict[int, InvalidRow]:
+        """See :class:`Rows`. Complete if the ids had to be computed from the rows; else rows are only checked when they are read."""
+        return self._invalid_rows
+
+    def notes(self) -> Mapping[str, int]:
+        """See :class:`Rows`."""
+        return self._layout.notes
+
+    def _convert(self, rows: Iterable[Mapping[str, Any]]) -> Iterator[Conversation | InvalidRow]:
+        for row in rows:
+            if self._layout.kind == "ultrachat":
+                with contextlib.suppress(InvalidRow):
+                    yield convert(row)
+                    continue
+            try:
+                yield self._layout.convert(row)
+            except InvalidRow as problem:
+                yield problem
 
 
-def read_json(path: Path) -> Iterator[LocatedRow]:
-    """Yield the elements of a JSON array with the line on which each begins.
+class ChainedRows:
+    """The rows of several files, one after another."""
+
+    def __init__(self, parts: Sequence[Rows]) -> None:
+        self._parts = parts
+        self.title = ", ".join(dict.fromkeys(part.title for part in parts))
+        self._starts = [0]
+        for part in parts:
+            self._starts.append(self._starts[-1] + len(part))
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def _locate(self, index: int) -> tuple[int, int]:
+        part = bisect.bisect_right(self._starts, index) - 1
+        return part, index - self._starts[part]
+
+    def ids(self) -> array[int]:
+        """See :class:`Rows`."""
+        return array("Q", (identity for part in self._parts for identity in part.ids()))
+
+    def where(self, index: int) -> str:
+        """See :class:`Rows`."""
+        part, local = self._locate(index)
+        return self._parts[part].where(local)
+
+    def take(self, indices: Sequence[int]) -> Iterator[Conversation | InvalidRow]:
+        """See :class:`Rows`."""
+        for start in range(0, len(indices), _BATCH):
+            located = [self._locate(index) for index in indices[start : start + _BATCH]]
+            taken = {part: self._parts[part].take([local for owner, local in located if owner == part]) for part, _ in located}
+            yield from (next(taken[part]) for part, _ in located)
+
+    def invalid_rows(self) -> dict[int, InvalidRow]:
+        """See :class:`Rows`."""
+        return {
+            start + index: row for start, part in zip(self._starts, self._parts, strict=False) for index, row in part.invalid_rows().items()
+        }
+
+    def notes(self) -> Mapping[str, int]:
+        """See :class:`Rows`."""
+        return sum((Counter(part.notes()) for part in self._parts), Counter())
+
+
+class SelectedRows:
+    """Some of the rows of another object."""
+
+    def __init__(self, rows: Rows, indices: Sequence[int]) -> None:
+        self._rows, self._indices = rows, indices
+        self.title = rows.title
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def ids(self) -> array[int]:
+        """See :class:`Rows`."""
+        ids = self._rows.ids()
+        return array("Q", (ids[index] for index in self._indices))
+
+    def where(self, index: int) -> str:
+        """See :class:`Rows`."""
+        return self._rows.where(self._indices[index])
+
+    def take(self, indices: Sequence[int]) -> Iterator[Conversation | InvalidRow]:
+        """See :class:`Rows`."""
+        return self._rows.take([self._indices[index] for index in indices])
+
+    def invalid_rows(self) -> dict[int, InvalidRow]:
+        """See :class:`Rows`."""
+        invalid = self._rows.invalid_rows()
+        return {position: invalid[index] for position, index in enumerate(self._indices) if index in invalid}
+
+    def notes(self) -> Mapping[str, int]:
+        """See :class:`Rows`. The notes of all rows that the selection was made from."""
+        return self._rows.notes()
+
+
+def find_layout(lines: Iterator[bytes], data: DataConfig, name: str) -> Layout:
+    """Recognize the layout of JSON texts by the first :data:`SAMPLE` of them that can be read.
 
     Raises:
-        DataError: the file is not one JSON array.
+        DataError: no layout fits.
     """
-    content = path.read_bytes()
-    try:
-        elements = msgspec.json.decode(content, type=list[msgspec.Raw])
-    except (msgspec.DecodeError, UnicodeDecodeError) as problem:
-        raise DataError(
-            f"{path} is not a JSON array of conversations: {problem}.", "write one array, or name the file .jsonl if each line is an object"
-        ) from None
-    position, line = 0, 1
-    for element in elements:
-        raw = bytes(element)
-        start = content.index(raw, position)
-        line += content.count(b"\n", position, start)
-        position = start
+    sample: list[Any] = []
+    for number, line in enumerate(lines):
+        if len(sample) == SAMPLE or number == SAMPLE * 10:
+            break
+        with contextlib.suppress(InvalidRow):
+            if isinstance(value := decode_any(line), Mapping):
+                sample.append(value)
+    return recognize(sample, data, name)
+
+
+def _lines(file: IO[bytes]) -> Iterator[tuple[int, int, bytes]]:
+    """Yield number, offset and bytes of every line that isn't empty, as :func:`mlops.dataset.conversation.lines` does.
+
+    A byte order mark at the beginning of the file is skipped.
+    """
+    number = 0
+    offset = file.seek(3 if file.seek(0) == 0 and file.read(3) == b"\xef\xbb\xbf" else 0)
+    while line := file.readline(MAX_LINE_BYTES + 1):
+        number += 1
+        start, offset = offset, offset + len(line)
+        if not line.isspace():
+            yield number, start, line
+        while len(line) > MAX_LINE_BYTES and not line.endswith(b"\n"):
+            line = file.readline(MAX_LINE_BYTES + 1)
+            offset += len(line)
+
+
+def decode_row(line: bytes, layout: Layout) -> Conversation:
+    """Decode and convert the JSON text of a row.
+
+    Raises:
+        InvalidRow: it is not a conversation.
+    """
+    if layout.kind == "ultrachat":
         try:
-            yield f"{path}:{line}", decode(raw)
+            return decode(line)
         except InvalidRow as problem:
-            yield f"{path}:{line}", problem
+            if problem.rule != "schema.field":
+                raise
+    return layout.convert(decode_any(line))
 
 
-def read_csv(path: Path) -> Iterator[LocatedRow]:
-    """Yield the records of a CSV file with a header. Its column ``messages`` contains JSON text. Excel's byte order mark is skipped.
+def _as_arrow(indices: Sequence[int]) -> Any:
+    import pyarrow
 
-    Raises:
-        DataError: a column is missing, or the file is not UTF-8 CSV.
-    """
-    csv.field_size_limit(sys.maxsize)
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, strict=True)
-        try:
-            missing = [field for field in FIELDS if field not in (reader.fieldnames or ())]
-            if missing:
-                raise DataError(
-                    f"{path}:1: column {missing[0]!r} is missing; the file has {', '.join(reader.fieldnames or ()) or 'no header'}.",
-                    f"the first line must name the columns {', '.join(FIELDS)}; messages contains JSON text",
-                )
-            line = reader.line_num + 1
-            for record in reader:
-                yield f"{path}:{line}", _csv_row(record)
-                line = reader.line_num + 1
-        except (csv.Error, UnicodeDecodeError) as problem:
-            raise DataError(f"{path}:{reader.line_num + 1}: {problem}.", "save the file as CSV in UTF-8") from None
-
-
-def _csv_row(record: dict[str, str | None]) -> Conversation | InvalidRow:
-    try:
-        # Decode via one JSON text, so that messages are checked as strictly as in other formats.
-        quoted = {field: json.dumps(record[field]) for field in ("prompt", "prompt_id")}
-        text = f'{{"prompt":{quoted["prompt"]},"prompt_id":{quoted["prompt_id"]},"messages":{record["messages"] or "null"}}}'
-        return decode(text.encode())
-    except InvalidRow as problem:
-        return problem
+    return pyarrow.array(indices, pyarrow.int64())
 
 
 def _id_hash(row: Conversation | InvalidRow) -> int:

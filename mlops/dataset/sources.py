@@ -1,30 +1,30 @@
 """Sources of conversations: the Hugging Face hub, files, or an installed package. Each provides four splits of rows.
 
-``datasets`` reads the hub and Parquet. The text formats are read by this package, because findings name file and line, which
-``datasets`` doesn't provide, and because ``datasets`` silently accepts NaN, byte order marks and changing types.
+``datasets`` reads the hub. Files are read by this package, because findings name file and line, which ``datasets`` doesn't provide, and
+because ``datasets`` silently accepts NaN, byte order marks and changing types.
 """
 
 from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from mlops.core import console
 from mlops.core.config import DataConfig
+from mlops.core.console import did_you_mean
 from mlops.core.errors import ConfigError, DataError
 from mlops.dataset import chitchat
-from mlops.dataset.conversation import SPLITS, Conversation, hash64, normalize
-from mlops.dataset.rows import ArrowRows, JsonLinesRows, ListRows, LocatedRow, Rows, read_csv, read_json
+from mlops.dataset.contents import COMPRESSIONS
+from mlops.dataset.conversation import SPLITS
+from mlops.dataset.files import SAVED, SPLIT_NAMES, find_files, group_by_split
+from mlops.dataset.readers import FORMATS, is_data_file, read_file, read_saved
+from mlops.dataset.rows import ArrowRows, ChainedRows, ListRows, Rows
+from mlops.dataset.splits import arrange, assign_splits
 
-__all__ = ["SPLIT_SHARES", "ChitchatSource", "FileSource", "FolderSource", "HubSource", "Source", "assign_splits", "find_source"]
-
-SPLIT_SHARES: Mapping[str, float] = {"train_sft": 0.75, "test_sft": 0.15, "train_gen": 0.05, "test_gen": 0.05}
-"""Share of rows per split for sources without splits. The target suite needs enough rows for the gate, the smoke test only a few."""
-
-FORMATS = (".jsonl", ".json", ".csv", ".parquet")
+__all__ = ["ChitchatSource", "FileSource", "HubSource", "Source", "find_source"]
 
 
 class Source(Protocol):
@@ -46,28 +46,52 @@ class Source(Protocol):
 
 
 def find_source(data: DataConfig) -> Source:
-    """Find the source that ``data.dataset`` names: ``chitchat``, a file or folder, or an id on the hub, in this order.
+    """Find the source that ``data.dataset`` names: ``chitchat``, a file, folder or pattern, or an id on the hub, in this order.
 
     Raises:
         ConfigError: there is no such source, or a hub data set has no commit.
+        DataError: files are missing.
     """
-    if data.dataset == "chitchat":
-        return ChitchatSource()
-    path = Path(data.dataset)
-    if path.is_dir():
-        return FolderSource(path)
-    if path.is_file():
-        return FileSource(path)
-    if path.suffix in FORMATS or not re.fullmatch(r"[\w.-]+/[\w.-]+", data.dataset) or data.dataset.startswith("."):
+    name = data.dataset
+    if not name.strip():
         raise ConfigError(
-            f"data.dataset is {data.dataset!r}: there is no such file or folder, and it is not a valid hub id.",
-            f"use `chitchat`, a hub id such as HuggingFaceH4/ultrachat_200k, or a folder or file ({', '.join(FORMATS)})",
+            "data.dataset is empty.", "set it to `chitchat`, a hub id such as HuggingFaceH4/ultrachat_200k, a file or a folder"
         )
-    return HubSource(data.dataset, data.revision)
+    if name == "chitchat":
+        return ChitchatSource()
+    path = Path(name).expanduser()
+    try:
+        if path.is_dir():
+            return FileSource(path, find_files(path), data)
+        if path.is_file():
+            return FileSource(path, [path], data)
+        if re.search(r"[*?\[]", name):
+            return FileSource(path, sorted(_match(path)), data)
+    except OSError as problem:
+        raise ConfigError(
+            f"data.dataset is {name!r}, which can't be read: {problem.strerror or problem}", "correct the path or its permissions"
+        ) from None
+    if is_data_file(path) or not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith("."):
+        near = did_you_mean(path.name, _names_in(path.parent))
+        raise ConfigError(
+            f"data.dataset is {name!r}: there is no such file or folder{near}, and it is not a valid hub id.",
+            f"use `chitchat`, a hub id such as HuggingFaceH4/ultrachat_200k, or a folder, file or pattern ({', '.join(FORMATS)})",
+        )
+    return HubSource(name, data)
+
+
+def _match(pattern: Path) -> list[Path]:
+    root = Path(pattern.anchor) if pattern.is_absolute() else Path()
+    matches = root.glob(str(pattern.relative_to(pattern.anchor) if pattern.is_absolute() else pattern))
+    return [file for match in matches for file in (find_files(match) if match.is_dir() else [match])]
+
+
+def _names_in(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()] if folder.is_dir() else []
 
 
 class ChitchatSource:
-    """The conversations of an installed package, split by :data:`SPLIT_SHARES`."""
+    """The conversations of an installed package, split by :data:`mlops.dataset.splits.SPLIT_SHARES`."""
 
     name = "chitchat"
 
@@ -81,62 +105,64 @@ class ChitchatSource:
 
     def splits(self) -> Mapping[str, Rows]:
         """See :class:`Source`."""
-        return assign_splits(chitchat.read_conversations(self._path))
+        return assign_splits(ListRows(chitchat.read_conversations(self._path), "chitchat"))
 
 
 class FileSource:
-    """One file, split by :data:`SPLIT_SHARES` and kept in memory."""
+    """Files: one, or all of a folder or pattern, with or without splits in their names.
+
+    Args:
+        path: the file, folder or pattern.
+        paths: the data files, and folders of ``save_to_disk``.
+        data: the settings.
+
+    Raises:
+        ConfigError: there are no files, or one has an unsupported format.
+        DataError: a shard is missing.
+    """
 
     revision = "local"
 
-    def __init__(self, path: Path) -> None:
-        self.name, self._path = str(path), path
-        if path.suffix not in FORMATS:
-            raise ConfigError(f"data.dataset is {path}, which has an unsupported format.", f"use a file that ends in {', '.join(FORMATS)}")
+    def __init__(self, path: Path, paths: list[Path], data: DataConfig) -> None:
+        self.name, self._path, self._data = str(path), path, data
+        formats = f"{', '.join(FORMATS)}, each also with {', '.join(COMPRESSIONS)}"
+        if not paths:
+            names = ", ".join(sorted(_names_in(path))[:8])
+            inside = f"it contains {names}" if names else "it is empty" if path.is_dir() else "nothing matches it"
+            raise ConfigError(f"data.dataset is {path}, which has no data files: {inside}.", f"use files that end in {formats}")
+        if other := [file for file in paths if file.is_file() and not is_data_file(file)]:
+            raise ConfigError(f"data.dataset is {other[0]}, which has an unsupported format.", f"use a file that ends in {formats}")
+        self._root = (
+            path if path.is_dir() else Path(*path.parts[: next((n for n, p in enumerate(path.parts) if re.search(r"[*?\[]", p)), -1)])
+        )
+        groups = group_by_split(self._root, paths) if paths != [path] or path.is_dir() else {"": paths}
+        # Beside files with a split in their name, others are something else.
+        self._ignored = groups.pop("", []) if len(groups) > 1 else []
+        self._groups = groups
 
     def files(self) -> Mapping[str, Path]:
         """See :class:`Source`."""
-        return {self._path.name: self._path}
+        paths = [path for group in self._groups.values() for path in group]
+        files = [file for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
+        return {file.relative_to(self._root).as_posix() if file.is_relative_to(self._root) else str(file): file for file in files}
 
     def splits(self) -> Mapping[str, Rows]:
         """See :class:`Source`."""
-        rows = _read([self._path])
-        where = map(rows.where, range(len(rows)))
-        return assign_splits(zip(where, rows.take(range(len(rows))), strict=True))
+        if self._ignored:
+            console.info(f"  not read, because no split is in the name: {', '.join(path.name for path in self._ignored[:5])}")
+        read = {split: [self._read(path) for path in paths] for split, paths in self._groups.items()}
+        return arrange({split: parts[0] if len(parts) == 1 else ChainedRows(parts) for split, parts in read.items()}, self.name)
 
-
-class FolderSource:
-    """A folder with one file for each split (``train_sft.jsonl``), or Parquet shards named as on the hub (``data/train_sft-*.parquet``)."""
-
-    revision = "local"
-
-    def __init__(self, path: Path) -> None:
-        self.name, self._path = str(path), path
-        self._paths = {split: paths for split in SPLITS if (paths := self._find_files(split))}
-
-    def files(self) -> Mapping[str, Path]:
-        """See :class:`Source`."""
-        return {path.relative_to(self._path).as_posix(): path for paths in self._paths.values() for path in paths}
-
-    def splits(self) -> Mapping[str, Rows]:
-        """See :class:`Source`."""
-        return {split: _read(paths) for split, paths in self._paths.items()}
-
-    def _find_files(self, split: str) -> list[Path]:
-        files = [self._path / f"{split}{suffix}" for suffix in FORMATS if (self._path / f"{split}{suffix}").is_file()]
-        shards = [sorted(folder.glob(f"{split}-*.parquet")) for folder in (self._path, self._path / "data")]
-        candidates = [*([path] for path in files), *(paths for paths in shards if paths)]
-        if len(candidates) > 1:
-            names = ", ".join(str(candidate[0]) for candidate in candidates)
-            raise ConfigError(f"data.dataset is {self._path}, which contains {split} more than once: {names}.", "keep only one of them")
-        return candidates[0] if candidates else []
+    def _read(self, path: Path) -> Rows:
+        return read_saved(path, self._data) if path.is_dir() and (path / SAVED).is_file() else read_file(path, self._data)
 
 
 class HubSource:
     """A data set on the Hugging Face hub, at one commit."""
 
-    def __init__(self, name: str, revision: str) -> None:
-        self.name, self.revision = name, revision
+    def __init__(self, name: str, data: DataConfig) -> None:
+        self.name, self.revision, self._data = name, data.revision, data
+        revision = data.revision
         if not re.fullmatch(r"[0-9a-f]{40}", revision):
             raise ConfigError(
                 f"data.revision is {revision!r}, which is not a commit. A branch or tag may move, and the data would change with it.",
@@ -179,7 +205,13 @@ class HubSource:
                 f"{self.name} can't be loaded from the hub: {type(problem).__name__}: {problem}",
                 "run the command again (downloaded files are kept), or point data.dataset at a folder with the files",
             ) from problem
-        return {split: ArrowRows(rows, f"{self.name}/{split}") for split, rows in splits.items() if split in SPLITS}
+        ours = {split for split in splits if split in SPLITS} or {split for split in splits if split in SPLIT_NAMES} or set(splits)
+        groups: dict[str, Rows] = {
+            split: ArrowRows(rows.data.table.to_batches(), f"{self.name}/{split}", self._data, rows.column_names)
+            for split, rows in splits.items()
+            if split in ours
+        }
+        return arrange(groups, self.name)
 
     def _download(self, builder: Any) -> None:
         """Download the files into the hub's cache one by one, so that progress is visible even without progress bars."""
@@ -193,51 +225,3 @@ class HubSource:
             hf_hub_download(self.name, url.removeprefix(prefix), repo_type="dataset", revision=self.revision)
             progress.advance()
         progress.close()
-
-
-def assign_splits(rows: Iterable[LocatedRow]) -> Mapping[str, Rows]:
-    """Assign rows to the four splits by a hash of their messages.
-
-    The hash uses the normalized messages, so copies of a conversation end up in the same split. A row's split doesn't depend on other
-    rows, so growing data moves no row from test to training. Invalid rows are assigned to ``train_sft``, where they are reported.
-    """
-    splits: dict[str, list[LocatedRow]] = {split: [] for split in SPLITS}
-    for where, row in rows:
-        splits[_choose_split(row) if isinstance(row, Conversation) else SPLITS[0]].append((where, row))
-    return {split: ListRows(located) for split, located in splits.items()}
-
-
-def _choose_split(row: Conversation) -> str:
-    point = hash64(b"split", *(normalize(message.content) for message in row.messages)) / 2**64
-    for split, share in SPLIT_SHARES.items():
-        if point < share:
-            return split
-        point -= share
-    return SPLITS[-1]
-
-
-def _read(paths: list[Path]) -> Rows:
-    path = paths[0]
-    try:
-        if path.suffix == ".jsonl":
-            return JsonLinesRows(path)
-        if path.suffix == ".json":
-            return ListRows(read_json(path))
-        if path.suffix == ".csv":
-            return ListRows(read_csv(path))
-        return _read_parquet(paths)
-    except OSError as problem:
-        raise DataError(f"{path} can't be read: {problem}", "check that the file exists and is readable") from problem
-
-
-def _read_parquet(paths: list[Path]) -> Rows:
-    import datasets
-    import pyarrow
-
-    if not sys.stderr.isatty():
-        datasets.disable_progress_bars()
-    name = str(paths[0]) if len(paths) == 1 else f"{paths[0].parent}/{paths[0].name.split('-')[0]}-*.parquet"
-    try:
-        return ArrowRows(datasets.Dataset.from_parquet([str(path) for path in paths]), name)
-    except (pyarrow.ArrowException, datasets.exceptions.DatasetGenerationError) as problem:
-        raise DataError(f"{name} is not a readable Parquet file: {problem.__cause__ or problem}", "write the file again") from problem
