@@ -45,6 +45,11 @@ class Context:
         """The workspace, opened on first use: commands that don't talk to Azure need no credential."""
         if self._workspace is None:
             self._workspace = Workspace.open(self.config)
+            coordinates = self._workspace.session.coordinates
+            console.info(
+                f"  workspace {coordinates['name']}, resource group {coordinates['resource_group']}, "
+                f"subscription {coordinates['subscription_id']}"
+            )
         return self._workspace
 
     def call(self, function: Callable[..., Any]) -> Any:

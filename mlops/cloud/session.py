@@ -168,7 +168,13 @@ class _UnusedCredential:
 
 
 def _current_user() -> str:
-    return os.environ.get("GITHUB_ACTOR") or getpass.getuser()
+    if actor := os.environ.get("GITHUB_ACTOR"):
+        return actor
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        # A container may run as a user without a name. KeyError before Python 3.13, OSError since.
+        return f"uid {os.getuid()}"
 
 
 def _current_run() -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,16 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from mlops.core import config_source
 from mlops.core.console import did_you_mean
 from mlops.core.errors import ConfigError
+from mlops.core.names import (
+    ComputeName,
+    DeploymentPrefix,
+    EndpointName,
+    ExperimentName,
+    ModelName,
+    NonEmpty,
+    OptionalEndpointName,
+    Tags,
+)
 
 __all__ = ["COORDINATES", "Config", "GateConfig", "Rule", "Tables", "environment_overrides", "json_schema", "load", "parse_override"]
 
@@ -36,7 +47,7 @@ Scalar = str | int | float | bool
 class Table(BaseModel):
     """A table of pipeline.toml."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
 
 class WorkspaceConfig(Table):
@@ -55,7 +66,7 @@ class WorkspaceConfig(Table):
 class DataConfig(Table):
     """Which conversations."""
 
-    dataset: str = Field(
+    dataset: NonEmpty = Field(
         "HuggingFaceH4/ultrachat_200k",
         description="hub id, `chitchat`, or a file, folder or pattern such as `chats/*.jsonl`; [formats](../data/README.md#your-own-data)",
     )
@@ -91,7 +102,7 @@ class ModelConfig(Table):
 class ComputeConfig(Table):
     """Where training runs."""
 
-    name: str = "gpu-cluster-big"
+    name: ComputeName = "gpu-cluster-big"
     size: str = "Standard_NC24ads_A100_v4"
     min_instances: int = Field(0, ge=0)
     max_instances: int = Field(2, ge=1)
@@ -104,7 +115,7 @@ class TrainingConfig(Table):
 
     component: str = "chat_completion_pipeline"
     component_version: str = Field("0.0.82", description="pinned, since `latest` can change between two runs")
-    experiment: str = "chat-completion-ultrachat"
+    experiment: ExperimentName = "chat-completion-ultrachat"
     parameters: dict[str, Scalar] = Field(default_factory=dict, description="component inputs")
     expected_hours: float | None = Field(None, ge=0, description="for the cost estimate")
     detach_after_minutes: float | None = Field(
@@ -124,7 +135,7 @@ class EvaluationConfig(Table):
     max_new_tokens: int = Field(128, ge=1)
     batch_tokens: int = Field(8192, ge=1, description="per batch, padding included")
     precision: Literal["float32", "bfloat16", "float16"] = "bfloat16"
-    champion_endpoint: str = Field("", description="its live model is the champion; empty: the endpoint that we deploy to")
+    champion_endpoint: OptionalEndpointName = Field("", description="its live model is the champion; empty: the endpoint that we deploy to")
     environment: str = Field(
         "azureml://registries/azureml/environments/acft-hf-nlp-gpu/versions/112", description="curated environment of the command job"
     )
@@ -186,16 +197,16 @@ class GateConfig(Table):
 class RegistrationConfig(Table):
     """The name under which the model is registered."""
 
-    name: str = "ultrachat-phi-3-mini"
+    name: ModelName = "ultrachat-phi-3-mini"
 
 
 class EndpointConfig(Table):
     """Where it is served. Probe and request settings are the tutorial's."""
 
-    name: str = Field("ultrachat-completion", pattern=r"^[a-zA-Z]([-a-zA-Z0-9]{1,30}[a-zA-Z0-9])$")
+    name: EndpointName = "ultrachat-completion"
     ephemeral: bool = Field(False, description="created for one run: teardown deletes the whole endpoint")
     expires_after_hours: float | None = Field(None, gt=0, description="after which `mlops reap --delete` may delete it")
-    deployment_prefix: str = "d"
+    deployment_prefix: DeploymentPrefix = "d"
     instance_type: str = "Standard_NC24ads_A100_v4"
     instance_count: int = Field(1, ge=1)
     price_per_hour_usd: float | None = Field(None, ge=0)
@@ -227,7 +238,7 @@ class Tables(Table):
     registration: RegistrationConfig = RegistrationConfig()
     endpoint: EndpointConfig = EndpointConfig()
     smoke: SmokeConfig = SmokeConfig()
-    tags: dict[str, str] = Field(default_factory=dict, description="put on everything that the pipeline creates")
+    tags: Tags = Field(default_factory=dict, description="put on everything that the pipeline creates")
 
 
 class Config(Tables):
@@ -258,6 +269,9 @@ class Config(Tables):
         """
         return config_source.locate(self.file, _sections(self.target), self.overrides, key)
 
+
+_NEXT_SETTING = re.compile(rf"(?:\s*[,;]\s*|\s+)(?=(?:{'|'.join(Tables.model_fields)})\.[\w.\"'-]+\s*=)")
+"""The separator of two settings on one line."""
 
 DECIDING = ("gate.", "evaluation.", "endpoint.ephemeral")
 """Settings that decide the gate's verdict and whom it binds. For a target that is not ephemeral only the file may set them."""
@@ -302,8 +316,22 @@ def load(path: Path, target: str, overrides: Sequence[str] = (), environment: Ma
 
 
 def environment_overrides(environment: Mapping[str, str] = os.environ) -> list[str]:
-    """Return the overrides of MLOPS_SET, which has one per line."""
-    return [line.strip() for line in environment.get("MLOPS_SET", "").splitlines() if line.strip()]
+    """Return the overrides of MLOPS_SET: one per line, or several on a line, as GitHub's form for a manual run has only one."""
+    return [part for line in environment.get("MLOPS_SET", "").splitlines() for part in split_overrides(line)]
+
+
+def split_overrides(text: str) -> list[str]:
+    """Split ``a.b=1, c.d=2`` into its settings. Commas, semicolons or spaces separate them, if the next word is a setting.
+
+    A value that is valid TOML, such as a quoted string, is never split.
+    """
+    text = text.strip()
+    value = text.partition("=")[2]
+    try:
+        tomllib.loads(f"value = {value}")
+    except tomllib.TOMLDecodeError:
+        return [part for part in _NEXT_SETTING.split(text) if part]
+    return [text] if text else []
 
 
 def _resolve(path: Path, target: str, document: _Document, overrides: Sequence[str], environment: Mapping[str, str]) -> Config:
@@ -316,9 +344,12 @@ def _resolve(path: Path, target: str, document: _Document, overrides: Sequence[s
     origins: dict[str, str] = {}
     for key, variable in COORDINATES.items():
         if value := environment.get(variable):
+            _refuse_contradiction(settings, key, value, variable, path, target)
             settings = _merge(settings, {"workspace": {key: value}})
             origins[f"workspace.{key}"] = variable
-    for option, override in [("MLOPS_SET", line) for line in environment_overrides(environment)] + [("--set", text) for text in overrides]:
+    given = [("MLOPS_SET", line) for line in environment_overrides(environment)]
+    given += [("--set", part) for text in overrides for part in split_overrides(text)]
+    for option, override in given:
         keys, value = parse_override(override, option)
         if not ephemeral:
             _refuse_deciding(".".join(keys), option, path, target)
@@ -335,6 +366,18 @@ def _resolve(path: Path, target: str, document: _Document, overrides: Sequence[s
     except ValidationError as problem:
         explanation = config_source.explain(problem, Tables, str(path), _sections(target), origins)
         raise ConfigError(explanation, f"correct {path}, the --set option or MLOPS_SET") from problem
+
+
+def _refuse_contradiction(settings: Mapping[str, Any], key: str, value: str, variable: str, path: Path, target: str) -> None:
+    """Refuse a workspace in the file that differs from the environment's: which one is meant must not be a guess."""
+    workspace = settings.get("workspace")
+    own = workspace.get(key) if isinstance(workspace, dict) else None
+    if own and str(own).lower() != value.lower():
+        where = config_source.locate(str(path), _sections(target), {}, f"workspace.{key}")
+        raise ConfigError(
+            f"{where}: workspace.{key} is {own!r}, but the environment variable {variable} is {value!r}. Nothing was read or changed.",
+            f"unset {variable}, or remove workspace.{key} from {path}",
+        )
 
 
 def _sections(target: str) -> tuple[str, str]:

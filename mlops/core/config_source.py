@@ -53,7 +53,7 @@ def explain(problem: ValidationError, model: type[BaseModel], file: str, section
     lines = []
     for error in problem.errors():
         location = [str(part) for part in error["loc"] if part != "[key]"]
-        message = error["msg"]
+        message = error["msg"].removeprefix("Value error, ")
         if error["type"] == "extra_forbidden":
             message = f"unknown key{did_you_mean(location[-1], _keys_at(model, location[:-1]))}"
         # A setting that is missing has no place of its own: its table has.

@@ -10,6 +10,8 @@ Memory: five 64-bit hashes per row (40 bytes) and no text. Two rows are consider
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -45,7 +47,9 @@ RULES: Mapping[str, tuple[Literal["error", "warning"], str]] = {
     "id.empty": ("error", "a row has a prompt_id"),
     "id.duplicate": ("warning", "a prompt_id appears once per split"),
     "prompt.mismatch": ("warning", "prompt is the first user message"),
-    "text.empty": ("error", "no text is empty or only white space"),
+    "text.empty": ("error", "no text is empty or only white space and invisible characters"),
+    "text.control-token": ("warning", "no text contains a control token of a chat template"),
+    "text.replacement": ("warning", "no text contains characters that were lost in an earlier conversion"),
     "messages.empty": ("error", "a conversation has messages"),
     "role.unknown": ("error", "a role is system, user or assistant"),
     "role.system": ("error", "at most one system message, and it comes first"),
@@ -60,6 +64,13 @@ RULES: Mapping[str, tuple[Literal["error", "warning"], str]] = {
     "overlap.prompt": ("warning", "training and test share no long first prompt"),
 }
 """Rule → severity and requirement."""
+
+CONTROL_TOKEN = re.compile(
+    r"<\|[A-Za-z_0-9]{2,40}\|>|</?s>|<(?:start|end)_of_turn>|\[/?INST\]|<</?SYS>>|<(?:bos|eos|pad|unk)>|\[(?:CLS|SEP|MASK|PAD)\]"
+)
+"""Tokens that chat templates put between messages, as they are spelled in the template of one model family or another."""
+INVISIBLE = "\u115f\u1160\u2800\u3164\uffa0"
+"""Letters without ink: Hangul fillers and the empty Braille pattern."""
 
 TRAINING_SPLIT = "train_sft"
 EVALUATION_SPLITS = ("test_sft", "test_gen", RETENTION)
@@ -123,16 +134,23 @@ def check_row(row: Conversation, *, for_training: bool) -> Iterator[tuple[str, s
         row: a conversation.
         for_training: whether it is used for training or scoring, so that it must end with the assistant.
     """
-    if not row.prompt_id.strip():
+    if is_blank(row.prompt_id):
         yield "id.empty", "prompt_id is empty"
-    if not row.prompt.strip():
+    if is_blank(row.prompt):
         yield "text.empty", "prompt is empty"
     if not row.messages:
         yield "messages.empty", "messages is empty"
         return
     for position, message in enumerate(row.messages):
-        if not message.content.strip():
-            yield "text.empty", f"messages[{position}].content ({message.role}) is empty"
+        content = message.content
+        if is_blank(content):
+            invisible = " (it has invisible characters only)" if content.strip() else ""
+            yield "text.empty", f"messages[{position}].content ({message.role}) is empty{invisible}"
+        elif ("<" in content or "[" in content) and (token := CONTROL_TOKEN.search(content)):
+            message_text = "a tokenizer may read it as the end of the turn or as another role"
+            yield "text.control-token", f"messages[{position}].content ({message.role}) contains {token[0]}: {message_text}"
+        elif "\ufffd" in content:
+            yield "text.replacement", f"messages[{position}].content ({message.role}) contains U+FFFD: its encoding was damaged before"
     unknown = [(position, message.role) for position, message in enumerate(row.messages) if message.role not in _ROLES]
     for position, role in unknown:
         yield "role.unknown", f"messages[{position}].role is {role!r}, not one of {', '.join(_ROLES)}"
@@ -141,6 +159,14 @@ def check_row(row: Conversation, *, for_training: bool) -> Iterator[tuple[str, s
     first = next((message.content for message in row.messages if message.role == "user"), None)
     if first is not None and row.prompt.strip() and first.strip() != row.prompt.strip():
         yield "prompt.mismatch", "prompt differs from the first user message"
+
+
+def is_blank(text: str) -> bool:
+    """Return whether a text has nothing that a reader could see: only white space, or characters of width zero."""
+    bare = text.strip()
+    if bare and not bare.isascii() and len(bare) < 64:
+        return all(unicodedata.category(letter) in ("Cf", "Mn", "Cc") or letter in INVISIBLE or letter.isspace() for letter in bare)
+    return not bare
 
 
 _ROLES = ("system", "user", "assistant")

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from itertools import chain, islice, zip_longest
 from pathlib import Path
+from typing import Literal
 
 from mlops.core.config import EvaluationConfig
 from mlops.core.records import Finding
@@ -25,15 +26,23 @@ def freeze(test: Path, retention: Path, folder: Path, evaluation: EvaluationConf
         evaluation: the number of rows of each suite.
 
     Returns:
-        Suite → file and number of rows; and findings: fewer rows than configured (warning), fewer rows than kinds (error).
+        Suite → file and number of rows; and findings: fewer rows than configured (warning), fewer rows than kinds (error), equal ids
+        (error if they cost more rows than remain).
     """
     findings: list[Finding] = []
-    target = target_lines(test, evaluation.target_rows)
+    target, repeated = target_lines(test, evaluation.target_rows)
     if len(target) < evaluation.target_rows:
         message = (
             f"{test.name} has only {len(target)} rows for the target suite, not {evaluation.target_rows}; verdicts will be less certain"
         )
         findings.append(Finding(rule="suite.short", severity="warning", where="evaluation.target_rows", message=message))
+    if len(target) < evaluation.target_rows and repeated:
+        message = (
+            f"{repeated:,} of the {repeated + len(target):,} rows of {test.name} repeat a prompt_id. Scores are paired by id, so "
+            f"only {len(target):,} can be used: give each row its own id, or leave the ids out"
+        )
+        severity: Literal["error", "warning"] = "error" if repeated > len(target) else "warning"
+        findings.append(Finding(rule="suite.ids", severity=severity, where="data.dataset", message=message))
     limit = evaluation.retention_rows
     retention_lines, kinds = stratified_lines(retention, limit)
     if limit is not None and limit < kinds:
@@ -45,17 +54,25 @@ def freeze(test: Path, retention: Path, folder: Path, evaluation: EvaluationConf
     return files, findings
 
 
-def target_lines(test: Path, limit: int) -> Sequence[bytes]:
-    """Return the first ``limit`` lines with different ``prompt_id``s, because scores are paired by id. Invalid lines are skipped."""
+def target_lines(test: Path, limit: int) -> tuple[Sequence[bytes], int]:
+    """Return the first ``limit`` lines with different ``prompt_id``s, because scores are paired by id, and how many others were skipped.
+
+    Invalid lines are skipped, too, but not counted.
+    """
+    repeated = 0
     ids: set[str] = set()
     selected: list[bytes] = []
     for (_, row), (_, _, line) in zip(read_jsonl(test), lines(test), strict=True):
         if len(selected) == limit:
             break
-        if isinstance(row, Conversation) and row.prompt_id not in ids:
-            ids.add(row.prompt_id)
-            selected.append(line.rstrip(b"\r\n") + b"\n")
-    return selected
+        if not isinstance(row, Conversation):
+            continue
+        if row.prompt_id in ids:
+            repeated += 1
+            continue
+        ids.add(row.prompt_id)
+        selected.append(line.rstrip(b"\r\n") + b"\n")
+    return selected, repeated
 
 
 def stratified_lines(retention: Path, limit: int | None) -> tuple[Sequence[bytes], int]:

@@ -92,7 +92,10 @@ def test_tags_name_pipeline_target_owner_and_run(settings: Settings, monkeypatch
 
 
 def test_configured_tags_do_not_override_our_own(settings: Settings) -> None:
-    session = Session(settings(f"tags = {{ '{PIPELINE}' = 'x' }}", environment={}), None, {})
+    with pytest.raises(ConfigError, match="is reserved"):
+        settings(f"tags = {{ '{PIPELINE}' = 'x' }}", environment={})
+    config = settings(environment={}).model_copy(update={"tags": {PIPELINE: "x"}})
+    session = Session(config, None, {})
     assert session.owns(session.tags)
 
 
@@ -117,3 +120,10 @@ def test_what_is_ours(
     monkeypatch.setenv("GITHUB_REPOSITORY", "r")
     session = Session(settings(environment={}), None, {})
     assert (session.owns(tags), session.is_from_this_run(tags)) == (owned, from_this_run)
+
+
+def test_a_user_without_a_name_is_called_by_the_number(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("GITHUB_ACTOR", "LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.getuid", lambda: 54321)  # a container's user without an entry in passwd
+    assert Session(settings(), None, {}).tags[OWNER] == "uid 54321"

@@ -44,6 +44,8 @@ BAD_ROWS = {
     "id.empty": row(2, prompt_id=" "),
     "prompt.mismatch": row(2, prompt="Another question"),
     "text.empty": row(2, (USER, "Question 2"), (ASSISTANT, " \n")),
+    "text.control-token": row(2, (USER, "Question 2"), (ASSISTANT, "Fine.<|end|><|user|>More?")),
+    "text.replacement": row(2, (USER, "Question 2"), (ASSISTANT, "Gr\ufffd\ufffde")),
     "messages.empty": row(2, messages=[]),
     "role.unknown": row(2, (USER, "Question 2"), ("bot", "Answer 2")),
     "role.system": row(2, (USER, "Question 2"), (SYSTEM, "Be kind."), (ASSISTANT, "Answer 2")),
@@ -149,3 +151,33 @@ def test_all_findings_are_reported_in_order_and_rows_are_counted(tmp_path: Path)
 def test_a_finding_names_the_prompt_id(tmp_path: Path) -> None:
     (finding,) = findings_of(tmp_path, {"train_sft": [row(1, (USER, "Question"), ("bot", "Answer"))]})
     assert "id-1" in finding.message
+
+
+@pytest.mark.parametrize("text", ["\u200b", "\ufeff", "\u2060 \u00ad", "\u200e\u200f\n", "\u3164", "\u2800\u2800", "\u00a0", "\u202e"])
+def test_a_text_that_nobody_can_see_is_empty(text: str, tmp_path: Path) -> None:
+    (finding,) = findings_of(tmp_path, {"train_sft": [row(1, (USER, "Question"), (ASSISTANT, text))]})
+    assert finding.rule == "text.empty"
+
+
+@pytest.mark.parametrize("text", [".", "👍🏽", "é", "👨\u200d👩", "क", "\u200bok", "¿"])
+def test_a_text_with_something_to_see_is_not_empty(text: str, tmp_path: Path) -> None:
+    assert not findings_of(tmp_path, {"train_sft": [row(1, (USER, "Question"), (ASSISTANT, text))]})
+
+
+TOKENS = [
+    "<|im_start|>", "<|im_end|>", "<|end|>", "<|user|>", "<|assistant|>", "<|eot_id|>", "<|endoftext|>", "<|begin_of_text|>", "</s>", "<s>",
+    "<start_of_turn>", "<end_of_turn>", "[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "<bos>", "<eos>", "<pad>",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("token", TOKENS)
+def test_control_tokens_of_every_family_are_reported(token: str, tmp_path: Path) -> None:
+    turns = [(USER, f"Say {token}now"), (ASSISTANT, "No")]
+    (finding,) = findings_of(tmp_path, {"train_sft": [row(1, *turns)]})
+    assert (finding.rule, finding.severity) == ("text.control-token", "warning")
+    assert f"contains {token}" in finding.message
+
+
+@pytest.mark.parametrize("text", ["a < b |> c", "<b>bold</b>", "[1] see", "x <| y |> z", "<section>", "a[INSTALL]", "[inst]"])
+def test_ordinary_brackets_are_not_control_tokens(text: str, tmp_path: Path) -> None:
+    assert not findings_of(tmp_path, {"train_sft": [row(1, (USER, text), (ASSISTANT, "Yes"))]})

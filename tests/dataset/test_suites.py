@@ -33,8 +33,8 @@ def retention(tmp_path: Path) -> Path:
 
 
 def test_the_target_suite_is_the_first_readable_rows_with_different_ids(held_out: Path) -> None:
-    assert target_lines(held_out, 2) == [line(1), line(2)]
-    assert target_lines(held_out, 9) == [line(1), line(2), line(4)]
+    assert target_lines(held_out, 2) == ([line(1), line(2)], 0)
+    assert target_lines(held_out, 9) == ([line(1), line(2), line(4)], 1)
 
 
 @pytest.mark.parametrize(
@@ -51,9 +51,21 @@ def test_freezing_writes_both_suites_and_reports_missing_rows(held_out: Path, re
     files, findings = freeze(held_out, retention, tmp_path / "suites", EvaluationConfig(target_rows=5, retention_rows=2))
     assert {name: rows for name, (_, rows) in files.items()} == {"target": 3, "retention": 2}
     assert {name: path.read_bytes().count(b"\n") for name, (path, _) in files.items()} == {"target": 3, "retention": 2}
-    assert [(finding.rule, finding.severity) for finding in findings] == [("suite.short", "warning"), ("suite.kinds", "error")]
+    assert [(finding.rule, finding.severity) for finding in findings] == [
+        ("suite.short", "warning"), ("suite.ids", "warning"), ("suite.kinds", "error"),
+    ]  # fmt: skip
 
 
 def test_freezing_enough_rows_has_no_findings(held_out: Path, retention: Path, tmp_path: Path) -> None:
     _, findings = freeze(held_out, retention, tmp_path / "suites", EvaluationConfig(target_rows=3, retention_rows=3))
     assert findings == []
+
+
+@pytest.mark.parametrize(
+    ("ids", "severity"), [("1111", "error"), ("1112", "warning"), ("1122", "warning"), ("1223", "warning"), ("1234", None)]
+)
+def test_equal_ids_are_named_as_the_reason_for_a_short_suite(ids: str, severity: str | None, tmp_path: Path, retention: Path) -> None:
+    test = tmp_path / "test_sft.jsonl"
+    test.write_bytes(b"".join(line(number, prompt_id=identity) for number, identity in enumerate(ids)))
+    _, findings = freeze(test, retention, tmp_path, EvaluationConfig(target_rows=9))
+    assert [finding.severity for finding in findings if finding.rule == "suite.ids"] == ([severity] if severity else [])
