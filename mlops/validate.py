@@ -31,6 +31,7 @@ from mlops.core.run import Run, write_atomically
 from mlops.dataset import suites
 from mlops.dataset.checks import RETENTION, check
 from mlops.dataset.conversation import SPLITS
+from mlops.dataset.lengths import check_prompt_lengths
 from mlops.judging.metrics import EVERY_KIND, parse
 from mlops.judging.validity import rule_problem
 from mlops.judging.wording import describe
@@ -66,7 +67,7 @@ def validate(config: Config, run: Run, workspace: Workspace) -> Validated:
     frozen, short = suites.freeze(files["test_sft"], retention, run.path("suites", "target.jsonl").parent, config.evaluation)
     findings += short
     findings += _check_rules(config, {name: _count_kinds(path) for name, (path, _) in frozen.items()})
-    snapshot = _check_workspace(config, workspace, findings)
+    snapshot = _check_workspace(config, workspace, findings, partial(check_prompt_lengths, files, origins))
     _report(run, findings)
 
     model, component, cluster = snapshot.complete()
@@ -147,8 +148,17 @@ class WorkspaceSnapshot:
         return self.model, self.component, self.cluster
 
 
-def _check_workspace(config: Config, workspace: Workspace, findings: list[Finding]) -> WorkspaceSnapshot:
-    """Check that the configuration fits the workspace; findings are added."""
+def _check_workspace(
+    config: Config, workspace: Workspace, findings: list[Finding], check_lengths: Callable[[int, str], list[Finding]]
+) -> WorkspaceSnapshot:
+    """Check that configuration and data fit the workspace; findings are added.
+
+    Args:
+        config: the settings.
+        workspace: the workspace.
+        findings: those so far; no cluster is created if one is an error.
+        check_lengths: limit of the base model in tokens, and where it comes from → findings about the prompts.
+    """
     locate = config.locate
     snapshot = WorkspaceSnapshot()
     registry, compute, training = config.model.registry, config.compute, config.training
@@ -167,6 +177,9 @@ def _check_workspace(config: Config, workspace: Workspace, findings: list[Findin
     else:
         today = datetime.now(UTC).date()
         findings += preflight.check_model(model, successors, config.model.allow_archived, today, locate("model.name"))
+
+        if limit := preflight.find_context_limit(model, training):
+            findings += check_lengths(*limit)
 
     component_version = training.component_version
     where = locate("training.component_version")

@@ -328,3 +328,35 @@ def test_an_identity_that_azure_refuses_is_an_error_and_not_a_finding(
     monkeypatch.setenv("AZURE_CLIENT_SECRET", "wrong")
     with pytest.raises(CredentialError):
         validate(config, run, open_workspace(config))
+
+
+@pytest.mark.parametrize("extra", [[], ["training.parameters.max_seq_length=50"]])
+def test_training_on_prompts_that_do_not_fit_is_refused_before_a_cluster_exists(
+    inside: Emulator, configure: Make, open_workspace: Open, run: Run, source: Path, extra: list[str]
+) -> None:
+    prompts = [f"{number} {'some words of a prompt ' * (300 if not extra else 20)}" for number in range(4)]
+    rows = [row("train_sft", number) for number in range(4)]
+    for each, prompt in zip(rows, prompts, strict=True):
+        each["prompt"] = each["messages"][0]["content"] = prompt
+    replace(source, "train_sft", rows)
+    config = configure("compute.name=unpaid", *extra)
+    workspace = open_workspace(config)
+    ((rule, where),) = refused(config, run, workspace)
+    assert rule == "prompt.length"
+    assert where.startswith(f"{source}/train_sft.jsonl:")
+    assert workspace.compute.find("unpaid") is None
+
+
+def test_a_single_prompt_that_does_not_fit_is_a_warning(
+    inside: Emulator, configure: Make, open_workspace: Open, run: Run, source: Path
+) -> None:
+    long = row("train_sft", 9)
+    long["prompt"] = long["messages"][0]["content"] = "some words of a prompt " * 300
+    replace(source, "train_sft", [*(row("train_sft", number) for number in range(4)), long])
+    config = configure()
+    prepare(config, run)
+    record = validate(config, run, open_workspace(config))
+    assert [(finding.rule, finding.severity, finding.where) for finding in record.findings] == [
+        ("prompt.length", "warning", f"{source}/train_sft.jsonl:5")
+    ]
+    assert "1 of 5 prompts of train_sft are longer than 1,024 tokens" in record.findings[0].message

@@ -39,6 +39,8 @@ class BaseModel:
     """VM sizes it may be served on; None if the registry gives no list."""
     defaults: Mapping[str, Any]
     """``model_specific_defaults``: component inputs and others, values of any type."""
+    context: int | None = None
+    """The longest input in tokens, from the registry's metadata or else the model's name (``-4k-``); None if neither says it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +121,7 @@ class Assets:
             finetune_skus=_names(tags.get("finetune_compute_allow_list"), computes.get("finetuneComputes")),
             inference_skus=_names(tags.get("inference_compute_allow_list"), computes.get("inferenceComputes")),
             defaults=_mapping(tags.get("model_specific_defaults")),
+            context=_context(metadata.get("textContextWindow"), name),
         )
 
     def find_successors(self, registry: str, name: str) -> list[str]:
@@ -264,6 +267,13 @@ def _input(name: str, entity: Any) -> ComponentInput:
 
 def _number(value: Any) -> float | None:
     return None if value in (None, "") else float(value)
+
+
+def _context(declared: object, name: str) -> int | None:
+    if str(declared).isdecimal():
+        return int(str(declared))
+    match = re.search(r"(?:^|-)(\d+)k(?:-|$)", name.lower())
+    return int(match[1]) * 1024 if match else None
 
 
 def _names(tag: str | None, metadata: Any) -> tuple[str, ...] | None:

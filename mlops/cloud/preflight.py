@@ -26,6 +26,7 @@ __all__ = [
     "check_parameters",
     "check_size",
     "estimate_cost",
+    "find_context_limit",
     "make_finding",
 ]
 
@@ -96,6 +97,16 @@ def check_model(model: BaseModel, successors: Iterable[str], allow_archived: boo
         message = f"Fine-tuning of {model.id} ended on {model.retired_on[:10]}. {advice}"
         findings.append(make_finding("model.retired", where, message, severity))
     return findings
+
+
+def find_context_limit(model: BaseModel, training: TrainingConfig) -> tuple[int, str] | None:
+    """Return the number of tokens at which the component cuts conversations, and where it comes from; None if nothing says it."""
+    limits = [(model.context, f"the context of {model.name}")] if model.context else []
+    value = training.parameters.get("max_seq_length", model.defaults.get("max_seq_length"))
+    requested = _number(value)
+    if requested is not None and requested > 0:
+        limits.append((int(requested), "max_seq_length"))
+    return min(limits, default=None)
 
 
 def check_size(size: str, model: BaseModel, sizes: Mapping[str, VmSize], where: str) -> list[Finding]:

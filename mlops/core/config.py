@@ -41,7 +41,8 @@ COORDINATES = {
 }
 """Workspace coordinate → environment variable."""
 
-Scalar = str | int | float | bool
+Scalar = str | int | Annotated[float, Field(allow_inf_nan=True)] | bool
+"""Of a component's input; `mlops validate` checks the value against the component's specification."""
 
 
 class Table(BaseModel):

@@ -56,7 +56,6 @@ BAD = [
     ("training.expected_hours", "inf", "finite"),
     ("training.timeout_hours", "inf", "finite"),
     ("training.detach_after_minutes", "nan", "finite"),
-    ("training.parameters.learning_rate", "nan", "learning_rate"),
     ("smoke.max_latency_ms", "inf", "finite"),
 ]
 EPHEMERAL = "[targets.test.endpoint]\nephemeral = true\n"

@@ -119,7 +119,7 @@ def _tutorial(options: Options) -> list[Model]:
                 "finetune-min-sku-spec": "24|1|220|64",
                 "finetune-recommended-sku": ", ".join(finetune),
             },
-            metadata={},
+            metadata=_limits(options),
             weights=options.weights,
         )
     ]
@@ -133,7 +133,7 @@ def _current(options: Options) -> list[Model]:
         archived=True,
         tags=vanity | {"model_specific_defaults": {**PHI3_DEFAULTS, **RATE_LIMITS}} | _standin(options),
         properties={},
-        metadata=_metadata((*V100, *A100), A100) | {"deprecation": RETIRED},
+        metadata=_metadata((*V100, *A100), A100) | _limits(options) | {"deprecation": RETIRED},
         weights=options.weights,
     )
     phi4 = Model(
@@ -142,7 +142,7 @@ def _current(options: Options) -> list[Model]:
         archived=False,
         tags={"model_specific_defaults": {**PHI3_DEFAULTS, "deepspeed_stage": 3}, **_standin(options)},
         properties={},
-        metadata=_metadata((*A100, *H100), (*A100, *H100)),
+        metadata=_metadata((*A100, *H100), (*A100, *H100)) | _limits(options),
         weights=options.weights,
     )
     return [phi3, phi4]
@@ -168,6 +168,11 @@ def environments() -> list[Environment]:
     _, _, rest = spec.ENVIRONMENT.partition("/environments/")
     name, _, version = rest.partition("/versions/")
     return [Environment(name, version, f"mcr.microsoft.com/azureml/curated/{name}:{version}")]
+
+
+def _limits(options: Options) -> dict[str, Any]:
+    """The stand-in's own context length, since it is what the component cuts conversations at."""
+    return {"textContextWindow": weights.context_length(cast(weights.Kind, options.weights))}
 
 
 def _metadata(inference: tuple[str, ...], finetune: tuple[str, ...]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from typing import Any, Literal, cast
 
 from mlops.emulator.component.packaging import save_mlflow_model
 
-__all__ = ["Kind", "StandinMissing", "describe", "ensure_standin", "find_standin"]
+__all__ = ["Kind", "StandinMissing", "context_length", "describe", "ensure_standin", "find_standin"]
 
 Kind = Literal["real", "tiny-llama", "tiny-phi3"]
 
@@ -38,6 +38,8 @@ FORMAT = 1
 SEED = 7
 CONTEXT = 1024
 """Context length of a tiny model, in tokens."""
+REAL_CONTEXT = 8192
+"""Context length of SmolLM2, in tokens."""
 
 LLAMA_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
@@ -90,6 +92,11 @@ def find_standin(kind: Kind, cache: Path) -> Path | None:
     """
     folder = _folder(kind, cache)
     return folder if folder.is_dir() else None
+
+
+def context_length(kind: Kind) -> int:
+    """Return the longest input of a stand-in, in tokens."""
+    return REAL_CONTEXT if kind == "real" else CONTEXT
 
 
 def describe(kind: Kind) -> dict[str, str]:

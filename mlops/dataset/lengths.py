@@ -1,0 +1,76 @@
+"""Prompts that don't fit into the base model's context, so that fine-tuning would learn nothing from their conversations.
+
+The component ``chat_completion_pipeline`` cuts every conversation at the context length. It drops conversations whose first answer begins
+later, and fails if none remains, after the cluster has been paid for. The base model's tokenizer is part of its weights, which stay in the
+registry; so tokens are estimated, cautiously: hardly any tokenizer needs fewer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from mlops.core.records import Finding
+from mlops.dataset.conversation import Conversation, InvalidRow, decode, lines
+
+__all__ = ["check_prompt_lengths", "estimate_tokens"]
+
+_PIECE = re.compile(r"[A-Za-z]{1,12}|[0-9]{1,3}|[!-/:-@\[-`{-~]+")
+
+
+def estimate_tokens(text: str) -> int:
+    """Estimate the number of tokens from below: words (long ones in pieces), numbers, punctuation, and a third of all other letters."""
+    others = 0 if text.isascii() else sum(letter > "\x7f" for letter in text)
+    return sum(1 for _ in _PIECE.finditer(text)) + others // 3
+
+
+def check_prompt_lengths(
+    files: Mapping[str, Path], origins: Mapping[str, Path], limit: int, source: str, splits: Sequence[str] = ("train_sft", "test_sft")
+) -> list[Finding]:
+    """Find conversations whose first answer begins after the context length.
+
+    Args:
+        files: split → JSON Lines.
+        origins: split → the place of each row in its source, one per line.
+        limit: in tokens.
+        source: where the limit comes from, for the message.
+        splits: those to check.
+
+    Returns:
+        For each split at most one finding: an error if all of its conversations are affected, else a warning with their number.
+    """
+    findings = []
+    for split in splits:
+        long, total = [], 0
+        for number, _, line in lines(files[split]):
+            total += 1
+            # A token has at least one byte.
+            if len(line) > limit and _is_too_long(line, limit):
+                long.append(number)
+        if not long:
+            continue
+        places = origins[split].read_text(encoding="utf-8").splitlines() if split in origins else []
+        where = places[long[0] - 1] if long[0] <= len(places) else f"{files[split]}:{long[0]}"
+        everything = len(long) == total
+        how_many = f"all {total:,}" if everything else f"{len(long):,} of {total:,}"
+        message = (
+            f"{how_many} prompts of {split} are longer than {limit:,} tokens ({source}), so nothing of their conversations can be learned; "
+            "this is the first one. The length is estimated without the model's tokenizer. Shorten these prompts, set data.max_characters, "
+            "or choose a model with a longer context"
+        )
+        findings.append(Finding(rule="prompt.length", severity="error" if everything else "warning", where=where, message=message))
+    return findings
+
+
+def _is_too_long(line: bytes, limit: int) -> bool:
+    try:
+        row: Conversation = decode(line)
+    except InvalidRow:
+        return False
+    tokens = 0
+    for message in row.messages:
+        if message.role == "assistant":
+            break
+        tokens += estimate_tokens(message.content) if len(message.content) > 8 else 1
+    return tokens >= limit

@@ -1,0 +1,66 @@
+"""Prompts that don't fit into the base model's context are reported before the cluster is paid for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlops.dataset.lengths import check_prompt_lengths, estimate_tokens
+from tests.support.tiny import make_tokenizer
+
+
+def write(path: Path, prompts: list[str], system: str = "") -> dict[str, Path]:
+    rows = []
+    for number, prompt in enumerate(prompts):
+        messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": "word " * 500}]
+        messages = [{"role": "system", "content": system}, *messages] if system else messages
+        rows.append({"prompt": prompt, "messages": messages, "prompt_id": str(number)})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return {"train_sft": path}
+
+
+LONG, SHORT = "some more words " * 100, "a question"
+
+
+@pytest.mark.parametrize(
+    ("prompts", "severity", "text"),
+    [
+        ([SHORT, SHORT], None, ""),
+        ([SHORT, LONG, LONG], "warning", "2 of 3 prompts"),
+        ([LONG, LONG], "error", "all 2 prompts"),
+    ],
+)
+def test_long_prompts_are_a_warning_and_only_long_ones_an_error(
+    prompts: list[str], severity: str | None, text: str, tmp_path: Path
+) -> None:
+    files = write(tmp_path / "train.jsonl", prompts)
+    origins = tmp_path / "origins.txt"
+    origins.write_text("".join(f"source:{number + 10}\n" for number in range(len(prompts))))
+    findings = check_prompt_lengths(files, {"train_sft": origins}, 200, "the context of X", ("train_sft",))
+    assert [finding.severity for finding in findings] == ([severity] if severity else [])
+    if findings:
+        assert findings[0].where == f"source:{10 + prompts.index(LONG)}"
+        assert text in findings[0].message
+        assert "200 tokens (the context of X)" in findings[0].message
+
+
+def test_the_answer_does_not_count_but_the_system_message_does(tmp_path: Path) -> None:
+    assert not check_prompt_lengths(write(tmp_path / "a.jsonl", [SHORT]), {}, 200, "x", ("train_sft",))
+    (finding,) = check_prompt_lengths(write(tmp_path / "b.jsonl", [SHORT], system=LONG), {}, 200, "x", ("train_sft",))
+    assert finding.where == f"{tmp_path}/b.jsonl:1"
+
+
+@given(st.text(st.characters(codec="utf-8"), max_size=200))
+def test_the_estimate_never_exceeds_the_bytes(text: str) -> None:
+    assert 0 <= estimate_tokens(text) <= len(text.encode())
+
+
+@pytest.mark.parametrize(
+    "text", ["The quick brown fox jumps.", "x = foo(bar, 12345) + 3.14", "Straße und Übermut", "これは日本語の文です。" * 3]
+)
+def test_a_tokenizer_with_a_small_vocabulary_needs_more(text: str) -> None:
+    assert 0 < estimate_tokens(text) <= len(make_tokenizer()(text)["input_ids"])
