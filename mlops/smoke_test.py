@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mlops.cli import stage
+from mlops.cloud.answers import SHAPES, Answer, ForeignAnswer
 from mlops.cloud.invoke import ScoringResponse, build_payload
 from mlops.cloud.workspace import Workspace
 from mlops.core import console
@@ -32,6 +33,8 @@ MAX_SAMPLES = 3
 """How many answers are stored in the record."""
 MARKER = re.compile(r"<\|[a-z_0-9]+\|>|</?s>|\[/?INST\]", re.IGNORECASE)
 """Markers of chat templates. In an answer they mean that the model continued past the end of its turn."""
+FOREIGN = "foreign"
+"""In smoke.jsonl, the shape of an answer that has none of the known ones."""
 EXCLUDED: dict[str, str] = {}
 """Settings of [smoke] that do not decide whether a deployment passes, and why. There are none."""
 
@@ -53,8 +56,8 @@ def smoke_test(config: Config, run: Run, workspace: Workspace) -> Smoked:
     """Send sampled rows of ``test_gen`` to the new deployment, whatever its traffic, and judge the answers.
 
     Raises:
-        SmokeTestFailed: more failures than ``smoke.max_failures``, or a 95th percentile of latency above ``smoke.max_latency_ms``. The
-            deployment is then deleted (unless it takes traffic), so that nothing keeps billing.
+        SmokeTestFailed: an answer has an unknown shape, more than ``smoke.max_failures`` fail, or the 95th percentile of latency is
+            above ``smoke.max_latency_ms``. The deployment is then deleted (unless it takes traffic), so that nothing keeps billing.
         RecordError: the deployment is not the one that deploy recorded, only one of the same name.
     """
     prepared, deployed = run.read(Prepared), run.read(Deployed)
@@ -79,9 +82,11 @@ def smoke_test(config: Config, run: Run, workspace: Workspace) -> Smoked:
     rows: list[dict[str, Any]] = []
     progress = console.Progress("answers", len(sampled))
     for question in sampled:
-        answer = client.invoke(build_payload(question.messages, config.smoke.max_new_tokens), deployed.deployment)
-        rows.append(_row(question, answer))
+        response = client.invoke(build_payload(question.messages, config.smoke.max_new_tokens), deployed.deployment)
+        rows.append(_row(question, response))
         progress.advance()
+        if rows[-1]["shape"] == FOREIGN:
+            break  # every other answer has the shape of the same serving image
     progress.close()
 
     path = run.path("smoke.jsonl")
@@ -94,6 +99,7 @@ def smoke_test(config: Config, run: Run, workspace: Workspace) -> Smoked:
         deployment=deployed.deployment,
         requests=len(rows),
         failures=sum(1 for row in rows if row["fault"]),
+        answer_shapes=tuple(sorted({row["shape"] for row in rows if row["shape"] in SHAPES})),
         latency_p50_ms=percentile([row["latency_ms"] for row in rows], 50),
         latency_p95_ms=percentile([row["latency_ms"] for row in rows], 95),
         samples=tuple(Sample(prompt=row["prompt"], answer=row["answer"], reference=row["reference"]) for row in rows if not row["fault"])[
@@ -103,6 +109,8 @@ def smoke_test(config: Config, run: Run, workspace: Workspace) -> Smoked:
     console.info(
         f"  {smoked.requests} requests, {smoked.failures} failures, p50 {smoked.latency_p50_ms:.0f} ms, p95 {smoked.latency_p95_ms:.0f} ms"
     )
+    for shape in smoked.answer_shapes:
+        console.info(f"  shape of the answers: {shape}, {SHAPES[shape]}")
     if reasons := _reasons(config, smoked, rows):
         raise SmokeTestFailed(
             f"Deployment {deployed.deployment} failed: {'; '.join(reasons)}. {_remove_deployment(config, run, workspace, deployed)}",
@@ -132,12 +140,8 @@ def questions(path: Path, count: int, seed: int) -> list[Question]:
     return [question for _, question in sorted(chosen, key=lambda pair: pair[0])[:count]]
 
 
-def fault(question: Question, answer: ScoringResponse) -> str:
+def fault(question: Question, answer: Answer) -> str:
     """Return what is wrong with an answer; empty if nothing is."""
-    if answer.status != 200:
-        return answer.reason
-    if answer.text is None:
-        return f"the answer does not have the form {{'output': text}}: {json.dumps(answer.body)[:200]}"
     text, prompt = _normalize(answer.text), _normalize(question.prompt)
     if not text:
         return "the answer is empty"
@@ -171,22 +175,33 @@ def _question(messages: Sequence[Mapping[str, str]]) -> Question | None:
     return Question(tuple(messages[: last + 1]), reference)
 
 
-def _row(question: Question, answer: ScoringResponse) -> dict[str, Any]:
+def _row(question: Question, response: ScoringResponse) -> dict[str, Any]:
+    text, shape, problem = "", "", response.reason
+    if response.status == 200:
+        try:
+            answer = response.answer()
+            text, shape, problem = answer.text, answer.shape, fault(question, answer)
+        except ForeignAnswer as foreign:
+            shape, problem = FOREIGN, str(foreign)
     return {
         "prompt": question.prompt,
-        "answer": answer.text or "",
+        "answer": text,
+        "shape": shape,
         "reference": question.reference,
         "messages": list(question.messages),
-        "status": answer.status,
-        "latency_ms": round(answer.latency_ms, 1),
-        "fault": fault(question, answer),
-        "raw": answer.body,
+        "status": response.status,
+        "latency_ms": round(response.latency_ms, 1),
+        "fault": problem,
+        "raw": response.content.decode("utf-8", "backslashreplace"),
     }
 
 
 def _reasons(config: Config, smoked: Smoked, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     reasons = []
-    if smoked.failures > config.smoke.max_failures:
+    if foreign := next((row["fault"] for row in rows if row["shape"] == FOREIGN), ""):
+        # No number of such failures is tolerable: no client could read the answers.
+        reasons.append(foreign)
+    elif smoked.failures > config.smoke.max_failures:
         first = next(row["fault"] for row in rows if row["fault"])
         reasons.append(f"{smoked.failures} of {smoked.requests} answers failed (at most {config.smoke.max_failures} may), first: {first}")
     if smoked.latency_p95_ms > config.smoke.max_latency_ms:

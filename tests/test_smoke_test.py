@@ -1,17 +1,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from mlops.cloud.invoke import ScoringResponse, build_payload
-from mlops.core.errors import RecordError
-from mlops.smoke_test import Question, fault, percentile, questions
-
-
-def answer(body: object, status: int = 200) -> ScoringResponse:
-    return ScoringResponse(status=status, body=body, deployment="d", reason="" if status == 200 else f"HTTP {status}", latency_ms=1.0)
+from mlops.cloud.answers import SHAPES, Answer
+from mlops.cloud.invoke import build_payload
+from mlops.cloud.workspace import Workspace
+from mlops.core.config import Config
+from mlops.core.errors import RecordError, SmokeTestFailed
+from mlops.core.records import Deployed
+from mlops.core.run import Run
+from mlops.emulator.server import Emulator
+from mlops.smoke_test import Question, fault, percentile, questions, smoke_test
+from tests.support.deployments import behind_the_gate, registered_model
 
 
 def question(text: str = "What is the capital of France?") -> Question:
@@ -19,34 +24,86 @@ def question(text: str = "What is the capital of France?") -> Question:
 
 
 @pytest.mark.parametrize(
-    ("body", "expected"),
+    ("text", "expected"),
     [
-        pytest.param({"output": "Paris."}, "", id="good"),
-        pytest.param([{"output": "Paris."}], "", id="good-in-a-list"),
-        pytest.param({"output": "   \n"}, "is empty", id="empty"),
-        pytest.param({"output": " what is the  capital of FRANCE? "}, "repeats the question", id="echo"),
-        pytest.param({"output": "What is the capital of France? Paris."}, "repeats the question", id="prompt-not-cut-off"),
-        pytest.param({"output": "Paris.<|end|><|user|> And"}, "continues past its end", id="runs-on"),
-        pytest.param({"result": "Paris"}, "does not have the form", id="other-key"),
-        pytest.param({"output": 7}, "does not have the form", id="number"),
-        pytest.param([{"output": "a"}, {"output": "b"}], "does not have the form", id="two-answers"),
-        pytest.param("Paris.", "does not have the form", id="bare-text"),
-        pytest.param([], "does not have the form", id="nothing"),
+        pytest.param("Paris.", "", id="good"),
+        pytest.param("   \n", "is empty", id="empty"),
+        pytest.param(" what is the  capital of FRANCE? ", "repeats the question", id="echo"),
+        pytest.param("What is the capital of France? Paris.", "repeats the question", id="prompt-not-cut-off"),
+        pytest.param("Paris.<|end|><|user|> And", "continues past its end", id="runs-on"),
     ],
 )
-def test_a_bad_answer_is_a_fault_and_a_good_one_is_not(body: object, expected: str) -> None:
-    actual = fault(question(), answer(body))
+def test_a_bad_answer_is_a_fault_and_a_good_one_is_not(text: str, expected: str) -> None:
+    actual = fault(question(), Answer(text, "output"))
     assert expected in actual
     assert bool(actual) == bool(expected)
 
 
 @pytest.mark.parametrize("text", ["Hi there, how can I help?", "Hi!", "hi"])
 def test_a_greeting_may_be_answered_with_a_greeting(text: str) -> None:
-    assert fault(question("Hi"), answer({"output": text})) == ""
+    assert fault(question("Hi"), Answer(text, "output")) == ""
 
 
-def test_a_status_other_than_200_is_a_fault() -> None:
-    assert fault(question(), answer({"output": "Paris"}, status=424)) == "HTTP 424"
+@pytest.fixture
+def deployed(
+    inside: Emulator,
+    workspace: Workspace,
+    trained_job: str,
+    tmp_path: Path,
+    settings: Callable[..., Config],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Callable[[str], tuple[Config, Run]]]:
+    """Deploy the model behind an image that answers in a shape; return the settings and a run directory up to ``deploy``."""
+    config = settings(
+        '[targets.test.endpoint]\nname = "shapes"\nprobe_initial_delay_s = 1\n[targets.test.smoke]\nrequests = 2\nmax_new_tokens = 4'
+    )
+
+    def deploy(shape: str) -> tuple[Config, Run]:
+        monkeypatch.setattr(inside.azure, "options", replace(inside.azure.options, answer_shape=shape))
+        endpoint = workspace.endpoints.find("shapes") or workspace.endpoints.create(config.endpoint, {})
+        model = registered_model(workspace, trained_job)
+        deployment = workspace.endpoints.deploy(config.endpoint, shape, model, {})
+        run = behind_the_gate(tmp_path / "run", trained_job)
+        run.write(
+            Deployed(
+                endpoint="shapes", endpoint_identity=endpoint.identity, endpoint_created=False, scoring_uri=endpoint.scoring_uri,
+                deployment=shape, identity=deployment.identity, model=model, sku=deployment.sku, instances=1, traffic_before={},
+                traffic_now={},
+            )
+        )  # fmt: skip
+        return config, run
+
+    yield deploy
+    workspace.endpoints.delete("shapes")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_answers_of_every_serving_image_are_read(
+    shape: str, deployed: Callable[[str], tuple[Config, Run]], workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, run = deployed(shape)
+    smoked = smoke_test(config, run, workspace)
+    assert (smoked.failures, smoked.answer_shapes) == (0, (shape,))
+    assert [sample.answer for sample in smoked.samples] == ["That is a fine number."] * 2
+    assert f"shape of the answers: {shape}, {SHAPES[shape]}" in capsys.readouterr().out
+    if shape != "chat-completion":
+        raw = json.loads((run.directory / "smoke.jsonl").read_text().splitlines()[0])["raw"]
+        assert json.loads(raw) == json.loads(SHAPES[shape].replace("…", "That is a fine number."))
+
+
+@pytest.mark.slow
+def test_answers_of_an_unknown_shape_stop_the_test_at_once(
+    deployed: Callable[[str], tuple[Config, Run]], workspace: Workspace, settings: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, run = deployed("output")
+    tolerant = config.model_copy(update={"smoke": config.smoke.model_copy(update={"max_failures": 2})})
+    monkeypatch.setattr("mlops.cloud.answers._KEYS", {"text": "output"})
+    with pytest.raises(SmokeTestFailed, match="has none of the shapes") as caught:
+        smoke_test(tolerant, run, workspace)
+    assert 'it begins with: {"output":"That is a fine number."}' in str(caught.value)
+    assert (run.directory / "smoke.jsonl").read_text().count("\n") == 1
+    assert workspace.endpoints.find_deployment("shapes", "output") is None
 
 
 def test_a_percentile_is_one_of_the_values() -> None:

@@ -6,13 +6,13 @@ container (408) into a TypeError.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from mlops.cloud.answers import Answer, parse_answer
 from mlops.cloud.errors import translate_errors
 from mlops.cloud.rest import Rest
 from mlops.cloud.session import Session
@@ -30,20 +30,21 @@ class ScoringResponse:
 
     status: int
     """HTTP status; 0 if there was no response."""
-    body: Any
-    """Parsed JSON, or the text if it is not JSON."""
+    content: bytes
+    """The body as received."""
     deployment: str
     """The deployment that answered, if the service says so."""
     reason: str
     """Why the request failed; empty with status 200."""
     latency_ms: float
 
-    @property
-    def text(self) -> str | None:
-        """The generated text of ``{"output": "…"}`` (or a list with one of these) and status 200; None for anything else."""
-        body = self.body[0] if isinstance(self.body, list) and len(self.body) == 1 else self.body
-        output = body.get("output") if self.status == 200 and isinstance(body, Mapping) else None
-        return output if isinstance(output, str) else None
+    def answer(self) -> Answer:
+        """Return the generated text and its shape.
+
+        Raises:
+            ForeignAnswer: the body has none of the known shapes. Call this only with status 200.
+        """
+        return parse_answer(self.content)
 
 
 def build_payload(messages: Sequence[Mapping[str, str]], max_new_tokens: int) -> dict[str, Any]:
@@ -89,11 +90,11 @@ class EndpointClient:
             response = self._rest.post(self._uri, json=dict(body), headers=headers, timeout_s=self._timeout_s)
         except CoreError as problem:
             latency_ms = (time.monotonic() - start) * 1000
-            return ScoringResponse(status=0, body=None, deployment="", reason=f"no response: {problem}", latency_ms=latency_ms)
+            return ScoringResponse(status=0, content=b"", deployment="", reason=f"no response: {problem}", latency_ms=latency_ms)
         latency_ms = (time.monotonic() - start) * 1000
         return ScoringResponse(
             status=response.status_code,
-            body=_body(response),
+            content=response.content,
             deployment=response.headers.get(DEPLOYMENT_HEADER, ""),
             reason="" if response.status_code == 200 else _reason(response),
             latency_ms=latency_ms,
@@ -105,15 +106,6 @@ class EndpointClient:
             key = str(self._session.ml.online_endpoints.get_keys(self._endpoint).primary_key)
         console.mask(key)
         return key
-
-
-def _body(response: Any) -> Any:
-    try:
-        body = response.json()
-        # Azure's no-code server wraps the JSON text of a response in a JSON string.
-        return json.loads(body) if isinstance(body, str) and body[:1] in "[{" else body
-    except ValueError:
-        return response.text()
 
 
 _MEANINGS = {

@@ -394,6 +394,7 @@ class Smoked(Record):
     deployment: str
     requests: int
     failures: int
+    answer_shapes: tuple[str, ...] = Field((), description="shapes of the answers, which depend on the serving image; see cloud/answers.py")
     latency_p50_ms: float
     latency_p95_ms: float
     samples: tuple[Sample, ...]

@@ -21,6 +21,7 @@ from mlops.emulator.base.faults import FAULTS, Faults
 __all__ = ["main"]
 
 CATALOGS = ("tutorial", "current")
+ANSWER_SHAPES = ("output", "output-list", "column", "column-list", "text-list", "chat-completion")
 WEIGHTS = ("real", "tiny-llama", "tiny-phi3")
 
 
@@ -67,6 +68,12 @@ def _make_parser() -> argparse.ArgumentParser:
         choices=WEIGHTS,
         default=os.environ.get("MLOPS_EMULATOR_WEIGHTS", "real"),
         help="stand-in weights of the base models (default: MLOPS_EMULATOR_WEIGHTS, else real)",
+    )
+    parser.add_argument(
+        "--answer-shape",
+        choices=ANSWER_SHAPES,
+        default="output",
+        help="shape in which serving images return a chat model's texts (default: %(default)s)",
     )
     parser.add_argument(
         "--fault", action="append", default=[], metavar="SPEC", help="inject a fault: NAME[@GLOB] [xN | always]; see --faults"

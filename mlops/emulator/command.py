@@ -60,6 +60,7 @@ def _make_emulator(options: argparse.Namespace, state: Path, faults: Faults) -> 
     settings = Options(
         catalog=options.catalog,
         weights=options.weights,
+        answer_shape=options.answer_shape,
         polls=options.polls,
         github=options.github,
         federated_subjects=tuple(options.federated_subject),

@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
 
+from mlops.cloud.answers import Answer
 from mlops.cloud.endpoints import EndpointView, LiveModels, _delete, _wait
 from mlops.cloud.errors import NotFound
 from mlops.cloud.invoke import build_payload
@@ -102,7 +103,7 @@ def test_the_deployment_header_applies_to_one_request(deployed: Workspace) -> No
     assert client.invoke(QUESTION, "green").deployment == "green"
     # The SDK's own invoke would keep sending requests to green.
     response = client.invoke(QUESTION)
-    assert (response.status, response.deployment, response.text) == (200, "blue", "That is a fine number.")
+    assert (response.status, response.deployment, response.answer()) == (200, "blue", Answer("That is a fine number.", "output"))
 
 
 @pytest.mark.parametrize(("status", "meaning"), [(408, "longer than"), (424, "container failed"), (429, "too many"), (503, "503")])
@@ -112,7 +113,6 @@ def test_a_refused_request_returns_the_reason(status: int, meaning: str, deploye
     # The request is not retried, which would hide the failure.
     assert response.status == status
     assert meaning in response.reason
-    assert response.text is None
 
 
 def test_a_request_to_a_missing_deployment_returns_404(deployed: Workspace) -> None:

@@ -75,6 +75,7 @@ class Options:
     Args:
         catalog: content of the ``azureml`` registry, ``tutorial`` or ``current``.
         weights: stand-in weights of its models, ``real`` (SmolLM2-135M-Instruct), ``tiny-llama`` or ``tiny-phi3``.
+        answer_shape: shape in which the serving images return the texts of a chat model, a name in ``serving/container/shapes.py``.
         polls: number of status reads for which a long-running operation stays ``InProgress`` after its work is done.
         cache: folder for files that emulators share, such as converted weights.
         github: the repository (``owner/name``) whose GitHub is emulated as well; empty for Azure only.
@@ -87,6 +88,7 @@ class Options:
 
     catalog: str = "tutorial"
     weights: str = "real"
+    answer_shape: str = "output"
     polls: int = 0
     cache: Path = Path.home() / ".cache" / "azureml-chat-mlops"
     github: str = ""

@@ -257,6 +257,7 @@ def _container_spec(azure: Azure, stored: Document) -> ContainerSpec:
         model=_mlflow_model(azure, stored["model"]),
         concurrency=settings["maxConcurrentRequestsPerInstance"] * stored["capacity"],
         request_timeout_ms=round(request_timeout_s(stored) * 1000),
+        answer_shape=azure.options.answer_shape,
         startup_timeout_s=parse_duration(liveness["initialDelay"]) + liveness["failureThreshold"] * parse_duration(liveness["period"]),
         variables={name: value or "" for name, value in stored["variables"].items()},
     )

@@ -25,6 +25,7 @@ from typing import Any
 from mlops.core import console
 from mlops.emulator.base import libraries
 from mlops.emulator.serving.container.app import make_app
+from mlops.emulator.serving.container.shapes import SHAPES
 from mlops.emulator.serving.container.worker import Worker
 
 __all__ = ["main"]
@@ -38,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--ready-file", type=Path, required=True, metavar="PATH", help="receives the port once the model is loaded")
     parser.add_argument("--max-concurrent", type=int, default=1, metavar="N", help="maxConcurrentRequestsPerInstance (default 1)")
     parser.add_argument("--request-timeout-ms", type=int, default=5000, metavar="N", help="requestTimeout (default 5000)")
+    parser.add_argument("--answer-shape", choices=SHAPES, default="output", help="shape of the answers (default: %(default)s)")
     arguments = parser.parse_args(argv)
     libraries.configure()
     try:
@@ -82,7 +84,7 @@ async def _serve(model: Any, listener: socket.socket, arguments: argparse.Namesp
     # By name, because its import of mlflow must follow the preparations above.
     chat_model = importlib.import_module("mlops.emulator.component.chat_model")
     worker = Worker(model.predict, batch=min(arguments.max_concurrent, 4), limit=2 * arguments.max_concurrent)
-    app = make_app(worker, chat_model.parse, arguments.request_timeout_ms / 1000)
+    app = make_app(worker, chat_model.parse, SHAPES[arguments.answer_shape], arguments.request_timeout_ms / 1000)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=2))
     announcement = asyncio.create_task(_announce(server, listener.getsockname()[1], arguments.ready_file))
     await server.serve(sockets=[listener])

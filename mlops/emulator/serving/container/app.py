@@ -2,7 +2,7 @@
 
 | request | response |
 |---|---|
-| ``POST /score`` | 200 ``{"output": …}``; 400 invalid payload; 408 too slow; 429 too many requests; 500 the model failed |
+| ``POST /score`` | 200 texts in the image's shape; 400 invalid payload; 408 too slow; 429 too many requests; 500 the model failed |
 | ``GET /``, ``/health/live``, ``/health/ready`` | 200 ``Healthy``, even while the model is working |
 """
 
@@ -21,6 +21,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from mlops.core import console
+from mlops.emulator.serving.container.shapes import Render
 from mlops.emulator.serving.container.worker import Busy, Worker
 
 __all__ = ["Parse", "make_app"]
@@ -29,18 +30,19 @@ Parse = Callable[[Any], tuple[list[Any], dict[str, Any]]]
 """Returns the conversations and the parameters in a payload, or raises ValueError."""
 
 
-def make_app(worker: Worker, parse: Parse, timeout_s: float) -> Starlette:
+def make_app(worker: Worker, parse: Parse, render: Render, timeout_s: float) -> Starlette:
     """Return the application.
 
     Args:
         worker: runs the model.
         parse: parses the payload of a request.
+        render: gives the texts the shape of the response.
         timeout_s: seconds from a request's arrival to its response.
     """
 
     async def score(request: Request) -> Response:
         start = time.monotonic()
-        response, remark = await _score(worker, parse, timeout_s, await request.body())
+        response, remark = await _score(worker, parse, render, timeout_s, await request.body())
         request_id = request.headers.get("x-ms-client-request-id", "-")
         milliseconds = (time.monotonic() - start) * 1000
         clock = time.strftime("%H:%M:%S")
@@ -59,7 +61,7 @@ async def _get_health(_request: Request) -> Response:
     return PlainTextResponse("Healthy")
 
 
-async def _score(worker: Worker, parse: Parse, timeout_s: float, body: bytes) -> tuple[Response, str]:
+async def _score(worker: Worker, parse: Parse, render: Render, timeout_s: float, body: bytes) -> tuple[Response, str]:
     """Return the response, and a remark for the log."""
     try:
         conversations, parameters = parse(json.loads(body))
@@ -80,4 +82,4 @@ async def _score(worker: Worker, parse: Parse, timeout_s: float, body: bytes) ->
         # This also happens when the client disconnects.
         worker.abandon(job)
     remark = f"queued for {job.queued_s * 1000:.0f} ms, batch of {job.batch_size}, {sum(map(len, answers))} characters"
-    return JSONResponse({"output": answers[0] if len(answers) == 1 else answers}), remark
+    return JSONResponse(render(answers)), remark

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
@@ -10,7 +11,11 @@ from typing import Any
 import httpx
 import pytest
 
+from mlops.cloud.answers import SHAPES as KNOWN
+from mlops.cloud.answers import Answer, parse_answer
+from mlops.emulator.__main__ import ANSWER_SHAPES
 from mlops.emulator.serving.container.app import make_app
+from mlops.emulator.serving.container.shapes import SHAPES
 from mlops.emulator.serving.container.worker import Worker
 
 
@@ -47,7 +52,7 @@ def run_scenario(batch: int, limit: int, timeout_s: float, play: Callable[[Clien
 
     async def run() -> None:
         model = Slow()
-        app = make_app(Worker(model, batch, limit), parse, timeout_s)
+        app = make_app(Worker(model, batch, limit), parse, SHAPES["output"], timeout_s)
         try:
             async with Client(transport=httpx.ASGITransport(app), base_url="http://container") as client:
                 await play(client, model)
@@ -173,3 +178,10 @@ def test_400_names_the_accepted_payload() -> None:
         assert response.text.startswith('The keys messages are not accepted. Accepted: {"input_data": {"input_string": [')
 
     run_scenario(1, 2, 60, play)
+
+
+def test_the_emulators_shapes_are_those_that_the_pipeline_reads() -> None:
+    assert tuple(SHAPES) == ANSWER_SHAPES == tuple(KNOWN)
+    for name, render in SHAPES.items():
+        assert parse_answer(json.dumps(render(["Hi"])).encode()) == Answer("Hi", name)
+        assert '"Ho"' in json.dumps(render(["Hi", "Ho"]))
