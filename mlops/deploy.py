@@ -29,6 +29,7 @@ EXCLUDED = {
     "endpoint.deployment_prefix": "the name starts with it",
     "endpoint.price_per_hour_usd": "only for the cost estimate",
     "endpoint.deploy_timeout_minutes": "how long deploy waits; only a healthy deployment is reused",
+    "endpoint.allow_unknown_image": "only decides whether validate stops",
     "endpoint.keep_previous": "what promote does with the previous deployment",
 }
 """Settings that do not decide what a deployment is, and why."""

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from mlops.cli import stage
-from mlops.cloud import preflight
+from mlops.cloud import preflight, serving_images
 from mlops.cloud.assets import BaseModel, Component
 from mlops.cloud.compute import ComputeView
 from mlops.cloud.workspace import Workspace
@@ -187,6 +187,7 @@ def _check_workspace(
         lambda: assets.get_component(registry, training.component, component_version), "component.missing", where, findings
     )
     if snapshot.component is not None:
+        findings += serving_images.check_images(config, snapshot.component.version, locate)
         findings += preflight.check_parameters(snapshot.component, training, model.defaults if model else {}, locate)
 
     sizes = computes.sizes

@@ -16,6 +16,7 @@ import pytest
 from mlops.__main__ import COMMANDS
 from mlops.cli.reference import markdown
 from mlops.cli.run import STAGES
+from mlops.cloud import serving_images
 from mlops.core.config import json_schema, load
 from mlops.emulator.base.faults import FAULTS
 from mlops.emulator.component.spec import INPUTS
@@ -41,11 +42,12 @@ def between(text: str, name: str, new: str) -> str:
 
 
 def generated() -> dict[Path, str]:
-    emulator, gate = ROOT / "docs" / "emulator.md", ROOT / "docs" / "gate.md"
+    emulator, gate, serving = (ROOT / "docs" / f"{name}.md" for name in ("emulator", "gate", "serving"))
     return {
         ROOT / "docs" / "configuration.md": markdown(),
         ROOT / "docs" / "pipeline.schema.json": json.dumps(json_schema(), indent=2) + "\n",
         emulator: between(emulator.read_text(), "inputs", inputs_table()),
+        serving: between(serving.read_text(), "images", serving_images.tables()),
         gate: between(gate.read_text(), "metrics", list_metrics()),
     }
 

@@ -23,6 +23,7 @@ from mlops.validate import MAX_PRINTED, MAX_RECORDED, validate
 
 RETENTION = Path(__file__).parent.parent / "data" / "retention.jsonl"
 A100 = "Standard_NC24ads_A100_v4"
+ENVIRONMENTS = "azureml://registries/azureml/environments"
 
 Make = Callable[..., Config]
 Open = Callable[[Config], Workspace]
@@ -90,7 +91,7 @@ def test_a_valid_setup_is_recorded(inside: Emulator, configure: Make, open_works
     assert record.rows_checked == {**dict.fromkeys(SPLITS, 8), "retention": 320}
     assert record.findings == ()
     assert record.base_model == "azureml://registries/azureml/models/Phi-3-mini-4k-instruct/versions/15"
-    assert record.component == "azureml://registries/azureml/components/chat_completion_pipeline/versions/0.0.82"
+    assert record.component == "azureml://registries/azureml/components/chat_completion_pipeline/versions/0.0.81"
     assert (record.compute_size, record.gpus_per_node, record.endpoint_sku) == (A100, 1, A100)
     assert record.cost_estimate_usd == pytest.approx(7.0)
     assert json.loads((run.directory / "findings.json").read_text()) == []
@@ -236,6 +237,22 @@ def test_an_archived_model_names_its_successors_and_may_be_allowed(
     record = validate(allowed, run, open_workspace(allowed))
     assert {finding.severity for finding in record.findings} == {"warning"}
     assert "model.archived" in {finding.rule for finding in record.findings}
+
+
+def test_a_model_that_its_serving_image_could_not_load_is_refused_before_training(
+    start_emulator: Callable[..., Emulator], configure: Make, open_workspace: Open, run: Run
+) -> None:
+    start_emulator(catalog="current")
+    newer = ("training.component_version=0.0.82", "model.allow_archived=true")
+    scoring = f"evaluation.environment={ENVIRONMENTS}/acft-hf-nlp-gpu/versions/112"
+    for settings, blocked in (
+        (newer, ["endpoint.image.incompatible", "evaluation.environment.incompatible"]),
+        ((*newer, f"endpoint.environment={ENVIRONMENTS}/foundation-model-inference/versions/93"), ["evaluation.environment.incompatible"]),
+        ((*newer, scoring), ["endpoint.image.incompatible"]),
+    ):
+        config = configure(*settings)
+        rules = [rule for rule, _ in refused(config, run, open_workspace(config))]
+        assert [rule for rule in rules if not rule.startswith("model.")] == blocked
 
 
 def test_a_cluster_is_created_at_low_priority_if_dedicated_is_refused(

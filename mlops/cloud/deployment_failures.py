@@ -41,7 +41,8 @@ _CLASSES = (
     FailureClass(
         "ScoringScript",
         "the container started, but the model's code failed",
-        "read the log: the model could not be loaded, or a package is missing from its environment",
+        "read the log: the model could not be loaded, or a package is missing from its environment. If a newer transformers saved it, "
+        "set endpoint.environment (docs/serving.md)",
     ),
     FailureClass(
         "ResourceNotReady",

@@ -172,6 +172,7 @@ class Endpoints:
             name=deployment,
             endpoint_name=config.name,
             model=model,
+            environment=config.environment or None,
             instance_type=config.instance_type,
             instance_count=config.instance_count,
             liveness_probe=ProbeSettings(initial_delay=config.probe_initial_delay_s),

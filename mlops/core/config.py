@@ -115,7 +115,9 @@ class TrainingConfig(Table):
     """How it is fine-tuned."""
 
     component: str = "chat_completion_pipeline"
-    component_version: str = Field("0.0.82", description="pinned, since `latest` can change between two runs")
+    component_version: str = Field(
+        "0.0.81", description="pinned, since `latest` can change, and [serving images](serving.md) load some only"
+    )
     experiment: ExperimentName = "chat-completion-ultrachat"
     parameters: dict[str, Scalar] = Field(default_factory=dict, description="component inputs")
     expected_hours: float | None = Field(None, ge=0, description="for the cost estimate")
@@ -138,7 +140,7 @@ class EvaluationConfig(Table):
     precision: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     champion_endpoint: OptionalEndpointName = Field("", description="its live model is the champion; empty: the endpoint that we deploy to")
     environment: str = Field(
-        "azureml://registries/azureml/environments/acft-hf-nlp-gpu/versions/112", description="curated environment of the command job"
+        "azureml://registries/azureml/environments/acft-hf-nlp-gpu/versions/105", description="curated environment of the command job"
     )
 
 
@@ -208,6 +210,10 @@ class EndpointConfig(Table):
     ephemeral: bool = Field(False, description="created for one run: teardown deletes the whole endpoint")
     expires_after_hours: float | None = Field(None, gt=0, description="after which `mlops reap --delete` may delete it")
     deployment_prefix: DeploymentPrefix = "d"
+    environment: str = Field(
+        "", description="of the serving image, a registry's id; empty: [Azure's default for MLflow models](serving.md)"
+    )
+    allow_unknown_image: bool = Field(False, description="deploy although it is not known whether the serving image can load the model")
     instance_type: str = "Standard_NC24ads_A100_v4"
     instance_count: int = Field(1, ge=1)
     price_per_hour_usd: float | None = Field(None, ge=0)

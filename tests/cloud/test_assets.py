@@ -55,11 +55,11 @@ def test_latest_is_resolved_to_a_version(start_emulator: Start, settings: Settin
     start_emulator(catalog="tutorial")
     assets = open_workspace(settings()).assets
     assert assets.get_base_model("azureml", PHI, "latest").version == "15"
-    assert assets.get_component("azureml", "chat_completion_pipeline", "latest").version == "0.0.82"
+    assert assets.get_component("azureml", "chat_completion_pipeline", "latest").version == "0.0.81"
 
 
 def test_a_component_has_the_rules_that_the_sdk_does_not_check(start_emulator: Start, settings: Settings, open_workspace: Open) -> None:
-    start_emulator()
+    start_emulator(catalog="current")
     component = open_workspace(settings()).assets.get_component("azureml", "chat_completion_pipeline", "0.0.82")
     assert len(component.inputs) == 69
     assert component.outputs == {"pytorch_model_folder": "uri_folder", "mlflow_model_folder": "mlflow_model"}

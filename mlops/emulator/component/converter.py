@@ -19,5 +19,5 @@ def run(step: Step) -> None:
     weights = find_model(step.required_path("model_path"))
     target = step.output("mlflow_model_folder")
     target.parent.mkdir(parents=True, exist_ok=True)
-    digest = save_mlflow_model(weights, target, {"task": "chat-completion"})
+    digest = save_mlflow_model(weights, target, {"task": "chat-completion", "transformers_version": step.transformers})
     console.info(f"MLflow model in {target}, weights sha256 {digest}")

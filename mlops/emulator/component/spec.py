@@ -1,4 +1,4 @@
-"""The registry component ``chat_completion_pipeline`` 0.0.82: inputs, nodes, outputs, and its form on the wire.
+"""The registry component ``chat_completion_pipeline``, versions 0.0.81 and 0.0.82: inputs, nodes, outputs, and its form on the wire.
 
 Facts from Azure/azureml-assets, ``assets/training/finetune_acft_hf_nlp/components/`` (2026-06-30). Literals are strings throughout,
 as the SDK sends them (``"5e-06"``, ``"true"``) and as the service returns them (``"optional": "True"``).
@@ -9,20 +9,49 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mlops.core.console import did_you_mean
 from mlops.emulator.component.inputs import INPUTS, PATH_TYPES, Input
 
 __all__ = [
-    "ENVIRONMENT", "INPUTS", "NAME", "NODES", "OUTPUTS", "VERSION", "Input", "Node", "Output", "fill_defaults", "find_problems", "to_wire",
+    "INPUTS", "NAME", "NODES", "OUTPUTS", "RELEASES", "VERSION", "Input", "Node", "Output", "Release", "fill_defaults", "find_problems",
+    "inputs", "nodes", "to_wire",
 ]  # fmt: skip
 
 NAME = "chat_completion_pipeline"
 VERSION = "0.0.82"
-ENVIRONMENT = "azureml://registries/azureml/environments/acft-hf-nlp-gpu/versions/112"
-"""Environment id of every node."""
+"""The newest version, whose inputs and nodes :data:`INPUTS` and :data:`NODES` are."""
+
+
+@dataclass(frozen=True)
+class Release:
+    """What a version of the component differs in.
+
+    Attributes:
+        environment: environment id of every node.
+        transformers: its version in that environment.
+        lacks: inputs that this version doesn't have.
+        age: how many patch versions older its nodes are.
+    """
+
+    environment: str
+    transformers: str
+    lacks: frozenset[str] = frozenset()
+    age: int = 0
+
+
+RELEASES: Mapping[str, Release] = {
+    "0.0.81": Release(
+        "azureml://registries/azureml/environments/acft-hf-nlp-gpu/versions/105",
+        "4.55.0",
+        frozenset({"finetune_config_path", "trust_remote_code"}),
+        age=1,
+    ),
+    VERSION: Release("azureml://registries/azureml/environments/acft-hf-nlp-gpu/versions/112", "5.3.0"),
+}
+"""Version → what is particular to it, oldest first."""
 
 _BINDING = re.compile(r"^\$\{\{parent\.(?:inputs\.(?P<input>\w+)|jobs\.(?P<node>\w+)\.outputs\.(?P<output>\w+))\}\}$")
 
@@ -185,19 +214,35 @@ OUTPUTS: Mapping[str, Output] = {
 """Outputs of the pipeline."""
 
 
-def find_problems(values: Mapping[str, str]) -> list[str]:
+def inputs(version: str) -> dict[str, Input]:
+    """Return the inputs of a version."""
+    return {name: item for name, item in INPUTS.items() if name not in RELEASES[version].lacks}
+
+
+def nodes(version: str) -> tuple[Node, ...]:
+    """Return the graph of a version, in execution order. Bindings to inputs that it lacks are never filled."""
+    return tuple(replace(node, version=_older(node.version, RELEASES[version].age)) for node in NODES)
+
+
+def _older(version: str, by: int) -> str:
+    rest, _, patch = version.rpartition(".")
+    return f"{rest}.{int(patch) - by}"
+
+
+def find_problems(values: Mapping[str, str], version: str = VERSION) -> list[str]:
     """Return all problems of submitted inputs: unknown names, types, enums, minima, and required inputs without a value.
 
     Args:
         values: input name → literal as a string; for a path input, any non-empty string.
+        version: of the component.
 
     Returns:
         One sentence per problem, in the order of the inputs; empty if there are none.
     """
     problems = []
     for name, value in values.items():
-        if name not in INPUTS:
-            problems.append(f"{name}: no such input of {NAME} {VERSION}{did_you_mean(name, INPUTS)}")
+        if name not in inputs(version):
+            problems.append(f"{name}: no such input of {NAME} {version}{did_you_mean(name, inputs(version))}")
         elif problem := _problem(INPUTS[name], value):
             problems.append(f"{name}: {problem}")
     missing = [item.name for item in INPUTS.values() if not item.optional and item.default is None and item.name not in values]
@@ -210,15 +255,15 @@ def fill_defaults(values: Mapping[str, str]) -> dict[str, str]:
     return defaults | dict(values)
 
 
-def to_wire() -> dict[str, Any]:
+def to_wire(version: str = VERSION) -> dict[str, Any]:
     """Return ``componentSpec`` as the registry does: scalars are strings, ``jobs`` is left out."""
     return {
         "name": NAME,
-        "version": VERSION,
+        "version": version,
         "display_name": "Chat Completion Pipeline",
         "description": "Fine-tunes a chat model and returns it as an MLflow model.",
         "type": "pipeline",
-        "inputs": {item.name: _input_to_wire(item) for item in INPUTS.values()},
+        "inputs": {item.name: _input_to_wire(item) for item in inputs(version).values()},
         "outputs": {name: {"type": output.type, "mode": "rw_mount"} for name, output in OUTPUTS.items()},
     }
 

@@ -1,6 +1,6 @@
 """A step's inputs and outputs, read from the file that its command line names.
 
-{"inputs": {"learning_rate": "5e-06", "train_file_path": "/…/train.jsonl"}, "outputs": {"output_dir": "/…/out"}}
+{"inputs": {"learning_rate": "5e-06", "train_file_path": "/…/train.jsonl"}, "outputs": {"output_dir": "/…/out"}, "transformers": "5.3.0"}
 """
 
 from __future__ import annotations
@@ -18,10 +18,14 @@ __all__ = ["Step"]
 
 @dataclass(frozen=True)
 class Step:
-    """Inputs and outputs of one step. A missing literal has the component's default."""
+    """Inputs and outputs of one step. A missing literal has the component's default.
+
+    ``transformers`` is its version in the environment that the step stands for; this machine's is newer.
+    """
 
     inputs: Mapping[str, str]
     outputs: Mapping[str, Path]
+    transformers: str = ""
 
     @classmethod
     def read(cls, path: Path) -> Step:
@@ -33,7 +37,8 @@ class Step:
         try:
             document = json.loads(path.read_text(encoding="utf-8"))
             inputs = {str(name): str(value) for name, value in document["inputs"].items()}
-            return cls(inputs, {str(name): Path(value) for name, value in document["outputs"].items()})
+            outputs = {str(name): Path(value) for name, value in document["outputs"].items()}
+            return cls(inputs, outputs, str(document.get("transformers", "")))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
             raise SystemFailure(f"{path} is not a step's specification: {problem!r}") from problem
 

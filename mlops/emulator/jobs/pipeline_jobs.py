@@ -24,7 +24,7 @@ from mlops.emulator.component.inputs import PATH_TYPES
 from mlops.emulator.history import mlflow_server, runstore
 from mlops.emulator.jobs.body import AssetInput, JobProperties
 from mlops.emulator.jobs.scheduler import SERVERLESS, STD_LOG, JobCanceled, JobFailure, Worker, describe_exit, error_object
-from mlops.emulator.registry import registry
+from mlops.emulator.registry import catalog, registry
 from mlops.emulator.storage import blobs
 from mlops.emulator.wire.resources import Body
 from mlops.emulator.workspace import compute, uris
@@ -91,9 +91,9 @@ def validate(azure: Azure, job: PipelineProperties) -> None:
     if len(job.jobs) > 1:
         raise not_implemented(f"pipelines of more than one node ({', '.join(job.jobs)})")
     node = job.node
-    _check_component(node)
+    version = _component_version(azure, node)
     for name in node.inputs:
-        if name not in spec.INPUTS:
+        if name not in spec.inputs(version):
             raise _invalid(
                 f"Invalid component job since input {name} for component job {node.name} does not exist.", "InvalidComponentJobInput"
             )
@@ -103,7 +103,7 @@ def validate(azure: Azure, job: PipelineProperties) -> None:
                 f"Invalid component job since output {name} for component job {node.name} does not exist.", "InvalidComponentJobOutput"
             )
     literals, assets = _input_values(job)
-    if problems := spec.find_problems(literals | assets):
+    if problems := spec.find_problems(literals | assets, version):
         raise _invalid("; ".join(problems), "InvalidComponentJobInput")
     for name, value in spec.fill_defaults(literals).items():
         if name.startswith("compute_") and value != SERVERLESS and compute.find(azure, value) is None:
@@ -135,8 +135,9 @@ async def run(worker: Worker, job: PipelineProperties) -> None:
     with runstore.change(azure, name) as document:
         document["properties"]["PipelineType"] = "Finetune"
     outputs: dict[str, dict[str, str]] = {}
-    for number, node in enumerate(spec.NODES, 1):
-        log.write(f"Submitting step {number} of {len(spec.NODES)}: {node.name}")
+    nodes = spec.nodes(_component_version(azure, job.node))
+    for number, node in enumerate(nodes, 1):
+        log.write(f"Submitting step {number} of {len(nodes)}: {node.name}")
         outputs[node.name] = await _run_step(worker, job, node, node.bind(inputs, outputs), inputs, log)
     log.write("Finishing experiment: no runs left and nothing to schedule.")
     await runstore.set_status(azure, name, "Finalizing")
@@ -207,7 +208,9 @@ async def _run_step(
     try:
         async with worker.nodes(name, target, nodes):
             await runstore.set_status(azure, name, "Running")
-            await _execute(worker, node, document, root, {"inputs": dict(inputs), "outputs": outputs}, log)
+            release = spec.RELEASES[_component_version(azure, job.node)]
+            specification = {"inputs": dict(inputs), "outputs": outputs, "transformers": release.transformers}
+            await _execute(worker, node, document, root, specification, log)
         await runstore.set_status(azure, name, "Completed")
     except JobCanceled:
         await runstore.set_status(azure, name, "Canceled")
@@ -279,13 +282,20 @@ def _output_locations(azure: Azure, job: PipelineProperties, name: str, node: sp
     return locations
 
 
-def _check_component(node: Node) -> None:
+def _component_version(azure: Azure, node: Node) -> str:
+    """Return the version of the node's component.
+
+    Raises:
+        AzureFault: 404, the registry does not have it; 501, it is in no registry.
+    """
     match = COMPONENT.fullmatch(node.component_id)
     if match is None:
         raise not_implemented(f"the component {node.component_id}, only those of the azureml registry")
-    if (match["registry"], match["name"], match["version"]) != (registry.REGISTRY, spec.NAME, spec.VERSION):
+    known = [(registry.REGISTRY, each.name, each.version) for each in catalog.components(azure.options)]
+    if (match["registry"], match["name"], match["version"]) not in known:
         missing = f"Not found component {match['name']} (version: {match['version']})."
         raise AzureFault(404, "NotFound", f"key: {node.component_id}, Message: {missing}", inner=("NotFound", "ComponentNotFound"))
+    return match["version"]
 
 
 def _input_values(job: PipelineProperties) -> tuple[dict[str, str], dict[str, str]]:

@@ -16,7 +16,17 @@ from mlops.emulator.base.azure import Options
 from mlops.emulator.component import spec
 from mlops.emulator.registry import weights
 
-__all__ = ["CATALOGS", "Component", "Environment", "Model", "components", "environments", "models"]
+__all__ = [
+    "CATALOGS",
+    "DEFAULT_IMAGE_TRANSFORMERS",
+    "SERVING_IMAGES",
+    "Component",
+    "Environment",
+    "Model",
+    "components",
+    "environments",
+    "models",
+]
 
 A100 = (
     "Standard_NC24ads_A100_v4", "Standard_NC48ads_A100_v4", "Standard_NC96ads_A100_v4", "Standard_ND96asr_v4", "Standard_ND96amsr_A100_v4",
@@ -51,6 +61,15 @@ RETIRED = {
     "inferenceLegacyDate": "2025-06-09T00:00:00.000000Z",
     "inferenceRetirementDate": "2025-08-30T00:00:00.000000Z",
 }
+
+
+DEFAULT_IMAGE_TRANSFORMERS = "4.46"
+"""Version of transformers in the image that serves an MLflow model without code."""
+SERVING_IMAGES: Mapping[str, str] = {
+    f"azureml://registries/azureml/environments/foundation-model-inference/versions/{version}": transformers
+    for version, transformers in {"87": "4.56.0", "93": "5.5.1", "94": "5.5.1"}.items()
+}
+"""Environment of a serving image → the oldest transformers that it may contain. They serve MLflow models without code."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,16 +177,17 @@ def models(options: Options) -> list[Model]:
     return CATALOGS[options.catalog](options)
 
 
-def components() -> list[Component]:
-    """Return the only component."""
-    return [Component(spec.NAME, spec.VERSION, spec.to_wire())]
+def components(options: Options) -> list[Component]:
+    """Return the versions of the only component, oldest first. The tutorial is older than the newest one."""
+    versions = [version for version in spec.RELEASES if version != spec.VERSION or options.catalog == "current"]
+    return [Component(spec.NAME, version, spec.to_wire(version)) for version in versions]
 
 
 def environments() -> list[Environment]:
-    """Return the environment of the component's nodes."""
-    _, _, rest = spec.ENVIRONMENT.partition("/environments/")
-    name, _, version = rest.partition("/versions/")
-    return [Environment(name, version, f"mcr.microsoft.com/azureml/curated/{name}:{version}")]
+    """Return the environments of the component's nodes and those of serving images, oldest first."""
+    ids = [release.environment for release in spec.RELEASES.values()] + list(SERVING_IMAGES)
+    pairs = [each.partition("/environments/")[2].split("/versions/") for each in ids]
+    return [Environment(name, version, f"mcr.microsoft.com/azureml/curated/{name}:{version}") for name, version in pairs]
 
 
 def _limits(options: Options) -> dict[str, Any]:

@@ -66,7 +66,7 @@ async def get_model(azure: Azure, request: Request) -> Answer:
 
 async def list_components(azure: Azure, request: Request) -> Answer:
     """List the versions of a component."""
-    versions = _with_name(catalog.components(), request)
+    versions = _with_name(catalog.components(azure.options), request)
     if not versions:
         raise _component_not_found(request)
     return _page(request, [(_component(component), False) for component in versions])
@@ -74,7 +74,7 @@ async def list_components(azure: Azure, request: Request) -> Answer:
 
 async def get_component(azure: Azure, request: Request) -> Answer:
     """Return one version of a component."""
-    for component in _with_name(catalog.components(), request):
+    for component in _with_name(catalog.components(azure.options), request):
         if component.version == request.path_params["version"]:
             return _component(component)
     raise _component_not_found(request)
@@ -100,7 +100,9 @@ async def list_model_names(azure: Azure, request: Request) -> Answer:
 
 async def list_component_names(azure: Azure, request: Request) -> Answer:
     """List the components."""
-    return _list_containers(request, "components", [(component.name, component.version, False) for component in catalog.components()])
+    return _list_containers(
+        request, "components", [(component.name, component.version, False) for component in catalog.components(azure.options)]
+    )
 
 
 async def list_environment_names(azure: Azure, request: Request) -> Answer:

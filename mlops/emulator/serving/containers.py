@@ -44,6 +44,7 @@ class ContainerSpec:
         model: folder of the MLflow model.
         concurrency: number of requests that are processed at once; as many again may wait.
         request_timeout_ms: time limit of a request.
+        transformers: its version in the image.
         answer_shape: shape in which the image returns texts.
         startup_timeout_s: time limit for getting ready.
         variables: environment variables of the deployment.
@@ -52,6 +53,7 @@ class ContainerSpec:
     model: Path
     concurrency: int
     request_timeout_ms: int
+    transformers: str
     answer_shape: str
     startup_timeout_s: float
     variables: dict[str, str]
@@ -94,6 +96,7 @@ class Container:
                 *(sys.executable, "-m", "mlops.emulator.serving.container", "--model", str(self.spec.model), "--port", "0"),
                 *("--ready-file", str(ready), "--max-concurrent", str(self.spec.concurrency)),
                 *("--request-timeout-ms", str(self.spec.request_timeout_ms), "--answer-shape", self.spec.answer_shape),
+                *("--transformers", self.spec.transformers),
             ],
             cwd=self._folder,
             environment=self._environment(),

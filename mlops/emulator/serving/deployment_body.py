@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 from mlops.emulator.base.azure import LOCATION, Azure
 from mlops.emulator.base.errors import not_implemented, user_error
 from mlops.emulator.base.store import Document
+from mlops.emulator.registry import catalog
 from mlops.emulator.wire.resources import Body, add_system_data, inference_error
 from mlops.emulator.workspace import vm_sizes
 
@@ -143,6 +144,7 @@ def build_document(azure: Azure, body: Put, previous: Document | None, name: str
         {
             "name": previous["name"] if previous else name,
             "model": properties.model,
+            "environment": properties.environment_id,
             "instance_type": size.name,
             "capacity": capacity,
             "request_settings": {
@@ -167,8 +169,10 @@ def _validate(body: Put, capacity: int) -> None:
     properties = body.properties
     if body.location.replace(" ", "").lower() != LOCATION:
         raise user_error(f"The location {body.location} is not the workspace's location {LOCATION}.")
-    if properties.code_configuration is not None or properties.environment_id is not None:
-        raise not_implemented("deployments with their own scoring script or environment; an MLflow model needs neither")
+    if properties.code_configuration is not None:
+        raise not_implemented("deployments with their own scoring script; an MLflow model needs none")
+    if properties.environment_id is not None and properties.environment_id not in catalog.SERVING_IMAGES:
+        raise not_implemented(f"deployments with the environment {properties.environment_id}, only {', '.join(catalog.SERVING_IMAGES)}")
     if properties.data_collector is not None:
         raise not_implemented("data collectors")
     if not properties.model:

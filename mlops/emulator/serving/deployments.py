@@ -18,6 +18,7 @@ from starlette.responses import Response
 from mlops.emulator.base.azure import LOCATION, Azure, arm_id
 from mlops.emulator.base.errors import AzureFault, not_implemented
 from mlops.emulator.base.store import Document
+from mlops.emulator.registry import catalog
 from mlops.emulator.serving import containers
 from mlops.emulator.serving.containers import ContainerSpec, Unhealthy
 from mlops.emulator.serving.deployment_body import Count, Put, build_document, parse_duration, probe_settings
@@ -187,7 +188,7 @@ def _render(azure: Azure, stored: Document) -> dict[str, Any]:
             "dataCollector": None,
             "description": stored["description"],
             "egressPublicNetworkAccess": stored["egress"],
-            "environmentId": None,
+            "environmentId": stored["environment"],
             "environmentVariables": stored["variables"],
             "instanceType": stored["instance_type"],
             "livenessProbe": probe_settings(stored["liveness"], is_ready),
@@ -257,6 +258,7 @@ def _container_spec(azure: Azure, stored: Document) -> ContainerSpec:
         model=_mlflow_model(azure, stored["model"]),
         concurrency=settings["maxConcurrentRequestsPerInstance"] * stored["capacity"],
         request_timeout_ms=round(request_timeout_s(stored) * 1000),
+        transformers=catalog.SERVING_IMAGES.get(stored["environment"] or "", catalog.DEFAULT_IMAGE_TRANSFORMERS),
         answer_shape=azure.options.answer_shape,
         startup_timeout_s=parse_duration(liveness["initialDelay"]) + liveness["failureThreshold"] * parse_duration(liveness["period"]),
         variables={name: value or "" for name, value in stored["variables"].items()},

@@ -80,6 +80,15 @@ def test_find_problems_names_the_problem(name: str, value: str, problem: str) ->
     assert message.startswith(problem)
 
 
+def test_an_older_version_lacks_inputs_and_has_older_nodes() -> None:
+    (message,) = spec.find_problems({"trust_remote_code": "true"}, "0.0.81")
+    assert message.startswith("trust_remote_code: no such input of chat_completion_pipeline 0.0.81")
+    assert spec.find_problems({"trust_remote_code": "true"}) == []
+    assert [node.version for node in spec.nodes("0.0.81")] == ["0.0.79", "0.0.80", "0.0.79", "0.0.80", "0.0.79"]
+    assert spec.nodes(spec.VERSION) == spec.NODES
+    assert (spec.to_wire("0.0.81")["version"], len(spec.to_wire("0.0.81")["inputs"])) == ("0.0.81", 67)
+
+
 def test_find_problems_returns_all_and_none_for_the_notebooks_inputs() -> None:
     assert len(spec.find_problems({"a": "1", "apply_lora": "1", "batch_size": "0"})) == 3
     assert not spec.find_problems(

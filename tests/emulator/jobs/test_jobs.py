@@ -182,7 +182,7 @@ def test_pipeline_output_is_in_the_default_datastore(emulator: Emulator, ml: Any
     assert uri == f"azureml://datastores/workspaceblobstore/paths/azureml/{name}/trained_model/"
     folder = uris.resolve(emulator.azure, f"azureml://jobs/{name}/outputs/trained_model")
     assert folder == uris.resolve(emulator.azure, uri)
-    assert (folder / "MLmodel").is_file()
+    assert "transformers_version: 4.55.0" in (folder / "MLmodel").read_text(), "that of the component's environment"
 
 
 def test_pipeline_runs_are_on_the_tracking_page(emulator: Emulator, pipeline: tuple[str, str]) -> None:
@@ -223,7 +223,7 @@ def pipeline_body() -> dict[str, Any]:
         },
         "outputs": {"mlflow_model_folder": {"value": "${{parent.outputs.trained_model}}", "type": "literal"}},
         "_source": "REMOTE.REGISTRY",
-        "componentId": "azureml://registries/azureml/components/chat_completion_pipeline/versions/0.0.82",
+        "componentId": "azureml://registries/azureml/components/chat_completion_pipeline/versions/0.0.81",
     }
     return {
         "jobType": "Pipeline",

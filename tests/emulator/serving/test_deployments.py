@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -243,7 +244,7 @@ def test_injected_faults_fail_the_operation(client: MLClient, good: str, emulato
         ({"livenessProbe": {"colour": "red"}}, 400, "livenessProbe.colour"),
         ({"scaleSettings": {"scaleType": "TargetUtilization"}}, 400, "scaleSettings.scaleType"),
         ({"endpointComputeType": "Kubernetes"}, 400, "endpointComputeType"),
-        ({"environmentId": "azureml:mine:1"}, 501, "MLflow model"),
+        ({"environmentId": "azureml:mine:1"}, 501, "the environment azureml:mine:1"),
         ({"codeConfiguration": {"scoringScript": "score.py"}}, 501, "scoring script"),
     ],
 )
@@ -283,6 +284,26 @@ def test_a_deployment_with_an_operation_in_progress_cant_be_changed(
         time.sleep(0.1)
     client.online_deployments.begin_delete("busy", "shop").result()
     assert container_processes(emulator, "busy") == []
+
+
+def test_a_model_of_a_newer_transformers_needs_a_newer_serving_image(client: MLClient, emulator: Emulator) -> None:
+    folder = blobs.path(emulator.azure, blobs.datastore_container(emulator.azure), "newer")
+    shutil.copytree(ECHO, folder)
+    with (folder / "MLmodel").open("a") as file:
+        file.write("metadata:\n  transformers_version: 5.3.0\n")
+    path = "azureml://datastores/workspaceblobstore/paths/newer"
+    newer = str(client.models.create_or_update(Model(name="newer", version="1", path=path, type="mlflow_model")).id)
+    older_image, image = (
+        f"azureml://registries/azureml/environments/foundation-model-inference/versions/{version}" for version in (87, 93)
+    )
+    for name, environment in (("by-default", None), ("by-an-older", older_image)):
+        with pytest.raises(HttpResponseError, match="ResourceNotReady: User container has crashed or terminated"):
+            deploy(client, name, newer, environment=environment)
+        logs = client.online_deployments.get_logs(name, "shop", lines=100)
+        assert "UnreadableCheckpoint: The model was saved by transformers 5.3.0. Its config.json can't be read by transformers 4." in logs
+        client.online_deployments.begin_delete(name, "shop").result()
+    assert deploy(client, "by-a-newer", newer, environment=image).environment == image
+    client.online_deployments.begin_delete("by-a-newer", "shop").result()
 
 
 def test_a_container_that_exits_is_restarted_once(client: MLClient, good: str, emulator: Emulator) -> None:

@@ -25,6 +25,7 @@ from typing import Any
 from mlops.core import console
 from mlops.emulator.base import libraries
 from mlops.emulator.serving.container.app import make_app
+from mlops.emulator.serving.container.checkpoint import check_checkpoint
 from mlops.emulator.serving.container.shapes import SHAPES
 from mlops.emulator.serving.container.worker import Worker
 
@@ -39,10 +40,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--ready-file", type=Path, required=True, metavar="PATH", help="receives the port once the model is loaded")
     parser.add_argument("--max-concurrent", type=int, default=1, metavar="N", help="maxConcurrentRequestsPerInstance (default 1)")
     parser.add_argument("--request-timeout-ms", type=int, default=5000, metavar="N", help="requestTimeout (default 5000)")
+    parser.add_argument("--transformers", default="", metavar="VERSION", help="its version in the image that this container stands for")
     parser.add_argument("--answer-shape", choices=SHAPES, default="output", help="shape of the answers (default: %(default)s)")
     arguments = parser.parse_args(argv)
     libraries.configure()
     try:
+        check_checkpoint(arguments.model, arguments.transformers)
         model = _load_model(arguments.model)
     except Exception:
         console.info(traceback.format_exc())
