@@ -24,6 +24,7 @@ __all__ = ["EXCLUDED", "deploy", "deployment_name", "main"]
 
 EXCLUDED = {
     "endpoint.name": "the deployment is looked up at this endpoint",
+    "endpoint.workspace_suffix": "a part of the endpoint's name",
     "endpoint.ephemeral": "what teardown deletes",
     "endpoint.expires_after_hours": "when the reaper may delete the endpoint",
     "endpoint.deployment_prefix": "the name starts with it",

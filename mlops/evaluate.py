@@ -150,6 +150,7 @@ def _build_scoring(config: Config, run: Run, workspace: Workspace, validated: Va
             "max-new-tokens": settings.max_new_tokens,
             "batch-tokens": settings.batch_tokens,
             "precision": settings.precision,
+            "trust-remote-code": str(settings.trust_remote_code).lower(),
         },
         version=version,
         timeout_s=config.training.timeout_hours * 3600,

@@ -117,7 +117,8 @@ class Endpoints:
         entity = ManagedOnlineEndpoint(name=config.name, auth_mode="key", tags=self._creation_tags(tags))
         console.info(f"  creating endpoint {config.name}")
         with translate_errors(
-            f"creating endpoint {config.name}", "endpoint names are unique in a region: set another endpoint.name in pipeline.toml"
+            f"creating endpoint {config.name}",
+            "endpoint names are unique in a region: set another endpoint.name, or endpoint.workspace_suffix = true, in pipeline.toml",
         ):
             poller = self._session.ml.online_endpoints.begin_create_or_update(entity)
             _wait(poller, f"endpoint {config.name}")

@@ -145,6 +145,12 @@ def _read_coordinates(config: Config) -> dict[str, str]:
     if any(coordinates.values()):
         raise ConfigError(f"The workspace is not fully specified: {missing} not set.", f"set {missing}")
 
+    if config.endpoint.workspace_suffix:
+        raise ConfigError(
+            f"The name of the endpoint depends on the workspace (endpoint.workspace_suffix), but {missing} are not set.",
+            f"set {missing}; with a config.json only, set endpoint.workspace_suffix = false in pipeline.toml and choose a name of your own",
+        )
+
     from azure.ai.ml import MLClient
 
     try:

@@ -8,6 +8,7 @@ Face hub.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import re
@@ -138,6 +139,7 @@ class EvaluationConfig(Table):
     max_new_tokens: int = Field(128, ge=1)
     batch_tokens: int = Field(8192, ge=1, description="per batch, padding included")
     precision: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    trust_remote_code: bool = Field(False, description="run Python code that comes with a model, if transformers can't load it without")
     champion_endpoint: OptionalEndpointName = Field("", description="its live model is the champion; empty: the endpoint that we deploy to")
     environment: str = Field(
         "azureml://registries/azureml/environments/acft-hf-nlp-gpu/versions/105", description="curated environment of the command job"
@@ -207,6 +209,9 @@ class EndpointConfig(Table):
     """Where it is served. Probe and request settings are the tutorial's."""
 
     name: EndpointName = "ultrachat-completion"
+    workspace_suffix: bool = Field(
+        False, description="append 6 digits that depend on the workspace, because names are unique in a region, across all of Azure's users"
+    )
     ephemeral: bool = Field(False, description="created for one run: teardown deletes the whole endpoint")
     expires_after_hours: float | None = Field(None, gt=0, description="after which `mlops reap --delete` may delete it")
     deployment_prefix: DeploymentPrefix = "d"
@@ -369,7 +374,8 @@ def _resolve(path: Path, target: str, document: _Document, overrides: Sequence[s
             origins[key] = f"{option} {override}"
     try:
         Tables.model_validate(settings)  # so that the file can't set what is added below
-        return Config.model_validate({**settings, "target": target, "file": str(path), "overrides": origins})
+        config = Config.model_validate({**settings, "target": target, "file": str(path), "overrides": origins})
+        return Config.model_validate({**settings, **_complete_names(config), "target": target, "file": str(path), "overrides": origins})
     except ValidationError as problem:
         explanation = config_source.explain(problem, Tables, str(path), _sections(target), origins)
         raise ConfigError(explanation, f"correct {path}, the --set option or MLOPS_SET") from problem
@@ -385,6 +391,20 @@ def _refuse_contradiction(settings: Mapping[str, Any], key: str, value: str, var
             f"{where}: workspace.{key} is {own!r}, but the environment variable {variable} is {value!r}. Nothing was read or changed.",
             f"unset {variable}, or remove workspace.{key} from {path}",
         )
+
+
+def _complete_names(config: Config) -> dict[str, Any]:
+    """Return the tables whose endpoint names get the workspace's suffix. None do while the workspace is unknown."""
+    workspace, endpoint, evaluation = config.workspace, config.endpoint, config.evaluation
+    identity = f"{workspace.subscription_id}/{workspace.resource_group}/{workspace.name}".lower()
+    if not endpoint.workspace_suffix or not all((workspace.subscription_id, workspace.resource_group, workspace.name)):
+        return {}
+    suffix = hashlib.sha256(identity.encode()).hexdigest()[:6]
+    champion = evaluation.champion_endpoint and f"{evaluation.champion_endpoint}-{suffix}"
+    return {
+        "endpoint": {**endpoint.model_dump(), "name": f"{endpoint.name}-{suffix}"},
+        "evaluation": {**evaluation.model_dump(), "champion_endpoint": champion},
+    }
 
 
 def _sections(target: str) -> tuple[str, str]:

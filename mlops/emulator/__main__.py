@@ -76,6 +76,13 @@ def _make_parser() -> argparse.ArgumentParser:
         help="shape in which serving images return a chat model's texts (default: %(default)s)",
     )
     parser.add_argument(
+        "--endpoint-taken",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="refuse to create an endpoint of this name: another user of the region has one; repeatable",
+    )
+    parser.add_argument(
         "--fault", action="append", default=[], metavar="SPEC", help="inject a fault: NAME[@GLOB] [xN | always]; see --faults"
     )
     parser.add_argument("--faults", action=_Faults, help="list the faults that can be injected")

@@ -61,6 +61,7 @@ def _make_emulator(options: argparse.Namespace, state: Path, faults: Faults) -> 
         catalog=options.catalog,
         weights=options.weights,
         answer_shape=options.answer_shape,
+        endpoints_taken=tuple(options.endpoint_taken),
         polls=options.polls,
         github=options.github,
         federated_subjects=tuple(options.federated_subject),

@@ -40,8 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     suites = [read_suite("target", arguments.target), read_suite("retention", arguments.retention)]
     device = _device()
     log_line(f"loading {arguments.model} in {arguments.precision} on {device}")
-    model = load_model(arguments.model, arguments.base, arguments.precision, device)
-    base = load_model(arguments.base, None, arguments.precision, device) if arguments.base else None
+    trust = arguments.trust_remote_code == "true"
+    model = load_model(arguments.model, arguments.base, arguments.precision, device, trust_remote_code=trust)
+    base = load_model(arguments.base, None, arguments.precision, device, trust_remote_code=trust) if arguments.base else None
 
     notes: list[str] = []
     answers = _generate_answers(model, suites[0], arguments)
@@ -83,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     how.add_argument("--max-new-tokens", type=int, default=128)
     how.add_argument("--batch-tokens", type=int, default=8192)
     how.add_argument("--precision", choices=("float32", "bfloat16", "float16"), default="bfloat16")
+    how.add_argument("--trust-remote-code", choices=("true", "false"), default="false", help="run Python code that comes with a model")
     return parser
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,7 +58,7 @@ def find_model(root: Path) -> ModelFolder:
     return ModelFolder(weights, adapter, tokenizer_folders[0] if tokenizer_folders else _shallowest(root, tokenizers, "tokenizers"))
 
 
-def load_model(root: Path, base: Path | None, precision: str, device: str) -> LoadedModel:
+def load_model(root: Path, base: Path | None, precision: str, device: str, *, trust_remote_code: bool = False) -> LoadedModel:
     """Load a model for scoring; merge its adapter if it has one.
 
     Args:
@@ -63,9 +66,10 @@ def load_model(root: Path, base: Path | None, precision: str, device: str) -> Lo
         base: the folder of the base model, used for an adapter without its weights and for a missing tokenizer.
         precision: ``float32``, ``bfloat16`` or ``float16``.
         device: ``cuda`` or ``cpu``.
+        trust_remote_code: whether Python code in the model's folder may run. Without it, transformers' own classes load the model.
 
     Raises:
-        ValueError: the folder contains no model, or an adapter without its base.
+        ValueError: the folder contains no model, or an adapter without its base, or a model that only its own code can load.
     """
     import torch
     from transformers import AutoTokenizer
@@ -78,11 +82,13 @@ def load_model(root: Path, base: Path | None, precision: str, device: str) -> Lo
     tokenizer_folder = parts.tokenizer or (base_folder.tokenizer if base_folder else None)
     if tokenizer_folder is None:
         raise ValueError(f"{root} contains no tokenizer")
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, local_files_only=True)
+    with _explain_refused_code(tokenizer_folder, trust_remote_code):
+        tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, local_files_only=True, trust_remote_code=trust_remote_code)
     if not tokenizer.chat_template:
         raise ValueError(f"the tokenizer in {tokenizer_folder} has no chat template: this is not a chat model")
 
-    model = _load_weights(weights, getattr(torch, precision))
+    with _explain_refused_code(weights, trust_remote_code):
+        model = _load_weights(weights, getattr(torch, precision), trust_remote_code)
     if parts.adapter is not None:
         model = _merge_adapter(model, parts.adapter)
     model.eval()
@@ -101,12 +107,37 @@ def weights_digest(model: Any) -> str:
     return digest.hexdigest()
 
 
-def _load_weights(folder: Path, dtype: Any) -> Any:
+@contextmanager
+def _explain_refused_code(folder: Path, trust_remote_code: bool) -> Iterator[None]:
+    """Explain why a model with code of its own can't be loaded, by the setting that allows it."""
+    try:
+        yield
+    except (ValueError, ImportError, KeyError) as problem:
+        classes = _own_classes(folder)
+        if trust_remote_code or not classes:
+            raise
+        raise ValueError(
+            f"The model in {folder} contains Python code of its own ({', '.join(classes)}), which must run to load it. If you trust it,"
+            " set evaluation.trust_remote_code = true in pipeline.toml"
+        ) from problem
+
+
+def _own_classes(folder: Path) -> list[str]:
+    """Return the classes that a folder's configuration files name in ``auto_map``, e.g. ``modeling_phi3.Phi3ForCausalLM``."""
+    files = [path for name in ("config.json", "tokenizer_config.json") if (path := folder / name).is_file()]
+    maps = [json.loads(path.read_text(encoding="utf-8")).get("auto_map") or {} for path in files]
+    values = [value for each in maps for value in each.values()]
+    return sorted({str(name) for value in values for name in (value if isinstance(value, list) else [value]) if name})
+
+
+def _load_weights(folder: Path, dtype: Any, trust_remote_code: bool) -> Any:
     import transformers
 
     # transformers 5 renamed the argument.
     name = "dtype" if int(transformers.__version__.split(".")[0]) >= 5 else "torch_dtype"
-    return transformers.AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, **{name: dtype})
+    return transformers.AutoModelForCausalLM.from_pretrained(
+        folder, local_files_only=True, trust_remote_code=trust_remote_code, **{name: dtype}
+    )
 
 
 def _merge_adapter(model: Any, adapter: Path) -> Any:

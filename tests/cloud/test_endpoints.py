@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -15,6 +16,7 @@ from mlops.cloud.invoke import build_payload
 from mlops.cloud.workspace import Workspace
 from mlops.core.config import EndpointConfig
 from mlops.core.errors import AzureError, ConfigError, DeploymentFailed, TrafficError
+from mlops.emulator.server import Emulator
 from tests.support.deployments import registered_model
 
 Fault = Callable[[str], None]
@@ -119,6 +121,15 @@ def test_a_request_to_a_missing_deployment_returns_404(deployed: Workspace) -> N
     response = deployed.endpoints.open_client(deployed.endpoints.get("rules"), 30).invoke(QUESTION, "purple")
     assert response.status == 404
     assert "no deployment serves this request" in response.reason
+
+
+def test_a_name_that_is_taken_in_the_region_names_the_settings(
+    workspace: Workspace, inside: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inside.azure, "options", replace(inside.azure.options, endpoints_taken=("popular",)))
+    with pytest.raises(AzureError, match="unique within a region") as caught:
+        workspace.endpoints.create(EndpointConfig(name="popular"), {})
+    assert "endpoint.workspace_suffix = true" in caught.value.fix
 
 
 def test_a_missing_endpoint(workspace: Workspace) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -206,6 +207,29 @@ def effective_rule(metric: str, baseline: str, margin: float, min_rows: int, **c
         "floor": None,
         "ceiling": None,
     } | changes
+
+
+SUFFIXED = """[targets.test]
+endpoint = { name = "chat", workspace_suffix = true }
+evaluation.champion_endpoint = "live"
+"""
+WORKSPACE = {"AZURE_SUBSCRIPTION_ID": "s", "AZUREML_RESOURCE_GROUP": "g", "AZUREML_WORKSPACE": "w"}
+
+
+def test_endpoint_names_depend_on_the_workspace_if_requested(tmp_path: Path) -> None:
+    path = tmp_path / "pipeline.toml"
+    path.write_text(SUFFIXED)
+    names = [load(path, "test", environment=WORKSPACE | {"AZUREML_WORKSPACE": name}).endpoint.name for name in ("w", "W", "other")]
+    assert names[0] == names[1] != names[2]
+    assert re.fullmatch(r"chat-[0-9a-f]{6}", names[0])
+    config = load(path, "test", environment=WORKSPACE)
+    assert config.champion_endpoint == names[0].replace("chat", "live")
+    assert load(path, "test", environment={}).endpoint.name == "chat", "nobody knows the workspace yet"
+    path.write_text(SUFFIXED.replace('evaluation.champion_endpoint = "live"', ""))
+    assert load(path, "test", environment=WORKSPACE).champion_endpoint == names[0]
+    path.write_text(SUFFIXED.replace('"chat"', f'"{"c" * 26}"'))
+    with pytest.raises(ConfigError, match=r"endpoint\.name"):
+        load(path, "test", environment=WORKSPACE)
 
 
 RETENTION = effective_rule("retention.nll", "base", 0.05, 100)

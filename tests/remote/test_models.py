@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -112,3 +114,64 @@ def test_weights_have_the_requested_precision(tmp_path: Path, tokenizer: Any) ->
 
     folder = save(tmp_path, make_model(tokenizer, seed=1), tokenizer)
     assert load_model(folder, None, "bfloat16", "cpu").model.dtype is torch.bfloat16
+
+
+CONFIGURATION = """
+from transformers import LlamaConfig
+
+class OwnConfig(LlamaConfig):
+    model_type = "own"
+"""
+MODELING = """
+from transformers import LlamaForCausalLM
+from .configuration_own import OwnConfig
+
+class OwnForCausalLM(LlamaForCausalLM):
+    config_class = OwnConfig
+"""
+
+
+@pytest.fixture
+def model_with_code(tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkpoint of an architecture that transformers doesn't know, with the code for it, as some models on the hub are."""
+    from transformers import dynamic_module_utils
+
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr("sys.path", [*sys.path])
+    folder = save(tmp_path / "model", make_model(tokenizer, seed=1), tokenizer)
+    (folder / "configuration_own.py").write_text(CONFIGURATION)
+    (folder / "modeling_own.py").write_text(MODELING)
+    change_config(
+        folder,
+        model_type="own",
+        auto_map={"AutoConfig": "configuration_own.OwnConfig", "AutoModelForCausalLM": "modeling_own.OwnForCausalLM"},
+    )
+    return folder
+
+
+def change_config(folder: Path, **changes: Any) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_code_of_a_model_runs_only_if_it_is_trusted(model_with_code: Path, tokenizer: Any) -> None:
+    with pytest.raises(ValueError, match=r"evaluation\.trust_remote_code = true") as caught:
+        load_model(model_with_code, None, "float32", "cpu")
+    assert "(configuration_own.OwnConfig, modeling_own.OwnForCausalLM)" in str(caught.value)
+    loaded = load_model(model_with_code, None, "float32", "cpu", trust_remote_code=True)
+    assert type(loaded.model).__name__ == "OwnForCausalLM"
+    assert loaded.digest == weights_digest(make_model(tokenizer, seed=1))
+
+
+def test_code_that_transformers_does_not_need_is_ignored(model_with_code: Path) -> None:
+    """Phi-3's checkpoints carry code that newer versions of transformers have themselves."""
+    change_config(model_with_code, model_type="llama")
+    (model_with_code / "modeling_own.py").write_text("raise RuntimeError('must not run')")
+    assert type(load_model(model_with_code, None, "float32", "cpu").model).__name__ == "LlamaForCausalLM"
+
+
+def test_another_error_of_a_model_without_code_stays_as_it_is(tmp_path: Path, tokenizer: Any) -> None:
+    folder = save(tmp_path, make_model(tokenizer, seed=1), tokenizer)
+    change_config(folder, model_type="nobody-knows")
+    with pytest.raises(ValueError, match="nobody-knows"):
+        load_model(folder, None, "float32", "cpu")

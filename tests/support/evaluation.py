@@ -35,6 +35,7 @@ parser = argparse.ArgumentParser()
 for name in ("model", "base", "target", "retention", "output", "model-id", "base-id", "role", "key", "evaluation-version",
              "generate-rows", "max-tokens", "max-new-tokens", "batch-tokens", "precision"):
     parser.add_argument("--" + name)
+parser.add_argument("--trust-remote-code", choices=["true", "false"], required=True)
 arguments = parser.parse_args()
 how = HOW.get(arguments.role, "")
 if how == "wait":

@@ -76,6 +76,7 @@ class Options:
         catalog: content of the ``azureml`` registry, ``tutorial`` or ``current``.
         weights: stand-in weights of its models, ``real`` (SmolLM2-135M-Instruct), ``tiny-llama`` or ``tiny-phi3``.
         answer_shape: shape in which the serving images return the texts of a chat model, a name in ``serving/container/shapes.py``.
+        endpoints_taken: names of endpoints that other users of the region have.
         polls: number of status reads for which a long-running operation stays ``InProgress`` after its work is done.
         cache: folder for files that emulators share, such as converted weights.
         github: the repository (``owner/name``) whose GitHub is emulated as well; empty for Azure only.
@@ -89,6 +90,7 @@ class Options:
     catalog: str = "tutorial"
     weights: str = "real"
     answer_shape: str = "output"
+    endpoints_taken: tuple[str, ...] = ()
     polls: int = 0
     cache: Path = Path.home() / ".cache" / "azureml-chat-mlops"
     github: str = ""

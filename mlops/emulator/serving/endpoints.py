@@ -29,6 +29,7 @@ __all__ = ["BUSY", "ROUTES", "VERSIONS", "audience", "is_valid_name", "load_endp
 
 VERSIONS = {"2022-02-01-preview", "2023-04-01-preview"}
 NAME = re.compile(r"[a-zA-Z](?:[-a-zA-Z0-9]*[a-zA-Z0-9])?")
+NAME_TAKEN = "There is already an endpoint with this name, Endpoint name needs to be unique within a region. Try some other name."
 BUSY = ("Creating", "Updating", "Deleting")
 """Provisioning states in which an operation is in progress."""
 SYSTEM_PROPERTIES = ("azureml.onlineendpointid", "AzureAsyncOperationUri")
@@ -140,6 +141,8 @@ async def put_endpoint(azure: Azure, request: Request) -> Answer:
     if previous is not None and previous["state"] in BUSY:
         raise conflict(f"Endpoint {name}", previous["state"])
     _validate(body, previous)
+    if previous is None and key in {taken.lower() for taken in azure.options.endpoints_taken}:
+        raise inference_error(NAME_TAKEN)
     properties = body.properties
     changed = add_system_data(
         azure,

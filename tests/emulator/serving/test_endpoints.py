@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -176,3 +177,13 @@ def test_an_endpoint_that_failed_must_be_recreated(ml: Any, emulator: Emulator) 
         create(ml, "failing")
     ml.online_endpoints.begin_delete("failing").result()
     assert create(ml, "failing").provisioning_state == "Succeeded"
+
+
+def test_a_name_that_another_user_of_the_region_has_is_refused(ml: Any, emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    create(ml, "mine-already")
+    monkeypatch.setattr(emulator.azure, "options", replace(emulator.azure.options, endpoints_taken=("Popular", "mine-already")))
+    with pytest.raises(HttpResponseError, match="Endpoint name needs to be unique within a region"):
+        create(ml, "popular")
+    with pytest.raises(ResourceNotFoundError):
+        ml.online_endpoints.get("popular")
+    assert create(ml, "mine-already", tags={"changed": "yes"}).tags == {"changed": "yes"}, "an update is no new name"
