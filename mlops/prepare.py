@@ -204,7 +204,7 @@ class BadRows:
         path = run.path("data", f".{QUARANTINE}.new")
         temporary.append(path)
         rows = ({"where": where, "split": split, "rule": rule, "message": text} for where, (split, rule, text) in self._rows.items())
-        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8", errors="backslashreplace")
         console.warning(f"{len(self):,} row(s) with errors are left out (data.on_bad_row). They are listed in run/data/{QUARANTINE}.")
 
 
@@ -271,12 +271,12 @@ def _write(
     paths = [run.path("data", f".{split}{suffix}.new") for suffix in (".jsonl", ".origin.txt")]
     temporary += paths
     progress = console.Progress(f"rows of {split}")
-    with paths[0].open("wb") as file, paths[1].open("w", encoding="utf-8") as origins:
+    with paths[0].open("wb") as file, paths[1].open("w", encoding="utf-8", errors="backslashreplace") as origins:
         for index, row in _select(split, rows, data, hashes, dropped, bad):
             if progress.done == limit:
                 break
             file.write(encode(row))
-            origins.write(f"{rows.where(index)}\n")
+            origins.write(rows.where(index).replace("\n", " ") + "\n")
             progress.advance()
         file.flush()
         os.fsync(file.fileno())

@@ -14,13 +14,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from mlops.cli import stage
 from mlops.core import console
 from mlops.core.config import environment_overrides
 from mlops.core.errors import UsageError
 from mlops.core.git import commit
 from mlops.core.records import Judged, Verdict
-from mlops.core.run import Run, write_atomically
+from mlops.core.run import Run, read_checked, write_atomically
 from mlops.github.client import run_url
 
 __all__ = ["JOBS", "main", "read", "select_jobs"]
@@ -81,10 +83,24 @@ def select_jobs(first: str, last: str) -> list[str]:
     return names[names.index(first) : names.index(last) + 1]
 
 
+class _Plan(BaseModel):
+    """The plan as it is stored."""
+
+    target: str
+    jobs: list[str]
+    settings: list[str]
+    commit: str = "unknown"
+    workflow_run: str = ""
+
+
 def read(run: Run) -> dict[str, Any]:
-    """Return the plan in this run directory; empty outside GitHub."""
+    """Return the plan in this run directory; empty outside GitHub.
+
+    Raises:
+        RecordError: the file is damaged.
+    """
     path = run.directory / FILE
-    return dict(json.loads(path.read_bytes())) if path.is_file() else {}
+    return read_checked(path, _Plan, "start from the beginning without run-id").model_dump() if path.is_file() else {}
 
 
 def _check_earlier_plan(earlier: Mapping[str, Any], target: str, settings: Sequence[str]) -> None:

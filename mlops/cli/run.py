@@ -35,7 +35,10 @@ def main(argv: Sequence[str]) -> int:
         if first > last:
             raise UsageError(f"--from {arguments.first} comes after --until {arguments.last}.", f"the order is {', '.join(STAGES)}")
         context = stage.load_context(arguments)
-        selected = STAGES[first : last + 1]
+        with context.run.locked():
+            return run_selected(context, STAGES[first : last + 1])
+
+    def run_selected(context: stage.Context, selected: Sequence[str]) -> int:
         try:
             code = _run_stages_guarded(context, [name for name in selected if name != "teardown"])
         except Detached as detached:

@@ -11,6 +11,7 @@ A stage is a function that names what it needs as parameters: ``config``, ``run`
 from __future__ import annotations
 
 import argparse
+import errno
 import inspect
 import os
 import signal
@@ -24,11 +25,23 @@ from typing import Any
 from mlops.cloud.workspace import Workspace
 from mlops.core import console
 from mlops.core.config import Config, load
-from mlops.core.errors import INTERRUPTED, OUTPUT_CLOSED, Detached, MlopsError
+from mlops.core.errors import INTERRUPTED, OUTPUT_CLOSED, Detached, MlopsError, StorageFailed
 from mlops.core.records import Record
 from mlops.core.run import Run
 
 __all__ = ["Command", "Context", "bare_parser", "command", "guarded", "load_context", "parser"]
+
+
+_PERMISSION = "change its permissions, or use another folder (--run for the records)"
+_SPACE = "free some space, then run the command again"
+_PATH = "correct the path"
+STORAGE_FIXES = {
+    errno.ENOSPC: _SPACE, errno.EDQUOT: _SPACE, errno.EFBIG: _SPACE, errno.EACCES: _PERMISSION, errno.EPERM: _PERMISSION,
+    errno.EROFS: _PERMISSION,
+    errno.ENOENT: _PATH, errno.ENOTDIR: _PATH, errno.EISDIR: _PATH, errno.EEXIST: _PATH, errno.ENAMETOOLONG: _PATH, errno.ELOOP: _PATH,
+    errno.EMFILE: "raise the limit of open files (ulimit -n)", errno.ENFILE: "close other programs", errno.EIO: "check the disk",
+}  # fmt: skip
+"""Error of the file system → what the user can do."""
 
 
 class Context:
@@ -100,7 +113,13 @@ class Command:
         """
         with console.step(self.name):
             context.run.require(self.needs)
-            result = context.call(self.function)
+            try:
+                with context.run.locked():
+                    result = context.call(self.function)
+            except OSError as problem:
+                if failure := explain_storage_failure(problem):
+                    raise failure from problem
+                raise
         return int(getattr(result, "exit_code", 0))
 
 
@@ -165,12 +184,30 @@ def guarded(function: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         console.error("Interrupted.")
         return INTERRUPTED
+    except OSError as problem:
+        if (failure := explain_storage_failure(problem)) is None:
+            return _report_bug(problem)
+        console.error(str(failure))
+        return failure.exit_code
     except Exception as problem:
-        traceback.print_exc()
-        console.error(f"Unexpected error: {type(problem).__name__}: {problem}\nFix: this is a bug; please report it with the lines above.")
-        return 1
+        return _report_bug(problem)
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+def explain_storage_failure(problem: OSError) -> StorageFailed | None:
+    """Return what a failure of the file system means, or None if it is something else, such as a failure of the network."""
+    fix = STORAGE_FIXES.get(problem.errno or 0)
+    if fix is None or type(problem).__module__ != "builtins":
+        return None
+    where = f"{problem.filename}: " if problem.filename else ""
+    return StorageFailed(f"{where}{problem.strerror}. What was being written is incomplete and has been removed.", fix)
+
+
+def _report_bug(problem: Exception) -> int:
+    traceback.print_exc()
+    console.error(f"Unexpected error: {type(problem).__name__}: {problem}\nFix: this is a bug; please report it with the lines above.")
+    return 1
 
 
 def _interrupt(_signum: int, _frame: FrameType | None) -> None:

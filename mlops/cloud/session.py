@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import logging
 import os
 import socket
@@ -19,6 +18,7 @@ from mlops.cloud.errors import translate_errors
 from mlops.cloud.tags import MARK, OWNER, PIPELINE, RUN, TARGET
 from mlops.core.config import COORDINATES, Config
 from mlops.core.errors import ConfigError
+from mlops.core.user import current_user
 from mlops.github.oidc import decode_claims
 
 __all__ = ["Session"]
@@ -174,13 +174,7 @@ class _UnusedCredential:
 
 
 def _current_user() -> str:
-    if actor := os.environ.get("GITHUB_ACTOR"):
-        return actor
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        # A container may run as a user without a name. KeyError before Python 3.13, OSError since.
-        return f"uid {os.getuid()}"
+    return os.environ.get("GITHUB_ACTOR") or current_user()
 
 
 def _current_run() -> str:

@@ -80,7 +80,7 @@ class DataConfig(Table):
     max_messages: int | None = Field(None, ge=2, description="cut conversations to this many messages")
     max_characters: int | None = Field(None, ge=1, description="drop conversations longer than this")
     deduplicate: bool = Field(True, description="drop repeated conversations, and training rows that are also in a test split")
-    seed: int = 42
+    seed: int = Field(42, ge=-(2**63), lt=2**63)
     format: Literal["auto", "messages", "sharegpt", "pairs"] = Field(
         "auto", description="layout of the rows; `auto`: recognized by their fields"
     )
@@ -312,14 +312,16 @@ def load(path: Path, target: str, overrides: Sequence[str] = (), environment: Ma
         text = path.read_text(encoding="utf-8")
     except OSError as problem:
         raise ConfigError(f"{path} can't be read: {problem}", "run in the folder of pipeline.toml, or add --config FILE") from problem
+    except UnicodeDecodeError as problem:
+        raise ConfigError(f"{path} is not UTF-8: {problem.reason} at byte {problem.start}.", "save the file in UTF-8") from problem
     try:
         document = _Document.model_validate(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as problem:
-        raise ConfigError(f"{path}: {problem}", "fix the TOML syntax") from problem
     except ValidationError as problem:
         raise ConfigError(
             config_source.explain(problem, _Document, str(path), ("",), {}), "use only [defaults] and [targets.NAME] at the top level"
         ) from problem
+    except (ValueError, RecursionError) as problem:  # tomllib's own error, or a number that is too long
+        raise ConfigError(f"{path}: {problem}", "fix the TOML syntax") from problem
     if target not in document.targets:
         raise ConfigError(
             f"{path} has no [targets.{target}]{did_you_mean(target, document.targets)}.", f"targets are: {', '.join(document.targets)}"
@@ -341,7 +343,7 @@ def split_overrides(text: str) -> list[str]:
     value = text.partition("=")[2]
     try:
         tomllib.loads(f"value = {value}")
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return [part for part in _NEXT_SETTING.split(text) if part]
     return [text] if text else []
 
@@ -495,4 +497,6 @@ def parse_override(text: str, option: str = "--set") -> tuple[list[str], Any]:
         parsed = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         parsed = value
+    except (ValueError, RecursionError) as problem:
+        raise ConfigError(f"{option} {path.strip()}: {problem}.", "use a shorter value") from problem
     return path.strip().split("."), parsed

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
+from mlops.core.errors import StorageFailed
+
 __all__ = [
     "OutputClosed",
     "Progress",
@@ -22,6 +24,7 @@ __all__ = [
     "error",
     "in_github",
     "info",
+    "is_terminal",
     "mask",
     "notice",
     "output",
@@ -29,6 +32,10 @@ __all__ = [
     "summary",
     "warning",
 ]
+
+
+ASCII_SIGNS = str.maketrans({"→": "->", "–": "-", "−": "-", "…": "...", "×": "x", "▸": ">", "≥": ">=", "≤": "<=", "ü": "ue"})
+"""What a terminal without UTF-8 shows instead of our own signs."""
 
 
 class OutputClosed(KeyboardInterrupt):
@@ -45,6 +52,11 @@ def did_you_mean(word: str, names: Iterable[str]) -> str:
 def in_github() -> bool:
     """Return whether this is a GitHub Actions job."""
     return os.environ.get("GITHUB_ACTIONS") == "true"
+
+
+def is_terminal() -> bool:
+    """Return whether a person is watching the output. Without an output there is none."""
+    return sys.stdout is not None and sys.stdout.isatty()
 
 
 def info(text: str = "") -> None:
@@ -79,15 +91,29 @@ def output(name: str, value: str) -> None:
     if path := os.environ.get("GITHUB_OUTPUT"):
         # The heredoc form: a value with a newline can't smuggle in a second output.
         mark = f"mlops-{os.urandom(8).hex()}"
-        with Path(path).open("a", encoding="utf-8") as file:
+        with _open_output(path) as file:
             file.write(f"{name}<<{mark}\n{value}\n{mark}\n")
+
+
+def _open_output(path: str) -> TextIO:
+    try:
+        return Path(path).open("a", encoding="utf-8")
+    except OSError as problem:
+        # Later jobs depend on it, so they must not start with half of the outputs.
+        raise StorageFailed(
+            f"GITHUB_OUTPUT ({path}) can't be written: {problem.strerror}.", "run this in a job step, where GitHub sets it, or unset it"
+        ) from problem
 
 
 def summary(markdown: str) -> None:
     """Add to the job's page on GitHub. Elsewhere do nothing, since the same text is in run/."""
     if path := os.environ.get("GITHUB_STEP_SUMMARY"):
-        with Path(path).open("a", encoding="utf-8") as file:
-            file.write(markdown.rstrip() + "\n\n")
+        try:
+            with Path(path).open("a", encoding="utf-8") as file:
+                file.write(markdown.rstrip() + "\n\n")
+        except OSError as problem:
+            # The same text is in run/, so the page is not worth a failure.
+            warning(f"GITHUB_STEP_SUMMARY ({path}) can't be written: {problem.strerror}.")
 
 
 @contextmanager
@@ -122,13 +148,13 @@ class Progress:
         """Add to the count."""
         self.done += by
         now = time.monotonic()
-        if now - self._printed >= (0.2 if sys.stdout.isatty() else 10.0):
+        if now - self._printed >= (0.2 if is_terminal() else 10.0):
             self._printed = now
-            self._print("\r" if sys.stdout.isatty() else "", "" if sys.stdout.isatty() else "\n")
+            self._print("\r" if is_terminal() else "", "" if is_terminal() else "\n")
 
     def close(self) -> None:
         """Print the final count."""
-        self._print("\r" if sys.stdout.isatty() else "", "\n")
+        self._print("\r" if is_terminal() else "", "\n")
 
     def _print(self, start: str, end: str) -> None:
         of = f"/{self.total}" if self.total is not None else ""
@@ -150,14 +176,21 @@ def _print(text: str, *, end: str = "\n", file: TextIO | None = None) -> None:
     stream = file or sys.stdout
     try:
         print(text, end=end, file=stream, flush=True)
-    except BrokenPipeError:
+    except UnicodeEncodeError:
+        # The terminal is not UTF-8. Its replacement must not fail again, so this doesn't recurse without end.
+        encoding = stream.encoding or "ascii"
+        plain = text.translate(ASCII_SIGNS).encode(encoding, "backslashreplace").decode(encoding)
+        _print(plain, end=end, file=file)
+    except OSError as problem:
         # Further output goes nowhere: cleaning up must not fail on the closed pipe, nor Python's own flush at exit.
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
-        raise OutputClosed from None
+        if isinstance(problem, BrokenPipeError):
+            raise OutputClosed from None
+        raise  # a full disk, for example
 
 
 def _styled(code: str, text: str) -> str:
-    plain = not sys.stdout.isatty() or "NO_COLOR" in os.environ
+    plain = not is_terminal() or "NO_COLOR" in os.environ
     return text if plain else f"\033[{code}m{text}\033[0m"

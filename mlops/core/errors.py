@@ -22,7 +22,9 @@ The class is the meaning, the exit code is for workflows, the message is for the
     ├── NotPromoted                17   a stage after the gate was called, but the gate doesn't admit the candidate
     ├── DataError                  18   the data set can't be read, or lacks a split
     ├── SelfTestFailed             19   the gate misses faults that it must detect, so it gives no verdict
-    └── GitHubRefused              21   GitHub's REST API answered with an error
+    ├── GitHubRefused              21   GitHub's REST API answered with an error
+    ├── StorageFailed              22   a file or folder can't be read or written: full disk, permissions
+    └── RunInUse                   23   another command is writing to the run directory
 
 `mlops gate` exits with 10 for HOLD and 20 for REJECT. As in a shell, 130 means an interrupt (Ctrl-C, SIGTERM), and 141 that the reader of
 the output has closed it (`mlops show | head`); the latter prints nothing.
@@ -48,8 +50,10 @@ __all__ = [
     "NotPromoted",
     "RecordError",
     "RegistrationError",
+    "RunInUse",
     "SelfTestFailed",
     "SmokeTestFailed",
+    "StorageFailed",
     "TeardownIncomplete",
     "TrafficError",
     "UsageError",
@@ -199,3 +203,15 @@ class GitHubRefused(MlopsError):
     """GitHub's REST API answered with an error."""
 
     exit_code = 21
+
+
+class StorageFailed(MlopsError):
+    """A file or folder can't be read or written: the disk is full, permissions are missing, or a name is taken by something else."""
+
+    exit_code = 22
+
+
+class RunInUse(MlopsError):
+    """Another command is writing to the run directory."""
+
+    exit_code = 23

@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import ValidationError
+from filelock import FileLock, Timeout
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from mlops.core.errors import RecordError
+from mlops.core.errors import RecordError, RunInUse
 from mlops.core.records import RECORDS, FileDigest, Record
 
-__all__ = ["Run", "file_sha256"]
+__all__ = ["Run", "file_sha256", "read_checked", "write_atomically"]
 
 R = TypeVar("R", bound=Record)
+M = TypeVar("M", bound=BaseModel)
 _FAILURE = "failure.json"
+
+
+class _Failure(BaseModel):
+    """Why a stage failed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    stage: str
+    message: str
 
 
 class Run:
@@ -30,6 +40,27 @@ class Run:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self._lock = FileLock(directory / ".lock")
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other commands from writing to the run directory. May be nested.
+
+        Raises:
+            RunInUse: another command is at work there.
+        """
+        self.directory.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise RunInUse(
+                f"Another mlops command is writing to {self.directory}. Nothing was changed.",
+                "wait for it to end, or use another --run folder",
+            ) from None
+        try:
+            yield
+        finally:
+            self._lock.release()
 
     def path(self, *parts: str) -> Path:
         """Return a path under the run directory, and create its parents."""
@@ -111,15 +142,19 @@ class Run:
 
     def record_failure(self, stage: str, message: str) -> None:
         """Record why a stage failed, for those who report on the run."""
-        write_atomically(self.path(_FAILURE), json.dumps({"stage": stage, "message": message}, indent=2).encode() + b"\n")
+        write_atomically(self.path(_FAILURE), _Failure(stage=stage, message=message).model_dump_json(indent=2).encode() + b"\n")
 
     def failure(self) -> tuple[str, str] | None:
-        """Return the stage that failed last and its message; None if it has succeeded since, or none has failed."""
+        """Return the stage that failed last and its message; None if it has succeeded since, or none has failed.
+
+        Raises:
+            RecordError: the file is damaged.
+        """
         path = self.directory / _FAILURE
         if not path.is_file():
             return None
-        content = json.loads(path.read_bytes())
-        return content["stage"], content["message"]
+        failure = read_checked(path, _Failure, "delete it")
+        return failure.stage, failure.message
 
     def clear_failure(self, stage: str) -> None:
         """Remove the recorded failure of a stage that has succeeded. Failures of other stages stay."""
@@ -135,12 +170,21 @@ class Run:
 
     def _load(self, kind: type[R]) -> R:
         path = self._file(kind)
-        try:
-            return kind.model_validate_json(path.read_bytes())
-        except FileNotFoundError:
-            raise RecordError(f"{path} is missing: an earlier stage has not finished.", f"run `mlops {kind.stage}`") from None
-        except (ValidationError, OSError, ValueError) as problem:
-            raise RecordError(f"{path} can't be read: {problem}", f"run `mlops {kind.stage}` again") from problem
+        if not path.exists():
+            raise RecordError(f"{path} is missing: an earlier stage has not finished.", f"run `mlops {kind.stage}`")
+        return read_checked(path, kind, f"run `mlops {kind.stage}` again")
+
+
+def read_checked(path: Path, kind: type[M], fix: str) -> M:
+    """Read a JSON file of the run directory and check it against its schema.
+
+    Raises:
+        RecordError: it can't be read, is damaged, or of another schema.
+    """
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except (ValidationError, OSError, ValueError, RecursionError) as problem:
+        raise RecordError(f"{path} can't be read: {problem}", fix) from problem
 
 
 def file_sha256(path: Path) -> str:

@@ -97,7 +97,7 @@ def check(files: Mapping[str, Path], origins: Mapping[str, Path] | None = None) 
     """
     hashes, findings, rows = {}, [], {}
     for split, path in files.items():
-        places = origins[split].read_text(encoding="utf-8").splitlines() if origins and split in origins else []
+        places = origins[split].read_text(encoding="utf-8").split("\n") if origins and split in origins else []
         hashes[split] = _RowHashes(path, places)
         where = hashes[split].where
         ends_with_user: list[int] = []

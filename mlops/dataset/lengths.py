@@ -50,7 +50,7 @@ def check_prompt_lengths(
                 long.append(number)
         if not long:
             continue
-        places = origins[split].read_text(encoding="utf-8").splitlines() if split in origins else []
+        places = origins[split].read_text(encoding="utf-8").split("\n") if split in origins else []
         where = places[long[0] - 1] if long[0] <= len(places) else f"{files[split]}:{long[0]}"
         everything = len(long) == total
         how_many = f"all {total:,}" if everything else f"{len(long):,} of {total:,}"

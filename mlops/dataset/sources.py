@@ -86,6 +86,11 @@ def _match(pattern: Path) -> list[Path]:
     return [file for match in matches for file in (find_files(match) if match.is_dir() else [match])]
 
 
+def _as_text(path: Path) -> str:
+    """Return a path as text that can be written to a file even if its name is not UTF-8."""
+    return path.as_posix().encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def _names_in(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir()] if folder.is_dir() else []
 
@@ -124,7 +129,7 @@ class FileSource:
     revision = "local"
 
     def __init__(self, path: Path, paths: list[Path], data: DataConfig) -> None:
-        self.name, self._path, self._data = str(path), path, data
+        self.name, self._path, self._data = _as_text(path), path, data
         formats = f"{', '.join(FORMATS)}, each also with {', '.join(COMPRESSIONS)}"
         if not paths:
             names = ", ".join(sorted(_names_in(path))[:8])
@@ -144,7 +149,7 @@ class FileSource:
         """See :class:`Source`."""
         paths = [path for group in self._groups.values() for path in group]
         files = [file for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
-        return {file.relative_to(self._root).as_posix() if file.is_relative_to(self._root) else str(file): file for file in files}
+        return {_as_text(file.relative_to(self._root) if file.is_relative_to(self._root) else file): file for file in files}
 
     def splits(self) -> Mapping[str, Rows]:
         """See :class:`Source`."""

@@ -6,7 +6,6 @@ HOLD of an ephemeral target can be overridden.
 
 from __future__ import annotations
 
-import getpass
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -15,6 +14,7 @@ from mlops.core import console
 from mlops.core.config import Config
 from mlops.core.errors import CredentialError, GitHubRefused, UsageError
 from mlops.core.records import Override, Verdict
+from mlops.core.user import current_user
 from mlops.github.client import Repository, run_url
 from mlops.github.oidc import request_claims
 
@@ -58,7 +58,7 @@ def grant(config: Config, verdict: Verdict, reason: str) -> Override:
             f"target {config.target} can be overridden in GitHub only, where reviewers have to approve: run dispatch.yml with `override`."
             " Outside GitHub only targets with endpoint.ephemeral = true can."
         )
-    return Override(reason=reason, actor=getpass.getuser())
+    return Override(reason=reason, actor=current_user())
 
 
 def _grant_in_github(environment: str, reason: str) -> Override:

@@ -13,7 +13,9 @@ from tests.support.run_directories import make_run
 
 def test_the_command_writes_the_page_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run(tmp_path / "run")
-    run.path("plan.json").write_text('{"workflow_run": "https://github.com/octo/chat/actions/runs/5"}')
+    run.path("plan.json").write_text(
+        '{"target": "pr", "jobs": [], "settings": [], "workflow_run": "https://github.com/octo/chat/actions/runs/5"}'
+    )
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
     assert main(["comment", "--summary-only", "--run", str(run.directory)]) == 0
     expected = text(run, planned=True, workflow_run="https://github.com/octo/chat/actions/runs/5")
