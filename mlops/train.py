@@ -147,7 +147,7 @@ def display_name(model: str, dataset: str, parameters: Sequence[Parameter]) -> s
     """Return the job's display name, in the tutorial's format.
 
     It has the base model, data, global batch size, scheduler, DeepSpeed stage, LoRA, number of checkpoints and sequence length, for example
-    ``Phi-3-mini-4k-instruct-ultrachat_200k-bs1-cosine-ds2-lora-save_limit1-seqlen2048``.
+    ``Phi-4-ultrachat_200k-bs1-cosine-ds3-lora-save_limit1-seqlen2048``.
     """
     values = {parameter.name: parameter.value for parameter in parameters}
 

@@ -76,6 +76,7 @@ max_new_tokens = 4
 name = "{ENDPOINT}-pr"
 ephemeral = true
 """
+PHI_3 = 'model={name="Phi-3-mini-4k-instruct", version="15"}'
 LENIENT = '[defaults.gate.rules.target-vs-champion]\nmetric = "target.nll"\ndirection = "lower"\nceiling = 99.0\n\n'
 
 
@@ -239,16 +240,23 @@ def test_a_wrong_setting_stops_at_validation(untrained: Project, setting: str, s
 
 
 def test_an_archived_base_model_stops_at_validation_and_successors_are_named(
-    tmp_path: Path, start_emulator: Callable[..., Emulator], capsys: pytest.CaptureFixture[str]
+    untrained: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    emulator = start_emulator(catalog="current")
-    with client_of(emulator, tmp_path):
-        project = make_project(tmp_path, emulator)
-        assert project.mlops("run") == 5
-        assert project.assets() == (set(), set(), set())
+    assert untrained.mlops("run", "--set", PHI_3, run="archived") == 5
+    assert untrained.assets() == (set(), set(), set())
     printed = capsys.readouterr()
     assert "archived" in printed.out + printed.err
     assert "Phi-4" in printed.out + printed.err
+
+
+def test_the_tutorials_model_is_one_setting_away(tmp_path: Path, start_emulator: Callable[..., Emulator]) -> None:
+    emulator = start_emulator(catalog="tutorial", weights="tiny-phi3")
+    with client_of(emulator, tmp_path):
+        project = make_project(tmp_path, emulator)
+        assert project.mlops("run", "--until", "train", "--set", PHI_3) == 0
+        trained = project.records().read(Trained)
+    assert trained.base_model.endswith("/models/Phi-3-mini-4k-instruct/versions/15")
+    assert {item.name: (item.value, item.source) for item in trained.parameters}["deepspeed_stage"] == ("2", "model_specific_defaults")
 
 
 @pytest.mark.parametrize(

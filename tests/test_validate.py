@@ -24,6 +24,7 @@ from mlops.validate import MAX_PRINTED, MAX_RECORDED, validate
 RETENTION = Path(__file__).parent.parent / "data" / "retention.jsonl"
 A100 = "Standard_NC24ads_A100_v4"
 ENVIRONMENTS = "azureml://registries/azureml/environments"
+PHI_3 = 'model={name="Phi-3-mini-4k-instruct", version="15"}'
 
 Make = Callable[..., Config]
 Open = Callable[[Config], Workspace]
@@ -90,7 +91,7 @@ def test_a_valid_setup_is_recorded(inside: Emulator, configure: Make, open_works
     assert record.data_fingerprint == prepared.fingerprint
     assert record.rows_checked == {**dict.fromkeys(SPLITS, 8), "retention": 320}
     assert record.findings == ()
-    assert record.base_model == "azureml://registries/azureml/models/Phi-3-mini-4k-instruct/versions/15"
+    assert record.base_model == "azureml://registries/azureml/models/Phi-4/versions/8"
     assert record.component == "azureml://registries/azureml/components/chat_completion_pipeline/versions/0.0.81"
     assert (record.compute_size, record.gpus_per_node, record.endpoint_sku) == (A100, 1, A100)
     assert record.cost_estimate_usd == pytest.approx(7.0)
@@ -225,15 +226,14 @@ def test_missing_models_and_components_are_findings(inside: Emulator, configure:
 
 
 def test_an_archived_model_names_its_successors_and_may_be_allowed(
-    start_emulator: Callable[..., Emulator], configure: Make, open_workspace: Open, run: Run
+    inside: Emulator, configure: Make, open_workspace: Open, run: Run
 ) -> None:
-    start_emulator(catalog="current")
-    config = configure()
-    assert ("model.archived", config.file) in refused(config, run, open_workspace(config))
+    config = configure(PHI_3)
+    assert ("model.archived", f"--set {PHI_3}") in refused(config, run, open_workspace(config))
     messages = [finding["message"] for finding in json.loads((run.directory / "findings.json").read_text())]
     assert any("models/Phi-4/versions/" in message for message in messages)
 
-    allowed = configure("model.allow_archived=true")
+    allowed = configure(PHI_3, "model.allow_archived=true")
     record = validate(allowed, run, open_workspace(allowed))
     assert {finding.severity for finding in record.findings} == {"warning"}
     assert "model.archived" in {finding.rule for finding in record.findings}

@@ -96,8 +96,8 @@ class ModelConfig(Table):
     """Which base model."""
 
     registry: str = "azureml"
-    name: str = "Phi-3-mini-4k-instruct"
-    version: str = Field("15", description="a version, or `latest`")
+    name: str = "Phi-4"
+    version: str = Field("8", description="a version, or `latest`")
     allow_archived: bool = False
 
 
@@ -202,7 +202,7 @@ class GateConfig(Table):
 class RegistrationConfig(Table):
     """The name under which the model is registered."""
 
-    name: ModelName = "ultrachat-phi-3-mini"
+    name: ModelName = "ultrachat-chat"
 
 
 class EndpointConfig(Table):

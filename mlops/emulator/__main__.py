@@ -20,9 +20,9 @@ from mlops.emulator.base.faults import FAULTS, Faults
 
 __all__ = ["main"]
 
-CATALOGS = ("tutorial", "current")
+CATALOGS = ("current", "tutorial")
+WEIGHTS = ("real", "tiny-llama", "tiny-phi3", "tiny-phi4")
 ANSWER_SHAPES = ("output", "output-list", "column", "column-list", "text-list", "chat-completion")
-WEIGHTS = ("real", "tiny-llama", "tiny-phi3")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -62,7 +62,7 @@ def _make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--state", type=Path, metavar="DIR", help="folder for all state; reuse it to continue (default: a temporary folder)"
     )
-    parser.add_argument("--catalog", choices=CATALOGS, default="tutorial", help="content of the azureml registry (default: %(default)s)")
+    parser.add_argument("--catalog", choices=CATALOGS, default="current", help="content of the azureml registry (default: %(default)s)")
     parser.add_argument(
         "--weights",
         choices=WEIGHTS,

@@ -31,7 +31,7 @@ def test_the_configuration_has_its_own_names(tmp_path: Path) -> None:
     names = {target: config.endpoint.name for target, config in configs.items()}
     assert names == {"prod": "mine-completion", "pr": "mine-pr", "local": "mine-local"}
     assert configs["pr"].champion_endpoint == "mine-completion"
-    assert configs["prod"].registration.name == "mine-phi-3-mini"
+    assert configs["prod"].registration.name == "mine-chat"
 
 
 def test_existing_files_are_not_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

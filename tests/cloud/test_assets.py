@@ -33,7 +33,7 @@ def test_the_tutorial_model_has_its_allow_lists_in_tags(start_emulator: Start, s
 def test_the_current_model_is_archived_and_has_its_allow_lists_in_the_system_metadata(
     start_emulator: Start, settings: Settings, open_workspace: Open
 ) -> None:
-    start_emulator(catalog="current")
+    start_emulator()
     model = open_workspace(settings()).assets.get_base_model("azureml", PHI, "15")
     assert "finetune_compute_allow_list" not in model.tags
     assert model.archived
@@ -44,7 +44,7 @@ def test_the_current_model_is_archived_and_has_its_allow_lists_in_the_system_met
 
 
 def test_the_successors_of_an_archived_model_are_not_archived(start_emulator: Start, settings: Settings, open_workspace: Open) -> None:
-    start_emulator(catalog="current")
+    start_emulator()
     assets = open_workspace(settings()).assets
     successors = assets.find_successors("azureml", PHI)
     assert any("/models/Phi-4/versions/" in model for model in successors)

@@ -63,15 +63,21 @@ def test_the_script_runs_to_its_end(tmp_path: Path) -> None:
         "AZUREML_RUN_POLLING_INTERVAL_MIN": "1",
         "AZUREML_RUN_POLLING_INTERVAL_MAX": "1",
     }
-    emulator = [sys.executable, "-m", "mlops.emulator", "--weights", "tiny-phi3", "--state", str(tmp_path / "state"), "--hosts", str(hosts)]
+    emulator = [sys.executable, "-m", "mlops.emulator", "--catalog", "tutorial", "--weights", "tiny-phi3"]
+    options = ["--state", str(tmp_path / "state"), "--hosts", str(hosts)]
     done = subprocess.run(
-        [*emulator, "--", sys.executable, str(TUTORIAL), *files], cwd=work, env=environment, capture_output=True, text=True, timeout=900
+        [*emulator, *options, "--", sys.executable, str(TUTORIAL), *files],
+        cwd=work,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=900,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert list_processes(tmp_path) == []
     lines = done.stdout.splitlines()
     assert "base model azureml://registries/azureml/models/Phi-3-mini-4k-instruct/versions/15" in lines
-    assert "component chat_completion_pipeline 0.0.81" in lines
+    assert "component chat_completion_pipeline 0.0.82" in lines
     assert "loss was logged 1 times" in lines, "every tenth of 19 steps is logged"
     assert any(re.fullmatch(r"metric eval_loss = [0-9.]+", line) for line in lines)
     (answer,) = (line.removeprefix("answer ") for line in lines if line.startswith("answer "))

@@ -17,7 +17,7 @@ from mlops.core.records import Evaluated, Judged, ModelScores, Override, Prepare
 from mlops.core.run import Run
 
 EXPERIMENT = "serving"
-BASE = "azureml://registries/azureml/models/Phi-3-mini-4k-instruct/versions/15"
+BASE = "azureml://registries/azureml/models/Phi-4/versions/8"
 MLMODEL = """flavors:
   python_function:
     code: code

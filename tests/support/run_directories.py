@@ -118,7 +118,7 @@ def _validated(prepared: Prepared, suites: dict[str, Suite]) -> Validated:
         data_fingerprint=prepared.fingerprint,
         rows_checked={"train_sft": 20},
         suites=suites,
-        base_model="azureml://registries/azureml/models/Phi-3-mini-4k-instruct/versions/15",
+        base_model="azureml://registries/azureml/models/Phi-4/versions/8",
         component="azureml://registries/azureml/components/chat_completion_pipeline/versions/0.0.82",
         compute="gpu",
         compute_size="Standard_NC24ads_A100_v4",

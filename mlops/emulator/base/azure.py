@@ -73,8 +73,8 @@ class Options:
     """Settings from the command line.
 
     Args:
-        catalog: content of the ``azureml`` registry, ``tutorial`` or ``current``.
-        weights: stand-in weights of its models, ``real`` (SmolLM2-135M-Instruct), ``tiny-llama`` or ``tiny-phi3``.
+        catalog: content of the ``azureml`` registry, ``current`` or ``tutorial``.
+        weights: stand-in weights of its models, ``real`` (SmolLM2-135M-Instruct), ``tiny-llama``, ``tiny-phi3`` or ``tiny-phi4``.
         answer_shape: shape in which the serving images return the texts of a chat model, a name in ``serving/container/shapes.py``.
         endpoints_taken: names of endpoints that other users of the region have.
         polls: number of status reads for which a long-running operation stays ``InProgress`` after its work is done.
@@ -87,7 +87,7 @@ class Options:
         roles: file with the roles of the application (:mod:`mlops.emulator.identity.roles`); None for all permissions.
     """
 
-    catalog: str = "tutorial"
+    catalog: str = "current"
     weights: str = "real"
     answer_shape: str = "output"
     endpoints_taken: tuple[str, ...] = ()

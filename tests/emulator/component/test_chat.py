@@ -33,7 +33,7 @@ def labeled_texts(tokenizer: Any, messages: Sequence[dict[str, str]]) -> list[st
     return [tokenizer.decode(sequence) for sequence in sequences if sequence]
 
 
-@pytest.mark.parametrize(("kind", "end"), [("tiny-llama", "<|im_end|>"), ("tiny-phi3", "<|end|>")])
+@pytest.mark.parametrize(("kind", "end"), [("tiny-llama", "<|im_end|>"), ("tiny-phi3", "<|end|>"), ("tiny-phi4", "<|im_end|>")])
 def test_only_assistant_tokens_and_their_end_of_turn_are_labeled(
     kind: str, end: str, tokenizer: Callable[[str], Any], conversations: Sequence[Any]
 ) -> None:

@@ -91,7 +91,7 @@ def test_the_whole_pipeline_and_its_metrics(
     tmp_path: Path, model: Callable[[str], Path], data: Mapping[str, Path], tracking: Tracking
 ) -> None:
     runs = ["step", "root"]
-    values = {"mlflow_model_path": str(model("tiny-phi3")), "learning_rate": "0.003", "logging_steps": "4", "apply_lora": "true"}
+    values = {"mlflow_model_path": str(model("tiny-phi4")), "learning_rate": "0.003", "logging_steps": "4", "apply_lora": "true"}
     parent = spec.fill_defaults(values | {f"{name}_file_path": str(path) for name, path in data.items()})
     outputs: dict[str, dict[str, str]] = {}
     for node in spec.NODES:
@@ -182,7 +182,7 @@ def test_only_fine_tuning_needs_torch(tmp_path: Path, model: Callable[[str], Pat
 
 def test_a_model_folder_wins_over_an_mlflow_model(tmp_path: Path, model: Callable[[str], Path]) -> None:
     (tmp_path / "config.json").write_text('{"chat_special_tokens": {}}')
-    inputs = {"mlflow_model_path": str(model("tiny-llama")), "pytorch_model_path": str(model("tiny-phi3") / "artifacts" / "model")}
+    inputs = {"mlflow_model_path": str(model("tiny-llama")), "pytorch_model_path": str(model("tiny-phi4") / "artifacts" / "model")}
     step("chat_completion_model_import", tmp_path, inputs | {"finetune_config_path": "config.json"}, {"output_dir": "out"})
     metadata = json.loads((tmp_path / "out" / "finetune_args.json").read_text())
     assert (metadata["model_type"], metadata["finetune_config"]) == ("phi3", {"chat_special_tokens": {}})

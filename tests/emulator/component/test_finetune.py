@@ -147,7 +147,7 @@ def test_equal_runs_are_equal(observe: Callable[..., tuple[Any, ...]]) -> None:
     assert observe(nothing, **LORA, lora_dropout="0.3") == observe(nothing, **LORA, lora_dropout="0.3")
 
 
-@pytest.mark.parametrize("kind", ["tiny-llama", "tiny-phi3"])
+@pytest.mark.parametrize("kind", ["tiny-llama", "tiny-phi4"])
 def test_merged_and_unmerged_adapters_are_the_same_model(kind: str, finetune: Callable[..., Path]) -> None:
     import torch
     from transformers import AutoModelForCausalLM
@@ -167,7 +167,7 @@ def test_merged_and_unmerged_adapters_are_the_same_model(kind: str, finetune: Ca
 
 
 def test_training_lowers_the_loss_of_both_classes(finetune: Callable[..., Path]) -> None:
-    for kind in ("tiny-llama", "tiny-phi3"):
+    for kind in ("tiny-llama", "tiny-phi4"):
         folder = finetune(kind, kind=kind, num_train_epochs="6")
         state = json.loads(
             max(folder.glob("checkpoint-*"), key=lambda path: path.stat().st_mtime).joinpath("trainer_state.json").read_text()

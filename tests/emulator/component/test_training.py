@@ -173,7 +173,7 @@ def test_accumulation_of_k_is_batch_k(make: MakeTraining) -> None:
     assert not same(results[0], weights(other))
 
 
-@pytest.mark.parametrize("kind", ["tiny-llama", "tiny-phi3"])
+@pytest.mark.parametrize("kind", ["tiny-llama", "tiny-phi4"])
 def test_packed_rows_attend_only_to_themselves(kind: str, prepare: Callable[[str], dict[str, str]]) -> None:
     import torch
 

@@ -103,7 +103,7 @@ def pipeline(emulator: Emulator, client: Any, tmp_path_factory: pytest.TempPathF
 
     ml, registry = client
     component = registry.components.get("chat_completion_pipeline", label="latest")
-    model = registry.models.get("Phi-3-mini-4k-instruct", label="latest")
+    model = registry.models.get("Phi-4", label="latest")
     data = tmp_path_factory.mktemp("data") / "train.jsonl"
     turns = [[{"role": "user", "content": f"say {n}"}, {"role": "assistant", "content": f"I say {n}"}] for n in range(6)]
     data.write_text("\n".join(json.dumps({"messages": messages}) for messages in turns), encoding="utf-8")
@@ -215,7 +215,7 @@ def pipeline_body() -> dict[str, Any]:
         "type": "pipeline",
         "inputs": {
             "mlflow_model_path": {
-                "uri": "azureml://registries/azureml/models/Phi-3-mini-4k-instruct/versions/15",
+                "uri": "azureml://registries/azureml/models/Phi-4/versions/8",
                 "job_input_type": "mlflow_model",
             },
             "train_file_path": {"value": "${{parent.inputs.data}}", "job_input_type": "literal"},
@@ -437,7 +437,7 @@ def test_cancel_does_not_wait_until_the_inputs_are_ready(ml: Any, monkeypatch: p
         raise AssertionError
 
     monkeypatch.setattr(uris, "materialize", hang)
-    model = Input(type="mlflow_model", path="azureml://registries/azureml/models/Phi-3-mini-4k-instruct/versions/15")
+    model = Input(type="mlflow_model", path="azureml://registries/azureml/models/Phi-4/versions/8")
     job = submit_command(ml, "ls ${{inputs.model}}", inputs={"model": model})
     wait_for(lambda: ml.jobs.get(job.name).status == "Preparing")
     start = time.monotonic()

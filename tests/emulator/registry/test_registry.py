@@ -22,6 +22,11 @@ REGISTRY = (
 )
 
 
+@pytest.fixture(scope="module")
+def options(weights_cache: Path) -> Options:
+    return Options(catalog="tutorial", weights="tiny-llama", cache=weights_cache)
+
+
 def get(emulator: Emulator, path: str, **query: str) -> requests.Response:
     return requests.get(
         REGISTRY + path,
@@ -115,7 +120,7 @@ class TestCurrent:
     @pytest.fixture(scope="class")
     @classmethod
     def emulator(cls, tmp_path_factory: pytest.TempPathFactory, weights_cache: Path) -> Any:
-        with Emulator(tmp_path_factory.mktemp("current"), Options(catalog="current", weights="tiny-phi3", cache=weights_cache)) as running:
+        with Emulator(tmp_path_factory.mktemp("current"), Options(weights="tiny-phi4", cache=weights_cache)) as running:
             yield running
 
     def test_an_archived_model_is_found_only_by_version(self, emulator: Emulator, azureml: Any) -> None:

@@ -15,7 +15,7 @@ from mlops.emulator.component.folders import weights_digest
 from mlops.emulator.registry import weights
 from mlops.emulator.registry.weights import Kind, StandinMissing, describe, ensure_standin
 
-TINY: tuple[Kind, ...] = ("tiny-llama", "tiny-phi3")
+TINY: tuple[Kind, ...] = ("tiny-llama", "tiny-phi3", "tiny-phi4")
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType.*:UserWarning"),
@@ -41,7 +41,7 @@ def test_a_tiny_model_matches_its_tags(kind: Kind, cache: Path) -> None:
     tags = describe(kind)
     assert tags["standin"] == kind
     assert model.num_parameters() == int(tags["standin_parameters"])
-    assert type(model).__name__ == {"tiny-llama": "LlamaForCausalLM", "tiny-phi3": "Phi3ForCausalLM"}[kind]
+    assert type(model).__name__ == ("LlamaForCausalLM" if kind == "tiny-llama" else "Phi3ForCausalLM")
     assert model.generation_config.eos_token_id == tokenizer.eos_token_id
     assert not model.generation_config.do_sample
     assert len(tokenizer) == model.config.vocab_size
@@ -192,6 +192,19 @@ def test_a_gguf_file_becomes_the_model_it_was_made_from(cache: Path, tmp_path: P
         "<|im_end|>",
         "<|im_end|>",
     )
+
+
+def test_the_stand_in_of_phi4_has_its_shape_and_its_template(cache: Path) -> None:
+    model, tokenizer = load(ensure_standin("tiny-phi4", cache))
+    config = model.config
+    assert config.num_attention_heads // config.num_key_value_heads == 4
+    assert model.get_output_embeddings().weight is not model.get_input_embeddings().weight
+    assert (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token) == ("<|endoftext|>", "<|im_end|>", "<|dummy_85|>")
+    messages = [{"role": "user", "content": "one?"}, {"role": "assistant", "content": "two"}]
+    chat = "<|im_start|>user<|im_sep|>one?<|im_end|><|im_start|>assistant<|im_sep|>two<|im_end|>"
+    assert tokenizer.apply_chat_template(messages, tokenize=False) == chat
+    prompt = tokenizer.apply_chat_template(messages[:1], tokenize=False, add_generation_prompt=True)
+    assert prompt == chat.removesuffix("two<|im_end|>")
 
 
 def test_mlmodel_carries_the_tags_and_the_digest(cache: Path) -> None:
