@@ -24,7 +24,7 @@ from mlops.emulator.wire.tls import GITHUB_HOSTS, HOSTS, certificates
 __all__ = ["Emulator"]
 
 MODULES = (
-    "identity.entra", "identity.roles", "registry.registry", "workspace.workspace", "workspace.compute", "storage.blobs",
+    "identity.entra", "registry.registry", "workspace.workspace", "workspace.datastores", "workspace.compute", "storage.blobs",
     "history.mlflow_api", "history.runs", "history.artifacts", "workspace.assets", "jobs.scheduler", "jobs.jobs", "workspace.models",
     "serving.endpoints", "serving.deployments", "serving.scoring",
 )  # fmt: skip

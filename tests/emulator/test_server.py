@@ -111,9 +111,14 @@ class TestRefused:
         assert (answer.status_code, answer.json()["error"]["code"]) == (400, "InvalidApiVersionParameter")
         assert "2023-08-01-preview" in answer.json()["error"]["message"]
 
+    def test_a_published_api_version_that_is_not_served_is_not_implemented(self, emulator: Emulator) -> None:
+        answer = send(emulator, MANAGEMENT + emulator.azure.workspace_id, **{"api-version": "2019-05-01"})
+        assert (answer.status_code, "api-version 2019-05-01" in answer.json()["error"]["message"]) == (501, True)
+
     def test_another_workspace_does_not_exist(self, emulator: Emulator) -> None:
         answer = send(emulator, MANAGEMENT + emulator.azure.workspace_id + "x", **{"api-version": "2023-08-01-preview"})
         assert (answer.status_code, answer.json()["error"]["code"]) == (404, "ResourceNotFound")
+        assert answer.json()["error"].keys() == {"code", "message"}
 
     def test_a_request_without_a_token_is_refused(self, emulator: Emulator) -> None:
         answer = requests.get(MANAGEMENT + emulator.azure.workspace_id, params={"api-version": "2023-08-01-preview"}, timeout=30)

@@ -51,11 +51,9 @@ class AzureFault(Exception):
         """Return the response body."""
         if self.body is not None:
             return self.body
-        error: dict[str, Any] = {
-            "code": self.code,
-            "message": self.message,
-            "details": [{"code": code, "message": message} for code, message in self.details],
-        }
+        error: dict[str, Any] = {"code": self.code, "message": self.message}
+        if self.inner or self.details:
+            error["details"] = [{"code": code, "message": message} for code, message in self.details]
         if self.inner:
             chain: dict[str, Any] | None = None
             for code in reversed(self.inner):

@@ -173,7 +173,10 @@ def _create_working_folder(azure: Azure, name: str, job: CommandProperties) -> P
     """Create a folder with the code; ``outputs/`` and ``logs/`` in it are links to the run's artifacts, as on Azure."""
     folder = azure.folder("jobs", name) / "wd"
     if job.code_id:
-        shutil.copytree(assets.code_folder(azure, job.code_id), folder)
+        code = assets.code_folder(azure, job.code_id)
+        if not code.is_dir():
+            raise JobFailure("UserError", f"The code of the job, {job.code_id}, has no files: nothing was uploaded.", "NotFound")
+        shutil.copytree(code, folder)
     else:
         folder.mkdir()
     for artifacts in ("outputs", "logs"):

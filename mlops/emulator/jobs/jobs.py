@@ -99,9 +99,7 @@ async def cancel_job(azure: Azure, request: Request) -> Answer:
             f"The {kind} {name} is in terminal status, it can't be canceled.",
             "BadArgument", "ArgumentInvalid", "CancelPipelineRunInTerminalStatus",
         )  # fmt: skip
-    path = operations.start(azure, "mfeOperationsStatus", "jc:", scheduler.cancel(azure, name), subject=name)
-    version = request.query_params["api-version"]
-    return operations.accept(202, path, version, None)
+    return operations.start_cancellation(azure, request, scheduler.cancel(azure, name), name)
 
 
 async def _parse_body(request: Request) -> tuple[CommandProperties | PipelineProperties, Document]:

@@ -92,7 +92,9 @@ async def put_deployment(azure: Azure, request: Request) -> Answer:
     changed = build_document(azure, body, previous, name)
     await asyncio.to_thread(_mlflow_model, azure, changed["model"])
     version = request.query_params["api-version"]
-    path = operations.start(azure, "mfeOperationsStatus", "od:", _provision(azure, key, changed), name)
+    path = operations.start(
+        azure, "mfeOperationsStatus", "od:", _provision(azure, key, changed), name, progress="Updating" if previous else "Creating"
+    )
     # Until the operation has succeeded, an update shows the previous settings.
     stored = azure.store.put(
         "deployment",

@@ -22,7 +22,7 @@ from mlops.emulator.base.store import Document
 from mlops.emulator.identity import entra
 from mlops.emulator.serving import containers
 from mlops.emulator.wire import operations
-from mlops.emulator.wire.app import PROVIDER, WS, Answer, Route
+from mlops.emulator.wire.app import WS, Answer, Route
 from mlops.emulator.wire.resources import Body, add_system_data, conflict, inference_error, list_response, parse_body, render_resource
 
 __all__ = ["BUSY", "ROUTES", "VERSIONS", "audience", "is_valid_name", "load_endpoint", "startup"]
@@ -240,14 +240,6 @@ async def get_token(azure: Azure, request: Request) -> Answer:
     }
 
 
-async def get_deletion(azure: Azure, request: Request) -> Answer:
-    """Return the state of a deletion, at its Location: 202 while it is in progress, then 204."""
-    operation = azure.store.get("operation", request.path_params["operation"])
-    if operation is None:
-        raise user_error(f"Operation {request.path_params['operation']} not found.", "NotFound", "OperationNotFound", status=404)
-    return Response(status_code=202 if operation["status"] == "InProgress" else 204, headers=operations.RETRY_AFTER)
-
-
 async def startup(azure: Azure) -> None:
     """Finish the operations that were interrupted when the emulator stopped."""
     for key, stored in azure.store.list("endpoint"):
@@ -318,7 +310,9 @@ def _start_provisioning(azure: Azure, request: Request, key: str, changed: Docum
         azure.store.put("endpoint", key, changed | {"state": "Succeeded", "operation": url, "unrecoverable": False})
 
     version = request.query_params["api-version"]
-    path = operations.start(azure, "mfeOperationsStatus", "oe:", provision(), changed["name"])
+    path = operations.start(
+        azure, "mfeOperationsStatus", "oe:", provision(), changed["name"], progress="Updating" if previous else "Creating"
+    )
     url = f"https://management.azure.com{path}?api-version={version}"
     state = {"state": "Updating" if previous else "Creating", "operation": url, "unrecoverable": previous is None}
     stored = azure.store.put("endpoint", key, before | state | {"modified": changed["modified"]})
@@ -370,5 +364,4 @@ ROUTES = [
     Route("arm", "POST", _ENDPOINT + "/listKeys", list_keys, VERSIONS),
     Route("arm", "POST", _ENDPOINT + "/regenerateKeys", regenerate_keys, VERSIONS),
     Route("arm", "POST", _ENDPOINT + "/token", get_token, VERSIONS),
-    Route("arm", "GET", "/subscriptions/{subscription}" + PROVIDER + "/locations/{location}/mfeOperationResults/{operation}", get_deletion),
 ]

@@ -24,7 +24,7 @@ from starlette.responses import Response, StreamingResponse
 
 from mlops.emulator.base.azure import BLOB_SUFFIX, Azure
 from mlops.emulator.base.errors import AzureFault, not_implemented
-from mlops.emulator.storage import files, sas, xml
+from mlops.emulator.storage import files, sas, shared_key, xml
 from mlops.emulator.storage.files import Blob, BlobError, path
 from mlops.emulator.storage.sas import SasError, sas_token, sas_url
 from mlops.emulator.wire.app import Answer, Handler, Route
@@ -67,7 +67,7 @@ def dispatch(operations: dict[str, tuple[str, Operation]]) -> Handler:
                 raise not_implemented(f"{request.method} of a {'blob' if name else 'container'} with comp={comp!r}")
             permissions, operation = operations[comp]
             if not hasattr(request.state, "claims"):
-                sas.check(azure, container, name, request.query_params, permissions)
+                _authorize(azure, request, container, name, permissions)
             response = await operation(azure, request, container, name)
         except SasError as problem:
             raise _error_response(
@@ -244,6 +244,13 @@ def _check_request(azure: Azure, request: Request) -> None:
     version = request.headers.get("x-ms-version")
     if version is not None and not re.fullmatch(r"20\d\d-\d\d-\d\d", version):
         raise BlobError(400, "InvalidHeaderValue", "The value for one of the HTTP headers is not in the correct format.")
+
+
+def _authorize(azure: Azure, request: Request, container: str, name: str, permissions: str) -> None:
+    if "sig" not in request.query_params and request.headers.get("authorization", "").startswith("SharedKey "):
+        shared_key.check(azure, request)
+    else:
+        sas.check(azure, container, name, request.query_params, permissions)
 
 
 def _check_container(request: Request) -> None:

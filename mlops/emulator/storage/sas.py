@@ -16,7 +16,7 @@ from starlette.datastructures import QueryParams
 
 from mlops.emulator.base.azure import BLOB_SUFFIX, Azure
 
-__all__ = ["SasError", "check", "sas_token", "sas_url"]
+__all__ = ["SasError", "authentication_error", "check", "sas_token", "sas_url"]
 
 VERSION = "2024-08-04"
 
@@ -66,17 +66,17 @@ def check(azure: Azure, container: str, blob: str, query: QueryParams, needed: s
         raise SasError("PublicAccessNotPermitted", "Public access is not permitted on this storage account.")
     resource = query.get("sr", "")
     if resource not in ("b", "c"):
-        raise _authentication_error(f"sr={resource} is not a supported signed resource type here: b or c.")
+        raise authentication_error(f"sr={resource} is not a supported signed resource type here: b or c.")
     if not hmac.compare_digest(query["sig"], _sign(azure, container, blob if resource == "b" else "", query)):
-        raise _authentication_error("Signature did not match.")
+        raise authentication_error("Signature did not match.")
     try:
         begin, end = (_parse_time(query.get(name) or fallback) for name, fallback in (("st", "2000-01-01"), ("se", "")))
     except ValueError:
-        raise _authentication_error("Signature fields not well formed.") from None
+        raise authentication_error("Signature fields not well formed.") from None
     now = datetime.now(UTC)
     if not begin <= now < end:
         frame = f"Start [{_format_time(begin)}] - Expiry [{_format_time(end)}] - Current [{_format_time(now)}]"
-        raise _authentication_error(f"Signature not valid in the specified time frame: {frame}")
+        raise authentication_error(f"Signature not valid in the specified time frame: {frame}")
     if not set(needed) & set(query.get("sp", "")):
         raise SasError("AuthorizationPermissionMismatch", "This request is not authorized to perform this operation using this permission.")
 
@@ -90,7 +90,8 @@ def _sign(azure: Azure, container: str, blob: str, fields: QueryParams | dict[st
     return base64.b64encode(hmac.new(key, text.encode(), hashlib.sha256).digest()).decode()
 
 
-def _authentication_error(detail: str) -> SasError:
+def authentication_error(detail: str) -> SasError:
+    """Return the error for a signature that isn't valid."""
     message = (
         "Server failed to authenticate the request. Make sure the value of Authorization header is formed correctly"
         " including the signature."

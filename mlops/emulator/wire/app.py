@@ -27,7 +27,9 @@ from starlette.types import Receive, Scope, Send
 
 from mlops.emulator.base.azure import BLOB_SUFFIX, LOCATION, SCORING_SUFFIX, Azure
 from mlops.emulator.base.errors import AzureFault, not_implemented
+from mlops.emulator.wire.headers import add_headers
 from mlops.emulator.wire.request_log import log_request
+from mlops.emulator.wire.versions import PUBLISHED
 
 __all__ = ["PROVIDER", "WS", "Answer", "App", "Claims", "Handler", "Route", "read_json"]
 
@@ -93,6 +95,7 @@ class App:
         status = None if response is None else response.status_code
         log_request(request.method, request.url.hostname or "-", request.url.path, status, started)
         if response is not None:
+            add_headers(self.azure, request, host_role(request.url.hostname or ""), response)
             await response(scope, receive, send)
 
     async def _respond(self, request: Request) -> Response | None:
@@ -116,13 +119,15 @@ class App:
         request.scope["path_params"] = parameters
         azure = self.azure
         # A blob can be read with an identity as well as with a signature in its URL.
-        if not route.public or (host == "blob" and "authorization" in request.headers):
+        if not route.public or (host == "blob" and request.headers.get("authorization", "").startswith("Bearer ")):
             claims = self._authenticate(azure, request, host)
             request.state.claims = claims
             self._authorize(azure, request, route, claims)
             azure = dataclasses.replace(azure, caller=str(claims["oid"]))
         if route.versions is not None:
             version = request.query_params.get("api-version", "")
+            if version not in route.versions and version in PUBLISHED:
+                raise not_implemented(f"api-version {version} of {request.method} {route.path}")
             if version not in route.versions:
                 raise AzureFault(
                     400,

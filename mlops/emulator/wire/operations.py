@@ -18,12 +18,17 @@ from starlette.responses import JSONResponse, Response
 
 from mlops.emulator.base.azure import LOCATION, Azure
 from mlops.emulator.base.errors import AzureFault, not_found
+from mlops.emulator.base.store import Document
 from mlops.emulator.wire.app import PROVIDER, Answer, Route
 
-__all__ = ["ROUTES", "accept", "fail_interrupted", "start", "start_deletion"]
+__all__ = ["ROUTES", "accept", "fail_interrupted", "start", "start_cancellation", "start_deletion"]
+
+RESULTS: Literal["mfeOperationResults"] = "mfeOperationResults"
+"""Resource type of an operation's result."""
+Kind = Literal["computeOperationsStatus", "mfeOperationsStatus", "mfeOperationResults"]
 
 RETRY_AFTER = {"Retry-After": "1"}
-"""The SDK ignores 0, and waits 30 seconds without the header."""
+"""Azure sends none with a status, and the SDK then waits 30 seconds; it ignores 0."""
 
 SLOW_POLLS = 3
 """Additional status reads of an operation that the fault ``operation-slow`` hits."""
@@ -32,29 +37,41 @@ log = logging.getLogger("mlops.emulator")
 
 
 def start(
-    azure: Azure, kind: Literal["computeOperationsStatus", "mfeOperationsStatus"], prefix: str, work: Awaitable[None], subject: str = ""
+    azure: Azure,
+    kind: Kind,
+    prefix: str,
+    work: Awaitable[None],
+    subject: str = "",
+    *,
+    progress: Literal["InProgress", "Creating", "Updating"] = "InProgress",
+    name: str = "",
 ) -> str:
     """Start ``work`` in the background and return the path of its status.
 
     Args:
         azure: the emulated Azure.
         kind: resource type of the status.
-        prefix: prefix of the operation's id, e.g. ``"od:"`` for an online deployment.
+        prefix: prefix of the operation's id, e.g. ``"od:"`` for an online deployment; empty for compute.
         work: ends when the resource is ready, or raises AzureFault with the reason why it never will be.
         subject: the resource's name, for the fault ``operation-slow``.
+        progress: the status while the work is in progress.
+        name: last part of the operation's id; random by default.
     """
     polls = azure.options.polls + (SLOW_POLLS if azure.faults.take("operation-slow", subject) else 0)
-    operation = f"{prefix}{azure.identity.workspace_guid}:{uuid.uuid4()}" if prefix else str(uuid.uuid4())
-    azure.store.put("operation", operation, {"status": "InProgress", "polls": polls, "start": _now(), "end": None, "error": None})
+    name = name or str(uuid.uuid4())
+    operation = f"{prefix}{azure.identity.workspace_guid}:{name}" if prefix else name
+    document = {"status": "InProgress", "progress": progress, "polls": polls, "start": _now(), "end": None, "error": None}
+    azure.store.put("operation", operation, document)
     azure.start_task(_finish(azure, operation, work))
     return f"/subscriptions/{azure.identity.subscription}{PROVIDER}/locations/{LOCATION}/{kind}/{operation}"
 
 
 def accept(status: int, path: str, version: str, content: Any, location: str | None = None) -> Response:
     """Return the first response: 201 with the resource after PUT, 202 without a body after DELETE."""
-    service = "&service=new" if "computeOperationsStatus" in path else ""
-    url = f"https://management.azure.com{path}?api-version={version}{service}"
-    headers = {"Azure-AsyncOperation": url, "x-ms-async-operation-timeout": "PT30M", **RETRY_AFTER}
+    is_compute = "computeOperationsStatus" in path
+    headers = {"Azure-AsyncOperation": _url(path, version) + ("&service=new" if is_compute else "")}
+    if not is_compute:
+        headers["x-ms-async-operation-timeout"] = "PT30M"
     if location is not None:
         headers["Location"] = location
     return (
@@ -63,30 +80,43 @@ def accept(status: int, path: str, version: str, content: Any, location: str | N
 
 
 def start_deletion(azure: Azure, request: Request, prefix: str, work: Awaitable[None], subject: str) -> Response:
-    """Start a deletion: respond 202 with a Location that returns 202 while it runs, then 204. Arguments as for :func:`start`."""
+    """Start a deletion: respond 202 with the URLs of its status and of its result. Arguments as for :func:`start`."""
     path, version = start(azure, "mfeOperationsStatus", prefix, work, subject), request.query_params["api-version"]
-    location = f"https://management.azure.com{path.replace('mfeOperationsStatus', 'mfeOperationResults')}?api-version={version}"
-    return accept(202, path, version, None, location)
+    return accept(202, path, version, None, _url(path.replace("mfeOperationsStatus", RESULTS), version))
+
+
+def start_cancellation(azure: Azure, request: Request, work: Awaitable[None], job: str) -> Response:
+    """Start the cancellation of a job: respond 202 with the URL of its result, which is all there is."""
+    path, version = start(azure, RESULTS, "jc:", work, job, name=job), request.query_params["api-version"]
+    headers = {"Location": _url(path, version), "x-ms-async-operation-timeout": "PT1H"}
+    return JSONResponse(None, status_code=202, headers=headers)
 
 
 async def get_status(azure: Azure, request: Request) -> Answer:
     """Return the status of an operation."""
     operation = request.path_params["operation"]
-    try:
-        with azure.store.change("operation", operation) as document:
-            done = document["status"] != "InProgress"
-            is_delayed = done and document["polls"] > 0
-            if is_delayed:
-                document["polls"] -= 1
-            status = "InProgress" if is_delayed or not done else document["status"]
-    except KeyError:
-        raise not_found(f"Operation {operation} not found.", "NotFound", "OperationNotFound") from None
-    answer: dict[str, Any] = {"id": request.url.path, "name": operation, "status": status, "startTime": document["start"]}
-    if status != "InProgress":
-        answer |= {"endTime": document["end"], "percentComplete": 100.0}
+    document = _poll(azure, operation)
+    status = document["status"]
+    answer: dict[str, Any] = {"status": status}
+    if "mfeOperationsStatus" in request.url.path:
+        answer = {"id": request.url.path, "name": operation, "status": status, "startTime": document["start"], "percentComplete": 0.0}
+        if document["is_done"]:
+            answer["endTime"] = document["end"]
+    if document["is_done"]:
+        answer["percentComplete"] = 100.0
     if status == "Failed":
         answer["error"] = document["error"]
     return JSONResponse(answer, headers=RETRY_AFTER)
+
+
+async def get_result(azure: Azure, request: Request) -> Answer:
+    """Return the result of a deletion or cancellation: 202 while it is in progress, then 200 without a body."""
+    document = _poll(azure, request.path_params["operation"])
+    if not document["is_done"]:
+        return JSONResponse({}, status_code=202, headers=RETRY_AFTER | {"Location": str(request.url)})
+    if document["error"]:
+        raise AzureFault(400, document["error"]["code"], document["error"]["message"], body={"error": document["error"]})
+    return Response()
 
 
 def fail_interrupted(azure: Azure) -> None:
@@ -97,6 +127,27 @@ def fail_interrupted(azure: Azure) -> None:
             azure.store.put(
                 "operation", operation, document | {"status": "Failed", "end": _now(), "error": fault.envelope(LOCATION)["error"]}
             )
+
+
+def _poll(azure: Azure, operation: str) -> Document:
+    """Count a read of an operation. Return its document as the client may see it, with ``is_done``.
+
+    Raises:
+        AzureFault: 404, it does not exist.
+    """
+    try:
+        with azure.store.change("operation", operation) as document:
+            is_done = document["status"] != "InProgress"
+            if is_done and document["polls"] > 0:
+                document["polls"] -= 1
+                is_done = False
+    except KeyError:
+        raise not_found(f"Operation {operation} not found.", "NotFound", "OperationNotFound") from None
+    return document | {"is_done": is_done, "status": document["status"] if is_done else document.get("progress", "InProgress")}
+
+
+def _url(path: str, version: str) -> str:
+    return f"https://management.azure.com{path}?api-version={version}"
 
 
 async def _finish(azure: Azure, operation: str, work: Awaitable[None]) -> None:
@@ -122,4 +173,5 @@ _STATUS = "/subscriptions/{subscription}" + PROVIDER + "/locations/{location}"
 ROUTES = [
     Route("arm", "GET", _STATUS + "/computeOperationsStatus/{operation}", get_status),
     Route("arm", "GET", _STATUS + "/mfeOperationsStatus/{operation}", get_status),
+    Route("arm", "GET", _STATUS + f"/{RESULTS}/{{operation}}", get_result),
 ]

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from pydantic.alias_generators import to_camel
 from starlette.requests import Request
 
@@ -19,7 +19,10 @@ from mlops.emulator.base.errors import AzureFault, user_error
 from mlops.emulator.base.store import Document
 from mlops.emulator.wire.app import read_json
 
-__all__ = ["Body", "add_system_data", "conflict", "inference_error", "list_response", "now", "parse_body", "render_resource"]
+__all__ = [
+    "Body", "Labels", "add_system_data", "conflict", "inference_error", "list_response", "now", "parse_body", "render_resource",
+    "validate_body",
+]  # fmt: skip
 
 PROVIDER_TYPE = "Microsoft.MachineLearningServices/workspaces"
 
@@ -33,16 +36,29 @@ class Body(BaseModel):
 B = TypeVar("B", bound=Body)
 
 
+def _to_text(value: Any) -> Any:
+    return str(value) if isinstance(value, int | float) else value
+
+
+Labels = dict[str, Annotated[str | None, BeforeValidator(_to_text)]]
+"""Tags or properties: the service takes null, and stores numbers as text."""
+
+
 async def parse_body(request: Request, kind: type[B]) -> B:
     """Return the validated body of a request.
 
     Raises:
         AzureFault: 400, naming every field that is unknown, missing or of the wrong type.
     """
+    return validate_body(await read_json(request), kind)
+
+
+def validate_body(content: Any, kind: type[B], path: str = "") -> B:
+    """Return a validated part of a body; ``path`` is where it is, e.g. ``"properties."``. Raises as :func:`parse_body`."""
     try:
-        return kind.model_validate(await read_json(request))
+        return kind.model_validate(content)
     except ValidationError as problem:
-        errors = "; ".join(f"{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in problem.errors())
+        errors = "; ".join(f"{path}{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in problem.errors())
         raise user_error(f"The request is invalid: {errors}") from None
 
 

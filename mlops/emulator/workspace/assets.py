@@ -6,12 +6,16 @@ the emulator's own Python.
 
 from __future__ import annotations
 
+import json
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
+import yaml
+from pydantic import Field
 from starlette.requests import Request
+from starlette.responses import JSONResponse
 
 from mlops.emulator.base.azure import BLOB_SUFFIX, Azure, arm_id
 from mlops.emulator.base.errors import not_found, user_error
@@ -19,24 +23,79 @@ from mlops.emulator.base.store import Document
 from mlops.emulator.storage import blobs
 from mlops.emulator.storage.files import BlobError
 from mlops.emulator.wire.app import WS, Answer, Route, read_json
-from mlops.emulator.wire.resources import add_system_data, list_response, render_resource
+from mlops.emulator.wire.resources import Body, Labels, add_system_data, list_response, render_resource, validate_body
+from mlops.emulator.wire.versions import published_since
+from mlops.emulator.workspace import curated
 
 __all__ = ["ROUTES", "code_folder", "has_environment"]
 
-CODE_VERSIONS = {"2023-04-01", "2023-04-01-preview", "2023-10-01"}
-ENVIRONMENT_VERSIONS = {"2023-04-01-preview", "2023-02-01-preview", "2024-01-01-preview"}
+VERSIONS = published_since("2022-02-01-preview")
 KINDS = {"codes": "Code", "environments": "Environment"}
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "codes": {"provisioningState": "Succeeded"},
+    "environments": {
+        "environmentType": "UserCreated",
+        "osType": "Linux",
+        "image": None,
+        "condaFile": None,
+        "build": None,
+        "inferenceConfig": None,
+        "autoDeleteSetting": None,
+        "autoRebuild": "Disabled",
+        "provisioningState": "Succeeded",
+        "stage": "Development",
+        "intellectualProperty": None,
+    },
+}
+"""Kind → what the service adds to the properties of a version."""
+
+
+class Common(Body):
+    """``AssetBase``: the fields of any version."""
+
+    description: str | None = None
+    tags: Labels | None = None
+    properties: Labels | None = None
+    is_anonymous: bool = False
+    is_archived: bool = False
+    auto_delete_setting: dict[str, Any] | None = None
+    provisioning_state: str | None = Field(default=None, exclude=True)
+
+
+class Code(Common):
+    """``CodeVersion``."""
+
+    code_uri: str
+
+
+class Environment(Common):
+    """``EnvironmentVersion``."""
+
+    image: str | None = None
+    conda_file: str | None = None
+    build: dict[str, Any] | None = None
+    inference_config: dict[str, Any] | None = None
+    os_type: Literal["Linux", "Windows"] = "Linux"
+    auto_rebuild: Literal["Disabled", "OnBaseImageUpdate"] = "Disabled"
+    stage: str = "Development"
+    environment_type: str | None = Field(default=None, exclude=True)
+    intellectual_property: dict[str, Any] | None = None
+
+
+BODIES: dict[str, type[Code] | type[Environment]] = {"codes": Code, "environments": Environment}
 
 
 async def start_pending_upload(azure: Azure, request: Request) -> Answer:
-    """Create a container for the upload of a code snapshot."""
-    container = f"code-{uuid.uuid4()}"
+    """Create a container for the upload of a code snapshot, or point to the one that this version has been uploaded to."""
+    name, version = request.path_params["name"], request.path_params["version"]
+    existing = azure.store.get("codes", f"{name}/{version}")
+    container = _container(existing) if existing else f"code-{uuid.uuid4()}"
     blobs.path(azure, container)
     url = f"https://{azure.identity.account}.{BLOB_SUFFIX}/{container}"
     group = azure.workspace_id.partition("/providers/")[0]
     return {
         "pendingUploadId": str(uuid.uuid4()),
-        "pendingUploadType": "TemporaryBlobReference",
+        "pendingUploadType": "None" if existing else "TemporaryBlobReference",
         "blobReferenceForConsumption": {
             "blobUri": url,
             "storageAccountArmId": f"{group}/providers/Microsoft.Storage/storageAccounts/{azure.identity.account}",
@@ -46,62 +105,80 @@ async def start_pending_upload(azure: Azure, request: Request) -> Answer:
 
 
 async def list_versions(azure: Azure, request: Request) -> Answer:
-    """List the versions of an asset, newest first; of code, those with the content hash in the query."""
+    """List the versions of an asset, newest first; of code, all assets' versions with the content hash in the query."""
     kind, name = _kind(request), request.path_params["name"]
     content_hash = request.query_params.get("hash")
-    versions = [
-        (key.rpartition("/")[2], stored)
-        for key, stored in reversed(azure.store.list(kind, f"{name}/"))
-        if content_hash is None or stored["properties"].get("properties", {}).get("hash_sha256") == content_hash
+    versions: list[tuple[str, str, Document]] = [
+        (key.partition("/")[0], key.partition("/")[2], stored)
+        for key, stored in reversed(azure.store.list(kind, "" if content_hash else f"{name}/"))
+        if content_hash is None or (stored["properties"].get("properties") or {}).get("hash_sha256") == content_hash
     ]
+    if not versions and kind == "environments" and (latest := curated.find_latest(name)):
+        versions = [(name, latest, curated.document(name, latest))]
     count = int(request.query_params.get("$top") or len(versions))
-    return list_response([_resource(azure, kind, name, version, stored) for version, stored in versions[:count]])
+    return {"value": [_resource(azure, kind, *version) for version in versions[:count]], "nextLink": None}
 
 
 async def get_version(azure: Azure, request: Request) -> Answer:
     """Return one version."""
     kind, name, version = _kind(request), request.path_params["name"], request.path_params["version"]
-    stored = azure.store.get(kind, f"{name}/{version}")
+    stored = _find(azure, kind, name, version)
+    if stored is None and kind == "environments":
+        raise not_found(f"No environment exists for name: {name}, version: {version}, label: ", "NotFoundError")
     if stored is None:
         raise not_found(f"Not found {KINDS[kind].lower()} {name}:{version}.", "NotFound", f"{KINDS[kind]}NotFound")
     return _resource(azure, kind, name, version, stored)
 
 
 async def put_version(azure: Azure, request: Request) -> Answer:
-    """Create a version. A second PUT may only change tags; another image or code URI is refused."""
+    """Create a version, or send an existing one again: 201 in both cases, but 200 for code in the default datastore.
+
+    What a version consists of can't be changed: another image is refused, another code URI is ignored.
+    """
     kind, name, version = _kind(request), request.path_params["name"], request.path_params["version"]
-    properties = (await read_json(request)).get("properties")
-    if not isinstance(properties, dict):
-        raise user_error("The request is invalid: properties is missing.")
+    body = validate_body((await read_json(request)).get("properties"), BODIES[kind], "properties.")
+    properties = body.model_dump(by_alias=True)
     existing = azure.store.get(kind, f"{name}/{version}")
-    immutable = "codeUri" if kind == "codes" else "image"
-    if existing is not None and existing["properties"].get(immutable) != properties.get(immutable):
-        raise user_error(
-            f'Failed to update {KINDS[kind].lower()} {name} since field "{immutable}" is immutable, try specifying a new version.',
-            "BadArgument", "ArgumentInvalid", f"Update{KINDS[kind]}Failed",
-        )  # fmt: skip
-    if kind == "codes" and not _upload_path(azure, str(properties.get("codeUri"))).is_dir():
-        raise user_error(f"The code at '{properties.get('codeUri')}' does not exist or is not accessible.")
+    is_default_store = False
+    if isinstance(body, Environment):
+        properties["condaFile"] = _normalize_conda(body.conda_file)
+        if existing is not None and any(existing["properties"].get(key) != properties[key] for key in ("image", "condaFile", "build")):
+            raise user_error(
+                f"Environment {name} with version {version} is already registered and cannot be changed. Use another version.",
+                "BadArgument", "ArgumentInvalid", "UpdateEnvironmentFailed", status=409,
+            )  # fmt: skip
+    else:
+        # The service doesn't look at the files, and forgets that the SDK has called them anonymous.
+        _upload_path(azure, body.code_uri)
+        properties["isAnonymous"] = False
+        is_default_store = _container({"properties": properties}) == blobs.datastore_container(azure)
+    if existing is not None and not is_default_store:
+        properties = existing["properties"] | {name: properties[name] for name in ("description", "tags", "properties", "isArchived")}
     stored = azure.store.put(kind, f"{name}/{version}", add_system_data(azure, existing, {"properties": properties}))
-    return _resource(azure, kind, name, version, stored)
+    headers = {"Location": f"https://management.azure.com{request.url.path}?api-version={request.query_params['api-version']}"}
+    return JSONResponse(_resource(azure, kind, name, version, stored), status_code=200 if is_default_store else 201, headers=headers)
 
 
 async def get_container(azure: Azure, request: Request) -> Answer:
     """Return an asset without its versions."""
     kind, name = _kind(request), request.path_params["name"]
     versions = azure.store.list(kind, f"{name}/")
+    if not versions and kind == "environments" and (latest := curated.find_latest(name)):
+        versions = [(f"{name}/{latest}", curated.document(name, latest))]
     if not versions:
-        raise not_found(f"Not found {KINDS[kind].lower()} {name}.", "NotFound", f"{KINDS[kind]}NotFound")
-    key, newest = versions[-1]
-    properties: dict[str, Any] = {
-        "description": None,
-        "tags": {},
-        "properties": {},
-        "isArchived": False,
-        "latestVersion": key.rpartition("/")[2],
-        "nextVersion": None,
-    }
-    return render_resource(arm_id(azure, kind, name), kind, name, newest, properties=properties)
+        message = f"No environment exists for name: {name}, version: , label: " if kind == "environments" else f"Not found code {name}."
+        raise not_found(message, *(("NotFoundError",) if kind == "environments" else ("NotFound", "CodeNotFound")))
+    return _render_container(azure, kind, name, versions)
+
+
+async def list_containers(azure: Azure, request: Request) -> Answer:
+    """List all assets of a kind, newest first."""
+    kind = _kind(request)
+    names: dict[str, list[tuple[str, Document]]] = {}
+    for key, stored in azure.store.list(kind):
+        if not stored["properties"].get("isAnonymous"):
+            names.setdefault(key.partition("/")[0], []).append((key, stored))
+    return list_response([_render_container(azure, kind, name, versions) for name, versions in reversed(names.items())])
 
 
 def code_folder(azure: Azure, asset: str) -> Path:
@@ -118,13 +195,44 @@ def code_folder(azure: Azure, asset: str) -> Path:
 
 
 def has_environment(azure: Azure, asset: str) -> bool:
-    """Whether an environment with this ARM id or registry id exists; any registry environment is assumed to."""
+    """Whether an environment with this ARM id, short name or registry id exists; any registry environment is assumed to."""
     if asset.startswith("azureml://registries/"):
         return True
     name, _, version = asset.rpartition("/environments/")[2].partition("/versions/")
     if not version:
         name, _, version = asset.removeprefix("azureml:").rpartition(":")
-    return azure.store.get("environments", f"{name}/{version}") is not None
+    if not name:  # NAME@LABEL, of which the service knows only the label latest
+        name, _, label = version.partition("@")
+        return label == "latest" and (bool(azure.store.list("environments", f"{name}/")) or curated.find_latest(name) is not None)
+    return _find(azure, "environments", name, version) is not None
+
+
+def _find(azure: Azure, kind: str, name: str, version: str) -> Document | None:
+    stored = azure.store.get(kind, f"{name}/{version}")
+    if stored is None and kind == "environments" and curated.has(name, version):
+        return curated.document(name, version)
+    return stored
+
+
+def _container(stored: Document) -> str:
+    return unquote(urlsplit(stored["properties"]["codeUri"]).path).strip("/").partition("/")[0]
+
+
+def _normalize_conda(conda_file: str | None) -> str | None:
+    """Return a conda file as the service stores it: its YAML as JSON text.
+
+    Raises:
+        AzureFault: 400, it is no YAML mapping.
+    """
+    if conda_file is None:
+        return None
+    try:
+        content = yaml.safe_load(conda_file)
+    except yaml.YAMLError as problem:
+        raise user_error(f"The conda file is not valid YAML: {problem}") from None
+    if not isinstance(content, dict):
+        raise user_error("The conda file is not a YAML mapping.")
+    return json.dumps(content, indent=2)
 
 
 def _upload_path(azure: Azure, uri: str) -> Path:
@@ -143,12 +251,27 @@ def _kind(request: Request) -> str:
     return kind
 
 
+def _render_container(azure: Azure, kind: str, name: str, versions: list[tuple[str, Document]]) -> dict[str, Any]:
+    key, newest = versions[-1]
+    numbers = [int(version) for version in (key.rpartition("/")[2] for key, _ in versions) if version.isdecimal()]
+    properties: dict[str, Any] = {
+        "description": None,
+        "tags": {},
+        "properties": {},
+        "isArchived": all(stored["properties"].get("isArchived") for _, stored in versions),
+        "latestVersion": key.rpartition("/")[2],
+        "nextVersion": str(max(numbers, default=0) + 1),
+    }
+    return render_resource(arm_id(azure, kind, name), kind, name, newest, properties=properties)
+
+
 def _resource(azure: Azure, kind: str, name: str, version: str, stored: Document) -> dict[str, Any]:
-    properties = {"description": None, "tags": {}, "properties": {}, "isArchived": False, "isAnonymous": False} | stored["properties"]
+    given = {key: value for key, value in stored["properties"].items() if value is not None}
+    properties = {"description": None, "tags": {}, "properties": {}, "isArchived": False, "isAnonymous": False} | DEFAULTS[kind] | given
     return render_resource(arm_id(azure, kind, name, "versions", version), f"{kind}/versions", version, stored, properties=properties)
 
 
-def _routes(kind: str, versions: set[str]) -> list[Route]:
+def _routes(kind: str) -> list[Route]:
     base = WS + "/" + kind + "/{name}"
 
     def bind(handler: Any) -> Any:
@@ -160,15 +283,16 @@ def _routes(kind: str, versions: set[str]) -> list[Route]:
         return handle
 
     return [
-        Route("arm", "GET", base, bind(get_container), versions),
-        Route("arm", "GET", base + "/versions", bind(list_versions), versions),
-        Route("arm", "GET", base + "/versions/{version}", bind(get_version), versions),
-        Route("arm", "PUT", base + "/versions/{version}", bind(put_version), versions),
+        Route("arm", "GET", WS + "/" + kind, bind(list_containers), VERSIONS),
+        Route("arm", "GET", base, bind(get_container), VERSIONS),
+        Route("arm", "GET", base + "/versions", bind(list_versions), VERSIONS),
+        Route("arm", "GET", base + "/versions/{version}", bind(get_version), VERSIONS),
+        Route("arm", "PUT", base + "/versions/{version}", bind(put_version), VERSIONS),
     ]
 
 
 ROUTES = [
-    *_routes("codes", CODE_VERSIONS),
-    Route("arm", "POST", WS + "/codes/{name}/versions/{version}/startPendingUpload", start_pending_upload, CODE_VERSIONS),
-    *_routes("environments", ENVIRONMENT_VERSIONS),
+    *_routes("codes"),
+    Route("arm", "POST", WS + "/codes/{name}/versions/{version}/startPendingUpload", start_pending_upload, VERSIONS),
+    *_routes("environments"),
 ]

@@ -1,4 +1,4 @@
-"""Compute clusters of the workspace, and their VM sizes.
+"""Compute of the workspace: clusters and compute instances, and their VM sizes.
 
 Bodies follow ``Microsoft.MachineLearningServices`` 2023-08-01-preview. A cluster has no nodes here: jobs that name it run as child
 processes. Its provisioning still is an operation, with the states and errors that a client must handle.
@@ -14,22 +14,23 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from mlops.emulator.base.azure import LOCATION, Azure, arm_id
-from mlops.emulator.base.errors import AzureFault, not_found, not_implemented
+from mlops.emulator.base.errors import AzureFault, not_implemented
 from mlops.emulator.base.store import Document
 from mlops.emulator.wire import operations
 from mlops.emulator.wire.app import PROVIDER, WS, Answer, Route
-from mlops.emulator.wire.resources import Body, add_system_data, conflict, list_response, now, parse_body, render_resource
-from mlops.emulator.workspace import vm_sizes
+from mlops.emulator.wire.resources import Body, add_system_data, conflict, list_response, now, parse_body, render_resource, validate_body
+from mlops.emulator.wire.versions import published_since
+from mlops.emulator.workspace import instances, vm_sizes
 
 __all__ = ["ROUTES", "find", "get_vm_size", "startup"]
 
-VERSION = "2023-08-01-preview"
+VERSIONS = published_since("2022-01-01-preview")
 NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9-]{1,22}[a-zA-Z0-9]")
 BUSY = ("Creating", "Updating", "Deleting")
 """States in which a cluster can't be changed."""
 DURATION = r"^P(\d+D|(\d+D)?T(\d+H(\d+M)?(\d+S)?|\d+M(\d+S)?|\d+S))$"
-CHANGEABLE = {"scaleSettings"}
-"""The parts of a cluster that a second PUT may change."""
+FIXED = ("vmSize", "vmPriority", "osType", "enableNodePublicIp", "subnet")
+"""The parts of a cluster that a second PUT can't change."""
 
 
 def _normalize_priority(priority: Any) -> Any:
@@ -45,6 +46,20 @@ class ScaleSettings(Body):
     node_idle_time_before_scale_down: str = Field(default="PT2M", pattern=DURATION)
 
 
+class UserAccount(Body):
+    """``userAccountCredentials``: who may sign in to a node. The password and the key are never returned."""
+
+    admin_user_name: str
+    admin_user_password: str | None = None
+    admin_user_ssh_public_key: str | None = None
+
+
+class ResourceId(Body):
+    """A reference to another resource, e.g. a subnet."""
+
+    id: str
+
+
 class AmlProperties(Body):
     """``properties.properties`` of an AmlCompute."""
 
@@ -54,7 +69,19 @@ class AmlProperties(Body):
     os_type: Literal["Linux"] = "Linux"
     remote_login_port_public_access: Literal["Enabled", "Disabled", "NotSpecified"] = "NotSpecified"
     enable_node_public_ip: bool = True
-    isolated_network: bool | None = None
+    isolated_network: bool = False
+    subnet: ResourceId | None = None
+    user_account_credentials: UserAccount | None = None
+    virtual_machine_image: ResourceId | None = None
+    property_bag: dict[str, Any] = Field(default_factory=dict)
+    # Read-only fields: accepted, because a client sends back what it has read, and ignored.
+    allocation_state: str | None = Field(default=None, exclude=True)
+    allocation_state_transition_time: str | None = Field(default=None, exclude=True)
+    current_node_count: int | None = Field(default=None, exclude=True)
+    target_node_count: int | None = Field(default=None, exclude=True)
+    node_state_counts: dict[str, int] | None = Field(default=None, exclude=True)
+    errors: list[Any] | None = Field(default=None, exclude=True)
+    enable_batch_private_link: bool | None = Field(default=None, exclude=True)
 
 
 class ComputeProperties(Body):
@@ -64,7 +91,14 @@ class ComputeProperties(Body):
     description: str | None = None
     disable_local_auth: bool = True
     compute_location: str | None = None
-    properties: AmlProperties | None = None
+    properties: dict[str, Any] | None = None
+    # Read-only fields, as above.
+    created_on: str | None = None
+    modified_on: str | None = None
+    is_attached_compute: bool | None = None
+    provisioning_errors: list[Any] | None = None
+    provisioning_state: str | None = None
+    resource_id: str | None = None
 
 
 class ComputeBody(Body):
@@ -72,19 +106,25 @@ class ComputeBody(Body):
 
     location: str
     properties: ComputeProperties
-    tags: dict[str, str] | None = None
+    identity: dict[str, Any] | None = None
+    tags: dict[str, str | None] | None = None
+    id: str | None = None
+    name: str | None = None
+    type: str | None = None
+    system_data: dict[str, Any] | None = None
 
 
 async def startup(azure: Azure) -> None:
     """Mark clusters as failed that were being provisioned or deleted when the emulator stopped."""
-    for name, stored in azure.store.list("compute"):
-        if stored["state"] in BUSY:
-            azure.store.put("compute", name, stored | {"state": "Failed"})
+    for kind in ("compute", instances.KIND):
+        for name, stored in azure.store.list(kind):
+            if stored["state"] in BUSY:
+                azure.store.put(kind, name, stored | {"state": "Failed"})
 
 
 def find(azure: Azure, name: str) -> Document | None:
-    """Return a cluster's document (``name``, ``state``, ``size``, ``priority``, ``nodes``: the maximum), or None; names ignore case."""
-    return azure.store.get("compute", name.lower())
+    """Return a compute's document (``name``, ``state``, ``size``, ``priority``, ``nodes``: the maximum), or None; names ignore case."""
+    return azure.store.get("compute", name.lower()) or azure.store.get(instances.KIND, name.lower())
 
 
 def get_vm_size(name: str) -> dict[str, Any]:
@@ -107,42 +147,59 @@ async def list_sizes(azure: Azure, request: Request) -> Answer:
 
 
 async def list_computes(azure: Azure, request: Request) -> Answer:
-    """List the clusters."""
-    return list_response([_resource(azure, stored) for _, stored in azure.store.list("compute")])
+    """List the clusters and compute instances."""
+    documents = [*azure.store.list("compute"), *azure.store.list(instances.KIND)]
+    return list_response([_resource(azure, stored) for _, stored in documents])
 
 
 async def get_compute(azure: Azure, request: Request) -> Answer:
-    """Return one cluster."""
-    name = request.path_params["compute"]
-    stored = find(azure, name)
-    if stored is None:
-        raise not_found(f"Compute with name {name} not found.", "NotFound", "ComputeNotFound")
-    return _resource(azure, stored)
+    """Return one compute. An absent one is answered without a body."""
+    stored = find(azure, request.path_params["compute"])
+    return Response(status_code=404) if stored is None else _resource(azure, stored)
 
 
 async def put_compute(azure: Azure, request: Request) -> Answer:
-    """Create a cluster, or change its number of nodes."""
+    """Create a compute, or change a cluster's number of nodes."""
     name = request.path_params["compute"]
     if not NAME.fullmatch(name):
         raise _bad_request(f"Compute name '{name}' is invalid: 3 to 24 letters, digits and dashes, a letter first, no dash last.")
     content = await parse_body(request, ComputeBody)
-    if content.properties.compute_type != "AmlCompute" or content.properties.properties is None:
-        raise not_implemented(f"compute of type {content.properties.compute_type}: AmlCompute only")
+    kind = content.properties.compute_type
+    if kind not in ("AmlCompute", "ComputeInstance") or content.properties.properties is None:
+        raise not_implemented(f"compute of type {kind}: AmlCompute and ComputeInstance only")
     existing = find(azure, name)
     if existing is not None and existing["state"] in BUSY:
         raise conflict(f"Compute {name}", existing["state"])
-    cluster = _read_cluster(name, content)
-    if existing is None:
-        _check_quota(azure, name, cluster)
-    elif changed := [key for key in cluster["aml"] if key not in CHANGEABLE and cluster["aml"][key] != existing["aml"][key]]:
-        raise _bad_request(
-            f"Compute {name} exists already, and its {', '.join(changed)} can't be changed. Delete it first, or use another name."
-        )
-    state = "Creating" if existing is None else "Updating"
-    stored = add_system_data(azure, existing, cluster | {"name": existing["name"] if existing else name, "state": state, "error": None})
-    azure.store.put("compute", name.lower(), stored)
-    path = operations.start(azure, "computeOperationsStatus", "", _provision(azure, name), subject=name)
-    return operations.accept(201 if existing is None else 200, path, VERSION, _resource(azure, stored))
+    if existing is not None and ("instance" in existing) != (kind == "ComputeInstance"):
+        raise _bad_request(f"Compute {name} exists already, and its type can't be changed. Delete it first, or use another name.")
+    if kind == "ComputeInstance":
+        document = instances.read(content.properties.properties, existing)
+        size = document["size"]
+    else:
+        document = _read_cluster(content, existing)
+        size = document["size"]
+        if existing is None:
+            _check_quota(azure, name, document)
+        elif changed := [key for key in FIXED if document["aml"][key] != existing["aml"][key]]:
+            raise _bad_request(
+                f"Compute {name} exists already, and its {', '.join(changed)} can't be changed. Delete it first, or use another name."
+            )
+    get_vm_size(size)
+    document |= {
+        "name": existing["name"] if existing else name,
+        "location": content.location.replace(" ", "").lower(),
+        "description": content.properties.description,
+        "disableLocalAuth": content.properties.disable_local_auth,
+        "identity": content.identity,
+        "tags": content.tags,
+        "state": "Creating",
+        "error": None,
+    }
+    stored = azure.store.put(_kind(document), name.lower(), add_system_data(azure, existing, document))
+    work = _provision(azure, name) if "aml" in stored else instances.operate(azure, name, "Create")
+    path = operations.start(azure, "computeOperationsStatus", "", work, subject=name)
+    # The answer shows the new values at once, but no node yet.
+    return operations.accept(201, path, request.query_params["api-version"], _resource(azure, stored))
 
 
 async def delete_compute(azure: Azure, request: Request) -> Answer:
@@ -151,15 +208,29 @@ async def delete_compute(azure: Azure, request: Request) -> Answer:
     if action not in ("Delete", "Detach"):
         raise _bad_request("The query parameter 'underlyingResourceAction' must be 'Delete' or 'Detach'.")
     if action == "Detach":
-        raise not_implemented("detaching a compute: an AmlCompute can only be deleted")
+        raise not_implemented("detaching a compute: clusters and compute instances can only be deleted")
     stored = find(azure, request.path_params["compute"])
     if stored is None:
         return Response(status_code=204)
     if stored["state"] == "Deleting":
         raise conflict(f"Compute {stored['name']}", "Deleting")
-    azure.store.put("compute", stored["name"].lower(), stored | {"state": "Deleting"})
-    path = operations.start(azure, "computeOperationsStatus", "", _remove(azure, stored["name"]), subject=stored["name"])
-    return operations.accept(202, path, VERSION, None)
+    azure.store.put(_kind(stored), stored["name"].lower(), stored | {"state": "Deleting"})
+    path = operations.start(azure, "computeOperationsStatus", "", _remove(azure, stored), subject=stored["name"])
+    return operations.accept(202, path, request.query_params["api-version"], None)
+
+
+async def post_operation(azure: Azure, request: Request) -> Answer:
+    """Start, stop or restart a compute instance."""
+    name, operation = request.path_params["compute"], request.url.path.rpartition("/")[2].capitalize()
+    stored = find(azure, name)
+    if stored is None:
+        return Response(status_code=404)
+    if "instance" not in stored:
+        raise _bad_request(f"Compute {name} is a cluster: only a compute instance can be started and stopped.")
+    if stored["state"] in BUSY:
+        raise conflict(f"Compute {name}", stored["state"])
+    path = operations.start(azure, "computeOperationsStatus", "", instances.operate(azure, name, operation), subject=name)
+    return operations.accept(202, path, request.query_params["api-version"], None)
 
 
 async def _provision(azure: Azure, name: str) -> None:
@@ -173,16 +244,23 @@ async def _provision(azure: Azure, name: str) -> None:
         raise fault
 
 
-async def _remove(azure: Azure, name: str) -> None:
-    azure.store.delete("compute", name.lower())
+async def _remove(azure: Azure, stored: Document) -> None:
+    azure.store.delete(_kind(stored), stored["name"].lower())
 
 
-def _read_cluster(name: str, content: ComputeBody) -> Document:
-    if content.location.lower() != LOCATION:
-        raise _bad_request(f"Compute {name} is requested in {content.location}, but the workspace is in {LOCATION}.")
-    aml = content.properties.properties
-    assert aml is not None
+def _kind(stored: Document) -> str:
+    return instances.KIND if "instance" in stored else "compute"
+
+
+def _read_cluster(content: ComputeBody, existing: Document | None) -> Document:
+    aml = validate_body(content.properties.properties, AmlProperties, "properties.properties.")
     size = get_vm_size(aml.vm_size)
+    if aml.remote_login_port_public_access == "NotSpecified":
+        # Azure decides at creation: open, except in a virtual network.
+        default: Literal["Enabled", "Disabled"] = "Disabled" if aml.subnet else "Enabled"
+        aml.remote_login_port_public_access = existing["aml"]["remoteLoginPortPublicAccess"] if existing else default
+    if aml.user_account_credentials:
+        aml.user_account_credentials.admin_user_password = aml.user_account_credentials.admin_user_ssh_public_key = None
     if aml.scale_settings.min_node_count > aml.scale_settings.max_node_count:
         raise _bad_request("scaleSettings.minNodeCount must not be greater than scaleSettings.maxNodeCount.")
     return {
@@ -190,9 +268,6 @@ def _read_cluster(name: str, content: ComputeBody) -> Document:
         "priority": aml.vm_priority,
         "nodes": aml.scale_settings.max_node_count,
         "aml": aml.model_dump(by_alias=True) | {"vmSize": size["name"].upper()},
-        "description": content.properties.description,
-        "disableLocalAuth": content.properties.disable_local_auth,
-        "tags": content.tags or {},
     }
 
 
@@ -209,47 +284,56 @@ def _bad_request(message: str) -> AzureFault:
 
 
 def _resource(azure: Azure, stored: Document) -> dict[str, Any]:
-    aml = stored["aml"]
-    nodes = dict.fromkeys(
-        ("preparingNodeCount", "runningNodeCount", "idleNodeCount", "unusableNodeCount", "leavingNodeCount", "preemptedNodeCount"), 0
-    )
+    is_created = stored["state"] != "Creating"
+    path = arm_id(azure, "computes", stored["name"])
+    group = azure.workspace_id.partition("/providers/")[0]
     return render_resource(
-        arm_id(azure, "computes", stored["name"]),
+        path,
         "computes",
         stored["name"],
         stored,
-        location=LOCATION,
+        location=stored.get("location", LOCATION),
         tags=stored["tags"],
+        identity=stored.get("identity"),
         properties={
-            "computeType": "AmlCompute",
-            "computeLocation": LOCATION,
+            "computeType": "ComputeInstance" if "instance" in stored else "AmlCompute",
+            "computeLocation": stored.get("location", LOCATION),
             "provisioningState": stored["state"],
             "description": stored["description"],
             "createdOn": stored["created"]["at"],
             "modifiedOn": stored["modified"]["at"],
-            "resourceId": None,
+            "resourceId": f"{group}/providers/Microsoft.BatchAI/workspaces/{azure.identity.workspace}/clusters/{stored['name']}"
+            if is_created and "aml" in stored
+            else None,
             "provisioningErrors": [stored["error"]] if stored["error"] else None,
             "isAttachedCompute": False,
             "disableLocalAuth": stored["disableLocalAuth"],
-            "properties": aml
-            | {
-                "allocationState": "Steady",
-                "allocationStateTransitionTime": stored["modified"]["at"],
-                "currentNodeCount": 0,
-                "targetNodeCount": aml["scaleSettings"]["minNodeCount"],
-                "nodeStateCounts": nodes,
-                "errors": None,
-                "subnet": None,
-            },
+            "properties": instances.render(azure, stored, is_created) if "instance" in stored else _render_cluster(stored, is_created),
         },
     )
 
 
+def _render_cluster(stored: Document, is_created: bool) -> dict[str, Any]:
+    """Return ``properties.properties`` of a cluster. It has no nodes here, and no numbers of nodes while it is being created."""
+    aml: dict[str, Any] = stored["aml"]
+    counts = ("preparingNodeCount", "runningNodeCount", "idleNodeCount", "unusableNodeCount", "leavingNodeCount", "preemptedNodeCount")
+    state = {
+        "allocationState": "Steady",
+        "allocationStateTransitionTime": stored["modified"]["at"],
+        "currentNodeCount": 0,
+        "targetNodeCount": aml["scaleSettings"]["minNodeCount"],
+        "nodeStateCounts": dict.fromkeys(counts, 0),
+        "enableBatchPrivateLink": False,
+    }
+    return aml | (state if is_created else dict.fromkeys(state)) | {"errors": None}
+
+
 _COMPUTE = WS + "/computes/{compute}"
 ROUTES = [
-    Route("arm", "GET", "/subscriptions/{subscription}" + PROVIDER + "/locations/{location}/vmSizes", list_sizes, {VERSION}),
-    Route("arm", "GET", WS + "/computes", list_computes, {VERSION}),
-    Route("arm", "GET", _COMPUTE, get_compute, {VERSION}),
-    Route("arm", "PUT", _COMPUTE, put_compute, {VERSION}),
-    Route("arm", "DELETE", _COMPUTE, delete_compute, {VERSION}),
+    Route("arm", "GET", "/subscriptions/{subscription}" + PROVIDER + "/locations/{location}/vmSizes", list_sizes, VERSIONS),
+    Route("arm", "GET", WS + "/computes", list_computes, VERSIONS),
+    Route("arm", "GET", _COMPUTE, get_compute, VERSIONS),
+    Route("arm", "PUT", _COMPUTE, put_compute, VERSIONS),
+    Route("arm", "DELETE", _COMPUTE, delete_compute, VERSIONS),
+    *(Route("arm", "POST", f"{_COMPUTE}/{operation}", post_operation, VERSIONS) for operation in ("start", "stop", "restart")),
 ]

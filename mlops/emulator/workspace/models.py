@@ -22,8 +22,8 @@ from mlops.emulator.storage import blobs
 from mlops.emulator.wire.app import WS, Answer, Route
 from mlops.emulator.wire.resources import Body, add_system_data, list_response, parse_body, render_resource
 from mlops.emulator.workspace import uris
+from mlops.emulator.workspace.datastores import containers
 from mlops.emulator.workspace.uris import get_model, get_model_version
-from mlops.emulator.workspace.workspace import datastores
 
 __all__ = ["ROUTES"]
 
@@ -253,7 +253,7 @@ def _locate_files(azure: Azure, uri: str) -> tuple[str, Path]:
             f"The path {uri} has no files: nothing can be registered from it.", "BadArgument", "ArgumentInvalid", "NoFilesFound"
         )
     i = azure.identity
-    for store, container in datastores(azure).items():
+    for store, container in containers(azure).items():
         root = blobs.path(azure, container)
         if files.is_relative_to(root):
             workspace = f"azureml://subscriptions/{i.subscription}/resourceGroups/{i.group}/workspaces/{i.workspace}"

@@ -20,6 +20,7 @@ from mlops.emulator.registry import weights
 from mlops.emulator.registry.registry import find_base_model
 from mlops.emulator.storage import blobs
 from mlops.emulator.storage.files import BlobError
+from mlops.emulator.workspace.datastores import containers
 
 __all__ = [
     "check_exists", "datastore_path", "datastore_uri", "get_model", "get_model_version", "materialize", "model_path", "output_path",
@@ -91,10 +92,10 @@ def datastore_path(azure: Azure, store: str, path: str) -> Path:
     Raises:
         AzureFault: 404, the datastore does not exist.
     """
-    containers = {"workspaceblobstore": blobs.datastore_container(azure), "workspaceartifactstore": blobs.ARTIFACTS}
-    if store not in containers:
+    container = containers(azure).get(store)
+    if container is None:
         raise not_found(f"Could not find datastore: {store}.", "NotFoundError")
-    return _blob_path(azure, containers[store], path, f"azureml://datastores/{store}/paths/{path}")
+    return _blob_path(azure, container, path, f"azureml://datastores/{store}/paths/{path}")
 
 
 def datastore_uri(run: str, output: str) -> str:

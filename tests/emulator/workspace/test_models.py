@@ -165,7 +165,7 @@ def test_unknown_fields_and_values_are_refused(send_request: Callable[..., reque
         assert answer.status_code == 400
         assert named in answer.json()["error"]["message"]
     assert send_request("PUT", "not a name/versions/1", {"properties": {"modelUri": uri}}).status_code == 400
-    assert send_request("GET", "strict/versions", version="2021-01-01").json()["error"]["code"] == "InvalidApiVersionParameter"
+    assert send_request("GET", "strict/versions", version="2021-01-02").json()["error"]["code"] == "InvalidApiVersionParameter"
 
 
 def test_a_deleted_version_is_not_found(ml: Any, folder: Path, send_request: Callable[..., requests.Response]) -> None:

@@ -6,12 +6,9 @@ from typing import Any
 
 import pytest
 import requests
-from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
+from azure.core.exceptions import HttpResponseError
 
-from mlops.emulator.base.azure import arm_id
-from mlops.emulator.identity.entra import MANAGEMENT, issue
 from mlops.emulator.server import Emulator
-from mlops.emulator.storage import blobs
 
 
 def test_the_workspace_is_described(ml: Any, emulator: Emulator) -> None:
@@ -26,51 +23,6 @@ def test_the_workspace_is_described(ml: Any, emulator: Emulator) -> None:
 def test_discovery_needs_no_token(ml: Any, emulator: Emulator) -> None:
     workspace = ml.workspaces.get(emulator.azure.identity.workspace)
     assert requests.get(workspace.discovery_url, timeout=30).json()["api"] == "https://eastus.api.azureml.ms"
-
-
-def test_datastores_are_listed(ml: Any, emulator: Emulator) -> None:
-    assert ml.datastores.get_default().name == "workspaceblobstore"
-    assert [store.name for store in ml.datastores.list()] == ["workspaceblobstore", "workspaceartifactstore"]
-    datastore = ml.datastores.get("workspaceblobstore")
-    assert (datastore.account_name, datastore.container_name) == (
-        emulator.azure.identity.account,
-        blobs.datastore_container(emulator.azure),
-    )
-
-
-def test_an_unknown_datastore_is_not_found(ml: Any) -> None:
-    with pytest.raises(ResourceNotFoundError, match="Could not find datastore: nowhere"):
-        ml.datastores.get("nowhere")
-
-
-def test_secrets_open_the_container(ml: Any, emulator: Emulator) -> None:
-    from azure.storage.blob import ContainerClient
-
-    datastore = ml.datastores.get("workspaceblobstore", include_secrets=True)
-    url = f"https://{datastore.account_name}.blob.core.windows.net/{datastore.container_name}"
-    with ContainerClient.from_container_url(url, credential=datastore.credentials.sas_token) as container:
-        container.upload_blob("by/secret.txt", b"x")
-    assert blobs.path(emulator.azure, datastore.container_name, "by/secret.txt").read_bytes() == b"x"
-
-
-@pytest.mark.parametrize(
-    ("body", "status"),
-    [
-        ({"expirableSecret": True, "expireAfterHours": 0}, 400),
-        ({"expirableSecret": True, "expireAfterHours": "1"}, 400),
-        ({"expirableSecret": True, "hours": 1}, 400),
-        ({}, 501),
-    ],
-)
-def test_an_invalid_request_for_secrets_is_refused(emulator: Emulator, environment: object, body: dict[str, Any], status: int) -> None:
-    answer = requests.post(
-        MANAGEMENT + arm_id(emulator.azure, "datastores", "workspaceblobstore", "listSecrets"),
-        params={"api-version": "2024-10-01-preview"},
-        headers={"Authorization": f"Bearer {issue(emulator.azure, MANAGEMENT)}"},
-        json=body,
-        timeout=30,
-    )
-    assert answer.status_code == status
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,121 @@
+"""Code snapshots and environments, through the real SDK where it sends what is tested."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import requests
+from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
+
+from mlops.emulator.base.azure import BLOB_SUFFIX, arm_id
+from mlops.emulator.identity.entra import MANAGEMENT, issue
+from mlops.emulator.server import Emulator
+from mlops.emulator.storage import blobs
+
+Send = Callable[..., requests.Response]
+IMAGE = "mcr.microsoft.com/azureml/openmpi4.1.0-ubuntu22.04"
+
+
+@pytest.fixture
+def send(emulator: Emulator, environment: object) -> Send:
+    def send(method: str, *path: str, properties: dict[str, Any] | None = None, **query: str) -> requests.Response:
+        return requests.request(
+            method,
+            MANAGEMENT + arm_id(emulator.azure, *path),
+            params={"api-version": "2023-04-01"} | query,
+            headers={"Authorization": f"Bearer {issue(emulator.azure, MANAGEMENT)}"},
+            json=None if properties is None else {"properties": properties},
+            timeout=30,
+        )
+
+    return send
+
+
+def environment_of(**change: Any) -> Any:
+    from azure.ai.ml.entities import Environment
+
+    return Environment(**{"name": "e", "image": IMAGE} | change)
+
+
+class TestEnvironments:
+    """Environments that users make, and those that exist in every workspace."""
+
+    def test_without_a_version_each_gets_the_next_one(self, ml: Any) -> None:
+        versions = [ml.environments.create_or_update(environment_of(name="counted", image=f"{IMAGE}:{n}")).version for n in range(3)]
+        assert versions == ["1", "2", "3"]
+        assert ml.environments.get("counted", label="latest").version == "3"
+        assert "counted" in [environment.name for environment in ml.environments.list()]
+
+    def test_a_version_that_is_sent_again_is_created_again(self, send: Send) -> None:
+        first, second = (send("PUT", "environments", "again", "versions", "1", properties={"image": IMAGE}) for _ in range(2))
+        assert (first.status_code, second.status_code) == (201, 201)
+        assert second.headers["Location"].endswith("/environments/again/versions/1?api-version=2023-04-01")
+        changed = send("PUT", "environments", "again", "versions", "1", properties={"image": "another"})
+        assert (changed.status_code, "cannot be changed" in changed.text) == (409, True)
+
+    def test_a_conda_file_is_stored_as_json(self, ml: Any, send: Send) -> None:
+        conda = {"name": "x", "dependencies": ["python=3.10", {"pip": ["pandas"]}]}
+        created = ml.environments.create_or_update(environment_of(name="conda", version="1", conda_file=conda))
+        assert created.conda_file == conda
+        properties = send("GET", "environments", "conda", "versions", "1").json()["properties"]
+        assert json.loads(properties["condaFile"]) == conda
+        assert (properties["environmentType"], properties["osType"], properties["stage"]) == ("UserCreated", "Linux", "Development")
+
+    @pytest.mark.parametrize(("field", "value"), [("condaFile", "a: [b"), ("condaFile", "text"), ("image", 1), ("imagine", "x")])
+    def test_an_invalid_environment_is_refused(self, send: Send, field: str, value: Any) -> None:
+        assert send("PUT", "environments", "bad", "versions", "1", properties={field: value}).status_code == 400
+
+    def test_null_tags_are_kept(self, ml: Any) -> None:
+        assert ml.environments.create_or_update(environment_of(name="null", version="1", tags={"a": None})).tags == {"a": None}
+
+    def test_curated_environments_exist(self, ml: Any) -> None:
+        latest = ml.environments.get("AzureML-sklearn-1.0-ubuntu20.04-py38-cpu", label="latest")
+        assert int(latest.version) >= 33
+        assert ml.environments.get(latest.name, version="33").version == "33"
+        with pytest.raises(ResourceNotFoundError, match="No environment exists for name: AzureML-own, version: 1"):
+            ml.environments.get("AzureML-own", version="1")
+
+
+class TestCode:
+    """Code snapshots."""
+
+    def container_url(self, emulator: Emulator, name: str) -> str:
+        return f"https://{emulator.azure.identity.account}.{BLOB_SUFFIX}/{name}"
+
+    def test_a_snapshot_is_found_by_its_hash_under_any_name(self, emulator: Emulator, send: Send) -> None:
+        properties = {"codeUri": self.container_url(emulator, "snapshots"), "properties": {"hash_sha256": "abc"}, "isAnonymous": True}
+        created = send("PUT", "codes", "first", "versions", "1", properties=properties)
+        assert (created.status_code, created.json()["properties"]["isAnonymous"]) == (201, False)
+        (found,) = send("GET", "codes", "other", "versions", hash="abc", hashVersion="202208").json()["value"]
+        assert found["id"].endswith("/codes/first/versions/1")
+        assert found["properties"]["provisioningState"] == "Succeeded"
+
+    def test_a_version_stays_as_it_is(self, emulator: Emulator, send: Send) -> None:
+        urls = [self.container_url(emulator, name) for name in ("one", "two")]
+        answers = [send("PUT", "codes", "fixed", "versions", "1", properties={"codeUri": url}) for url in urls]
+        assert [answer.status_code for answer in answers] == [201, 201]
+        assert [answer.json()["properties"]["codeUri"] for answer in answers] == [urls[0], urls[0]]
+
+    def test_code_in_the_default_datastore_is_updated(self, emulator: Emulator, send: Send) -> None:
+        url = self.container_url(emulator, f"{blobs.datastore_container(emulator.azure)}/LocalUpload/x")
+        assert send("PUT", "codes", "local", "versions", "1", properties={"codeUri": url}).status_code == 200
+
+    def test_a_second_upload_goes_to_the_same_place(self, emulator: Emulator, send: Send) -> None:
+        path = ("codes", "uploaded", "versions", "1")
+        first = send("POST", *path, "startPendingUpload").json()
+        send("PUT", *path, properties={"codeUri": first["blobReferenceForConsumption"]["blobUri"]})
+        second = send("POST", *path, "startPendingUpload").json()
+        assert (first["pendingUploadType"], second["pendingUploadType"]) == ("TemporaryBlobReference", "None")
+        assert first["blobReferenceForConsumption"]["blobUri"] == second["blobReferenceForConsumption"]["blobUri"]
+
+    def test_code_elsewhere_is_refused(self, send: Send) -> None:
+        answer = send("PUT", "codes", "foreign", "versions", "1", properties={"codeUri": "https://elsewhere.blob.core.windows.net/c"})
+        assert (answer.status_code, "not in the workspace's storage" in answer.text) == (400, True)
+
+
+def test_an_absent_version_is_not_found(ml: Any) -> None:
+    with pytest.raises(HttpResponseError, match="No environment exists for name: nothing, version: 1"):
+        ml.environments.get("nothing", version="1")
