@@ -374,3 +374,55 @@ def test_an_unreachable_hub_is_an_error_with_a_fix(tmp_path: Path) -> None:
 def test_a_hub_data_set_needs_a_commit(run: Run) -> None:
     with pytest.raises(ConfigError, match="not a commit"):
         prepare(config("tester/chats", revision="main"), run)
+
+
+def test_rows_with_errors_are_left_out_counted_and_listed_if_configured(
+    tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    splits: dict[str, list[Any]] = {**rows(6)}
+    splits["train_sft"][1] = "nonsense"
+    splits["train_sft"][4]["messages"][1]["role"] = "user"
+    splits["test_gen"][0]["messages"][1]["content"] = "\u200b"
+    source = write(tmp_path / "s", splits)
+    with pytest.raises(ValidationFailed, match=r'1 row\(s\) .*(?s:.*)data\.on_bad_row = "drop"'):
+        prepare(config(source), run)
+    record = prepare(config(source, on_bad_row="drop"), run)
+    assert record.dropped == {"train_sft": {"with errors": 2}, "test_gen": {"with errors": 1}}
+    assert {split: record.files[split].rows for split in SPLITS} == {"train_sft": 4, "test_sft": 6, "train_gen": 6, "test_gen": 5}
+    listed = [json.loads(line) for line in (run.directory / record.files["quarantine"].path).read_text().splitlines()]
+    assert [(row["where"], row["split"], row["rule"]) for row in listed] == [
+        (f"{source}/train_sft.jsonl:2", "train_sft", "json.malformed"),
+        (f"{source}/test_gen.jsonl:1", "test_gen", "text.empty"),
+        (f"{source}/train_sft.jsonl:5", "train_sft", "role.order"),
+    ]
+    assert all(row["message"] for row in listed)
+    assert "3 row(s) with errors are left out" in capsys.readouterr().err
+    assert not check({split: run.directory / record.files[split].path for split in SPLITS}).findings
+
+    fixed = prepare(config(write(tmp_path / "s", rows(6)), on_bad_row="drop"), run)
+    assert "quarantine" not in fixed.files
+    assert not (run.directory / "data" / "quarantine.jsonl").exists(), "the list of an earlier run is not left behind"
+
+
+def test_a_file_without_a_single_conversation_is_refused_even_if_rows_may_be_left_out(tmp_path: Path, run: Run) -> None:
+    source = write(tmp_path / "s", {split: ["?"] * 3 for split in SPLITS})
+    with pytest.raises(ValidationFailed, match=r"None of the 12 row\(s\) is a conversation"):
+        prepare(config(source, on_bad_row="drop"), run)
+    assert [path.name for path in (run.directory / "data").glob("*")] == []
+
+
+def test_the_origin_of_every_row_is_recorded(folder: Path, run: Run) -> None:
+    record = prepare(config(folder, percent=50), run)
+    for split in SPLITS:
+        places = (run.directory / record.files[f"origin.{split}"].path).read_text().splitlines()
+        source = (folder / f"{split}.jsonl").read_text().splitlines()
+        prompts = [json.loads(source[int(place.rpartition(":")[2]) - 1])["prompt"] for place in places]
+        assert prompts == [conversation.prompt for conversation in read_split(run, split)]
+
+
+def test_messages_that_are_learned_in_spite_of_weight_0_are_counted(tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    splits = rows(4, turns=4)
+    splits["train_sft"][2]["messages"][1]["weight"] = 0
+    record = prepare(config(write(tmp_path / "s", splits)), run)
+    assert list(record.notes.values()) == [1]
+    assert "1 row(s) have an assistant message with weight 0" in capsys.readouterr().err

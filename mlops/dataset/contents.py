@@ -73,7 +73,9 @@ def check_content(path: Path, kind: str, head: bytes) -> None:
     if kind not in BINARY and b"\x00" in head:
         if re.match(rb"(?:[\x09-\x7e]\x00){4}|(?:\x00[\x09-\x7e]){4}", head):
             raise DataError(f"{path} is encoded in UTF-16.", f"save it as UTF-8: iconv -f UTF-16 -t UTF-8 {path.name} > new")
-        raise DataError(f"{path} contains NUL bytes, so it is binary or damaged.", "write the file again as text in UTF-8")
+        # In a file with lines of JSON, a single one is an error of its row.
+        if kind in (".csv", ".tsv") or head.count(b"\x00") * 10 > len(head):
+            raise DataError(f"{path} contains NUL bytes, so it is binary or damaged.", "write the file again as text in UTF-8")
     if kind == ".jsonl" and text.startswith(b"["):
         raise DataError(f"{path} contains a JSON array, but each line of a .jsonl file is an object.", f"rename it to {path.stem}.json")
     if kind in BINARY and head:
