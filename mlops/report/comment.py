@@ -6,9 +6,22 @@ import json
 import re
 from collections.abc import Sequence
 
-from mlops.core.records import Deployed, Evaluated, Judged, Outcome, Promoted, Record, Smoked, TornDown, Trained, Validated, Verdict
+from mlops.core.records import (
+    Deployed,
+    Evaluated,
+    Judged,
+    Outcome,
+    Prepared,
+    Promoted,
+    Record,
+    Smoked,
+    TornDown,
+    Trained,
+    Validated,
+    Verdict,
+)
 from mlops.core.run import Run
-from mlops.report.markdown import find_record, meaning, metric_values, override_line, rule_table, self_test_line, table
+from mlops.report.markdown import data_line, find_record, meaning, metric_values, override_line, rule_table, self_test_line, table
 from mlops.report.samples import exchanges
 
 __all__ = ["LIMIT", "MARKER", "text"]
@@ -106,7 +119,8 @@ def _serving(records: Sequence[Record]) -> str:
 
 def _cost(records: Sequence[Record]) -> str:
     validated, trained = find_record(records, Validated), find_record(records, Trained)
-    lines = []
+    prepared = find_record(records, Prepared)
+    lines = [f"- Data: {_line(data_line(prepared))}"] if prepared is not None and prepared.formats else []
     if validated is not None:
         estimate = "unknown" if validated.cost_estimate_usd is None else f"{validated.cost_estimate_usd:,.2f} USD"
         lines.append(f"- Estimated cost: {estimate} ({_line(validated.cost_note)})")

@@ -11,11 +11,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from mlops.core.records import Evaluated, Judged, Judgement, Record, Trained, Validated
+from mlops.core.records import Evaluated, Judged, Judgement, Prepared, Record, Trained, Validated
 from mlops.core.run import Run, write_atomically
 from mlops.judging.metrics import HEADLINE
 from mlops.judging.wording import number
-from mlops.report.markdown import difference, find_record, meaning, override_line, roles, self_test_line
+from mlops.report.markdown import data_line, difference, find_record, meaning, override_line, roles, self_test_line
 
 __all__ = ["Plot", "plot", "render", "write"]
 
@@ -64,7 +64,7 @@ def render(records: Sequence[Record]) -> str:
         roles=roles(evaluated),
         metrics=_metrics(evaluated),
         samples=_samples(evaluated),
-        cost=_cost(find_record(records, Validated), find_record(records, Trained)),
+        cost=_cost(find_record(records, Prepared), find_record(records, Validated), find_record(records, Trained)),
         lineage=_lineage(records),
         number=number,
         difference=difference,
@@ -118,8 +118,8 @@ def _samples(evaluated: Evaluated | None) -> list[dict[str, Any]]:
     ]
 
 
-def _cost(validated: Validated | None, trained: Trained | None) -> list[tuple[str, str]]:
-    rows = []
+def _cost(prepared: Prepared | None, validated: Validated | None, trained: Trained | None) -> list[tuple[str, str]]:
+    rows = [("data", data_line(prepared).replace("`", ""))] if prepared is not None and prepared.formats else []
     if validated is not None:
         estimate = validated.cost_estimate_usd
         rows.append(("estimated on Azure", f"{'unknown' if estimate is None else f'{estimate:,.2f} USD'} ({validated.cost_note})"))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
-from mlops.core.records import Evaluated, Judged, Judgement, Outcome, Probe, Record, Verdict
+from mlops.core.records import Evaluated, Judged, Judgement, Outcome, Prepared, Probe, Record, Verdict
 from mlops.judging.metric_table import METRICS, SUITES
 from mlops.judging.metrics import HEADLINE, kind_metrics
 from mlops.judging.wording import number
 
 __all__ = [
+    "data_line",
     "difference",
     "find_record",
     "gate_page",
@@ -66,6 +68,19 @@ def override_line(judged: Judged) -> str:
     alone = " Nobody else has reviewed it." if set(override.approvers) == {override.actor} else ""
     run = f" ({override.workflow_run})" if override.workflow_run else ""
     return f"{line} Approved by {', '.join(override.approvers)} in environment {override.environment}{run}.{alone}"
+
+
+def data_line(prepared: Prepared) -> str:
+    """Say what the data is, how many rows are used, and which were left out and why."""
+    rows = sum(file.rows or 0 for name, file in prepared.files.items() if name in prepared.formats)
+    formats = ", ".join(dict.fromkeys(prepared.formats.values()))
+    reasons: Counter[str] = Counter()
+    for dropped in prepared.dropped.values():
+        reasons.update(dropped)
+    left_out = ", ".join(f"{count:,} {reason}" for reason, count in sorted(reasons.items()))
+    listed = " (listed in `run/data/quarantine.jsonl`)" if "quarantine" in prepared.files else ""
+    line = f"{prepared.dataset} ({formats}): {rows:,} rows"
+    return f"{line}; left out: {left_out}{listed}" if left_out else line
 
 
 def self_test_line(probes: Sequence[Probe]) -> str:

@@ -6,10 +6,24 @@ from pathlib import Path
 
 import pytest
 
-from mlops.core.records import Deployed, Evaluated, Judged, Outcome, Override, Registered, Sample, Smoked, TornDown, Verdict
+from mlops.core.records import (
+    Deployed,
+    Evaluated,
+    FileDigest,
+    Judged,
+    Outcome,
+    Override,
+    Prepared,
+    Registered,
+    Sample,
+    Smoked,
+    TornDown,
+    Verdict,
+)
 from mlops.core.run import Run
 from mlops.report.comment import LIMIT, MARKER
 from mlops.report.comment import text as render
+from mlops.report.html import write
 from mlops.report.markdown import self_test_line
 from tests.support.evidence import RULES
 from tests.support.run_directories import judge_run, make_run
@@ -157,3 +171,23 @@ def test_it_is_never_too_long_for_github(run: Run) -> None:
     assert len(comment) < LIMIT + 200
     assert comment.endswith("the full report is in the artifact `run` of the workflow run.\n")
     assert comment.startswith(MARKER), "the marker identifies the comment"
+
+
+def test_the_comment_says_how_many_rows_were_left_out_and_why(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    file = FileDigest(path="data/x.jsonl", sha256="0" * 64, rows=1200)
+    record = run.read_unchecked(Prepared).model_copy(
+        update={
+            "dataset": "chats.jsonl",
+            "formats": {"train_sft": "ShareGPT"},
+            "files": {"train_sft": file, "quarantine": file},
+            "dropped": {"train_sft": {"with errors": 3, "repeated": 1}, "test_sft": {"repeated": 4}},
+        }
+    )
+    run.write(record)
+    assert (
+        "- Data: chats.jsonl (ShareGPT): 1,200 rows; left out: 5 repeated, 3 with errors (listed in `run/data/quarantine.jsonl`)"
+        in render(run, planned=True, workflow_run="")
+    )
+    page = write(run)
+    assert "5 repeated, 3 with errors" in page.read_text()
