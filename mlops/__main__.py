@@ -20,10 +20,18 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from mlops.cli import stage
-from mlops.cli.run import STAGES
-from mlops.core import console
-from mlops.core.errors import OUTPUT_CLOSED, UsageError
+try:
+    from mlops.cli import stage
+    from mlops.cli.run import STAGES
+    from mlops.core import console
+    from mlops.core.errors import OUTPUT_CLOSED, UsageError
+except ModuleNotFoundError as missing:
+    # A fresh checkout, in which the first command is often `python -m mlops init`.
+    if (missing.name or "mlops").startswith("mlops"):
+        raise
+    message = f"error: The package {missing.name} is not installed.\nFix: python -m pip install --require-hashes -r requirements/azure.lock"
+    sys.stderr.write(f"{message}\n")
+    sys.exit(2)
 
 __all__ = ["COMMANDS", "entrypoint", "main"]
 

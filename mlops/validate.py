@@ -29,9 +29,11 @@ from mlops.core.errors import AzureError, ConfigError, ValidationFailed
 from mlops.core.records import Finding, Prepared, Suite, Validated
 from mlops.core.run import Run, write_atomically
 from mlops.dataset import suites
-from mlops.dataset.checks import RETENTION, check
+from mlops.dataset.checks import RETENTION, TRAINING_SPLIT, check
+from mlops.dataset.contamination import check_contamination
 from mlops.dataset.conversation import SPLITS
 from mlops.dataset.lengths import check_prompt_lengths
+from mlops.dataset.privacy import check_privacy
 from mlops.judging.metrics import EVERY_KIND, parse
 from mlops.judging.validity import rule_problem
 from mlops.judging.wording import describe
@@ -66,6 +68,14 @@ def validate(config: Config, run: Run, workspace: Workspace) -> Validated:
     findings = list(checked.findings)
     frozen, short = suites.freeze(files["test_sft"], retention, run.path("suites", "target.jsonl").parent, config.evaluation)
     findings += short
+    places = {split: path.read_text(encoding="utf-8").split("\n") for split, path in origins.items()}
+
+    def locate(split: str, line: int) -> str:
+        return places[split][line - 1] if split in places else f"{files[split]}:{line}"
+
+    findings += check_privacy(files, locate)
+    suite_files = {name: path for name, (path, _) in frozen.items()}
+    findings += check_contamination(suite_files, files[TRAINING_SPLIT], partial(locate, TRAINING_SPLIT))
     findings += _check_rules(config, {name: _count_kinds(path) for name, (path, _) in frozen.items()})
     snapshot = _check_workspace(config, workspace, findings, partial(check_prompt_lengths, files, origins))
     _report(run, findings)

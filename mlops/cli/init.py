@@ -10,8 +10,11 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import tomlkit
 
 from mlops.cli import stage
 from mlops.core import console
@@ -42,12 +45,31 @@ def generate_files(root: Path, project: str, commit: str, endpoint: str) -> dict
         # `$/` is the workflow's own repository; another one has to name this project.
         text = re.sub(r"uses: \$/(\S+)", rf"uses: {project}/\1@{commit}", text)
         texts[f".github/workflows/{name}"] = text.replace(f"endpoint.name={PREFIX}-", f"endpoint.name={endpoint}-")
-    toml = (root / "pipeline.toml").read_text(encoding="utf-8")
-    texts["pipeline.toml"] = toml.replace(f'"{PREFIX}-', f'"{endpoint}-')
+    texts["pipeline.toml"] = _rename((root / "pipeline.toml").read_text(encoding="utf-8"), endpoint)
     for name in DATA:
         texts[f"data/{name}"] = (root / "data" / name).read_text(encoding="utf-8")
     texts[".gitignore"] = "run/\n.mlops/\n"
     return texts
+
+
+def _rename(text: str, endpoint: str) -> str:
+    """Replace the project's own prefix in every value of a TOML document: endpoints, the champion's among them, and models."""
+    document = tomlkit.parse(text)
+
+    def visit(node: Any) -> None:
+        for key, value in list(node.items() if isinstance(node, Mapping) else enumerate(node)):
+            if isinstance(value, str) and value.startswith(f"{PREFIX}-"):
+                # Comments and white space belong to the value, so they are kept.
+                renamed = tomlkit.string(f"{endpoint}{value.removeprefix(PREFIX)}")
+                if isinstance(value, tomlkit.items.Item):
+                    renamed.trivia.comment, renamed.trivia.comment_ws = value.trivia.comment, value.trivia.comment_ws
+                    renamed.trivia.trail = value.trivia.trail
+                node[key] = renamed
+            elif isinstance(value, Mapping | list):
+                visit(value)
+
+    visit(document)
+    return tomlkit.dumps(document)
 
 
 def main(argv: Sequence[str]) -> int:

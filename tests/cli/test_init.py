@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from mlops.__main__ import main
-from mlops.cli.init import CALLERS, ROOT, _endpoint, _project, generate_files
+from mlops.cli.init import CALLERS, DATA, ROOT, _endpoint, _project, generate_files
 from mlops.core.config import load
 
 COMMIT = "a" * 40
@@ -32,6 +34,33 @@ def test_the_configuration_has_its_own_names(tmp_path: Path) -> None:
     assert names == {"prod": "mine-completion", "pr": "mine-pr", "local": "mine-local"}
     assert configs["pr"].champion_endpoint == "mine-completion"
     assert configs["prod"].registration.name == "mine-chat"
+
+
+def test_every_form_of_a_name_is_replaced_and_the_rest_is_kept(tmp_path: Path) -> None:
+    (tmp_path / ".github" / "workflows").mkdir(parents=True)
+    for name in (*(f".github/workflows/{caller}" for caller in CALLERS), *(f"data/{name}" for name in DATA)):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    source = """\
+# keep ultrachat-this comment
+[defaults]
+endpoint = { name = 'ultrachat-a', ephemeral = true } # and this
+registration.name = "ultrachat-b"   # three
+data.dataset = "HuggingFaceH4/ultrachat_200k"
+[targets.pr]
+evaluation.champion_endpoint = 'ultrachat-c'
+tags = { list = "ultrachat" }
+"""
+    (tmp_path / "pipeline.toml").write_text(source)
+    text = generate_files(tmp_path, "octo/project", COMMIT, "mine")["pipeline.toml"]
+    values = tomllib.loads(text)
+    assert values["defaults"]["endpoint"] == {"name": "mine-a", "ephemeral": True}
+    assert values["defaults"]["registration"]["name"] == "mine-b"
+    assert values["targets"]["pr"]["evaluation"]["champion_endpoint"] == "mine-c", "no other project's champion is judged against"
+    assert values["defaults"]["data"]["dataset"] == "HuggingFaceH4/ultrachat_200k"
+    assert "# keep ultrachat-this comment\n" in text
+    assert "# and this\n" in text
+    assert '"mine-b"   # three\n' in text
 
 
 def test_existing_files_are_not_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -66,3 +95,12 @@ def test_the_folder_name_becomes_a_valid_endpoint_prefix(name: str, prefix: str)
 @pytest.mark.parametrize("url", ["https://github.com/octo/chat.git", "git@github.com:octo/chat.git", "https://github.com/octo/chat"])
 def test_the_project_is_read_from_the_origin(url: str) -> None:
     assert _project(url) == "octo/chat"
+
+
+def test_without_the_dependencies_the_command_says_how_to_install_them() -> None:
+    # -S: without site-packages, as in a fresh checkout.
+    done = subprocess.run([sys.executable, "-S", "-m", "mlops", "init"], cwd=ROOT, env={}, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "is not installed" in done.stderr
+    assert "requirements/azure.lock" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,84 @@
+"""Likely secrets and personal data in conversations, which a fine-tuned model may repeat to anybody."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from mlops.core.records import Finding
+from mlops.dataset.conversation import Conversation, read_jsonl
+
+__all__ = ["check_privacy", "find_kinds"]
+
+
+def _is_card(text: str) -> bool:
+    """Check the digit that ends a card number (Luhn)."""
+    digits = [int(letter) for letter in text if letter.isdigit()]
+    doubled = [sum(divmod(digit * 2, 10)) for digit in digits[-2::-2]]
+    return 13 <= len(digits) <= 19 and len(set(digits)) > 1 and (sum(digits[-1::-2]) + sum(doubled)) % 10 == 0
+
+
+def _is_iban(text: str) -> bool:
+    """Check the digits that follow the country (ISO 7064)."""
+    bare = text.replace(" ", "")
+    return len(bare) >= 15 and int("".join(str(int(letter, 36)) for letter in bare[4:] + bare[:4])) % 97 == 1
+
+
+Pattern = tuple[str, str, str, Callable[[str], bool]]
+_ANY: Callable[[str], bool] = bool
+PATTERNS: tuple[Pattern, ...] = (
+    ("secret", "private key", r"-----BEGIN (?:[A-Z]+ ){0,2}PRIVATE KEY-----", _ANY),
+    ("secret", "AWS access key", r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b", _ANY),
+    ("secret", "GitHub token", r"\b(?:gh[pousr]_[A-Za-z0-9]{36}|github_pat_[A-Za-z0-9_]{60})", _ANY),
+    ("secret", "API key", r"\bsk-(?:proj-|ant-)?[A-Za-z0-9_-]{32}", _ANY),
+    ("secret", "Slack token", r"\bxox[baprs]-[0-9A-Za-z-]{10}", _ANY),
+    ("secret", "Hugging Face token", r"\bhf_[A-Za-z0-9]{30}", _ANY),
+    ("secret", "Google API key", r"\bAIza[0-9A-Za-z_-]{35}", _ANY),
+    ("secret", "Azure storage key", r"AccountKey=[A-Za-z0-9+/]{86}==", _ANY),
+    ("secret", "JSON web token", r"\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}", _ANY),
+    ("personal", "e-mail address", r"\b[\w.+-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63})*\.[A-Za-z]{2,}\b", _ANY),
+    ("personal", "telephone number", r"(?<![\w+])\+[1-9][0-9](?:[ ().-]{0,2}[0-9]){7,13}(?!\w)", _ANY),
+    ("personal", "card number", r"(?<![\w.-])[0-9](?:[ -]?[0-9]){12,18}(?![\w.-])", _is_card),
+    ("personal", "bank account (IBAN)", r"\b[A-Z]{2}[0-9]{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?\b", _is_iban),
+    ("personal", "social security number", r"(?<![\w-])(?!000|666|9)[0-9]{3}-(?!00)[0-9]{2}-(?!0000)[0-9]{4}(?![\w-])", _ANY),
+)
+"""Rule, kind, regular expression, and a check that a match must pass."""
+
+_COMPILED = tuple((rule, kind, re.compile(pattern), confirm) for rule, kind, pattern, confirm in PATTERNS)
+EXAMPLE_HOSTS = re.compile(r"@(?:[\w-]+\.)*(?:example\.(?:com|org|net)|[\w-]+\.(?:example|test|invalid)|localhost)$", re.IGNORECASE)
+"""Addresses that belong to nobody (RFC 2606)."""
+
+
+def find_kinds(text: str) -> Iterator[tuple[str, str]]:
+    """Yield rule and kind of what a text seems to contain, each kind once. The text itself is never repeated."""
+    for rule, kind, pattern, confirm in _COMPILED:
+        for match in pattern.finditer(text):
+            if confirm(match[0]) and not EXAMPLE_HOSTS.search(match[0]):
+                yield rule, kind
+                break
+
+
+def check_privacy(files: Mapping[str, Path], locate: Callable[[str, int], str]) -> list[Finding]:
+    """Find likely secrets and personal data.
+
+    Args:
+        files: split → JSON Lines.
+        locate: split and line → the place to report.
+
+    Returns:
+        A warning for each kind in each split, with the number of rows and the place of the first one.
+    """
+    findings = []
+    for split, path in files.items():
+        found: dict[tuple[str, str], list[int]] = {}
+        for number, row in read_jsonl(path):
+            if isinstance(row, Conversation):
+                for key in find_kinds("\n".join(message.content for message in row.messages)):
+                    found.setdefault(key, []).append(number)
+        for (rule, kind), numbers in found.items():
+            message = (
+                f"{len(numbers):,} row(s) of {split} may contain this: {kind}; this is the first one. The model may repeat it to anybody"
+            )
+            findings.append(Finding(rule=f"privacy.{rule}", severity="warning", where=locate(split, numbers[0]), message=message))
+    return findings
