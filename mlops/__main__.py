@@ -8,6 +8,7 @@
     mlops reap             list expired endpoints and abandoned jobs; --delete removes them
     mlops init             add the workflows and a configuration to a repository
     mlops show             show the records in run/
+    mlops data show        show statistics and conversations of the prepared data
     mlops schema           print the JSON Schema of pipeline.toml
     mlops plan, comment    for workflows: which jobs have something to do; the comment on a pull request
 
@@ -19,6 +20,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 
 try:
     from mlops.cli import stage
@@ -39,7 +41,7 @@ COMMANDS = {
     **{name: (f"mlops.{name.replace('-', '_')}", "main") for name in STAGES},
     "evaluate-gate": ("mlops.cli.run", "evaluate_gate"),
     "schema": ("mlops.cli.show", "schema"),
-    **{name: (f"mlops.cli.{name}", "main") for name in ("run", "show", "rollback", "resume", "reap", "init", "plan", "comment")},
+    **{name: (f"mlops.cli.{name}", "main") for name in ("run", "show", "rollback", "resume", "reap", "init", "data", "plan", "comment")},
 }
 """Command → its module and function."""
 
@@ -49,6 +51,9 @@ def main(argv: Sequence[str]) -> int:
     command, *rest = argv or ["--help"]
     if command in ("-h", "--help", "help"):
         console.info((__doc__ or "").rstrip())
+        return 0
+    if command == "--version":
+        console.info(f"mlops {version('azureml-chat-mlops')}")
         return 0
     if command not in COMMANDS:
         return stage.guarded(lambda: _unknown(command))

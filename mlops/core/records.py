@@ -11,9 +11,13 @@ import hashlib
 import json
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, ClassVar, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = [
     "RECORDS",
@@ -105,6 +109,18 @@ class Prepared(Record):
     dropped: dict[str, dict[str, int]] = Field(default_factory=dict, description="split → reason → number of dropped rows")
     formats: dict[str, str] = Field(default_factory=dict, description="split → layout of its rows in the source")
     notes: dict[str, int] = Field(default_factory=dict, description="what the layout ignored → in how many rows")
+
+    def frame(self, split: str, directory: Path = Path("run")) -> pd.DataFrame:
+        """Return a split as a DataFrame with the columns prompt, messages and prompt_id, as the tutorial looks at it.
+
+        Args:
+            split: e.g. ``train_sft``.
+            directory: the run directory.
+        """
+        import pandas as pd
+
+        with (directory / self.files[split].path).open("rb") as file:
+            return pd.DataFrame.from_records([json.loads(line) for line in file], columns=["prompt", "messages", "prompt_id"])
 
 
 class Finding(Frozen):

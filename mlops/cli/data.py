@@ -1,0 +1,109 @@
+"""Look at the prepared data: statistics of each split, and conversations as a chat.
+
+mlops data show --split test_sft --rows 3
+"""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+from mlops.cli import stage
+from mlops.core import console
+from mlops.core.records import Prepared
+from mlops.core.run import Run
+from mlops.dataset.conversation import SPLITS, Conversation, read_jsonl
+
+__all__ = ["conversations", "main", "statistics"]
+
+WIDTH = 100
+MAX_TEXT = 1200
+"""Characters of a message that are shown."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Show statistics and conversations of the prepared data."""
+    parser = stage.parser(__doc__ or "", prog="mlops data")
+    parser.add_argument("action", choices=["show"], help="what to do")
+    parser.add_argument("--split", choices=SPLITS, default="train_sft", help="whose conversations are shown (default: train_sft)")
+    parser.add_argument("--rows", type=int, default=1, metavar="N", help="how many conversations (default: 1)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead")
+    arguments = parser.parse_args(argv)
+
+    def show() -> int:
+        run = Run(arguments.run)
+        record = run.read(Prepared)
+        chosen = list(islice(conversations(run, record, arguments.split), max(0, arguments.rows)))
+        numbers = {split: statistics(record, run, split) for split in SPLITS}
+        if arguments.json:
+            rows = [{"where": where, "messages": [[message.role, message.content] for message in row.messages]} for where, row in chosen]
+            console.info(json.dumps({"dataset": record.dataset, "splits": numbers, "conversations": rows}, indent=1, ensure_ascii=False))
+            return 0
+        console.info(f"{record.dataset} ({record.revision}), data fingerprint {record.fingerprint[:12]}\n")
+        for line in _table(numbers):
+            console.info(line)
+        for where, row in chosen:
+            console.info()
+            for line in _chat(where, row):
+                console.info(line)
+        return 0
+
+    return stage.guarded(show)
+
+
+def statistics(record: Prepared, run: Run, split: str) -> dict[str, Any]:
+    """Return numbers about a split: rows, messages and characters per conversation, and what was left out."""
+    frame = record.frame(split, run.directory)
+    messages = frame["messages"].map(len)
+    characters = frame["messages"].map(lambda turns: sum(len(turn["content"]) for turn in turns))
+    answers = frame["messages"].map(lambda turns: sum(len(turn["content"]) for turn in turns if turn["role"] == "assistant"))
+    return {
+        "format": record.formats.get(split, ""),
+        "rows": len(frame),
+        "messages_median": float(messages.median()),
+        "messages_max": int(messages.max()),
+        "characters_median": float(characters.median()),
+        "characters_p95": float(characters.quantile(0.95)),
+        "characters_max": int(characters.max()),
+        "answer_share": round(float(answers.sum() / characters.sum()), 3),
+        "system_share": round(float(frame["messages"].map(lambda turns: turns[0]["role"] == "system").mean()), 3),
+        "left_out": record.dropped.get(split, {}),
+    }
+
+
+def conversations(run: Run, record: Prepared, split: str) -> Iterator[tuple[str, Conversation]]:
+    """Yield the conversations of a split with their places in the source."""
+    places = (run.directory / record.files[f"origin.{split}"].path).read_text(encoding="utf-8").split("\n")
+    for number, row in read_jsonl(run.directory / record.files[split].path):
+        if isinstance(row, Conversation):
+            yield places[number - 1], row
+
+
+def _table(numbers: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    names = [name for name in next(iter(numbers.values())) if name != "left_out"]
+    widths = [max(len(split), *(len(_cell(row[name])) for name in names)) for split, row in numbers.items()]
+    yield f"{'':18}" + "  ".join(split.rjust(width) for split, width in zip(numbers, widths, strict=True))
+    for name in names:
+        cells = (_cell(row[name]).rjust(width) for row, width in zip(numbers.values(), widths, strict=True))
+        yield f"{name.replace('_', ' '):18}" + "  ".join(cells)
+    for split, row in numbers.items():
+        if row["left_out"]:
+            yield f"left out of {split}: {', '.join(f'{count:,} {reason}' for reason, count in row['left_out'].items())}"
+
+
+def _cell(value: Any) -> str:
+    return value if isinstance(value, str) else f"{value:,g}" if isinstance(value, float) else f"{value:,}"
+
+
+def _chat(where: str, row: Conversation) -> Iterator[str]:
+    yield f"▸ {where}"
+    for message in row.messages:
+        text = (
+            message.content if len(message.content) <= MAX_TEXT else f"{message.content[:MAX_TEXT]} … ({len(message.content):,} characters)"
+        )
+        lines = [part for line in text.splitlines() for part in textwrap.wrap(line, WIDTH - 12) or [""]] or [""]
+        for position, line in enumerate(lines):
+            yield f"  {message.role if not position else '':10}{line}".rstrip()
