@@ -11,13 +11,16 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 
 from mlops.cli import stage
 from mlops.cloud.endpoints import EndpointView
+from mlops.cloud.errors import NotFound
 from mlops.cloud.jobs import JobView
-from mlops.cloud.tags import DETACHED, EXPIRES, MARK, PIPELINE, RUN, WAITING
+from mlops.cloud.tags import DETACHED, EXPIRES, MARK, PIPELINE, RUN, TARGET, WAITING
 from mlops.cloud.workspace import Workspace
 from mlops.core import console
+from mlops.core.config import Config, ephemeral_targets
 from mlops.core.errors import GitHubRefused, MlopsError, TeardownIncomplete
 from mlops.github.client import Repository
 
@@ -27,18 +30,23 @@ MODE = "MLOPS_REAP"
 """Environment variable with which workflows choose ``delete`` or ``list``."""
 
 
-def reap(workspace: Workspace, delete: bool) -> None:
+def reap(config: Config, workspace: Workspace, delete: bool) -> None:
     """List the expired endpoints and abandoned jobs of the workspace, whatever their target, and remove them if ``delete``.
 
-    An endpoint is removed only if it has this pipeline's tag, a run of this repository, an expiry in the past and no deployment of
-    anybody else. A job is canceled only if it belongs to this pipeline and GitHub says that its run has ended, unless it was detached.
+    An endpoint is removed only if it has this pipeline's tag, a run of this repository, a target whose endpoints are ephemeral according
+    to pipeline.toml, an expiry in the past and no deployment of anybody else: a tag alone can't make production's endpoint expire. A job
+    is canceled only if it belongs to this pipeline and GitHub says that its run has ended, unless it was detached.
 
     Raises:
         TeardownIncomplete: something that should be removed still exists.
     """
+    ephemeral = ephemeral_targets(Path(config.file))
     candidates: list[tuple[str, str, Callable[[], None]]] = []
     for endpoint in workspace.endpoints.list_all():
-        reason = _reason_to_keep_endpoint(workspace, endpoint)
+        try:
+            reason = _reason_to_keep_endpoint(workspace, endpoint, ephemeral)
+        except NotFound:
+            continue  # somebody else has deleted it since it was listed
         candidates.append((f"endpoint {endpoint.name}", reason, partial(workspace.endpoints.delete, endpoint.name)))
     for job in workspace.jobs.list_all_targets():
         if not job.is_over:
@@ -53,6 +61,8 @@ def reap(workspace: Workspace, delete: bool) -> None:
         if delete:
             try:
                 remove()
+            except NotFound:
+                pass  # somebody else was faster
             except MlopsError as problem:
                 failures.append(f"{name}: {problem.what}")
     _report(expired, delete=delete)
@@ -60,12 +70,14 @@ def reap(workspace: Workspace, delete: bool) -> None:
         raise TeardownIncomplete("These still exist and may cost money: " + "; ".join(failures), "run `mlops reap --delete` again")
 
 
-def _reason_to_keep_endpoint(workspace: Workspace, endpoint: EndpointView) -> str:
+def _reason_to_keep_endpoint(workspace: Workspace, endpoint: EndpointView, ephemeral: frozenset[str]) -> str:
     """Why an endpoint is kept; empty if it has expired."""
     if endpoint.tags.get(PIPELINE) != MARK:
         return "was not created by this pipeline"
     if foreign := _owner_elsewhere(endpoint.tags):
         return foreign
+    if (target := endpoint.tags.get(TARGET, "")) not in ephemeral:
+        return f"belongs to target {target or '(unknown)'}, whose endpoints are not ephemeral"
     expires = endpoint.tags.get(EXPIRES, "")
     try:
         left = datetime.fromisoformat(expires) - datetime.now(UTC)

@@ -205,7 +205,7 @@ def explain_storage_failure(problem: OSError) -> StorageFailed | None:
 
 
 def _report_bug(problem: Exception) -> int:
-    traceback.print_exc()
+    console.info(traceback.format_exc().rstrip())
     console.error(f"Unexpected error: {type(problem).__name__}: {problem}\nFix: this is a bug; please report it with the lines above.")
     return 1
 

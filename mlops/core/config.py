@@ -33,7 +33,18 @@ from mlops.core.names import (
     Tags,
 )
 
-__all__ = ["COORDINATES", "Config", "GateConfig", "Rule", "Tables", "environment_overrides", "json_schema", "load", "parse_override"]
+__all__ = [
+    "COORDINATES",
+    "Config",
+    "GateConfig",
+    "Rule",
+    "Tables",
+    "environment_overrides",
+    "ephemeral_targets",
+    "json_schema",
+    "load",
+    "parse_override",
+]
 
 COORDINATES = {
     "subscription_id": "AZURE_SUBSCRIPTION_ID",
@@ -285,8 +296,14 @@ class Config(Tables):
 _NEXT_SETTING = re.compile(rf"(?:\s*[,;]\s*|\s+)(?=(?:{'|'.join(Tables.model_fields)})\.[\w.\"'-]+\s*=)")
 """The separator of two settings on one line."""
 
-DECIDING = ("gate.", "evaluation.", "endpoint.ephemeral")
+DECIDING = ("gate.", "evaluation.", "endpoint.ephemeral", "workspace.trusted_creators")
 """Settings that decide the gate's verdict and whom it binds. For a target that is not ephemeral only the file may set them."""
+DISPATCHABLE = (
+    "training.", "compute.", "endpoint.instance_type", "endpoint.instance_count", "endpoint.probe_initial_delay_s",
+    "endpoint.request_timeout_ms", "endpoint.deploy_timeout_minutes",
+)  # fmt: skip
+"""What MLOPS_SET may change for a target that is not ephemeral. Whoever may dispatch a workflow can set it, and nobody reviews it: so not
+what the model is trained or tested on, what the smoke test demands, which endpoint is used or when it expires."""
 
 
 class _Document(Table):
@@ -308,6 +325,15 @@ def load(path: Path, target: str, overrides: Sequence[str] = (), environment: Ma
     Raises:
         ConfigError: with the place of each mistake.
     """
+    document = _read(path)
+    if target not in document.targets:
+        raise ConfigError(
+            f"{path} has no [targets.{target}]{did_you_mean(target, document.targets)}.", f"targets are: {', '.join(document.targets)}"
+        )
+    return _resolve(path, target, document, overrides, environment)
+
+
+def _read(path: Path) -> _Document:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as problem:
@@ -315,18 +341,18 @@ def load(path: Path, target: str, overrides: Sequence[str] = (), environment: Ma
     except UnicodeDecodeError as problem:
         raise ConfigError(f"{path} is not UTF-8: {problem.reason} at byte {problem.start}.", "save the file in UTF-8") from problem
     try:
-        document = _Document.model_validate(tomllib.loads(text))
+        return _Document.model_validate(tomllib.loads(text))
     except ValidationError as problem:
         raise ConfigError(
             config_source.explain(problem, _Document, str(path), ("",), {}), "use only [defaults] and [targets.NAME] at the top level"
         ) from problem
     except (ValueError, RecursionError) as problem:  # tomllib's own error, or a number that is too long
         raise ConfigError(f"{path}: {problem}", "fix the TOML syntax") from problem
-    if target not in document.targets:
-        raise ConfigError(
-            f"{path} has no [targets.{target}]{did_you_mean(target, document.targets)}.", f"targets are: {', '.join(document.targets)}"
-        )
-    return _resolve(path, target, document, overrides, environment)
+
+
+def ephemeral_targets(path: Path) -> frozenset[str]:
+    """Return the targets of a file whose endpoints are ephemeral. Raises what :func:`load` raises."""
+    return frozenset(target for target in _read(path).targets if load(path, target).endpoint.ephemeral)
 
 
 def environment_overrides(environment: Mapping[str, str] = os.environ) -> list[str]:
@@ -429,6 +455,12 @@ def _refuse_deciding(key: str, option: str, path: Path, target: str) -> None:
             f"{option} {key} is refused for target {target}: only {path} may set the gate's rules, what they judge, and whether the "
             "endpoint is permanent.",
             f"change {path}, so that the change is reviewed; try rules out with `mlops gate --what-if --rule …`",
+        )
+    if option == "MLOPS_SET" and not f"{key}.".startswith(tuple(f"{name.rstrip('.')}." for name in DISPATCHABLE)):
+        raise ConfigError(
+            f"MLOPS_SET {key} is refused for target {target}: a workflow may only change what nobody has to review there: "
+            f"{', '.join(DISPATCHABLE)}.",
+            f"change {path}, so that the change is reviewed",
         )
 
 

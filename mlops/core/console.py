@@ -1,13 +1,16 @@
 """All output of the pipeline, for a person at a terminal and for GitHub.
 
-Stages call these functions and never print. GitHub's forms (``::group::``, ``::error::``, the step summary, masks) are written
-only here, as described in https://docs.github.com/actions/reference/workflows-and-actions/workflow-commands.
+Stages call these functions and never print. Text may come from elsewhere (job logs, prompts, answers of models, messages of services), so
+whatever would be a command to GitHub or to a terminal is printed so that it has no effect. GitHub's forms (``::group::``, ``::error::``,
+the step summary, masks) are written only here, as described in
+https://docs.github.com/actions/reference/workflows-and-actions/workflow-commands.
 """
 
 from __future__ import annotations
 
 import difflib
 import os
+import re
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -26,6 +29,7 @@ __all__ = [
     "info",
     "is_terminal",
     "mask",
+    "neutralize",
     "notice",
     "output",
     "step",
@@ -59,9 +63,23 @@ def is_terminal() -> bool:
     return sys.stdout is not None and sys.stdout.isatty()
 
 
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
+"""Control characters but tab and newline: at a terminal they move the cursor or set colors. A lone carriage return begins a new line."""
+_COMMAND = re.compile(r"^(\s*):(?=:)|##(?=\[)", re.MULTILINE)
+"""Where GitHub's runner sees a command: ``::`` at the beginning of a line, ``##[`` anywhere (github.com/actions/runner, ActionCommand)."""
+
+
+def neutralize(text: str) -> str:
+    """Return the text with the same look but without effect: control characters become spaces, commands to GitHub are broken up.
+
+    A zero-width space inside ``::`` and ``##[`` breaks a command up, ``::stop-commands::``, which would hide our own ones, among them.
+    """
+    return _COMMAND.sub(lambda match: f"{match[0]}\u200b", _CONTROL.sub(" ", text))
+
+
 def info(text: str = "") -> None:
-    """Print ordinary text."""
-    _print(text)
+    """Print ordinary text. It may be foreign."""
+    _print(neutralize(text))
 
 
 def notice(text: str) -> None:
@@ -120,14 +138,14 @@ def summary(markdown: str) -> None:
 def step(title: str) -> Iterator[None]:
     """Print a titled section, folded on GitHub, and how long it took, even if it fails."""
     start = time.monotonic()
-    info(f"::group::{title}" if in_github() else _styled("1", f"▸ {title}"))
+    _print(f"::group::{title}" if in_github() else _styled("1", f"▸ {title}"))
     try:
         yield
     finally:
         seconds = time.monotonic() - start
-        info(_styled("2", f"  {title}: {seconds:.1f} s"))
+        _print(_styled("2", f"  {title}: {seconds:.1f} s"))
         if in_github():
-            info("::endgroup::")
+            _print("::endgroup::")
 
 
 class Progress:
@@ -169,7 +187,7 @@ def _annotate(level: str, text: str) -> None:
         _print(f"::{level}::{escaped}")
     else:
         color = {"notice": "36", "warning": "33", "error": "31"}[level]
-        _print(_styled(color, f"{level}: {text}"), file=sys.stderr)
+        _print(_styled(color, f"{level}: {neutralize(text)}"), file=sys.stderr)
 
 
 def _print(text: str, *, end: str = "\n", file: TextIO | None = None) -> None:

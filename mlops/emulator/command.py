@@ -31,7 +31,7 @@ def run(command: Sequence[str], options: argparse.Namespace, faults: Faults) -> 
     """Start the emulator, run the command inside it or serve, stop it, and return the exit status."""
     if options.verbose:
         request_log.write_to_stderr()
-    with _exit_on_signals(), contextlib.ExitStack() as stack:
+    with _exit_on_signals(), _private_files() as umask, contextlib.ExitStack() as stack:
         state = options.state or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="emulator-")))
         stack.enter_context(_lock_state(state))
         emulator = _make_emulator(options, state, faults)
@@ -46,7 +46,7 @@ def run(command: Sequence[str], options: argparse.Namespace, faults: Faults) -> 
         try:
             if options.action:
                 return _serve(emulator, state)
-            status = _run_attached(command, emulator.environment())
+            status = _run_attached(command, emulator.environment(), umask)
             if options.state is not None:
                 sys.stderr.write(f"The emulator's state is in {options.state}. To open its MLflow page: {_serve_command(options)}\n")
             return status
@@ -73,7 +73,8 @@ def _make_emulator(options: argparse.Namespace, state: Path, faults: Faults) -> 
 
 def _serve(emulator: Emulator, state: Path) -> int:
     variables = state.resolve() / "env"
-    variables.touch(mode=0o600)  # the file contains the client secret
+    variables.unlink(missing_ok=True)
+    variables.touch(mode=0o600, exist_ok=False)  # the file contains the client secret
     variables.write_text("".join(f"export {name}={shlex.quote(value)}\n" for name, value in emulator.environment().items()))
     lines = [
         "The Azure ML emulator is running.",
@@ -99,7 +100,7 @@ def _serve_command(options: argparse.Namespace) -> str:
     return shlex.join([str(path), "-m", "mlops.emulator", "serve", "--state", str(options.state)])
 
 
-def _run_attached(command: Sequence[str], environment: Mapping[str, str]) -> int:
+def _run_attached(command: Sequence[str], environment: Mapping[str, str], umask: int) -> int:
     read, write = os.pipe()
     try:
         # If this process is killed, the pipe closes and the guard stops the command.
@@ -107,6 +108,7 @@ def _run_attached(command: Sequence[str], environment: Mapping[str, str]) -> int
             [sys.executable, "-I", "-S", children.__file__, str(read), "--attached", *command],
             env=dict(os.environ) | dict(environment),
             pass_fds=(read,),
+            umask=umask,
         )
         os.close(read)
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
@@ -135,9 +137,21 @@ def _exit_on_signals() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def _private_files() -> Iterator[int]:
+    """Let only this user read what the emulator writes. Yields the umask from before, which the user's command keeps."""
+    umask = os.umask(0o077)
+    try:
+        yield umask
+    finally:
+        os.umask(umask)
+
+
+@contextlib.contextmanager
 def _lock_state(state: Path) -> Iterator[None]:
     """Keep a second emulator from using the same state."""
-    state.mkdir(parents=True, exist_ok=True)
+    state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if state.stat().st_uid != os.geteuid():
+        sys.exit(f"{state} belongs to another user, who could change what this emulator runs: choose another --state.")
     with (state / "lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -49,7 +49,9 @@ class Emulator:
 
     def __init__(self, state: Path, options: Options | None = None, faults: Faults | None = None, port: int = 0) -> None:
         self.state = state.resolve()
-        self.state.mkdir(parents=True, exist_ok=True)
+        self.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Client secret and keys are in it, and whoever could write to it could run code as this user: also a folder of an earlier version.
+        self.state.chmod(0o700)
         store = Store(self.state / "emulator.db")
         self.azure = Azure(self.state, store, Identity.load_or_create(store), options or Options(), faults or Faults(), Children())
         self.contacted_hosts: dict[str, bool] = {}

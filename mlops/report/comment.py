@@ -21,7 +21,7 @@ from mlops.core.records import (
     Verdict,
 )
 from mlops.core.run import Run
-from mlops.report.markdown import data_line, find_record, meaning, metric_values, override_line, rule_table, self_test_line, table
+from mlops.report.markdown import data_line, find_record, inline, meaning, metric_values, override_line, rule_table, self_test_line, table
 from mlops.report.samples import exchanges
 
 __all__ = ["LIMIT", "MARKER", "text"]
@@ -35,6 +35,7 @@ MAX_RULES = 8
 """If there are more rules than this, the complete table is folded."""
 MAX_ANSWER = 600
 """The length limit for a sample answer, in characters."""
+_ADDRESS = re.compile(r"https://[^\s()<>]+")
 MARKS = {Verdict.PROMOTE: "✅", Verdict.HOLD: "⏸️", Verdict.REJECT: "❌"}
 
 
@@ -83,8 +84,8 @@ def _judgement(judged: Judged) -> list[str]:
     """Render warnings, reasons and rules. If there are many rules, those in doubt are shown and the complete table is folded."""
     warning = override_line(judged)
     bullets = [*judged.reasons, *judged.notes, self_test_line(judged.self_test)]
-    parts = [f"> [!WARNING]\n> {_line(warning)}"] if warning else []
-    parts.append("\n".join(f"- {_line(line)}" for line in bullets))
+    parts = [f"> [!WARNING]\n> {inline(warning)}"] if warning else []
+    parts.append("\n".join(f"- {inline(line)}" for line in bullets))
     if len(judged.judgements) <= MAX_RULES:
         return [*parts, rule_table(judged.judgements)]
     doubtful = [judgement for judgement in judged.judgements if judgement.outcome is not Outcome.SHOWN]
@@ -110,20 +111,22 @@ def _serving(records: Sequence[Record]) -> str:
     deployed, promoted, torn = find_record(records, Deployed), find_record(records, Promoted), find_record(records, TornDown)
     if deployed is not None:
         traffic = (promoted or deployed).traffic_now
-        lines.append(f"Endpoint `{deployed.endpoint}`, deployment `{deployed.deployment}`, traffic {json.dumps(traffic)}.")
+        lines.append(
+            f"Endpoint {_code(deployed.endpoint)}, deployment {_code(deployed.deployment)}, traffic {inline(json.dumps(traffic))}."
+        )
     if torn is not None:
-        deleted = ", ".join(f"`{resource}`" for resource in torn.deleted) or "nothing"
-        lines.append(f"Torn down: {deleted}. Remaining: {'; '.join(torn.remaining) or 'nothing'}.")
+        deleted = ", ".join(map(_code, torn.deleted)) or "nothing"
+        lines.append(f"Torn down: {deleted}. Remaining: {inline('; '.join(torn.remaining)) or 'nothing'}.")
     return "\n".join(f"- {line}" for line in lines)
 
 
 def _cost(records: Sequence[Record]) -> str:
     validated, trained = find_record(records, Validated), find_record(records, Trained)
     prepared = find_record(records, Prepared)
-    lines = [f"- Data: {_line(data_line(prepared))}"] if prepared is not None and prepared.formats else []
+    lines = [f"- Data: {inline(data_line(prepared))}"] if prepared is not None and prepared.formats else []
     if validated is not None:
         estimate = "unknown" if validated.cost_estimate_usd is None else f"{validated.cost_estimate_usd:,.2f} USD"
-        lines.append(f"- Estimated cost: {estimate} ({_line(validated.cost_note)})")
+        lines.append(f"- Estimated cost: {estimate} ({inline(validated.cost_note)})")
     if trained is not None and trained.gpu_hours is not None:
         reused = ", from an earlier job that was reused at no cost" if trained.reused else ""
         lines.append(f"- Training: {trained.gpu_hours:.3g} GPU hours{reused}")
@@ -134,7 +137,7 @@ def _links(records: Sequence[Record], workflow_run: str) -> str:
     links = []
     if workflow_run:
         links.append(f"[workflow run, with the report in artifact `run`]({workflow_run})")
-    if trained := find_record(records, Trained):
+    if (trained := find_record(records, Trained)) and _ADDRESS.fullmatch(trained.studio_url):
         links.append(f"[training job]({trained.studio_url})")
     return " · ".join(links)
 
@@ -150,10 +153,10 @@ def _fenced(text: str) -> str:
     return f"{fence}text\n{text.strip()[:4000]}\n{fence}"
 
 
+def _code(name: str) -> str:
+    return f"`{name.replace('`', '')}`"
+
+
 def _shorten(answer: str) -> str:
     line = " ".join(answer.split()) or "(nothing)"
     return line if len(line) <= MAX_ANSWER else f"{line[:MAX_ANSWER]} …"
-
-
-def _line(text: str) -> str:
-    return " ".join(text.split()).replace("<", "&lt;")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
@@ -16,6 +17,7 @@ __all__ = [
     "difference",
     "find_record",
     "gate_page",
+    "inline",
     "list_metrics",
     "meaning",
     "metric_values",
@@ -28,6 +30,8 @@ __all__ = [
 
 R = TypeVar("R", bound=Record)
 
+_ACTIVE = re.compile(r"[@#]|\](?=[(\[:])|\bGH(?=-\d)|\b(?:https?|ftp):(?=//)|\bwww(?=\.)|\bmailto:|\bxmpp:", re.IGNORECASE)
+"""What GitHub turns into a mention, a reference, a link or an image."""
 MARKS = {Outcome.SHOWN: "✅", Outcome.FAILED: "❌", Outcome.UNPROVEN: "❔", Outcome.INVALID: "⚠️"}
 MEANING = {
     Verdict.PROMOTE: "every critical rule is shown to hold",
@@ -40,9 +44,9 @@ def gate_page(judged: Judged, evaluated: Evaluated) -> str:
     """Render verdict, override, reasons, rules, metrics and the self-test."""
     lines = [f"## Gate: {judged.verdict.value}{', overridden' if judged.override else ''}", ""]
     if warning := override_line(judged):
-        lines += ["> [!WARNING]", f"> {_inline(warning)}", ""]
+        lines += ["> [!WARNING]", f"> {inline(warning)}", ""]
     lines += [f"{judged.verdict.value} means: {meaning(judged)}.", ""]
-    lines += [f"- {_inline(line)}" for line in (*judged.reasons, *judged.notes)]
+    lines += [f"- {inline(line)}" for line in (*judged.reasons, *judged.notes)]
     parts = [rule_table(judged.judgements), metric_values(evaluated), _self_test(judged.self_test), _origin(judged)]
     return "\n\n".join(["\n".join(lines), *parts]) + "\n"
 
@@ -176,10 +180,16 @@ def _origin(judged: Judged) -> str:
     return f"Candidate: `{judged.candidate_model}`. MDE is the smallest true difference that a rule shows in about 80 of 100 runs.{seed}"
 
 
+def inline(text: str) -> str:
+    """Return a text on one line that GitHub shows as it is, whatever it contains: prompts and answers come from data and models.
+
+    HTML is escaped. A zero-width space breaks links and images up, keeps ``@name`` from notifying somebody, ``#1`` from appearing on that
+    issue's page, and an address from becoming a link.
+    """
+    line = " ".join(text.split()).replace("<", "&lt;")
+    return _ACTIVE.sub(lambda match: f"{match[0]}\u200b", line)
+
+
 def _cell(text: str) -> str:
-    return _inline(text).replace("|", "\\|")
-
-
-def _inline(text: str) -> str:
-    """Put a text on one line, and escape HTML."""
-    return " ".join(text.split()).replace("<", "&lt;")
+    # Not a backslash: after another one it would itself be escaped, and the cell would end.
+    return inline(text).replace("|", "&#124;")

@@ -38,7 +38,7 @@ def test_unknown_and_reversed_jobs_are_refused(first: str, last: str, message: s
 
 
 def test_the_plan_is_an_output_and_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "pipeline.toml").write_text("[targets.pr]\n")
+    (tmp_path / "pipeline.toml").write_text("[targets.pr.endpoint]\nephemeral = true\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GITHUB_OUTPUT", str(tmp_path / "output"))
     monkeypatch.setenv("MLOPS_TARGET", "pr")

@@ -97,11 +97,27 @@ def test_a_mistake_in_an_override_names_the_override(tmp_path: Path, override: s
 
 
 def test_overrides_come_from_the_environment_too_and_the_command_line_wins(tmp_path: Path) -> None:
-    environment = {"MLOPS_SET": "endpoint.name=one\n\n training.experiment=two "}
-    config = load(write_file(tmp_path), "pr", ["endpoint.name=three"], environment)
-    assert (config.endpoint.name, config.training.experiment) == ("three", "two")
-    assert config.locate("endpoint.name") == "--set endpoint.name=three"
+    environment = {"MLOPS_SET": "compute.name=one\n\n training.experiment=two "}
+    config = load(write_file(tmp_path), "pr", ["compute.name=three"], environment)
+    assert (config.compute.name, config.training.experiment) == ("three", "two")
+    assert config.locate("compute.name") == "--set compute.name=three"
     assert config.locate("training.experiment") == "MLOPS_SET training.experiment=two"
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "data.dataset=mine", "data={dataset='mine'}", "smoke.max_failures=9", "endpoint.expires_after_hours=1", "endpoint.name=by-hand",
+        "endpoint.keep_previous=false", "tags.team=b", "model.name=Weak", "workspace.name=other", "registration.name=x",
+    ],
+)  # fmt: skip
+def test_a_workflow_may_only_set_what_needs_no_review(tmp_path: Path, setting: str) -> None:
+    path = write_file(tmp_path)
+    environment = {"MLOPS_SET": f"training.parameters.max_steps=3\n{setting}"}
+    with pytest.raises(ConfigError, match=r"MLOPS_SET [\w.]+ is refused for target pr"):
+        load(path, "pr", [], environment)
+    # A person at a terminal could edit the file as well.
+    assert load(path, "pr", ["data.dataset=mine"], {"MLOPS_SET": "training.parameters.max_steps=3"}).data.dataset == "mine"
 
 
 RULE = "gate.rules.one={metric='target.rows', direction='higher', floor=1}"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,43 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_error_on_github_is_one_workflow_command(capsys: pytest.CaptureFixture[str]) -> None:
     console.error("50% lost\n::set-output name=a::b")
     assert capsys.readouterr().out == "::error::50%25 lost%0A::set-output name=a::b\n"
+
+
+COMMANDS = (
+    "::stop-commands::x", "  ::set-output name=verdict::PROMOTE", "\t::add-mask::a", "fine\n::error::no", "fine\r::error::no",
+    "##[error]no", "before ##[add-path]/tmp", "\u2028::warning::no", "\x0b::warning::no", "\xa0::warning::no", "::::notice::no",
+)  # fmt: skip
+
+
+def commands(output: str) -> list[str]:
+    """What GitHub's runner takes for a command: it trims each line and looks for ``::`` at its beginning, or for ``##[`` anywhere."""
+    return [line for line in re.split(r"\r\n|\r|\n", output) if line.strip().startswith("::") or "##[" in line]
+
+
+@pytest.mark.usefixtures("github")
+@pytest.mark.parametrize("foreign", COMMANDS)
+def test_foreign_text_is_never_a_command_to_github(foreign: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert commands(foreign.replace("\u2028", "\n").replace("\x0b", "\n")), "GitHub would run it"
+    console.info(f"{foreign}")
+    console.info(f"      {foreign}")
+    assert commands(capsys.readouterr().out) == []
+    console.error(foreign)
+    (command,) = commands(capsys.readouterr().out)
+    assert command.startswith("::error::")
+
+
+def test_foreign_text_keeps_its_look() -> None:
+    text = "std::vector<int>\n\tC::D and #1 ## [x](y)"
+    assert console.neutralize(text) == text
+    assert console.neutralize("::error::no").replace("\u200b", "") == "::error::no"
+
+
+@pytest.mark.usefixtures("terminal")
+def test_foreign_text_does_not_control_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    console.info("a\x1b[2Jb\x9b1mc\rd")
+    console.error("a\x1b]0;title\x07b")
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("a [2Jb 1mc d\n", "error: a ]0;title b\n")
 
 
 @pytest.mark.usefixtures("terminal")

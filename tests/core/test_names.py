@@ -111,7 +111,10 @@ def test_several_settings_on_one_line_are_several_settings(text: str, expected: 
 
 
 def test_github_s_form_with_one_line_sets_everything(settings: Make) -> None:
-    config = settings(environment={"MLOPS_SET": "registration.name=a, endpoint.expires_after_hours=1\ndata.seed=7"})
+    config = settings(
+        "[targets.test.endpoint]\nephemeral = true\n",
+        environment={"MLOPS_SET": "registration.name=a, endpoint.expires_after_hours=1\ndata.seed=7"},
+    )
     assert (config.registration.name, config.endpoint.expires_after_hours, config.data.seed) == ("a", 1, 7)
 
 

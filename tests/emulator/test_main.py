@@ -183,6 +183,9 @@ class TestServe:
             assert f"'{variables}'" in process.stdout.readline()
             assert "http://127.0.0.1:" in process.stdout.readline()
             assert variables.stat().st_mode & 0o777 == 0o600
+            assert state.stat().st_mode & 0o777 == 0o700
+            readable = [path for path in state.rglob("*") if path.is_file() and path.stat().st_mode & 0o077]
+            assert readable == [], "the state contains secrets"
             outputs.append(
                 subprocess.check_output(["sh", "-c", f'. "$1" && {sys.executable} -c "{code}"', "sh", str(variables)], text=True).split()
             )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import re
 from pathlib import Path
 
 import pytest
@@ -67,6 +69,25 @@ def test_it_has_verdict_table_metrics_cost_and_links(run: Run) -> None:
     assert "offline" not in comment
 
 
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        "thanks @octocat", "see #12", "GH-12", "octo/chat#12", "https://evil.example", "HTTP://evil.example", "www.evil.example",
+        "mail a@evil.example", "![x](https://evil.example/x.png)", "[click](//evil.example)", "[click][1]", "[1]: //evil.example",
+        "<img src=//evil.example>", "a \\| b",
+    ],
+)  # fmt: skip
+def test_foreign_text_is_inert(run: Run, foreign: str) -> None:
+    samples(run, "champion", foreign)
+    samples(run, "candidate", "ok")
+    (line,) = [line for line in text(run).splitlines() if line.startswith("| Why")]
+    active = r"@\w|(?<!&)#\d|GH-\d|https?://|www\.|\]\(|\]\[|\]:|<\w"
+    assert not re.search(active, line, re.IGNORECASE)
+    assert line.count("|") == 4
+    shown = html.unescape(line).replace("\u200b", "")
+    assert foreign in shown
+
+
 OVERRIDE = Override(
     reason="The suite is small, and two people have read <all> answers",
     actor="octocat",
@@ -124,7 +145,7 @@ def test_answers_before_and_after_do_not_break_the_table(run: Run) -> None:
     samples(run, "candidate", "x" * 5000)
     comment = text(run)
     (line,) = [line for line in comment.splitlines() if line.startswith("| Why")]
-    assert line.startswith("| Why \\| how? | Because it \\| was &lt;b>so&lt;/b>. | xxx")
+    assert line.startswith("| Why &#124; how? | Because it &#124; was &lt;b>so&lt;/b>. | xxx")
     assert len(line) < 1000
 
 

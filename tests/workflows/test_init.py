@@ -19,27 +19,29 @@ PROJECT = "octo/project"
 ENDPOINT = "mine-completion"
 THINGS = ("basil", "mint", "sage", "thyme", "dill", "chives", "parsley")
 TINY = """
-data.dataset=data/mine
-data.percent=100
 training.parameters.max_steps=3
 training.parameters.learning_rate=0.001
 training.parameters.apply_lora=false
 training.parameters.apply_deepspeed=false
 training.parameters.evaluation_strategy=disable
 training.parameters.max_seq_length=160
-smoke.requests=1
-smoke.max_new_tokens=4
 endpoint.probe_initial_delay_s=5
 """
 """Settings that make the generated pipeline.toml small enough; its gate rules stay as they are."""
 SHORT = """
+[targets.prod.data]
+dataset = "data/mine"
+percent = 100
+[targets.prod.smoke]
+requests = 1
+max_new_tokens = 4
 [targets.prod.evaluation]
 generate_rows = 1
 max_tokens = 160
 max_new_tokens = 4
 precision = "float32"
 """
-"""Settings that decide the verdict can't be given with --set, so they are appended to the file."""
+"""Settings that a workflow may not change, so they are appended to the file."""
 
 
 def conversation(number: int, *, answered: bool) -> dict[str, Any]:

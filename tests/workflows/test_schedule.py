@@ -27,6 +27,8 @@ ENDPOINTS = {
     "lasting": tags(),
     "unreadable": tags(expires="soon"),
     "foreign": {EXPIRES: PAST.isoformat()},
+    "of-production": tags(expires=PAST.isoformat()) | {TARGET: "prod"},
+    "of-no-target": tags(expires=PAST.isoformat()) | {TARGET: "gone"},
     "another-repository": tags("octo/other/7", PAST.isoformat()),
 }
 

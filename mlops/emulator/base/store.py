@@ -23,6 +23,9 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        # It contains secrets. SQLite gives its journals the permissions of the database.
+        path.touch(mode=0o600)
+        path.chmod(0o600)
         self._lock = threading.RLock()
         self._database = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
         # Waiting for the disk is pointless while the file is still empty, and slow.
