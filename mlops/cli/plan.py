@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from mlops.cli import stage
 from mlops.core import console
@@ -24,6 +24,7 @@ from mlops.core.git import commit
 from mlops.core.records import Judged, Verdict
 from mlops.core.run import Run, read_checked, write_atomically
 from mlops.github.client import run_url
+from mlops.github.provenance import check_runs
 
 __all__ = ["JOBS", "main", "read", "select_jobs"]
 
@@ -39,6 +40,10 @@ JOBS = {
 }
 """Job of pipeline.yml → its stages, in order."""
 FILE = "plan.json"
+CONTINUED = "MLOPS_CONTINUED_RUN"
+"""Environment variable with the id of the workflow run whose records are in run/; empty at the beginning."""
+RESUME = "MLOPS_RESUME"
+"""Environment variable, ``true`` when the schedule resumes a run: then commit and settings must be those of its plan."""
 OVERRIDE = "MLOPS_OVERRIDE"
 """Environment variable with the reason for overriding a HOLD; the gate reads it, too."""
 
@@ -54,10 +59,19 @@ def main(argv: Sequence[str]) -> int:
         jobs = select_jobs(arguments.first, arguments.last)
         context = stage.load_context(arguments)
         target, settings = context.config.target, [*environment_overrides(), *arguments.set]
-        _check_earlier_plan(read(context.run), target, settings)
+        continued = [run] if (run := os.environ.get(CONTINUED, "")) else []
+        if continued:
+            check_runs(continued, needs_gate=False)  # before anything reads the records
+        earlier = read(context.run)
+        if continued:
+            continued += earlier.get("continued_runs", ())
+            check_runs(continued, needs_gate=jobs[0] in list(JOBS)[list(JOBS).index("register") : -1])
+        _check_earlier_plan(earlier, target, settings, exactly=os.environ.get(RESUME) == "true")
         if os.environ.get(OVERRIDE, "").strip():
             _check_override(context.run, jobs)
-        document = {"target": target, "jobs": jobs, "settings": settings, "commit": commit(), "workflow_run": run_url()}
+        document = {
+            "target": target, "jobs": jobs, "settings": settings, "commit": commit(), "workflow_run": run_url(), "continued_runs": continued
+        }  # fmt: skip
         write_atomically(context.run.path(FILE), json.dumps(document, indent=2).encode() + b"\n")
         console.output("jobs", json.dumps(jobs))
         console.info(f"  target {target} of {Path(context.config.file).name}: {', '.join(jobs)}")
@@ -91,6 +105,7 @@ class _Plan(BaseModel):
     settings: list[str]
     commit: str = "unknown"
     workflow_run: str = ""
+    continued_runs: list[str] = Field(default_factory=list, description="workflow runs whose records it continued, the latest first")
 
 
 def read(run: Run) -> dict[str, Any]:
@@ -103,9 +118,18 @@ def read(run: Run) -> dict[str, Any]:
     return read_checked(path, _Plan, "start from the beginning without run-id").model_dump() if path.is_file() else {}
 
 
-def _check_earlier_plan(earlier: Mapping[str, Any], target: str, settings: Sequence[str]) -> None:
-    """Refuse records of another target, since each target has its own rules; warn of another commit or other settings."""
+def _check_earlier_plan(earlier: Mapping[str, Any], target: str, settings: Sequence[str], *, exactly: bool) -> None:
+    """Refuse records of another target, since each target has its own rules; warn of another commit or other settings.
+
+    Args:
+        earlier: the plan of the run to continue.
+        target: this run's target.
+        settings: this run's.
+        exactly: refuse another commit or other settings. They come from tags of a job, which others may have changed.
+    """
     if not earlier:
+        if exactly:
+            raise UsageError("There is no plan of a run to resume.", "dispatch with action run")
         return
     run = earlier.get("workflow_run") or "an earlier run"
     if earlier["target"] != target:
@@ -116,6 +140,10 @@ def _check_earlier_plan(earlier: Mapping[str, Any], target: str, settings: Seque
     origins = [(plan.get("commit", "unknown"), sorted(plan["settings"])) for plan in (earlier, {"commit": commit(), "settings": settings})]
     if origins[0] != origins[1]:
         then, now = (f"{origin}, settings {', '.join(changes) or 'none'}" for origin, changes in origins)
+        if exactly:
+            raise UsageError(
+                f"The records of {run} are of commit {then}, but this would resume them at commit {now}.", "dispatch with action run"
+            )
         console.warning(f"The records of {run} are of commit {then}. The following stages run at commit {now}.")
 
 

@@ -24,7 +24,10 @@ DISPATCH_TIMEOUT = timedelta(days=1)
 
 
 def resume(workspace: Workspace) -> None:
-    """Check every detached training job of this repository, whatever its target.
+    """Check every detached training job of this repository that a trusted identity created, whatever its target.
+
+    Tags only say which run to look up: the dispatched run takes the records of that run, after it has checked where they come from, and
+    stops if the target, commit or settings in the tags are not those of the run's own plan.
 
     The run that takes a job over marks it. Until then that run may wait for hours, in a queue or for reviewers, so a job for which a run
     was dispatched is left alone for a day.
@@ -36,7 +39,12 @@ def resume(workspace: Workspace) -> None:
     failures: list[str] = []
     refusals: list[GitHubRefused] = []
     for job in workspace.jobs.list_all_targets():
-        if job.tags.get(DETACHED) != WAITING or not _is_of_this_repository(job.tags.get(RUN, "")):
+        if job.tags.get(DETACHED) != WAITING:
+            continue
+        if not workspace.session.trusts(job.creator):
+            console.info(f"  {job.name} is not continued: it was created by {job.creator or 'an unknown identity'}")
+            continue
+        if not _is_of_this_repository(job.tags.get(RUN, "")):
             continue
         if not job.is_over:
             console.info(f"  {job.name} is {job.status}: {job.studio_url}")
@@ -71,7 +79,7 @@ def _dispatch_time(job: JobView) -> str:
 
 def _continue_pipeline(workspace: Workspace, job: JobView) -> None:
     inputs = {
-        "action": "run",
+        "action": "resume",
         "target": job.tags[TARGET],
         "from": "train",
         "run-id": job.tags[RUN].rpartition("/")[2],

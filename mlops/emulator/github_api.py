@@ -39,9 +39,37 @@ def open_pull_request(azure: Azure, number: int, title: str = "A change") -> Non
     azure.store.put("github-issue", str(number), {"number": number, "title": title})
 
 
-def add_workflow_run(azure: Azure, run: str, status: str, conclusion: str | None) -> None:
-    """Create a workflow run: ``status`` queued, in_progress or completed; ``conclusion`` success, failure, cancelled or None."""
-    azure.store.put("github-run", run, {"id": int(run), "status": status, "conclusion": conclusion})
+def add_workflow_run(
+    azure: Azure,
+    run: str,
+    status: str,
+    conclusion: str | None,
+    *,
+    file: str = "train.yml",
+    event: str = "push",
+    branch: str = "main",
+    repository: str = "",
+    jobs: Mapping[str, str] | None = None,
+) -> None:
+    """Create a workflow run.
+
+    Args:
+        azure: the emulated Azure.
+        run: its id.
+        status: queued, in_progress or completed.
+        conclusion: success, failure, cancelled or None.
+        file: name of the workflow file.
+        event: what started it.
+        branch: where.
+        repository: of the commit that ran; by default the emulated one.
+        jobs: name → conclusion; a job of a called workflow is named ``CALLER / JOB``.
+    """
+    document = {
+        "id": int(run), "status": status, "conclusion": conclusion, "path": f".github/workflows/{file}", "event": event,
+        "head_branch": branch, "head_repository": {"full_name": repository or azure.options.github},
+    }  # fmt: skip
+    azure.store.put("github-run", run, document)
+    azure.store.put("github-jobs", run, {"jobs": dict(jobs or {})})
 
 
 def add_environment(azure: Azure, name: str, reviewers: Sequence[str] = (), *, prevent_self_review: bool = True) -> None:
@@ -123,7 +151,22 @@ async def get_run(azure: Azure, request: Request) -> Answer:
         **run,
         "url": f"{_base(request)}/actions/runs/{run['id']}",
         "html_url": f"https://github.com/{azure.options.github}/actions/runs/{run['id']}",
+        "jobs_url": f"{_base(request)}/actions/runs/{run['id']}/jobs",
     }
+
+
+async def list_run_jobs(azure: Azure, request: Request) -> Answer:
+    """Return the jobs of a workflow run's latest attempt."""
+    _check_permission(azure, request, "actions")
+    run = request.path_params["run"]
+    stored = azure.store.get("github-jobs", run)
+    if stored is None:
+        raise _not_found()
+    jobs = [
+        {"id": number, "run_id": int(run), "name": name, "status": "completed", "conclusion": conclusion}
+        for number, (name, conclusion) in enumerate(stored["jobs"].items(), start=1)
+    ]
+    return {"total_count": len(jobs), "jobs": jobs}
 
 
 async def get_approvals(azure: Azure, request: Request) -> Answer:
@@ -253,6 +296,7 @@ ROUTES = [
     Route("github", "POST", _REPOSITORY + "/issues/{number}/comments", post_comment, public=True),
     Route("github", "PATCH", _REPOSITORY + "/issues/comments/{comment}", patch_comment, public=True),
     Route("github", "GET", _REPOSITORY + "/actions/runs/{run}", get_run, public=True),
+    Route("github", "GET", _REPOSITORY + "/actions/runs/{run}/jobs", list_run_jobs, public=True),
     Route("github", "GET", _REPOSITORY + "/actions/runs/{run}/approvals", get_approvals, public=True),
     Route("github", "GET", _REPOSITORY + "/environments/{environment}", get_environment, public=True),
     Route("github", "GET", _REPOSITORY + "/actions/workflows/{workflow}", get_workflow, public=True),

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from mlops.core.errors import GitHubRefused, UsageError
 
-__all__ = ["Approval", "Protection", "Repository", "run_url"]
+__all__ = ["Approval", "Protection", "Repository", "WorkflowRun", "run_url"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,20 @@ class Approval:
     environment: str
     user: str
     comment: str
+
+
+@dataclass(frozen=True)
+class WorkflowRun:
+    """A workflow run as GitHub recorded it."""
+
+    file: str
+    """Path of the workflow file in the repository."""
+    event: str
+    branch: str
+    repository: str
+    """The repository of the commit that ran: a fork's for its pull request."""
+    jobs: Mapping[str, str] = field(default_factory=dict)
+    """Job → conclusion; empty until it ends. Jobs of called workflows have their own name, without the caller's."""
 
 
 class Repository:
@@ -70,6 +84,18 @@ class Repository:
         with _refusals("actions: read"):
             workflow_run = self._repository.get_workflow_run(run)
             return str(workflow_run.status), str(workflow_run.conclusion or "")
+
+    def describe_run(self, run: int) -> WorkflowRun:
+        """Return where a workflow run came from, and how its jobs ended."""
+        with _refusals("actions: read"):
+            workflow_run = self._repository.get_workflow_run(run)
+            return WorkflowRun(
+                file=str(workflow_run.path).partition("@")[0],
+                event=str(workflow_run.event),
+                branch=str(workflow_run.head_branch),
+                repository=str(workflow_run.head_repository.full_name),
+                jobs={str(job.name).rpartition(" / ")[2]: str(job.conclusion or "") for job in workflow_run.jobs()},
+            )
 
     def protection(self, environment: str) -> Protection | None:
         """Return an environment's required reviewers, or None if there is no such environment."""

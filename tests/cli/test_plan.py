@@ -54,6 +54,7 @@ def test_the_plan_is_an_output_and_is_written(tmp_path: Path, monkeypatch: pytes
         "settings": ["endpoint.name=chat-pr-12"],
         "commit": "unknown",
         "workflow_run": "https://github.com/octo/chat/actions/runs/5",
+        "continued_runs": [],
     }
 
 

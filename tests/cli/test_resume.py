@@ -16,6 +16,7 @@ from mlops.core.config import ComputeConfig, Config
 from mlops.core.errors import GitHubRefused, JobFailed
 from mlops.emulator import github_api
 from mlops.emulator.base.azure import Options
+from mlops.emulator.identity import entra
 from mlops.emulator.server import Emulator
 
 Settings = Callable[..., Config]
@@ -92,7 +93,7 @@ def test_a_completed_job_is_continued_with_its_commit_and_settings(workspace: Wo
             "workflow": "dispatch.yml",
             "ref": "main",
             "inputs": {
-                "action": "run",
+                "action": "resume",
                 "target": "prod",
                 "from": "train",
                 "run-id": "7",
@@ -101,6 +102,18 @@ def test_a_completed_job_is_continued_with_its_commit_and_settings(workspace: Wo
             },
         }
     ]
+
+
+def test_a_job_of_another_identity_is_not_continued(
+    workspace: Workspace, octo: Emulator, open_workspace: Open, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever may submit jobs may give them any tag, also those that ask for a continuation."""
+    with monkeypatch.context() as patch:
+        for name, value in entra.add_application(octo.azure).items():
+            patch.setenv(name, value)
+        submit_training(open_workspace(settings()), tmp_path, "planted")
+    resume(workspace)
+    assert github_api.dispatches(octo.azure) == []
 
 
 def test_a_job_with_a_queued_run_is_not_dispatched_again(

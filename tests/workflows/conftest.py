@@ -10,12 +10,15 @@ import pytest
 from mlops.cloud.workspace import Workspace
 from mlops.core.config import load
 from mlops.emulator.base.azure import Options
+from mlops.emulator.identity import entra, github_oidc
 from mlops.emulator.server import Emulator
-from tests.support.workflows.harness import Harness
+from tests.support.workflows.harness import PULL_REQUESTS, Harness
 from tests.support.workflows.trees import REPOSITORY
 
-TRUSTED = tuple(f"repo:{REPOSITORY}:environment:{name}" for name in ("train", "prod", "pr", "gate-override"))
+TRUSTED = tuple(f"repo:{REPOSITORY}:environment:{name}" for name in ("train", "prod", "gate-override"))
 """The federated credentials of docs/workflows.md: neither a branch nor a pull request is trusted without an environment."""
+TRUSTED_PR = f"repo:{REPOSITORY}:environment:pr"
+"""The federated credential of the application of pull requests."""
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +26,8 @@ def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
     """Start Azure and GitHub."""
     options = Options(weights="tiny-llama", github=REPOSITORY, federated_subjects=TRUSTED)
     with Emulator(tmp_path_factory.mktemp("emulator"), options) as running:
+        entra.add_application(running.azure, PULL_REQUESTS)
+        entra.federate(running.azure, github_oidc.ISSUER, TRUSTED_PR, github_oidc.public_keys(running.azure), PULL_REQUESTS)
         yield running
 
 

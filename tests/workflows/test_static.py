@@ -20,7 +20,7 @@ from mlops.cli.plan import JOBS
 from mlops.cli.run import STAGES
 from mlops.core.config import GateConfig
 from tests.support.workflows.trees import ROOT, inlined, read_workflow
-from tests.workflows.conftest import TRUSTED
+from tests.workflows.conftest import TRUSTED, TRUSTED_PR
 
 GITHUB = ROOT / ".github"
 WORKFLOWS = sorted((GITHUB / "workflows").glob("*.yml"))
@@ -270,8 +270,11 @@ def test_a_commit_is_checked_before_any_of_its_code_runs() -> None:
         if name == "validate":
             (checked,) = [place for place, step in enumerate(steps) if "git merge-base --is-ancestor HEAD" in step.get("run", "")]
             assert (checkouts, checked) == ([0], 1)
+            assert 'echo "commit=$(git rev-parse HEAD)" >> "$GITHUB_OUTPUT"' in steps[checked]["run"]
             assert steps[0]["with"]["fetch-depth"] == "${{ inputs.commit && '0' || '1' }}", "ancestry needs the whole history"
         elif checkouts:
+            refs = {steps[place]["with"]["ref"] for place in checkouts}
+            assert refs == {"${{ needs.validate.outputs.commit }}"}, "a branch may have moved since the check"
             assert "validate" in job["needs"] or any("validate" in PIPELINE[each]["needs"] for each in job["needs"])
 
 
@@ -295,7 +298,7 @@ def test_the_tests_trust_the_environments_that_the_workflows_name() -> None:
     named.add(GateConfig().override_environment)
     for _, _, job in ALL_JOBS:
         named |= {str(value) for key, value in job.get("with", {}).items() if key.endswith("environment") and "${{" not in str(value)}
-    assert {subject.rpartition(":")[2] for subject in TRUSTED} == named
+    assert {subject.rpartition(":")[2] for subject in (*TRUSTED, TRUSTED_PR)} == named
 
 
 def test_dispatch_offers_all_jobs() -> None:

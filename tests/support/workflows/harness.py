@@ -31,6 +31,8 @@ from tests.support.workflows.trees import REPOSITORY, ROOT, commit, copy_tree, i
 
 DOUBLES = Path(__file__).parent / "doubles"
 TINY = Path(__file__).parent / "pipeline.toml"
+PULL_REQUESTS = "00000000-0000-4000-8000-0000000000a1"
+"""Client id of the application of pull requests."""
 COORDINATES = ("AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_SUBSCRIPTION_ID", "AZUREML_RESOURCE_GROUP", "AZUREML_WORKSPACE")
 LIMIT_S = 900.0
 USES = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(?P<sub>/[^@\s]+)?@(?P<ref>\S+)")
@@ -114,11 +116,12 @@ class Harness:
         """Push to main."""
         return self.run("push", "train.yml", {"ref": "refs/heads/main"}, **options)
 
-    def pull_request(self, number: int, action: str = "opened", *, fork: bool = False, **options: Any) -> Result:
+    def pull_request(self, number: int, action: str = "opened", *, fork: bool = False, author: str = "octocat", **options: Any) -> Result:
         """Run the workflows of an event on a pull request."""
         github_api.open_pull_request(self.emulator.azure, number)
         head = {"ref": "change", "sha": "1" * 40, "repo": {"full_name": "fork/chat" if fork else REPOSITORY, "fork": fork}}
-        payload = {"action": action, "number": number, "pull_request": {"number": number, "head": head, "base": {"ref": "main"}}}
+        pull_request = {"number": number, "head": head, "base": {"ref": "main"}, "user": {"login": author}}
+        payload = {"action": action, "number": number, "pull_request": pull_request}
         return self.run("pull_request", "pr.yml", payload, fork=fork, **options)
 
     def dispatch(self, workflow: str, inputs: Mapping[str, str], **options: Any) -> Result:
@@ -170,7 +173,8 @@ class Harness:
         command = self._command(event, path, event_file, result.run_id, variables, job)
         home = self._folder / "home"
         home.mkdir(exist_ok=True)
-        github_api.add_workflow_run(self.emulator.azure, result.run_id, "in_progress", None)
+        origin = {"file": workflow, "event": event, "branch": "change" if "pull_request" in payload else "main"}
+        github_api.add_workflow_run(self.emulator.azure, result.run_id, "in_progress", None, **origin)
         watcher = threading.Thread(target=during, args=(result,), daemon=True) if during else None
         process = subprocess.Popen(
             command,
@@ -197,7 +201,8 @@ class Harness:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
         conclusion = "success" if result.code == 0 else "failure"
-        github_api.add_workflow_run(self.emulator.azure, result.run_id, "completed", conclusion)
+        ends = {f"pipeline / {name}": end for name, end in result.jobs.items()}
+        github_api.add_workflow_run(self.emulator.azure, result.run_id, "completed", conclusion, jobs=ends, **origin)
         assert "Skipping unsupported platform" not in result.log, result.log[-2000:]
         return result
 
@@ -217,6 +222,7 @@ class Harness:
         ref = f"refs/pull/{number}/merge" if number else "refs/heads/main"
         identity = job_environment(self.emulator.azure, WorkflowRun(run_id, event=event, ref=ref))
         return {name: environment[name] for name in COORDINATES} | {
+            "AZURE_PR_CLIENT_ID": PULL_REQUESTS,
             "EMULATED_ID_TOKEN_URL": identity["ACTIONS_ID_TOKEN_REQUEST_URL"].partition("&")[0],
             "EMULATED_ID_TOKEN_TOKEN": identity["ACTIONS_ID_TOKEN_REQUEST_TOKEN"],
         }
@@ -332,4 +338,4 @@ def _read_log_line(result: Result, line: str) -> None:
         result.summary += entry["content"] + "\n"
 
 
-__all__ = ["Harness", "Result"]
+__all__ = ["PULL_REQUESTS", "Harness", "Result"]

@@ -1,0 +1,53 @@
+"""Whether the records of another workflow run may be used: an artifact doesn't show who made it, but GitHub knows which workflow ran."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from mlops.core.errors import RecordError
+from mlops.github.client import Repository, run_url
+
+__all__ = ["check_runs"]
+
+EVENTS = {".github/workflows/train.yml": "push", ".github/workflows/dispatch.yml": "workflow_dispatch"}
+"""The workflow files whose artifacts are used, and the event of each."""
+GATE = "evaluate-gate"
+
+
+def check_runs(runs: Sequence[str], *, needs_gate: bool) -> None:
+    """Check where records come from, before they are used.
+
+    A pull request's branch can change its own workflow and upload any artifact named ``run``, with a PROMOTE in it.
+
+    Args:
+        runs: ids of the workflow run whose artifact it is, and of those that it continued.
+        needs_gate: whether the gate must have passed in one of them, because the next stage relies on its verdict.
+
+    Raises:
+        RecordError: a run is of another workflow file, event, branch or repository, or the gate has passed in none of them.
+        GitHubRefused: GitHub doesn't say.
+    """
+    repository, branch = Repository(), os.environ.get("GITHUB_REF_NAME", "")
+    has_passed_the_gate = False
+    for run in runs:
+        if not run.isdigit():
+            raise RecordError(f"{run!r} is not the id of a workflow run.", "set run-id to the number in the run's URL")
+        actual = repository.describe_run(int(run))
+        differences = [
+            f"{name} is {value!r}, not {expected!r}"
+            for name, value, expected in (
+                ("its repository", actual.repository.lower(), repository.name.lower()),
+                ("its branch", actual.branch, branch),
+                ("its event", actual.event, EVENTS.get(actual.file, f"that of {' or '.join(EVENTS)}")),
+            )
+            if value != expected
+        ]
+        if differences:
+            raise RecordError(
+                f"The records of {run_url(run)} can't be used: {'; '.join(differences)} ({actual.file}).",
+                "continue a run of train.yml or dispatch.yml on this branch, or start from validate",
+            )
+        has_passed_the_gate |= actual.jobs.get(GATE) == "success"
+    if needs_gate and not has_passed_the_gate:
+        raise RecordError(f"The job {GATE} has not succeeded in {run_url(runs[0])}.", f"dispatch from {GATE}")
