@@ -173,7 +173,7 @@ class Harness:
         command = self._command(event, path, event_file, result.run_id, variables, job)
         home = self._folder / "home"
         home.mkdir(exist_ok=True)
-        origin = {"file": workflow, "event": event, "branch": "change" if "pull_request" in payload else "main"}
+        origin: dict[str, Any] = {"file": workflow, "event": event, "branch": "change" if "pull_request" in payload else "main"}
         github_api.add_workflow_run(self.emulator.azure, result.run_id, "in_progress", None, **origin)
         watcher = threading.Thread(target=during, args=(result,), daemon=True) if during else None
         process = subprocess.Popen(
