@@ -45,6 +45,7 @@ EXCLUDED = {
     "compute.size": "the key has the size that the cluster really has",
     "compute.min_instances": "how many nodes wait for work",
     "compute.max_instances": "how many nodes there may be; a training's own number is a parameter",
+    "compute.allow_low_priority": "low-priority nodes compute the same, later",
     "compute.idle_seconds": "when an idle node is released",
     "compute.price_per_hour_usd": "only for the cost estimate",
     "training.component": "part of the component's id",

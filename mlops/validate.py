@@ -12,7 +12,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,9 @@ from mlops.cli import stage
 from mlops.cloud import preflight, serving_images
 from mlops.cloud.assets import BaseModel, Component
 from mlops.cloud.compute import ComputeView
+from mlops.cloud.quota import Deployment, Need, State, count_cores, find_needs, lacks_limit
+from mlops.cloud.quota import describe as describe_needs
+from mlops.cloud.standby import find_standby
 from mlops.cloud.workspace import Workspace
 from mlops.core import console
 from mlops.core.config import Config, Rule
@@ -94,10 +97,11 @@ def validate(config: Config, run: Run, workspace: Workspace) -> Validated:
         component=component.id,
         compute=cluster.name,
         compute_size=cluster.size,
-        gpus_per_node=cluster.gpus_per_node,
+        gpus_per_node=cluster.gpus_per_node or 0,
         endpoint_sku=config.endpoint.instance_type,
         cost_estimate_usd=cost,
         cost_note=note,
+        quota_note=snapshot.quota,
     )
     _print_summary(record, cluster, unchanged=before is not None and before.digest() == record.digest())
     return run.write(record)
@@ -150,6 +154,7 @@ class WorkspaceSnapshot:
     component: Component | None = None
     cluster: ComputeView | None = None
     cost: tuple[float | None, str] = field(default=(None, ""))
+    quota: str = ""
 
     def complete(self) -> tuple[BaseModel, Component, ComputeView]:
         """Return all resources, once no finding is an error."""
@@ -204,6 +209,10 @@ def _check_workspace(
     if model is not None:
         findings += preflight.check_size(compute.size, model, sizes, locate("compute.size"))
         findings += preflight.check_endpoint_size(config.endpoint, model, sizes, locate("endpoint.instance_type"))
+    needs = _find_quota_needs(config, workspace)
+    snapshot.quota = describe_needs(needs)
+    findings += preflight.check_quota(needs, computes.usages, locate("compute.size"))
+    findings += preflight.report_unchecked(computes.not_permitted, locate("compute.size"))
     # A cluster is only created if nothing else is wrong; one that exists is checked in any case.
     has_errors = any(finding.severity == "error" for finding in findings)
     get = (lambda: computes.find(compute.name)) if has_errors else (lambda: computes.ensure(compute))
@@ -214,6 +223,28 @@ def _check_workspace(
             findings += preflight.check_size(snapshot.cluster.size, model, sizes, locate("compute.name"))
     snapshot.cost = preflight.estimate_cost(compute, training, config.endpoint)
     return snapshot
+
+
+def _find_quota_needs(config: Config, workspace: Workspace) -> list[Need]:
+    """Find what the run needs at its peak: the training, what the endpoint has now, and the new deployment."""
+    computes = workspace.compute
+    cluster = computes.find(config.compute.name)
+    # The nodes of a job that runs already are in use; this run attaches to it.
+    state: State = "new" if all(job.is_over for job in workspace.jobs.list_owned()) else "in use"
+    training = count_cores("training", config.compute.size, preflight.count_nodes(config.training), computes.sizes, state)
+    if cluster.tier == "low_priority" if cluster else config.compute.allow_low_priority and lacks_limit(training, computes.usages):
+        training = replace(training, low_priority=True)
+    existing = []
+    if (endpoint := workspace.endpoints.find(config.endpoint.name)) is not None:
+        standby = find_standby(workspace, endpoint)
+        existing = [
+            Deployment(
+                name=view.name, size=view.sku, instances=view.instances, is_standby=standby is not None and view.name == standby.name
+            )
+            for view in workspace.endpoints.list_deployments(endpoint.name)
+            if view.state not in ("Failed", "Canceled")
+        ]
+    return find_needs(config, training, computes.sizes, existing)
 
 
 def _attempt(read: Callable[[], T | None], rule: str, where: str, findings: list[Finding]) -> T | None:
@@ -273,7 +304,9 @@ def _print_summary(record: Validated, cluster: ComputeView, *, unchanged: bool) 
     console.info(f"  suites: {', '.join(f'{suite.name} {suite.rows} rows ({suite.digest[:12]})' for suite in record.suites.values())}")
     console.info(f"  base model {record.base_model}, component {record.component}")
     created = ", created now" if cluster.created else ""
-    console.info(f"  compute {cluster.name}: {cluster.size}, {cluster.gpus_per_node} GPU(s) a node, {cluster.tier}{created}")
+    gpus = "unknown" if cluster.gpus_per_node is None else cluster.gpus_per_node
+    console.info(f"  compute {cluster.name}: {cluster.size}, {gpus} GPU(s) a node, {cluster.tier}{created}")
+    console.info(f"  quota: the run needs {record.quota_note}")
     estimate = "unknown" if record.cost_estimate_usd is None else f"{record.cost_estimate_usd:,.2f} USD"
     console.info(f"  cost of the training: {estimate} ({record.cost_note})")
 

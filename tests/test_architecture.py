@@ -43,7 +43,7 @@ EMULATOR: dict[str, set[str]] = {
     "serving": {"base", "wire", "identity", "storage", "component", "registry", "history", "workspace"},
     "github_api": {"base", "wire", "identity"},
     "server": {"base", "wire"},  # it finds the services by the names in MODULES
-    "command": {"base", "wire", "identity", "history", "server"},
+    "command": {"base", "wire", "identity", "history", "workspace", "server"},
     "__main__": {"base"},  # it imports the command by name: --help must be fast
 }
 """The same inside ``mlops/emulator``."""

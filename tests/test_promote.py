@@ -498,3 +498,12 @@ def test_an_endpoint_that_says_it_is_deleted_and_is_not_fails_teardown(stage: St
         patch.setattr(Endpoints, "delete", lambda *_: None)
         with pytest.raises(TeardownIncomplete, match=stage.name):
             teardown(config, Run(stage.tmp_path / "run"), workspace)
+
+
+def test_teardown_needs_no_permission_at_the_subscription(stage: Stage, fault: Callable[[str], None]) -> None:
+    config, workspace = stage.session("compute.name=torn", ephemeral=True)
+    workspace.compute.ensure(config.compute)
+    fault("403@arm GET */vmSizes")
+    _, workspace = stage.session("compute.name=torn", ephemeral=True)
+    remaining = teardown(config, Run(stage.tmp_path / "run"), workspace).remaining
+    assert "compute torn: Standard_NC24ads_A100_v4, costs nothing while it is idle" in remaining

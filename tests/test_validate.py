@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace as change
 from pathlib import Path
 from typing import Any
 
@@ -255,25 +256,60 @@ def test_a_model_that_its_serving_image_could_not_load_is_refused_before_trainin
         assert [rule for rule in rules if not rule.startswith("model.")] == blocked
 
 
-def test_a_cluster_is_created_at_low_priority_if_dedicated_is_refused(
+def test_a_cluster_is_created_at_low_priority_only_if_that_is_allowed(
     inside: Emulator, fault: Callable[[str], None], configure: Make, open_workspace: Open, run: Run
 ) -> None:
-    fault("compute-quota@Dedicated cheap")
-    config = configure("compute.name=cheap")
-    prepare(config, run)
+    fault("compute-quota@Dedicated cheap x2")
+    refusing = configure("compute.name=cheap")
+    assert refused(refusing, run, open_workspace(refusing)) == [("compute.missing", "--set compute.name=cheap")]
+    config = configure("compute.name=cheap", "compute.allow_low_priority=true")
     workspace = open_workspace(config)
-    assert validate(config, run, workspace).compute == "cheap"
+    assert [finding.rule for finding in validate(config, run, workspace).findings] == ["compute.low-priority"]
     cluster = workspace.compute.find("cheap")
     assert cluster is not None
     assert cluster.tier == "low_priority"
+    # An earlier run's low-priority cluster is not used silently either.
+    assert refused(refusing, run, open_workspace(refusing)) == [("compute.low-priority", "--set compute.name=cheap")]
 
 
 def test_a_cluster_that_can_not_be_created_is_a_finding(
     inside: Emulator, fault: Callable[[str], None], configure: Make, open_workspace: Open, run: Run
 ) -> None:
-    fault("compute-quota@* none x2")
+    fault("compute-quota@* none")
     config = configure("compute.name=none")
     assert refused(config, run, open_workspace(config)) == [("compute.missing", "--set compute.name=none")]
+
+
+def test_without_permission_for_sizes_and_quota_the_rest_is_checked(
+    inside: Emulator, fault: Callable[[str], None], configure: Make, open_workspace: Open, run: Run
+) -> None:
+    fault("403@arm GET */vmSizes")
+    fault("403@arm GET */usages")
+    config = configure("compute.name=unlisted")
+    prepare(config, run)
+    record = validate(config, run, open_workspace(config))
+    assert (record.compute, record.compute_size, record.gpus_per_node) == ("unlisted", A100, 1)
+    messages = [finding.message for finding in record.findings if finding.rule == "not-checked"]
+    subscription = f"/subscriptions/{inside.azure.identity.subscription}"
+    assert messages == [
+        f"{what} not checked: needs the action Microsoft.MachineLearningServices/locations/{kind}/read at scope {subscription}"
+        for what, kind in (("VM sizes", "vmSizes"), ("quota usage", "usages"))
+    ]
+    assert {finding.severity for finding in record.findings} == {"warning"}
+
+
+def test_missing_quota_stops_before_anything_is_created(
+    start_emulator: Callable[..., Emulator], configure: Make, open_workspace: Open, run: Run
+) -> None:
+    emulator = start_emulator(quota={"StandardNCADSA100v4Family": 47})
+    config = configure()
+    assert refused(config, run, open_workspace(config)) == [("quota.exceeded", config.file)]
+    (finding,) = json.loads((run.directory / "findings.json").read_text())
+    assert f"0 of 47 cores are in use, and this run needs 48 more (training 1 × {A100} + new deployment 1 × {A100})" in finding["message"]
+    assert emulator.azure.store.list("compute") == []
+
+    emulator.azure.options = change(emulator.azure.options, quota={"StandardNCADSA100v4Family": 48})
+    assert validate(config, run, open_workspace(config)).quota_note.startswith("48 cores of StandardNCADSA100v4Family (training")
 
 
 def test_a_cluster_that_failed_is_a_finding(

@@ -1,20 +1,23 @@
-"""Compute clusters and VM sizes."""
+"""Compute clusters, VM sizes and quota."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from mlops.cloud import vm_sizes
 from mlops.cloud.entities import as_text
-from mlops.cloud.errors import NotFound, translate_errors
+from mlops.cloud.errors import Forbidden, NotFound, translate_errors
+from mlops.cloud.quota import Usage
 from mlops.cloud.session import Session
+from mlops.cloud.vm_sizes import VmSize
 from mlops.core import console
 from mlops.core.config import ComputeConfig
 from mlops.core.errors import AzureError, ConfigError
 
-__all__ = ["ComputeView", "Computes", "VmSize"]
+__all__ = ["ComputeView", "Computes"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,24 +31,23 @@ class ComputeView:
     """Provisioning state: Succeeded, Failed, Creating, Updating, Deleting, Canceled, Unknown."""
     tier: str
     """``dedicated`` or ``low_priority``."""
-    gpus_per_node: int
+    gpus_per_node: int | None
+    """None if the VM size is not known, because our identity may not list the region's sizes."""
     created: bool
     """Whether this call created it."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class VmSize:
-    """A VM size that the workspace's region offers."""
-
-    name: str
-    gpus: int
-
-
 class Computes:
-    """The workspace's compute. Use it as ``workspace.compute``."""
+    """The workspace's compute. Use it as ``workspace.compute``.
+
+    Attributes:
+        not_permitted: what could not be read → the permission that our identity lacks for it. VM sizes and quota belong to the
+            subscription, so roles at the workspace don't include them; without them there is less that can be checked.
+    """
 
     def __init__(self, session: Session) -> None:
         self._session = session
+        self.not_permitted: dict[str, str] = {}
 
     def find(self, name: str) -> ComputeView | None:
         """Return the cluster of this name, or None."""
@@ -56,26 +58,32 @@ class Computes:
             return None
 
     def ensure(self, config: ComputeConfig) -> ComputeView:
-        """Return the cluster of this name, creating it if there is none: as Dedicated, or if that fails as LowPriority.
+        """Return the cluster of this name, creating it if there is none.
 
-        An existing cluster is returned as it is; the caller must check its size and state.
+        It is created as dedicated. If the quota for that is missing, and only if ``compute.allow_low_priority`` is set, as low priority.
+        An existing cluster is returned as it is; the caller must check its size, tier and state.
 
         Raises:
-            AzureError: the cluster can be created in neither tier.
+            AzureError: the cluster can't be created. What was left of the attempt is deleted.
         """
         if (existing := self.find(config.name)) is not None:
             return existing
-        refusals = []
-        for tier in ("dedicated", "low_priority"):
-            try:
-                return self._create(config, tier)
-            except AzureError as problem:
-                refusals.append(problem)
-                console.warning(f"Compute {config.name} ({config.size}) can't be created as {tier}: {problem.what}")
-        raise AzureError(
-            f"Compute {config.name} ({config.size}) can be created neither as dedicated nor as low priority: {refusals[0].what}",
-            refusals[0].fix or "choose another compute.size in pipeline.toml, or request quota",
-        )
+        try:
+            return self._create(config, "dedicated")
+        except AzureError as problem:
+            if "quota" not in problem.what.lower():
+                raise
+            if not config.allow_low_priority:
+                raise AzureError(
+                    problem.what,
+                    f"request quota for the VM family of {config.size} in this region (Azure portal, Quotas), choose another compute.size, "
+                    "or set compute.allow_low_priority = true: Azure may then take the nodes away, and the training starts again",
+                ) from problem
+            console.warning(
+                f"Compute {config.name} ({config.size}) can't be created as dedicated, so it is created as low priority "
+                f"(compute.allow_low_priority is set): {problem.what}"
+            )
+        return self._create(config, "low_priority")
 
     def check_unchanged(self, name: str, size: str) -> None:
         """Refuse to submit a job to a cluster that was deleted, or recreated with another VM size, since validation.
@@ -92,10 +100,36 @@ class Computes:
 
     @cached_property
     def sizes(self) -> Mapping[str, VmSize]:
-        """The VM sizes of the workspace's region, by lower-case name."""
-        with translate_errors("listing VM sizes"):
-            sizes = list(self._session.ml.compute.list_sizes())
-        return {size.name.lower(): VmSize(name=size.name, gpus=int(size.gpus or 0)) for size in sizes}
+        """The VM sizes of the workspace's region, by lower-case name; empty if our identity may not list them (:attr:`not_permitted`)."""
+        sizes = self._list("VM sizes", lambda: self._session.ml.compute.list_sizes())
+        return {
+            size.name.lower(): VmSize(
+                name=size.name, gpus=int(size.gpus or 0), cores=int(_read(size, "vCPUs", "v_cp_us") or 0), family=as_text(size.family)
+            )
+            for size in sizes
+        }
+
+    @cached_property
+    def usages(self) -> tuple[Usage, ...]:
+        """Limit and use of each quota; empty if our identity may not list them (:attr:`not_permitted`)."""
+        usages = self._list("quota usage", lambda: self._session.ml.compute.list_usage())
+        return tuple(
+            Usage(
+                name=as_text(usage.name["value"]),
+                low_priority="lowprioritycores" in as_text(usage.type).lower(),
+                used=int(_read(usage, "currentValue", "current_value") or 0),
+                limit=None if usage.limit is None or usage.limit < 0 else int(usage.limit),
+            )
+            for usage in usages
+        )
+
+    def _list(self, what: str, read: Callable[[], Iterable[Any]]) -> list[Any]:
+        try:
+            with translate_errors(f"listing {what}"):
+                return list(read())
+        except Forbidden as problem:
+            self.not_permitted[what] = problem.permission
+            return []
 
     def _create(self, config: ComputeConfig, tier: str) -> ComputeView:
         from azure.ai.ml.entities import AmlCompute
@@ -110,21 +144,42 @@ class Computes:
             tags=dict(self._session.tags),
         )
         console.info(f"  creating compute {config.name}: {config.size}, {tier}, {config.min_instances}–{config.max_instances} nodes")
-        with translate_errors(f"creating compute {config.name} ({config.size}, {tier})"):
-            entity = self._session.ml.compute.begin_create_or_update(cluster).result()
-        view = self._view(entity, created=True)
-        if view.state.lower() != "succeeded":
-            raise AzureError(f"Compute {config.name} was created but is {view.state}.", "look at it in the studio, delete it and try again")
+        try:
+            fix = "choose another compute.size in pipeline.toml: one that the workspace's region offers"
+            with translate_errors(f"creating compute {config.name} ({config.size}, {tier})", fix):
+                entity = self._session.ml.compute.begin_create_or_update(cluster).result()
+            view = self._view(entity, created=True)
+            if view.state.lower() != "succeeded":
+                raise AzureError(f"Compute {config.name} was created but is {view.state}.", "look at it in the studio")
+        except AzureError as problem:
+            # A cluster that could not be provisioned keeps its name, so that no other attempt could use it.
+            raise AzureError(f"{problem.what} {self._delete_failed(config.name)}".strip(), problem.fix) from problem
         return view
+
+    def _delete_failed(self, name: str) -> str:
+        """Delete what is left of a cluster that could not be provisioned, and say if that fails."""
+        try:
+            if (cluster := self.find(name)) is not None and cluster.state.lower() == "failed":
+                with translate_errors(f"deleting compute {name}"):
+                    self._session.ml.compute.begin_delete(name).result()
+        except AzureError as problem:
+            return f"The failed cluster {name} could not be deleted; it has no nodes and costs nothing: {problem.what}"
+        return ""
 
     def _view(self, entity: Any, *, created: bool) -> ComputeView:
         size = as_text(getattr(entity, "size", None))
-        offered = self.sizes.get(size.lower())
+        known = vm_sizes.find(size, self.sizes)
         return ComputeView(
             name=entity.name,
-            size=offered.name if offered else size,
+            size=known.name if known else size,
             state=as_text(entity.provisioning_state, "Unknown"),
             tier=as_text(getattr(entity, "tier", None)).lower().replace("lowpriority", "low_priority"),
-            gpus_per_node=offered.gpus if offered else 0,
+            gpus_per_node=known.gpus if known else None,
             created=created,
         )
+
+
+def _read(entity: Any, wire_name: str, name: str) -> Any:
+    """Return an attribute of an SDK entity that has it, in some of its versions, only under its name on the wire."""
+    value = getattr(entity, wire_name, None)
+    return getattr(entity, name, None) if value is None else value

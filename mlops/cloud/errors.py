@@ -7,17 +7,36 @@ The management front end of Azure ML puts a class such as ``UserError`` into ``e
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from mlops.core.errors import AzureError, CredentialError, MlopsError
 
-__all__ = ["ErrorDetails", "NotFound", "parse_error", "translate_errors"]
+__all__ = ["ErrorDetails", "Forbidden", "NotFound", "parse_error", "translate_errors"]
 
 
 class NotFound(AzureError):
     """The requested resource does not exist."""
+
+
+class Forbidden(AzureError):
+    """Our identity lacks a permission.
+
+    Args:
+        what, fix: as for every error.
+        message: Azure's own text, which usually names the missing action and its scope.
+    """
+
+    def __init__(self, what: str, fix: str = "", message: str = "") -> None:
+        super().__init__(what, fix)
+        match = _MISSING_PERMISSION.search(message)
+        self.permission = f"the action {match['action']} at scope {match['scope']}" if match else "a permission that Azure doesn't name"
+        """What is missing, e.g. ``the action Microsoft.MachineLearningServices/locations/vmSizes/read at scope /subscriptions/…``."""
+
+
+_MISSING_PERMISSION = re.compile(r"perform action '(?P<action>[^']+)' over scope '(?P<scope>[^']+)'")
 
 
 class ErrorDetails:
@@ -56,6 +75,7 @@ def translate_errors(action: str, fix: str = "") -> Iterator[None]:
 
     Raises:
         NotFound: HTTP 404, or the client library finds that something does not exist.
+        Forbidden: HTTP 403.
         CredentialError: HTTP 401, or no token.
         AzureError: anything else that the libraries raise.
     """
@@ -73,8 +93,10 @@ def translate_errors(action: str, fix: str = "") -> Iterator[None]:
         ) from problem
     except CoreError as problem:
         details = parse_error(problem)
-        kind = NotFound if details.status == 404 else AzureError
-        raise kind(f"Azure refused while {action}: {details}", _suggest_fix(details) or fix) from problem
+        what, advice = f"Azure refused while {action}: {details}", _suggest_fix(details) or fix
+        if details.status == 403:
+            raise Forbidden(what, advice, details.message) from problem
+        raise (NotFound if details.status == 404 else AzureError)(what, advice) from problem
     except Exception as problem:
         # The SDK's own exceptions (validation, missing local files, job errors) share no base class with azure-core's.
         if not type(problem).__module__.startswith(("azure.", "azureml.", "mlflow.", "marshmallow.", "msrest.", "requests.")):

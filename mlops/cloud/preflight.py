@@ -7,13 +7,15 @@ as they are, and the job fails once the nodes are up. Combinations follow the ch
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import date
 from typing import Literal
 
 from mlops.cloud.assets import BaseModel, Component, ComponentInput
-from mlops.cloud.compute import ComputeView, VmSize
+from mlops.cloud.compute import ComputeView
 from mlops.cloud.parameters import RESERVED
+from mlops.cloud.quota import Need, Usage, find_shortages
+from mlops.cloud.vm_sizes import VmSize
 from mlops.core.config import ComputeConfig, EndpointConfig, Scalar, TrainingConfig
 from mlops.core.console import did_you_mean
 from mlops.core.records import Finding
@@ -24,10 +26,13 @@ __all__ = [
     "check_endpoint_size",
     "check_model",
     "check_parameters",
+    "check_quota",
     "check_size",
+    "count_nodes",
     "estimate_cost",
     "find_context_limit",
     "make_finding",
+    "report_unchecked",
 ]
 
 UNSUPPORTED_SIZES = ("standard_nc6", "standard_nc12", "standard_nc24", "standard_nc24r")
@@ -45,6 +50,7 @@ IGNORED = {
 }
 """Inputs that the component accepts but ignores in this pipeline."""
 
+Severity = Literal["error", "warning"]
 Locate = Callable[[str], str]
 """Dotted key of pipeline.toml → where it is set."""
 
@@ -88,7 +94,7 @@ def check_model(model: BaseModel, successors: Iterable[str], allow_archived: boo
         where: where ``model.name`` is set.
     """
     findings = []
-    severity: Literal["error", "warning"] = "warning" if allow_archived else "error"
+    severity: Severity = "warning" if allow_archived else "error"
     instead = ", ".join(successors) or "none that the registry lists"
     advice = f"Successors: {instead}. Set model.name to one of them, or model.allow_archived = true to use it anyway."
     if model.archived:
@@ -115,11 +121,11 @@ def check_size(size: str, model: BaseModel, sizes: Mapping[str, VmSize], where: 
     Args:
         size: a VM size.
         model: the model; without an allow-list, :data:`UNSUPPORTED_SIZES` decides.
-        sizes: the sizes that the workspace's region offers, by lower-case name.
+        sizes: the sizes that the workspace's region offers, by lower-case name; empty if that is not known.
         where: where the size is set.
     """
     findings = []
-    if size.lower() not in sizes:
+    if sizes and size.lower() not in sizes:
         near = did_you_mean(size, [offered.name for offered in sizes.values()])
         findings.append(make_finding("compute.size.unknown", where, f"{size} is not offered in the workspace's region{near}"))
     if model.finetune_skus is None:
@@ -141,12 +147,17 @@ def check_cluster(cluster: ComputeView, config: ComputeConfig, parameters: Mappi
     if cluster.size.lower() != config.size.lower():
         message = f"cluster {cluster.name} has size {cluster.size}, but pipeline.toml says {config.size}; set compute.size or compute.name"
         findings.append(make_finding("compute.size.differs", locate("compute.size"), message))
+    if cluster.tier == "low_priority":
+        message = f"the nodes of cluster {cluster.name} are low priority: Azure may take them away, and the training starts again"
+        allowed = "" if config.allow_low_priority else "; set compute.allow_low_priority = true to accept that, or use another compute.name"
+        severity: Severity = "warning" if config.allow_low_priority else "error"
+        findings.append(make_finding("compute.low-priority", locate("compute.name"), message + allowed, severity))
     for name, limit, what in (
         ("num_nodes_finetune", config.max_instances, "nodes (compute.max_instances)"),
-        ("number_of_gpu_to_use_finetuning", max(1, cluster.gpus_per_node), "GPUs on a node"),
+        ("number_of_gpu_to_use_finetuning", None if cluster.gpus_per_node is None else max(1, cluster.gpus_per_node), "GPUs on a node"),
     ):
         value = _number(parameters.get(name, 1))
-        if value is not None and value > limit:
+        if value is not None and limit is not None and value > limit:
             message = f"{name} is {value:g}, but {cluster.name} has {limit} {what}: the job would wait forever"
             findings.append(make_finding("compute.too-small", locate(f"training.parameters.{name}"), message))
     return findings
@@ -156,13 +167,40 @@ def check_endpoint_size(endpoint: EndpointConfig, model: BaseModel, sizes: Mappi
     """Check that the model may be served on the endpoint's VM size, ignoring case. A model without an allow-list may be served on any."""
     size = endpoint.instance_type
     findings = []
-    if size.lower() not in sizes:
+    if sizes and size.lower() not in sizes:
         near = did_you_mean(size, [offered.name for offered in sizes.values()])
         findings.append(make_finding("endpoint.size.unknown", where, f"{size} is not offered in the workspace's region{near}"))
     if model.inference_skus is not None and not _contains(model.inference_skus, size):
         message = f"{size} is not in the list of sizes that {model.name} may be served on: {', '.join(model.inference_skus)}"
         findings.append(make_finding("endpoint.size.not-allowed", where, message))
     return findings
+
+
+def check_quota(needs: Sequence[Need], usages: Iterable[Usage], where: str) -> list[Finding]:
+    """Check that the cores that the run needs are free, before anything is paid for."""
+    advice = (
+        "Request quota in the Azure portal (Quotas, Machine learning), choose another compute.size or endpoint.instance_type, or delete "
+        "deployments that nobody needs"
+    )
+    return [make_finding("quota.exceeded", where, f"{shortage}. {advice}") for shortage in find_shortages(needs, usages)]
+
+
+def report_unchecked(not_permitted: Mapping[str, str], where: str) -> list[Finding]:
+    """Return a warning for each thing that could not be read.
+
+    Args:
+        not_permitted: what → the permission that is missing.
+        where: the setting that it is about.
+    """
+    return [
+        make_finding("not-checked", where, f"{what} not checked: needs {permission}", "warning")
+        for what, permission in not_permitted.items()
+    ]
+
+
+def count_nodes(training: TrainingConfig) -> int:
+    """Return the number of nodes of the training."""
+    return int(_number(training.parameters.get("num_nodes_finetune", 1)) or 1)
 
 
 def estimate_cost(compute: ComputeConfig, training: TrainingConfig, endpoint: EndpointConfig) -> tuple[float | None, str]:
@@ -180,12 +218,12 @@ def estimate_cost(compute: ComputeConfig, training: TrainingConfig, endpoint: En
         serving = f"; the endpoint adds {endpoint.price_per_hour_usd * endpoint.instance_count:,.2f} USD for every hour that it exists"
     if compute.price_per_hour_usd is None or training.expected_hours is None:
         return None, f"no estimate: {' and '.join(missing)} not set in pipeline.toml{serving}"
-    nodes = int(_number(training.parameters.get("num_nodes_finetune", 1)) or 1)
+    nodes = count_nodes(training)
     price, hours = compute.price_per_hour_usd, training.expected_hours
     return price * nodes * hours, f"{price:g} USD an hour × {nodes} node(s) of {compute.size} × {hours:g} h of training{serving}"
 
 
-def make_finding(rule: str, where: str, message: str, severity: Literal["error", "warning"] = "error") -> Finding:
+def make_finding(rule: str, where: str, message: str, severity: Severity = "error") -> Finding:
     """Return a finding; an error unless ``severity`` says otherwise."""
     return Finding(rule=rule, severity=severity, where=where, message=message)
 

@@ -119,6 +119,9 @@ class ComputeConfig(Table):
     size: str = "Standard_NC24ads_A100_v4"
     min_instances: int = Field(0, ge=0)
     max_instances: int = Field(2, ge=1)
+    allow_low_priority: bool = Field(
+        False, description="without quota for dedicated nodes, use low-priority ones, which Azure may take away at any time"
+    )
     idle_seconds: int = Field(120, ge=0, description="before an idle node is released")
     price_per_hour_usd: float | None = Field(None, ge=0, description="of one node, for the cost estimate; see the Azure price list")
 

@@ -145,6 +145,7 @@ class Validated(Record):
     """Data, configuration and workspace are fit for training."""
 
     stage: ClassVar[str] = "validate"
+    volatile: ClassVar[frozenset[str]] = Record.volatile | {"quota_note"}
     data_fingerprint: str
     rows_checked: dict[str, int]
     findings: tuple[Finding, ...] = ()
@@ -153,10 +154,11 @@ class Validated(Record):
     component: str = Field(description="azureml://registries/…/components/…/versions/…")
     compute: str
     compute_size: str
-    gpus_per_node: int
+    gpus_per_node: int = Field(description="0 where the VM size is unknown")
     endpoint_sku: str
     cost_estimate_usd: float | None = Field(description="None where no price is configured for the SKU")
     cost_note: str
+    quota_note: str = Field("", description="cores that the run needs at its peak, per quota")
 
 
 class Parameter(Frozen):

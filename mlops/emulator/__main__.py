@@ -86,6 +86,10 @@ def _make_parser() -> argparse.ArgumentParser:
         "--fault", action="append", default=[], metavar="SPEC", help="inject a fault: NAME[@GLOB] [xN | always]; see --faults"
     )
     parser.add_argument("--faults", action=_Faults, help="list the faults that can be injected")
+    parser.add_argument(
+        "--quota", action="append", default=[], metavar="FAMILY=CORES",
+        help="limit the cores of a VM family, or of TotalDedicatedCores or TotalLowPriorityCores (default: unlimited)",
+    )  # fmt: skip
     parser.add_argument("--port", type=int, default=0, help="port of the proxy (default: any free one)")
     parser.add_argument(
         "--polls",

@@ -23,6 +23,7 @@ from mlops.emulator.history import mlflow_api
 from mlops.emulator.identity.roles import RolesError
 from mlops.emulator.server import Emulator
 from mlops.emulator.wire import request_log
+from mlops.emulator.workspace import quota
 
 __all__ = ["run"]
 
@@ -62,6 +63,7 @@ def _make_emulator(options: argparse.Namespace, state: Path, faults: Faults) -> 
         weights=options.weights,
         answer_shape=options.answer_shape,
         endpoints_taken=tuple(options.endpoint_taken),
+        quota=_parse_quota(options.quota),
         polls=options.polls,
         github=options.github,
         federated_subjects=tuple(options.federated_subject),
@@ -69,6 +71,13 @@ def _make_emulator(options: argparse.Namespace, state: Path, faults: Faults) -> 
         roles=options.roles,
     )
     return Emulator(state, settings, faults, options.port)
+
+
+def _parse_quota(specs: Sequence[str]) -> dict[str, int]:
+    try:
+        return quota.parse(specs)
+    except ValueError as problem:
+        sys.exit(str(problem))
 
 
 def _serve(emulator: Emulator, state: Path) -> int:

@@ -24,9 +24,9 @@ from mlops.emulator.wire.tls import GITHUB_HOSTS, HOSTS, certificates
 __all__ = ["Emulator"]
 
 MODULES = (
-    "identity.entra", "registry.registry", "workspace.workspace", "workspace.datastores", "workspace.compute", "storage.blobs",
-    "history.mlflow_api", "history.runs", "history.artifacts", "workspace.assets", "jobs.scheduler", "jobs.jobs", "workspace.models",
-    "serving.endpoints", "serving.deployments", "serving.scoring",
+    "identity.entra", "identity.roles", "registry.registry", "workspace.workspace", "workspace.datastores", "workspace.compute",
+    "workspace.quota", "storage.blobs", "history.mlflow_api", "history.runs", "history.artifacts", "workspace.assets",
+    "jobs.scheduler", "jobs.jobs", "workspace.models", "serving.endpoints", "serving.deployments", "serving.scoring",
 )  # fmt: skip
 """Modules of the services, with ``ROUTES``, ``startup(azure)`` and ``shutdown(azure)`` as needed; shut down in reverse order."""
 GITHUB_MODULES = ("identity.github_oidc", "github_api")

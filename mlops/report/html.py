@@ -123,7 +123,7 @@ def _cost(prepared: Prepared | None, validated: Validated | None, trained: Train
     if validated is not None:
         estimate = validated.cost_estimate_usd
         rows.append(("estimated on Azure", f"{'unknown' if estimate is None else f'{estimate:,.2f} USD'} ({validated.cost_note})"))
-        rows.append(("compute", f"{validated.compute} ({validated.compute_size}, {validated.gpus_per_node} GPU a node)"))
+        rows.append(("compute", f"{validated.compute} ({validated.compute_size}, {validated.gpus_per_node or 'unknown'} GPU a node)"))
     if trained is not None:
         hours = "unknown" if trained.gpu_hours is None else f"{trained.gpu_hours:.3g} GPU hours"
         rows.append(("training used", f"{hours} on {trained.gpus} GPU{', reused from an earlier run' if trained.reused else ''}"))

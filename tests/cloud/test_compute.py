@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
+from mlops.cloud import vm_sizes
 from mlops.cloud.workspace import Workspace
 from mlops.core.config import ComputeConfig, Config
 from mlops.core.errors import AzureError
@@ -12,6 +13,7 @@ from mlops.emulator.server import Emulator
 Settings = Callable[..., Config]
 Open = Callable[[Config], Workspace]
 Start = Callable[..., Emulator]
+FAMILY = "StandardNCADSA100v4Family"
 CLUSTER = ComputeConfig(name="cluster", size="Standard_NC24ads_A100_v4", max_instances=1)
 
 
@@ -27,29 +29,91 @@ def test_a_missing_cluster_is_created_once(start_emulator: Start, settings: Sett
     assert workspace.session.owns(workspace.session.ml.compute.get("cluster").tags)
 
 
-def test_low_priority_is_used_if_dedicated_has_no_quota(
+def test_low_priority_is_never_used_silently(start_emulator: Start, settings: Settings, open_workspace: Open) -> None:
+    start_emulator(quota={FAMILY: 0})
+    workspace = open_workspace(settings())
+    with pytest.raises(AzureError, match="quota of 0 and cannot accomodate") as caught:
+        workspace.compute.ensure(CLUSTER)
+    assert "compute.allow_low_priority = true" in caught.value.fix
+    # On Azure the refused cluster exists, and is Failed.
+    assert workspace.compute.find("cluster") is None
+
+
+def test_low_priority_is_used_if_it_is_allowed_and_dedicated_has_no_quota(
     start_emulator: Start, settings: Settings, open_workspace: Open, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    start_emulator("compute-quota@Dedicated cluster")
-    created = open_workspace(settings()).compute.ensure(CLUSTER)
-    assert created.tier == "low_priority"
+    start_emulator(quota={FAMILY: 0})
+    created = open_workspace(settings()).compute.ensure(CLUSTER.model_copy(update={"allow_low_priority": True}))
+    assert (created.tier, created.state) == ("low_priority", "Succeeded")
     assert "can't be created as dedicated" in capsys.readouterr().err
 
 
 def test_missing_quota_in_both_tiers_is_an_error(start_emulator: Start, settings: Settings, open_workspace: Open) -> None:
-    start_emulator("compute-quota@* always")
-    with pytest.raises(AzureError, match="neither as dedicated nor as low priority") as caught:
-        open_workspace(settings()).compute.ensure(CLUSTER)
+    start_emulator(quota={FAMILY: 0, "TotalLowPriorityCores": 23})
+    workspace = open_workspace(settings())
+    with pytest.raises(AzureError, match=r"low_priority.*quota of 23") as caught:
+        workspace.compute.ensure(CLUSTER.model_copy(update={"allow_low_priority": True}))
     assert "quota" in caught.value.fix
+    assert workspace.compute.find("cluster") is None
 
 
-def test_a_cluster_that_fails_to_start_is_an_error(start_emulator: Start, settings: Settings, open_workspace: Open) -> None:
-    start_emulator("compute-failed@cluster always")
-    with pytest.raises(AzureError):
-        open_workspace(settings()).compute.ensure(CLUSTER)
+def test_another_failure_is_no_reason_for_low_priority(start_emulator: Start, settings: Settings, open_workspace: Open) -> None:
+    start_emulator("compute-failed@cluster")
+    workspace = open_workspace(settings())
+    with pytest.raises(AzureError, match="no capacity"):
+        workspace.compute.ensure(CLUSTER.model_copy(update={"allow_low_priority": True}))
+    assert workspace.compute.find("cluster") is None
+
+
+@pytest.mark.parametrize("size", ["standard_nc24ADS_a100_V4", "Standard_NC24ads_A100"])
+def test_the_name_of_a_size_ignores_case_and_the_error_names_the_setting(
+    start_emulator: Start, settings: Settings, open_workspace: Open, size: str
+) -> None:
+    start_emulator()
+    config = CLUSTER.model_copy(update={"size": size})
+    if size.lower() == CLUSTER.size.lower():
+        assert open_workspace(settings()).compute.ensure(config).size == CLUSTER.size
+    else:
+        with pytest.raises(AzureError, match="is not supported in eastus") as caught:
+            open_workspace(settings()).compute.ensure(config)
+        assert "compute.size" in caught.value.fix
 
 
 def test_sizes_are_listed_by_lower_case_name(start_emulator: Start, settings: Settings, open_workspace: Open) -> None:
     start_emulator()
     size = open_workspace(settings()).compute.sizes["standard_nc24ads_a100_v4"]
-    assert (size.name, size.gpus) == ("Standard_NC24ads_A100_v4", 1)
+    assert (size.name, size.gpus, size.cores, size.family) == ("Standard_NC24ads_A100_v4", 1, 24, FAMILY)
+
+
+def test_the_built_in_sizes_are_those_of_the_service(start_emulator: Start, settings: Settings, open_workspace: Open) -> None:
+    start_emulator()
+    offered = open_workspace(settings()).compute.sizes
+    assert {name: offered[name] for name in vm_sizes.BY_NAME} == vm_sizes.BY_NAME
+
+
+def test_usages_are_read_per_family_and_tier(start_emulator: Start, settings: Settings, open_workspace: Open) -> None:
+    start_emulator(quota={FAMILY: 100, "TotalDedicatedCores": 200})
+    compute = open_workspace(settings()).compute
+    compute.ensure(CLUSTER.model_copy(update={"min_instances": 2, "max_instances": 2}))
+    usages = compute.usages
+    limits = {(usage.name, usage.low_priority): usage.limit for usage in usages}
+    assert (limits[FAMILY, False], limits[FAMILY, True]) == (100, None)
+    assert (limits["TotalDedicatedCores", False], limits["TotalLowPriorityCores", True]) == (200, None)
+    assert len(limits) == len(usages)
+    assert {usage.name: usage.used for usage in usages if usage.used} == {FAMILY: 48, "TotalDedicatedCores": 48}
+
+
+def test_without_permission_sizes_and_usages_are_empty_and_the_missing_permission_is_named(
+    start_emulator: Start, settings: Settings, open_workspace: Open
+) -> None:
+    emulator = start_emulator("403@arm GET */vmSizes", "403@arm GET */usages")
+    compute = open_workspace(settings()).compute
+    assert (compute.sizes, compute.usages) == ({}, ())
+    scope = f"/subscriptions/{emulator.azure.identity.subscription}"
+    assert compute.not_permitted == {
+        "VM sizes": f"the action Microsoft.MachineLearningServices/locations/vmSizes/read at scope {scope}",
+        "quota usage": f"the action Microsoft.MachineLearningServices/locations/usages/read at scope {scope}",
+    }
+    assert compute.ensure(CLUSTER).gpus_per_node == 1
+    unknown = compute.ensure(CLUSTER.model_copy(update={"name": "other", "size": "Standard_NC6s_v3"}))
+    assert unknown.gpus_per_node is None

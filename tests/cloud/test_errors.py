@@ -5,7 +5,7 @@ import json
 import pytest
 from azure.core.exceptions import ClientAuthenticationError, HttpResponseError, ResourceNotFoundError, ServiceRequestError
 
-from mlops.cloud.errors import ErrorDetails, NotFound, translate_errors
+from mlops.cloud.errors import ErrorDetails, Forbidden, NotFound, translate_errors
 from mlops.core.errors import AzureError, ConfigError, CredentialError
 
 JOB_NOT_FOUND = {
@@ -99,3 +99,17 @@ def test_our_own_errors_pass_through() -> None:
 def test_exceptions_from_elsewhere_pass_through() -> None:
     with pytest.raises(ZeroDivisionError), translate_errors("x"):
         print(1 / 0)
+
+
+@pytest.mark.parametrize(
+    ("message", "permission"),
+    [
+        ("… authorization to perform action 'A/b/read' over scope '/s/1' or the scope is invalid.", "the action A/b/read at scope /s/1"),
+        ("Forbidden", "a permission that Azure doesn't name"),
+    ],
+)
+def test_a_refusal_for_lack_of_a_permission_names_it(message: str, permission: str) -> None:
+    body = {"error": {"code": "AuthorizationFailed", "message": message}}
+    with pytest.raises(Forbidden) as caught, translate_errors("reading"):
+        raise HttpResponseError(response=Response(403, body))
+    assert caught.value.permission == permission

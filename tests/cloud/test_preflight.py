@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mlops.cloud.assets import BaseModel, Component, ComponentInput
-from mlops.cloud.compute import ComputeView, VmSize
+from mlops.cloud.compute import ComputeView
 from mlops.cloud.preflight import (
     check_cluster,
     check_endpoint_size,
@@ -17,12 +17,16 @@ from mlops.cloud.preflight import (
     check_size,
     estimate_cost,
 )
+from mlops.cloud.vm_sizes import VmSize
 from mlops.core.config import Config
 from mlops.core.records import Finding
 
 TODAY = date(2026, 6, 15)
 A100, H100 = "Standard_NC24ads_A100_v4", "Standard_NC40ads_H100_v5"
-SIZES = {name.lower(): VmSize(name=name, gpus=gpus) for name, gpus in ((A100, 1), (H100, 1), ("Standard_NC6", 1), ("Standard_DS3_v2", 0))}
+SIZES = {
+    name.lower(): VmSize(name=name, gpus=gpus, cores=6, family="standardFamily")
+    for name, gpus in ((A100, 1), (H100, 1), ("Standard_NC6", 1), ("Standard_DS3_v2", 0))
+}
 
 
 def declare(name: str, kind: str, default: str | None = None, *enum: str, **limits: Any) -> ComponentInput:

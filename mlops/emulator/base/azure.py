@@ -77,6 +77,7 @@ class Options:
         weights: stand-in weights of its models, ``real`` (SmolLM2-135M-Instruct), ``tiny-llama``, ``tiny-phi3`` or ``tiny-phi4``.
         answer_shape: shape in which the serving images return the texts of a chat model, a name in ``serving/container/shapes.py``.
         endpoints_taken: names of endpoints that other users of the region have.
+        quota: name of a VM family, ``TotalDedicatedCores`` or ``TotalLowPriorityCores`` → limit in cores; unlimited if missing.
         polls: number of status reads for which a long-running operation stays ``InProgress`` after its work is done.
         cache: folder for files that emulators share, such as converted weights.
         github: the repository (``owner/name``) whose GitHub is emulated as well; empty for Azure only.
@@ -91,6 +92,7 @@ class Options:
     weights: str = "real"
     answer_shape: str = "output"
     endpoints_taken: tuple[str, ...] = ()
+    quota: Mapping[str, int] = dataclasses.field(default_factory=dict)
     polls: int = 0
     cache: Path = Path.home() / ".cache" / "azureml-chat-mlops"
     github: str = ""

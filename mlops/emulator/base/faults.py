@@ -24,6 +24,7 @@ from mlops.emulator.base.errors import AzureFault
 __all__ = ["FAULTS", "Faults"]
 
 WIRE = {
+    "403": "the request is answered 403 AuthorizationFailed, as for an identity whose roles lack the action",
     "429": "the request is answered 429 with Retry-After: 1",
     "500": "the request is answered 500 InternalServerError",
     "503": "the request is answered 503 with Retry-After: 1",
@@ -36,11 +37,12 @@ RESOURCE = {
     "token-expired": "an access token is issued that has already expired; subject: audience",
     "token-short": "an access token is issued that expires after a minute; subject: audience",
     "assertion-expired": "GitHub issues a token that has already expired; subject: the token's subject",
-    "compute-quota": "creating a compute is refused for lack of quota; subject: compute, or 'Dedicated NAME', 'LowPriority NAME'",
+    "compute-quota": "provisioning of a compute ends Failed for lack of quota; subject: compute, or 'Dedicated NAME', 'LowPriority NAME'",
     "compute-failed": "provisioning of a compute ends Failed; subject: compute",
     "operation-slow": "a long-running operation takes three more polls; subject: resource",
     "job-failed": "a job fails when it starts running; subject: job, or its display name",
     "job-queued": "a job stays Queued for three reads of its status; subject: job, or its display name",
+    "node-preempted": "a low-priority node is taken away: its run is queued and starts again; subject: job, step, or its display name",
     "job-canceled": "a job is canceled by another user when it starts running; subject: job, or its display name",
     "endpoint-failed": "provisioning of an endpoint ends Failed; subject: endpoint",
     "deployment-quota": "a deployment ends Failed with OutOfQuota; subject: deployment",
@@ -126,12 +128,14 @@ class Faults:
         """Raise the wire fault that a rule has for this request, if any.
 
         Raises:
-            AzureFault: 429, 500 or 503.
+            AzureFault: 403, 429, 500 or 503.
             ClientDisconnect: the fault is ``drop``, and the connection has been closed.
         """
         subject = f"{host} {request.method} {request.url.path}"
         if self.take("drop", subject):
             await _drop(request)
+        if self.take("403", subject):
+            raise _forbid(request)
         if self.take("429", subject):
             raise AzureFault(429, "TooManyRequests", "The request is being throttled.", headers={"Retry-After": "1"})
         if self.take("500", subject):
@@ -147,6 +151,19 @@ class _Rule:
     name: str
     glob: str
     remaining: int | None
+
+
+def _forbid(request: Request) -> AzureFault:
+    scope, _, rest = request.url.path.partition("/providers/")
+    namespace, *parts = rest.split("/")
+    verb = {"GET": "read", "HEAD": "read", "DELETE": "delete", "POST": "action"}.get(request.method, "write")
+    action = "/".join([namespace, *parts[::2], verb])
+    return AzureFault(
+        403,
+        "AuthorizationFailed",
+        f"The client does not have authorization to perform action '{action}' over scope '{scope}' or the scope is invalid. "
+        "If access was recently granted, please refresh your credentials.",
+    )
 
 
 async def _drop(request: Request) -> None:

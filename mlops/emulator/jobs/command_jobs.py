@@ -112,7 +112,10 @@ async def run(worker: Worker, job: CommandProperties) -> None:
         command = render_command(job.command, values)
         timeout_s = job.limits.timeout_s if job.limits else None
         environment = job_environment(azure, document) | _argument_variables(values) | job.environment_variables
-        code = await worker.execute(["/bin/bash", "-c", command], cwd=folder, environment=environment, output=log, timeout_s=timeout_s)
+        code = await worker.execute(
+            ["/bin/bash", "-c", command], run=worker.name, compute_name=compute_name(job), cwd=folder, environment=environment, output=log,
+            timeout_s=timeout_s,
+        )  # fmt: skip
     if code != 0:
         raise JobFailure("UserError", describe_exit(command.split()[0], code, log), "UserProcessError")
     await runstore.set_status(azure, worker.name, "Finalizing")

@@ -237,7 +237,9 @@ async def _execute(
     }
     forward = _LogForwarder(output, log, node.name)
     command = [sys.executable, "-m", "mlops.emulator.component", node.name, "spec.json"]
-    code = await worker.execute(command, cwd=folder, environment=environment, output=output, on_poll=forward)
+    code = await worker.execute(
+        command, run=step["name"], compute_name=step["compute"], cwd=folder, environment=environment, output=output, on_poll=forward
+    )
     forward()
     if code != 0:
         raise _step_failure(folder, output, code)

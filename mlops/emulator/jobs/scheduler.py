@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from mlops.emulator.base.azure import LOCATION, Azure
 from mlops.emulator.history import runstore
-from mlops.emulator.workspace import compute
+from mlops.emulator.workspace import compute, quota
 
 __all__ = [
     "SERVERLESS", "STD_LOG", "JobCanceled", "JobFailure", "Worker", "cancel", "describe_exit", "error_object", "is_finished", "shutdown",
@@ -29,7 +29,7 @@ SERVERLESS = "serverless"
 SERVERLESS_NODES = 1
 """Nodes of serverless compute, which is unlimited on Azure but not on this machine."""
 QUEUED_READS = 3
-"""Status reads for which the fault ``job-queued`` lasts."""
+"""Status reads for which a job waits after ``job-queued`` or ``node-preempted``."""
 STD_LOG = "user_logs/std_log.txt"
 """Log of a job's process, among the artifacts of its run."""
 TAIL_LINES = 40
@@ -114,22 +114,12 @@ class Worker:
 
     async def inject_faults(self) -> None:
         """Inject the faults that are ordered for this job, before it begins to run."""
-        run = runstore.get(self.azure, self.name)
-        subjects = (self.name, run["display_name"]) if run and run["display_name"] else (self.name,)
-
-        def is_ordered(fault: str) -> bool:
-            return any(self.azure.faults.take(fault, subject) for subject in subjects)
-
-        if is_ordered("job-queued"):
-            with runstore.change(self.azure, self.name) as document:
-                document["queued_reads"] = QUEUED_READS
-            await runstore.set_status(self.azure, self.name, "Queued")
-            while (runstore.get(self.azure, self.name) or {})["queued_reads"] > 0:
-                await self.pause()
-        if is_ordered("job-canceled"):
+        if self._is_ordered("job-queued", self.name):
+            await self._wait_in_queue(self.name)
+        if self._is_ordered("job-canceled", self.name):
             await runstore.set_status(self.azure, self.name, "CancelRequested")
             raise JobCanceled
-        if is_ordered("job-failed"):
+        if self._is_ordered("job-failed", self.name):
             raise JobFailure("SystemError", "The compute node of the job has failed. (Injected fault.)", "NodeFailure")
 
     @contextlib.asynccontextmanager
@@ -137,7 +127,7 @@ class Worker:
         """Hold ``count`` nodes of a compute. The run has the status Queued until they are free.
 
         Raises:
-            JobFailure: the compute has been deleted, or has fewer nodes in total.
+            JobFailure: the compute has been deleted, has fewer nodes in total, or its quota never allows so many.
             JobCanceled: the job has been canceled.
         """
         queue = self.azure.services.get(_Jobs).queues.setdefault(name.lower(), [])
@@ -145,14 +135,31 @@ class Worker:
         queue.append(ticket)
         try:
             is_queued = False
-            while sum(nodes for _, nodes in queue[: queue.index(ticket) + 1]) > self._max_nodes(name, count):
+            while sum(nodes for _, nodes in queue[: queue.index(ticket) + 1]) > self._max_nodes(name, count) or self._lacks_quota(
+                name, count
+            ):
                 if not is_queued:
                     await runstore.set_status(self.azure, run, "Queued")
                     is_queued = True
                 await self.pause()
-            yield
+            with quota.hold_nodes(self.azure, name, count):
+                yield
         finally:
             queue.remove(ticket)
+
+    def _lacks_nodes(self, queue: list[tuple[object, int]], ticket: tuple[object, int], name: str) -> bool:
+        return sum(nodes for _, nodes in queue[: queue.index(ticket) + 1]) > self._max_nodes(name, ticket[1])
+
+    def _lacks_quota(self, name: str, count: int) -> bool:
+        cluster = None if name.lower() == SERVERLESS else compute.find(self.azure, name)
+        shortage = quota.find_node_shortage(self.azure, cluster, count) if cluster else None
+        if shortage is not None and shortage.requested > shortage.limit:
+            raise JobFailure(
+                "UserError",
+                f"The job requires {shortage.requested} vCPUs of compute {name}, but the quota of {shortage.label} is {shortage.limit}.",
+                "BadArgument", "JobNodeCountExceedsCoreQuota",
+            )  # fmt: skip
+        return shortage is not None
 
     def _max_nodes(self, name: str, count: int) -> int:
         if name.lower() == SERVERLESS:
@@ -173,6 +180,8 @@ class Worker:
         self,
         command: Sequence[str],
         *,
+        run: str,
+        compute_name: str,
         cwd: Path,
         environment: Mapping[str, str],
         output: Path,
@@ -181,8 +190,12 @@ class Worker:
     ) -> int:
         """Run a child process and return its exit code. Its output is appended to ``output``.
 
+        If the node is preempted, the process is stopped, and the run is queued and starts again from its beginning.
+
         Args:
             command: the command with its arguments.
+            run: the job, or its step.
+            compute_name: the compute that it runs on.
             cwd: working directory.
             environment: all environment variables of the process.
             output: log file.
@@ -193,18 +206,41 @@ class Worker:
             JobCanceled: the job has been canceled; the process and everything it has started are gone.
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        child = self.azure.children.start(command, cwd=cwd, environment=environment, log=output)
-        try:
-            while child.returncode is None:
-                await self.pause()
-                if deadline is not None and time.monotonic() > deadline:
-                    raise JobCanceled
-                if on_poll:
-                    on_poll()
-            return child.returncode
-        finally:
-            if child.returncode is None:
-                await asyncio.to_thread(child.stop)
+        while True:
+            child = self.azure.children.start(command, cwd=cwd, environment=environment, log=output)
+            try:
+                while child.returncode is None and not self._is_preempted(run, compute_name):
+                    await self.pause()
+                    if deadline is not None and time.monotonic() > deadline:
+                        raise JobCanceled
+                    if on_poll:
+                        on_poll()
+                if child.returncode is not None:
+                    return child.returncode
+            finally:
+                if child.returncode is None:
+                    await asyncio.to_thread(child.stop)
+            await self._wait_in_queue(run)
+            await runstore.set_status(self.azure, run, "Running")
+
+    def _is_preempted(self, run: str, compute_name: str) -> bool:
+        """Return whether Azure takes the node away now, which happens to low-priority nodes only."""
+        cluster = compute.find(self.azure, compute_name)
+        return cluster is not None and cluster["priority"] == quota.LOW_PRIORITY and self._is_ordered("node-preempted", run)
+
+    def _is_ordered(self, fault: str, run: str) -> bool:
+        """Return whether a fault is ordered for a run, by its name or its display name."""
+        document = runstore.get(self.azure, run)
+        subjects = (run, document["display_name"]) if document and document["display_name"] else (run,)
+        return any(self.azure.faults.take(fault, subject) for subject in subjects)
+
+    async def _wait_in_queue(self, run: str) -> None:
+        """Keep the job, or a step of it, queued for some reads of the job's status."""
+        with runstore.change(self.azure, self.name) as document:
+            document["queued_reads"] = QUEUED_READS
+        await runstore.set_status(self.azure, run, "Queued")
+        while (runstore.get(self.azure, self.name) or {})["queued_reads"] > 0:
+            await self.pause()
 
 
 def describe_exit(program: str, code: int, output: Path) -> str:

@@ -26,7 +26,7 @@ from mlops.emulator.serving.endpoints import BUSY, VERSIONS, is_valid_name, load
 from mlops.emulator.wire import operations
 from mlops.emulator.wire.app import WS, Answer, Route
 from mlops.emulator.wire.resources import Body, conflict, inference_error, list_response, parse_body, render_resource
-from mlops.emulator.workspace import uris, vm_sizes
+from mlops.emulator.workspace import quota, uris, vm_sizes
 
 __all__ = ["ROUTES", "request_timeout_s", "shutdown", "startup"]
 
@@ -208,6 +208,8 @@ def _render(azure: Azure, stored: Document) -> dict[str, Any]:
 async def _provision(azure: Azure, key: str, changed: Document) -> None:
     try:
         _inject_faults(azure, changed)
+        if (shortage := quota.find_deployment_shortage(azure, key, changed["instance_type"], changed["capacity"])) is not None:
+            raise _quota_failure(shortage)
         # An unhealthy container runs, too: users read its log.
         probe_failure = PROBE_FAILURE if azure.faults.take("deployment-unhealthy", changed["name"]) else None
         await containers.start(azure, key, _container_spec(azure, changed), probe_failure)
@@ -224,13 +226,17 @@ def _inject_faults(azure: Azure, changed: Document) -> None:
     if azure.faults.take("deployment-quota", name):
         size = vm_sizes.find(changed["instance_type"])
         cores = (size.cores if size else 1) * changed["capacity"]
-        raise _failure(
-            "OutOfQuota",
-            f"Not enough cluster CPU quota. The amount of additional CPU quota requested is {cores}, and you are currently using"
-            f" {cores}. Your amount of maximum quota is {cores}.",
-        )
+        raise _quota_failure(quota.Shortage("", limit=cores, used=cores, requested=cores))
     if azure.faults.take("deployment-image", name):
         raise _failure("ImageBuildFailure", "The build of the environment's image has failed: a package could not be installed.")
+
+
+def _quota_failure(shortage: quota.Shortage) -> AzureFault:
+    return _failure(
+        "OutOfQuota",
+        f"Not enough cluster CPU quota. The amount of additional CPU quota requested is {shortage.requested}, and you are currently using"
+        f" {shortage.used}. Your amount of maximum quota is {shortage.limit}.",
+    )
 
 
 def _failure(code: str, sentence: str) -> AzureFault:

@@ -20,7 +20,7 @@ from mlops.emulator.wire import operations
 from mlops.emulator.wire.app import PROVIDER, WS, Answer, Route
 from mlops.emulator.wire.resources import Body, add_system_data, conflict, list_response, now, parse_body, render_resource, validate_body
 from mlops.emulator.wire.versions import published_since
-from mlops.emulator.workspace import instances, vm_sizes
+from mlops.emulator.workspace import instances, quota, vm_sizes
 
 __all__ = ["ROUTES", "find", "get_vm_size", "startup"]
 
@@ -178,9 +178,7 @@ async def put_compute(azure: Azure, request: Request) -> Answer:
     else:
         document = _read_cluster(content, existing)
         size = document["size"]
-        if existing is None:
-            _check_quota(azure, name, document)
-        elif changed := [key for key in FIXED if document["aml"][key] != existing["aml"][key]]:
+        if existing and (changed := [key for key in FIXED if document["aml"][key] != existing["aml"][key]]):
             raise _bad_request(
                 f"Compute {name} exists already, and its {', '.join(changed)} can't be changed. Delete it first, or use another name."
             )
@@ -234,14 +232,30 @@ async def post_operation(azure: Azure, request: Request) -> Answer:
 
 
 async def _provision(azure: Azure, name: str) -> None:
-    must_fail = azure.faults.take("compute-failed", name)
-    fault = AzureFault(500, "AllocationFailed", f"Provisioning of compute {name} failed: the region has no capacity for its VM size.")
+    fault = _find_fault(azure, name)
     with azure.store.change("compute", name.lower()) as stored:
-        stored["state"] = "Failed" if must_fail else "Succeeded"
-        stored["error"] = fault.envelope(LOCATION) if must_fail else None
+        stored["state"] = "Failed" if fault else "Succeeded"
+        stored["error"] = fault.envelope(LOCATION) if fault else None
         stored["modified"]["at"] = now()
-    if must_fail:
+    if fault:
         raise fault
+
+
+def _find_fault(azure: Azure, name: str) -> AzureFault | None:
+    """Return why a cluster can't be provisioned, or None. As on Azure, the cluster then exists, and is Failed."""
+    cluster = azure.store.get("compute", name.lower())
+    assert cluster is not None
+    if azure.faults.take("compute-failed", name):
+        return AzureFault(500, "AllocationFailed", f"Provisioning of compute {name} failed: the region has no capacity for its VM size.")
+    size = vm_sizes.find(cluster["size"])
+    assert size is not None
+    if azure.faults.take("compute-quota", f"{cluster['priority']} {name}") or azure.faults.take("compute-quota", name):
+        return quota.cluster_fault("total", 0, 1, size)
+    try:
+        quota.check_cluster(azure, cluster)
+    except AzureFault as fault:
+        return fault
+    return None
 
 
 async def _remove(azure: Azure, stored: Document) -> None:
@@ -269,14 +283,6 @@ def _read_cluster(content: ComputeBody, existing: Document | None) -> Document:
         "nodes": aml.scale_settings.max_node_count,
         "aml": aml.model_dump(by_alias=True) | {"vmSize": size["name"].upper()},
     }
-
-
-def _check_quota(azure: Azure, name: str, cluster: Document) -> None:
-    if azure.faults.take("compute-quota", f"{cluster['priority']} {name}") or azure.faults.take("compute-quota", name):
-        raise _bad_request(
-            "The specified subscription has a total vCPU quota of 0 and cannot accomodate for at least 1 requested managed compute node"
-            f" which maps to {get_vm_size(cluster['size'])['vCPUs']} vCPUs."
-        )
 
 
 def _bad_request(message: str) -> AzureFault:

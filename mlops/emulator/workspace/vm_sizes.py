@@ -29,6 +29,10 @@ class Size:
     gpus: int
     memory: float
 
+    def count_reserved(self, instances: int) -> int:
+        """Return the instances that a deployment's quota must cover: for most sizes a fifth more than requested, for upgrades."""
+        return instances if self.name in NO_RESERVE else -(-instances * 6 // 5)
+
     def to_wire(self) -> dict[str, Any]:
         """Return the size as ``vmSizes`` lists it."""
         return {
@@ -44,6 +48,15 @@ class Size:
             "supportedComputeTypes": ["AmlCompute", "ComputeInstance"],
         }
 
+
+NO_RESERVE = frozenset(
+    f"Standard_{name}"
+    for name in (
+        "NC24ads_A100_v4", "NC48ads_A100_v4", "NC96ads_A100_v4", "ND96asr_v4", "ND96amsr_A100_v4", "NC40ads_H100_v5",
+        "NC80adis_H100_v5", "ND96isr_H100_v5", "ND40rs_v2",
+    )
+)  # fmt: skip
+"""The sizes marked "Skip 20% Reservation" in Microsoft's "Managed online endpoints SKU list"."""
 
 SIZES = tuple(
     Size(f"Standard_{name}", family, cores, gpus, memory)

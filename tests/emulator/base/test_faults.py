@@ -92,7 +92,7 @@ def test_every_fault_has_a_description() -> None:
 class TestWire:
     """Faults of requests."""
 
-    @pytest.mark.parametrize(("name", "header"), [("429", "1"), ("500", None), ("503", "1")])
+    @pytest.mark.parametrize(("name", "header"), [("403", None), ("429", "1"), ("500", None), ("503", "1")])
     def test_an_injected_status_has_retry_after(self, faults: Faults, name: str, header: str | None) -> None:
         faults.add(f"{name}@api GET /discovery")
         answers = [requests.get(DISCOVERY, timeout=30) for _ in range(2)]
@@ -105,6 +105,12 @@ class TestWire:
         with pytest.raises(requests.ConnectionError):
             requests.get(DISCOVERY, timeout=30)
         assert requests.get(DISCOVERY, timeout=30).status_code == 200
+
+    def test_a_missing_permission_names_action_and_scope(self, faults: Faults, ml: Any) -> None:
+        faults.add("403@arm GET */vmSizes")
+        action = "Microsoft.MachineLearningServices/locations/vmSizes/read"
+        with pytest.raises(HttpResponseError, match=f"AuthorizationFailed.*perform action '{action}' over scope '/subscriptions/[^/]+' or"):
+            list(ml.compute.list_sizes())
 
     def test_the_sdk_retries(self, faults: Faults, ml: Any) -> None:
         faults.add("429@arm GET */vmSizes x2")

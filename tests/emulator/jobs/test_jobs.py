@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import io
 import json
 import os
@@ -479,6 +480,47 @@ def test_a_job_that_requires_more_nodes_than_the_compute_has_fails(ml: Any) -> N
     name = submit_command(ml, "true", compute="small", instance_count=3).name
     with pytest.raises(JobException, match="requires 3 nodes, but compute small has at most 2"):
         ml.jobs.stream(name)
+
+
+def test_jobs_wait_for_quota(emulator: Emulator, ml: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from azure.ai.ml.entities import AmlCompute
+    from azure.ai.ml.exceptions import JobException
+
+    monkeypatch.setattr(emulator.azure, "options", dataclasses.replace(emulator.azure.options, quota={"standardNCSv3Family": 11}))
+    for name in ("quota-a", "quota-b"):
+        ml.compute.begin_create_or_update(AmlCompute(name=name, size="Standard_NC6s_v3", max_instances=2)).result()
+    gate = tmp_path / "quota-gate"
+    first = submit_command(ml, f"while [ ! -e {gate} ]; do sleep 0.1; done", compute="quota-a")
+    wait_for(lambda: ml.jobs.get(first.name).status == "Running")
+    assert {usage.currentValue for usage in ml.compute.list_usage() if usage.name["value"] == "standardNCSv3Family"} == {6, 0}
+    second = submit_command(ml, "true", compute="quota-b")
+    wait_for(lambda: ml.jobs.get(second.name).status == "Queued")
+    gate.touch()
+    assert wait_for_job(ml, second.name).status == "Completed"
+    too_large = submit_command(ml, "true", compute="quota-a", instance_count=2)
+    with pytest.raises(JobException, match=r"requires 12 vCPUs of compute quota-a, but the quota of Standard NCSv3 Family .* is 11"):
+        ml.jobs.stream(too_large.name)
+
+
+def test_a_preempted_job_is_queued_and_starts_again(emulator: Emulator, ml: Any, tmp_path: Path) -> None:
+    from azure.ai.ml.entities import AmlCompute
+
+    for name, tier in (("spot", "LowPriority"), ("safe", "Dedicated")):
+        ml.compute.begin_create_or_update(AmlCompute(name=name, size="Standard_NC6s_v3", tier=tier, max_instances=1)).result()
+    starts, gate = tmp_path / "starts", tmp_path / "preempted-gate"
+    command = f"echo started >> {starts}; while [ ! -e {gate} ]; do sleep 0.1; done"
+    jobs_by_compute = {name: submit_command(ml, command, compute=name, display_name=name).name for name in ("spot", "safe")}
+    wait_for(lambda: starts.exists() and len(starts.read_text().splitlines()) == 2)
+    for name in jobs_by_compute:
+        emulator.azure.faults.add(f"node-preempted@{name}")
+    assert wait_for(lambda: ml.jobs.get(jobs_by_compute["spot"]).status == "Queued")
+    assert wait_for(lambda: ml.jobs.get(jobs_by_compute["spot"]).status == "Running")
+    gate.touch()
+    assert {wait_for_job(ml, job).status for job in jobs_by_compute.values()} == {"Completed"}
+    assert len(starts.read_text().splitlines()) == 3
+    # Dedicated nodes are not taken away.
+    assert emulator.azure.faults.pending() == ["node-preempted@safe x1"]
+    emulator.azure.faults.take("node-preempted", "safe")
 
 
 def test_submitting_a_job_again_updates_it(emulator: Emulator, credential: Any, ml: Any) -> None:

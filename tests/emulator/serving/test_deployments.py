@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -228,6 +230,25 @@ def test_injected_faults_fail_the_operation(client: MLClient, good: str, emulato
     assert "UserContainerStart: Failed" in logs
     assert ("listening on" in logs) == (fault == "deployment-unhealthy")
     client.online_deployments.begin_delete("faulty", "shop").result()
+
+
+def test_a_deployment_uses_quota_with_its_reserve_for_upgrades(
+    client: MLClient, good: str, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deploy(client, "first", good, instance_count=1)
+    # Two instances of 6 cores are reserved for one; so much is used already.
+    monkeypatch.setattr(emulator.azure, "options", replace(emulator.azure.options, quota={"standardNCSv3Family": 12 + 17}))
+    message = (
+        "Not enough cluster CPU quota. The amount of additional CPU quota requested is 18, and you are currently using 12. "
+        "Your amount of maximum quota is 29."
+    )
+    with pytest.raises(HttpResponseError, match=re.escape(f"OutOfQuota: {message}")):
+        deploy(client, "second", good, instance_count=2)
+    usages = {usage.name["value"]: usage.currentValue for usage in client.compute.list_usage() if "dedicatedCores" in usage.type}
+    # A failed deployment uses nothing.
+    assert usages["standardNCSv3Family"] == 12
+    for name in ("first", "second"):
+        client.online_deployments.begin_delete(name, "shop").result()
 
 
 @pytest.mark.parametrize(

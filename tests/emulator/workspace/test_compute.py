@@ -107,7 +107,10 @@ def test_an_invalid_cluster_is_refused(emulator: Emulator, environment: object, 
 def test_low_priority_works_without_dedicated_quota(ml: Any, emulator: Emulator) -> None:
     emulator.azure.faults = Faults(["compute-quota@Dedicated *"])
     with pytest.raises(HttpResponseError, match=r"total vCPU quota of 0 .* maps to 24 vCPUs"):
-        ml.compute.begin_create_or_update(cluster())
+        ml.compute.begin_create_or_update(cluster()).result()
+    # As on Azure, the cluster exists although its provisioning has failed.
+    assert ml.compute.get("gpu-cluster").provisioning_state == "Failed"
+    ml.compute.begin_delete("gpu-cluster").result()
     created = ml.compute.begin_create_or_update(cluster(tier="LowPriority")).result()
     assert (created.provisioning_state, created.tier) == ("Succeeded", "low_priority")
 
