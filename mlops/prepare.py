@@ -316,6 +316,8 @@ def _row_counts(record: Prepared) -> str:
 
 
 def _check_splits(source: Source, splits: Mapping[str, Rows]) -> None:
+    if splits and not any(map(len, splits.values())):
+        raise DataError(f"{source.name} is empty: it has no rows.", "use data with conversations")
     counts = ", ".join(f"{split} {len(rows):,}" for split, rows in splits.items())
     for split in SPLITS:
         if split not in splits:

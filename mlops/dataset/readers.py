@@ -49,9 +49,12 @@ def read_file(path: Path, data: DataConfig) -> Rows:
             check_content(path, kind, head)
             file.seek(0)
             if kind == ".json":
-                text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+                content = file.read().removeprefix(b"\xef\xbb\xbf")
+                if not content.lstrip().startswith(b"{"):
+                    return _read_json(path, content, data)
+                array = _find_array(path, content)
                 # Many tools, `datasets` and Spark among them, write JSON Lines under this name.
-                return JsonLinesRows(path, data, compression) if text[:1] == b"{" else _read_json(path, file.read(), data)
+                return JsonLinesRows(path, data, compression) if array is None else _read_json(path, content, data, array)
             if kind in (".csv", ".tsv"):
                 return _read_table(path, file, kind, data)
             return _read_columns(path, file, kind, data)
@@ -79,13 +82,33 @@ def read_saved(folder: Path, data: DataConfig) -> Rows:
         raise DataError(f"{folder} can't be read as a data set of `save_to_disk`: {problem}", "save or copy the folder again") from problem
 
 
-def _read_json(path: Path, content: bytes, data: DataConfig) -> Rows:
-    """Read a JSON array; a row is located by the line on which it begins."""
-    content = content.removeprefix(b"\xef\xbb\xbf")
+def _find_array(path: Path, content: bytes) -> bytes | None:
+    """Return the array of a file that is one object around it, such as ``{"data": […]}``; None if the file is JSON Lines.
+
+    Raises:
+        DataError: the file is one object over several lines, and has no array or more than one.
+    """
+    try:
+        parts = msgspec.json.decode(content, type=dict[str, msgspec.Raw])
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    if content.strip().count(b"\n") == 0 and {"messages", "conversations", "prompt"} & parts.keys():
+        return None  # a single row
+    arrays = {name: bytes(part) for name, part in parts.items() if bytes(part).startswith(b"[")}
+    if len(arrays) == 1 and not {"messages", "conversations"} & arrays.keys():
+        return next(iter(arrays.values()))
+    raise DataError(
+        f"{path} is a single JSON object with the fields {', '.join(list(parts)[:12]) or 'none'}, not an array of conversations.",
+        "write one array, or one object per line",
+    )
+
+
+def _read_json(path: Path, content: bytes, data: DataConfig, array: bytes | None = None) -> Rows:
+    """Read a JSON array, or one inside of the content; a row is located by the line on which it begins."""
     if not content.strip():
         return ListRows([])
     try:
-        elements = [bytes(element) for element in msgspec.json.decode(content, type=list[msgspec.Raw])]
+        elements = [bytes(element) for element in msgspec.json.decode(content if array is None else array, type=list[msgspec.Raw])]
     except (msgspec.DecodeError, UnicodeDecodeError) as problem:
         place = re.search(r"\(byte (\d+)\)", str(problem))
         line = content.count(b"\n", 0, int(place[1])) + 1 if place else len(content.splitlines())

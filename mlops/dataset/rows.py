@@ -159,7 +159,7 @@ class ArrowRows:
         self._starts = [0]
         for batch in self._batches:
             self._starts.append(self._starts[-1] + len(batch))
-        sample = self._batches[0].slice(0, SAMPLE).to_pylist() if self._batches else [dict.fromkeys(columns)]
+        sample = _sample(self._batches[0]) if self._batches else [dict.fromkeys(columns)]
         self._layout = recognize(sample, data, name)
         self._fields = [field for field in self._layout.names if not self._batches or field in self._batches[0].schema.names]
         self.title = self._layout.title
@@ -301,6 +301,16 @@ class SelectedRows:
     def notes(self) -> Mapping[str, int]:
         """See :class:`Rows`. The notes of all rows that the selection was made from."""
         return self._rows.notes()
+
+
+def _sample(batch: Any) -> list[dict[str, Any]]:
+    """Return the first rows; columns of types that no conversation has, such as times or pictures, are null there."""
+    from pyarrow import types
+
+    tests = (types.is_string, types.is_large_string, types.is_nested, types.is_dictionary, types.is_integer, types.is_null)
+    names = [field.name for field in batch.schema if any(test(field.type) for test in tests)]
+    rows = batch.select(names).slice(0, SAMPLE).to_pylist() if names else [{}]
+    return [dict.fromkeys(batch.schema.names) | row for row in rows]
 
 
 def find_layout(lines: Iterator[bytes], data: DataConfig, name: str) -> Layout:

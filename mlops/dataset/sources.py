@@ -211,6 +211,12 @@ class HubSource:
                 "run the command again (downloaded files are kept), or point data.dataset at a folder with the files",
             ) from problem
         ours = {split for split in splits if split in SPLITS} or {split for split in splits if split in SPLIT_NAMES} or set(splits)
+        if len(ours) > 1 and not ours & {*SPLIT_NAMES}:
+            # Put together they might mix training and test.
+            raise DataError(
+                f"{self.name} has the splits {', '.join(sorted(ours))}, and none of them is called train or {', '.join(SPLITS)}.",
+                "download the split to train on, and point data.dataset at its file",
+            )
         groups: dict[str, Rows] = {
             split: ArrowRows(rows.data.table.to_batches(), f"{self.name}/{split}", self._data, rows.column_names)
             for split, rows in splits.items()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import accumulate
 
+from mlops.core import console
 from mlops.core.errors import DataError
 from mlops.dataset.conversation import SPLITS, Conversation, InvalidRow, hash64, normalize
 from mlops.dataset.rows import ChainedRows, Rows, SelectedRows
@@ -33,8 +34,11 @@ def arrange(groups: Mapping[str, Rows], name: str) -> Mapping[str, Rows]:
         DataError: there are too few rows to divide them.
     """
     if ours := {split: groups[split] for split in SPLITS if split in groups}:
+        _print_unused(groups, ours)
         return ours
     test = next((groups[other] for other in TEST_NAMES if other in groups), None)
+    if "train" in groups:
+        _print_unused(groups, {"train", next((other for other in TEST_NAMES if other in groups), "")})
     if "train" in groups and test is not None:
         parts = {
             **_divide(groups["train"], ("train_sft", "train_gen")),
@@ -46,6 +50,11 @@ def arrange(groups: Mapping[str, Rows], name: str) -> Mapping[str, Rows]:
             f"{name} has a test split, but no training data; it has {', '.join(groups)}.", "add train.jsonl, or data without splits"
         )
     return assign_splits(groups.get("train") or ChainedRows(list(groups.values())))
+
+
+def _print_unused(groups: Mapping[str, Rows], used: Collection[str]) -> None:
+    if unused := [f"{split} ({len(rows):,} rows)" for split, rows in groups.items() if split not in used]:
+        console.info(f"  not used: {', '.join(unused)}")
 
 
 def assign_splits(rows: Rows) -> Mapping[str, Rows]:

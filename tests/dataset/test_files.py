@@ -92,6 +92,7 @@ FORMATS: dict[str, Callable[[list[Row]], bytes]] = {
     "a.json": lambda rows: json.dumps(rows).encode(),
     "bom.json": lambda rows: b"\xef\xbb\xbf" + json.dumps(rows).encode(),
     "lines.json": lines,
+    "inside.json": lambda rows: json.dumps({"version": 1, "data": rows}, indent=1).encode(),
     "bom.jsonl": lambda rows: b"\xef\xbb\xbf" + lines(rows),
     "crlf.jsonl": lambda rows: lines(rows).replace(b"\n", b"\r\n"),
     "blank.jsonl": lambda rows: b"\n" + lines(rows[:2]) + b"  \n" + lines(rows[2:]) + b"\n\n",
@@ -275,6 +276,8 @@ DISGUISES: list[tuple[str, bytes, str]] = [
     ("a.jsonl.gz", gzip.compress(gzip.compress(JSONL)), "compressed with gzip"),
     ("a.json", b'[{"messages": []},\n{"messages": [}]', r"a\.json:2: this is not a JSON array"),
     ("a.json", b"[" * 20000, "nested too deeply"),
+    ("a.json", json.dumps(chats(1)[0], indent=1).encode(), "a single JSON object with the fields messages"),
+    ("a.json", b'{"a": [1], "b": [2]}', "a single JSON object with the fields a, b"),
     ("a.csv", b"", "is empty"),
     ("a.csv", b'prompt,response\nHi,"Hello\n', r"a\.csv:2: "),
     ("a.csv", b'prompt,response\nHi,Hello\nHi,"Hel"lo\n', r"a\.csv:3: "),
@@ -330,3 +333,19 @@ def test_data_with_a_test_split_only_is_refused(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_a_split_is_recognized_in_a_name(name: str, split: str) -> None:
     assert split_of(name) == split
+
+
+def test_columns_of_any_type_beside_the_conversation_do_not_matter(tmp_path: Path) -> None:
+    table = pyarrow.Table.from_pylist(chats(3))
+    table = table.append_column("time", pyarrow.array([2**40] * 3, pyarrow.timestamp("s")))
+    table = table.append_column("picture", pyarrow.array([b"\xff\xd8"] * 3))
+    table = table.append_column("score", pyarrow.array([0.5, None, float("nan")]))
+    parquet.write_table(table, tmp_path / "a.parquet")
+    assert len(all_texts(tmp_path / "a.parquet")) == 3
+
+
+def test_splits_that_are_not_used_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("train", "test", "validation"):
+        put(tmp_path / f"{name}.jsonl", lines(chats(4, name)))
+    splits_of(tmp_path)
+    assert "not used: validation (4 rows)" in capsys.readouterr().out
