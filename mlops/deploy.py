@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 
 from mlops.cli import stage
 from mlops.cloud.endpoints import DeploymentView, EndpointView
-from mlops.cloud.tags import EXPIRES, SERVED_MODEL
+from mlops.cloud.tags import EXPIRES, SERVED_MODEL, fit
 from mlops.cloud.workspace import Workspace
 from mlops.core import console, guard
 from mlops.core.config import Config, EndpointConfig
@@ -121,7 +121,7 @@ def _find_or_create_deployment(
     deployment = workspace.endpoints.find_deployment(settings.name, name)
     is_ours = deployment is None or (
         workspace.session.owns(deployment.tags)
-        and deployment.tags.get(SERVED_MODEL) == registered.model
+        and deployment.tags.get(SERVED_MODEL) == fit(registered.model)
         and workspace.session.trusts(deployment.creator)
     )
     if not is_ours:
@@ -135,7 +135,7 @@ def _find_or_create_deployment(
         deployment = None
     if deployment is not None:
         return workspace.endpoints.wait_until_healthy(settings, name), True
-    return workspace.endpoints.deploy(settings, name, registered.model, {SERVED_MODEL: registered.model}), False
+    return workspace.endpoints.deploy(settings, name, registered.model, {SERVED_MODEL: fit(registered.model)}), False
 
 
 def _check_traffic(before: Mapping[str, int], after: Mapping[str, int]) -> None:

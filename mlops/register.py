@@ -5,12 +5,15 @@ python -m mlops.register --target local
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 import sys
-from datetime import UTC, datetime
+from collections.abc import Mapping
 
 from mlops.cli import stage
 from mlops.cloud.assets import RegisteredModel
+from mlops.cloud.errors import NotFound
 from mlops.cloud.jobs import JobView
 from mlops.cloud.tags import (
     BASE_MODEL,
@@ -18,11 +21,13 @@ from mlops.cloud.tags import (
     COMPONENT,
     DATA_FINGERPRINT,
     GATE_RECORD,
+    LINEAGE,
     OVERRIDE,
     REGISTRATION_KEY,
     RUN_KEY,
     TRAINING_JOB,
     VERDICT,
+    fit,
 )
 from mlops.cloud.workspace import Workspace
 from mlops.core import console, guard
@@ -33,7 +38,7 @@ from mlops.core.records import Evaluated, Judged, Registered, Trained
 from mlops.core.reuse import reuse_key
 from mlops.core.run import Run
 
-__all__ = ["EXCLUDED", "main", "register", "registration_key", "version"]
+__all__ = ["EXCLUDED", "main", "register", "registration_key"]
 
 NAME = re.compile(r"[a-zA-Z0-9][-a-zA-Z0-9._]{0,254}")
 """Names that Azure ML accepts for a model."""
@@ -58,22 +63,23 @@ def register(config: Config, run: Run, workspace: Workspace) -> Registered:
     job = _completed_job(workspace, judged, trained)
     key = registration_key(config, trained)
     model = workspace.assets.find_model(name, {TRAINING_JOB: trained.job, REGISTRATION_KEY: key})
-    verdict = _verdict_tags(judged)
-    if model is not None and any(model.tags.get(tag) != value for tag, value in verdict.items()):
-        # Registered under an earlier verdict: its tags must show the verdict that it goes live under.
-        model = workspace.assets.tag_model(model.name, model.version, verdict)
+    lineage = _describe_lineage(trained, evaluated, judged)
+    verdict = {**_verdict_tags(judged), LINEAGE: hashlib.sha256(lineage.encode()).hexdigest()}
     before = run.find(Registered)
-    if before is not None and model is not None and (before.model, before.identity) == (model.id, model.identity):
+    is_current = model is not None and verdict.items() <= model.tags.items()
+    if before is not None and model is not None and is_current and (before.model, before.identity) == (model.id, model.identity):
         console.info(f"  nothing to do: {model.name}:{model.version} is registered")
         return before
     reused = model is not None
     if model is None:
-        tags = {REGISTRATION_KEY: key, **_lineage_tags(trained, evaluated, judged)}
-        new_version = version(job.created_at, key)
-        workspace.assets.register_model(
-            name=name, version=new_version, path=trained.model_output, description=f"Fine-tuned by {trained.job}", tags=tags
-        )
-        model = _read_back(workspace, name, new_version, trained.job)
+        tags = {REGISTRATION_KEY: key, **_origin_tags(trained), **_verdict_tags(judged)}
+        model = _register(workspace, name, job, trained.model_output, tags)
+    path = f"mlops/models/{model.name}/{model.version}.json"
+    uri = workspace.outputs.write_text(path, lineage)
+    if not is_current:
+        # New, or registered under an earlier verdict: its tags must show the verdict that it goes live under. The file's digest comes
+        # last, so a model that has it has the file.
+        model = workspace.assets.tag_model(model.name, model.version, verdict)
     console.info(f"  {model.name}:{model.version} ← {trained.job}")
     return run.write(
         Registered(
@@ -83,6 +89,7 @@ def register(config: Config, run: Run, workspace: Workspace) -> Registered:
             model=model.id,
             identity=model.identity,
             tags=dict(model.tags),
+            lineage=uri,
             reused=reused,
         )
     )
@@ -91,15 +98,6 @@ def register(config: Config, run: Run, workspace: Workspace) -> Registered:
 def registration_key(config: Config, trained: Trained) -> str:
     """Return the sha256 over everything that decides the registered version: the very job, and the settings of [registration]."""
     return reuse_key({"registration": config.registration}, EXCLUDED, job=trained.job, identity=trained.identity, run_key=trained.run_key)
-
-
-def version(created_at: datetime | None, key: str) -> str:
-    """Return the version of a model: when its job was created, as the tutorial's time stamp, and the beginning of the registration key.
-
-    The same job always gets the same version, and two jobs created in the same second get two.
-    """
-    moment = created_at if created_at is not None else datetime.fromtimestamp(0, UTC)
-    return f"{moment.astimezone(UTC):%Y%m%d%H%M%S}-{key[:8]}"
 
 
 def _completed_job(workspace: Workspace, judged: Judged, trained: Trained) -> JobView:
@@ -119,18 +117,49 @@ def _completed_job(workspace: Workspace, judged: Judged, trained: Trained) -> Jo
     return job
 
 
-def _read_back(workspace: Workspace, name: str, new_version: str, job: str) -> RegisteredModel:
-    model = workspace.assets.get_model(name, new_version)
-    if model.tags.get(TRAINING_JOB) != job or not workspace.session.trusts(model.creator):
-        raise RegistrationError(
-            f"Model {name}:{new_version} exists already and is not from job {job} of this pipeline.",
-            "set another registration.name in pipeline.toml",
-        )
+def _register(workspace: Workspace, name: str, job: JobView, path: str, tags: Mapping[str, str]) -> RegisteredModel:
+    """Register a version and return it as the service stores it.
+
+    Azure only accepts positive integers. The version is when the job was created, in seconds since 1970, or the next one that is free:
+    another job may have been created in the same second, and a version with other files can't be replaced.
+    """
+    version = int(job.created_at.timestamp()) if job.created_at else 1
+    while not _is_available(workspace, name, str(version), tags[REGISTRATION_KEY]):
+        version += 1
+    workspace.assets.register_model(name=name, version=str(version), path=path, description=f"Fine-tuned by {job.name}", tags=tags)
+    model = workspace.assets.get_model(name, str(version))
+    if model.tags.get(REGISTRATION_KEY) != tags[REGISTRATION_KEY] or not workspace.session.trusts(model.creator):
+        raise RegistrationError(f"Model {name}:{version} was registered by another run at the same moment.", "run `mlops register` again")
     return model
 
 
-def _lineage_tags(trained: Trained, evaluated: Evaluated, judged: Judged) -> dict[str, str]:
-    metrics = evaluated.models["candidate"].metrics
+def _is_available(workspace: Workspace, name: str, version: str, key: str) -> bool:
+    """Return whether a version does not exist, or was made from the same job and settings and has been archived since."""
+    try:
+        model = workspace.assets.get_model(name, version)
+    except NotFound:
+        return True
+    return model.tags.get(REGISTRATION_KEY) == key and workspace.session.trusts(model.creator)
+
+
+def _describe_lineage(trained: Trained, evaluated: Evaluated, judged: Judged) -> str:
+    """Return as JSON what a model's tags have no room for: Azure allows 50 tags."""
+    scores = {
+        role: model.model_dump(mode="json", include={"model", "job", "metrics", "suite_digests"})
+        for role, model in evaluated.models.items()
+    }
+    content = {
+        "training": trained.model_dump(
+            mode="json", include={"job", "run_key", "base_model", "component", "data_fingerprint", "parameters"}
+        ),
+        "evaluation": {"version": evaluated.evaluation_version, "models": scores},
+        "gate": {"record": judged.digest()}
+        | judged.model_dump(mode="json", include={"target", "verdict", "reasons", "judgements", "override", "first_run", "notes"}),
+    }
+    return json.dumps(content, indent=1, ensure_ascii=False, sort_keys=True)
+
+
+def _origin_tags(trained: Trained) -> dict[str, str]:
     return {
         TRAINING_JOB: trained.job,
         RUN_KEY: trained.run_key,
@@ -138,16 +167,13 @@ def _lineage_tags(trained: Trained, evaluated: Evaluated, judged: Judged) -> dic
         COMPONENT: trained.component,
         DATA_FINGERPRINT: trained.data_fingerprint,
         COMMIT: commit(),
-        **_verdict_tags(judged),
-        **{f"metric.{key}": f"{value:.6g}" for key, value in sorted(metrics.items())},
     }
 
 
 def _verdict_tags(judged: Judged) -> dict[str, str]:
     override = judged.override
     reason = f"{override.reason} ({', '.join((override.actor, *override.approvers))})" if override else "none"
-    # Azure accepts 256 characters in a tag.
-    return {VERDICT: judged.verdict.value, GATE_RECORD: judged.digest(), OVERRIDE: reason[:256]}
+    return {VERDICT: judged.verdict.value, GATE_RECORD: judged.digest(), OVERRIDE: fit(reason)}
 
 
 main = stage.command(register, needs=(Trained, Evaluated, Judged))

@@ -34,6 +34,8 @@ __all__ = ["EXCLUDED", "display_name", "main", "run_key", "train"]
 OUTPUT = "trained_model"
 COMPONENT_OUTPUT = "mlflow_model_folder"
 NAME_HINT = "train"
+_MAX_TAG = 1000
+"""Characters in the value of a run's tag (service limits of Azure Machine Learning)."""
 FINAL_METRICS = ("train_loss",)
 
 EXCLUDED = {
@@ -87,6 +89,7 @@ def train(config: Config, run: Run, workspace: Workspace) -> Trained:
         return before
     name = display_name(config.model.name, config.data.dataset, resolved.parameters)
     if job is None:
+        _check_settings(config)
         workspace.compute.check_unchanged(config.compute.name, validated.compute_size)
         pipeline = _build_pipeline(run, prepared, base, component, resolved)
         tags = {RUN_KEY: key, BASE_MODEL: base.id, COMPONENT: component.id, DATA_FINGERPRINT: prepared.fingerprint}
@@ -98,7 +101,7 @@ def train(config: Config, run: Run, workspace: Workspace) -> Trained:
     elif job.status != "Completed":
         # Also if it has ended in the meantime: waiting returns Completed jobs only.
         job = _wait_or_detach(config, workspace, job.name)
-    if job.tags.get(DETACHED) == WAITING:
+    if workspace.tracking.get_tags(job.name).get(DETACHED) == WAITING:
         workspace.tracking.set_tags(job.name, {DETACHED: workspace.session.tags[RUN]})
     seconds = workspace.history.get_details(job.name).seconds
     gpus = _total_gpus(resolved)
@@ -185,6 +188,16 @@ def _find_job(config: Config, workspace: Workspace, key: str) -> JobView | None:
     if jobs:
         console.info(f"  the last attempt, {jobs[0].name}, is {jobs[0].status}; starting a new one")
     return None
+
+
+def _check_settings(config: Config) -> None:
+    """Refuse ``--set`` options that a detached training could not keep for the run that continues its pipeline."""
+    length = len(os.environ.get("MLOPS_SET", ""))
+    if config.training.detach_after_minutes is not None and length > _MAX_TAG:
+        raise ConfigError(
+            f"MLOPS_SET has {length} characters, but a training that detaches can only keep {_MAX_TAG}. Nothing was submitted.",
+            "put the settings into pipeline.toml, or unset training.detach_after_minutes",
+        )
 
 
 def _wait_or_detach(config: Config, workspace: Workspace, job: str) -> JobView:

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -9,22 +10,12 @@ import pytest
 from mlops.cloud.workspace import Workspace
 from mlops.core.config import Config
 from mlops.core.errors import NotPromoted
-from mlops.core.records import Judged, Override, Registered, Verdict
-from mlops.register import NAME, register, version
+from mlops.core.records import Evaluated, Judged, Override, Registered, Trained, Verdict
+from mlops.core.run import Run
+from mlops.emulator.server import Emulator
+from mlops.emulator.workspace import uris
+from mlops.register import NAME, register
 from tests.support.deployments import behind_the_gate
-
-KEY = "0123456789abcdef" * 4
-
-
-def test_a_job_gets_the_same_version_in_every_time_zone() -> None:
-    moment = datetime(2026, 9, 22, 10, 30, 0, tzinfo=UTC)
-    assert version(moment, KEY) == "20260922103000-01234567"
-    assert version(moment.astimezone(timezone(timedelta(hours=9))), KEY) == version(moment, KEY)
-
-
-def test_two_jobs_created_in_the_same_second_get_two_versions() -> None:
-    moment = datetime(2026, 9, 22, tzinfo=UTC)
-    assert version(moment, KEY) != version(moment, KEY[::-1])
 
 
 @pytest.mark.parametrize(
@@ -35,11 +26,56 @@ def test_names_that_azure_does_not_accept_are_refused(name: str, is_valid: bool)
     assert bool(NAME.fullmatch(name)) is is_valid
 
 
+def test_the_version_is_when_the_job_was_created_or_the_next_free_one(
+    tmp_path: Path, inside: Emulator, settings: Callable[..., Config], open_workspace: Callable[[Config], Workspace], trained_job: str
+) -> None:
+    config = settings("[targets.test.registration]\nname = 'numbered'\n")
+    workspace = open_workspace(config)
+    job = workspace.jobs.get(trained_job)
+    assert job.created_at is not None
+    second = int(job.created_at.timestamp())
+    # The versions of two jobs that were created in the same second.
+    output = f"azureml://jobs/{trained_job}/outputs/trained_model"
+    for taken in (second, second + 1):
+        workspace.assets.register_model(name="numbered", version=str(taken), path=output, description="", tags={"mlops.job": "another"})
+    run = behind_the_gate(tmp_path / "first", trained_job, identity=job.identity)
+    registered = register(config, run, workspace)
+    assert (registered.version, registered.reused) == (str(second + 2), False)
+    assert registered.tags["mlops.run_key"] == run.read(Trained).run_key
+    # Another runner finds the version by its tags, whatever its number is.
+    again = register(config, behind_the_gate(tmp_path / "second", trained_job, identity=job.identity), workspace)
+    assert (again.version, again.reused) == (registered.version, True)
+
+
+def test_an_archived_version_of_the_same_job_is_restored(
+    tmp_path: Path, inside: Emulator, settings: Callable[..., Config], open_workspace: Callable[[Config], Workspace], trained_job: str
+) -> None:
+    config = settings("[targets.test.registration]\nname = 'restored'\n")
+    workspace = open_workspace(config)
+    identity = workspace.jobs.get(trained_job).identity
+    first = register(config, behind_the_gate(tmp_path / "first", trained_job, identity=identity), workspace)
+    workspace.session.ml.models.archive("restored", version=first.version)
+    again = register(config, behind_the_gate(tmp_path / "second", trained_job, identity=identity), workspace)
+    assert (again.version, again.reused) == (first.version, False)
+    assert [model.version for model in workspace.session.ml.models.list("restored")] == [first.version]
+
+
+def _check_lineage(emulator: Emulator, run: Run, model: Registered) -> None:
+    """The file that the model's tag names by its digest says how the model was made, and why it was admitted."""
+    assert model.lineage == f"azureml://datastores/workspaceblobstore/paths/mlops/models/{model.name}/{model.version}.json"
+    text = uris.resolve(emulator.azure, model.lineage).read_bytes()
+    assert hashlib.sha256(text).hexdigest() == model.tags["mlops.lineage"]
+    lineage, judged = json.loads(text), run.read(Judged)
+    assert lineage["training"]["run_key"] == run.read(Trained).run_key
+    assert lineage["evaluation"]["models"]["candidate"]["metrics"] == run.read(Evaluated).models["candidate"].metrics
+    assert lineage["gate"] | {"verdict": judged.verdict.value, "record": judged.digest()} == lineage["gate"]
+
+
 OVERRIDE = Override(reason="we know better", actor="octocat", approvers=("hubot",), environment="gate-override")
 
 
 def test_the_model_has_the_verdict_that_admitted_it_in_its_tags(
-    tmp_path: Path, inside: object, settings: Callable[..., Config], open_workspace: Callable[[Config], Workspace], trained_job: str
+    tmp_path: Path, inside: Emulator, settings: Callable[..., Config], open_workspace: Callable[[Config], Workspace], trained_job: str
 ) -> None:
     config = settings("[targets.test.registration]\nname = 'overridden'\n")
     workspace = open_workspace(config)
@@ -49,6 +85,8 @@ def test_the_model_has_the_verdict_that_admitted_it_in_its_tags(
         run = behind_the_gate(tmp_path / name, trained_job, verdict, override=override, identity=identity)
         model = register(config, run, workspace)
         assert model.tags["mlops.gate_record"] == run.read(Judged).digest()
+        assert len(model.tags) <= 15
+        _check_lineage(inside, run, model)
         assert workspace.assets.get_model("overridden", model.version).tags == model.tags
         return model
 

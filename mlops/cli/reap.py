@@ -50,7 +50,7 @@ def reap(config: Config, workspace: Workspace, delete: bool) -> None:
         candidates.append((f"endpoint {endpoint.name}", reason, partial(workspace.endpoints.delete, endpoint.name)))
     for job in workspace.jobs.list_all_targets():
         if not job.is_over:
-            candidates.append((f"job {job.name}", _reason_to_keep_job(job), partial(workspace.jobs.cancel, job.name)))
+            candidates.append((f"job {job.name}", _reason_to_keep_job(workspace, job), partial(workspace.jobs.cancel, job.name)))
 
     expired, failures = [], []
     for name, reason, remove in candidates:
@@ -89,11 +89,12 @@ def _reason_to_keep_endpoint(workspace: Workspace, endpoint: EndpointView, ephem
     return f"has deployments that this pipeline did not create: {', '.join(sorted(foreign_deployments))}" if foreign_deployments else ""
 
 
-def _reason_to_keep_job(job: JobView) -> str:
+def _reason_to_keep_job(workspace: Workspace, job: JobView) -> str:
     """Why an unfinished job is kept; empty if it is abandoned."""
     if foreign := _owner_elsewhere(job.tags):
         return foreign
-    if job.tags.get(DETACHED) == WAITING:
+    # The job's own tags don't show what was tagged after its creation.
+    if workspace.tracking.get_tags(job.name).get(DETACHED) == WAITING:
         return "was detached on purpose"
     number = job.tags.get(RUN, "").rpartition("/")[2]
     if not console.in_github() or not number.isdigit():

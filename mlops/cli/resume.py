@@ -6,11 +6,12 @@ mlops resume
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
 from mlops.cli import stage
 from mlops.cloud.jobs import JobView
-from mlops.cloud.tags import COMMIT, DETACHED, DISPATCHED, RUN, SETTINGS, TARGET, WAITING
+from mlops.cloud.tags import COMMIT, DETACHED, DISPATCHED, MARK, PIPELINE, RUN, SETTINGS, TARGET, WAITING
 from mlops.cloud.workspace import Workspace
 from mlops.core import console
 from mlops.core.errors import GitHubRefused, JobFailed
@@ -38,8 +39,10 @@ def resume(workspace: Workspace) -> None:
     """
     failures: list[str] = []
     refusals: list[GitHubRefused] = []
-    for job in workspace.jobs.list_all_targets():
-        if job.tags.get(DETACHED) != WAITING:
+    # The tags of the runs, not those of the jobs: a job's tags don't show what was tagged after its creation.
+    for name, tags in workspace.tracking.find_all_runs(DETACHED, WAITING).items():
+        job = workspace.jobs.get(name)
+        if job.tags.get(PIPELINE) != MARK:
             continue
         if not workspace.session.trusts(job.creator):
             console.info(f"  {job.name} is not continued: it was created by {job.creator or 'an unknown identity'}")
@@ -51,11 +54,11 @@ def resume(workspace: Workspace) -> None:
         elif job.status != "Completed":
             workspace.tracking.set_tags(job.name, {DETACHED: job.status})
             failures.append(f"{job.name} ended as {job.status}: {job.studio_url}")
-        elif time := _dispatch_time(job):
+        elif time := _dispatch_time(tags):
             console.info(f"  {job.name} has completed, and {WORKFLOW} was dispatched for it at {time}")
         else:
             try:
-                _continue_pipeline(workspace, job)
+                _continue_pipeline(workspace, job, tags)
             except GitHubRefused as problem:
                 console.error(f"{job.name} has completed, but {WORKFLOW} could not be started: {problem}")
                 refusals.append(problem)
@@ -68,23 +71,23 @@ def resume(workspace: Workspace) -> None:
         raise refusals[0]
 
 
-def _dispatch_time(job: JobView) -> str:
+def _dispatch_time(tags: Mapping[str, str]) -> str:
     """When a run was dispatched for the job; empty if none was, or if it should have started by now."""
-    time = job.tags.get(DISPATCHED, "")
+    time = tags.get(DISPATCHED, "")
     try:
         return time if datetime.now(UTC) - datetime.fromisoformat(time) < DISPATCH_TIMEOUT else ""
     except (ValueError, TypeError):
         return ""
 
 
-def _continue_pipeline(workspace: Workspace, job: JobView) -> None:
+def _continue_pipeline(workspace: Workspace, job: JobView, tags: Mapping[str, str]) -> None:
     inputs = {
         "action": "resume",
         "target": job.tags[TARGET],
         "from": "train",
         "run-id": job.tags[RUN].rpartition("/")[2],
-        "commit": job.tags.get(COMMIT, ""),
-        "settings": job.tags.get(SETTINGS, ""),
+        "commit": tags.get(COMMIT, ""),
+        "settings": tags.get(SETTINGS, ""),
     }
     if not console.in_github():
         console.info(f"  {job.name} has completed; continue with `mlops run --target {inputs['target']} --from train`")

@@ -71,15 +71,24 @@ class Outputs:
         with translate_errors(f"looking for {location.path}"), self._container(location.datastore) as container:
             return next(_names(container, location.path), None) is not None
 
+    def write_text(self, path: str, text: str) -> str:
+        """Write a file to the default datastore, replacing it if it exists, and return its URI."""
+        datastore = self._default_datastore()
+        with translate_errors(f"writing {path} to datastore {datastore.name}"), self._container(datastore) as container:
+            container.upload_blob(path, text.encode(), overwrite=True)
+        return f"azureml://datastores/{datastore.name}/paths/{path}"
+
     def _locate(self, uri: str, job: str, output: str) -> _Location:
         ml = self._session.ml
         if match := _DATASTORE_URI.fullmatch(uri or ""):
             with translate_errors(f"reading datastore {match['datastore']}"):
                 return _Location(ml.datastores.get(match["datastore"], include_secrets=True), match["path"].rstrip("/"))
         # Azure gives no URI for an output without a configured path; it stores those here.
+        return _Location(self._default_datastore(), f"azureml/{job}/{output}")
+
+    def _default_datastore(self) -> Any:
         with translate_errors("reading the default datastore"):
-            default = ml.datastores.get_default(include_secrets=True)
-        return _Location(default, f"azureml/{job}/{output}")
+            return self._session.ml.datastores.get_default(include_secrets=True)
 
     def _fetch(self, location: _Location, into: Path) -> int:
         count = 0

@@ -15,7 +15,7 @@ from typing import Any
 from mlops.cloud.creators import creator_of_token
 from mlops.cloud.credential import MANAGEMENT_SCOPE, sign_in
 from mlops.cloud.errors import translate_errors
-from mlops.cloud.tags import MARK, OWNER, PIPELINE, RUN, TARGET
+from mlops.cloud.tags import MARK, OWNER, PIPELINE, RUN, TARGET, fit
 from mlops.core.config import COORDINATES, Config
 from mlops.core.errors import ConfigError
 from mlops.core.user import current_user
@@ -38,7 +38,7 @@ class Session:
         self.config = config
         self.credential = credential
         self.coordinates = dict(coordinates)
-        self.tags = {**config.tags, PIPELINE: MARK, TARGET: config.target, OWNER: _current_user(), RUN: _current_run()}
+        self.tags = {**config.tags, PIPELINE: MARK, TARGET: config.target, OWNER: fit(_current_user()), RUN: fit(_current_run())}
         self._registries: dict[str, Any] = {}
 
     @classmethod

@@ -6,6 +6,14 @@ packages may not import this one; a test keeps the shared names equal.
 
 from __future__ import annotations
 
+import hashlib
+
+__all__ = [
+    "BASE_MODEL", "COMMIT", "COMPONENT", "CREATION_ID", "DATA_FINGERPRINT", "DETACHED", "DISPATCHED", "EVALUATION_VERSION", "EXPIRES",
+    "GATE_RECORD", "LINEAGE", "MARK", "MODEL_IDENTITY", "OVERRIDE", "OWNER", "PIPELINE", "PREVIOUS", "PREVIOUS_ID", "REGISTRATION_KEY",
+    "ROLE", "ROLLED_BACK_BY", "RUN", "RUN_KEY", "SERVED_MODEL", "SETTINGS", "TARGET", "TRAINING_JOB", "VERDICT", "WAITING", "fit",
+]  # fmt: skip
+
 PIPELINE = "mlops.pipeline"
 """On everything that the pipeline creates; its value is :data:`MARK`. Resources without it are never deleted."""
 MARK = "azureml-chat-mlops"
@@ -49,13 +57,15 @@ VERDICT = "mlops.verdict"
 """On models: the gate's decision."""
 GATE_RECORD = "mlops.gate_record"
 """On models: digest of the gate's record."""
+LINEAGE = "mlops.lineage"
+"""On models: sha256 of the file beside the model that says what it was made from and why it was admitted."""
 OVERRIDE = "mlops.override"
 """On models: why a HOLD was overridden and by whom, or ``none``."""
 
 CREATION_ID = "mlops.creation_id"
 """On endpoints and deployments: a random id chosen at creation, which distinguishes them from others of the same name."""
 SERVED_MODEL = "mlops.model"
-"""On deployments: id of the model that they serve."""
+"""On deployments: id of the model that they serve, as :func:`fit` returns it."""
 EXPIRES = "mlops.expires_at"
 """On endpoints: when the reaper may delete them (ISO 8601)."""
 PREVIOUS = "mlops.previous"
@@ -64,3 +74,11 @@ PREVIOUS_ID = "mlops.previous_id"
 """On endpoints: the :data:`CREATION_ID` of that deployment; missing if it has none."""
 ROLLED_BACK_BY = "mlops.rollback"
 """On endpoints: the run of the pipeline that last rolled the traffic back."""
+
+MAX_VALUE = 256
+"""Characters in the value of a resource's tag (Azure Resource Manager)."""
+
+
+def fit(value: str) -> str:
+    """Return a tag's value, shortened if Azure would refuse it; different values stay different, and the same value stays the same."""
+    return value if len(value) <= MAX_VALUE else f"{value[: MAX_VALUE - 65]}…{hashlib.sha256(value.encode()).hexdigest()}"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property, partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -87,8 +87,39 @@ class Tracking:
             ]
         return {run.info.run_id: dict(run.data.tags) for run in runs}
 
+    def find_all_runs(self, tag: str, value: str) -> dict[str, dict[str, str]]:
+        """Return the tags of the runs of all experiments whose ``tag`` has this value."""
+        with translate_errors(f"searching the runs with {tag} = {value} in MLflow"):
+            experiments = [experiment.experiment_id for experiment in _read_pages(self.client.search_experiments)]
+            search = partial(self.client.search_runs, experiments, f"tags.{tag} = '{value}'")
+            return {run.info.run_id: dict(run.data.tags) for run in _read_pages(search)} if experiments else {}
+
+    def get_tags(self, run: str) -> dict[str, str]:
+        """Return the tags of a run.
+
+        They are not the tags of its job: those are copied to the run when the job is created, and later changes reach only one of both.
+        """
+        with translate_errors(f"reading the tags of {run} in MLflow"):
+            return dict(self.client.get_run(run).data.tags)
+
     def set_tags(self, run: str, tags: dict[str, str]) -> None:
         """Set tags on a run."""
         with translate_errors(f"tagging {run} in MLflow"):
             for key, value in tags.items():
                 self.client.set_tag(run, key, value)
+
+    def delete_tags(self, run: str, names: Iterable[str]) -> None:
+        """Delete tags of a run."""
+        with translate_errors(f"deleting tags of {run} in MLflow"):
+            for name in names:
+                self.client.delete_tag(run, name)
+
+
+def _read_pages(search: Callable[..., Any]) -> Iterator[Any]:
+    token: str | None = None
+    while True:
+        page = search(page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return

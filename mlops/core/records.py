@@ -381,6 +381,7 @@ class Registered(Record):
     model: str = Field(description="full ARM id")
     identity: str = Field("", description="when this version was created, which tells it from another one of the same name and version")
     tags: dict[str, str]
+    lineage: str = Field("", description="azureml:// URI of a JSON file: what the model was made from, its metrics, the gate's judgements")
     reused: bool = False
 
 

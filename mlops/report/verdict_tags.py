@@ -16,14 +16,17 @@ from typing import Any
 from mlops.core.records import Evaluated, Judged, Outcome, Verdict
 from mlops.judging.wording import number
 
-__all__ = ["VERDICT", "Past", "past", "screen", "tags"]
+__all__ = ["VERDICT", "Past", "outdated", "past", "screen", "tags"]
 
 VERDICT = "mlops.verdict"
 """The tag of the last verdict."""
 _DECISION = "mlops.verdict."
 """The prefix of a decision's tag, before the beginning of the record's digest."""
 _MAX_LENGTH = 500
-"""The length limit for the reasons in characters; MLflow's limit for a tag is 5,000."""
+_MAX_OVERRIDE = 300
+"""The length limits of the reasons and of an override in characters; Azure's limit for the tag of a run is 1,000."""
+_MAX_DECISIONS = 10
+"""Decisions on a training that are kept, the latest; Azure's limit is 50 tags on a run."""
 _MAX_DIFFERENCES = 3
 
 
@@ -55,7 +58,7 @@ def tags(judged: Judged, evaluated: Evaluated) -> dict[str, str]:
         "mlops.gate_record": digest,
         "mlops.override": _override(judged) or "none",
         **{f"mlops.suite.{name}": digest for name, digest in sorted((candidate.suite_digests if candidate else {}).items())},
-        f"{_DECISION}{digest[:12]}": json.dumps(_decision(judged)),
+        f"{_DECISION}{digest[:12]}": json.dumps(_decision(judged), ensure_ascii=False),
     }
 
 
@@ -68,6 +71,11 @@ def past(runs: Mapping[str, Mapping[str, str]]) -> list[Past]:
         if key.startswith(_DECISION) and (decision := _parse(run, key.removeprefix(_DECISION), value))
     ]
     return sorted(decisions, key=lambda decision: decision.at, reverse=True)
+
+
+def outdated(run_tags: Mapping[str, str]) -> list[str]:
+    """Return the tags of a run's oldest decisions, which must be deleted to make room for one more."""
+    return [f"{_DECISION}{decision.record}" for decision in past({"": run_tags})[_MAX_DECISIONS - 1 :]]
 
 
 def screen(decisions: Sequence[Past]) -> str:
@@ -115,7 +123,7 @@ def _override(judged: Judged) -> str:
         return ""
     override = judged.override
     approved = f", approved by {', '.join(override.approvers)}" if override.approvers else ""
-    return _shorten(f"{override.reason} ({override.actor}{approved})")
+    return _shorten(f"{override.reason} ({override.actor}{approved})", _MAX_OVERRIDE)
 
 
 def _parse(run: str, record: str, value: str) -> Past | None:
@@ -134,5 +142,5 @@ def _parse(run: str, record: str, value: str) -> Past | None:
         return None
 
 
-def _shorten(text: str) -> str:
-    return text if len(text) <= _MAX_LENGTH else f"{text[: _MAX_LENGTH - 1]}…"
+def _shorten(text: str, length: int = _MAX_LENGTH) -> str:
+    return text if len(text) <= length else f"{text[: length - 1]}…"

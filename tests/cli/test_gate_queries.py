@@ -11,7 +11,7 @@ from mlops.cli.gate_queries import edit_rules, history
 from mlops.cloud.workspace import Workspace
 from mlops.core.config import Config, GateConfig, Rule, TrainingConfig
 from mlops.core.errors import UsageError
-from mlops.core.records import Trained
+from mlops.core.records import Judged, Trained
 from mlops.gate import gate, main
 from mlops.report import verdict_tags
 from tests.support.evidence import make_rule, name_rules
@@ -70,6 +70,17 @@ def test_the_command_prints_past_verdicts(tmp_path: Path, workspace: Workspace, 
 def test_foreign_tags_are_ignored() -> None:
     runs = {"run": {"mlops.verdict": "PROMOTE", "mlops.verdict.abc": "not ours", "mlops.verdict.def": '{"at": "yesterday"}'}}
     assert verdict_tags.past(runs) == []
+
+
+def test_the_oldest_decisions_make_room_for_a_new_one(tmp_path: Path, workspace: Workspace) -> None:
+    run = make_run(tmp_path / "run", mlflow_run=new_run(workspace))
+    for number in range(12):
+        gate(settings(make_rule(baseline="champion", margin=0.1 + number)), run, workspace)
+    tags = workspace.tracking.get_tags(run.read(Trained).mlflow_run_id)
+    decisions = verdict_tags.past({"": tags})
+    assert len(decisions) == 10
+    assert decisions[0].record == run.read(Judged).digest()[:12]
+    assert max(len(value) for value in tags.values()) <= 1000
 
 
 def test_rules_are_edited_by_name_or_by_metric_and_baseline() -> None:

@@ -23,6 +23,7 @@ Settings = Callable[..., Config]
 Open = Callable[[Config], Workspace]
 REPOSITORY = "octo/chat"
 SHA = "c" * 40
+LATER = (COMMIT, SETTINGS, DETACHED)
 RUNS = {"Completed": "true", "Failed": "false", "Running": "sleep 600"}
 """Status → the command of a job that reaches it."""
 
@@ -63,20 +64,24 @@ def enter(octo: Emulator, monkeypatch: pytest.MonkeyPatch, **permissions: str) -
 
 
 def submit_training(workspace: Workspace, folder: Path, name: str, status: str = "Completed", **tags: str) -> str:
-    """Submit a training job of run 7 that is detached, or has other tags, and wait for its status."""
+    """Submit a training job of run 7 that is detached, or has other tags, and wait for its status.
+
+    A training is detached while it runs, so the tags that say so are only on its run in MLflow.
+    """
     from azure.ai.ml import command
 
     folder.joinpath("nothing.txt").touch()
-    all_tags = {PIPELINE: MARK, TARGET: "prod", OWNER: "octocat", RUN: f"{REPOSITORY}/7", RUN_KEY: name, DETACHED: WAITING} | tags
+    all_tags = {PIPELINE: MARK, TARGET: "prod", OWNER: "octocat", RUN: f"{REPOSITORY}/7", RUN_KEY: name} | tags
     job: Any = command(
         command=RUNS[status],
         code=str(folder),
         environment="azureml://registries/azureml/environments/acft-hf-nlp-gpu/versions/112",
         compute="cluster",
-        tags=all_tags,
+        tags={key: value for key, value in all_tags.items() if key not in LATER},
     )
     job.name = name
     workspace.session.ml.jobs.create_or_update(job)
+    workspace.tracking.set_tags(name, {DETACHED: WAITING} | {key: tags[key] for key in LATER if key in tags})
     if status == "Completed":
         workspace.wait(name, 120)
     elif status == "Failed":
@@ -153,7 +158,7 @@ def test_a_failed_job_is_reported_once_and_the_others_are_handled(workspace: Wor
     with pytest.raises(JobFailed, match="broken ended as Failed"):
         resume(workspace)
     assert [dispatch["inputs"]["run-id"] for dispatch in github_api.dispatches(octo.azure)] == ["7"]
-    assert workspace.jobs.get("broken").tags[DETACHED] == "Failed"
+    assert workspace.tracking.get_tags("broken")[DETACHED] == "Failed"
     resume(workspace)
 
 

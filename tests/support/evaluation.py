@@ -26,6 +26,8 @@ from tests.support.deployments import ready_to_train
 ENDPOINT = "judged"
 ALL = ["base", "candidate", "champion"]
 MODEL_NAME = "judged"
+VERSIONS = {"blue": "1", "green": "2"}
+"""Deployment of the common endpoint → version of the model that it serves."""
 FINGERPRINT_OF_OTHER_DATA = "0" * 64
 SCORER = """
 import argparse, hashlib, json, math, pathlib, time

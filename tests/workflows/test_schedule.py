@@ -68,11 +68,13 @@ def test_the_reaper_deletes_what_has_expired_and_nothing_else(
     github_api.add_workflow_run(emulator.azure, "8", "in_progress", None)
     forgotten = job(workspace, tmp_path, "forgotten", f"{REPOSITORY}/7")
     others = [
-        job(workspace, tmp_path, "detached", f"{REPOSITORY}/7", **{DETACHED: WAITING}),
+        job(workspace, tmp_path, "detached", f"{REPOSITORY}/7"),
         job(workspace, tmp_path, "active", f"{REPOSITORY}/8"),
         job(workspace, tmp_path, "of-another", "octo/other/7"),
         job(workspace, tmp_path, "of-a-laptop", "laptop:/home/me"),
     ]
+
+    workspace.tracking.set_tags("detached", {DETACHED: WAITING})
 
     listed = repository.dispatch("schedule.yml", {})
     assert listed.jobs == {"resume": "success", "reap": "success"}, listed.trouble

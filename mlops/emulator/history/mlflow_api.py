@@ -2,7 +2,8 @@
 
 On Azure the id of a job's MLflow run is the job's name. The server generates its own ids, so requests and answers are rewritten in
 transit: run ids, ``mlflow.parentRunId`` and ``mlflow.rootRunId`` tags, filters over them, and artifact URIs in the form that azureml-mlflow
-parses. Endpoints are those of azureml-mlflow 1.62; the rest of MLflow's API is refused.
+parses. Endpoints are those of azureml-mlflow 1.62; the rest of MLflow's API is refused. What Azure itself does not serve, the logged models
+and traces of MLflow 3, is answered as there: 404 without a body (Azure/azure-sdk-for-python#44896).
 """
 
 from __future__ import annotations
@@ -13,22 +14,22 @@ from collections.abc import Callable
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 
 from mlops.emulator.base.azure import API_HOST, Azure
 from mlops.emulator.base.errors import not_implemented
 from mlops.emulator.history import mlflow_server, runstore
+from mlops.emulator.wire import limits
 from mlops.emulator.wire.app import WS, Answer, Route, read_json
 
 __all__ = ["ROUTES", "get_url", "shutdown", "startup"]
 
-# MLflow 3 searches logged models whenever it lists artifacts below a path. There are none, here as on Azure.
 SERVED = {
     "GET": {"experiments/get", "experiments/get-by-name", "experiments/search", "runs/get", "metrics/get-history"},
     "POST": {
         "experiments/create", "experiments/delete", "experiments/restore", "experiments/search", "experiments/set-experiment-tag",
         "experiments/update", "runs/create", "runs/delete", "runs/delete-tag", "runs/log-batch", "runs/log-inputs", "runs/log-metric",
-        "runs/log-model", "runs/log-parameter", "logged-models/search", "runs/restore", "runs/search", "runs/set-tag", "runs/update",
+        "runs/log-model", "runs/log-parameter", "runs/restore", "runs/search", "runs/set-tag", "runs/update",
     },
 }  # fmt: skip
 RUN_KEYS = {"run_id", "run_uuid"}
@@ -63,6 +64,8 @@ async def relay(azure: Azure, request: Request) -> Answer:
         raise not_implemented(f"{request.method} {path} of the MLflow API")
     query = [(key, _uuid(azure, value) if key in RUN_KEYS else value) for key, value in request.query_params.multi_items()]
     content = await read_json(request) if request.method == "POST" else None
+    if content is not None:
+        _check_limits(azure, path, content)
     if path == "experiments/create" and content and content.get("artifact_location"):
         return _invalid("The workspace decides where artifacts are stored: leave artifact_location out.")
     sent = translate_request(content, lambda name: _uuid(azure, name))
@@ -72,6 +75,11 @@ async def relay(azure: Azure, request: Request) -> Answer:
         await _update_run_history(azure, path, content, answer)
     translated = translate_answer(answer, lambda uuid: _name(azure, uuid), lambda name: _artifact_uri(azure, name))
     return JSONResponse(translated, response.status_code)
+
+
+async def answer_absent(azure: Azure, request: Request) -> Answer:
+    """Answer for a part of MLflow that Azure does not serve. MLflow's client takes an empty body for a server without this part."""
+    return Response(status_code=404)
 
 
 async def get_clouds(azure: Azure, request: Request) -> Answer:
@@ -95,6 +103,7 @@ async def get_clouds(azure: Azure, request: Request) -> Answer:
 async def log_batch_async(azure: Azure, request: Request) -> Answer:
     """Log azureml-mlflow's own kind of batch. It is logged at once, so its status is always complete."""
     content = await read_json(request)
+    _check_limits(azure, "runs/log-batch", content)
     batch = translate_request(content, lambda name: _uuid(azure, name))
     response = await mlflow_server.get_server(azure).forward("POST", "runs/log-batch", [], batch)
     if not response.is_success:
@@ -145,6 +154,39 @@ def translate_answer(value: Any, to_name: Callable[[str], str], artifact_uri: Ca
     return value
 
 
+def _check_limits(azure: Azure, path: str, content: dict[str, Any]) -> None:
+    """Refuse what exceeds the service's limits, together with what the run already has.
+
+    Raises:
+        AzureFault: 400, it does.
+    """
+    run = runstore.get(azure, str(content.get("run_id") or content.get("run_uuid") or "")) or runstore.new_document()
+    try:
+        tags, parameters, metrics = _sent(path, content)
+    except (AttributeError, KeyError, TypeError):
+        return  # the server says what is wrong with it
+    problem = (
+        (tags and limits.check_run_tags(run["tags"] | tags))
+        or (parameters and limits.check_parameters((run["parameters"] | parameters).keys()))
+        or limits.check_metrics(metrics)
+    )
+    if problem:
+        raise limits.mlflow_fault(str(problem))
+
+
+def _sent(path: str, content: dict[str, Any]) -> tuple[dict[str, str], dict[str, str], list[str]]:
+    """Return what a request adds to a run: tags, parameters, and the name of each metric value."""
+    if path in ("runs/create", "runs/log-batch"):
+        tags, parameters, metrics = (content.get(key) or [] for key in ("tags", "params", "metrics"))
+    else:
+        tags, parameters, metrics = ([content] if path == own else [] for own in ("runs/set-tag", "runs/log-parameter", "runs/log-metric"))
+    return (
+        _without_mlflow_tags({tag["key"]: tag["value"] for tag in tags}),
+        {parameter["key"]: parameter["value"] for parameter in parameters},
+        [metric["key"] for metric in metrics],
+    )
+
+
 async def _update_run_history(azure: Azure, path: str, content: dict[str, Any], answer: dict[str, Any]) -> None:
     """Apply to run history what a client has changed in MLflow."""
     if path == "runs/create":
@@ -175,10 +217,9 @@ async def _update_run_history(azure: Azure, path: str, content: dict[str, Any], 
             runstore.apply_status(document, STATUSES[status])
         if path == "runs/update" and content.get("run_name"):
             document["display_name"] = content["run_name"]
-        if path == "runs/set-tag":
-            document["tags"] |= _without_mlflow_tags({content["key"]: content["value"]})
-        if path == "runs/log-batch":
-            document["tags"] |= _without_mlflow_tags({tag["key"]: tag["value"] for tag in content.get("tags", [])})
+        tags, parameters, _ = _sent(path, content)
+        document["tags"] |= tags
+        document["parameters"] |= parameters
         if path == "runs/delete-tag":
             document["tags"].pop(content["key"], None)
 
@@ -207,8 +248,15 @@ def _invalid(message: str) -> JSONResponse:
 
 
 _API = "/mlflow/{version}" + WS + "/api/2.0/"
+_ANY = "/mlflow/{version}" + WS + "/api/{api}/mlflow/"
 ROUTES = [
     Route("arm", "GET", "/metadata/endpoints", get_clouds, {"2019-05-01"}, public=True),
+    *(
+        Route("api", method, _ANY + path + below, answer_absent)
+        for method in ("GET", "POST", "PATCH", "DELETE")
+        for path in ("logged-models", "traces")
+        for below in ("", "/{rest:path}")
+    ),
     Route("api", "GET", _API + "mlflow/{path:path}", relay),
     Route("api", "POST", _API + "mlflow/{path:path}", relay),
     Route("api", "POST", _API + "preview/mlflow/runs/log-batch-async", log_batch_async),

@@ -16,6 +16,7 @@ from mlops.emulator.base.store import Document
 from mlops.emulator.history import artifacts, runstore
 from mlops.emulator.storage import blobs
 from mlops.emulator.storage.files import Blob, walk
+from mlops.emulator.wire import limits
 from mlops.emulator.wire.app import WS, Answer, Route, read_json
 
 __all__ = ["ROUTES", "get_existing", "job_services"]
@@ -101,11 +102,15 @@ async def patch_run(azure: Azure, request: Request) -> Answer:
     edits = {key: value for key, value in (await read_json(request)).items() if value is not None}
     if unknown := sorted(edits.keys() - EDITABLE.keys() - set(MERGED) - {"runId"}):
         raise user_error(f"The request is invalid: run history does not let {', '.join(unknown)} be changed here.")
+    _check_tags(run["tags"] | (edits.get("tags") or {}))
     with runstore.change(azure, run["name"]) as document:
         for key, name in EDITABLE.items():
             document[name] = edits.get(key, document[name])
         for key in MERGED:
             document[key] |= {name: str(value) for name, value in (edits.get(key) or {}).items()}
+        if document["job"] is not None and edits.get("tags"):
+            # Unlike MLflow's, this edit reaches the job too: the studio and ``jobs.update`` rely on it.
+            document["job"]["tags"] = {**(document["job"].get("tags") or {}), **edits["tags"]}
         document |= {"modified": runstore.now(), "revision": document["revision"] + 1}
     await runstore.send_tags(azure, run["name"], edits.get("tags") or {}, edits.get("displayName"))
     return to_run(azure, get_existing(azure, run["name"]))
@@ -116,10 +121,16 @@ async def patch_tags(azure: Azure, request: Request) -> Answer:
     run = get_existing(azure, request.path_params["run"])
     content = await read_json(request)
     values = {name: str(value) for name, value in (content.get("values") or content.get("tags") or {}).items()}
+    _check_tags(run["tags"] | values)
     with runstore.change(azure, run["name"]) as document:
         document["tags"] = {k: v for k, v in document["tags"].items() if k not in (content.get("remove") or [])} | values
     await runstore.send_tags(azure, run["name"], values)
     return to_run(azure, get_existing(azure, run["name"]))
+
+
+def _check_tags(tags: dict[str, Any]) -> None:
+    if problem := limits.check_run_tags(tags):
+        raise user_error(problem)
 
 
 def get_existing(azure: Azure, name: str) -> Document:

@@ -21,7 +21,7 @@ from mlops.emulator.identity import entra
 from mlops.emulator.jobs import command_jobs, pipeline_jobs, scheduler
 from mlops.emulator.jobs.command_jobs import CommandProperties
 from mlops.emulator.jobs.pipeline_jobs import PipelineProperties
-from mlops.emulator.wire import operations
+from mlops.emulator.wire import limits, operations
 from mlops.emulator.wire.app import WS, Answer, Route, read_json
 
 __all__ = ["ROUTES"]
@@ -79,7 +79,7 @@ async def list_jobs(azure: Azure, request: Request) -> Answer:
         if run["kind"] == "job"
         and (view == "all" or run["hidden"] == (view == "archivedonly"))
         and ("jobType" not in query or run["job"]["jobType"].lower() == query["jobType"].lower())
-        and (not tag or (tag in run["tags"] and (not equals or run["tags"][tag] == value)))
+        and (not tag or (tag in _tags(run) and (not equals or _tags(run)[tag] == value)))
     ]
     begin = int(query.get("$skip", "0"))
     end = begin + PAGE_SIZE
@@ -117,6 +117,8 @@ async def _parse_body(request: Request) -> tuple[CommandProperties | PipelinePro
 
 
 async def _submit(azure: Azure, name: str, job: CommandProperties | PipelineProperties, properties: Document) -> None:
+    if problem := limits.check_run_tags(job.tags):
+        raise user_error(problem)
     if isinstance(job, CommandProperties):
         command_jobs.validate(azure, job)
         target, nodes, work = command_jobs.compute_name(job), job.resources.instance_count, functools.partial(command_jobs.run, job=job)
@@ -155,9 +157,10 @@ async def _update(azure: Azure, run: Document, properties: Document) -> Answer:
         document["display_name"] = properties.get("displayName") or document["display_name"]
         document["description"] = properties.get("description") or document["description"]
         document["hidden"] = properties.get("isArchived", document["hidden"])
-        document["tags"] = properties.get("tags") or document["tags"]
+        # Not the run's tags: those are copied when the job is created, and belong to MLflow from then on.
+        document["job"]["tags"] = properties.get("tags") or _tags(document)
         document["properties"] |= properties.get("properties") or {}
-    await runstore.send_tags(azure, name, properties.get("tags") or {}, properties.get("displayName"))
+    await runstore.send_tags(azure, name, {}, properties.get("displayName"))
     return _render(azure, _get_existing(azure, name))
 
 
@@ -180,6 +183,11 @@ def _get_existing(azure: Azure, name: str) -> Document:
     if run is None or run["kind"] == "mlflow":
         raise not_found(f"Job {name} not found.", "NotFound", "JobNotFound")
     return run
+
+
+def _tags(run: Document) -> dict[str, str]:
+    """Return the tags of the job, which are another store than the tags of its run."""
+    return run["job"].get("tags") or {}
 
 
 def _system_properties(job: CommandProperties | PipelineProperties) -> dict[str, str]:
@@ -220,7 +228,7 @@ def _render(azure: Azure, run: Document) -> dict[str, Any]:
         "description": run["description"],
         "experimentName": run["experiment"],
         "status": run["status"],
-        "tags": run["tags"],
+        "tags": _tags(run),
         "properties": run["properties"],
         "isArchived": run["hidden"],
         "services": runs.job_services(azure, run),

@@ -11,6 +11,7 @@ from mlops.emulator.base.azure import LOCATION, Azure
 from mlops.emulator.base.errors import not_implemented, user_error
 from mlops.emulator.base.store import Document
 from mlops.emulator.registry import catalog
+from mlops.emulator.wire.limits import ResourceTags
 from mlops.emulator.wire.resources import Body, add_system_data, inference_error
 from mlops.emulator.workspace import vm_sizes
 
@@ -111,7 +112,7 @@ class Put(Body):
     sku: Sku | None = None
     identity: dict[str, Any] | None = None
     kind: str | None = None
-    tags: dict[str, str | None] | None = None
+    tags: ResourceTags = None
 
 
 def build_document(azure: Azure, body: Put, previous: Document | None, name: str) -> Document:

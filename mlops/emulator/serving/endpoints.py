@@ -23,6 +23,7 @@ from mlops.emulator.identity import entra
 from mlops.emulator.serving import containers
 from mlops.emulator.wire import operations
 from mlops.emulator.wire.app import WS, Answer, Route
+from mlops.emulator.wire.limits import ResourceTags
 from mlops.emulator.wire.resources import Body, add_system_data, conflict, inference_error, list_response, parse_body, render_resource
 
 __all__ = ["BUSY", "ROUTES", "VERSIONS", "audience", "is_valid_name", "load_endpoint", "startup"]
@@ -77,7 +78,7 @@ class Put(Body):
     properties: Properties
     identity: Identity | None = None
     kind: str | None = None
-    tags: dict[str, str | None] | None = None
+    tags: ResourceTags = None
 
 
 class PatchProperties(Body):
@@ -92,7 +93,7 @@ class Patch(Body):
     """``PartialOnlineEndpointPartialTrackedResource``. A missing field is left unchanged."""
 
     properties: PatchProperties | None = None
-    tags: dict[str, str | None] | None = None
+    tags: ResourceTags = None
 
 
 class Regenerate(Body):

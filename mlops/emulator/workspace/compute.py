@@ -18,6 +18,7 @@ from mlops.emulator.base.errors import AzureFault, not_implemented
 from mlops.emulator.base.store import Document
 from mlops.emulator.wire import operations
 from mlops.emulator.wire.app import PROVIDER, WS, Answer, Route
+from mlops.emulator.wire.limits import ResourceTags
 from mlops.emulator.wire.resources import Body, add_system_data, conflict, list_response, now, parse_body, render_resource, validate_body
 from mlops.emulator.wire.versions import published_since
 from mlops.emulator.workspace import instances, quota, vm_sizes
@@ -107,7 +108,7 @@ class ComputeBody(Body):
     location: str
     properties: ComputeProperties
     identity: dict[str, Any] | None = None
-    tags: dict[str, str | None] | None = None
+    tags: ResourceTags = None
     id: str | None = None
     name: str | None = None
     type: str | None = None

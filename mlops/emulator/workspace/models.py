@@ -20,6 +20,7 @@ from mlops.emulator.base.errors import not_implemented, user_error
 from mlops.emulator.base.store import Document
 from mlops.emulator.storage import blobs
 from mlops.emulator.wire.app import WS, Answer, Route
+from mlops.emulator.wire.limits import AssetTags
 from mlops.emulator.wire.resources import Body, add_system_data, list_response, parse_body, render_resource
 from mlops.emulator.workspace import uris
 from mlops.emulator.workspace.datastores import containers
@@ -29,6 +30,9 @@ __all__ = ["ROUTES"]
 
 VERSIONS = {"2023-08-01-preview"}
 NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9\-._]{0,254}")
+VERSION = re.compile(r"[1-9][0-9]{0,9}")
+"""Models are the only assets whose versions are numbers: positive integers of 32 bits (Azure/azureml-examples#2725)."""
+MAX_VERSION = 2**31 - 1
 ORDERS = {"createdtime desc": True, "createdtime asc": False}
 """``$orderBy`` → newest first."""
 
@@ -50,7 +54,7 @@ class VersionProperties(Body):
     properties: dict[str, str | None] | None = None
     provisioning_state: str | None = None
     stage: str | None = None
-    tags: dict[str, str | None] | None = None
+    tags: AssetTags = None
 
 
 class ContainerProperties(Body):
@@ -62,7 +66,7 @@ class ContainerProperties(Body):
     next_version: str | None = None
     properties: dict[str, str | None] | None = None
     provisioning_state: str | None = None
-    tags: dict[str, str | None] | None = None
+    tags: AssetTags = None
 
 
 class Proxy(Body):
@@ -89,8 +93,10 @@ class PutContainer(Proxy):
 async def put_version(azure: Azure, request: Request) -> Answer:
     """Register a version, or change an existing one where that is allowed."""
     name, version = request.path_params["model"], request.path_params["version"]
-    if not NAME.fullmatch(name) or not NAME.fullmatch(version):
-        raise user_error(f"The model name {name} or its version {version} has other characters than letters, digits, '-', '_' and '.'.")
+    if not NAME.fullmatch(name):
+        raise user_error(f"The model name {name} has other characters than letters, digits, '-', '_' and '.'.")
+    if not VERSION.fullmatch(version) or int(version) > MAX_VERSION:
+        raise user_error(f"The model version '{version}' is invalid: the version of a model must be a positive integer.")
     sent = (await parse_body(request, PutVersion)).properties
     existing = azure.store.get("model", f"{name}/{version}")
     if not sent.model_uri:
@@ -235,7 +241,7 @@ def to_container_resource(azure: Azure, name: str, stored: Document) -> dict[str
             "properties": stored["properties"],
             "isArchived": stored["archived"],
             "latestVersion": versions[-1] if versions else None,
-            "nextVersion": str(max((int(number) for number in versions if number.isdecimal()), default=0) + 1),
+            "nextVersion": str(max((int(number) for number in versions), default=0) + 1),
             "provisioningState": "Succeeded",
         },
     )

@@ -13,7 +13,7 @@ from mlops.cloud import evaluation, watch
 from mlops.cloud.workspace import Workspace
 from mlops.core.config import Config, EndpointConfig, load
 from mlops.emulator.server import Emulator
-from tests.support.evaluation import ENDPOINT, FINGERPRINT_OF_OTHER_DATA, MODEL_NAME, Evaluation, Make, write_scorer
+from tests.support.evaluation import ENDPOINT, FINGERPRINT_OF_OTHER_DATA, MODEL_NAME, VERSIONS, Evaluation, Make, write_scorer
 
 Settings = Callable[..., Config]
 Open = Callable[[Config], Workspace]
@@ -40,7 +40,7 @@ def endpoint(shared_emulator: Emulator, trained_job: str, tmp_path_factory: pyte
         workspace.endpoints.create(settings, {})
         for name, tags in {"blue": {"mlops.data_fingerprint": FINGERPRINT_OF_OTHER_DATA}, "green": {}}.items():
             output = f"azureml://jobs/{trained_job}/outputs/trained_model"
-            model = workspace.assets.register_model(name=MODEL_NAME, version=name, path=output, description="", tags=tags)
+            model = workspace.assets.register_model(name=MODEL_NAME, version=VERSIONS[name], path=output, description="", tags=tags)
             workspace.endpoints.deploy(settings, name, model.id, {})
         yield ENDPOINT
         workspace.endpoints.delete(ENDPOINT)

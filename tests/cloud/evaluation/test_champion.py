@@ -9,8 +9,9 @@ import pytest
 from mlops.core.errors import AzureError, TrafficError
 from mlops.core.records import Evaluated, Registered
 from mlops.emulator.server import Emulator
-from tests.support.evaluation import ALL, ENDPOINT, FINGERPRINT_OF_OTHER_DATA, MODEL_NAME, Make
+from tests.support.evaluation import ALL, ENDPOINT, FINGERPRINT_OF_OTHER_DATA, MODEL_NAME, VERSIONS, Make
 
+BLUE, GREEN = VERSIONS["blue"], VERSIONS["green"]
 ELSEWHERE = "/subscriptions/s/resourceGroups/g/providers/Microsoft.MachineLearningServices/workspaces/w"
 
 
@@ -25,19 +26,19 @@ def test_the_training_data_of_the_champion_is_noted(make: Make) -> None:
     [note] = evaluation.evaluate().notes
     assert "unknown (no tag mlops.data_fingerprint" in note
     tags = {"mlops.data_fingerprint": evaluation.trained.data_fingerprint}
-    with evaluation.changed("model", f"{MODEL_NAME}/green", tags=tags):
+    with evaluation.changed("model", f"{MODEL_NAME}/{GREEN}", tags=tags):
         assert make(live="green", folder="other").evaluate().notes == ()
 
 
 def test_an_archived_champion_is_scored(make: Make) -> None:
     evaluation = make(live="blue")
-    with evaluation.changed("model", f"{MODEL_NAME}/blue", archived=True):
+    with evaluation.changed("model", f"{MODEL_NAME}/{BLUE}", archived=True):
         assert set(evaluation.evaluate().models) == set(ALL)
 
 
 def test_a_deleted_champion_is_missing_and_not_a_first_run(make: Make, trained_job: str, capsys: pytest.CaptureFixture[str]) -> None:
     evaluation = make(live="blue")
-    with evaluation.changed("model", f"{MODEL_NAME}/blue"):
+    with evaluation.changed("model", f"{MODEL_NAME}/{BLUE}"):
         record = evaluation.evaluate()
         # No job that must fail, and the others are scored.
         assert evaluation.scored() == ["base", "candidate"]
@@ -56,7 +57,7 @@ def test_a_deleted_champion_is_missing_and_not_a_first_run(make: Make, trained_j
 
     # Gone again, and its score is still there: no model is needed for that.
     other = make(live="blue", folder="other")
-    with other.changed("model", f"{MODEL_NAME}/blue"):
+    with other.changed("model", f"{MODEL_NAME}/{BLUE}"):
         record = other.evaluate()
     assert record.missing == {}
     assert record.models["champion"].reused
@@ -65,7 +66,7 @@ def test_a_deleted_champion_is_missing_and_not_a_first_run(make: Make, trained_j
     # On other rows there is none.
     other.freeze(target=7)
     other.retrain(trained_job)
-    with other.changed("model", f"{MODEL_NAME}/blue"):
+    with other.changed("model", f"{MODEL_NAME}/{BLUE}"):
         assert set(other.evaluate().missing) == {"champion"}
 
 
@@ -73,8 +74,8 @@ def test_a_deleted_champion_is_missing_and_not_a_first_run(make: Make, trained_j
     "model",
     [
         pytest.param("azureml://registries/azureml/models/never-was/versions/1", id="a registry's"),
-        pytest.param(f"{ELSEWHERE}/models/judged/versions/blue", id="another workspace's"),
-        pytest.param("azureml:judged:blue", id="no full id"),
+        pytest.param(f"{ELSEWHERE}/models/judged/versions/1", id="another workspace's"),
+        pytest.param("azureml:judged:1", id="no full id"),
         pytest.param(None, id="none, it is inside the image"),
     ],
 )
@@ -89,9 +90,9 @@ def test_a_champion_that_can_not_be_looked_up_is_missing(model: str | None, make
 
 def test_a_champion_whose_files_are_gone_is_missing(make: Make) -> None:
     evaluation = make(live="blue")
-    model = evaluation.store.get("model", f"{MODEL_NAME}/blue")
+    model = evaluation.store.get("model", f"{MODEL_NAME}/{BLUE}")
     assert model is not None
-    with evaluation.changed("model", f"{MODEL_NAME}/blue", uri=model["uri"] + "/nothing-here"):
+    with evaluation.changed("model", f"{MODEL_NAME}/{BLUE}", uri=model["uri"] + "/nothing-here"):
         assert set(evaluation.evaluate().missing) == {"champion"}
 
 
@@ -99,7 +100,7 @@ def test_a_registry_that_does_not_answer_is_an_error_and_nothing_is_submitted(ma
     evaluation = make(live="blue")
     faults, inside.azure.faults = inside.azure.faults, type(inside.azure.faults)(["500@arm GET */models/* always"])
     try:
-        with pytest.raises(AzureError, match="reading model judged:blue"):
+        with pytest.raises(AzureError, match="reading model judged:1"):
             evaluation.evaluate()
     finally:
         inside.azure.faults = faults
@@ -115,7 +116,7 @@ def test_an_endpoint_without_traffic_is_not_a_first_run_while_it_has_other_deplo
     assert evaluation.model("green") in record.missing["champion"]
     assert "mlops teardown" in record.missing["champion"]
     # The candidate's own deployment, not promoted yet, is not a champion.
-    registered = Registered(name=MODEL_NAME, version="green", model=evaluation.model("green"), tags={})
+    registered = Registered(name=MODEL_NAME, version=GREEN, model=evaluation.model("green"), tags={})
     evaluation.run.write(registered)
     with evaluation.changed("deployment", f"{ENDPOINT}/blue"):
         record = evaluation.evaluate()
@@ -127,13 +128,13 @@ def test_an_endpoint_without_traffic_is_not_a_first_run_while_it_has_other_deplo
 def test_a_promoted_candidate_is_not_compared_with_itself(make: Make) -> None:
     evaluation = make(at="nowhere")
     before = evaluation.evaluate()
-    blue = evaluation.workspace.assets.get_model(MODEL_NAME, "blue")
-    evaluation.run.write(Registered(name=MODEL_NAME, version="blue", model=blue.id, identity=blue.identity, tags={}))
+    blue = evaluation.workspace.assets.get_model(MODEL_NAME, BLUE)
+    evaluation.run.write(Registered(name=MODEL_NAME, version=BLUE, model=blue.id, identity=blue.identity, tags={}))
     config = make(live="blue", folder="other").config
     assert evaluation.evaluate(config) == before
     assert evaluation.scored() == ["base", "candidate"]
     # Only the name is the same: this is another model.
-    evaluation.run.write(Registered(name=MODEL_NAME, version="blue", model=blue.id, identity="of another one", tags={}))
+    evaluation.run.write(Registered(name=MODEL_NAME, version=BLUE, model=blue.id, identity="of another one", tags={}))
     assert evaluation.evaluate(config).champion == blue.id
     assert evaluation.scored() == ALL
 

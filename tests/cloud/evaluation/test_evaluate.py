@@ -11,7 +11,7 @@ from mlops.cloud.jobs import JobInput
 from mlops.cloud.tags import RUN_KEY
 from mlops.core.errors import ConfigError
 from mlops.core.records import Evaluated
-from tests.support.evaluation import ALL, ENDPOINT, MODEL_NAME, Make
+from tests.support.evaluation import ALL, ENDPOINT, MODEL_NAME, VERSIONS, Make
 
 
 def test_a_first_run_scores_candidate_and_base(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
@@ -92,9 +92,10 @@ def test_a_candidate_whose_job_was_created_again_is_scored_again(make: Make, tra
 def test_a_champion_that_was_registered_again_is_scored_again(make: Make) -> None:
     evaluation = make(live="blue")
     before = evaluation.evaluate()
-    registered = evaluation.store.get("model", f"{MODEL_NAME}/blue")
+    blue = f"{MODEL_NAME}/{VERSIONS['blue']}"
+    registered = evaluation.store.get("model", blue)
     assert registered is not None
-    with evaluation.changed("model", f"{MODEL_NAME}/blue", created=registered["created"] | {"at": "2026-01-01T00:00:00+00:00"}):
+    with evaluation.changed("model", blue, created=registered["created"] | {"at": "2026-01-01T00:00:00+00:00"}):
         after = evaluation.evaluate()
     assert after.champion == before.champion
     assert after.models["champion"].job != before.models["champion"].job

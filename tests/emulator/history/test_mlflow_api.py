@@ -114,8 +114,70 @@ def test_a_missing_run_is_not_found(client: Any) -> None:
 def test_an_unsupported_request_is_refused(client: Any) -> None:
     from mlflow.exceptions import MlflowException
 
-    with pytest.raises(MlflowException, match="does not implement POST logged-models of the MLflow API"):
-        client.create_logged_model("0")
+    with pytest.raises(MlflowException, match="does not implement GET registered-models/get of the MLflow API"):
+        client.get_registered_model("nothing")
+
+
+def test_logged_models_and_traces_are_not_there_as_on_azure(client: Any, experiment: str, tmp_path: Path) -> None:
+    from mlflow.exceptions import MlflowException
+
+    absent = "API request to endpoint .* failed with error code 404 != 200. Response body: ''"
+    for request in (
+        lambda: client.create_logged_model(experiment),
+        lambda: client.search_logged_models([experiment]),
+        lambda: client.get_logged_model("m-1"),
+        lambda: client.search_traces(locations=[experiment]),
+    ):
+        with pytest.raises(MlflowException, match=absent):
+            request()
+
+
+def refuse(client: Any, run: str, *, metrics: Any = (), params: Any = (), tags: Any = ()) -> str:
+    """Send a batch that is too big, and return why it is refused."""
+    from mlflow.exceptions import RestException
+
+    with pytest.raises(RestException) as refused:
+        client.log_batch(run, metrics, params, tags)
+    assert refused.value.error_code == "INVALID_PARAMETER_VALUE"
+    return str(refused.value)
+
+
+def test_the_limits_of_the_service_are_enforced(client: Any, experiment: str) -> None:
+    from mlflow.entities import Metric, Param, RunTag
+
+    run = client.create_run(experiment, tags={"mlflow.note.content": "x" * 2000}).info.run_id
+    excess = "A field of the entity is over the size limit. FieldName={}, Limit={}, Size={}."
+    # The run keeps what it had: each limit counts over all requests.
+    client.log_batch(run, tags=[RunTag(f"tag{number}", "") for number in range(50)])
+    assert excess.format("Tags", 50, 51) in refuse(client, run, tags=[RunTag("one-more", "")])
+    client.set_tag(run, "tag7", "a tag that exists")
+    for _ in range(2):
+        client.log_batch(run, params=[Param(f"p{number}", "1") for number in range(100)])
+    client.log_batch(run, params=[Param(f"q{number}", "1") for number in range(100)])
+    assert excess.format("Parameters", 200, 201) in refuse(client, run, params=[Param("r", "1")])
+    assert excess.format("Tags.Value", 1000, 1001) in refuse(client, run, tags=[RunTag("tag1", "x" * 1001)])
+    assert excess.format("Tags.Key", 100, 101) in refuse(client, client.create_run(experiment).info.run_id, tags=[RunTag("k" * 101, "")])
+    points = [Metric("loss", 1.0, step, step) for step in range(251)]
+    client.log_batch(run, points[:250])
+    assert excess.format("MetricV2Dto.Value/Count", 250, 251) in refuse(client, run, metrics=points)
+    assert "Invalid metric name" in refuse(client, run, metrics=[Metric("eval:loss", 1.0, 0, 0)])
+    assert set(client.get_run(run).data.metrics) == {"loss"}
+
+
+@pytest.mark.parametrize(("kind", "limit"), [("metrics", 1000), ("params", 100), ("tags", 100)])
+def test_the_limits_of_a_batch_are_enforced(
+    kind: str, limit: int, emulator: Emulator, credential: Any, client: Any, experiment: str
+) -> None:
+    """Without MLflow's client, which splits a batch of metrics itself."""
+    run = client.create_run(experiment).info.run_id
+    items = [
+        {"key": f"mlflow.{number}", "value": 1 if kind == "metrics" else "1", "timestamp": 0, "step": 0} for number in range(limit + 1)
+    ]
+    url = f"https://eastus.api.azureml.ms/mlflow/v2.0{emulator.azure.workspace_id}/api/2.0/mlflow/runs/log-batch"
+    headers = {"Authorization": f"Bearer {credential.get_token('https://management.azure.com/.default').token}"}
+    answer = requests.post(url, json={"run_id": run, kind: items}, headers=headers, timeout=60)
+    assert (answer.status_code, answer.json()["error_code"]) == (400, "INVALID_PARAMETER_VALUE")
+    assert f"{limit}" in answer.json()["message"]
 
 
 def test_the_page_is_open_to_a_browser(emulator: Emulator, client: Any, experiment: str) -> None:

@@ -534,6 +534,23 @@ def test_submitting_a_job_again_updates_it(emulator: Emulator, credential: Any, 
     assert wait_for_job(ml, "twice").status == "Completed"
 
 
+def test_the_tags_of_a_job_and_of_its_run_are_two_stores(emulator: Emulator, credential: Any, ml: Any) -> None:
+    import mlflow
+
+    client = mlflow.MlflowClient(tracking_uri=emulator.azure.tracking_uri)
+    properties = {"jobType": "Command", "command": "true", "environmentId": ENVIRONMENT, "tags": {"at": "creation"}}
+    assert put(emulator, credential, "stores", properties).status_code == 201
+    assert client.get_run("stores").data.tags["at"] == "creation"
+    client.set_tag("stores", "by", "mlflow")
+    assert put(emulator, credential, "stores", properties | {"tags": {"at": "creation", "by": "arm"}}).status_code == 200
+    assert ml.jobs.get("stores").tags == {"at": "creation", "by": "arm"}
+    assert client.get_run("stores").data.tags["by"] == "mlflow"
+    assert [job.name for job in ml.jobs.list(tag="by=arm")] == ["stores"]
+    assert list(ml.jobs.list(tag="by=mlflow")) == []
+    refused = put(emulator, credential, "much", properties | {"tags": {f"t{number}": "" for number in range(51)}})
+    assert (refused.status_code, "FieldName=Tags, Limit=50, Size=51" in refused.text) == (400, True)
+
+
 def test_a_job_that_is_submitted_several_times_at_once_runs_once(emulator: Emulator, credential: Any, ml: Any, tmp_path: Path) -> None:
     properties = {"jobType": "Command", "command": f"echo ran >> {tmp_path / 'runs'}", "environmentId": ENVIRONMENT}
     with ThreadPoolExecutor(4) as threads:

@@ -168,6 +168,28 @@ def test_unknown_fields_and_values_are_refused(send_request: Callable[..., reque
     assert send_request("GET", "strict/versions", version="2021-01-02").json()["error"]["code"] == "InvalidApiVersionParameter"
 
 
+@pytest.mark.parametrize("version", ["20260922103000-01234567", "1.0", "blue", "0", "-1", "01", "1e3", "4294967296"])
+def test_the_version_of_a_model_is_a_positive_integer(version: str, ml: Any, folder: Path) -> None:
+    with pytest.raises(HttpResponseError, match="must be a positive integer") as refused:
+        register(ml, "numbered", version, folder)
+    assert refused.value.status_code == 400
+    with pytest.raises(ResourceNotFoundError):
+        ml.models.get("numbered", version=version)
+
+
+def test_the_limits_on_tags_are_enforced(ml: Any, folder: Path) -> None:
+    model = register(ml, "tagged-much", "1", folder, tags={f"t{number}": "x" * 1000 for number in range(50)})
+    for tags, text in (
+        ({f"t{number}": "" for number in range(51)}, "FieldName=Tags, Limit=50, Size=51"),
+        ({"k" * 513: ""}, "FieldName=Tags.Key, Limit=512, Size=513"),
+        ({"t": "x" * 1001}, "FieldName=Tags.Value, Limit=1000, Size=1001"),
+    ):
+        with pytest.raises(HttpResponseError, match=text) as refused:
+            register(ml, "tagged-much", "1", model.path, tags=tags)
+        assert refused.value.status_code == 400
+    assert len(ml.models.get("tagged-much", version="1").tags) == 50
+
+
 def test_a_deleted_version_is_not_found(ml: Any, folder: Path, send_request: Callable[..., requests.Response]) -> None:
     register(ml, "doomed", "1", folder)
     assert [send_request("DELETE", "doomed/versions/1").status_code for _ in range(2)] == [200, 204]
