@@ -37,6 +37,7 @@ UNRESTRICTED_PATHS = {
     ),
     r"/registrymanagement/.*": "the system registry is public",
     r"/mferp/managementfrontend/.*/registries/.*": "the system registry is public",
+    r"/mlflow/.*/mlflow/(logged-models|traces)(/.*)?": "the workspace does not serve them",
 }
 """Paths that need no role → why."""
 
@@ -46,8 +47,8 @@ DATA_PLANE = (
     (r"(GET|POST) .*/mlflow/experiments/(get|get-by-name|search)", "experiments/read"),
     (r"POST .*/mlflow/experiments/delete", "experiments/delete"),
     (r"POST .*/mlflow/experiments/.*", "experiments/write"),
-    (r"(GET|POST) .*/mlflow/(runs/(get|search|get-run-data-status)|metrics/.*|logged-models/search)", "experiments/runs/read"),
-    (r"(POST|PATCH|DELETE) .*/mlflow/(runs|logged-models)(/.*)?", "experiments/runs/write"),
+    (r"(GET|POST) .*/mlflow/(runs/(get|search|get-run-data-status)|metrics/.*)", "experiments/runs/read"),
+    (r"(POST|PATCH|DELETE) .*/mlflow/runs(/.*)?", "experiments/runs/write"),
     (r"GET .*/mlflow/(registered-models|model-versions)/.*|POST .*/(registered-models|model-versions)/(search|get-.*)", "models/read"),
     (r"DELETE .*/mlflow/(registered-models|model-versions)/.*", "models/delete"),
     (r"(POST|PATCH) .*/mlflow/(registered-models|model-versions)/.*", "models/write"),

@@ -122,14 +122,14 @@ def test_logged_models_and_traces_are_not_there_as_on_azure(client: Any, experim
     from mlflow.exceptions import MlflowException
 
     absent = "API request to endpoint .* failed with error code 404 != 200. Response body: ''"
-    for request in (
-        lambda: client.create_logged_model(experiment),
-        lambda: client.search_logged_models([experiment]),
-        lambda: client.get_logged_model("m-1"),
-        lambda: client.search_traces(locations=[experiment]),
+    for method, argument in (
+        (client.create_logged_model, experiment),
+        (client.search_logged_models, [experiment]),
+        (client.get_logged_model, "m-1"),
+        (client.search_traces, [experiment]),
     ):
         with pytest.raises(MlflowException, match=absent):
-            request()
+            method(argument)
 
 
 def refuse(client: Any, run: str, *, metrics: Any = (), params: Any = (), tags: Any = ()) -> str:
