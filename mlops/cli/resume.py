@@ -41,9 +41,9 @@ def resume(workspace: Workspace) -> None:
     refusals: list[GitHubRefused] = []
     # The tags of the runs, not those of the jobs: a job's tags don't show what was tagged after its creation.
     for name, tags in workspace.tracking.find_all_runs(DETACHED, WAITING).items():
-        job = workspace.jobs.get(name)
-        if job.tags.get(PIPELINE) != MARK:
+        if tags.get(PIPELINE) != MARK:
             continue
+        job = workspace.jobs.get(name)
         if not workspace.session.trusts(job.creator):
             console.info(f"  {job.name} is not continued: it was created by {job.creator or 'an unknown identity'}")
             continue
