@@ -87,6 +87,7 @@ class Properties(Body):
     liveness_probe: Probe | None = None
     model: str | None = None
     model_mount_path: str | None = None
+    private_network_connection: bool | None = None
     properties: dict[str, str | None] | None = None
     provisioning_state: str | None = None
     readiness_probe: Probe | None = None
@@ -174,6 +175,8 @@ def _validate(body: Put, capacity: int) -> None:
         raise not_implemented("deployments with their own scoring script; an MLflow model needs none")
     if properties.environment_id is not None and properties.environment_id not in catalog.SERVING_IMAGES:
         raise not_implemented(f"deployments with the environment {properties.environment_id}, only {', '.join(catalog.SERVING_IMAGES)}")
+    if properties.private_network_connection:
+        raise not_implemented("deployments with a private network connection")
     if properties.data_collector is not None:
         raise not_implemented("data collectors")
     if not properties.model:

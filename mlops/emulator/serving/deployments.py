@@ -95,20 +95,16 @@ async def put_deployment(azure: Azure, request: Request) -> Answer:
     path = operations.start(
         azure, "mfeOperationsStatus", "od:", _provision(azure, key, changed), name, progress="Updating" if previous else "Creating"
     )
-    # Until the operation has succeeded, an update shows the previous settings.
-    stored = azure.store.put(
-        "deployment",
-        key,
-        (previous or changed)
-        | {
-            "state": "Updating" if previous else "Creating",
-            "unrecoverable": previous is None,
-            "endpoint": endpoint["name"],
-            "operation": f"https://management.azure.com{path}?api-version={version}",
-        },
-    )
+    state = {
+        "state": "Updating" if previous else "Creating",
+        "unrecoverable": previous is None,
+        "endpoint": endpoint["name"],
+        "operation": f"https://management.azure.com{path}?api-version={version}",
+    }
+    azure.store.put("deployment", key, (previous or changed) | state)
     location = f"https://management.azure.com{request.url.path}?api-version={version}"
-    return operations.accept(200 if previous else 201, path, version, _render(azure, stored), location)
+    # The response has the new values at once; until the operation has succeeded, reads have the previous ones.
+    return operations.accept(201, path, version, _render(azure, changed | state), location)
 
 
 async def get_deployment(azure: Azure, request: Request) -> Answer:
@@ -134,10 +130,10 @@ async def delete_deployment(azure: Azure, request: Request) -> Answer:
         return Response(status_code=204)
     if stored["state"] in BUSY:
         raise conflict(f"Deployment {stored['name']}", stored["state"])
-    if percent := endpoint["traffic"].get(stored["name"], 0):
-        raise inference_error(
-            f"Deployment [{stored['name']}] takes {percent} % of the endpoint's traffic. Set its traffic to 0 before deleting it."
-        )
+    for kind in ("traffic", "mirror"):
+        if percent := endpoint[kind].get(stored["name"], 0):
+            what = "the endpoint's traffic" if kind == "traffic" else "the mirrored traffic"
+            raise inference_error(f"Deployment [{stored['name']}] takes {percent} % of {what}. Set it to 0 before deleting the deployment.")
     azure.store.put("deployment", key, stored | {"state": "Deleting"})
     return operations.start_deletion(azure, request, "od:", _delete(azure, key), stored["name"])
 
@@ -182,7 +178,7 @@ def _render(azure: Azure, stored: Document) -> dict[str, Any]:
         location=LOCATION,
         kind="Managed",
         tags=stored["tags"],
-        sku={"name": "Default", "capacity": stored["capacity"]},
+        sku={"name": "Default", "tier": "Standard", "capacity": stored["capacity"]},
         properties={
             "endpointComputeType": "Managed",
             "appInsightsEnabled": stored["app_insights"],
@@ -196,6 +192,7 @@ def _render(azure: Azure, stored: Document) -> dict[str, Any]:
             "livenessProbe": probe_settings(stored["liveness"], is_ready),
             "model": stored["model"],
             "modelMountPath": stored["mount"],
+            "privateNetworkConnection": False,
             "properties": stored["properties"] | {"AzureAsyncOperationUri": stored["operation"]},
             "provisioningState": stored["state"],
             "readinessProbe": probe_settings(stored["readiness"], is_ready),

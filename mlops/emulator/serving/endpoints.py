@@ -1,7 +1,7 @@
 """Managed online endpoints: the address, its keys, and the distribution of its traffic over deployments.
 
 Azure Machine Learning REST, ``onlineEndpoints`` of 2022-02-01-preview and 2023-04-01-preview. The percentages of traffic sum to 0 or 100,
-and only deployments that have Succeeded receive traffic. Mirrored traffic is rejected because the emulator would not mirror it.
+and only deployments that have Succeeded receive traffic. Up to half of it can be mirrored to one deployment that receives none itself.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ NAME = re.compile(r"[a-zA-Z](?:[-a-zA-Z0-9]*[a-zA-Z0-9])?")
 NAME_TAKEN = "There is already an endpoint with this name, Endpoint name needs to be unique within a region. Try some other name."
 BUSY = ("Creating", "Updating", "Deleting")
 """Provisioning states in which an operation is in progress."""
+MAX_MIRRORED = 50
+"""Maximum percentage of the traffic that is mirrored (Microsoft, "Safe rollout for online endpoints")."""
 SYSTEM_PROPERTIES = ("azureml.onlineendpointid", "AzureAsyncOperationUri")
 """Entries of ``properties.properties`` that the service sets, whatever a client sends."""
 
@@ -153,7 +155,7 @@ async def put_endpoint(azure: Azure, request: Request) -> Answer:
             "auth_mode": properties.auth_mode,
             "description": properties.description,
             "properties": {k: v for k, v in (properties.properties or {}).items() if k not in SYSTEM_PROPERTIES},
-            "traffic": _validate_traffic(azure, key, properties.traffic or {}, properties.mirror_traffic or {}),
+            **_validate_traffic(azure, key, properties.traffic or {}, properties.mirror_traffic or {}),
             "public_network_access": properties.public_network_access or "Enabled",
             "tags": body.tags or {},
             "principal": previous["principal"] if previous else str(uuid.uuid4()),
@@ -175,7 +177,8 @@ async def patch_endpoint(azure: Azure, request: Request) -> Answer:
     if properties := body.properties:
         if properties.traffic is not None or properties.mirror_traffic is not None:
             traffic = stored["traffic"] if properties.traffic is None else properties.traffic
-            stored["traffic"] = _validate_traffic(azure, key, traffic, properties.mirror_traffic or {})
+            mirror = stored["mirror"] if properties.mirror_traffic is None else properties.mirror_traffic
+            stored |= _validate_traffic(azure, key, traffic, mirror)
         stored["public_network_access"] = properties.public_network_access or stored["public_network_access"]
     return _render(azure, azure.store.put("endpoint", key, add_system_data(azure, stored, stored)))
 
@@ -267,7 +270,7 @@ def _render(azure: Azure, stored: Document) -> dict[str, Any]:
             "description": stored["description"],
             "properties": stored["properties"] | {SYSTEM_PROPERTIES[0]: path.lower(), SYSTEM_PROPERTIES[1]: stored["operation"]},
             "traffic": stored["traffic"],
-            "mirrorTraffic": {},
+            "mirrorTraffic": stored["mirror"],
             "compute": None,
             "publicNetworkAccess": stored["public_network_access"],
             "provisioningState": stored["state"],
@@ -277,27 +280,38 @@ def _render(azure: Azure, stored: Document) -> dict[str, Any]:
     )
 
 
-def _validate_traffic(azure: Azure, key: str, traffic: dict[str, int], mirror: dict[str, int]) -> dict[str, int]:
-    """Return the traffic with the deployments' own names (the SDK converts them to lower case).
+def _validate_traffic(azure: Azure, key: str, traffic: dict[str, int], mirror: dict[str, int]) -> dict[str, dict[str, int]]:
+    """Return ``traffic`` and ``mirror`` with the deployments' own names (the SDK converts them to lower case).
 
     Raises:
-        AzureFault: 400, it doesn't sum to 0 or 100, or a deployment does not exist or hasn't Succeeded; 501, traffic is mirrored.
+        AzureFault: 400, the service would refuse these percentages.
     """
-    if any(mirror.values()):
-        raise not_implemented("mirrored traffic")
     deployments = {stored["name"].lower(): stored for _, stored in azure.store.list("deployment", f"{key}/")}
-    validated: dict[str, int] = {}
-    for name, percent in traffic.items():
+    live, mirrored = (_resolve_names(key, deployments, percentages) for percentages in (traffic, mirror))
+    total = sum(live.values())
+    if total not in (0, 100):
+        raise inference_error(f"Traffic percentages must sum to 0 or 100, but sum to {total}.")
+    receivers = [name for name, percent in mirrored.items() if percent]
+    if len(receivers) > 1:
+        raise inference_error(f"Traffic can be mirrored to only one deployment, not to [{', '.join(receivers)}].")
+    for name in receivers:
+        if mirrored[name] > MAX_MIRRORED:
+            raise inference_error(f"At most {MAX_MIRRORED} % of the traffic can be mirrored, not {mirrored[name]} %.")
+        if live.get(name):
+            raise inference_error(f"Deployment [{name}] can receive either live or mirrored traffic, not both.")
+    return {"traffic": live, "mirror": mirrored}
+
+
+def _resolve_names(key: str, deployments: dict[str, Document], percentages: dict[str, int]) -> dict[str, int]:
+    resolved: dict[str, int] = {}
+    for name, percent in percentages.items():
         stored = deployments.get(name.lower())
         if stored is None:
             raise inference_error(f"Traffic refers to deployment [{name}], which does not exist in endpoint [{key}].")
         if percent and stored["state"] != "Succeeded":
             raise inference_error(f"Traffic refers to deployment [{name}], whose provisioning state is {stored['state']}, not Succeeded.")
-        validated[stored["name"]] = percent
-    total = sum(validated.values())
-    if total not in (0, 100):
-        raise inference_error(f"Traffic percentages must sum to 0 or 100, but sum to {total}.")
-    return validated
+        resolved[stored["name"]] = percent
+    return resolved
 
 
 def _start_provisioning(azure: Azure, request: Request, key: str, changed: Document, previous: Document | None) -> Response:
@@ -316,9 +330,10 @@ def _start_provisioning(azure: Azure, request: Request, key: str, changed: Docum
     )
     url = f"https://management.azure.com{path}?api-version={version}"
     state = {"state": "Updating" if previous else "Creating", "operation": url, "unrecoverable": previous is None}
-    stored = azure.store.put("endpoint", key, before | state | {"modified": changed["modified"]})
+    azure.store.put("endpoint", key, before | state | {"modified": changed["modified"]})
     location = f"https://management.azure.com{request.url.path}?api-version={version}"
-    return operations.accept(200 if previous else 201, path, version, _render(azure, stored), location)
+    # The response has the new values at once; until the operation has succeeded, reads have the previous ones.
+    return operations.accept(201, path, version, _render(azure, changed | state), location)
 
 
 async def _delete(azure: Azure, key: str) -> None:

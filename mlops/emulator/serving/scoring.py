@@ -1,8 +1,9 @@
 """Scoring: the requests to an endpoint's own host name.
 
 The front end checks the key or token, chooses a deployment (the ``azureml-model-deployment`` header, or else at random by the percentages
-of the endpoint's traffic), and relays request and response. Its own errors are plain text, like those of the real front end; any response
-of a container except 200 becomes 424 with the container's status in a header. The limits are those of the deployment's ``requestSettings``.
+of the endpoint's traffic), and relays request and response. Some of the requests that name no deployment are mirrored. Its own errors are
+plain text, like those of the real front end; any response of a container except 200 becomes 424 with the container's status in a header.
+The limits are those of the deployment's ``requestSettings``.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from mlops.emulator.serving.deployments import request_timeout_s
 from mlops.emulator.serving.endpoints import audience
 from mlops.emulator.wire.app import Answer, Claims, Route
 
-__all__ = ["DEPLOYMENT_HEADER", "ROUTES", "LoadBalancer", "choose_deployment"]
+__all__ = ["DEPLOYMENT_HEADER", "ROUTES", "LoadBalancer", "choose_deployment", "choose_mirror"]
 
 DEPLOYMENT_HEADER = "azureml-model-deployment"
 RELAYED_HEADERS = ("content-type", "content-encoding", "accept", "x-ms-client-request-id")
@@ -57,7 +58,9 @@ async def score(azure: Azure, request: Request) -> Answer:
     """Relay a scoring request to a deployment."""
     endpoint = _load_endpoint(azure, request)
     _authenticate(azure, request, endpoint)
-    name = request.headers.get(DEPLOYMENT_HEADER) or choose_deployment(endpoint["traffic"], azure.services.get(LoadBalancer).random)
+    source = azure.services.get(LoadBalancer).random
+    requested = request.headers.get(DEPLOYMENT_HEADER)
+    name = requested or choose_deployment(endpoint["traffic"], source)
     if name is None:
         raise _front_end_error(404, NO_DEPLOYMENT)
     key = f"{endpoint['name']}/{name}".lower()
@@ -65,6 +68,8 @@ async def score(azure: Azure, request: Request) -> Answer:
     if deployment is None:
         raise _front_end_error(404, f"{NO_DEPLOYMENT} There is no deployment {name}.")
     _inject_faults(azure, deployment["name"])
+    if not requested and (mirror := choose_mirror(endpoint["mirror"], source)) is not None:
+        azure.start_task(_mirror(azure, endpoint["name"], mirror, await request.body(), _relayed_headers(request)))
     deadline = time.monotonic() + request_timeout_s(deployment)
     while True:
         container = await _wait_until_ready(azure, key, deployment, deadline)
@@ -122,6 +127,34 @@ def choose_deployment(traffic: Mapping[str, int], source: random.Random) -> str 
     if not weights:
         return None
     return source.choices(list(weights), list(weights.values()))[0]
+
+
+def choose_mirror(mirror: Mapping[str, int], source: random.Random) -> str | None:
+    """Return the deployment that gets a copy of a request, or None. The percentage is the probability."""
+    for name, percent in mirror.items():
+        if percent and source.random() * 100 < percent:
+            return name
+    return None
+
+
+async def _mirror(azure: Azure, endpoint: str, name: str, body: bytes, headers: Mapping[str, str]) -> None:
+    """Send a copy of a request to a deployment and drop the response, whatever it is. A deployment that is busy gets no copy."""
+    key = f"{endpoint}/{name}".lower()
+    deployment, container = azure.store.get("deployment", key), containers.find(azure, key)
+    if deployment is None or container is None or container.client is None or container.in_flight >= 2 * container.spec.concurrency:
+        return
+    container.in_flight += 1
+    try:
+        async with asyncio.timeout(request_timeout_s(deployment)):
+            await container.client.post("/score", content=body, headers=headers)
+    except (httpx.HTTPError, TimeoutError) as problem:
+        container.write_log(f"A mirrored request has failed: {problem!r}.")
+    finally:
+        container.in_flight -= 1
+
+
+def _relayed_headers(request: Request) -> dict[str, str]:
+    return {name: value for name, value in request.headers.items() if name in RELAYED_HEADERS}
 
 
 def _front_end_error(status: int, sentence: str, deployment: str | None = None, **headers: str) -> AzureFault:
@@ -204,7 +237,7 @@ async def _relay(container: Container, request: Request, deployment: str, deadli
         "POST",
         "/score",
         content=request.stream(),
-        headers={name: value for name, value in request.headers.items() if name in RELAYED_HEADERS},
+        headers=_relayed_headers(request),
     )
     try:
         async with asyncio.timeout(deadline - time.monotonic()):

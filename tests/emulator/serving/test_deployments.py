@@ -138,6 +138,16 @@ def test_a_deployment_has_the_defaults_of_the_service(client: MLClient, blue: An
 
 
 @pytest.mark.usefixtures("blue")
+def test_a_deployment_has_the_fields_of_the_service(send_request: SendRequest, good: str) -> None:
+    answer = send_request("GET", "shop/deployments/blue").json()
+    assert answer["sku"] == {"name": "Default", "tier": "Standard", "capacity": 1}
+    properties = answer["properties"]
+    assert (properties["privateNetworkConnection"], properties["environmentId"], properties["codeConfiguration"]) == (False, None, None)
+    refused = send_request("PUT", "shop/deployments/private", body(good, privateNetworkConnection=True))
+    assert refused.status_code == 501
+
+
+@pytest.mark.usefixtures("blue")
 def test_logs_are_those_of_the_container(client: MLClient) -> None:
     text = client.online_deployments.get_logs("blue", "shop", lines=1000)
     assert "UserContainerStart: Succeeded" in text

@@ -74,7 +74,9 @@ def test_a_new_endpoint_has_no_address_until_it_is_ready(send_request: SendReque
     assert "/mfeOperationsStatus/oe:" in answer.headers["Azure-AsyncOperation"]
     assert wait_for_operation(answer, emulator)["status"] == "Succeeded"
     assert send_request("GET", "early").json()["properties"]["scoringUri"].startswith("https://early.")
-    assert send_request("PUT", "early", body()).status_code == 200
+    update = send_request("PUT", "early", body(description="new"))
+    assert (update.status_code, update.json()["properties"]["description"]) == (201, "new"), "an update, too; with the new values at once"
+    assert update.headers["x-ms-async-operation-timeout"] == "PT30M"
 
 
 def test_an_update_keeps_the_keys(ml: Any) -> None:

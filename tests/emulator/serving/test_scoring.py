@@ -23,7 +23,7 @@ from mlops.emulator.identity.entra import MANAGEMENT, ML, issue
 from mlops.emulator.server import Emulator
 from mlops.emulator.serving import containers
 from mlops.emulator.serving.endpoints import audience
-from mlops.emulator.serving.scoring import LoadBalancer, choose_deployment
+from mlops.emulator.serving.scoring import LoadBalancer, choose_deployment, choose_mirror
 from tests.support.project import enter
 
 pytestmark = [
@@ -245,10 +245,68 @@ def test_the_front_end_answers_health_and_swagger(key: str) -> None:
     assert requests.get("https://nobody.eastus.inference.ml.azure.com/", timeout=60).status_code == 404
 
 
-def test_mirrored_traffic_is_rejected(client: MLClient) -> None:
+@pytest.mark.parametrize(
+    ("live", "mirrored", "message"),
+    [
+        ({"blue": 100}, {"green": 51}, "At most 50 % of the traffic can be mirrored, not 51 %"),
+        ({"blue": 100}, {"blue": 10}, "can receive either live or mirrored traffic, not both"),
+        ({"blue": 90, "green": 10}, {"green": 10}, "can receive either live or mirrored traffic, not both"),
+        ({}, {"blue": 10, "green": 10}, r"to only one deployment, not to \[blue, green\]"),
+        ({"blue": 100}, {"nobody": 10}, r"\[nobody\], which does not exist"),
+    ],
+)
+def test_traffic_that_cant_be_mirrored_is_refused(client: MLClient, live: dict[str, int], mirrored: dict[str, int], message: str) -> None:
     endpoint = client.online_endpoints.get("talk")
-    endpoint.mirror_traffic = {"green": 10}
-    with pytest.raises(HttpResponseError, match="does not implement mirrored traffic"):
+    endpoint.traffic, endpoint.mirror_traffic = live, mirrored
+    with pytest.raises(HttpResponseError, match=message):
+        client.online_endpoints.begin_create_or_update(endpoint).result()
+    unchanged = client.online_endpoints.get("talk")
+    assert (unchanged.traffic["blue"], unchanged.mirror_traffic) == (100, {})
+
+
+def test_a_part_of_the_requests_is_mirrored_and_never_seen_by_the_client(client: MLClient, score: Score, emulator: Emulator) -> None:
+    endpoint = client.online_endpoints.get("talk")
+    endpoint.mirror_traffic = {"GREEN": 50}
+    assert client.online_endpoints.begin_create_or_update(endpoint).result().mirror_traffic == {"green": 50}
+    with pytest.raises(HttpResponseError, match="takes 50 % of the mirrored traffic"):
+        client.online_deployments.begin_delete("green", "talk").result()
+
+    def requests_of_green() -> int:
+        return client.online_deployments.get_logs("green", "talk", lines=5000).count("POST /score 200")
+
+    before = requests_of_green()
+    # As the front end draws: a deployment, then whether the request is mirrored.
+    emulator.azure.services.get(LoadBalancer).random.seed(5)
+    source, expected = random.Random(5), 0
+    for _ in range(20):
+        assert score("hello").json() == {"output": "I am blue: hello"}
+        choose_deployment({"blue": 100}, source)
+        expected += choose_mirror({"green": 50}, source) is not None
+    assert 0 < expected < 20
+    assert score("hello", azureml_model_deployment="blue").status_code == 200, "a request that names a deployment is not mirrored"
+    while requests_of_green() < before + expected:
+        time.sleep(0.05)
+    assert requests_of_green() == before + expected
+    # A mirror that fails does not concern the client.
+    emulator.azure.services.get(LoadBalancer).random.seed(0)
+    assert [score("fail").status_code for _ in range(3)] == [424] * 3
+    endpoint.mirror_traffic = {}
+    client.online_endpoints.begin_create_or_update(endpoint).result()
+
+
+def test_a_mirror_that_does_not_answer_does_not_delay_the_client(client: MLClient, score: Score, emulator: Emulator) -> None:
+    endpoint = client.online_endpoints.get("talk")
+    endpoint.mirror_traffic = {"green": 50}
+    client.online_endpoints.begin_create_or_update(endpoint).result()
+    container = containers.find(emulator.azure, "talk/green")
+    assert container is not None
+    ready, container.client = container.client, None
+    try:
+        emulator.azure.services.get(LoadBalancer).random.seed(5)
+        assert [score("hello").status_code for _ in range(4)] == [200] * 4
+    finally:
+        container.client = ready
+        endpoint.mirror_traffic = {}
         client.online_endpoints.begin_create_or_update(endpoint).result()
 
 
