@@ -23,6 +23,8 @@ MLMODEL = """flavors:
     code: code
     loader_module: answering
     python_version: 3.11.0
+metadata:
+  task: chat-completion
 """
 ANSWERING = """class Answering:
     def predict(self, payload, params=None):

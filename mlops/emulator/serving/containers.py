@@ -41,7 +41,8 @@ class ContainerSpec:
     """How to run a container.
 
     Args:
-        model: folder of the MLflow model.
+        model: the model's folder or file; for a deployment without a script, an MLflow model.
+        script: a scoring script that serves it, if it has one.
         concurrency: number of requests that are processed at once; as many again may wait.
         request_timeout_ms: time limit of a request.
         transformers: its version in the image.
@@ -50,7 +51,8 @@ class ContainerSpec:
         variables: environment variables of the deployment.
     """
 
-    model: Path
+    model: Path | None
+    script: Path | None
     concurrency: int
     request_timeout_ms: int
     transformers: str
@@ -93,7 +95,8 @@ class Container:
         self._check_open()
         self._child = self._azure.children.start(
             [
-                *(sys.executable, "-m", "mlops.emulator.serving.container", "--model", str(self.spec.model), "--port", "0"),
+                *(sys.executable, "-m", "mlops.emulator.serving.container", "--port", "0"),
+                *(("--script", str(self.spec.script)) if self.spec.script else ("--model", str(self.spec.model))),
                 *("--ready-file", str(ready), "--max-concurrent", str(self.spec.concurrency)),
                 *("--request-timeout-ms", str(self.spec.request_timeout_ms), "--answer-shape", self.spec.answer_shape),
                 *("--transformers", self.spec.transformers),
@@ -166,7 +169,20 @@ class Container:
 
     def _environment(self) -> dict[str, str]:
         # A container doesn't see the environment of its host.
-        return package_environment() | dict(self._azure.environment) | {"AZUREML_MODEL_DIR": str(self.spec.model)} | self.spec.variables
+        own = package_environment() | dict(self._azure.environment)
+        if self.spec.script is None:
+            return own | {"AZUREML_MODEL_DIR": str(self.spec.model)} | self.spec.variables
+        own |= {"AML_APP_ROOT": str(self.spec.script.parent), "AZUREML_ENTRY_SCRIPT": self.spec.script.name}
+        return own | {"AZUREML_MODEL_DIR": str(self._mount_model())} | self.spec.variables
+
+    def _mount_model(self) -> Path:
+        """Return a folder that contains nothing but the model under its own name, as scripts expect it."""
+        folder = self._folder / "model"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        if self.spec.model is not None:
+            (folder / self.spec.model.name).symlink_to(self.spec.model)
+        return folder
 
     async def _disconnect(self) -> None:
         client, self.client = self.client, None

@@ -72,12 +72,19 @@ class Scale(Body):
     scale_type: Literal["Default"]
 
 
+class CodeConfiguration(Body):
+    """``CodeConfiguration``: a code asset, and the script in it."""
+
+    code_id: str | None = None
+    scoring_script: str
+
+
 class Properties(Body):
     """``ManagedOnlineDeployment``. Read-only fields are accepted, because clients send back what they have read, and ignored."""
 
     endpoint_compute_type: Literal["Managed"]
     app_insights_enabled: bool | None = None
-    code_configuration: dict[str, Any] | None = None
+    code_configuration: CodeConfiguration | None = None
     data_collector: dict[str, Any] | None = None
     description: str | None = None
     egress_public_network_access: Literal["Enabled", "Disabled"] | None = None
@@ -146,6 +153,7 @@ def build_document(azure: Azure, body: Put, previous: Document | None, name: str
         {
             "name": previous["name"] if previous else name,
             "model": properties.model,
+            "code": properties.code_configuration.model_dump(by_alias=True) if properties.code_configuration else None,
             "environment": properties.environment_id,
             "instance_type": size.name,
             "capacity": capacity,
@@ -171,15 +179,17 @@ def _validate(body: Put, capacity: int) -> None:
     properties = body.properties
     if body.location.replace(" ", "").lower() != LOCATION:
         raise user_error(f"The location {body.location} is not the workspace's location {LOCATION}.")
-    if properties.code_configuration is not None:
-        raise not_implemented("deployments with their own scoring script; an MLflow model needs none")
-    if properties.environment_id is not None and properties.environment_id not in catalog.SERVING_IMAGES:
-        raise not_implemented(f"deployments with the environment {properties.environment_id}, only {', '.join(catalog.SERVING_IMAGES)}")
+    code = properties.code_configuration
+    if code is not None and not (code.code_id and properties.environment_id):
+        raise inference_error("A deployment with a scoring script must have codeConfiguration.codeId and environmentId.")
+    if code is None and properties.environment_id is not None and properties.environment_id not in catalog.SERVING_IMAGES:
+        images = ", ".join(catalog.SERVING_IMAGES)
+        raise not_implemented(f"deployments without a scoring script in the environment {properties.environment_id}, only in {images}")
     if properties.private_network_connection:
         raise not_implemented("deployments with a private network connection")
     if properties.data_collector is not None:
         raise not_implemented("data collectors")
-    if not properties.model:
+    if code is None and not properties.model:
         raise inference_error("A deployment without codeConfiguration and environmentId must have a model.")
     if not properties.instance_type:
         raise inference_error("instanceType is required for a managed deployment.")

@@ -1,8 +1,8 @@
 """Managed online deployments: a model behind an endpoint, served by its own container.
 
 Azure Machine Learning REST, ``onlineEndpoints/deployments`` of 2022-02-01-preview and 2023-04-01-preview. As on Azure, a deployment that
-failed when it was created can't be updated, and one that receives traffic can't be deleted. The emulator serves what the service can serve
-without code, which is MLflow models; it rejects custom scoring scripts and environments.
+failed when it was created can't be updated, and one that receives traffic can't be deleted. A deployment serves an MLflow model without
+code, or has a scoring script and an environment of its own; the environment has no effect here beyond the check that it exists.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from mlops.emulator.base.azure import LOCATION, Azure, arm_id
-from mlops.emulator.base.errors import AzureFault, not_implemented
+from mlops.emulator.base.errors import AzureFault, not_found, not_implemented
 from mlops.emulator.base.store import Document
 from mlops.emulator.registry import catalog
 from mlops.emulator.serving import containers
@@ -26,7 +26,7 @@ from mlops.emulator.serving.endpoints import BUSY, VERSIONS, is_valid_name, load
 from mlops.emulator.wire import operations
 from mlops.emulator.wire.app import WS, Answer, Route
 from mlops.emulator.wire.resources import Body, conflict, inference_error, list_response, parse_body, render_resource
-from mlops.emulator.workspace import quota, uris, vm_sizes
+from mlops.emulator.workspace import assets, quota, uris, vm_sizes
 
 __all__ = ["ROUTES", "request_timeout_s", "shutdown", "startup"]
 
@@ -90,7 +90,7 @@ async def put_deployment(azure: Azure, request: Request) -> Answer:
             f"Specified deployment [{name}] failed during initial provisioning and is in an unrecoverable state. Delete and re-create."
         )
     changed = build_document(azure, body, previous, name)
-    await asyncio.to_thread(_mlflow_model, azure, changed["model"])
+    await asyncio.to_thread(_locate, azure, changed)
     version = request.query_params["api-version"]
     path = operations.start(
         azure, "mfeOperationsStatus", "od:", _provision(azure, key, changed), name, progress="Updating" if previous else "Creating"
@@ -182,7 +182,7 @@ def _render(azure: Azure, stored: Document) -> dict[str, Any]:
         properties={
             "endpointComputeType": "Managed",
             "appInsightsEnabled": stored["app_insights"],
-            "codeConfiguration": None,
+            "codeConfiguration": stored["code"],
             "dataCollector": None,
             "description": stored["description"],
             "egressPublicNetworkAccess": stored["egress"],
@@ -244,23 +244,35 @@ def _failure(code: str, sentence: str) -> AzureFault:
     )
 
 
-def _mlflow_model(azure: Azure, model: str) -> Path:
-    """Return the folder of a deployment's model.
+def _locate(azure: Azure, stored: Document) -> tuple[Path | None, Path | None]:
+    """Return where a deployment's model and scoring script are.
 
     Raises:
-        AzureFault: the model does not exist, or it isn't an MLflow model, which the emulator could not serve without code.
+        AzureFault: something does not exist, or the model isn't an MLflow model, which can't be served without a script.
     """
-    folder = uris.resolve(azure, model)
-    if not (folder / "MLmodel").is_file():
-        raise inference_error(f"Model [{model}] is not an MLflow model: a deployment of it needs codeConfiguration and environmentId.")
-    return folder
+    model = uris.resolve(azure, stored["model"]) if stored["model"] else None
+    if stored["code"] is not None:
+        folder, script = assets.code_folder(azure, stored["code"]["codeId"]), stored["code"]["scoringScript"]
+        if not assets.has_environment(azure, stored["environment"]):
+            raise not_found(f"Not found environment {stored['environment']}.", "NotFound", "EnvironmentNotFound")
+        path = (folder / script).resolve()
+        if not path.is_file() or not path.is_relative_to(folder.resolve()):
+            raise inference_error(f"The scoring script [{script}] does not exist in the code [{stored['code']['codeId']}].")
+        return model, path
+    if model is None or not (model / "MLmodel").is_file():
+        raise inference_error(
+            f"Model [{stored['model']}] is not an MLflow model: a deployment of it needs codeConfiguration and environmentId."
+        )
+    return model, None
 
 
 def _container_spec(azure: Azure, stored: Document) -> ContainerSpec:
     settings = stored["request_settings"]
     liveness = probe_settings(stored["liveness"], True) or {}
+    model, script = _locate(azure, stored)
     return ContainerSpec(
-        model=_mlflow_model(azure, stored["model"]),
+        model=model,
+        script=script,
         concurrency=settings["maxConcurrentRequestsPerInstance"] * stored["capacity"],
         request_timeout_ms=round(request_timeout_s(stored) * 1000),
         transformers=catalog.SERVING_IMAGES.get(stored["environment"] or "", catalog.DEFAULT_IMAGE_TRANSFORMERS),

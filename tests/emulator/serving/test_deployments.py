@@ -276,7 +276,8 @@ def test_a_deployment_uses_quota_with_its_reserve_for_upgrades(
         ({"scaleSettings": {"scaleType": "TargetUtilization"}}, 400, "scaleSettings.scaleType"),
         ({"endpointComputeType": "Kubernetes"}, 400, "endpointComputeType"),
         ({"environmentId": "azureml:mine:1"}, 501, "the environment azureml:mine:1"),
-        ({"codeConfiguration": {"scoringScript": "score.py"}}, 501, "scoring script"),
+        ({"codeConfiguration": {"scoringScript": "score.py"}}, 400, "must have codeConfiguration.codeId and environmentId"),
+        ({"codeConfiguration": {"codeId": "azureml:c:1"}}, 400, "codeConfiguration.scoringScript"),
     ],
 )
 def test_an_invalid_deployment_is_rejected(send_request: SendRequest, good: str, change: dict[str, Any], status: int, message: str) -> None:
@@ -321,7 +322,7 @@ def test_a_model_of_a_newer_transformers_needs_a_newer_serving_image(client: MLC
     folder = blobs.path(emulator.azure, blobs.datastore_container(emulator.azure), "newer")
     shutil.copytree(ECHO, folder)
     with (folder / "MLmodel").open("a") as file:
-        file.write("metadata:\n  transformers_version: 5.3.0\n")
+        file.write("  transformers_version: 5.3.0\n")
     path = "azureml://datastores/workspaceblobstore/paths/newer"
     newer = str(client.models.create_or_update(Model(name="newer", version="1", path=path, type="mlflow_model")).id)
     older_image, image = (

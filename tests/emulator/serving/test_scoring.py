@@ -272,7 +272,7 @@ def test_a_part_of_the_requests_is_mirrored_and_never_seen_by_the_client(client:
         client.online_deployments.begin_delete("green", "talk").result()
 
     def requests_of_green() -> int:
-        return client.online_deployments.get_logs("green", "talk", lines=5000).count("POST /score 200")
+        return str(client.online_deployments.get_logs("green", "talk", lines=5000)).count("POST /score 200")
 
     before = requests_of_green()
     # As the front end draws: a deployment, then whether the request is mirrored.

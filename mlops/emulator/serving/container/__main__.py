@@ -1,9 +1,10 @@
-"""Serve an MLflow model on loopback.
+"""Serve an MLflow model, or a scoring script, on loopback.
 
     python -m mlops.emulator.serving.container --model DIR --port 0 --ready-file PATH
+    python -m mlops.emulator.serving.container --script FILE --port 0 --ready-file PATH
 
 The port is written to the ready file (a decimal number), atomically, once the model is loaded and the server listens. Standard output is
-the container's log. If the model can't be loaded, the process exits with 1 and its traceback in the log.
+the container's log. If the model can't be loaded, the process exits with 1 and its traceback in the log; with 3 if the script fails.
 """
 
 from __future__ import annotations
@@ -24,18 +25,27 @@ from typing import Any
 
 from mlops.core import console
 from mlops.emulator.base import libraries
-from mlops.emulator.serving.container.app import make_app
+from mlops.emulator.serving.container import pyfunc
+from mlops.emulator.serving.container.app import Scorer, make_app
+from mlops.emulator.serving.container.calls import CallScorer
+from mlops.emulator.serving.container.chat import ChatScorer
 from mlops.emulator.serving.container.checkpoint import check_checkpoint
+from mlops.emulator.serving.container.script import load_script
 from mlops.emulator.serving.container.shapes import SHAPES
 from mlops.emulator.serving.container.worker import Worker
 
 __all__ = ["main"]
 
+CHAT = "chat-completion"
+"""The task in the metadata of a chat model's MLmodel file."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Load the model, listen, and serve until SIGTERM. Return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m mlops.emulator.serving.container", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="an MLflow model")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--model", type=Path, metavar="DIR", help="an MLflow model")
+    what.add_argument("--script", type=Path, metavar="FILE", help="a scoring script with init() and run()")
     parser.add_argument("--port", type=int, default=0, help="0 for any free port (default)")
     parser.add_argument("--ready-file", type=Path, required=True, metavar="PATH", help="receives the port once the model is loaded")
     parser.add_argument("--max-concurrent", type=int, default=1, metavar="N", help="maxConcurrentRequestsPerInstance (default 1)")
@@ -45,15 +55,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     libraries.configure()
     try:
-        check_checkpoint(arguments.model, arguments.transformers)
-        model = _load_model(arguments.model)
+        scorer = _load_script(arguments) if arguments.script else _load_scorer(arguments)
     except Exception:
         console.info(traceback.format_exc())
-        console.info(f"the model in {arguments.model} can't be loaded")
-        return 1
+        console.info(f"{arguments.script or f'the model in {arguments.model}'} can't be loaded")
+        return 3 if arguments.script else 1
     with socket.create_server(("127.0.0.1", arguments.port)) as listener:
-        asyncio.run(_serve(model, listener, arguments))
+        asyncio.run(_serve(scorer, listener, arguments.ready_file))
     return 0
+
+
+def _load_script(arguments: argparse.Namespace) -> Scorer:
+    return CallScorer(load_script(arguments.script.resolve()), arguments.max_concurrent, arguments.request_timeout_ms / 1000)
+
+
+def _load_scorer(arguments: argparse.Namespace) -> Scorer:
+    """Load a model: a chat model with its own payload and batches, any other one as tables and tensors."""
+    check_checkpoint(arguments.model, arguments.transformers)
+    model = _load_model(arguments.model)
+    timeout_s = arguments.request_timeout_ms / 1000
+    if (model.metadata.metadata or {}).get("task") != CHAT:
+        return CallScorer(pyfunc.make_call(model), arguments.max_concurrent, timeout_s)
+    # By name, because its import of mlflow must follow the preparations of the model's loading.
+    chat_model = importlib.import_module("mlops.emulator.component.chat_model")
+    worker = Worker(model.predict, batch=min(arguments.max_concurrent, 4), limit=2 * arguments.max_concurrent)
+    return ChatScorer(worker, chat_model.parse, SHAPES[arguments.answer_shape], timeout_s)
 
 
 def _load_model(folder: Path) -> Any:
@@ -81,15 +107,12 @@ def _hide_mlflow_plugin() -> None:
     warnings.filterwarnings("ignore", "Failure attempting to register .*azureml")
 
 
-async def _serve(model: Any, listener: socket.socket, arguments: argparse.Namespace) -> None:
+async def _serve(scorer: Scorer, listener: socket.socket, ready_file: Path) -> None:
     import uvicorn
 
-    # By name, because its import of mlflow must follow the preparations above.
-    chat_model = importlib.import_module("mlops.emulator.component.chat_model")
-    worker = Worker(model.predict, batch=min(arguments.max_concurrent, 4), limit=2 * arguments.max_concurrent)
-    app = make_app(worker, chat_model.parse, SHAPES[arguments.answer_shape], arguments.request_timeout_ms / 1000)
+    app = make_app(scorer)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=2))
-    announcement = asyncio.create_task(_announce(server, listener.getsockname()[1], arguments.ready_file))
+    announcement = asyncio.create_task(_announce(server, listener.getsockname()[1], ready_file))
     await server.serve(sockets=[listener])
     announcement.cancel()
 

@@ -15,6 +15,7 @@ from mlops.cloud.answers import SHAPES as KNOWN
 from mlops.cloud.answers import Answer, parse_answer
 from mlops.emulator.__main__ import ANSWER_SHAPES
 from mlops.emulator.serving.container.app import make_app
+from mlops.emulator.serving.container.chat import ChatScorer
 from mlops.emulator.serving.container.shapes import SHAPES
 from mlops.emulator.serving.container.worker import Worker
 
@@ -52,7 +53,7 @@ def run_scenario(batch: int, limit: int, timeout_s: float, play: Callable[[Clien
 
     async def run() -> None:
         model = Slow()
-        app = make_app(Worker(model, batch, limit), parse, SHAPES["output"], timeout_s)
+        app = make_app(ChatScorer(Worker(model, batch, limit), parse, SHAPES["output"], timeout_s))
         try:
             async with Client(transport=httpx.ASGITransport(app), base_url="http://container") as client:
                 await play(client, model)
