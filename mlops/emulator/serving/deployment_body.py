@@ -15,7 +15,7 @@ from mlops.emulator.wire.limits import ResourceTags
 from mlops.emulator.wire.resources import Body, add_system_data, inference_error
 from mlops.emulator.workspace import vm_sizes
 
-__all__ = ["Count", "Put", "build_document", "parse_duration", "probe_settings"]
+__all__ = ["Count", "Patch", "Put", "apply_patch", "build_document", "parse_duration", "probe_settings"]
 
 MAX_TIMEOUT_S = 180
 MAX_INSTANCES = 50
@@ -123,6 +123,36 @@ class Put(Body):
     tags: ResourceTags = None
 
 
+class PartialSku(Body):
+    """``PartialSku``."""
+
+    name: Literal["Default"] | None = None
+    capacity: Count | None = None
+    tier: str | None = None
+    size: str | None = None
+    family: str | None = None
+
+
+class Patch(Body):
+    """``PartialMinimalTrackedResourceWithSku``: the number of instances, and tags. A missing field is left unchanged."""
+
+    sku: PartialSku | None = None
+    tags: dict[str, str | None] | None = None
+
+
+def apply_patch(azure: Azure, body: Patch, previous: Document) -> Document:
+    """Return the settings with a patch applied, without the state of the last operation.
+
+    Raises:
+        AzureFault: 400, the service would reject it.
+    """
+    capacity = body.sku.capacity if body.sku and body.sku.capacity is not None else previous["capacity"]
+    _check_capacity(capacity)
+    tags = previous["tags"] if body.tags is None else body.tags
+    settings = {name: value for name, value in previous.items() if name not in ("state", "operation", "unrecoverable")}
+    return add_system_data(azure, previous, settings | {"capacity": capacity, "tags": tags})
+
+
 def build_document(azure: Azure, body: Put, previous: Document | None, name: str) -> Document:
     """Return the document to store, with defaults.
 
@@ -193,6 +223,10 @@ def _validate(body: Put, capacity: int) -> None:
         raise inference_error("A deployment without codeConfiguration and environmentId must have a model.")
     if not properties.instance_type:
         raise inference_error("instanceType is required for a managed deployment.")
+    _check_capacity(capacity)
+
+
+def _check_capacity(capacity: int) -> None:
     if capacity > MAX_INSTANCES:
         raise inference_error(f"sku.capacity {capacity} is more than the {MAX_INSTANCES} instances that a deployment may have.")
 

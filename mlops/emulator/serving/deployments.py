@@ -21,7 +21,7 @@ from mlops.emulator.base.store import Document
 from mlops.emulator.registry import catalog
 from mlops.emulator.serving import containers
 from mlops.emulator.serving.containers import ContainerSpec, Unhealthy
-from mlops.emulator.serving.deployment_body import Count, Put, build_document, parse_duration, probe_settings
+from mlops.emulator.serving.deployment_body import Count, Patch, Put, apply_patch, build_document, parse_duration, probe_settings
 from mlops.emulator.serving.endpoints import BUSY, VERSIONS, is_valid_name, load_endpoint
 from mlops.emulator.wire import operations
 from mlops.emulator.wire.app import WS, Answer, Route
@@ -83,28 +83,56 @@ async def put_deployment(azure: Azure, request: Request) -> Answer:
     key = f"{endpoint['name']}/{name}".lower()
     body = await parse_body(request, Put)
     previous = azure.store.get("deployment", key)
-    if previous is not None and previous["state"] in BUSY:
-        raise conflict(f"Deployment {name}", previous["state"])
-    if previous is not None and previous["unrecoverable"]:
-        raise inference_error(
-            f"Specified deployment [{name}] failed during initial provisioning and is in an unrecoverable state. Delete and re-create."
-        )
+    if previous is not None:
+        _check_changeable(previous)
     changed = build_document(azure, body, previous, name)
     await asyncio.to_thread(_locate, azure, changed)
+    location = f"https://management.azure.com{request.url.path}?api-version={request.query_params['api-version']}"
+    path, state = _start_provisioning(azure, request, key, changed | {"endpoint": endpoint["name"]}, previous)
+    # The response has the new values at once; until the operation has succeeded, reads have the previous ones.
+    return operations.accept(201, path, request.query_params["api-version"], _render(azure, changed | state), location)
+
+
+async def patch_deployment(azure: Azure, request: Request) -> Answer:
+    """Change the number of instances, or tags."""
+    key, previous = load_deployment(azure, request)
+    body = await parse_body(request, Patch)
+    _check_changeable(previous)
+    path, _ = _start_provisioning(azure, request, key, apply_patch(azure, body, previous), previous)
+    version = request.query_params["api-version"]
+    location = f"https://management.azure.com{path.replace('mfeOperationsStatus', 'mfeOperationResults')}?api-version={version}"
+    return operations.accept(202, path, version, None, location)
+
+
+def _check_changeable(stored: Document) -> None:
+    if stored["state"] in BUSY:
+        raise conflict(f"Deployment {stored['name']}", stored["state"])
+    if stored["unrecoverable"]:
+        raise inference_error(
+            f"Specified deployment [{stored['name']}] failed during initial provisioning and is in an unrecoverable state. Delete and"
+            " re-create."
+        )
+
+
+def _start_provisioning(azure: Azure, request: Request, key: str, changed: Document, previous: Document | None) -> tuple[str, Document]:
+    """Start an operation; return the path of its status, and what it changes in the document at once."""
     version = request.query_params["api-version"]
     path = operations.start(
-        azure, "mfeOperationsStatus", "od:", _provision(azure, key, changed), name, progress="Updating" if previous else "Creating"
+        azure,
+        "mfeOperationsStatus",
+        "od:",
+        _provision(azure, key, changed),
+        changed["name"],
+        progress="Updating" if previous else "Creating",
     )
     state = {
         "state": "Updating" if previous else "Creating",
         "unrecoverable": previous is None,
-        "endpoint": endpoint["name"],
+        "endpoint": changed["endpoint"],
         "operation": f"https://management.azure.com{path}?api-version={version}",
     }
     azure.store.put("deployment", key, (previous or changed) | state)
-    location = f"https://management.azure.com{request.url.path}?api-version={version}"
-    # The response has the new values at once; until the operation has succeeded, reads have the previous ones.
-    return operations.accept(201, path, version, _render(azure, changed | state), location)
+    return path, state
 
 
 async def get_deployment(azure: Azure, request: Request) -> Answer:
@@ -306,6 +334,7 @@ ROUTES = [
     Route("arm", "GET", _DEPLOYMENTS, list_deployments, VERSIONS),
     Route("arm", "GET", _DEPLOYMENTS + "/{deployment}", get_deployment, VERSIONS),
     Route("arm", "PUT", _DEPLOYMENTS + "/{deployment}", put_deployment, VERSIONS),
+    Route("arm", "PATCH", _DEPLOYMENTS + "/{deployment}", patch_deployment, {"2023-04-01-preview"}),
     Route("arm", "DELETE", _DEPLOYMENTS + "/{deployment}", delete_deployment, VERSIONS),
     Route("arm", "POST", _DEPLOYMENTS + "/{deployment}/getLogs", get_logs, VERSIONS),
 ]

@@ -33,6 +33,7 @@ NAME = re.compile(r"[a-zA-Z](?:[-a-zA-Z0-9]*[a-zA-Z0-9])?")
 NAME_TAKEN = "There is already an endpoint with this name, Endpoint name needs to be unique within a region. Try some other name."
 BUSY = ("Creating", "Updating", "Deleting")
 """Provisioning states in which an operation is in progress."""
+TOKEN_LIFETIME_S = 24 * 3600
 MAX_MIRRORED = 50
 """Maximum percentage of the traffic that is mirrored (Microsoft, "Safe rollout for online endpoints")."""
 SYSTEM_PROPERTIES = ("azureml.onlineendpointid", "AzureAsyncOperationUri")
@@ -232,14 +233,14 @@ async def regenerate_keys(azure: Azure, request: Request) -> Answer:
 
 
 async def get_token(azure: Azure, request: Request) -> Answer:
-    """Return an access token for an endpoint with authMode AMLToken. It is valid for an hour."""
+    """Return an access token for an endpoint with authMode AMLToken. It is valid for a day."""
     stored = load_endpoint(azure, request.path_params["endpoint"])
     _check_auth_mode(stored, "AMLToken", "tokens")
     now = int(time.time())
     return {
-        "accessToken": entra.issue(azure, audience(stored["name"])),
-        "expiryTimeUtc": now + 3600,
-        "refreshAfterTimeUtc": now + 1800,
+        "accessToken": entra.issue(azure, audience(stored["name"]), TOKEN_LIFETIME_S / 60),
+        "expiryTimeUtc": now + TOKEN_LIFETIME_S,
+        "refreshAfterTimeUtc": now + TOKEN_LIFETIME_S // 2,
         "tokenType": "Bearer",
     }
 

@@ -188,6 +188,22 @@ def test_an_update_rolls_over_to_another_container(client: MLClient, good: str, 
 
 
 @pytest.mark.usefixtures("blue")
+def test_a_patch_changes_the_number_of_instances_and_tags_only(client: MLClient, send_request: SendRequest, good: str) -> None:
+    before = client.online_deployments.get("blue", "shop")
+    answer = send_request("PATCH", "shop/deployments/blue", {"sku": {"capacity": 3}, "tags": {"scaled": "yes"}})
+    assert (answer.status_code, answer.content) == (202, b"")
+    assert "/mfeOperationsStatus/od:" in answer.headers["Azure-AsyncOperation"]
+    assert "/mfeOperationResults/od:" in answer.headers["Location"]
+    while (after := client.online_deployments.get("blue", "shop")).provisioning_state == "Updating":
+        time.sleep(0.05)
+    assert (after.provisioning_state, after.instance_count, after.tags) == ("Succeeded", 3, {"scaled": "yes"})
+    assert (after.model, after.request_settings.request_timeout_ms) == (good, before.request_settings.request_timeout_ms)
+    for body_, status in (({"sku": {"capacity": 51}}, 400), ({"sku": {"capacity": 0}}, 400), ({"properties": {}}, 400)):
+        assert send_request("PATCH", "shop/deployments/blue", body_).status_code == status
+    assert send_request("PATCH", "shop/deployments/nobody", {"tags": {}}).status_code == 404
+
+
+@pytest.mark.usefixtures("blue")
 def test_a_failed_update_leaves_the_old_container_serving(client: MLClient, broken: str, good: str, emulator: Emulator) -> None:
     before = container_processes(emulator, "blue")
     with pytest.raises(HttpResponseError, match="ResourceNotReady"):

@@ -154,7 +154,7 @@ def test_an_invalid_name_is_rejected(send_request: SendRequest, name: str) -> No
         (body(traffic={"demo": 101}), 400, "traffic.demo"),
         (body(traffic={"demo": "100"}), 400, "traffic.demo"),
         (body(traffic={"demo": 100}), 400, "does not exist"),
-        (body(mirrorTraffic={"demo": 10}), 501, "mirrored traffic"),
+        (body(mirrorTraffic={"demo": 10}), 400, "does not exist in endpoint"),
         (body(compute="aks"), 501, "not managed"),
         (body() | {"identity": {"type": "UserAssigned"}}, 501, "UserAssigned"),
     ],
