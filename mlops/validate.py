@@ -36,6 +36,7 @@ from mlops.dataset.checks import RETENTION, TRAINING_SPLIT, check
 from mlops.dataset.contamination import check_contamination
 from mlops.dataset.conversation import SPLITS
 from mlops.dataset.lengths import check_prompt_lengths
+from mlops.dataset.near_duplicates import check_near_duplicates
 from mlops.dataset.privacy import check_privacy
 from mlops.judging.metrics import EVERY_KIND, parse
 from mlops.judging.validity import rule_problem
@@ -77,6 +78,7 @@ def validate(config: Config, run: Run, workspace: Workspace) -> Validated:
         return places[split][line - 1] if split in places else f"{files[split]}:{line}"
 
     findings += check_privacy(files, locate)
+    findings += check_near_duplicates(files, TRAINING_SPLIT, locate)
     suite_files = {name: path for name, (path, _) in frozen.items()}
     findings += check_contamination(suite_files, files[TRAINING_SPLIT], partial(locate, TRAINING_SPLIT))
     findings += _check_rules(config, {name: _count_kinds(path) for name, (path, _) in frozen.items()})
