@@ -426,3 +426,29 @@ def test_messages_that_are_learned_in_spite_of_weight_0_are_counted(tmp_path: Pa
     record = prepare(config(write(tmp_path / "s", splits)), run)
     assert list(record.notes.values()) == [1]
     assert "1 row(s) have an assistant message with weight 0" in capsys.readouterr().err
+
+
+def test_a_file_with_too_few_rows_for_four_splits_says_how_they_fall(tmp_path: Path, run: Run) -> None:
+    (tmp_path / "tiny.jsonl").write_text("".join(json.dumps({"messages": row("x", n)["messages"]}) + "\n" for n in range(6)))
+    with pytest.raises(DataError, match=r"too few conversations to divide them into the four splits: train_sft \d") as caught:
+        prepare(config(tmp_path / "tiny.jsonl"), run)
+    assert "100 are enough" in caught.value.fix
+
+
+@pytest.mark.parametrize("count", [100, 150, 200])
+def test_a_hundred_rows_are_enough_for_four_splits(count: int, tmp_path: Path, run: Run) -> None:
+    (tmp_path / "some.jsonl").write_text("".join(json.dumps({"messages": row(f"x{count}", n)["messages"]}) + "\n" for n in range(count)))
+    record = prepare(config(tmp_path / "some.jsonl"), run)
+    assert sum(record.files[split].rows or 0 for split in SPLITS) == count
+
+
+def test_an_empty_source_is_refused_as_such(tmp_path: Path, run: Run) -> None:
+    (tmp_path / "none.jsonl").write_text("\n\n")
+    with pytest.raises(DataError, match=r"none\.jsonl is empty: it has no rows"):
+        prepare(config(tmp_path / "none.jsonl"), run)
+
+
+def test_rows_are_reported_before_splits(tmp_path: Path, run: Run) -> None:
+    (tmp_path / "bad.jsonl").write_text("nonsense\n" * 3)
+    with pytest.raises(ValidationFailed, match=r"None of the 3 row\(s\) is a conversation:\n.*bad\.jsonl:1: json\.malformed"):
+        prepare(config(tmp_path / "bad.jsonl"), run)

@@ -154,3 +154,10 @@ def test_the_content_id_depends_on_texts_and_roles() -> None:
     assert content_id(row.messages) == content_id(decode(line(prompt_id="2")).messages)
     assert content_id(row.messages) != content_id(row.messages[::-1])
     assert len(content_id(row.messages)) == 64
+
+
+def test_very_long_numbers_and_deep_nesting_elsewhere_do_not_matter_or_are_findings() -> None:
+    # A second "role" makes the reader look for duplicate keys, with a decoder that refuses such numbers by default.
+    row = line(extra={"role": "x"})[:-1] + b', "number": ' + b"9" * 5000 + b"}"
+    assert decode(row).prompt == "Hi"
+    assert rule_of(b'{"x": ' + b"[" * 100_000) == "json.malformed"

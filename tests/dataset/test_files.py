@@ -349,3 +349,23 @@ def test_splits_that_are_not_used_are_named(tmp_path: Path, capsys: pytest.Captu
         put(tmp_path / f"{name}.jsonl", lines(chats(4, name)))
     splits_of(tmp_path)
     assert "not used: validation (4 rows)" in capsys.readouterr().out
+
+
+def test_fields_that_arrow_adds_to_messages_as_nulls_are_absent(tmp_path: Path) -> None:
+    rows = chats(4)
+    for row in rows:
+        for message in row["messages"]:
+            message.update(name=None, tool_calls=None)
+    schema = pyarrow.schema(
+        [("messages", pyarrow.list_(pyarrow.struct([(key, pyarrow.string()) for key in ("role", "content", "name", "tool_calls")])))]
+    )
+    parquet.write_table(pyarrow.Table.from_pylist(rows, schema), tmp_path / "a.parquet")
+    assert all_texts(tmp_path / "a.parquet") == sorted(row["messages"][0]["content"] for row in chats(4))
+
+
+def test_a_parquet_file_without_rows_has_none(tmp_path: Path) -> None:
+    table = pyarrow.Table.from_pylist(chats(1)).slice(0, 0)
+    parquet.write_table(table, tmp_path / "train_sft.parquet")
+    for split in SPLITS[1:]:
+        put(tmp_path / f"{split}.jsonl", lines(chats(2, split)))
+    assert {split: len(rows) for split, rows in splits_of(tmp_path).items()} == {"train_sft": 0, **dict.fromkeys(SPLITS[1:], 2)}
