@@ -19,6 +19,7 @@ from mlops.core.config import Config
 from mlops.core.errors import MlopsError, NotPromoted, RecordError, TrafficError
 from mlops.core.records import Deployed, Evaluated, Judged, Promoted, Smoked
 from mlops.core.run import Run
+from mlops.github.review import require_review
 
 __all__ = ["main", "promote"]
 
@@ -37,6 +38,8 @@ def promote(config: Config, run: Run, workspace: Workspace) -> Promoted:
         TrafficError: the new deployment is not live; says whether the traffic was restored.
     """
     judged, deployed, smoked = guard.require_admission(run, config), run.read(Deployed), run.read(Smoked)
+    if config.promotion.require_review:
+        require_review()
     new = deployed.deployment
     before = workspace.endpoints.get(deployed.endpoint)
     workspace.check_endpoint(before.name, before.tags)

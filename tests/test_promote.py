@@ -55,6 +55,9 @@ class Stage:
             text.replace("[targets.test.endpoint]", "[targets.test.endpoint]\nephemeral = true") if ephemeral else text, *overrides
         )
 
+    def reviewed(self) -> Config:
+        return self.make(TOML.format(name=self.name) + "[targets.test.promotion]\nrequire_review = true\n")
+
     def session(self, *overrides: str, ephemeral: bool = False) -> tuple[Config, Workspace]:
         config = self.config(*overrides, ephemeral=ephemeral)
         return config, self.open(config)
@@ -113,7 +116,7 @@ def test_from_the_gate_to_live_traffic_with_every_stage_run_twice(stage: Stage, 
     again = register(config, run, workspace)
     assert workspace.assets.find_model("served", {TRAINING_JOB: stage.job}) is not None
     assert again.tags["mlops.verdict"] == "PROMOTE"
-    assert again.tags["metric.target.nll"] == "1.25"
+    assert again.lineage.endswith(f"/mlops/models/served/{again.version}.json")
 
     deployed = deploy(config, run, workspace)
     assert (deployed.endpoint_created, deployed.traffic_now) == (True, {deployed.deployment: 0})
@@ -125,6 +128,9 @@ def test_from_the_gate_to_live_traffic_with_every_stage_run_twice(stage: Stage, 
     assert run.directory.joinpath(smoked.files["answers"].path).read_text().count("\n") == 3
     assert smoke_test(config, run, workspace) == smoked
 
+    with pytest.raises(NotPromoted, match="only a job in GitHub can be reviewed"):
+        promote(stage.reviewed(), run, workspace)
+    assert stage.traffic() == {deployed.deployment: 0}
     promoted = promote(config, run, workspace)
     assert stage.traffic() == {deployed.deployment: 100}
     assert (promoted.previous, promoted.previous_kept, promoted.steps) == (None, False, ({deployed.deployment: 100},))

@@ -44,6 +44,10 @@ STORAGE_FIXES = {
 """Error of the file system → what the user can do."""
 
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+"""Signals that interrupt a command. It cleans up after the first, and ignores further ones while it does."""
+
+
 class Context:
     """What a command's options select: the settings of a target, a run directory, the workspace."""
 
@@ -170,7 +174,7 @@ def load_context(arguments: argparse.Namespace) -> Context:
 
 def guarded(function: Callable[[], int]) -> int:
     """Turn every way to fail into a message and an exit code."""
-    previous = signal.signal(signal.SIGTERM, _interrupt)
+    previous = {number: signal.signal(number, _interrupt) for number in SIGNALS}
     try:
         return function()
     except Detached as notice:
@@ -192,7 +196,8 @@ def guarded(function: Callable[[], int]) -> int:
     except Exception as problem:
         return _report_bug(problem)
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def explain_storage_failure(problem: OSError) -> StorageFailed | None:
@@ -211,5 +216,12 @@ def _report_bug(problem: Exception) -> int:
 
 
 def _interrupt(_signum: int, _frame: FrameType | None) -> None:
-    # SIGTERM is handled like Ctrl-C, so that `finally` blocks run and a cancelled workflow cancels its job.
+    # SIGTERM is handled like Ctrl-C, so that `finally` blocks run and a cancelled workflow cancels its job. GitHub sends SIGINT, 7.5
+    # seconds later SIGTERM, and kills after another 2.5: the second signal must not interrupt the clean-up that the first has started.
+    for number in SIGNALS:
+        signal.signal(number, _ignore)
     raise KeyboardInterrupt
+
+
+def _ignore(_signum: int, _frame: FrameType | None) -> None:
+    """Do nothing. Unlike SIG_IGN, child processes don't inherit it."""

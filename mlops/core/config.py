@@ -251,6 +251,14 @@ class SmokeConfig(Table):
     max_new_tokens: int = Field(64, ge=1)
 
 
+class PromotionConfig(Table):
+    """What must hold before the new deployment takes traffic, besides the gate's verdict and the smoke test."""
+
+    require_review: bool = Field(
+        False, description="stop unless the job runs in a GitHub environment with required reviewers, as GitHub reports them"
+    )
+
+
 class Tables(Table):
     """The tables that the file may have for one target."""
 
@@ -264,6 +272,7 @@ class Tables(Table):
     registration: RegistrationConfig = RegistrationConfig()
     endpoint: EndpointConfig = EndpointConfig()
     smoke: SmokeConfig = SmokeConfig()
+    promotion: PromotionConfig = PromotionConfig()
     tags: Tags = Field(default_factory=dict, description="put on everything that the pipeline creates")
 
 
@@ -299,7 +308,7 @@ class Config(Tables):
 _NEXT_SETTING = re.compile(rf"(?:\s*[,;]\s*|\s+)(?=(?:{'|'.join(Tables.model_fields)})\.[\w.\"'-]+\s*=)")
 """The separator of two settings on one line."""
 
-DECIDING = ("gate.", "evaluation.", "endpoint.ephemeral", "workspace.trusted_creators")
+DECIDING = ("gate.", "evaluation.", "endpoint.ephemeral", "workspace.trusted_creators", "promotion.")
 """Settings that decide the gate's verdict and whom it binds. For a target that is not ephemeral only the file may set them."""
 DISPATCHABLE = (
     "training.", "compute.", "endpoint.instance_type", "endpoint.instance_count", "endpoint.probe_initial_delay_s",

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +13,7 @@ import pytest
 from mlops.__main__ import main
 from mlops.cli import stage
 from mlops.core.config import COORDINATES, Config
-from mlops.core.errors import Detached, JobFailed, TrafficError
+from mlops.core.errors import INTERRUPTED, Detached, JobFailed, TrafficError
 from mlops.core.records import Judged, Verdict
 from mlops.core.run import Run
 
@@ -105,3 +108,41 @@ def test_detached_training_is_not_a_failure(capsys: pytest.CaptureFixture[str]) 
     stderr = capsys.readouterr().err
     assert "The job goes on." in stderr
     assert "error" not in stderr
+
+
+INTERRUPTIBLE = """
+import sys, time
+from mlops.cli.stage import guarded
+
+def wait():
+    try:
+        print("waiting", flush=True)
+        time.sleep(600)
+    finally:
+        print("cleaning up", flush=True)
+        sys.stdin.readline()
+        print("cleaned up", flush=True)
+
+sys.exit(guarded(wait))
+"""
+
+
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_further_signals_do_not_interrupt_the_clean_up(first: signal.Signals) -> None:
+    """GitHub sends SIGINT to a canceled step, and SIGTERM before it kills."""
+    with subprocess.Popen([sys.executable, "-c", INTERRUPTIBLE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline() == "waiting\n"
+            process.send_signal(first)
+            assert process.stdout.readline() == "cleaning up\n"
+            for further in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
+                process.send_signal(further)
+            time.sleep(0.2)  # they are delivered before the clean-up goes on
+            process.stdin.write("\n")
+            process.stdin.flush()
+            assert "cleaned up\n" in process.stdout.read()
+            assert process.wait(30) == INTERRUPTED
+        finally:
+            process.kill()

@@ -19,6 +19,7 @@ from mlops.__main__ import main
 from mlops.cli.plan import JOBS
 from mlops.cli.run import STAGES
 from mlops.core.config import GateConfig
+from tests.support.workflows.harness import COORDINATES
 from tests.support.workflows.trees import ROOT, inlined, read_workflow
 from tests.workflows.conftest import TRUSTED, TRUSTED_PR
 
@@ -321,3 +322,21 @@ def test_a_push_starts_training_only_if_it_can_change_the_result(file: str, star
         if fnmatch.fnmatch(file, pattern.removeprefix("!").replace("**", "*")):
             matched = not pattern.startswith("!")
     assert matched is starts
+
+
+def test_the_coordinates_of_azure_are_read_in_the_job_with_the_environment() -> None:
+    """A workflow's own ``env`` sees no variables of environments."""
+    assert [name for name, workflow in FILES.items() if "vars." in str(workflow.get("env", ""))] == []
+    jobs = [(name, job_id, job) for name, job_id, job in ALL_JOBS if job.get("environment") and job.get("steps")]
+    assert len(jobs) > 8
+    for name, job_id, job in jobs:
+        missing = [variable for variable in COORDINATES if "vars." not in str(job.get("env", {}).get(variable))]
+        assert missing == [], f"{name}/{job_id}"
+
+
+def test_no_schedule_starts_on_the_hour() -> None:
+    """GitHub delays or drops schedules when everybody's start."""
+    text = (GITHUB / "workflows" / "schedule.yml").read_text(encoding="utf-8")
+    minutes = re.findall(r'- cron: "(\d+) ', text)
+    assert minutes
+    assert all(int(minute) % 5 for minute in minutes)
