@@ -336,6 +336,18 @@ def test_the_hub_is_read_at_the_pinned_revision_and_with_progress(loaded: Any, t
     assert local.fingerprint == record.fingerprint, "the same rows, whatever they come from"
 
 
+def test_a_data_set_with_train_and_test_in_another_layout_is_read_from_the_hub(tmp_path: Path) -> None:
+    chats = {name: [{"messages": row(name, number)["messages"], "score": number} for number in range(12)] for name in ("train", "test")}
+    with hub.Hub("tester/chats", COMMIT, repository(chats)) as server:
+        done = from_hub(tmp_path, server.url, COMMIT, "--set", "data.percent=100")
+    assert done.returncode == 0, done.stderr
+    assert "train_sft: OpenAI messages, 1" in done.stdout
+    record = Run(tmp_path / "run").read(Prepared)
+    assert sum(record.files[split].rows or 0 for split in SPLITS) == 24
+    places = (tmp_path / "run" / record.files["origin.train_sft"].path).read_text().splitlines()
+    assert all(place.startswith("tester/chats/train:") for place in places)
+
+
 def test_a_second_run_does_not_contact_the_hub(loaded: Any, capsys: pytest.CaptureFixture[str]) -> None:
     # No hub is running here, and this process has the real one's address.
     prepare(config("tester/chats", revision=COMMIT, percent=50), Run(loaded[0] / "run"))

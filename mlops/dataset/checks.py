@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal
 
 from mlops.core import console
 from mlops.core.records import Finding
-from mlops.dataset.conversation import Conversation, InvalidRow, Message, RetentionItem, hash64, normalize, read_jsonl
+from mlops.dataset.conversation import Conversation, InvalidRow, Message, RetentionItem, normalize, read_jsonl
 
 if TYPE_CHECKING:
     import numpy as np
@@ -192,6 +192,9 @@ def _check_order(messages: list[Message], for_training: bool) -> Iterator[tuple[
         yield "role.ending", f"the last message, messages[{turns[-1][0]}], has role {turns[-1][1]}; it must be the assistant's"
 
 
+_MASK = 2**64 - 1
+
+
 @dataclass
 class _RowHashes:
     """Line numbers and hashes of a file's rows."""
@@ -211,15 +214,16 @@ class _RowHashes:
         return self.places[number - 1] if number <= len(self.places) else f"{self.path}:{number}"
 
     def add(self, number: int, row: Conversation) -> None:
-        messages = [(message.role.encode(), message.content) for message in row.messages]
+        # Python's own hashes are the fastest. They differ from process to process, which doesn't matter: they are never stored.
         # A row without messages has already been reported. Hashing its number keeps it from being reported as a duplicate, too.
-        salt = [] if messages else [number.to_bytes(8, "little")]
-        self.numbers.append(number)
-        self.ids.append(hash64(row.prompt_id.encode()))
-        self.exact.append(hash64(*salt, *(part for role, text in messages for part in (role, text.encode()))))
-        self.normalized.append(hash64(*salt, *(part for role, text in messages for part in (role, normalize(text)))))
+        exact = tuple([(message.role, message.content) for message in row.messages]) or number
+        normalized = tuple([(message.role, normalize(message.content)) for message in row.messages]) or number
         prompt = normalize(row.prompt)
-        self.prompts.append(hash64(prompt) if len(prompt) >= LONG_PROMPT else 0)
+        self.numbers.append(number)
+        self.ids.append(hash(row.prompt_id) & _MASK)
+        self.exact.append(hash(exact) & _MASK)
+        self.normalized.append(hash(normalized) & _MASK)
+        self.prompts.append(hash(prompt) & _MASK if len(prompt) >= LONG_PROMPT else 0)
 
     def duplicates(self) -> Iterator[Finding]:
         """Yield rows that repeat an earlier row, under the strictest rule that applies, and different rows with the same id."""
