@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import socket
 import sys
 import warnings
@@ -22,6 +23,16 @@ from mlops.core.user import current_user
 from mlops.github.oidc import decode_claims
 
 __all__ = ["Session"]
+
+
+_NAME, _LOGIN = r"azure_?(public_?)?cloud", r"(https://)?login\.microsoftonline\.com/?"
+PUBLIC_CLOUD = {
+    "AZURE_CLOUD": _NAME,
+    "AZUREML_CURRENT_CLOUD": _NAME,
+    "AZURE_AUTHORITY_HOST": _LOGIN,
+    "ARM_CLOUD_METADATA_URL": r"https://management\.azure\.com(/.*)?",
+}
+"""Environment variable that selects a cloud → pattern of the values that mean the public one."""
 
 
 class Session:
@@ -49,10 +60,11 @@ class Session:
         ``.azureml/``, or a parent).
 
         Raises:
-            ConfigError: the workspace's coordinates are not set anywhere.
+            ConfigError: the workspace's coordinates are not set anywhere, or the environment selects a sovereign cloud.
             CredentialError: no credential yields a token.
         """
         _silence_libraries()
+        _check_cloud()
         coordinates = _read_coordinates(config)
         return cls(config, sign_in(), coordinates)
 
@@ -135,6 +147,16 @@ class Session:
     def is_from_this_run(self, tags: Mapping[str, str] | None) -> bool:
         """Return whether this very run of the pipeline created a resource with these tags."""
         return tags is not None and self.owns(tags) and all(tags.get(key) == self.tags[key] for key in (OWNER, RUN))
+
+
+def _check_cloud() -> None:
+    """Refuse sovereign clouds, whose host names differ from those that the services of this package use."""
+    for variable, pattern in PUBLIC_CLOUD.items():
+        value = os.environ.get(variable, "")
+        if value and not re.fullmatch(pattern, value, re.IGNORECASE):
+            raise ConfigError(
+                f"{variable} is {value!r}, but only Azure's public cloud is supported. Nothing was sent to Azure.", f"unset {variable}"
+            )
 
 
 def _read_coordinates(config: Config) -> dict[str, str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mlops.cloud.errors import NotFound
-from mlops.cloud.session import Session
+from mlops.cloud.session import Session, _check_cloud
 from mlops.cloud.tags import MARK, OWNER, PIPELINE, RUN, TARGET
 from mlops.cloud.workspace import Workspace
 from mlops.core.config import Config
@@ -127,3 +127,30 @@ def test_a_user_without_a_name_is_called_by_the_number(settings: Settings, monke
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("os.getuid", lambda: 54321)  # a container's user without an entry in passwd
     assert Session(settings(), None, {}).tags[OWNER] == "uid 54321"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("AZURE_CLOUD", "AzureUSGovernment"),
+        ("AZUREML_CURRENT_CLOUD", "AzureChinaCloud"),
+        ("AZURE_AUTHORITY_HOST", "https://login.microsoftonline.us"),
+        ("ARM_CLOUD_METADATA_URL", "https://management.chinacloudapi.cn/metadata/endpoints?api-version=2019-05-01"),
+    ],
+)
+def test_a_sovereign_cloud_is_refused_before_anything_is_sent(
+    variable: str, value: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")  # nobody answers there
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigError, match=rf"{variable} is '.*', but only Azure's public cloud is supported"):
+        Workspace.open(settings())
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("AZURE_CLOUD", "AzureCloud"), ("AZURE_CLOUD", "AZURE_PUBLIC_CLOUD"), ("AZURE_AUTHORITY_HOST", "login.microsoftonline.com")],
+)
+def test_the_public_cloud_may_be_named(variable: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, value)
+    _check_cloud()
