@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 
 from mlops.cli import stage
 from mlops.cloud.endpoints import DeploymentView, EndpointView
+from mlops.cloud.standby import remove_standby
 from mlops.cloud.tags import EXPIRES, SERVED_MODEL, fit
 from mlops.cloud.workspace import Workspace
 from mlops.core import console, guard
@@ -32,6 +33,7 @@ EXCLUDED = {
     "endpoint.deploy_timeout_minutes": "how long deploy waits; only a healthy deployment is reused",
     "endpoint.allow_unknown_image": "only decides whether validate stops",
     "endpoint.keep_previous": "what promote does with the previous deployment",
+    "endpoint.keep_previous_hours": "when the reaper may delete the previous deployment",
 }
 """Settings that do not decide what a deployment is, and why."""
 
@@ -135,6 +137,7 @@ def _find_or_create_deployment(
         deployment = None
     if deployment is not None:
         return workspace.endpoints.wait_until_healthy(settings, name), True
+    remove_standby(workspace, workspace.endpoints.get(settings.name))
     return workspace.endpoints.deploy(settings, name, registered.model, {SERVED_MODEL: fit(registered.model)}), False
 
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from mlops.cli import stage
 from mlops.cloud.endpoints import EndpointView
 from mlops.cloud.invoke import build_payload
+from mlops.cloud.standby import STANDBY_TAGS, standby_tags
 from mlops.cloud.tags import PREVIOUS, PREVIOUS_ID
 from mlops.cloud.workspace import Workspace
 from mlops.core import console, guard
@@ -54,7 +55,7 @@ def promote(config: Config, run: Run, workspace: Workspace) -> Promoted:
     else:
         champion = workspace.endpoints.get_live_model(config.champion_endpoint)
         _check_champion(run.read(Evaluated), champion, config.champion_endpoint)
-        now = _switch_traffic(config, workspace, before, deployed, {PREVIOUS: previous or "", PREVIOUS_ID: previous_id})
+        now = _switch_traffic(config, workspace, before, deployed, standby_tags(config.endpoint, previous or "", previous_id))
         steps.append(_nonzero(now.traffic))
         console.info(f"  {new} is live on {deployed.endpoint}; before: {_nonzero(before.traffic) or 'nothing'}")
     kept = _keep_or_delete_previous(config, workspace, deployed.endpoint, previous)
@@ -127,7 +128,7 @@ def _verify(config: Config, workspace: Workspace, after: EndpointView, deployed:
 
 def _restore_traffic(workspace: Workspace, before: EndpointView) -> str:
     saved = _nonzero(before.traffic)
-    tags = {tag: before.tags.get(tag, "") for tag in (PREVIOUS, PREVIOUS_ID)}
+    tags = {tag: before.tags.get(tag, "") for tag in STANDBY_TAGS}
     try:
         workspace.endpoints.set_traffic(before.name, saved, tags=tags, allow_none=True)
     except MlopsError as problem:
@@ -153,7 +154,8 @@ def _keep_or_delete_previous(config: Config, workspace: Workspace, endpoint: str
     if previous is None:
         return False
     if config.endpoint.keep_previous:
-        console.info(f"  {previous} is kept at 0 %, ready for a rollback (it keeps costing money)")
+        hours = f"{config.endpoint.keep_previous_hours:g} hours"
+        console.info(f"  {previous} is kept at 0 % for {hours}, ready for a rollback; it costs as much as a live one")
         return True
     deployment = workspace.endpoints.find_deployment(endpoint, previous)
     if deployment is None:

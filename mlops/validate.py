@@ -239,6 +239,7 @@ def _find_quota_needs(config: Config, workspace: Workspace) -> list[Need]:
     existing = []
     if (endpoint := workspace.endpoints.find(config.endpoint.name)) is not None:
         standby = find_standby(workspace, endpoint)
+        standby = standby if standby is not None and workspace.session.owns(standby.tags) else None
         existing = [
             Deployment(
                 name=view.name, size=view.sku, instances=view.instances, is_standby=standby is not None and view.name == standby.name

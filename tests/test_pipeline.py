@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mlops.core.records import RECORDS, Evaluated, Judged, Promoted, Registered, Smoked, TornDown, Trained, Verdict
+from mlops.core.records import RECORDS, Evaluated, Judged, Promoted, Registered, Smoked, TornDown, Trained, Validated, Verdict
 from mlops.emulator.base.azure import Options
 from mlops.emulator.server import Emulator
 from tests.support.project import Project, client_of, write_rows
@@ -247,6 +247,22 @@ def test_an_archived_base_model_stops_at_validation_and_successors_are_named(
     printed = capsys.readouterr()
     assert "archived" in printed.out + printed.err
     assert "Phi-4" in printed.out + printed.err
+
+
+def test_a_training_on_a_low_priority_node_survives_its_preemption(tmp_path: Path, start_emulator: Callable[..., Emulator]) -> None:
+    emulator = start_emulator("node-preempted@chat_completion_finetune", quota={"StandardNCadsH100v5Family": 0})
+    with client_of(emulator, tmp_path):
+        project = make_project(tmp_path, emulator)
+        settings = ("--set", "compute.size=Standard_NC40ads_H100_v5", "--set", "compute.allow_low_priority=true")
+        assert project.mlops("run", "--until", "train", *settings) == 0
+        cluster = project.workspace().compute.find(project.records().read(Validated).compute)
+        assert cluster is not None
+        assert cluster.tier == "low_priority"
+    assert emulator.azure.faults.pending() == []
+    assert [finding.rule for finding in project.records().read(Validated).findings if "priority" in finding.rule] == [
+        "compute.low-priority"
+    ]
+    assert project.billing() == set()
 
 
 def test_the_tutorials_model_is_one_setting_away(tmp_path: Path, start_emulator: Callable[..., Emulator]) -> None:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from mlops.cli.reap import reap
 from mlops.cli.rollback import rollback
 from mlops.cloud.endpoints import Endpoints
-from mlops.cloud.tags import EXPIRES, MARK, PIPELINE, PREVIOUS, PREVIOUS_ID, SERVED_MODEL, TARGET, TRAINING_JOB
+from mlops.cloud.tags import EXPIRES, MARK, PIPELINE, PREVIOUS, PREVIOUS_ID, PREVIOUS_UNTIL, SERVED_MODEL, TARGET, TRAINING_JOB
 from mlops.cloud.workspace import Workspace
 from mlops.core.config import Config
 from mlops.core.errors import DeploymentFailed, NotPromoted, RecordError, RegistrationError, SmokeTestFailed, TrafficError
@@ -267,11 +268,25 @@ def test_a_second_promotion_keeps_or_deletes_the_previous_deployment(stage: Stag
     assert torn.deleted == ()
     assert set(torn.refused.values()) == {"is kept for rollback", "takes 100 % of the traffic"}
 
-    third = stage.live("endpoint.deployment_prefix=third", "endpoint.keep_previous=false")
-    assert stage.traffic() == {first: 0, third: 100}
-    # The first is nobody's way back any more.
-    assert teardown(config, Run(stage.tmp_path / "champion"), workspace).deleted == (f"deployment {first} of {stage.name}",)
+    # The first one, nobody's way back any more, is removed before the third is created: both would need quota.
+    third = stage.live("endpoint.deployment_prefix=third")
+    assert stage.traffic() == {second: 0, third: 100}
+
+    # The second one costs as much as a live one, so it is kept for a day only, and then removed by the reaper.
+    endpoint = workspace.endpoints.get(stage.name)
+    left = datetime.fromisoformat(endpoint.tags[PREVIOUS_UNTIL]) - datetime.now(UTC)
+    assert timedelta(hours=23) < left <= timedelta(hours=24)
+    reap(config, workspace, delete=True)
+    assert stage.traffic() == {second: 0, third: 100}
+    past = (datetime.now(UTC) - timedelta(minutes=1)).isoformat()
+    workspace.endpoints.set_traffic(stage.name, {third: 100}, tags={PREVIOUS_UNTIL: past})
+    reap(config, workspace, delete=False)
+    assert stage.traffic() == {second: 0, third: 100}
+    reap(config, workspace, delete=True)
     assert stage.traffic() == {third: 100}
+
+    fourth = stage.live("endpoint.deployment_prefix=fourth", "endpoint.keep_previous=false")
+    assert stage.traffic() == {fourth: 100}
 
 
 @pytest.mark.parametrize(

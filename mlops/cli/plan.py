@@ -17,8 +17,9 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from mlops.cli import stage
+from mlops.cloud.preflight import estimate_cost
 from mlops.core import console
-from mlops.core.config import environment_overrides
+from mlops.core.config import Config, environment_overrides
 from mlops.core.errors import UsageError
 from mlops.core.git import commit
 from mlops.core.records import Judged, Verdict
@@ -75,11 +76,20 @@ def main(argv: Sequence[str]) -> int:
         write_atomically(context.run.path(FILE), json.dumps(document, indent=2).encode() + b"\n")
         console.output("jobs", json.dumps(jobs))
         console.info(f"  target {target} of {Path(context.config.file).name}: {', '.join(jobs)}")
+        _print_costs(context.config)
         if "AZURE_CLIENT_ID" in os.environ and not os.environ["AZURE_CLIENT_ID"]:
             console.warning("The repository's variable AZURE_CLIENT_ID is empty, so no job can sign in to Azure.")
         return 0
 
     return stage.guarded(plan)
+
+
+def _print_costs(config: Config) -> None:
+    """Say what the run costs, before anything is paid for."""
+    cost, note = estimate_cost(config.compute, config.training, config.endpoint)
+    line = f"estimated cost of target {config.target}: {'unknown' if cost is None else f'{cost:,.2f} USD'} ({note})"
+    console.info(f"  {line}")
+    console.summary(f"{line}\n")
 
 
 def select_jobs(first: str, last: str) -> list[str]:

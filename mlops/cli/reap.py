@@ -1,4 +1,4 @@
-"""Delete expired endpoints and cancel abandoned jobs of this pipeline. Without --delete only list them.
+"""Delete expired endpoints and standby deployments, and cancel abandoned jobs of this pipeline. Without --delete only list them.
 
 mlops reap
 mlops reap --delete
@@ -14,9 +14,10 @@ from functools import partial
 from pathlib import Path
 
 from mlops.cli import stage
-from mlops.cloud.endpoints import EndpointView
+from mlops.cloud.endpoints import DeploymentView, EndpointView
 from mlops.cloud.errors import NotFound
 from mlops.cloud.jobs import JobView
+from mlops.cloud.standby import find_standby, is_expired
 from mlops.cloud.tags import DETACHED, EXPIRES, MARK, PIPELINE, RUN, TARGET, WAITING
 from mlops.cloud.workspace import Workspace
 from mlops.core import console
@@ -35,7 +36,8 @@ def reap(config: Config, workspace: Workspace, delete: bool) -> None:
 
     An endpoint is removed only if it has this pipeline's tag, a run of this repository, a target whose endpoints are ephemeral according
     to pipeline.toml, an expiry in the past and no deployment of anybody else: a tag alone can't make production's endpoint expire. A job
-    is canceled only if it belongs to this pipeline and GitHub says that its run has ended, unless it was detached.
+    is canceled only if it belongs to this pipeline and GitHub says that its run has ended, unless it was detached. Of any target, the
+    deployment that was kept at 0 % for a rollback is removed once ``endpoint.keep_previous_hours`` are over.
 
     Raises:
         TeardownIncomplete: something that should be removed still exists.
@@ -48,6 +50,9 @@ def reap(config: Config, workspace: Workspace, delete: bool) -> None:
         except NotFound:
             continue  # somebody else has deleted it since it was listed
         candidates.append((f"endpoint {endpoint.name}", reason, partial(workspace.endpoints.delete, endpoint.name)))
+        if reason and (standby := _find_expired_standby(workspace, endpoint)) is not None:
+            delete_standby = partial(workspace.endpoints.delete_deployment, endpoint.name, standby.name)
+            candidates.append((f"standby deployment {standby.name} of {endpoint.name}", _owner_elsewhere(standby.tags), delete_standby))
     for job in workspace.jobs.list_all_targets():
         if not job.is_over:
             candidates.append((f"job {job.name}", _reason_to_keep_job(workspace, job), partial(workspace.jobs.cancel, job.name)))
@@ -87,6 +92,12 @@ def _reason_to_keep_endpoint(workspace: Workspace, endpoint: EndpointView, ephem
         return f"expires at {expires}"
     foreign_deployments = [item.name for item in workspace.endpoints.list_deployments(endpoint.name) if item.tags.get(PIPELINE) != MARK]
     return f"has deployments that this pipeline did not create: {', '.join(sorted(foreign_deployments))}" if foreign_deployments else ""
+
+
+def _find_expired_standby(workspace: Workspace, endpoint: EndpointView) -> DeploymentView | None:
+    """Return the deployment that the last promotion kept for a rollback, if this pipeline created it and its time is over."""
+    standby = find_standby(workspace, endpoint) if is_expired(endpoint) else None
+    return standby if standby is not None and standby.tags.get(PIPELINE) == MARK else None
 
 
 def _reason_to_keep_job(workspace: Workspace, job: JobView) -> str:

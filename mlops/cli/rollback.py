@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from mlops.cli import stage
 from mlops.cloud.invoke import build_payload
+from mlops.cloud.standby import standby_tags
 from mlops.cloud.tags import PREVIOUS, PREVIOUS_ID, ROLLED_BACK_BY, RUN
 from mlops.cloud.workspace import Workspace
 from mlops.core import console
@@ -62,7 +63,7 @@ def rollback(config: Config, workspace: Workspace) -> None:
     workspace.endpoints.set_traffic(
         endpoint.name,
         {previous: 100},
-        tags={PREVIOUS: replaced, PREVIOUS_ID: replaced_id, ROLLED_BACK_BY: workspace.session.tags[RUN]},
+        tags={**standby_tags(config.endpoint, replaced, replaced_id), ROLLED_BACK_BY: workspace.session.tags[RUN]},
     )
     message = f"Endpoint {endpoint.name} is back on {previous}; {replaced or 'nothing'} is kept at 0 %."
     console.notice(message)

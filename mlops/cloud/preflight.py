@@ -50,6 +50,8 @@ IGNORED = {
 }
 """Inputs that the component accepts but ignores in this pipeline."""
 
+HOURS_PER_MONTH = 730
+
 Severity = Literal["error", "warning"]
 Locate = Callable[[str], str]
 """Dotted key of pipeline.toml → where it is set."""
@@ -215,12 +217,24 @@ def estimate_cost(compute: ComputeConfig, training: TrainingConfig, endpoint: En
     ]
     serving = ""
     if endpoint.price_per_hour_usd is not None:
-        serving = f"; the endpoint adds {endpoint.price_per_hour_usd * endpoint.instance_count:,.2f} USD for every hour that it exists"
+        serving = _describe_serving(endpoint, endpoint.price_per_hour_usd * endpoint.instance_count)
     if compute.price_per_hour_usd is None or training.expected_hours is None:
         return None, f"no estimate: {' and '.join(missing)} not set in pipeline.toml{serving}"
     nodes = count_nodes(training)
     price, hours = compute.price_per_hour_usd, training.expected_hours
     return price * nodes * hours, f"{price:g} USD an hour × {nodes} node(s) of {compute.size} × {hours:g} h of training{serving}"
+
+
+def _describe_serving(endpoint: EndpointConfig, per_hour: float) -> str:
+    text = f"; the endpoint adds {per_hour:,.2f} USD for every hour that it exists"
+    if endpoint.ephemeral:
+        return text
+    month = f"{per_hour * HOURS_PER_MONTH:,.0f} USD a month"
+    text += f", {month}"
+    if endpoint.keep_previous:
+        hours = endpoint.keep_previous_hours
+        text += f", and the standby at 0 % as much again, {month}, for {hours:g} h after a promotion ({per_hour * hours:,.2f} USD)"
+    return text
 
 
 def make_finding(rule: str, where: str, message: str, severity: Severity = "error") -> Finding:

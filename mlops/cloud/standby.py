@@ -1,20 +1,50 @@
-"""The standby: the deployment that a promotion keeps at 0 % of the traffic, ready for a rollback. It bills like a live one."""
+"""The standby: the deployment that a promotion keeps at 0 % of the traffic, ready for a rollback. It bills like a live one.
+
+The endpoint's tags say which deployment it is, and until when it is kept: until the reaper deletes it, or the next deployment is created,
+whichever is first.
+"""
 
 from __future__ import annotations
 
-from mlops.cloud.endpoints import DeploymentView, EndpointView
-from mlops.cloud.tags import PREVIOUS, PREVIOUS_ID
-from mlops.cloud.workspace import Workspace
+from datetime import UTC, datetime, timedelta
 
-__all__ = ["find_standby"]
+from mlops.cloud.endpoints import DeploymentView, EndpointView
+from mlops.cloud.tags import PREVIOUS, PREVIOUS_ID, PREVIOUS_UNTIL
+from mlops.cloud.workspace import Workspace
+from mlops.core import console
+from mlops.core.config import EndpointConfig
+
+__all__ = ["STANDBY_TAGS", "find_standby", "is_expired", "remove_standby", "standby_tags"]
+
+STANDBY_TAGS = (PREVIOUS, PREVIOUS_ID, PREVIOUS_UNTIL)
+
+
+def standby_tags(settings: EndpointConfig, name: str, identity: str) -> dict[str, str]:
+    """Return the endpoint's tags for a deployment that is kept from now on; an empty name for none."""
+    until = datetime.now(UTC) + timedelta(hours=settings.keep_previous_hours)
+    return {PREVIOUS: name, PREVIOUS_ID: identity, PREVIOUS_UNTIL: until.isoformat(timespec="seconds") if name else ""}
 
 
 def find_standby(workspace: Workspace, endpoint: EndpointView) -> DeploymentView | None:
-    """Return the deployment that the endpoint's last promotion kept, if this pipeline created it and it takes no traffic; else None."""
+    """Return the deployment that the endpoint's last promotion or rollback kept, unless it takes traffic or only its name is the same."""
     name = endpoint.tags.get(PREVIOUS, "")
     if not name or endpoint.traffic.get(name):
         return None
     deployment = workspace.endpoints.find_deployment(endpoint.name, name)
-    if deployment is None or not workspace.session.owns(deployment.tags) or deployment.identity != endpoint.tags.get(PREVIOUS_ID, ""):
-        return None
-    return deployment
+    return deployment if deployment is not None and deployment.identity == endpoint.tags.get(PREVIOUS_ID, "") else None
+
+
+def is_expired(endpoint: EndpointView) -> bool:
+    """Return whether the time for which the endpoint keeps its standby is over."""
+    try:
+        return datetime.fromisoformat(endpoint.tags.get(PREVIOUS_UNTIL, "")) < datetime.now(UTC)
+    except (ValueError, TypeError):
+        return False
+
+
+def remove_standby(workspace: Workspace, endpoint: EndpointView) -> None:
+    """Delete the standby before a new deployment is created, since both use quota and cost money; one that is not ours stays."""
+    standby = find_standby(workspace, endpoint)
+    if standby is not None and workspace.session.owns(standby.tags):
+        console.info(f"  removing the standby {standby.name}; a rollback needs the next promotion first")
+        workspace.endpoints.delete_deployment(endpoint.name, standby.name)

@@ -72,6 +72,8 @@ PREVIOUS = "mlops.previous"
 """On endpoints: the deployment that is kept at 0 % for a rollback."""
 PREVIOUS_ID = "mlops.previous_id"
 """On endpoints: the :data:`CREATION_ID` of that deployment; missing if it has none."""
+PREVIOUS_UNTIL = "mlops.previous_until"
+"""On endpoints: when the reaper may delete that deployment (ISO 8601, UTC); missing or empty: never."""
 ROLLED_BACK_BY = "mlops.rollback"
 """On endpoints: the run of the pipeline that last rolled the traffic back."""
 

@@ -122,7 +122,7 @@ class ComputeConfig(Table):
     allow_low_priority: bool = Field(
         False, description="without quota for dedicated nodes, use low-priority ones, which Azure may take away at any time"
     )
-    idle_seconds: int = Field(120, ge=0, description="before an idle node is released")
+    idle_seconds: int = Field(900, ge=0, description="before an idle node is released; with less than 900, each step may wait for a node")
     price_per_hour_usd: float | None = Field(None, ge=0, description="of one node, for the cost estimate; see the Azure price list")
 
 
@@ -239,7 +239,8 @@ class EndpointConfig(Table):
     probe_initial_delay_s: int = Field(600, ge=0)
     request_timeout_ms: int = Field(90_000, ge=1, le=180_000)
     deploy_timeout_minutes: float = Field(60.0, gt=0)
-    keep_previous: bool = Field(True, description="keep the old deployment at 0 %, ready for rollback")
+    keep_previous: bool = Field(True, description="keep the old deployment at 0 %, ready for rollback; it costs as much as a live one")
+    keep_previous_hours: float = Field(24.0, gt=0, description="after which `mlops reap --delete` may delete the old deployment")
 
 
 class SmokeConfig(Table):

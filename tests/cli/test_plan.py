@@ -58,6 +58,19 @@ def test_the_plan_is_an_output_and_is_written(tmp_path: Path, monkeypatch: pytes
     }
 
 
+def test_the_plan_says_what_the_run_and_the_standby_cost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prices = "compute.price_per_hour_usd = 3.67\ntraining.expected_hours = 14\nendpoint.price_per_hour_usd = 3.67\n"
+    (tmp_path / "pipeline.toml").write_text(f"[targets.prod]\n{prices}")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
+    assert main(["plan", "--target", "prod"]) == 0
+    for text in (capsys.readouterr().out, (tmp_path / "summary.md").read_text()):
+        assert "estimated cost of target prod: 51.38 USD (3.67 USD an hour × 1 node(s)" in text
+        assert "the standby at 0 % as much again, 2,679 USD a month, for 24 h after a promotion (88.08 USD)" in text
+
+
 def test_an_unknown_setting_is_refused_before_anything_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "pipeline.toml").write_text("[targets.pr]\n")
     monkeypatch.chdir(tmp_path)

@@ -260,7 +260,14 @@ def test_cost_is_price_times_nodes_times_hours() -> None:
     cost, note = estimate_cost(priced.compute, priced.training, priced.endpoint)
     assert cost == pytest.approx(14.0)
     assert "3.5 USD an hour × 2 node(s)" in note
-    assert "6.00 USD for every hour" in note
+    assert "6.00 USD for every hour that it exists, 4,380 USD a month, and the standby at 0 % as much again, 4,380 USD a month" in note
+    assert note.endswith("for 24 h after a promotion (144.00 USD)")
+
+
+@pytest.mark.parametrize("change", [{"ephemeral": True}, {"keep_previous": False}])
+def test_no_standby_costs_nothing(change: dict[str, Any]) -> None:
+    priced = config(endpoint={"price_per_hour_usd": 3.0, **change})
+    assert "standby" not in estimate_cost(priced.compute, priced.training, priced.endpoint)[1]
 
 
 @pytest.mark.parametrize(
