@@ -25,7 +25,7 @@ def test_another_model_or_size_gets_another_name() -> None:
 
 def test_the_name_is_one_that_azure_accepts() -> None:
     # azure-ai-ml, constants/_endpoint.py: 3 to 32 characters, a letter first, no dash last.
-    for prefix in ("d", "a-very-long-prefix-for-a-deployment"):
+    for prefix in ("d", "a-long-prefix-of-ours"):
         name = deployment_name(EndpointConfig(deployment_prefix=prefix), MODEL, "1")
         assert re.fullmatch(r"[a-zA-Z]([-a-zA-Z0-9]*[a-zA-Z0-9])?", name)
         assert 3 <= len(name) <= 32
