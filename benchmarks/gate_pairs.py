@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from mlops.judging.evidence import Evidence, ModelEvidence, Rows
+from mlops.judging.evidence import Evidence, FrozenSuite, ModelEvidence, Rows
 from mlops.judging.metric_table import COLUMNS
 
 __all__ = ["NOISES", "Cell", "evidence", "pair"]
@@ -62,7 +62,7 @@ def pair(cell: Cell, generator: np.random.Generator, *, worse: float = 0.0, rela
 def evidence(tokens: Floats, candidate: Floats, baseline: Floats) -> Evidence:
     """Make the gate's evidence from two models' nll: shape [rows] each."""
     models = {"candidate": _model("candidate", tokens, candidate), "base": _model("base", tokens, baseline)}
-    return Evidence(models=models, suite_digests={_SUITE: "frozen"}, overlapping={})
+    return Evidence(models=models, suite_digests={_SUITE: "frozen"}, overlapping={}, suites=_freeze(models["candidate"]))
 
 
 def _draw_noise(cell: Cell, generator: np.random.Generator) -> tuple[Floats, Floats, Floats]:
@@ -89,12 +89,20 @@ def _draw_noise(cell: Cell, generator: np.random.Generator) -> tuple[Floats, Flo
     return difficulty, *(np.clip(normal(), -3, 3) * scale for _ in range(2))
 
 
+def _freeze(model: ModelEvidence) -> dict[str, FrozenSuite]:
+    return {
+        name: FrozenSuite(rows.ids, rows.kinds, rows.texts, rows.ids, np.zeros(len(rows.ids)), np.full(len(rows.ids), np.inf))
+        for name, rows in model.rows.items()
+    }
+
+
 def _model(role: str, tokens: Floats, nll: Floats) -> ModelEvidence:
     ids, unmeasured = _ids(len(tokens)), np.full(len(tokens), np.nan)
     rows = Rows(
         ids=ids,
         kinds=("",) * len(ids),
         inputs=ids,
+        texts=ids,
         tokens=tokens,
         columns={"nll": nll, "kl": unmeasured, "greedy_tokens": np.zeros(len(ids)), "rouge_l": unmeasured},
         measured={name: np.full(len(ids), name in ("nll", "greedy_tokens")) for name in COLUMNS},

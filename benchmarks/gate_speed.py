@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlops.core.config import Rule
-from mlops.judging.evidence import Evidence, ModelEvidence, Rows
+from mlops.judging.evidence import Evidence, FrozenSuite, ModelEvidence, Rows
 from mlops.judging.metric_table import COLUMNS
 from mlops.judging.metrics import parse
 from mlops.judging.statistics.bootstrap import RESAMPLES, paired_bootstrap
@@ -80,7 +80,11 @@ def compare_with_scipy(rows: int) -> tuple[float, float, float, float]:
 def scores() -> Evidence:
     """Make three models' scores on both suites, without shared arrays, as if read from files."""
     models = {role: model(role, number) for number, role in enumerate(("base", "champion", "candidate"))}
-    return Evidence(models=models, suite_digests=dict.fromkeys(SUITES, "frozen"), overlapping={})
+    suites = {
+        name: FrozenSuite(rows.ids, rows.kinds, rows.texts, rows.ids, np.zeros(ROWS), np.full(ROWS, np.inf))
+        for name, rows in models["base"].rows.items()
+    }
+    return Evidence(models=models, suite_digests=dict.fromkeys(SUITES, "frozen"), overlapping={}, suites=suites)
 
 
 def model(role: str, number: int) -> ModelEvidence:
@@ -94,6 +98,7 @@ def model(role: str, number: int) -> ModelEvidence:
             ids=tuple(f"{suite}-{row:06d}" for row in range(ROWS)),
             kinds=tuple(f"kind {row % 5}" for row in range(ROWS)),
             inputs=tuple(f"{row:064x}" for row in range(ROWS)),
+            texts=tuple(f"{row:016x}" for row in range(ROWS)),
             tokens=tokens,
             columns={
                 "nll": tokens * (difficulty * (1 - 0.02 * number) + own.uniform(-0.3, 0.3, ROWS)),

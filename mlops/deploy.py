@@ -9,12 +9,12 @@ import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
-from mlops.cli import stage
+from mlops.cli import guard, stage
 from mlops.cloud.endpoints import DeploymentView, EndpointView
 from mlops.cloud.standby import remove_standby
 from mlops.cloud.tags import EXPIRES, SERVED_MODEL, fit
 from mlops.cloud.workspace import Workspace
-from mlops.core import console, guard
+from mlops.core import console
 from mlops.core.config import Config, EndpointConfig
 from mlops.core.errors import DeploymentFailed, MlopsError, TrafficError
 from mlops.core.records import Deployed, Judged, Registered

@@ -16,34 +16,20 @@ import sys
 from mlops.cli import stage
 from mlops.cloud import champion as champions
 from mlops.cloud.champion import Champion
-from mlops.cloud.evaluation import RETRY, Role, Scored, Scoring, Subject, code
+from mlops.cloud.evaluation import RETRY, Role, Scored, Scoring, Subject
 from mlops.cloud.jobs import JobInput
 from mlops.cloud.workspace import Workspace
 from mlops.core import console
 from mlops.core.config import Config
 from mlops.core.errors import EvidenceError
+from mlops.core.evaluation_version import evaluation_version
 from mlops.core.records import Evaluated, FileDigest, ModelScores, Registered, Suite, Trained, Validated
 from mlops.core.reuse import reuse_key
 from mlops.core.run import Run, file_sha256
 from mlops.judging import metrics
 from mlops.judging.evidence import InvalidScores, Rows
 
-__all__ = ["EXCLUDED", "evaluate", "evaluation_key", "evaluation_version", "main"]
-
-EXCLUDED = {
-    "evaluation.target_rows": "the key has the digest of every suite",
-    "evaluation.retention_suite": "the key has the digest of every suite",
-    "evaluation.retention_rows": "the key has the digest of every suite",
-    "evaluation.champion_endpoint": "which model is scored, and the key has that model's id",
-    "compute.name": "the same VM size under another name gives the same scores",
-    "compute.size": "the version has the size that the cluster really has",
-    "compute.min_instances": "how many nodes wait for work",
-    "compute.max_instances": "how many nodes there may be; a scoring job uses one",
-    "compute.allow_low_priority": "low-priority nodes compute the same, later",
-    "compute.idle_seconds": "when an idle node is released",
-    "compute.price_per_hour_usd": "only for the cost estimate",
-}
-"""Settings that do not decide a model's scores, and why."""
+__all__ = ["evaluate", "evaluation_key", "main"]
 
 
 def evaluate(config: Config, run: Run, workspace: Workspace) -> Evaluated:
@@ -102,16 +88,6 @@ def evaluate(config: Config, run: Run, workspace: Workspace) -> Evaluated:
     )
     _print_summary(record)
     return run.write(record)
-
-
-def evaluation_version(config: Config, validated: Validated) -> str:
-    """Return the sha256 over the code in mlops/remote and every setting that may change a score."""
-    return reuse_key(
-        {"evaluation": config.evaluation, "compute": config.compute},
-        EXCLUDED,
-        code={path.name: file_sha256(path) for path in code()},
-        compute_size=validated.compute_size,
-    )
 
 
 def evaluation_key(model: str, validated: Validated, version: str) -> str:

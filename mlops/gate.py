@@ -99,7 +99,7 @@ def _tag_training(workspace: Workspace, mlflow_run: str, judged: Judged, evaluat
 
 def _print_verdict(judged: Judged, page: str, report: Path) -> None:
     for judgement in judged.judgements:
-        console.info(f"  {judgement.outcome.value:9} {judgement.rule}{'' if judgement.critical else ' (not critical)'}")
+        console.info(f"  {judgement.outcome.value:9} {judgement.title}{'' if judgement.critical else ' (not critical)'}")
         console.info(f"            {judgement.reason}")
     for note in judged.notes:
         console.info(f"  {note}")

@@ -24,14 +24,15 @@ from mlops.core.records import Prepared
 from mlops.core.reuse import reuse_key
 from mlops.core.run import Run, file_sha256
 from mlops.dataset import fingerprint
-from mlops.dataset.checks import RULES, check_row
+from mlops.dataset.checks import RETENTION, RULES, TARGET_SPLIT, TRAINING_SPLIT, check_row
 from mlops.dataset.conversation import SPLITS, Conversation, InvalidRow, encode, hash64, normalize
+from mlops.dataset.overlap import LeakIndex
 from mlops.dataset.rows import Rows, SelectedRows
 from mlops.dataset.sources import Source, find_source
 
 __all__ = ["EXCLUDED", "main", "prepare", "sample", "settings_key", "shorten"]
 
-VERSION = 2
+VERSION = 3
 """Increase it when the code below produces different rows from the same source, so that older results are not reused."""
 
 EXCLUDED = {
@@ -66,7 +67,8 @@ def prepare(config: Config, run: Run) -> Prepared:
         ValidationFailed: some rows are not conversations; with file, line and rule.
     """
     source = find_source(config.data)
-    key = settings_key(config.data, source)
+    retention = Path(config.evaluation.retention_suite)
+    key = settings_key(config.data, source, file_sha256(retention) if retention.is_file() else "")
     if (earlier := _find_unchanged(run, source, key)) is not None:
         console.info(
             f"  nothing to do: run/data holds {_row_counts(earlier)} of {earlier.dataset}, data fingerprint {earlier.fingerprint[:12]}"
@@ -85,8 +87,13 @@ def prepare(config: Config, run: Run) -> Prepared:
 
     dropped: dict[str, Counter[str]] = {split: Counter() for split in ORDER}
     hashes: set[int] = set()
+    evaluated = LeakIndex()
+    if retention.is_file():
+        evaluated.add_file(RETENTION, retention)
     with _removed_on_failure(run) as temporary:
-        written = {split: _write(run, split, splits[split], config.data, hashes, dropped[split], bad, temporary) for split in ORDER}
+        written = {
+            split: _write(run, split, splits[split], config.data, hashes, evaluated, dropped[split], bad, temporary) for split in ORDER
+        }
         bad.write(run, temporary)
         bad.stop()
         for path in temporary:
@@ -114,9 +121,9 @@ def prepare(config: Config, run: Run) -> Prepared:
     return run.write(record)
 
 
-def settings_key(data: DataConfig, source: Source) -> str:
-    """Return the sha256 over everything but the source's files that decides which rows are kept."""
-    return reuse_key({"data": data}, EXCLUDED, version=VERSION, name=source.name, revision=source.revision)
+def settings_key(data: DataConfig, source: Source, retention: str = "") -> str:
+    """Return the sha256 over everything but the source's files that decides which rows are kept; ``retention``: sha256 of that suite."""
+    return reuse_key({"data": data}, EXCLUDED, version=VERSION, name=source.name, revision=source.revision, retention=retention)
 
 
 def sample(rows: Rows, percent: float, seed: int) -> Sequence[int]:
@@ -221,7 +228,7 @@ def _removed_on_failure(run: Run) -> Iterator[list[Path]]:
 
 
 def _select(
-    split: str, rows: Rows, data: DataConfig, hashes: set[int], dropped: Counter[str], bad: BadRows
+    split: str, rows: Rows, data: DataConfig, hashes: set[int], evaluated: LeakIndex, dropped: Counter[str], bad: BadRows
 ) -> Iterator[tuple[int, Conversation]]:
     """Yield the rows of a split that pass the limits, ordered by hash, each with its index.
 
@@ -230,6 +237,7 @@ def _select(
         rows: all of its rows.
         data: percentage and limits.
         hashes: of the conversations kept so far, in any split; is added to.
+        evaluated: the answers of the rows that models are evaluated on; is added to.
         dropped: reason → number of dropped rows; is added to.
         bad: rows with errors; is added to.
     """
@@ -254,6 +262,11 @@ def _select(
                 dropped["repeated"] += 1
                 continue
             hashes.add(key)
+            if split == TRAINING_SPLIT and next(evaluated.find(short.messages), None) is not None:
+                dropped["has an answer of an evaluation row"] += 1
+                continue
+        if split == TARGET_SPLIT:
+            evaluated.add(split, index, short.messages)
         yield index, short
 
 
@@ -264,7 +277,15 @@ def _find_error(row: Conversation, split: str) -> tuple[str, str] | None:
 
 
 def _write(
-    run: Run, split: str, rows: Rows, data: DataConfig, hashes: set[int], dropped: Counter[str], bad: BadRows, temporary: list[Path]
+    run: Run,
+    split: str,
+    rows: Rows,
+    data: DataConfig,
+    hashes: set[int],
+    evaluated: LeakIndex,
+    dropped: Counter[str],
+    bad: BadRows,
+    temporary: list[Path],
 ) -> int:
     """Write a split and the origin of its rows to temporary files; return its number of rows."""
     limit = data.max_rows.get(split)  # type: ignore[call-overload]
@@ -272,7 +293,7 @@ def _write(
     temporary += paths
     progress = console.Progress(f"rows of {split}")
     with paths[0].open("wb") as file, paths[1].open("w", encoding="utf-8", errors="backslashreplace") as origins:
-        for index, row in _select(split, rows, data, hashes, dropped, bad):
+        for index, row in _select(split, rows, data, hashes, evaluated, dropped, bad):
             if progress.done == limit:
                 break
             file.write(encode(row))

@@ -9,13 +9,13 @@ import sys
 import time
 from collections.abc import Mapping
 
-from mlops.cli import stage
+from mlops.cli import guard, stage
 from mlops.cloud.endpoints import EndpointView
 from mlops.cloud.invoke import build_payload
 from mlops.cloud.standby import STANDBY_TAGS, standby_tags
 from mlops.cloud.tags import PREVIOUS, PREVIOUS_ID
 from mlops.cloud.workspace import Workspace
-from mlops.core import console, guard
+from mlops.core import console
 from mlops.core.config import Config
 from mlops.core.errors import MlopsError, NotPromoted, RecordError, TrafficError
 from mlops.core.records import Deployed, Evaluated, Judged, Promoted, Smoked

@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Mapping
 
-from mlops.cli import stage
+from mlops.cli import guard, stage
 from mlops.cloud.assets import RegisteredModel
 from mlops.cloud.errors import NotFound
 from mlops.cloud.jobs import JobView
@@ -30,7 +30,7 @@ from mlops.cloud.tags import (
     fit,
 )
 from mlops.cloud.workspace import Workspace
-from mlops.core import console, guard
+from mlops.core import console
 from mlops.core.config import Config
 from mlops.core.errors import ConfigError, RegistrationError
 from mlops.core.git import commit

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
+from mlops.cli import guard
 from mlops.cloud.workspace import Workspace
-from mlops.core import guard
 from mlops.core.config import Config, EndpointConfig, GateConfig, Rule
 from mlops.core.errors import AzureError, ConfigError, EvidenceError, NotPromoted, RecordError, SelfTestFailed
 from mlops.core.records import Evaluated, Judged, Outcome, Override, Trained, Validated, Verdict
@@ -18,6 +18,7 @@ from mlops.core.run import Run
 from mlops.gate import gate, main
 from mlops.judging import validity
 from mlops.judging.judge import judge
+from mlops.remote.suites import read_suite
 from tests.support.evidence import make_rows, make_rule, name_rules
 from tests.support.run_directories import make_run, write_evaluated
 
@@ -257,65 +258,259 @@ def test_a_verdict_that_stops_is_recorded_even_if_mlflow_can_not_be_updated(
 
 # The lock -------------------------------------------------------------------------------------------------------------------------
 
-
-def judged_as(run: Run, verdict: Verdict, override: Override | None, target: str = "test") -> Run:
-    """A record as it should never be, written past all checks."""
-    judged = judge(config(), run)
-    run.write(judged.model_copy(update={"verdict": verdict, "override": override, "target": target}))
-    return run
-
-
-OVERRIDE = Override(reason="we know better", actor="octocat", approvers=("hubot",), environment="gate-override")
 LOCAL = Override(reason="we know better", actor="somebody")
 EPHEMERAL = config().model_copy(update={"endpoint": EndpointConfig(ephemeral=True)})
 
 
-def test_hold_with_an_override_is_admitted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = judged_as(make_run(tmp_path), Verdict.HOLD, OVERRIDE)
-    judged = guard.require_admission(run, config())
-    assert (judged.is_admitted, judged.exit_code, judged.verdict) == (True, 0, Verdict.HOLD)
-    assert "octocat has overridden it: we know better" in capsys.readouterr().err
+def judged_run(folder: Path, verdict: Verdict = Verdict.PROMOTE, override: Override | None = None) -> Run:
+    """A run that the gate has judged."""
+    run = make_run(folder, candidate(shift={Verdict.PROMOTE: -0.4, Verdict.HOLD: -0.1, Verdict.REJECT: 0.4}[verdict]))
+    judged = judge(config(), run)
+    assert judged.verdict is verdict
+    run.write(judged.model_copy(update={"override": override}))
+    return run
+
+
+def edit(run: Run, **fields: Any) -> Run:
+    """Change the gate's record with an editor."""
+    path = run.directory / "gate.json"
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | fields))
+    return run
+
+
+def test_a_promoted_candidate_is_admitted(tmp_path: Path) -> None:
+    run = judged_run(tmp_path)
+    assert guard.require_admission(run, config()) == run.read(Judged)
 
 
 @pytest.mark.parametrize("verdict", [Verdict.HOLD, Verdict.REJECT])
 def test_nothing_else_is_admitted(tmp_path: Path, verdict: Verdict) -> None:
     with pytest.raises(NotPromoted, match=f"The gate says {verdict}"):
-        guard.require_admission(judged_as(make_run(tmp_path), verdict, None), config())
+        guard.require_admission(judged_run(tmp_path, verdict), config())
+
+
+def test_an_override_from_a_laptop_admits_only_to_ephemeral_targets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = judged_run(tmp_path, Verdict.HOLD, LOCAL)
+    with pytest.raises(NotPromoted, match=r"settings_digest|endpoint\.ephemeral"):
+        guard.require_admission(run, config())
+    admitted = guard.require_admission(run, EPHEMERAL)
+    assert (admitted.override, admitted.is_admitted, admitted.exit_code, admitted.verdict) == (LOCAL, True, 0, Verdict.HOLD)
+    assert "somebody has overridden it: we know better" in capsys.readouterr().err
+
+
+FORGERIES: dict[str, tuple[Verdict, dict[str, Any], str]] = {
+    "a REJECT becomes a PROMOTE": (Verdict.REJECT, {"verdict": "PROMOTE"}, "verdict is 'PROMOTE', but 'REJECT' follows"),
+    "a HOLD becomes a PROMOTE": (Verdict.HOLD, {"verdict": "PROMOTE"}, "verdict is 'PROMOTE', but 'HOLD' follows"),
+    "no judgements": (Verdict.PROMOTE, {"judgements": []}, r"judgements is \[\]"),
+    "no self-test": (Verdict.PROMOTE, {"self_test": []}, r"self_test is \[\]"),
+    "other reasons": (Verdict.PROMOTE, {"reasons": ["All is well."]}, "'All is well.'"),
+    "another candidate": (Verdict.PROMOTE, {"candidate_model": "azureml://jobs/other/outputs/trained_model"}, "candidate_model is"),
+    "no first run": (Verdict.PROMOTE, {"first_run": True}, "first_run is True"),
+    "other rules": (Verdict.PROMOTE, {"rules_digest": "0" * 64}, "rules_digest is"),
+    "other settings": (Verdict.PROMOTE, {"settings_digest": ""}, "settings_digest is ''"),
+    "another suite": (Verdict.PROMOTE, {"suite_digests": {}}, "suite_digests.retention is None"),
+    "another evaluation": (Verdict.PROMOTE, {"evaluation_version": "v1"}, "evaluation_version is 'v1'"),
+    "a verdict of another target": (Verdict.PROMOTE, {"target": "pr"}, "rules of target pr, but this is target test"),
+    "an override with typed names": (
+        Verdict.HOLD,
+        {"override": {"reason": "we know better", "actor": "octocat", "approvers": ["hubot"], "environment": "gate-override"}},
+        "is not confirmed: outside GitHub nobody can tell who approved it",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FORGERIES)
+def test_a_record_that_does_not_follow_from_the_evidence_is_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
+    verdict, fields, says = FORGERIES[name]
+    with pytest.raises(NotPromoted, match=says):
+        guard.require_admission(edit(judged_run(tmp_path, verdict), **fields), config())
+
+
+def test_numbers_that_differ_by_rounding_are_accepted_and_others_are_not(tmp_path: Path) -> None:
+    run = judged_run(tmp_path)
+    judgements = json.loads((tmp_path / "gate.json").read_bytes())["judgements"]
+    judgements[0]["interval"]["low"] *= 1 + 1e-5
+    guard.require_admission(edit(run, judgements=judgements), config())
+    judgements[0]["interval"]["low"] *= 1.01
+    with pytest.raises(NotPromoted, match=r"judgements\[0\]\.interval\.low"):
+        guard.require_admission(edit(run, judgements=judgements), config())
+
+
+@pytest.mark.parametrize("inputs", [{}, {"validate": ""}])
+def test_a_record_that_does_not_say_what_it_was_made_from_is_refused(inputs: dict[str, str], tmp_path: Path) -> None:
+    with pytest.raises(RecordError, match="doesn't say which records it was made from"):
+        guard.require_admission(edit(judged_run(tmp_path), inputs=inputs), config())
+
+
+def test_a_verdict_by_other_rules_is_refused(tmp_path: Path) -> None:
+    """As with `--config` in one of two stages."""
+    run = make_run(tmp_path, candidate(shift=0.0))
+    lenient = config(make_rule(baseline="base", margin=0.3))
+    run.write(judge(lenient, run))
+    assert guard.require_admission(run, lenient).verdict is Verdict.PROMOTE
+    with pytest.raises(NotPromoted, match="does not follow"):
+        guard.require_admission(run, config())
+
+
+def test_a_plan_of_another_target_is_refused(tmp_path: Path) -> None:
+    run = judged_run(tmp_path)
+    run.path("plan.json").write_text('{"target": "pr", "settings": []}')
+    with pytest.raises(NotPromoted, match="are from a plan of target pr, but this is target test"):
+        guard.require_admission(run, config())
+
+
+def test_scores_that_change_after_the_verdict_are_refused(tmp_path: Path) -> None:
+    run = judged_run(tmp_path)
+    evaluated = run.read(Evaluated)
+    write_evaluated(run, run.read(Validated), run.read(Trained), candidate(shift=0.4))
+    # The forger also repairs the digest of the verdict's input.
+    edit(run, inputs=json.loads((tmp_path / "gate.json").read_bytes())["inputs"] | {"evaluate": run.read(Evaluated).digest()})
+    assert run.read(Evaluated) != evaluated
+    with pytest.raises(NotPromoted, match="does not follow"):
+        guard.require_admission(run, config())
 
 
 def test_a_record_of_an_overridden_reject_is_invalid(tmp_path: Path) -> None:
-    run = judged_as(make_run(tmp_path), Verdict.REJECT, OVERRIDE)
+    run = edit(judged_run(tmp_path, Verdict.REJECT), override=LOCAL.model_dump(mode="json"))
     with pytest.raises(RecordError, match="REJECT has no override"):
         guard.require_admission(run, config())
-    assert not run_copy(run).is_admitted
+    assert not Judged.model_construct(**json.loads((tmp_path / "gate.json").read_bytes()) | {"verdict": Verdict.REJECT}).is_admitted
 
 
-def run_copy(run: Run) -> Judged:
-    """The same, past the record's own check."""
-    return Judged.model_construct(**json.loads((run.directory / "gate.json").read_bytes()) | {"verdict": Verdict.REJECT})
-
-
-def test_a_verdict_for_another_target_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(NotPromoted, match="rules of target pr, but this is target test"):
-        guard.require_admission(judged_as(make_run(tmp_path), Verdict.PROMOTE, None, target="pr"), config())
-
-
-def test_an_override_from_a_laptop_admits_only_to_ephemeral_targets(tmp_path: Path) -> None:
-    run = judged_as(make_run(tmp_path), Verdict.HOLD, LOCAL)
-    with pytest.raises(NotPromoted, match=r"endpoint\.ephemeral"):
-        guard.require_admission(run, config())
-    assert guard.require_admission(run, EPHEMERAL).override == LOCAL
-
-
-@pytest.mark.parametrize("broken", [{"reason": "short"}, {"actor": ""}, {"approvers": []}, {"environment": ""}])
+@pytest.mark.parametrize("broken", [{"reason": "short"}, {"actor": ""}, {"approvers": ["hubot"]}, {"environment": "gate-override"}])
 def test_a_malformed_override_is_refused(tmp_path: Path, broken: dict[str, Any]) -> None:
-    run = judged_as(make_run(tmp_path), Verdict.HOLD, OVERRIDE)
-    path = run.directory / "gate.json"
-    record = json.loads(path.read_bytes())
-    record["override"] |= broken
-    path.write_text(json.dumps(record))
+    run = edit(judged_run(tmp_path, Verdict.HOLD), override=LOCAL.model_dump(mode="json") | broken)
     with pytest.raises(RecordError, match="override"):
-        guard.require_admission(run, config())
+        guard.require_admission(run, EPHEMERAL)
+
+
+# Evidence that is wrong in all files alike ------------------------------------------------------------------------------------------------
+
+
+def rewrite(run: Run, change: Callable[[list[dict[str, Any]]], list[dict[str, Any]]]) -> Run:
+    """Change the rows of all three models in the same way, with metrics and digests that follow."""
+    roles: tuple[Literal["candidate", "champion", "base"], ...] = ("candidate", "champion", "base")
+    scores: dict[Any, Any] = {
+        role: change([json.loads(line) for line in (run.directory / "evaluate" / f"{role}.jsonl").read_text().splitlines()])
+        for role in roles
+    }
+    write_evaluated(run, run.read(Validated), run.read(Trained), scores)
+    return run
+
+
+def relabel(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [row | {"kind": "facts" if row["kind"] else ""} for row in rows]
+
+
+def rename(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [row | {"id": f"{row['id']}-foreign"} if number == 3 else row for number, row in enumerate(rows)]
+
+
+def empty(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [row | {"tokens": 0, "nll": 0.0, "greedy_tokens": 0, "kl": None if row["kl"] is None else 0.0} if number % 3 == 0 else row
+            for number, row in enumerate(rows)]  # fmt: skip
+
+
+def other_texts(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [row | {"text": "0" * 16} for row in rows]
+
+
+ALIKE: dict[str, tuple[Callable[[list[dict[str, Any]]], list[dict[str, Any]]], str]] = {
+    "dropped": (lambda rows: [row for row in rows if row["id"] != "target-00004"], "not scored on exactly the frozen target suite: 1 rows"),
+    "foreign": (rename, "1 rows are absent, and 1 are foreign"),
+    "of other kinds": (relabel, "rows of other kinds than the frozen retention suite"),
+    "without tokens": (empty, "numbers of tokens that the texts of the frozen target suite can't have"),
+    "with other texts": (other_texts, "was scored on other texts"),
+}
+
+
+@pytest.mark.parametrize("name", ALIKE)
+def test_rows_that_are_wrong_in_all_files_alike_give_hold(name: str, tmp_path: Path) -> None:
+    change, says = ALIKE[name]
+    judged = judge(config(), rewrite(make_run(tmp_path), change))
+    assert judged.verdict is Verdict.HOLD
+    assert any(says in reason for reason in judged.reasons), judged.reasons
+
+
+def test_copies_of_rows_are_no_further_evidence(tmp_path: Path) -> None:
+    """25 rows 20 times give a narrow interval and prove no more than 25 rows."""
+    run = make_run(tmp_path, copies=20, n=500)
+    judged = judge(config(), run)
+    assert judged.verdict is Verdict.HOLD
+    assert "475 of 500 rows of the target suite repeat the input of another row" in judged.reasons[0]
+    assert judged.judgements[0].n == 25
+
+
+def test_the_scorer_and_the_gate_agree_on_the_digest_of_a_text(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    texts = {row.id: row.text for name in ("target", "retention") for row in read_suite(name, tmp_path / "suites" / f"{name}.jsonl").rows}
+    assert judge(config(), rewrite(run, lambda rows: [row | {"text": texts[row["id"]]} for row in rows])).verdict is Verdict.PROMOTE
+
+
+def test_a_champion_whose_scores_are_gone_is_missing(tmp_path: Path) -> None:
+    scores = candidate()
+    del scores["champion"]
+    run = make_run(tmp_path, scores)
+    run.write(run.read(Evaluated).model_copy(update={"champion": "azureml://models/champion"}))
+    judged = judge(config(), run)
+    assert (judged.verdict, judged.first_run) == (Verdict.HOLD, False)
+    assert "azureml://models/champion is live, but the evaluation has no scores of it" in judged.reasons[0]
+
+
+def test_scores_of_another_model_than_the_champion_are_refused(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    run.write(run.read(Evaluated).model_copy(update={"champion": "azureml://models/other"}))
+    judged = judge(config(), run)
+    assert judged.verdict is Verdict.HOLD
+    assert "but azureml://models/champion was evaluated as the champion" in judged.reasons[0]
+
+
+def test_scores_by_other_code_or_settings_are_refused(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    run.write(run.read(Evaluated).model_copy(update={"evaluation_version": "v1"}))
+    judged = judge(config(), run)
+    assert judged.verdict is Verdict.HOLD
+    assert "computed by other code or with other settings" in judged.reasons[0]
+
+
+def test_a_suite_that_is_not_the_frozen_one_is_refused(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    (tmp_path / "suites" / "target.jsonl").write_text("")
+    with pytest.raises(EvidenceError, match="is not the target suite that validation froze"):
+        judge(config(), run)
+
+
+def test_a_field_that_appears_twice_in_a_row_is_refused(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    path = tmp_path / "evaluate" / "candidate.jsonl"
+    path.write_text(path.read_text().replace('"nll": ', '"nll": 99.0, "nll": ', 1))
+    evaluated = run.read_unchecked(Evaluated)
+    run.write(evaluated.model_copy(update={"files": {**evaluated.files, "scores.candidate": run.describe_file(path)}}))
+    with pytest.raises(EvidenceError, match="a field appears twice"):
+        judge(config(), run)
+
+
+@pytest.mark.parametrize(
+    ("rule", "says"),
+    [
+        (make_rule(baseline="base", margin=5), r"a margin of 5 can't be meant: .* \(0.05 is 5 %\)"),
+        (make_rule(baseline="base", margin=5, margin_kind="absolute"), r"must lie between -2 and 2 \(nats per token\)"),
+        (make_rule(ceiling=1e300), r"a ceiling of 1e\+300 can't be meant"),
+        (make_rule("target.rouge_l", "higher", floor=-1.0), "a floor of -1 can't be meant"),
+    ],
+)
+def test_numbers_that_can_not_be_meant_give_no_verdict(rule: Rule, says: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=says):
+        judge(config(rule), make_run(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "rule", [make_rule("target.rows", "higher", floor=1.0), make_rule(ceiling=20.0), make_rule("retention.nll", ceiling=19.0)]
+)
+def test_rules_that_a_ruined_candidate_passes_give_no_verdict(rule: Rule, tmp_path: Path) -> None:
+    with pytest.raises(SelfTestFailed, match=r"a ruined candidate: .* these rules can't stop anything"):
+        judge(config(rule), make_run(tmp_path))
 
 
 # What comes out -------------------------------------------------------------------------------------------------------------------
@@ -449,5 +644,5 @@ def test_explain_needs_only_the_record(stored: Callable[..., int], tmp_path: Pat
     (tmp_path / "pipeline.toml").unlink()
     assert stored("--explain") == 0
     output = capsys.readouterr().out
-    assert "▸ target.nll: at most 3: SHOWN" in output
+    assert "▸ rule-1: target.nll: at most 3: SHOWN" in output
     assert "→ all shown, and at least one rule: PROMOTE" in output

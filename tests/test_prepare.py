@@ -348,7 +348,8 @@ def test_a_data_set_with_train_and_test_in_another_layout_is_read_from_the_hub(t
     assert all(place.startswith("tester/chats/train:") for place in places)
 
 
-def test_a_second_run_does_not_contact_the_hub(loaded: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_second_run_does_not_contact_the_hub(loaded: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(loaded[0])  # as in the first run
     # No hub is running here, and this process has the real one's address.
     prepare(config("tester/chats", revision=COMMIT, percent=50), Run(loaded[0] / "run"))
     assert "nothing to do" in capsys.readouterr().out

@@ -24,7 +24,7 @@ from mlops.promote import promote
 from mlops.register import register
 from mlops.smoke_test import smoke_test
 from mlops.teardown import teardown
-from tests.support.deployments import behind_the_gate
+from tests.support.deployments import RULES, behind_the_gate
 
 Settings = Callable[..., Config]
 Open = Callable[[Config], Workspace]
@@ -51,7 +51,7 @@ class Stage:
         self.workspace = open_workspace(self.config())
 
     def config(self, *overrides: str, ephemeral: bool = False) -> Config:
-        text = TOML.format(name=self.name)
+        text = TOML.format(name=self.name) + RULES
         return self.make(
             text.replace("[targets.test.endpoint]", "[targets.test.endpoint]\nephemeral = true") if ephemeral else text, *overrides
         )
@@ -410,7 +410,7 @@ def test_a_verdict_about_another_job_registers_nothing(stage: Stage) -> None:
     judged = run.directory / "gate.json"
     judged.write_text(judged.read_text().replace(f'"candidate_job": "{stage.job}"', '"candidate_job": "other"'))
     config, workspace = stage.session()
-    with pytest.raises(RegistrationError, match="has judged other"):
+    with pytest.raises(NotPromoted, match=r"candidate_job is 'other'"):
         register(config, run, workspace)
 
 

@@ -15,7 +15,7 @@ from mlops.core.run import Run
 from mlops.emulator.server import Emulator
 from mlops.emulator.workspace import uris
 from mlops.register import NAME, register
-from tests.support.deployments import behind_the_gate
+from tests.support.deployments import RULES, behind_the_gate
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ def test_names_that_azure_does_not_accept_are_refused(name: str, is_valid: bool)
 def test_the_version_is_when_the_job_was_created_or_the_next_free_one(
     tmp_path: Path, inside: Emulator, settings: Callable[..., Config], open_workspace: Callable[[Config], Workspace], trained_job: str
 ) -> None:
-    config = settings("[targets.test.registration]\nname = 'numbered'\n")
+    config = settings(f"[targets.test.registration]\nname = 'numbered'\n{RULES}")
     workspace = open_workspace(config)
     job = workspace.jobs.get(trained_job)
     assert job.created_at is not None
@@ -50,7 +50,7 @@ def test_the_version_is_when_the_job_was_created_or_the_next_free_one(
 def test_an_archived_version_of_the_same_job_is_restored(
     tmp_path: Path, inside: Emulator, settings: Callable[..., Config], open_workspace: Callable[[Config], Workspace], trained_job: str
 ) -> None:
-    config = settings("[targets.test.registration]\nname = 'restored'\n")
+    config = settings(f"[targets.test.registration]\nname = 'restored'\n{RULES}")
     workspace = open_workspace(config)
     identity = workspace.jobs.get(trained_job).identity
     first = register(config, behind_the_gate(tmp_path / "first", trained_job, identity=identity), workspace)
@@ -71,13 +71,13 @@ def _check_lineage(emulator: Emulator, run: Run, model: Registered) -> None:
     assert lineage["gate"] | {"verdict": judged.verdict.value, "record": judged.digest()} == lineage["gate"]
 
 
-OVERRIDE = Override(reason="we know better", actor="octocat", approvers=("hubot",), environment="gate-override")
+OVERRIDE = Override(reason="we know better", actor="octocat")
 
 
 def test_the_model_has_the_verdict_that_admitted_it_in_its_tags(
     tmp_path: Path, inside: Emulator, settings: Callable[..., Config], open_workspace: Callable[[Config], Workspace], trained_job: str
 ) -> None:
-    config = settings("[targets.test.registration]\nname = 'overridden'\n")
+    config = settings(f"[targets.test.registration]\nname = 'overridden'\n[targets.test.endpoint]\nephemeral = true\n{RULES}")
     workspace = open_workspace(config)
     identity = workspace.jobs.get(trained_job).identity
 
@@ -95,7 +95,7 @@ def test_the_model_has_the_verdict_that_admitted_it_in_its_tags(
     # The same model, judged again by stricter rules: it is not registered twice, and does not go on saying PROMOTE.
     second = registered("second", Verdict.HOLD, OVERRIDE)
     assert (second.model, second.reused) == (first.model, True)
-    assert (second.tags["mlops.verdict"], second.tags["mlops.override"]) == ("HOLD", "we know better (octocat, hubot)")
+    assert (second.tags["mlops.verdict"], second.tags["mlops.override"]) == ("HOLD", "we know better (octocat)")
     assert second.tags["mlops.job"] == trained_job
     with pytest.raises(NotPromoted):
         registered("third", Verdict.HOLD, None)

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, create_model
 
-from mlops import deploy, evaluate, prepare, register, smoke_test, train
+from mlops import deploy, prepare, register, smoke_test, train
+from mlops.core import evaluation_version
 from mlops.core.config import Config, Tables
 from mlops.core.records import Trained, Validated
 from mlops.dataset.sources import find_source
@@ -26,7 +27,11 @@ TRAINED: Trained = Trained.model_construct(**dict[str, Any](job="job", identity=
 KEYS: dict[str, tuple[Callable[[Config], str], Mapping[str, str], tuple[str, ...]]] = {
     "prepare": (lambda config: prepare.settings_key(config.data, find_source(Config(target="t").data)), prepare.EXCLUDED, ("data",)),
     "train": (lambda config: train.run_key(config, "c", "b", (), "s", "d"), train.EXCLUDED, ("model", "compute", "training")),
-    "evaluate": (lambda config: evaluate.evaluation_version(config, VALIDATED), evaluate.EXCLUDED, ("evaluation", "compute")),
+    "evaluate": (
+        lambda config: evaluation_version.evaluation_version(config, VALIDATED),
+        evaluation_version.EXCLUDED,
+        ("evaluation", "compute"),
+    ),
     "register": (lambda config: register.registration_key(config, TRAINED), register.EXCLUDED, ("registration",)),
     "deploy": (lambda config: deploy.deployment_name(config.endpoint, "m", "1").rsplit("-")[-1], deploy.EXCLUDED, ("endpoint",)),
     "smoke-test": (smoke_test.settings_key, smoke_test.EXCLUDED, ("smoke",)),

@@ -153,7 +153,7 @@ def test_a_row_of_the_retention_suite_in_the_training_data_is_an_error(
 ) -> None:
     item = json.loads(RETENTION.read_text().splitlines()[4])
     replace(source, "train_sft", [row("train_sft", 0), {key: item[key] for key in ("prompt", "prompt_id", "messages")}])
-    config = configure()
+    config = configure("data.deduplicate=false")
     assert refused(config, run, open_workspace(config)) == [("overlap.exact", f"{RETENTION}:5")]
 
 
@@ -183,9 +183,10 @@ def test_every_finding_is_reported_not_only_the_first(
 
 
 def test_a_finding_names_the_line_of_pipeline_toml(inside: Emulator, settings: Make, open_workspace: Open, run: Run, source: Path) -> None:
-    toml = f"[targets.test.data]\ndataset = '{source}'\n[targets.test.evaluation]\nretention_suite = '{RETENTION}'\ntarget_rows = 6\n"
-    config = settings(toml + "[targets.test.training.parameters]\nseed = 1\nnum_train_epochs = 0\n", "data.percent=100")
-    assert refused(config, run, open_workspace(config)) == [("parameter.range", f"{config.file}:9")]
+    toml = f"[targets.test.data]\ndataset = '{source}'\npercent = 100\n"
+    toml += f"[targets.test.evaluation]\nretention_suite = '{RETENTION}'\ntarget_rows = 6\n"
+    config = settings(toml + "[targets.test.training.parameters]\nseed = 1\nnum_train_epochs = 0\n")
+    assert refused(config, run, open_workspace(config)) == [("parameter.range", f"{config.file}:10")]
 
 
 def test_a_rule_that_can_never_hold_is_reported_before_the_training(

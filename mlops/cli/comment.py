@@ -6,16 +6,24 @@ mlops comment --summary-only
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
 from mlops.cli import plan, stage
 from mlops.core import console
-from mlops.core.errors import GitHubRefused
+from mlops.core.config import Config, load, targets
+from mlops.core.errors import ConfigError, GitHubRefused, UsageError
 from mlops.core.run import Run
 from mlops.github.client import Repository, run_url
+from mlops.report import rule_changes
 from mlops.report.comment import MARKER, text
 
 __all__ = ["main"]
+
+BASE = "GITHUB_BASE_REF"
+"""The branch that a pull request is to be merged into; GitHub sets it."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -30,7 +38,8 @@ def main(argv: Sequence[str]) -> int:
     def comment() -> int:
         run = Run(arguments.run)
         document = plan.read(run)
-        markdown = text(run, planned=bool(document), workflow_run=str(document.get("workflow_run") or run_url()))
+        changes = _rule_changes(arguments.config)
+        markdown = text(run, planned=bool(document), workflow_run=str(document.get("workflow_run") or run_url()), changes=changes)
         console.summary(markdown)
         if arguments.pull_request is None:
             return 0
@@ -44,3 +53,25 @@ def main(argv: Sequence[str]) -> int:
         return 0
 
     return stage.guarded(comment)
+
+
+def _rule_changes(file: Path) -> str:
+    """Say what a pull request changes in the settings that decide its verdict; empty outside a pull request."""
+    branch = os.environ.get(BASE, "")
+    if not branch:
+        return ""
+    try:
+        before = Repository().read_file(file.name, branch)
+        if before is None:
+            return ""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / file.name
+            path.write_text(before, encoding="utf-8")
+            return rule_changes.render(rule_changes.compare(_load_targets(path), _load_targets(file)), branch)
+    except (GitHubRefused, UsageError, ConfigError) as problem:
+        return f"> [!WARNING]\n> The settings of this pull request can't be compared with those of `{branch}`: {problem.what}"
+
+
+def _load_targets(path: Path) -> dict[str, Config]:
+    """Load every target of a file, without overrides."""
+    return {target: load(path, target, environment={}) for target in targets(path)}

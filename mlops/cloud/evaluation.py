@@ -18,16 +18,16 @@ from mlops.cloud.tags import EVALUATION_VERSION, MODEL_IDENTITY, ROLE, RUN_KEY
 from mlops.cloud.workspace import Workspace
 from mlops.core import console
 from mlops.core.errors import AzureError, EvidenceError, MlopsError
+from mlops.core.evaluation_version import scoring_code
 from mlops.core.records import Sample
 from mlops.core.run import file_sha256
 
-__all__ = ["RETRY", "Result", "Role", "Scored", "Scoring", "Subject", "code"]
+__all__ = ["RETRY", "Result", "Role", "Scored", "Scoring", "Subject"]
 
 Role = Literal["candidate", "champion", "base"]
 
 RETRY = "run `mlops evaluate` again; if that does not help, read the job's log (`az ml job show`, or its page in the studio)"
 
-_CODE = Path(__file__).parents[1] / "remote"
 _NAME_HINT = "score"
 _OUTPUT = "scores"
 
@@ -37,7 +37,7 @@ class Result(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
 
-    schema_version: Literal[1]
+    schema_version: Literal[2]
     key: str
     evaluation_version: str
     weights_digest: str
@@ -206,18 +206,13 @@ class Scoring:
         return scored
 
 
-def code() -> list[Path]:
-    """Return the files that run on the compute: the package ``mlops.remote``."""
-    return sorted(_CODE.glob("*.py"))
-
-
 def _snapshot(folder: Path) -> Path:
     """Fill ``folder`` with the package ``mlops.remote`` alone, to be uploaded as a job's code."""
     shutil.rmtree(folder, ignore_errors=True)
     package = folder / "mlops" / "remote"
     package.mkdir(parents=True)
     (package.parent / "__init__.py").touch()
-    for path in code():
+    for path in scoring_code():
         shutil.copyfile(path, package / path.name)
     return folder.resolve()
 

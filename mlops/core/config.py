@@ -44,6 +44,7 @@ __all__ = [
     "json_schema",
     "load",
     "parse_override",
+    "targets",
 ]
 
 COORDINATES = {
@@ -162,6 +163,9 @@ class EvaluationConfig(Table):
 
 class Rule(Table):
     """A gate rule. Names follow MLflow's MetricThreshold and TFMA's MetricThreshold where those have one."""
+
+    # Strict: `critical = "no"` is an error. Read leniently, it would switch the rule off.
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), strict=True)
 
     enabled: bool = Field(True, description="`false` drops the rule, e.g. for one target")
     metric: str = Field(
@@ -309,8 +313,11 @@ class Config(Tables):
 _NEXT_SETTING = re.compile(rf"(?:\s*[,;]\s*|\s+)(?=(?:{'|'.join(Tables.model_fields)})\.[\w.\"'-]+\s*=)")
 """The separator of two settings on one line."""
 
-DECIDING = ("gate.", "evaluation.", "endpoint.ephemeral", "workspace.trusted_creators", "promotion.")
-"""Settings that decide the gate's verdict and whom it binds. For a target that is not ephemeral only the file may set them."""
+DECIDING = ("gate.", "evaluation.", "data.", "endpoint.ephemeral", "workspace.trusted_creators", "promotion.")
+"""Settings that decide the gate's verdict and whom it binds: its rules, the scores, and the rows that both suites and overlaps come from.
+For a target that is not ephemeral only the file may set them."""
+NOT_DECIDING = ("data.max_rows.train_sft", "data.max_rows.train_gen", "data.max_rows.test_gen")
+"""Exceptions: these splits are in no suite."""
 DISPATCHABLE = (
     "training.", "compute.", "endpoint.instance_type", "endpoint.instance_count", "endpoint.probe_initial_delay_s",
     "endpoint.request_timeout_ms", "endpoint.deploy_timeout_minutes",
@@ -344,6 +351,15 @@ def load(path: Path, target: str, overrides: Sequence[str] = (), environment: Ma
             f"{path} has no [targets.{target}]{did_you_mean(target, document.targets)}.", f"targets are: {', '.join(document.targets)}"
         )
     return _resolve(path, target, document, overrides, environment)
+
+
+def targets(path: Path) -> tuple[str, ...]:
+    """Return the names of a file's targets.
+
+    Raises:
+        ConfigError: the file can't be read, or is not of this form.
+    """
+    return tuple(_read(path).targets)
 
 
 def _read(path: Path) -> _Document:
@@ -463,10 +479,10 @@ def _leaves(key: str, value: Any) -> Iterator[str]:
 
 def _refuse_deciding(key: str, option: str, path: Path, target: str) -> None:
     """Refuse to override what decides about something permanent: only the file may, since changes to it are reviewed."""
-    if key == "endpoint" or key.startswith(DECIDING) or f"{key}." in DECIDING:
+    if key not in NOT_DECIDING and (key == "endpoint" or key.startswith(DECIDING) or f"{key}." in DECIDING):
         raise ConfigError(
-            f"{option} {key} is refused for target {target}: only {path} may set the gate's rules, what they judge, and whether the "
-            "endpoint is permanent.",
+            f"{option} {key} is refused for target {target}: only {path} may set the gate's rules, the data and scores that they judge, "
+            "and whether the endpoint is permanent.",
             f"change {path}, so that the change is reviewed; try rules out with `mlops gate --what-if --rule …`",
         )
     if option == "MLOPS_SET" and not f"{key}.".startswith(tuple(f"{name.rstrip('.')}." for name in DISPATCHABLE)):

@@ -60,6 +60,8 @@ class Record(Frozen):
     """The command that writes it; its file is ``run/{stage}.json``."""
     volatile: ClassVar[frozenset[str]] = frozenset({"created_at", "reused"})
     """Fields that may differ between two equal results."""
+    made_from: ClassVar[tuple[str, ...]] = ()
+    """Stages that ``inputs`` must name: without their digests a record can't be checked, so it is refused."""
 
     schema_version: int = Field(2, ge=2, le=2)
     """Increased, in a record's own class, when older records can't be read as newer ones. Any other version is refused."""
@@ -145,6 +147,7 @@ class Validated(Record):
     """Data, configuration and workspace are fit for training."""
 
     stage: ClassVar[str] = "validate"
+    made_from: ClassVar[tuple[str, ...]] = ("prepare",)
     volatile: ClassVar[frozenset[str]] = Record.volatile | {"quota_note"}
     data_fingerprint: str
     rows_checked: dict[str, int]
@@ -173,6 +176,7 @@ class Trained(Record):
     """A completed fine-tuning job."""
 
     stage: ClassVar[str] = "train"
+    made_from: ClassVar[tuple[str, ...]] = ("prepare", "validate")
     volatile: ClassVar[frozenset[str]] = Record.volatile | {"train_s"}
     run_key: str = Field(description="sha256 over everything that decides the result; also a tag of the job")
     job: str
@@ -224,6 +228,7 @@ class Evaluated(Record):
     """The scores of candidate, champion and base on the same rows, computed the same way."""
 
     stage: ClassVar[str] = "evaluate"
+    made_from: ClassVar[tuple[str, ...]] = ("validate", "train")
     evaluation_version: str = Field(description="sha256 over the code in mlops/remote and its settings")
     models: dict[str, ModelScores] = Field(description="role → scores; 'champion' is absent on a first run, or where it is missing")
     missing: dict[str, str] = Field(default_factory=dict, description="role → why it could not be evaluated, and what to do")
@@ -269,7 +274,8 @@ class Interval(Frozen):
 class Judgement(Frozen):
     """One rule's answer, with the numbers it follows from."""
 
-    rule: str
+    rule: str = Field(description="in words")
+    name: str = Field("", description="of the rule in pipeline.toml; a rule for every kind has one judgement per kind")
     metric: str
     direction: Literal["lower", "higher"] = Field(description="which is better")
     test: str = Field(description="how it was answered; 'none' compares two numbers")
@@ -308,6 +314,12 @@ class Judgement(Frozen):
     reason: str
 
 
+    @property
+    def title(self) -> str:
+        """The rule's name and what it requires."""
+        return f"{self.name}: {self.rule}" if self.name else self.rule
+
+
 class Probe(Frozen):
     """One mutation of the evidence in the self-test, and whether the gate detected it."""
 
@@ -341,12 +353,17 @@ class Judged(Record):
     """The gate's decision."""
 
     stage: ClassVar[str] = "gate"
+    made_from: ClassVar[tuple[str, ...]] = ("evaluate", "validate", "train")
     volatile: ClassVar[frozenset[str]] = Record.volatile | {"overridden_at"}
-    schema_version: int = Field(3, ge=3, le=3)
+    schema_version: int = Field(4, ge=4, le=4)
     target: str = Field(description="whose rules these are; the verdict opens the gate of no other target")
     verdict: Verdict
     reasons: tuple[str, ...]
     judgements: tuple[Judgement, ...]
+    rules_digest: str = Field("", description="sha256 over the rules in force")
+    settings_digest: str = Field("", description="sha256 over all settings that decide the verdict: [gate], [evaluation], [data]")
+    suite_digests: dict[str, str] = Field(default_factory=dict, description="suite → sha256 of the frozen file")
+    evaluation_version: str = Field("", description="of the scores; sha256 over the code in mlops/remote and its settings")
     candidate_job: str
     candidate_model: str
     first_run: bool
@@ -376,6 +393,7 @@ class Registered(Record):
     """A model in the workspace's registry."""
 
     stage: ClassVar[str] = "register"
+    made_from: ClassVar[tuple[str, ...]] = ("train", "gate")
     name: str
     version: str
     model: str = Field(description="full ARM id")
@@ -389,6 +407,7 @@ class Deployed(Record):
     """A healthy deployment that has no traffic yet."""
 
     stage: ClassVar[str] = "deploy"
+    made_from: ClassVar[tuple[str, ...]] = ("gate", "register")
     endpoint: str
     endpoint_identity: str = Field("", description="tells the endpoint from another one of the same name")
     endpoint_created: bool
@@ -407,6 +426,7 @@ class Smoked(Record):
     """The new deployment has passed its test."""
 
     stage: ClassVar[str] = "smoke-test"
+    made_from: ClassVar[tuple[str, ...]] = ("prepare", "deploy")
     volatile: ClassVar[frozenset[str]] = Record.volatile | {"latency_p50_ms", "latency_p95_ms"}
     settings: str = Field("", description="sha256 over every setting that decides whether the test passes")
     endpoint: str
@@ -423,6 +443,7 @@ class Promoted(Record):
     """Traffic is on the new deployment."""
 
     stage: ClassVar[str] = "promote"
+    made_from: ClassVar[tuple[str, ...]] = ("gate", "deploy", "smoke-test")
     endpoint: str
     deployment: str
     model: str

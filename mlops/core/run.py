@@ -79,6 +79,11 @@ class Run:
             RecordError: it is missing, unreadable, of another schema, or out of date. The message names the command that writes it.
         """
         record = self._load(kind)
+        if absent := [stage for stage in kind.made_from if not record.inputs.get(stage)]:
+            raise RecordError(
+                f"{self._file(kind)} doesn't say which records it was made from ({', '.join(absent)}), so it can't be checked.",
+                f"run `mlops {kind.stage}` again",
+            )
         for stage, digest in record.inputs.items():
             upstream = self.read(_kind(stage))
             if upstream.digest() != digest:

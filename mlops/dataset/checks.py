@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Literal
 from mlops.core import console
 from mlops.core.records import Finding
 from mlops.dataset.conversation import Conversation, InvalidRow, Message, RetentionItem, normalize, read_jsonl
+from mlops.dataset.overlap import find_leaks
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,6 +62,7 @@ RULES: Mapping[str, tuple[Literal["error", "warning"], str]] = {
     "duplicate.normalized": ("warning", "the same, ignoring case, white space and punctuation"),
     "overlap.exact": ("error", "no evaluation row is in the training data"),
     "overlap.normalized": ("error", "the same, ignoring case, white space and punctuation"),
+    "overlap.answer": ("error", "no answer of an evaluation row is in the training data, behind whatever turns"),
     "overlap.prompt": ("warning", "training and test share no long first prompt"),
 }
 """Rule → severity and requirement."""
@@ -72,7 +74,7 @@ CONTROL_TOKEN = re.compile(
 INVISIBLE = "\u115f\u1160\u2800\u3164\uffa0"
 """Letters without ink: Hangul fillers and the empty Braille pattern."""
 
-TRAINING_SPLIT = "train_sft"
+TRAINING_SPLIT, TARGET_SPLIT = "train_sft", "test_sft"
 EVALUATION_SPLITS = ("test_sft", "test_gen", RETENTION)
 """Splits that must not overlap with the training split. This includes ``test_gen``, whose answers are shown to reviewers."""
 
@@ -124,7 +126,20 @@ def check(files: Mapping[str, Path], origins: Mapping[str, Path] | None = None) 
     for split in EVALUATION_SPLITS:
         if split in hashes and TRAINING_SPLIT in hashes:
             findings += hashes[split].overlaps(hashes[TRAINING_SPLIT])
+    findings += list(_find_answers(files, hashes, findings))
     return CheckResult(rows, tuple(findings))
+
+
+def _find_answers(files: Mapping[str, Path], hashes: Mapping[str, _RowHashes], findings: Sequence[Finding]) -> Iterator[Finding]:
+    """Yield rows of the suites that the training data gives away in parts, without those that are in it as a whole."""
+    if TRAINING_SPLIT not in files:
+        return
+    whole = {finding.where for finding in findings if finding.rule in ("overlap.exact", "overlap.normalized")}
+    found = find_leaks(files[TRAINING_SPLIT], {split: files[split] for split in (TARGET_SPLIT, RETENTION) if split in files})
+    for leak in sorted((leak for leaks in found.values() for leak in leaks), key=lambda leak: (leak.suite, leak.line)):
+        where = hashes[leak.suite].where(leak.line)
+        if where not in whole:
+            yield _finding("overlap.answer", where, f"{leak.how}: {hashes[TRAINING_SPLIT].where(leak.training_line)}")
 
 
 def check_row(row: Conversation, *, for_training: bool) -> Iterator[tuple[str, str]]:

@@ -6,6 +6,8 @@ that the job's ``permissions:`` don't cover is refused, as on GitHub.
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import secrets
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -18,7 +20,17 @@ from mlops.emulator.base.azure import Azure
 from mlops.emulator.base.errors import AzureFault
 from mlops.emulator.wire.app import Answer, Route, read_json
 
-__all__ = ["ROUTES", "add_environment", "add_workflow_run", "approve", "comments", "dispatches", "issue_token", "open_pull_request"]
+__all__ = [
+    "ROUTES",
+    "add_environment",
+    "add_file",
+    "add_workflow_run",
+    "approve",
+    "comments",
+    "dispatches",
+    "issue_token",
+    "open_pull_request",
+]
 
 API = "https://api.github.com"
 BOT = {"login": "github-actions[bot]", "id": 41898282, "type": "Bot"}
@@ -32,6 +44,11 @@ def issue_token(azure: Azure, permissions: Mapping[str, str]) -> str:
     token = f"ghs_{secrets.token_hex(18)}"
     azure.store.put("github-token", token, {"permissions": dict(permissions)})
     return token
+
+
+def add_file(azure: Azure, path: str, text: str, ref: str = "main") -> None:
+    """Put a file on a branch."""
+    azure.store.put("github-file", f"{ref}/{path}", {"text": text})
 
 
 def open_pull_request(azure: Azure, number: int, title: str = "A change") -> None:
@@ -139,6 +156,22 @@ async def patch_comment(azure: Azure, request: Request) -> Answer:
     except KeyError:
         raise _not_found() from None
     return _comment(request, comment)
+
+
+async def get_contents(azure: Azure, request: Request) -> Answer:
+    """Return a file on a branch."""
+    _check_permission(azure, request, "contents")
+    path, ref = request.path_params["path"], request.query_params.get("ref", "main")
+    file = azure.store.get("github-file", f"{ref}/{path}")
+    if file is None:
+        raise _not_found()
+    content = file["text"].encode()
+    url = f"{_base(request)}/contents/{path}?ref={ref}"
+    return {
+        "type": "file", "encoding": "base64", "size": len(content), "name": path.rpartition("/")[2], "path": path, "url": url,
+        "content": base64.encodebytes(content).decode(),
+        "sha": hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest(),
+    }  # fmt: skip
 
 
 async def get_run(azure: Azure, request: Request) -> Answer:
@@ -295,6 +328,7 @@ ROUTES = [
     Route("github", "GET", _REPOSITORY + "/issues/{number}/comments", list_comments, public=True),
     Route("github", "POST", _REPOSITORY + "/issues/{number}/comments", post_comment, public=True),
     Route("github", "PATCH", _REPOSITORY + "/issues/comments/{comment}", patch_comment, public=True),
+    Route("github", "GET", _REPOSITORY + "/contents/{path:path}", get_contents, public=True),
     Route("github", "GET", _REPOSITORY + "/actions/runs/{run}", get_run, public=True),
     Route("github", "GET", _REPOSITORY + "/actions/runs/{run}/jobs", list_run_jobs, public=True),
     Route("github", "GET", _REPOSITORY + "/actions/runs/{run}/approvals", get_approvals, public=True),

@@ -79,6 +79,16 @@ class Repository:
                     return str(comment.html_url)
             return str(issue.create_comment(text).html_url)
 
+    def read_file(self, path: str, ref: str) -> str | None:
+        """Return the text of a file on a branch, or None if it has no such file."""
+        from github import UnknownObjectException
+
+        with _refusals("contents: read"):
+            try:
+                return str(self._repository.get_contents(path, ref=ref).decoded_content.decode())
+            except UnknownObjectException:
+                return None
+
     def workflow_run(self, run: int) -> tuple[str, str]:
         """Return the status (``completed``, …) and conclusion (``cancelled``, …; empty until it ends) of a workflow run."""
         with _refusals("actions: read"):

@@ -18,20 +18,40 @@ __all__ = ["AUDIENCE", "decode_claims", "request_claims", "request_token"]
 
 AUDIENCE = "api://AzureADTokenExchange"
 """The recipient that the token is issued for: Entra ID."""
+ISSUER = "https://token.actions.githubusercontent.com"
 RETRIES = 4
 
 
 def request_claims() -> dict[str, Any]:
     """Return what GitHub says about this job: ``repository``, ``environment`` (if it runs in one), ``run_id``, ``actor``, ….
 
-    The token comes from GitHub over TLS and its signature is not checked, so the claims inform this process and prove nothing to others.
+    The token's signature, issuer, audience and time are checked, so that whoever answers at ``ACTIONS_ID_TOKEN_REQUEST_URL``, a variable
+    that a job can set, can't make them up.
 
     Raises:
-        CredentialError: GitHub issues no token.
+        CredentialError: GitHub issues no token, or it is not GitHub's.
     """
     token = request_token()
     console.mask(token)
-    return decode_claims(token)
+    return verify_claims(token)
+
+
+def verify_claims(token: str) -> dict[str, Any]:
+    """Return a token's claims, verified with GitHub's public keys.
+
+    Raises:
+        CredentialError: the token is not GitHub's, is for somebody else or has expired; or the keys can't be read.
+    """
+    import jwt
+
+    try:
+        key = jwt.PyJWKSet.from_dict(_get_json(f"{ISSUER}/.well-known/jwks", {}))[jwt.get_unverified_header(token)["kid"]]
+        return dict(jwt.decode(token, key, algorithms=["RS256"], issuer=ISSUER, audience=AUDIENCE, leeway=60))
+    except (jwt.PyJWTError, KeyError) as problem:
+        raise CredentialError(
+            f"The identity token of this job is not GitHub's: {type(problem).__name__}: {problem}",
+            "run the job on github.com; a job must not set ACTIONS_ID_TOKEN_REQUEST_URL",
+        ) from problem
 
 
 def request_token() -> str:
@@ -47,7 +67,10 @@ def request_token() -> str:
             "give the job `permissions: id-token: write`, and also the job that calls a reusable workflow;"
             " pull requests from forks never get a token",
         )
-    return _fetch(f"{url}&audience={quote(AUDIENCE, safe='')}", key)
+    answer = _get_json(f"{url}&audience={quote(AUDIENCE, safe='')}", {"Authorization": f"Bearer {key}"})
+    if not isinstance(answer.get("value"), str):
+        raise CredentialError("GitHub issued no identity token: its answer has none.", "run the failed job again")
+    return str(answer["value"])
 
 
 def decode_claims(token: str) -> dict[str, Any]:
@@ -60,8 +83,8 @@ def decode_claims(token: str) -> dict[str, Any]:
     return claims if isinstance(claims, dict) else {}
 
 
-def _fetch(url: str, key: str) -> str:
-    """Get a token from GitHub. Retries after 408, 429, 5xx and broken connections."""
+def _get_json(url: str, headers: dict[str, str]) -> dict[str, Any]:
+    """Get a JSON object from GitHub. Retries after 408, 429, 5xx and broken connections."""
     from azure.core import PipelineClient
     from azure.core.exceptions import AzureError, HttpResponseError
     from azure.core.pipeline.policies import RetryPolicy
@@ -70,10 +93,10 @@ def _fetch(url: str, key: str) -> str:
     client: Any = PipelineClient(base_url="", policies=[RetryPolicy(retry_total=RETRIES, retry_backoff_factor=0.5)])
     try:
         with client:
-            request = HttpRequest("GET", url, headers={"Authorization": f"Bearer {key}", "Accept": "application/json"})
+            request = HttpRequest("GET", url, headers={**headers, "Accept": "application/json"})
             response = client.send_request(request)
             response.raise_for_status()
-            token = response.json()["value"]
+            return dict(response.json())
     except HttpResponseError as problem:
         if problem.status_code in (401, 403):
             raise CredentialError(
@@ -87,4 +110,3 @@ def _fetch(url: str, key: str) -> str:
             f"GitHub issued no identity token: {type(problem).__name__}: {problem}",
             "check the runner's connection to GitHub, then run the failed job again",
         ) from problem
-    return str(token)

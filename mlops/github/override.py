@@ -18,7 +18,7 @@ from mlops.core.user import current_user
 from mlops.github.client import Repository, run_url
 from mlops.github.oidc import request_claims
 
-__all__ = ["OverrideRefused", "check_reason", "grant"]
+__all__ = ["OverrideRefused", "check_reason", "confirm", "grant"]
 
 MIN_LENGTH = 10
 """Minimum number of characters of a reason."""
@@ -61,29 +61,66 @@ def grant(config: Config, verdict: Verdict, reason: str) -> Override:
     return Override(reason=reason, actor=current_user())
 
 
+def confirm(config: Config, override: Override) -> None:
+    """Ask GitHub whether the people whom a record names have approved the override. Anybody can write a name into a file.
+
+    Raises:
+        OverrideRefused: they have not, or GitHub can't be asked.
+    """
+    environment = config.gate.override_environment
+    if override.environment != environment:
+        raise OverrideRefused(f"it was approved for environment {override.environment}, and overrides are only allowed in {environment}.")
+    if not console.in_github():
+        raise OverrideRefused("outside GitHub nobody can tell who approved it: continue in the workflow.")
+    run = override.workflow_run.rpartition("/")[2]
+    if not run.isdigit() or override.workflow_run != run_url(run):
+        raise OverrideRefused(f"it names no workflow run of this repository: {override.workflow_run or 'nothing'}.")
+    try:
+        approvers = _approvers(Repository(), environment, run, override.actor)
+    except (UsageError, GitHubRefused) as problem:
+        raise OverrideRefused(f"it can't be determined who approved it. {problem}") from problem
+    if strangers := sorted(set(override.approvers) - approvers):
+        raise OverrideRefused(f"{', '.join(strangers)} did not approve workflow run {run} for environment {environment}.")
+
+
+def _approvers(repository: Repository, environment: str, run: str, requester: str) -> set[str]:
+    """Return who has approved a run for an environment that requires reviewers, besides whoever requested it.
+
+    Raises:
+        OverrideRefused: the environment has no reviewers, or nobody else has approved.
+    """
+    protection = repository.protection(environment)
+    if protection is None or not protection.reviewers:
+        raise OverrideRefused(
+            f"environment {environment} has no required reviewers, so anybody could override."
+            f" Set them up: repository settings, Environments, {environment}, Required reviewers."
+        )
+    everybody = {approval.user for approval in repository.approvals(int(run)) if approval.environment == environment}
+    if not everybody:
+        raise OverrideRefused(
+            f"no reviewer has approved run {run} for environment {environment}: run dispatch.yml with `override`, and have it reviewed."
+        )
+    others = {user for user in everybody if user.lower() != requester.lower()}
+    if not others:
+        raise OverrideRefused(
+            f'{requester} requested it and is the only one who approved run {run}: somebody else must review it. Select "Prevent'
+            f' self-review" in the settings of environment {environment}.'
+        )
+    return others
+
+
 def _grant_in_github(environment: str, reason: str) -> Override:
     """Rely on what GitHub says about this run, not on environment variables, which the job can set."""
     try:
         claims = request_claims()
         _check_claims(claims, environment)
-        repository = Repository()
-        protection = repository.protection(environment)
-        if protection is None or not protection.reviewers:
-            raise OverrideRefused(
-                f"environment {environment} has no required reviewers, so anybody could override."
-                f" Set them up: repository settings, Environments, {environment}, Required reviewers."
-            )
-        run = str(claims["run_id"])
-        approvers = {approval.user for approval in repository.approvals(int(run)) if approval.environment == environment}
+        run, actor = str(claims["run_id"]), str(claims["actor"])
+        approvers = _approvers(Repository(), environment, run, actor)
     except (CredentialError, UsageError, GitHubRefused, KeyError, ValueError) as problem:
         raise OverrideRefused(f"it can't be determined who approved this job for environment {environment}. {problem}") from problem
-    if not approvers:
-        raise OverrideRefused(
-            f"no reviewer has approved run {run} for environment {environment}: run dispatch.yml with `override`, and have it reviewed."
-        )
     return Override(
         reason=reason,
-        actor=str(claims.get("actor") or "unknown"),
+        actor=actor,
         approvers=tuple(sorted(approvers)),
         environment=environment,
         workflow_run=run_url(run),

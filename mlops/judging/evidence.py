@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 from mlops.core.config import Rule
 from mlops.judging.metric_table import COLUMNS, Column, Floats
 
-__all__ = ["Evidence", "InvalidScores", "ModelEvidence", "Reference", "Rows"]
+__all__ = ["Evidence", "FrozenSuite", "InvalidScores", "ModelEvidence", "Reference", "Rows"]
 
 Reference = Literal["champion", "base", "none"]
 """The model that a rule compares the candidate with."""
@@ -31,6 +31,8 @@ class Rows:
     kinds: tuple[str, ...]
     inputs: tuple[str, ...]
     """Digest of the token ids that the model read and was scored on."""
+    texts: tuple[str, ...]
+    """Digest of the row's messages, as the scorer read them; empty if the scores don't say."""
     tokens: Floats
     """Number of assistant tokens that were scored."""
     columns: Mapping[str, Floats]
@@ -42,6 +44,11 @@ class Rows:
     def has_duplicates(self) -> bool:
         """Whether a row occurs twice. Cached because every rule checks it."""
         return len(set(self.ids)) != len(self.ids)
+
+    @functools.cached_property
+    def repeated(self) -> npt.NDArray[np.bool_]:
+        """Which rows have the same input as an earlier one: shape [rows]. A copy is no further evidence."""
+        return _repeated(self.inputs)
 
     def with_column(self, name: str, values: Floats) -> Rows:
         """Return the rows with other values in a column."""
@@ -60,12 +67,39 @@ class Rows:
                 ids=tuple(_text(row["id"]) for row in ordered),
                 kinds=tuple(_text(row["kind"]) for row in ordered),
                 inputs=tuple(_text(row["input"]) for row in ordered),
+                texts=tuple(_text(row.get("text", "")) for row in ordered),
                 tokens=np.array([_count(row["tokens"]) for row in ordered], dtype=np.float64),
                 columns={name: np.array([_value(row, column) for row in ordered], dtype=np.float64) for name, column in COLUMNS.items()},
                 measured={name: np.array([row.get(name) is not None for row in ordered], dtype=np.bool_) for name in COLUMNS},
             )
         except (KeyError, TypeError, OverflowError) as problem:
             raise InvalidScores(f"invalid row of scores: {problem!r}") from problem
+
+
+@dataclass(frozen=True)
+class FrozenSuite:
+    """The rows of a suite as validation froze them, sorted by id: what every model must have been scored on."""
+
+    ids: tuple[str, ...]
+    kinds: tuple[str, ...]
+    texts: tuple[str, ...]
+    """Digest of each row's messages."""
+    contents: tuple[str, ...]
+    """Digest of each row's messages without case, white space and punctuation. Rows that share it are copies of one."""
+    fewest_tokens: Floats
+    """The smallest number of tokens that a row's answers can have; 0 where they may have been cut off."""
+    most_tokens: Floats
+
+    @functools.cached_property
+    def repeated(self) -> npt.NDArray[np.bool_]:
+        """Which rows are copies of an earlier one: shape [rows]."""
+        return _repeated(self.contents)
+
+    def without(self, ids: Collection[str]) -> FrozenSuite:
+        """Return the suite without these rows."""
+        kept = [index for index, row in enumerate(self.ids) if row not in ids]
+        texts = {name: tuple(getattr(self, name)[index] for index in kept) for name in ("ids", "kinds", "texts", "contents")}
+        return FrozenSuite(**texts, fewest_tokens=self.fewest_tokens[kept], most_tokens=self.most_tokens[kept])
 
 
 @dataclass(frozen=True)
@@ -91,6 +125,10 @@ class Evidence:
     """Digests of the suites that validation froze."""
     overlapping: Mapping[str, str]
     """Suite → which of its rows are in the training data."""
+    suites: Mapping[str, FrozenSuite] = field(default_factory=dict)
+    """The suites' own rows. Scores on a suite that is not here can't be checked, so they prove nothing."""
+    problems: tuple[str, ...] = ()
+    """What makes the evaluation as a whole invalid, e.g. that other code computed it."""
     missing: Mapping[str, str] = field(default_factory=dict)
     """Role → why it could not be evaluated. A missing champion exists: this is no first run, and no other model replaces it."""
 
@@ -102,6 +140,12 @@ class Evidence:
     def reference(self, rule: Rule) -> Reference:
         """Return which model a rule compares the candidate with: on a first run the base model replaces the champion."""
         return "base" if rule.baseline == "champion" and self.is_first_run else rule.baseline
+
+
+def _repeated(values: Sequence[str]) -> npt.NDArray[np.bool_]:
+    seen: set[str] = set()
+    # set.add returns None, so a new value is not repeated.
+    return np.array([value in seen or bool(seen.add(value)) for value in values], dtype=np.bool_)  # type: ignore[func-returns-value]
 
 
 def _text(value: Any) -> str:

@@ -1,37 +1,49 @@
-"""Judge the evaluation in a run directory. Nothing is written, and no service is called."""
+"""Judge the evaluation in a run directory, and check a stored verdict. Nothing is written, and no service is called."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
 
 from mlops.core.config import Config, Rule
 from mlops.core.errors import ConfigError, EvidenceError, SelfTestFailed
-from mlops.core.records import Evaluated, Judged, ModelScores, Prepared, Probe, Trained, Validated
-from mlops.core.run import Run
+from mlops.core.evaluation_version import evaluation_version
+from mlops.core.records import Evaluated, Judged, ModelScores, Prepared, Probe, Suite, Trained, Validated
+from mlops.core.reuse import reuse_key
+from mlops.core.run import Run, file_sha256
 from mlops.dataset.checks import RETENTION, TRAINING_SPLIT, check
-from mlops.judging.evidence import Evidence, ModelEvidence, Rows
+from mlops.dataset.conversation import hash64, normalize
+from mlops.judging.evidence import Evidence, FrozenSuite, ModelEvidence, Rows
+from mlops.judging.rules import expand
 from mlops.judging.selftest.probes import self_test
-from mlops.judging.validity import direction_problem
+from mlops.judging.validity import rule_problem
 from mlops.judging.verdict import decide
 from mlops.judging.wording import describe
 
 __all__ = ["gather_evidence", "judge", "require_all_detected", "run_self_test"]
 
+_TEMPLATE_TOKENS = 64
+"""At least as many tokens as a chat template adds to a message."""
+
 
 def judge(config: Config, run: Run) -> Judged:
-    """Judge the stored evaluation by the rules, and run the self-test.
+    """Judge the stored evaluation by the rules, and run the self-test. The same run directory and settings give the same record.
 
     Raises:
-        ConfigError: a rule demands a worse model.
+        ConfigError: a rule demands a worse model, or can't mean anything.
         RecordError: a record is missing or out of date.
-        EvidenceError: the per-row scores can't be read, or are those of another candidate.
+        EvidenceError: the per-row scores or a suite can't be read, or are those of another candidate.
         SelfTestFailed: the gate misses a mutation of the evidence.
     """
     evaluated, validated, trained = run.read(Evaluated), run.read(Validated), run.read(Trained)
-    evidence = _evidence(run, evaluated, validated, trained)
+    evidence = _evidence(config, run, evaluated, validated, trained)
     rules = _rules(config)
     decision = decide(rules, evidence)
+    names = [name for name, rule in config.gate.enabled_rules.items() for _ in expand(rule, evidence)]
     probes = self_test(rules, evidence, decision, decide)
     require_all_detected(probes)
     return Judged(
@@ -39,7 +51,13 @@ def judge(config: Config, run: Run) -> Judged:
         target=config.target,
         verdict=decision.verdict,
         reasons=decision.reasons,
-        judgements=decision.judgements,
+        judgements=tuple(
+            judgement.model_copy(update={"name": name}) for name, judgement in zip(names, decision.judgements, strict=True)
+        ),
+        rules_digest=reuse_key(config.gate.enabled_rules, {}),
+        settings_digest=reuse_key({"gate": config.gate, "evaluation": config.evaluation, "data": config.data}, {}),
+        suite_digests=dict(evidence.suite_digests),
+        evaluation_version=evaluated.evaluation_version,
         candidate_job=trained.job,
         candidate_model=trained.model_output,
         first_run=evidence.is_first_run,
@@ -52,18 +70,20 @@ def run_self_test(config: Config, run: Run) -> tuple[Probe, ...]:
     """Run the self-test on the stored evaluation, and return the probes whatever their result.
 
     Raises:
-        RecordError, EvidenceError: as :func:`judge`.
+        ConfigError, RecordError, EvidenceError: as :func:`judge`.
     """
-    evidence = _evidence(run, run.read(Evaluated), run.read(Validated), run.read(Trained))
+    evidence = _evidence(config, run, run.read(Evaluated), run.read(Validated), run.read(Trained))
     rules = _rules(config)
     return self_test(rules, evidence, decide(rules, evidence), decide)
 
 
 def _rules(config: Config) -> tuple[Rule, ...]:
-    """Return the rules. None may demand a worse model; ``validate`` checks this too, but the rules may have changed since."""
+    """Return the rules. None may be meaningless; ``validate`` checks this too, but the rules may have changed since."""
     for name, rule in config.gate.enabled_rules.items():
-        if (problem := direction_problem(rule)) is not None:
-            raise ConfigError(f"{config.locate(f'gate.rules.{name}')}: {describe(rule)}: {problem}", "reverse the rule's direction")
+        if (problem := rule_problem(rule)) is not None:
+            raise ConfigError(
+                f"{config.locate(f'gate.rules.{name}')}: {describe(rule)}: {problem}", f"correct rule {name}; nothing was judged"
+            )
     return tuple(config.gate.enabled_rules.values())
 
 
@@ -78,32 +98,53 @@ def require_all_detected(probes: Sequence[Probe]) -> None:
         raise SelfTestFailed(
             f"The gate missed {len(missed)} of {len(probes)} mutations of this evidence, so there is no verdict. Nothing was registered or"
             f" deployed, and traffic is unchanged. {'. '.join(missed)}.",
-            "this is a bug in the gate, or in rules that it can't judge; `mlops gate --self-test` shows all probes; please report it",
+            "if a ruined candidate is missed, the rules in pipeline.toml are too lenient to stop anything; otherwise this is a bug in the"
+            " gate: please report it. `mlops gate --self-test` shows all probes",
         )
 
 
-def _evidence(run: Run, evaluated: Evaluated, validated: Validated, trained: Trained) -> Evidence:
+def _evidence(config: Config, run: Run, evaluated: Evaluated, validated: Validated, trained: Trained) -> Evidence:
     candidate = evaluated.models.get("candidate")
     if candidate is None or candidate.model != trained.model_output:
         actual = candidate.model if candidate else "no model"
         raise EvidenceError(
             f"The training produced {trained.model_output}, but {actual} was evaluated as the candidate.", "run `mlops evaluate` again"
         )
-    return gather_evidence(run, evaluated, validated)
+    return gather_evidence(config, run, evaluated, validated)
 
 
-def gather_evidence(run: Run, evaluated: Evaluated, validated: Validated) -> Evidence:
-    """Collect reported metrics, per-row scores, digests, and overlaps between suites and training data.
+def gather_evidence(config: Config, run: Run, evaluated: Evaluated, validated: Validated) -> Evidence:
+    """Collect reported metrics, per-row scores, the frozen suites, digests, and overlaps between suites and training data.
 
     Raises:
-        EvidenceError: the per-row scores can't be read.
+        EvidenceError: the per-row scores or a suite can't be read.
     """
+    missing = dict(evaluated.missing)
+    if evaluated.champion and "champion" not in evaluated.models:
+        # A champion that is named exists, whatever became of its scores: this is no first run.
+        missing.setdefault("champion", f"{evaluated.champion} is live, but the evaluation has no scores of it. Run `mlops evaluate` again.")
     return Evidence(
         models={role: _model_evidence(run, evaluated, scores) for role, scores in evaluated.models.items()},
         suite_digests={name: suite.digest for name, suite in validated.suites.items()},
         overlapping=_find_overlaps(run, validated),
-        missing=evaluated.missing,
+        missing=missing,
+        suites={name: _read_suite(run, suite, config.evaluation.max_tokens) for name, suite in validated.suites.items()},
+        problems=tuple(_find_problems(config, evaluated, validated)),
     )
+
+
+def _find_problems(config: Config, evaluated: Evaluated, validated: Validated) -> list[str]:
+    """Return what makes the evaluation as a whole invalid."""
+    problems = []
+    if evaluated.evaluation_version != evaluation_version(config, validated):
+        problems.append(
+            f"the scores were computed by other code or with other settings than those of target {config.target} "
+            f"(evaluation version {evaluated.evaluation_version[:12]}): run `mlops evaluate` again"
+        )
+    champion = evaluated.models.get("champion")
+    if champion is not None and evaluated.champion and champion.model.lower() != evaluated.champion.lower():
+        problems.append(f"the champion is {evaluated.champion}, but {champion.model} was evaluated as the champion")
+    return problems
 
 
 def _model_evidence(run: Run, evaluated: Evaluated, scores: ModelScores) -> ModelEvidence:
@@ -111,7 +152,7 @@ def _model_evidence(run: Run, evaluated: Evaluated, scores: ModelScores) -> Mode
         raise EvidenceError(f"The evaluation record names no file with the rows of the {scores.role}.", "run `mlops evaluate` again")
     path = run.directory / evaluated.files[scores.scores].path
     try:
-        rows = [json.loads(line) for line in path.read_bytes().split(b"\n") if line]
+        rows = [json.loads(line, object_pairs_hook=_reject_duplicates) for line in path.read_bytes().split(b"\n") if line]
         suites = sorted({row["suite"] for row in rows})
         by_suite = {suite: Rows.of(row for row in rows if row["suite"] == suite) for suite in suites}
     except (OSError, ValueError, TypeError, KeyError) as problem:
@@ -126,13 +167,57 @@ def _model_evidence(run: Run, evaluated: Evaluated, scores: ModelScores) -> Mode
     )
 
 
+def _reject_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuse a row with two values of one field, of which readers would use either."""
+    row = dict(pairs)
+    if len(row) != len(pairs):
+        raise ValueError(f"a field appears twice in a row: {', '.join(name for name, _ in pairs)}")
+    return row
+
+
+def _read_suite(run: Run, suite: Suite, max_tokens: int) -> FrozenSuite:
+    """Read the rows that every model must have been scored on.
+
+    Raises:
+        EvidenceError: the file is not the one that validation froze.
+    """
+    path, fix = run.directory / suite.path, "run `mlops validate` again"
+    if not path.is_file() or file_sha256(path) != suite.digest:
+        raise EvidenceError(f"{path} is missing or is not the {suite.name} suite that validation froze.", fix)
+    try:
+        rows = sorted((json.loads(line) for line in path.read_bytes().split(b"\n") if line), key=lambda row: str(row["prompt_id"]))
+        messages = [[(str(message["role"]), str(message["content"])) for message in row["messages"]] for row in rows]
+        return FrozenSuite(
+            ids=tuple(str(row["prompt_id"]) for row in rows),
+            kinds=tuple(str(row.get("kind") or "") for row in rows),
+            texts=tuple(hashlib.sha256(json.dumps(each).encode()).hexdigest()[:16] for each in messages),
+            contents=tuple(str(hash64(*(part for role, text in each for part in (role.encode(), normalize(text))))) for each in messages),
+            fewest_tokens=np.array([_fewest_tokens(each, max_tokens) for each in messages], dtype=np.float64),
+            most_tokens=np.array([_most_tokens(each) for each in messages], dtype=np.float64),
+        )
+    except (ValueError, TypeError, KeyError) as problem:
+        raise EvidenceError(f"{path} can't be read as a suite: {problem!r}", fix) from problem
+
+
+def _fewest_tokens(messages: Sequence[tuple[str, str]], max_tokens: int) -> int:
+    """Return the smallest number of tokens that the answers can have: 0 if the row may have been cut off before them."""
+    # No token is shorter than a byte, so a row with fewer bytes was not cut off. Hardly any token is longer than a word.
+    longest = sum(len(text.encode()) + _TEMPLATE_TOKENS for _, text in messages)
+    words = sum(len(text.split()) for role, text in messages if role == "assistant")
+    return 0 if longest > max_tokens else max(1, words // 4)
+
+
+def _most_tokens(messages: Sequence[tuple[str, str]]) -> int:
+    return sum(len(text.encode()) + _TEMPLATE_TOKENS for role, text in messages if role == "assistant")
+
+
 def _find_overlaps(run: Run, validated: Validated) -> dict[str, str]:
     """Return suite → which of its rows are in the training data. The files are checked again because validation can be overruled."""
     files = {"target": "test_sft", "retention": RETENTION}
     paths = {name: run.directory / suite.path for name, suite in validated.suites.items()}
     training = run.directory / run.read(Prepared).files[TRAINING_SPLIT].path
     checked = check({TRAINING_SPLIT: training, **{files[name]: path for name, path in paths.items()}})
-    overlaps = [finding for finding in checked.findings if finding.rule in ("overlap.exact", "overlap.normalized")]
+    overlaps = [finding for finding in checked.findings if finding.rule in ("overlap.exact", "overlap.normalized", "overlap.answer")]
     by_suite: dict[str, str] = {}
     for name, path in paths.items():
         in_suite = [finding for finding in overlaps if finding.where.startswith(f"{path}:")]
@@ -143,5 +228,5 @@ def _find_overlaps(run: Run, validated: Validated) -> dict[str, str]:
 
 def _notes(evaluated: Evaluated, evidence: Evidence) -> tuple[str, ...]:
     first_run = f"{evaluated.champion_note} Rules that compare with the champion compare with the base model instead.".strip()
-    missing = [f"The {role} was not evaluated: {why}" for role, why in sorted(evaluated.missing.items())]
+    missing = [f"The {role} was not evaluated: {why}" for role, why in sorted(evidence.missing.items())]
     return (*([first_run] if evidence.is_first_run else []), *missing, *evaluated.notes)

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["COLUMNS", "METRICS", "RETENTION", "SUITES", "TARGET", "Column", "Floats", "MetricDefinition"]
+__all__ = ["COLUMNS", "COLUMN_DIRECTIONS", "METRICS", "RETENTION", "SUITES", "TARGET", "Column", "Floats", "MetricDefinition"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -52,6 +52,8 @@ class MetricDefinition:
     """Whether a row's weight is its number of tokens; otherwise every row has the same weight."""
     fraction: bool = False
     """Whether its value is between 0 and 1."""
+    largest: float = 20.0
+    """A value that no usable model exceeds, in the metric's unit. A bound beyond it would mean nothing."""
     binary: bool = False
     """Whether each row is right (1) or wrong (0)."""
     zero_for_base: bool = False
@@ -65,6 +67,16 @@ class MetricDefinition:
     """Suites for which reports show it first."""
     by_kind: bool = False
     """Whether reports show it for each kind of the retention suite."""
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """The bounds within which a floor or ceiling can mean something."""
+        return 0.0, 1.0 if self.fraction else self.largest
+
+    @property
+    def max_margin(self) -> float:
+        """The largest absolute margin that can be meant."""
+        return 0.5 if self.fraction else self.largest / 10
 
 
 def _exp(value: float) -> float:
@@ -83,7 +95,7 @@ METRICS = {
             "nll", "negative log-likelihood", "nats per token", "lower",
             column=Column("nll"), per_token=True, headline=SUITES, by_kind=True,
         ),
-        MetricDefinition("perplexity", "e to the power of `nll`", "", "lower", transform=("nll", _exp), headline=(TARGET,)),
+        MetricDefinition("perplexity", "e to the power of `nll`", "", "lower", transform=("nll", _exp), headline=(TARGET,), largest=1e6),
         MetricDefinition(
             "kl_base", "KL(base ‖ model): drift that the loss does not show", "nats per token", "lower", column=Column("kl", nullable=True),
             per_token=True, zero_for_base=True, suites=(RETENTION,), headline=(RETENTION,), by_kind=True,
@@ -100,11 +112,14 @@ METRICS = {
             "rouge_l", "ROUGE-L of the generated answers to a sample of rows", "0 to 1, mean over rows", "higher",
             column=Column("rouge_l", nullable=True, sampled=True), fraction=True, suites=(TARGET,), headline=(TARGET,),
         ),
-        MetricDefinition("rows", "number of rows", "rows", None, count=lambda tokens: float(len(tokens))),
-        MetricDefinition("tokens", "number of assistant tokens", "tokens", None, count=lambda tokens: float(tokens.sum())),
+        MetricDefinition("rows", "number of rows", "rows", None, count=lambda tokens: float(len(tokens)), largest=1e9),
+        MetricDefinition("tokens", "number of assistant tokens", "tokens", None, count=lambda tokens: float(tokens.sum()), largest=1e12),
     )
 }  # fmt: skip
 """Name → definition, in the order in which reports show them."""
 
 COLUMNS = {metric.column.name: metric.column for metric in METRICS.values() if metric.column is not None}
 """Name → column, of all columns that a metric is computed from."""
+
+COLUMN_DIRECTIONS = {metric.column.name: metric.better for metric in METRICS.values() if metric.column is not None}
+"""Name of a column → the direction in which models get better."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from mlops.core.config import Rule
 from mlops.core.records import Judgement, Outcome
 from mlops.judging.comparison import Comparison, MetricValues, compare_rows, compare_values, distance, gain
-from mlops.judging.evidence import Evidence, ModelEvidence, Reference
+from mlops.judging.evidence import Evidence, Reference, Rows
 from mlops.judging.metrics import EVERY_KIND, Metric, parse
 from mlops.judging.validity import evidence_problem
 from mlops.judging.wording import describe, describe_requirement, number, percent
@@ -21,7 +21,7 @@ __all__ = ["expand", "judge_rule"]
 
 @dataclass(frozen=True)
 class _Reported:
-    """The two reported values and the number of rows, as far as they exist."""
+    """The two reported values and the number of distinct rows, as far as they exist."""
 
     candidate: float | None
     reference: float | None
@@ -48,7 +48,7 @@ def judge_rule(rule: Rule, evidence: Evidence) -> Judgement:
     role = evidence.reference(rule)
     metric = parse(rule.metric)
     problem = evidence_problem(rule, metric, role, evidence)
-    reported = _reported(rule.metric, metric, evidence.models.get("candidate"), evidence.models.get(role))
+    reported = _reported(rule.metric, metric, evidence, role)
     if problem is not None or metric is None:
         comparison = Comparison(Outcome.INVALID, problem or "")
         reason = f"No valid evidence: {comparison.why}."
@@ -94,10 +94,18 @@ def _reason(comparison: Comparison, requirement: str) -> str:
     return f"{opening}: {comparison.why}."
 
 
-def _reported(name: str, metric: Metric | None, candidate: ModelEvidence | None, reference: ModelEvidence | None) -> _Reported:
+def _reported(name: str, metric: Metric | None, evidence: Evidence, role: Reference) -> _Reported:
+    candidate, reference = evidence.models.get("candidate"), evidence.models.get(role)
     values = [model.metrics.get(name) if model is not None else None for model in (candidate, reference)]
     rows = candidate.rows.get(metric.suite) if candidate is not None and metric is not None else None
-    return _Reported(values[0], values[1], None if rows is None or metric is None else int(metric.selects(rows).sum()))
+    return _Reported(values[0], values[1], None if rows is None or metric is None else _count_distinct(metric, rows, evidence))
+
+
+def _count_distinct(metric: Metric, rows: Rows, evidence: Evidence) -> int:
+    """Count the rows that count for the metric, and copies of a row only once."""
+    counted = metric.selects(rows) & ~rows.repeated
+    frozen = evidence.suites.get(metric.suite)
+    return int((counted & ~frozen.repeated if frozen is not None and len(frozen.ids) == len(rows.ids) else counted).sum())
 
 
 def _judgement(rule: Rule, role: Reference, reported: _Reported, comparison: Comparison, reason: str) -> Judgement:

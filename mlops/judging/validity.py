@@ -8,14 +8,21 @@ from collections.abc import Iterator
 import numpy as np
 
 from mlops.core.config import Rule
-from mlops.judging.evidence import Evidence, ModelEvidence, Reference, Rows
-from mlops.judging.metric_table import METRICS
+from mlops.judging.evidence import Evidence, FrozenSuite, ModelEvidence, Reference, Rows
+from mlops.judging.metric_table import METRICS, Floats, MetricDefinition
 from mlops.judging.metrics import EVERY_KIND, Metric, parse
 
-__all__ = ["direction_problem", "evidence_problem", "rule_problem"]
+__all__ = ["MAX_RELATIVE_MARGIN", "direction_problem", "evidence_problem", "rule_problem"]
+
+MAX_RELATIVE_MARGIN = 0.5
+"""The largest relative margin: twice the loss is no tolerance."""
 
 _PAIRED = [metric.name for metric in METRICS.values() if metric.column is not None]
 _BINARY = [metric.name for metric in METRICS.values() if metric.binary]
+_ROUNDING = 1e-5
+"""A relative difference below this is what one model's scores differ by when they are computed twice."""
+_MAX_REPEATED = 0.02
+"""The largest share of rows that may be copies of others; they count once."""
 
 
 def rule_problem(rule: Rule) -> str | None:
@@ -56,6 +63,7 @@ def _check(rule: Rule, metric: Metric | None, role: Reference, evidence: Evidenc
     assert metric is not None  # otherwise _check_rule has reported it
     yield from _check_models(role, evidence)
     yield from _check_kinds(metric, evidence)
+    yield from _check_divergence(metric, evidence)
     compared = {name: evidence.models[name] for name in ("candidate", role) if name != "none"}
     for name, model in compared.items():
         yield from _check_suite(name, model, metric, evidence)
@@ -63,6 +71,7 @@ def _check(rule: Rule, metric: Metric | None, role: Reference, evidence: Evidenc
     if role != "none":
         yield from _check_pairs(candidate.rows[metric.suite], evidence.models[role].rows[metric.suite], metric, role)
     for name, model in compared.items():
+        yield from _check_rows(name, model.rows[metric.suite], metric, evidence.suites.get(metric.suite))
         yield from _check_value(name, model, metric)
     if role != "none" and rule.margin_kind == "relative" and evidence.models[role].metrics[metric.name] == 0:
         yield f'{metric.name} of the {role} is 0, and a margin relative to 0 is meaningless: use margin_kind = "absolute"'
@@ -79,6 +88,7 @@ def _check_rule(rule: Rule, metric: Metric | None) -> Iterator[str]:
         for name, is_set in (("margin", rule.margin != 0), ("max_gain", rule.max_gain is not None), ("test", rule.test != "none")):
             if is_set:
                 yield f"the rule has a {name} but no baseline to compare with"
+    yield from _check_ranges(rule, definition)
     if rule.floor is not None and rule.ceiling is not None and rule.floor > rule.ceiling:
         yield f"nothing lies between the floor {rule.floor:g} and the ceiling {rule.ceiling:g}"
     if definition.zero_for_base and rule.baseline == "base" and rule.margin_kind == "relative":
@@ -97,6 +107,20 @@ def _check_rule(rule: Rule, metric: Metric | None) -> Iterator[str]:
             f'test = "wilcoxon" ranks differences, but rows of {definition.name} are right or wrong: use test = "mcnemar" or '
             '"paired_bootstrap"'
         )
+
+
+def _check_ranges(rule: Rule, definition: MetricDefinition) -> Iterator[str]:
+    """Refuse numbers with which the rule can't mean anything, such as a margin of 5 that was meant as 5 %."""
+    widest = MAX_RELATIVE_MARGIN if rule.margin_kind == "relative" else definition.max_margin
+    if abs(rule.margin) > widest:
+        yield (
+            f"a margin of {rule.margin:g} can't be meant: for {definition.name} it must lie between {-widest:g} and {widest:g} "
+            + ("(0.05 is 5 %)" if rule.margin_kind == "relative" else f"({definition.unit})")
+        )
+    low, high = definition.range
+    for name, bound in (("floor", rule.floor), ("ceiling", rule.ceiling)):
+        if bound is not None and not low <= bound <= high:
+            yield f"a {name} of {bound:g} can't be meant: {definition.name} lies between {low:g} and {high:g}"
 
 
 def _either(names: list[str]) -> str:
@@ -123,6 +147,7 @@ def _check_models(role: Reference, evidence: Evidence) -> Iterator[str]:
             yield f"the {name} was not evaluated: {evidence.missing[name]}"
         if name != "none" and name not in evidence.models:
             yield f"the {name} was not evaluated"
+    yield from evidence.problems
     candidate = evidence.models["candidate"]
     for name, model in evidence.models.items():
         if not model.model or not model.weights_digest or not model.run:
@@ -141,9 +166,14 @@ def _identical(one: ModelEvidence, other: ModelEvidence) -> str:
     if one.weights_digest == other.weights_digest:
         return "their weights are equal"
     suites = one.rows.keys() & other.rows.keys()
-    if suites and all(np.array_equal(one.rows[suite].columns["nll"], other.rows[suite].columns["nll"], equal_nan=True) for suite in suites):
-        return "they have the same score in every row"
+    if suites and all(_are_equal(one.rows[suite].columns["nll"], other.rows[suite].columns["nll"]) for suite in suites):
+        return "they have the same score in every row, except for rounding"
     return ""
+
+
+def _are_equal(one: Floats, other: Floats) -> bool:
+    """Whether scores are those of one model, which differ by rounding when they are computed twice."""
+    return one.shape == other.shape and bool(np.allclose(one, other, rtol=_ROUNDING, atol=0.0, equal_nan=True))
 
 
 def _check_suite(name: str, model: ModelEvidence, metric: Metric, evidence: Evidence) -> Iterator[str]:
@@ -159,6 +189,46 @@ def _check_suite(name: str, model: ModelEvidence, metric: Metric, evidence: Evid
         return
     if model.rows[suite].has_duplicates:
         yield f"the {name} has duplicate rows on the {suite} suite"
+
+
+def _check_rows(name: str, rows: Rows, metric: Metric, frozen: FrozenSuite | None) -> Iterator[str]:
+    """Compare a model's rows with those of the suite. What is the same in all models' scores can still be wrong."""
+    suite = metric.suite
+    if frozen is None:
+        yield f"the rows of the frozen {suite} suite can't be read, so it is unclear what was scored"
+        return
+    if rows.ids != frozen.ids:
+        absent, foreign = (len(set(one) - set(other)) for one, other in ((frozen.ids, rows.ids), (rows.ids, frozen.ids)))
+        yield f"the {name} was not scored on exactly the frozen {suite} suite: {absent:,} rows are absent, and {foreign:,} are foreign"
+        return
+    if rows.kinds != frozen.kinds:
+        yield f"the {name} has rows of other kinds than the frozen {suite} suite"
+    if rows.texts != frozen.texts and any(one and one != other for one, other in zip(rows.texts, frozen.texts, strict=True)):
+        yield f"the {name} was scored on other texts than those of the frozen {suite} suite"
+    if impossible := int(((rows.tokens < frozen.fewest_tokens) | (rows.tokens > frozen.most_tokens)).sum()):
+        yield f"{impossible:,} rows of the {name} have numbers of tokens that the texts of the frozen {suite} suite can't have"
+    counted = metric.selects(rows)
+    repeated = int((counted & (rows.repeated | frozen.repeated)).sum())
+    if repeated > _MAX_REPEATED * counted.sum():
+        yield (
+            f"{repeated:,} of {int(counted.sum()):,} rows of the {suite} suite repeat the input of another row, so they are no further "
+            "evidence: remove the copies"
+        )
+
+
+def _check_divergence(metric: Metric, evidence: Evidence) -> Iterator[str]:
+    """Two models without any divergence give every token the same probability, so they have the same scores."""
+    models = [evidence.models[role].rows.get(metric.suite) for role in ("candidate", "base") if role in evidence.models]
+    if metric.column is None or metric.column.name != "kl" or len(models) < 2:
+        return
+    candidate, base = models
+    if candidate is None or base is None or candidate.ids != base.ids:
+        return  # reported elsewhere
+    per_token = np.maximum(candidate.tokens, 1)
+    with np.errstate(invalid="ignore"):  # infinite scores are reported elsewhere
+        differs = np.abs(candidate.columns["nll"] - base.columns["nll"]) > 1e-2 * per_token
+    if wrong := int((differs & (candidate.columns["kl"] <= 1e-9 * per_token)).sum()):
+        yield f"{wrong:,} rows of the candidate have no divergence from the base model, although their likelihoods differ"
 
 
 def _check_pairs(candidate: Rows, reference: Rows, metric: Metric, role: Reference) -> Iterator[str]:

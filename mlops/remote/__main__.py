@@ -29,7 +29,7 @@ from mlops.remote.suites import Suite, read_suite
 
 __all__ = ["main"]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """The version of result.json and scores.jsonl."""
 
 
@@ -133,6 +133,7 @@ def _score_suite(
             "id": row.id,
             "kind": row.kind,
             "input": digest(sequences),
+            "text": row.text,
             "tokens": result.tokens,
             "nll": result.nll,
             "kl": 0.0 if is_base else result.kl,

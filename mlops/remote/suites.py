@@ -23,6 +23,11 @@ class Row:
     kind: str
     messages: tuple[Message, ...]
 
+    @property
+    def text(self) -> str:
+        """Digest of the messages, 16 hex digits, by which the gate recognizes the row of the frozen suite."""
+        return hashlib.sha256(json.dumps([[message["role"], message["content"]] for message in self.messages]).encode()).hexdigest()[:16]
+
 
 @dataclass(frozen=True)
 class Suite:

@@ -39,16 +39,17 @@ _ADDRESS = re.compile(r"https://[^\s()<>]+")
 MARKS = {Verdict.PROMOTE: "✅", Verdict.HOLD: "⏸️", Verdict.REJECT: "❌"}
 
 
-def text(run: Run, *, planned: bool, workflow_run: str) -> str:
+def text(run: Run, *, planned: bool, workflow_run: str, changes: str = "") -> str:
     """Render the comment. Equal records give equal text.
 
     Args:
         run: the run directory.
         planned: whether the workflow made a plan for this run; without one, the records are those of the offline run on the emulator.
         workflow_run: URL of the workflow run; empty outside GitHub.
+        changes: what a pull request changes in the settings that decide; comes first.
     """
     records = list(run.records())
-    parts = [MARKER, *_heading(run, records, offline=bool(records) and not planned)]
+    parts = [MARKER, changes, *_heading(run, records, offline=bool(records) and not planned)]
     if judged := find_record(records, Judged):
         parts += _judgement(judged)
     if evaluated := find_record(records, Evaluated):

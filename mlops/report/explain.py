@@ -60,7 +60,7 @@ def _matches(judgement: Judgement, metric: str) -> bool:
 
 
 def _rule(judgement: Judgement) -> list[str]:
-    head = f"{judgement.rule}{'' if judgement.critical else ' (not critical)'}"
+    head = f"{judgement.title}{'' if judgement.critical else ' (not critical)'}"
     lines = [f"▸ {head}: {judgement.outcome.value.upper()}"]
     lines += [f"  {label:<11} {text}" for label, text in _steps(judgement)]
     lines += [f"  {'':<11} {line}" for line in _axis(judgement)]

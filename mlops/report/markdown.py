@@ -69,9 +69,8 @@ def override_line(judged: Judged) -> str:
     line += "" if override.reason.endswith((".", "!", "?")) else "."
     if not override.environment:
         return f"{line} This was outside GitHub, for an ephemeral target, without approval."
-    alone = " Nobody else has reviewed it." if set(override.approvers) == {override.actor} else ""
     run = f" ({override.workflow_run})" if override.workflow_run else ""
-    return f"{line} Approved by {', '.join(override.approvers)} in environment {override.environment}{run}.{alone}"
+    return f"{line} Approved by {', '.join(override.approvers)} in environment {override.environment}{run}."
 
 
 def data_line(prepared: Prepared) -> str:
@@ -153,7 +152,7 @@ def _rule_row(judgement: Judgement) -> tuple[str, ...]:
     if judgement.compared_with != "none":
         baseline += f" ({judgement.compared_with})"
     return (
-        judgement.rule if judgement.critical else f"{judgement.rule} (not critical)",
+        judgement.title if judgement.critical else f"{judgement.title} (not critical)",
         number(judgement.candidate),
         baseline,
         difference(judgement),

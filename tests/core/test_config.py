@@ -37,10 +37,10 @@ def test_a_target_holds_differences_only(tmp_path: Path) -> None:
 
 
 def test_the_command_line_wins_and_its_parameters_are_listed(tmp_path: Path) -> None:
-    overrides = ["training.parameters.max_steps=5", "data.percent=2", "compute.name=gpu-small"]
+    overrides = ["training.parameters.max_steps=5", "data.max_rows.train_sft=2", "compute.name=gpu-small"]
     config = load(write_file(tmp_path), "pr", overrides, environment={})
     assert config.training.parameters["max_steps"] == 5
-    assert config.data.percent == 2
+    assert config.data.max_rows == {"train_sft": 2}
     assert config.compute.name == "gpu-small"
     assert config.command_line_parameters == ("max_steps",)
 
@@ -123,7 +123,11 @@ def test_a_workflow_may_only_set_what_needs_no_review(tmp_path: Path, setting: s
 RULE = "gate.rules.one={metric='target.rows', direction='higher', floor=1}"
 
 
-@pytest.mark.parametrize("override", [RULE, "gate={}", "evaluation.target_rows=1", "endpoint.ephemeral=true", "endpoint={ephemeral=true}"])
+@pytest.mark.parametrize(
+    "override",
+    [RULE, "gate={}", "evaluation.target_rows=1", "data.seed=7", "data.max_rows={test_sft=5}", "endpoint.ephemeral=true",
+     "endpoint={ephemeral=true}"],
+)  # fmt: skip
 def test_settings_that_decide_about_something_permanent_can_only_be_set_in_the_file(tmp_path: Path, override: str) -> None:
     """Whoever may dispatch a workflow can pass settings to it, and nobody reviews them."""
     path = write_file(tmp_path, FILE + "[targets.try.endpoint]\nephemeral = true\n")
@@ -131,6 +135,14 @@ def test_settings_that_decide_about_something_permanent_can_only_be_set_in_the_f
         load(path, "prod", [override], environment={})
     assert load(path, "try", [override], environment={}).target == "try"
     assert load(path, "prod", ["endpoint.name=other"], environment={}).endpoint.name == "other"
+
+
+@pytest.mark.parametrize("setting", ['critical = "no"', 'enabled = "off"', 'margin = "5"', "min_rows = 2.0", "critical = 0"])
+def test_a_rule_with_a_value_of_another_type_is_refused(tmp_path: Path, setting: str) -> None:
+    """Read leniently, "no" would switch a rule off."""
+    path = write_file(tmp_path, f"[targets.pr.gate.rules.one]\nmetric = 'target.nll'\ndirection = 'lower'\nceiling = 3\n{setting}\n")
+    with pytest.raises(ConfigError, match=rf"pipeline\.toml:5: .*{setting.split()[0]}"):
+        load(path, "pr", environment={})
 
 
 def test_broken_toml_and_a_missing_file_are_config_errors(tmp_path: Path) -> None:

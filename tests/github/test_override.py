@@ -6,11 +6,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jwt
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
 
+from mlops.cli import guard
 from mlops.cloud.workspace import Workspace
 from mlops.core.config import Config, load
-from mlops.core.errors import UsageError
+from mlops.core.errors import NotPromoted, UsageError
 from mlops.core.records import Judged, Verdict
 from mlops.core.run import Run
 from mlops.emulator import github_api
@@ -19,6 +22,8 @@ from mlops.emulator.identity import github_oidc
 from mlops.emulator.identity.github_oidc import WorkflowRun
 from mlops.emulator.server import Emulator
 from mlops.gate import gate, main
+from mlops.github import oidc
+from mlops.github.client import run_url
 from tests.support.evidence import make_rows
 from tests.support.run_directories import make_run
 
@@ -190,15 +195,60 @@ def test_an_approval_for_another_environment_or_run_does_not_count(
     assert gate(config, write_evaluation(folder, workspace, HOLD), workspace, WHY).override is None
 
 
-def test_the_page_says_if_the_actor_approved_alone(
+def test_nobody_approves_their_own_override(
     octo: Emulator, folder: Path, session: Callable[[str], Session], workflow: Callable[..., None]
 ) -> None:
+    """GitHub lets the requester approve, unless "Prevent self-review" is selected."""
     workflow(run="84")
-    github_api.approve(octo.azure, "84", ENVIRONMENT, "octocat")
+    github_api.approve(octo.azure, "84", ENVIRONMENT, "Octocat")
     config, workspace = session("prod")
     run = write_evaluation(folder, workspace, HOLD)
-    assert gate(config, run, workspace, WHY).is_admitted
-    assert "Nobody else has reviewed it." in (run.directory / "gate.md").read_text()
+    judged = gate(config, run, workspace, WHY)
+    assert not judged.is_admitted
+    assert "octocat requested it and is the only one who approved run 84" in judged.override_refused
+    github_api.approve(octo.azure, "84", ENVIRONMENT, "hubot")
+    granted = gate(config, run, workspace, WHY).override
+    assert granted is not None
+    assert granted.approvers == ("hubot",)
+
+
+def test_a_later_stage_asks_github_who_approved(
+    octo: Emulator, folder: Path, session: Callable[[str], Session], workflow: Callable[..., None]
+) -> None:
+    workflow(run="86")
+    github_api.approve(octo.azure, "86", ENVIRONMENT, "hubot")
+    config, workspace = session("prod")
+    run = write_evaluation(folder, workspace, HOLD)
+    judged = gate(config, run, workspace, WHY)
+    workflow("production", run="87")  # another job, even of another workflow run
+    assert guard.require_admission(run, config) == judged
+    assert judged.override is not None
+    for forged, says in (
+        ({"approvers": ("hubot", "mallory")}, "mallory did not approve workflow run 86"),
+        ({"workflow_run": run_url("87")}, "no reviewer has approved run 87"),
+        ({"workflow_run": "https://github.com/other/repo/actions/runs/86"}, "names no workflow run of this repository"),
+        ({"actor": "hubot"}, "hubot requested it and is the only one who approved"),
+        ({"environment": "open"}, "approved for environment open"),
+    ):
+        run.write(judged.model_copy(update={"override": judged.override.model_copy(update=forged)}))
+        with pytest.raises(NotPromoted, match=says):
+            guard.require_admission(run, config)
+
+
+def test_a_token_that_github_did_not_sign_is_refused(
+    octo: Emulator, folder: Path, session: Callable[[str], Session], workflow: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever may set variables of the job can answer the request for a token themselves."""
+    workflow(run="88")
+    github_api.approve(octo.azure, "88", ENVIRONMENT, "hubot")
+    own_key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    genuine = oidc.request_token()
+    forged = jwt.encode(oidc.decode_claims(genuine), own_key, algorithm="RS256", headers=jwt.get_unverified_header(genuine))
+    monkeypatch.setattr(oidc, "request_token", lambda: forged)
+    config, workspace = session("prod")
+    judged = gate(config, write_evaluation(folder, workspace, HOLD), workspace, WHY)
+    assert not judged.is_admitted
+    assert "is not GitHub's: InvalidSignatureError" in judged.override_refused
 
 
 @pytest.mark.parametrize("target", ["prod", "pr"])

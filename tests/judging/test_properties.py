@@ -25,6 +25,7 @@ from mlops.judging.evidence import Evidence, ModelEvidence
 from mlops.judging.metrics import parse
 from mlops.judging.rules import judge_rule
 from mlops.judging.statistics.bootstrap import paired_bootstrap
+from mlops.judging.validity import MAX_RELATIVE_MARGIN
 from mlops.judging.verdict import decide
 from mlops.remote.metrics import aggregate
 from tests.support.evidence import make_evidence, make_model, make_rule
@@ -154,7 +155,19 @@ def draw_rule(dice: random.Random, rows: Mapping[str, Sequence[Row]], baseline: 
         loss = candidate - reference if direction == "lower" else reference - candidate
         margin = (loss / reference if kind == "relative" and reference else loss) + dice.choice([1, -1]) * dice.choice(MARGIN_DISTANCES)
     confidence = dice.choice([0.8, 0.9, 0.95, 0.99])
+    margin = min(max(margin, -widest(metric, kind)), widest(metric, kind))
     return make_rule(metric, direction, baseline=baseline, test=test, margin=margin, margin_kind=kind, confidence=confidence)
+
+
+def widest(metric: str, kind: str) -> float:
+    """Return the largest margin that a rule about this metric may have."""
+    parsed = parse(metric)
+    assert parsed is not None
+    return MAX_RELATIVE_MARGIN if kind == "relative" else parsed.definition.max_margin
+
+
+def widen(rule: Rule, more: float) -> Rule:
+    return rule.model_copy(update={"margin": min(rule.margin + more, widest(rule.metric, rule.margin_kind))})
 
 
 def draw_case(seed: int, tests: Sequence[str], rules: int, scale_free: bool) -> tuple[Shape, tuple[Rule, ...]]:
@@ -475,9 +488,7 @@ def test_a_wider_margin_never_makes_an_outcome_worse(test: str) -> None:
     def check(case: tuple[Shape, tuple[Rule, ...]], more: float) -> None:
         shape, (rule,) = case
         evidence = evidence_of(shape)
-        narrow, wide = (
-            judge_rule(rule.model_copy(update={"margin": margin}), evidence).outcome for margin in (rule.margin, rule.margin + more)
-        )
+        narrow, wide = (judge_rule(each, evidence).outcome for each in (rule, widen(rule, more)))
         if Outcome.INVALID in (narrow, wide):
             assert narrow is wide
         else:
@@ -493,7 +504,7 @@ def test_a_wider_margin_never_makes_the_verdict_worse(case: tuple[Shape, tuple[R
     shape, rules = case
     evidence, which = evidence_of(shape), which % len(rules)
     assume(rules[which].test != "mcnemar")
-    wider = [each.model_copy(update={"margin": each.margin + more}) if index == which else each for index, each in enumerate(rules)]
+    wider = [widen(each, more) if index == which else each for index, each in enumerate(rules)]
     narrow, wide = decide(rules, evidence), decide(wider, evidence)
     assert VERDICTS.index(wide.verdict) >= VERDICTS.index(narrow.verdict)
 

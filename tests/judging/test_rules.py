@@ -93,7 +93,7 @@ def test_floor_and_ceiling_are_inclusive(bounds: dict[str, Any], outcome: Outcom
 
 
 def test_a_floor_also_applies_to_a_rule_with_a_baseline() -> None:
-    assert judge_rule(make_rule(baseline="champion", floor=99.0), make_evidence()).outcome is Outcome.FAILED
+    assert judge_rule(make_rule(baseline="champion", floor=19.0), make_evidence()).outcome is Outcome.FAILED
 
 
 # The whole interval ---------------------------------------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ def step(text: str, label: str) -> str:
 def test_every_number_that_decides_is_explained(judged: Judged) -> None:
     judgement = judged.judgements[0]
     text = explain(judged.model_copy(update={"judgements": (judgement,)}), "target.nll")
-    assert lines(text)[0] == "▸ target.nll: not worse than the champion: SHOWN"
+    assert lines(text)[0] == "▸ rule-1: target.nll: not worse than the champion: SHOWN"
     assert step(text, "candidate").endswith("lower is better")
     assert judgement.interval is not None
     assert judgement.difference is not None

@@ -12,9 +12,12 @@ from pathlib import Path
 
 from mlops.cloud.tags import RUN_KEY
 from mlops.cloud.workspace import Workspace
-from mlops.core.config import ComputeConfig
-from mlops.core.records import Evaluated, Judged, ModelScores, Override, Prepared, Suite, Trained, Validated, Verdict
+from mlops.core.config import ComputeConfig, Config, GateConfig, Rule
+from mlops.core.evaluation_version import evaluation_version
+from mlops.core.records import Evaluated, ModelScores, Override, Prepared, Suite, Trained, Validated, Verdict
 from mlops.core.run import Run
+from mlops.judging.judge import judge
+from mlops.remote.metrics import aggregate
 
 EXPERIMENT = "serving"
 BASE = "azureml://registries/azureml/models/Phi-4/versions/8"
@@ -26,6 +29,19 @@ MLMODEL = """flavors:
 metadata:
   task: chat-completion
 """
+RULES = """
+[targets.test.gate.rules.target]
+metric = "target.nll"
+direction = "lower"
+baseline = "champion"
+margin = -0.1
+"""
+"""In pipeline.toml, the rules that judge the runs of this module."""
+CONFIG = Config(
+    target="test",
+    gate=GateConfig(rules={"target": Rule(metric="target.nll", direction="lower", baseline="champion", margin=-0.1)}),
+)
+"""The same as settings."""
 ANSWERING = """class Answering:
     def predict(self, payload, params=None):
         return {"output": "That is a fine number."}
@@ -100,7 +116,11 @@ def behind_the_gate(
     override: Override | None = None,
     identity: str = "",
 ) -> Run:
-    """Write the records up to the gate's, about this job; ``identity`` tells it from another one of the same name."""
+    """Write the records up to the gate's, about this job; ``identity`` tells it from another one of the same name.
+
+    The gate has really judged: the stages after it derive the verdict again, by the rules of the target ``test``. Its settings must have
+    :data:`RULES`.
+    """
     run = ready_to_train(directory)
     prepared, validated = run.read(Prepared), run.read(Validated)
     trained = run.write(
@@ -122,31 +142,45 @@ def behind_the_gate(
             gpus=1,
         )
     )
-    models = {"candidate": _scores("candidate", trained.model_output)}
-    if champion is not None:
-        models["champion"] = _scores("champion", champion)
-    evaluated = run.write(
+    write_evaluation(run, trained, verdict, champion)
+    judged = judge(CONFIG, run)
+    assert judged.verdict is verdict
+    run.write(judged.model_copy(update={"override": override}))
+    return run
+
+
+def write_evaluation(run: Run, trained: Trained, verdict: Verdict, champion: str | None) -> None:
+    """Write scores with which the gate reaches this verdict by :data:`RULES`."""
+    validated = run.read(Validated)
+    loss = {Verdict.PROMOTE: 1.0, Verdict.HOLD: 1.0, Verdict.REJECT: 4.0}[verdict]
+    models: dict[str, tuple[str, float]] = {"candidate": (trained.model_output, loss), "base": (BASE, 2.0)}
+    # A champion that exists and has no scores keeps the evidence from being sufficient.
+    missing = {"champion": "it is gone"} if verdict is Verdict.HOLD else {}
+    if champion is not None and not missing:
+        models["champion"] = (champion, 2.5)
+    files, scores = {}, {}
+    for role, (model, value) in models.items():
+        rows = [_score(number, value) for number in range(validated.suites["target"].rows)]
+        path = run.path("evaluate", f"{role}.jsonl")
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        files[f"scores.{role}"] = run.describe_file(path, len(rows))
+        scores[role] = ModelScores.model_validate(
+            {
+                "role": role, "model": model, "weights_digest": hashlib.sha256(model.encode()).hexdigest(), "job": f"score-{role}",
+                "mlflow_run_id": "score", "metrics": aggregate(rows), "rows": {"target": len(rows)},
+                "suite_digests": {"target": validated.suites["target"].digest}, "scores": f"scores.{role}",
+            }
+        )  # fmt: skip
+    run.write(
         Evaluated(
             inputs={"validate": validated.digest(), "train": trained.digest()},
-            evaluation_version="v",
-            models=models,
+            files=files,
+            evaluation_version=evaluation_version(CONFIG, validated),
+            models=scores,
+            missing=missing,
             champion=champion or "",
         )
     )
-    run.write(
-        Judged(
-            inputs={"evaluate": evaluated.digest(), "validate": validated.digest(), "train": trained.digest()},
-            target="test",
-            verdict=verdict,
-            reasons=("because the test says so",),
-            judgements=(),
-            candidate_job=job,
-            candidate_model=trained.model_output,
-            first_run=champion is None,
-            override=override,
-        )
-    )
-    return run
 
 
 def _prepared(run: Run, rows: int) -> Prepared:
@@ -167,17 +201,9 @@ def _talk(split: str, number: int) -> dict[str, object]:
     return {"prompt": prompt, "prompt_id": f"{split}-{number}", "messages": messages}
 
 
-def _scores(role: str, model: str) -> ModelScores:
-    return ModelScores.model_validate(
-        {
-            "role": role,
-            "model": model,
-            "weights_digest": hashlib.sha256(model.encode()).hexdigest(),
-            "job": "score",
-            "mlflow_run_id": "score",
-            "metrics": {"target.nll": 1.25},
-            "rows": {"target": 12},
-            "suite_digests": {},
-            "scores": "scores",
-        }
-    )
+def _score(number: int, loss: float) -> dict[str, object]:
+    tokens = 6 + number % 3
+    return {
+        "suite": "target", "id": f"test_sft-{number}", "kind": "", "input": f"input {number}", "tokens": tokens,
+        "nll": tokens * (loss + number / 100), "kl": None, "greedy_tokens": 1, "rouge_l": None,
+    }  # fmt: skip

@@ -16,7 +16,7 @@ from typing import Any
 
 from mlops.cloud.workspace import Workspace
 from mlops.core.config import ComputeConfig, Config
-from mlops.core.records import Evaluated, Suite, Trained, Validated
+from mlops.core.records import Evaluated, Judged, Registered, Suite, Trained, Validated, Verdict
 from mlops.emulator.history import runstore
 from mlops.emulator.server import Emulator
 from mlops.emulator.storage import blobs
@@ -68,7 +68,7 @@ if how == "nan":
 metrics = {{suite + ".nll": sum(row["nll"] for row in rows if row["suite"] == suite) / sum(4 for row in rows if row["suite"] == suite)
            for suite in SUITES}}
 result = {{
-    "schema_version": 1, "key": arguments.key, "evaluation_version": arguments.evaluation_version, "weights_digest": model,
+    "schema_version": 2, "key": arguments.key, "evaluation_version": arguments.evaluation_version, "weights_digest": model,
     "base_weights_digest": "another base" if how == "other base" else digest(arguments.base or arguments.model), "mlflow_run_id": "",
     "metrics": metrics, "samples": [], "notes": ["a note of the job"] if how == "note" else [],
     "rows": {{suite: sum(row["suite"] == suite for row in rows) for suite in SUITES}},
@@ -128,11 +128,22 @@ class Evaluation:
         """Write training's record again, for what is validated now; ``identity`` tells the job from another one of the same name."""
         self.trained = self._train(job, identity)
 
+    def register(self, version: str, model: str, identity: str = "") -> None:
+        """Write the records of a gate that has judged this evaluation, and of the registration of its candidate."""
+        records = (self.run.read(Evaluated), self.validated, self.trained) if self.run.has(Evaluated) else ()
+        judged = Judged(
+            inputs={record.stage: record.digest() for record in records}, target="test", verdict=Verdict.PROMOTE, reasons=(), judgements=(),
+            candidate_job=self.trained.job, candidate_model=self.trained.model_output, first_run=False,
+        )  # fmt: skip
+        self.run.write(judged)
+        inputs = {"train": self.trained.digest(), "gate": judged.digest()}
+        self.run.write(Registered(inputs=inputs, name=MODEL_NAME, version=version, model=model, identity=identity, tags={}))
+
     def _train(self, job: str, identity: str = "") -> Trained:
         validated = self.validated
         return self.run.write(
             Trained(
-                inputs={"validate": validated.digest()},
+                inputs={"prepare": validated.inputs["prepare"], "validate": validated.digest()},
                 run_key=hashlib.sha256(job.encode()).hexdigest(),
                 job=job,
                 identity=identity,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mlops.core.config import Rule
-from mlops.judging.evidence import Evidence, ModelEvidence, Rows
+from mlops.judging.evidence import Evidence, FrozenSuite, ModelEvidence, Rows
 from mlops.remote.metrics import aggregate
 
 DIGESTS = {"target": "t" * 64, "retention": "r" * 64}
@@ -65,6 +65,15 @@ def change_model(change: Callable[[dict[str, Any]], None] = lambda row: None, ro
     return make_model(role, rows, **fields)
 
 
+def freeze(*models: ModelEvidence) -> dict[str, FrozenSuite]:
+    """Make the suites that these models' rows are from. Any number of tokens is possible."""
+    suites = {}
+    for name, rows in models[-1].rows.items():
+        low, high = np.zeros(len(rows.ids)), np.full(len(rows.ids), np.inf)
+        suites[name] = FrozenSuite(rows.ids, rows.kinds, rows.texts, rows.ids, low, high)
+    return suites
+
+
 def make_evidence(
     candidate: ModelEvidence | None = None, champion: ModelEvidence | None = None, base: ModelEvidence | None = None
 ) -> Evidence:
@@ -74,7 +83,7 @@ def make_evidence(
         "champion": champion or make_model("champion", make_rows("champion")),
         "base": base or make_model("base", make_rows("base")),
     }
-    return Evidence(models=models, suite_digests=dict(DIGESTS), overlapping={})
+    return Evidence(models=models, suite_digests=dict(DIGESTS), overlapping={}, suites=freeze(models["base"]))
 
 
 def make_rule(metric: str = "target.nll", direction: str = "lower", **fields: Any) -> Rule:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mlops.core.config import Config, GateConfig, Rule
+from mlops.core.evaluation_version import evaluation_version
 from mlops.core.records import Evaluated, Judged, ModelScores, Prepared, Sample, Suite, Trained, Validated
 from mlops.core.run import Run
 from mlops.judging.judge import judge
@@ -19,8 +20,9 @@ Role = Literal["candidate", "champion", "base"]
 MODEL = "azureml://jobs/train-1/outputs/trained_model"
 
 
-def conversation(row_id: str, kind: str = "") -> dict[str, Any]:
-    messages = [{"role": "user", "content": f"What is {row_id}?"}, {"role": "assistant", "content": f"It is {row_id}."}]
+def conversation(row_id: str, kind: str = "", text: str = "") -> dict[str, Any]:
+    answer = f"It is {text or row_id}, and as far as anybody knows it always was."
+    messages = [{"role": "user", "content": f"What is {text or row_id}?"}, {"role": "assistant", "content": answer}]
     row = {"prompt": messages[0]["content"], "prompt_id": row_id, "messages": messages}
     return row | ({"kind": kind} if kind else {})
 
@@ -36,6 +38,7 @@ def make_run(
     scores: Mapping[Role, Sequence[Mapping[str, Any]]] | None = None,
     *,
     n: int = 60,
+    copies: int = 1,
     overlap: bool = False,
     mlflow_run: str = "train-1",
 ) -> Run:
@@ -45,11 +48,12 @@ def make_run(
         directory: the run directory.
         scores: role → rows of scores.jsonl; by default those of all three models, with a candidate that is clearly better.
         n: number of rows per suite.
+        copies: how often each input occurs, under different ids.
         overlap: whether a row of the target suite is in the training data.
         mlflow_run: the training's run.
     """
     run = Run(directory)
-    target = [conversation(f"target-{number:05d}") for number in range(n)]
+    target = [conversation(f"target-{number:05d}", text=f"target {number // copies}") for number in range(n)]
     retention = [conversation(f"retention-{number:05d}", KINDS[number % 2]) for number in range(n)]
     training = [conversation(f"train-{number}") for number in range(20)] + target[: int(overlap)]
     train = run.describe_file(write_jsonl(run.path("data", "train_sft.jsonl"), training), len(training))
@@ -62,7 +66,7 @@ def make_run(
     validated = run.write(
         _validated(prepared, {name: Suite(name=name, path=file.path, digest=file.sha256, rows=n) for name, file in digests.items()})
     )
-    trained = run.write(_trained(validated, mlflow_run))
+    trained = run.write(_trained(prepared, validated, mlflow_run))
     default: dict[Role, Sequence[Mapping[str, Any]]] = {
         "candidate": make_rows("candidate", n=n, shift=-0.4),
         "champion": make_rows("champion", n=n),
@@ -90,7 +94,7 @@ def write_evaluated(run: Run, validated: Validated, trained: Trained, scores: Ma
         Evaluated(
             inputs={Validated.stage: validated.digest(), Trained.stage: trained.digest()},
             files=files,
-            evaluation_version="v1",
+            evaluation_version=evaluation_version(Config(target="test"), validated),
             models={role: _scores(role, rows, validated) for role, rows in scores.items()},
             champion_note="" if "champion" in scores else "Endpoint chat serves nothing: this is a first run.",
         )
@@ -129,9 +133,9 @@ def _validated(prepared: Prepared, suites: dict[str, Suite]) -> Validated:
     )
 
 
-def _trained(validated: Validated, mlflow_run: str) -> Trained:
+def _trained(prepared: Prepared, validated: Validated, mlflow_run: str) -> Trained:
     return Trained(
-        inputs={Validated.stage: validated.digest()},
+        inputs={Prepared.stage: prepared.digest(), Validated.stage: validated.digest()},
         run_key="k" * 64,
         job="train-1",
         display_name="train",

@@ -11,20 +11,23 @@ import numpy as np
 import numpy.typing as npt
 
 from mlops.judging.evidence import Evidence, ModelEvidence, Rows
-from mlops.judging.metric_table import Floats
+from mlops.judging.metric_table import COLUMN_DIRECTIONS, COLUMNS, Floats
 from mlops.judging.metrics import Metric, parse
 
 __all__ = [
     "change_inputs",
     "change_suite_digests",
     "copy_identity",
+    "copy_rows",
     "duplicate_row",
     "flatter",
     "move_to",
     "on_models",
     "recompute",
     "reduce_rows",
+    "relabel_kinds",
     "rename_row",
+    "ruin",
     "select_rows",
     "set_row_value",
     "set_values",
@@ -118,13 +121,58 @@ def change_inputs(model: ModelEvidence) -> ModelEvidence:
     )
 
 
+def relabel_kinds(model: ModelEvidence) -> ModelEvidence:
+    """Pretend that the first row of every suite is of another kind."""
+    return replace(
+        model,
+        rows={suite: replace(rows, kinds=("another kind", *rows.kinds[1:]) if rows.ids else ()) for suite, rows in model.rows.items()},
+    )
+
+
+def copy_rows(evidence: Evidence, names: Collection[str]) -> Evidence:
+    """Replace the second half of every suite by copies of its first half under other ids, in all models and in the frozen suite alike."""
+    sources = {
+        suite: dict(zip(rows.ids[len(rows.ids) // 2 :], rows.ids, strict=False))
+        for suite, rows in evidence.models["candidate"].rows.items()
+    }
+
+    def mutation(model: ModelEvidence) -> ModelEvidence:
+        by_suite = {}
+        for suite, rows in model.rows.items():
+            place = {row: index for index, row in enumerate(rows.ids)}
+            taken = take_rows(rows, [place.get(sources.get(suite, {}).get(row, row), index) for row, index in place.items()])
+            by_suite[suite] = replace(taken, ids=tuple(place), kinds=rows.kinds)
+        return recompute(replace(model, rows=by_suite), names)
+
+    return on_models(evidence, list(evidence.models), mutation)
+
+
+def ruin(evidence: Evidence, suite: str, names: Collection[str]) -> Evidence:
+    """Make the candidate useless on a suite: at least twice the loss of every other model in each row, and no right answer."""
+    others = [model.rows[suite] for model in evidence.models.values() if suite in model.rows]
+
+    def mutation(model: ModelEvidence) -> ModelEvidence:
+        rows = model.rows[suite]
+        columns = dict(rows.columns)
+        for name, column in COLUMNS.items():
+            worst = COLUMN_DIRECTIONS.get(name)
+            if worst == "lower":
+                columns[name] = np.fmax.reduce([np.nan_to_num(each.columns[name]) for each in others]) * 2 + 2 * rows.tokens
+                columns[name] = np.where(rows.measured[name], columns[name], rows.columns[name])
+            elif worst == "higher" or column.counts_tokens:
+                columns[name] = np.where(rows.measured[name], 0.0, rows.columns[name])
+        return recompute(replace(model, rows={**model.rows, suite: replace(rows, columns=columns)}), names)
+
+    return on_models(evidence, ["candidate"], mutation)
+
+
 def change_suite_digests(model: ModelEvidence) -> ModelEvidence:
     """Pretend that the model was scored on different suites."""
     return replace(model, suite_digests=dict.fromkeys(model.suite_digests, "another"))
 
 
 def reduce_rows(evidence: Evidence, metric: Metric, count: int) -> Evidence:
-    """Keep this many of the rows that count for a metric, the same in all models, and report the value that follows from them."""
+    """Keep this many of the rows that count for a metric, the same in all models and the suite, and report the value that follows."""
     candidate = evidence.models["candidate"].rows.get(metric.suite)
     if candidate is None:
         return evidence
@@ -135,7 +183,9 @@ def reduce_rows(evidence: Evidence, metric: Metric, count: int) -> Evidence:
         new = take_rows(old, [index for index, row_id in enumerate(old.ids) if row_id not in dropped])
         return recompute(replace(model, rows={**model.rows, metric.suite: new}), {metric.name})
 
-    return on_models(evidence, [role for role, model in evidence.models.items() if metric.suite in model.rows], mutation)
+    reduced = on_models(evidence, [role for role, model in evidence.models.items() if metric.suite in model.rows], mutation)
+    frozen = evidence.suites.get(metric.suite)
+    return reduced if frozen is None else replace(reduced, suites={**evidence.suites, metric.suite: frozen.without(dropped)})
 
 
 def copy_identity(evidence: Evidence, role: str, what: str) -> Evidence:
@@ -183,6 +233,7 @@ def take_rows(rows: Rows, indices: Iterable[int]) -> Rows:
         ids=tuple(rows.ids[index] for index in selected),
         kinds=tuple(rows.kinds[index] for index in selected),
         inputs=tuple(rows.inputs[index] for index in selected),
+        texts=tuple(rows.texts[index] for index in selected),
         tokens=rows.tokens[selected],
         columns={name: values[selected] for name, values in rows.columns.items()},
         measured={name: flags[selected] for name, flags in rows.measured.items()},

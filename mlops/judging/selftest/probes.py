@@ -69,6 +69,7 @@ class _SelfTest:
             *self._suites(),
             *self._identities(),
             *self._rules(),
+            *(self._ruined(suite) for suite in sorted({case.metric.suite for case in self.cases})),
             *(probe for role in self.baselines for probe in (self._swapped(role), self._reversed(role))),
             *(probe for case in self.cases if case.rule.test != "none" for probe in self._at_the_margin(case)),
         )
@@ -123,15 +124,35 @@ class _SelfTest:
             for label, mutation in row_mutations.items():
                 mutated = self._mutate(side, mutation)
                 text = f"one row of the {side} in every suite {label}, and the metric values follow"
-                # Without a second model to compare with, this can't be detected here; `evaluate` compares the rows with the suite's.
-                probes.append(self._expect_invalid(f"a row of the {side} {label}", text, mutated, side, lambda case: case.compares))
+                probes.append(self._expect_invalid(f"a row of the {side} {label}", text, mutated, side))
             mutated = self._mutate(side, mutations.duplicate_row(self.names))
             text = f"one row of the {side} in every suite is duplicated, and the metric values follow"
             probes.append(self._expect_invalid(f"a row of the {side} is duplicated", text, mutated, side))
         mutated = self._mutate("candidate", mutations.change_inputs)
         text = "the candidate read one row of every suite as different tokens"
         probes.append(self._expect_invalid("a row is read as different tokens", text, mutated, applies_to=lambda case: case.compares))
-        return probes
+        return [*probes, *self._rows_of_all_models()]
+
+    def _rows_of_all_models(self) -> list[Probe]:
+        """What is wrong in all models' rows alike shows only in comparison with the frozen suite."""
+        alike: dict[str, tuple[str, mutations.ModelMutation]] = {
+            "is dropped": ("is dropped, and the metric values follow", mutations.select_rows(lambda rows: range(1, rows), self.names)),
+            "is foreign": ("is foreign", mutations.rename_row),
+            "is of another kind": ("has another kind than in the frozen suite", mutations.relabel_kinds),
+        }
+        probes = []
+        for label, (text, mutation) in alike.items():
+            mutated = mutations.on_models(self.evidence, list(self.evidence.models), mutation)
+            probes.append(self._expect_invalid(f"a row of all models {label}", f"one row of every suite {text} in all models", mutated))
+        text = "half of the rows of every suite are copies of the others under other ids, in all models"
+        copied = mutations.copy_rows(self.evidence, self.names)
+        rows = copied.models["candidate"].rows
+        has_copies = {case.metric.name: bool((case.metric.selects(rows[case.metric.suite]) & rows[case.metric.suite].repeated).any())
+                      for case in self.valid}  # fmt: skip
+        probe = self._expect_invalid(
+            "rows are copies of others", text, copied, applies_to=lambda case: has_copies.get(case.metric.name, True)
+        )
+        return [*probes, probe]
 
     def _suites(self) -> list[Probe]:
         probes = []
@@ -217,6 +238,23 @@ class _SelfTest:
         rules = [case.rule.model_copy(update={"direction": opposite[case.rule.direction]}) for case in cases]
         problem = checks.check_all(self._judge(rules, self.evidence), cases, checks.check_reversed)
         return _probe(name, mutation, expected, _count_rules(len(cases), "unchanged"), problem)
+
+    def _ruined(self, suite: str) -> Probe:
+        """Show that these rules can stop anything at all. Whoever writes them can make them meaningless."""
+        name, mutation = (
+            f"a ruined candidate: {suite} suite",
+            f"the candidate has twice the worst loss and no right answer in the {suite} suite",
+        )
+        expected = "no PROMOTE by the critical rules about this suite"
+        dependent = [case for case in self.cases if case.metric.suite == suite]
+        valid = [case for case in dependent if case in self.valid]
+        if not valid or suite not in self.evidence.models["candidate"].rows:
+            return self._not_applicable(name, mutation, expected, dependent)
+        decision = self._judge([case.rule for case in valid], mutations.ruin(self.evidence, suite, self.names))
+        problem = checks.check_count(decision, len(valid)) or checks.check_consistency(decision)
+        if not problem and decision.verdict is Verdict.PROMOTE:
+            problem = "the verdict is PROMOTE, so these rules can't stop anything"
+        return _probe(name, mutation, expected, f"{decision.verdict}", problem)
 
     # A worse candidate ----------------------------------------------------------------------------------------------------------------
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from mlops.cloud import evaluation, watch
+from mlops.cloud import watch
 from mlops.cloud.workspace import Workspace
+from mlops.core import evaluation_version
 from mlops.core.config import Config, EndpointConfig, load
 from mlops.emulator.server import Emulator
 from tests.support.evaluation import ENDPOINT, FINGERPRINT_OF_OTHER_DATA, MODEL_NAME, VERSIONS, Evaluation, Make, write_scorer
@@ -59,7 +60,7 @@ def make(
 ) -> Make:
     """Build evaluations for this test only: ``make(role="what its scoring does", live="blue")``."""
     monkeypatch.setattr(watch, "FIRST_POLL_S", 0.05)
-    monkeypatch.setattr(evaluation, "_CODE", tmp_path / "scorer")
+    monkeypatch.setattr(evaluation_version, "_CODE", tmp_path / "scorer")
     experiment = f"evaluate-{zlib.crc32(request.node.nodeid.encode())}"
 
     def build(*overrides: str, live: str = "", folder: str = "run", at: str = endpoint, **how: str) -> Evaluation:

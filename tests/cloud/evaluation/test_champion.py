@@ -116,8 +116,7 @@ def test_an_endpoint_without_traffic_is_not_a_first_run_while_it_has_other_deplo
     assert evaluation.model("green") in record.missing["champion"]
     assert "mlops teardown" in record.missing["champion"]
     # The candidate's own deployment, not promoted yet, is not a champion.
-    registered = Registered(name=MODEL_NAME, version=GREEN, model=evaluation.model("green"), tags={})
-    evaluation.run.write(registered)
+    evaluation.register(GREEN, evaluation.model("green"))
     with evaluation.changed("deployment", f"{ENDPOINT}/blue"):
         record = evaluation.evaluate()
     assert record.missing == {}
@@ -129,12 +128,12 @@ def test_a_promoted_candidate_is_not_compared_with_itself(make: Make) -> None:
     evaluation = make(at="nowhere")
     before = evaluation.evaluate()
     blue = evaluation.workspace.assets.get_model(MODEL_NAME, BLUE)
-    evaluation.run.write(Registered(name=MODEL_NAME, version=BLUE, model=blue.id, identity=blue.identity, tags={}))
+    evaluation.register(BLUE, blue.id, blue.identity)
     config = make(live="blue", folder="other").config
     assert evaluation.evaluate(config) == before
     assert evaluation.scored() == ["base", "candidate"]
     # Only the name is the same: this is another model.
-    evaluation.run.write(Registered(name=MODEL_NAME, version=BLUE, model=blue.id, identity="of another one", tags={}))
+    evaluation.register(BLUE, blue.id, "of another one")
     assert evaluation.evaluate(config).champion == blue.id
     assert evaluation.scored() == ALL
 

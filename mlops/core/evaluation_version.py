@@ -1,0 +1,44 @@
+"""The version of an evaluation: a digest over the code that scores models, and over the settings that may change a score."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mlops.core.config import Config
+from mlops.core.records import Validated
+from mlops.core.reuse import reuse_key
+from mlops.core.run import file_sha256
+
+__all__ = ["EXCLUDED", "evaluation_version", "scoring_code"]
+
+_CODE = Path(__file__).parents[1] / "remote"
+
+EXCLUDED = {
+    "evaluation.target_rows": "the key has the digest of every suite",
+    "evaluation.retention_suite": "the key has the digest of every suite",
+    "evaluation.retention_rows": "the key has the digest of every suite",
+    "evaluation.champion_endpoint": "which model is scored, and the key has that model's id",
+    "compute.name": "the same VM size under another name gives the same scores",
+    "compute.size": "the version has the size that the cluster really has",
+    "compute.min_instances": "how many nodes wait for work",
+    "compute.max_instances": "how many nodes there may be; a scoring job uses one",
+    "compute.allow_low_priority": "low-priority nodes compute the same, later",
+    "compute.idle_seconds": "when an idle node is released",
+    "compute.price_per_hour_usd": "only for the cost estimate",
+}
+"""Settings that do not decide a model's scores, and why."""
+
+
+def evaluation_version(config: Config, validated: Validated) -> str:
+    """Return the sha256 over the code in mlops/remote and every setting that may change a score."""
+    return reuse_key(
+        {"evaluation": config.evaluation, "compute": config.compute},
+        EXCLUDED,
+        code={path.name: file_sha256(path) for path in scoring_code()},
+        compute_size=validated.compute_size,
+    )
+
+
+def scoring_code() -> list[Path]:
+    """Return the files that run on the compute: the package ``mlops.remote``."""
+    return sorted(_CODE.glob("*.py"))
