@@ -104,7 +104,7 @@ def _model(role: str, tokens: Floats, nll: Floats) -> ModelEvidence:
         inputs=ids,
         texts=ids,
         tokens=tokens,
-        columns={"nll": nll, "kl": unmeasured, "greedy_tokens": np.zeros(len(ids)), "rouge_l": unmeasured},
+        columns={**dict.fromkeys(COLUMNS, unmeasured), "nll": nll, "greedy_tokens": np.zeros(len(ids))},
         measured={name: np.full(len(ids), name in ("nll", "greedy_tokens")) for name in COLUMNS},
     )
     return ModelEvidence(

@@ -101,6 +101,7 @@ def model(role: str, number: int) -> ModelEvidence:
             texts=tuple(f"{row:016x}" for row in range(ROWS)),
             tokens=tokens,
             columns={
+                **dict.fromkeys(COLUMNS, np.zeros(ROWS)),
                 "nll": tokens * (difficulty * (1 - 0.02 * number) + own.uniform(-0.3, 0.3, ROWS)),
                 "kl": tokens * own.uniform(0, 0.2, ROWS),
                 "greedy_tokens": np.floor(tokens * own.uniform(0.5, 0.8, ROWS)),

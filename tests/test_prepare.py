@@ -294,7 +294,7 @@ def repository(splits: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, b
 
 def from_hub(folder: Path, endpoint: str, revision: str = COMMIT, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
     folder.joinpath("pipeline.toml").write_text(
-        f"[defaults.data]\ndataset = 'tester/chats'\nrevision = '{revision}'\npercent = 50\n[targets.local]\n"
+        f"[defaults.data]\ndataset = 'tester/chats'\nrevision = '{revision}'\npercent = 50\n[targets.local]\nendpoint.ephemeral = true\n"
     )
     variables = {name: value for name, value in os.environ.items() if "proxy" not in name.lower() and not name.startswith("HF_")}
     return subprocess.run(

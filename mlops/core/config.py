@@ -176,10 +176,11 @@ class Rule(Table):
     baseline: Literal["champion", "base", "none"] = Field("none", description="on a first run the base model replaces the champion")
     margin: float = Field(0.0, allow_inf_nan=False, description="> 0 tolerates that much worse, < 0 demands that much better")
     margin_kind: Literal["relative", "absolute"] = Field("relative", description="to the baseline's value, or in the metric's unit")
-    test: Literal["paired_bootstrap", "wilcoxon", "mcnemar", "none"] = Field(
+    test: Literal["paired_bootstrap", "wilcoxon", "mcnemar", "tango", "none"] = Field(
         "none",
         description="`paired_bootstrap` tests the metric itself; `wilcoxon` the typical row, where the value over all rows must agree; "
-        "`mcnemar` rows that are right or wrong, with margin 0; `none` compares two numbers",
+        "`mcnemar` rows that are right or wrong, with margin 0; `tango` shares of such rows, with an absolute margin, also if hardly a row "
+        "differs; `none` compares two numbers",
     )
     confidence: float = Field(0.95, gt=0.5, lt=1, description="of the two-sided interval")
     min_rows: int = Field(1, ge=1, description="with fewer rows (of each kind, for `*`) nothing is shown: HOLD")

@@ -313,7 +313,6 @@ class Judgement(Frozen):
     outcome: Outcome
     reason: str
 
-
     @property
     def title(self) -> str:
         """The rule's name and what it requires."""

@@ -1,4 +1,4 @@
-"""Compare a candidate's metric value with a baseline's: as two numbers, or row by row with one of three tests.
+"""Compare a candidate's metric value with a baseline's: as two numbers, or row by row with one of four tests.
 
 Every paired test yields an interval of the difference, which is reported, and an interval of the distance from the margin, which decides. A
 relative margin is a multiple of the baseline's own uncertain value, so its distance is also measured row by row.
@@ -17,6 +17,7 @@ from mlops.judging.metrics import Metric
 from mlops.judging.statistics.bootstrap import SEED, paired_bootstrap
 from mlops.judging.statistics.estimate import Estimate, minimum_detectable_effect, rows_needed
 from mlops.judging.statistics.mcnemar import mcnemar
+from mlops.judging.statistics.tango import tango
 from mlops.judging.statistics.wilcoxon import signed_rank
 from mlops.judging.wording import number, percent
 
@@ -181,7 +182,14 @@ def _mcnemar(rule: Rule, pairs: _Pairs) -> TestResult:
     return TestResult(difference, (Criterion(difference, 0.0, _good(rule)),))
 
 
-_TESTS = {"paired_bootstrap": _bootstrap, "wilcoxon": _wilcoxon, "mcnemar": _mcnemar}
+def _tango(rule: Rule, pairs: _Pairs) -> TestResult:
+    """Test the difference of two shares, also if hardly a row or none differs. The margin is absolute."""
+    good = _good(rule)
+    difference = tango(pairs.candidate > 0, pairs.reference > 0, confidence=rule.confidence)
+    return TestResult(difference, (Criterion(difference, -good * rule.margin, good),))
+
+
+_TESTS = {"paired_bootstrap": _bootstrap, "wilcoxon": _wilcoxon, "mcnemar": _mcnemar, "tango": _tango}
 
 
 def _has_interval(rule: Rule, result: TestResult, values: MetricValues) -> bool:

@@ -51,9 +51,7 @@ def judge(config: Config, run: Run) -> Judged:
         target=config.target,
         verdict=decision.verdict,
         reasons=decision.reasons,
-        judgements=tuple(
-            judgement.model_copy(update={"name": name}) for name, judgement in zip(names, decision.judgements, strict=True)
-        ),
+        judgements=tuple(judgement.model_copy(update={"name": name}) for name, judgement in zip(names, decision.judgements, strict=True)),
         rules_digest=reuse_key(config.gate.enabled_rules, {}),
         settings_digest=reuse_key({"gate": config.gate, "evaluation": config.evaluation, "data": config.data}, {}),
         suite_digests=dict(evidence.suite_digests),

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["COLUMNS", "COLUMN_DIRECTIONS", "METRICS", "RETENTION", "SUITES", "TARGET", "Column", "Floats", "MetricDefinition"]
+__all__ = ["COLUMNS", "METRICS", "RETENTION", "SUITES", "TARGET", "USELESS", "Column", "Floats", "MetricDefinition"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -86,6 +86,14 @@ def _exp(value: float) -> float:
         return math.inf
 
 
+def _of_answers(name: str, description: str, headline: tuple[str, ...] = ()) -> MetricDefinition:
+    """Return the definition of a share of the generated answers that should be small."""
+    return MetricDefinition(
+        name, description, "fraction of answers", "lower", column=Column(name, nullable=True, sampled=True), fraction=True, binary=True,
+        suites=(TARGET,), headline=headline,
+    )  # fmt: skip
+
+
 _GREEDY_TOKENS = Column("greedy_tokens", counts_tokens=True)
 
 METRICS = {
@@ -112,6 +120,15 @@ METRICS = {
             "rouge_l", "ROUGE-L of the generated answers to a sample of rows", "0 to 1, mean over rows", "higher",
             column=Column("rouge_l", nullable=True, sampled=True), fraction=True, suites=(TARGET,), headline=(TARGET,),
         ),
+        _of_answers("empty", "share of generated answers without a letter or digit"),
+        _of_answers("truncated", "share of generated answers that are cut off at the length limit", headline=(TARGET,)),
+        _of_answers("looping", "share of generated answers that repeat themselves", headline=(TARGET,)),
+        _of_answers("other_language", "share of generated answers in another language or script than the question"),
+        _of_answers("refused", "share of generated answers that refuse a harmless question, in English"),
+        MetricDefinition(
+            "length_ratio", "words of the generated answers as a multiple of the reference's", "mean over rows", None,
+            column=Column("length_ratio", nullable=True, sampled=True), largest=10.0, suites=(TARGET,),
+        ),
         MetricDefinition("rows", "number of rows", "rows", None, count=lambda tokens: float(len(tokens)), largest=1e9),
         MetricDefinition("tokens", "number of assistant tokens", "tokens", None, count=lambda tokens: float(tokens.sum()), largest=1e12),
     )
@@ -121,5 +138,8 @@ METRICS = {
 COLUMNS = {metric.column.name: metric.column for metric in METRICS.values() if metric.column is not None}
 """Name → column, of all columns that a metric is computed from."""
 
-COLUMN_DIRECTIONS = {metric.column.name: metric.better for metric in METRICS.values() if metric.column is not None}
-"""Name of a column → the direction in which models get better."""
+USELESS = {
+    metric.column.name: (metric.better, metric.fraction and not metric.column.counts_tokens)
+    for metric in METRICS.values() if metric.column is not None
+}  # fmt: skip
+"""Name of a column → the direction in which models get better, and whether its values lie between 0 and 1."""

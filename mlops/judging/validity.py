@@ -95,17 +95,19 @@ def _check_rule(rule: Rule, metric: Metric | None) -> Iterator[str]:
         yield f'{definition.name} of the base is 0 by definition, and a margin relative to 0 is meaningless: use margin_kind = "absolute"'
     if rule.test != "none" and not metric.paired:
         yield f"{definition.name} has no per-row scores for test = {rule.test!r}: judge {_either(_PAIRED)}"
-    if rule.test == "mcnemar" and not definition.binary:
+    if rule.test in ("mcnemar", "tango") and not definition.binary:
         yield (
-            f'test = "mcnemar" needs rows that are right or wrong, and {definition.name} has none: judge {_either(_BINARY)}, or use '
+            f'test = "{rule.test}" needs rows that are right or wrong, and {definition.name} has none: judge {_either(_BINARY)}, or use '
             'test = "paired_bootstrap"'
         )
     if rule.test == "mcnemar" and rule.margin != 0:
         yield 'test = "mcnemar" tests for any difference and supports no margin: set margin = 0, or use test = "paired_bootstrap"'
+    if rule.test == "tango" and rule.margin_kind != "absolute":
+        yield 'test = "tango" compares shares, so its margin is a difference of shares: set margin_kind = "absolute"'
     if rule.test == "wilcoxon" and definition.binary:
         yield (
-            f'test = "wilcoxon" ranks differences, but rows of {definition.name} are right or wrong: use test = "mcnemar" or '
-            '"paired_bootstrap"'
+            f'test = "wilcoxon" ranks differences, but rows of {definition.name} are right or wrong: use test = "mcnemar", '
+            '"tango" or "paired_bootstrap"'
         )
 
 

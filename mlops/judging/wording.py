@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mlops.core.config import Rule
 
-__all__ = ["describe", "describe_requirement", "number", "percent"]
+__all__ = ["describe", "describe_requirement", "hidden_share", "number", "percent"]
 
 
 def number(value: float | None) -> str:
@@ -33,6 +33,13 @@ def describe_requirement(rule: Rule, role: str) -> str:
     if rule.ceiling is not None:
         requirements.append(f"at most {number(rule.ceiling)}")
     return " and ".join(requirements) or "nothing"
+
+
+def hidden_share(rows: int | None) -> str:
+    """Say what share of faulty rows this many rows can miss: the rule of three, an upper bound of 95 % confidence if none is seen."""
+    if not rows:
+        return "–"
+    return percent(min(1.0, 3 / rows)) if rows > 3 else "100 %"
 
 
 def describe(rule: Rule) -> str:

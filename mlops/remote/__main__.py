@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlops.remote import tracking
+from mlops.remote import health, tracking
 from mlops.remote.encoding import digest, encode
 from mlops.remote.generation import Answer, generate
 from mlops.remote.likelihood import score
@@ -29,6 +29,8 @@ from mlops.remote.suites import Suite, read_suite
 
 __all__ = ["main"]
 
+MAX_SAMPLES = 20
+"""How many answers are shown to people. All of them are in scores.jsonl."""
 SCHEMA_VERSION = 2
 """The version of result.json and scores.jsonl."""
 
@@ -49,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows = [row for suite in suites for row in _score_suite(model, base, suite, arguments, notes)]
     for row, answer in zip(rows, answers, strict=False):  # the target suite comes first, and answers are generated for its first rows
         row |= {"answer": answer.answer, "answer_tokens": answer.tokens, "stop": answer.stop, "rouge_l": answer.rouge_l}
+        row |= check_answer(answer)
     metrics = aggregate(rows)
     for name, value in sorted(metrics.items()):
         log_line(f"{name} = {value:.6g}")
@@ -105,6 +108,18 @@ def _generate_answers(model: LoadedModel, suite: Suite, arguments: argparse.Name
         batch_tokens=arguments.batch_tokens,
         advance=_Progress("answers", len(rows)),
     )
+
+
+def check_answer(answer: Answer) -> dict[str, float]:
+    """Return what can be said about an answer without understanding it; 1 is bad, except for the length."""
+    return {
+        "empty": float(health.is_empty(answer.answer)),
+        "truncated": float(answer.stop == "length"),
+        "looping": float(health.is_loop(answer.answer)),
+        "other_language": float(health.has_other_language(answer.prompt, answer.answer)),
+        "refused": float(health.is_refusal(answer.answer)),
+        "length_ratio": health.length_ratio(answer.answer, answer.reference),
+    }
 
 
 def _score_suite(
@@ -186,7 +201,7 @@ def _write_results(
         "rows": {suite.name: len(suite.rows) for suite in suites},
         "suite_digests": {suite.name: suite.digest for suite in suites},
         "scores_sha256": hashlib.sha256(scores.read_bytes()).hexdigest(),
-        "samples": [{"prompt": answer.prompt, "answer": answer.answer, "reference": answer.reference} for answer in answers],
+        "samples": [{"prompt": answer.prompt, "answer": answer.answer, "reference": answer.reference} for answer in answers[:MAX_SAMPLES]],
         "notes": notes,
         "settings": {name: value for name, value in vars(arguments).items() if isinstance(value, (str, int))},
         "versions": _versions(),

@@ -6,7 +6,18 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["aggregate"]
+__all__ = ["OF_ANSWERS", "aggregate"]
+
+OF_ANSWERS = (
+    "rouge_l",
+    "empty",
+    "truncated",
+    "looping",
+    "other_language",
+    "refused",
+    "length_ratio",
+)
+"""Fields of rows with a generated answer; the metric is their mean over these rows."""
 
 
 def aggregate(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -14,8 +25,9 @@ def aggregate(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
     Returns:
         ``{suite}.nll`` (nats per token), ``.perplexity``, ``.token_accuracy`` (share of tokens that are the model's first choice),
-        ``.exact_match`` (share of rows in which all tokens are), ``.rows``, ``.tokens``, ``target.rouge_l`` (mean over the rows with
-        generated answers), ``retention.kl_base`` (nats per token), and the same for each kind, as in ``{suite}.{kind}.nll``.
+        ``.exact_match`` (share of rows in which all tokens are), ``.rows``, ``.tokens``, the means of :data:`OF_ANSWERS` over the rows
+        with generated answers (``target.rouge_l``, …), ``retention.kl_base`` (nats per token), and the same for each kind, as in
+        ``{suite}.{kind}.nll``.
     """
     metrics: dict[str, float] = {}
     for suite in sorted({row["suite"] for row in rows}):
@@ -38,9 +50,10 @@ def _aggregate_group(name: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, 
         metrics[f"{name}.exact_match"] = sum(matches) / len(matches)
         if all(row["kl"] is not None for row in rows):
             metrics[f"{name}.kl_base"] = math.fsum(row["kl"] for row in rows) / tokens
-    rouge_scores = [row["rouge_l"] for row in rows if row.get("rouge_l") is not None]
-    if rouge_scores:
-        metrics[f"{name}.rouge_l"] = math.fsum(rouge_scores) / len(rouge_scores)
+    for measure in OF_ANSWERS:
+        values = [row[measure] for row in rows if row.get(measure) is not None]
+        if values:
+            metrics[f"{name}.{measure}"] = math.fsum(values) / len(values)
     return metrics
 
 

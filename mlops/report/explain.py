@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from mlops.core.records import Interval, Judged, Judgement, Outcome, Probe, Verdict
-from mlops.judging.wording import number, percent
+from mlops.judging.wording import hidden_share, number, percent
 from mlops.report.markdown import meaning, override_line, self_test_line
 
 __all__ = ["explain", "probes", "what_if"]
@@ -82,6 +82,8 @@ def _steps(judgement: Judgement) -> Iterable[tuple[str, str]]:
             yield name, f"{number(bound)}, inclusive"
     required = "" if judgement.min_rows is None else f"; the rule requires {judgement.min_rows:,}"
     yield "rows", f"{'unknown' if judgement.n is None else f'{judgement.n:,}'}{required}"
+    if judgement.n:
+        yield "unseen", f"faults in up to {hidden_share(judgement.n)} of such rows can hide from {judgement.n:,} rows (rule of three)"
     if role == "none" or judgement.test == "none":
         return
     seed = "" if judgement.seed is None else f", seed {judgement.seed}"

@@ -14,7 +14,7 @@ from typing import Any
 from mlops.core.records import Evaluated, Judged, Judgement, Prepared, Record, Trained, Validated
 from mlops.core.run import Run, write_atomically
 from mlops.judging.metrics import HEADLINE
-from mlops.judging.wording import number
+from mlops.judging.wording import hidden_share, number
 from mlops.report.markdown import data_line, difference, find_record, meaning, override_line, roles, self_test_line
 
 __all__ = ["Plot", "plot", "render", "write"]
@@ -67,6 +67,7 @@ def render(records: Sequence[Record]) -> str:
         cost=_cost(find_record(records, Prepared), find_record(records, Validated), find_record(records, Trained)),
         lineage=_lineage(records),
         number=number,
+        hidden_share=hidden_share,
         difference=difference,
         width=WIDTH,
     )

@@ -10,7 +10,7 @@ from typing import TypeVar
 from mlops.core.records import Evaluated, Judged, Judgement, Outcome, Prepared, Probe, Record, Verdict
 from mlops.judging.metric_table import METRICS, SUITES
 from mlops.judging.metrics import HEADLINE, kind_metrics
-from mlops.judging.wording import number
+from mlops.judging.wording import hidden_share, number
 
 __all__ = [
     "data_line",
@@ -98,8 +98,8 @@ def self_test_line(probes: Sequence[Probe]) -> str:
 
 
 def rule_table(judgements: Sequence[Judgement]) -> str:
-    """Render one row per rule: candidate, baseline, difference with interval, margin, n, MDE, outcome, and the reason."""
-    header = ("rule", "candidate", "baseline", "difference", "margin", "n", "MDE", "outcome", "why")
+    """Render one row per rule: candidate, baseline, difference with interval, margin, n, MDE, unseen share, outcome, and the reason."""
+    header = ("rule", "candidate", "baseline", "difference", "margin", "n", "MDE", "unseen", "outcome", "why")
     return table(header, [_rule_row(judgement) for judgement in judgements])
 
 
@@ -125,7 +125,9 @@ def list_metrics() -> str:
     """Render the table of metrics for the documentation."""
     rows = []
     for metric in METRICS.values():
-        tests = ("paired_bootstrap", "mcnemar" if metric.binary else "wilcoxon") if metric.column is not None else ("none",)
+        tests = (
+            ("paired_bootstrap", *(("mcnemar", "tango") if metric.binary else ("wilcoxon",))) if metric.column is not None else ("none",)
+        )
         suites = "both" if metric.suites == SUITES else ", ".join(metric.suites)
         rows.append((f"`{metric.name}`", metric.description, metric.unit, metric.better or "", suites, ", ".join(tests)))
     return table(("metric", "what", "unit", "better", "suites", "tests"), rows)
@@ -159,6 +161,7 @@ def _rule_row(judgement: Judgement) -> tuple[str, ...]:
         number(judgement.margin),
         "–" if judgement.n is None else f"{judgement.n:,}",
         number(judgement.mde),
+        hidden_share(judgement.n),
         f"{MARKS[judgement.outcome]} {judgement.outcome.value}",
         judgement.reason,
     )
@@ -176,7 +179,10 @@ def _self_test(probes: Sequence[Probe]) -> str:
 def _origin(judged: Judged) -> str:
     seeds = sorted({judgement.seed for judgement in judged.judgements if judgement.seed is not None})
     seed = f" Bootstrap intervals use seed {', '.join(map(str, seeds))}." if seeds else ""
-    return f"Candidate: `{judged.candidate_model}`. MDE is the smallest true difference that a rule shows in about 80 of 100 runs.{seed}"
+    return (
+        f"Candidate: `{judged.candidate_model}`. MDE is the smallest true difference that a rule shows in about 80 of 100 runs. "
+        f"Unseen: faults in up to this share of such rows can hide from n rows (rule of three, 3 / n).{seed}"
+    )
 
 
 def inline(text: str) -> str:

@@ -262,27 +262,42 @@ def test_endpoint_names_depend_on_the_workspace_if_requested(tmp_path: Path) -> 
 
 RETENTION = effective_rule("retention.nll", "base", 0.05, 100)
 DRIFT = effective_rule("retention.kl_base", "none", 0.0, 1, test="none", ceiling=0.5)
+ANSWERS = {"looping": 0.05, "empty": 0.03, "truncated": 0.1, "other_language": 0.03, "refused": 0.05}
+
+
+def answer_rules(rows: int, **fields: object) -> list[dict[str, object]]:
+    """Return the rules about generated answers, for so many of them."""
+    changes: dict[str, object] = {"margin_kind": "absolute", **fields}
+    return [
+        effective_rule("target.rouge_l", "champion", 0.03, rows, direction="higher", **changes),
+        *(effective_rule(f"target.{name}", "champion", margin, rows, test="tango", **changes) for name, margin in ANSWERS.items()),
+    ]
+
+
 PROJECT_RULES = {
     "prod": [
-        effective_rule("target.nll", "champion", 0.0, 200, max_gain=0.5),
+        effective_rule("target.nll", "champion", 0.0, 200, max_gain=0.25),
         effective_rule("target.nll", "base", -0.005, 200),
         RETENTION,
         effective_rule("retention.*.nll", "base", 0.15, 40, margin_kind="absolute"),
         DRIFT,
+        *answer_rules(100),
     ],
     "pr": [
         effective_rule("target.nll", "champion", 0.0, 200, critical=False),
-        effective_rule("target.nll", "base", 0.01, 200, max_gain=0.5),
+        effective_rule("target.nll", "base", 0.01, 200, max_gain=0.25),
         RETENTION,
         effective_rule("retention.*.nll", "base", 0.15, 40, margin_kind="absolute"),
         DRIFT,
+        *answer_rules(100),
     ],
     "local": [
-        effective_rule("target.nll", "champion", 0.0, 80, max_gain=0.5),
+        effective_rule("target.nll", "champion", 0.0, 80, max_gain=0.25),
         effective_rule("target.nll", "base", -0.05, 80),
         RETENTION,
         effective_rule("retention.*.nll", "base", 0.25, 40, margin_kind="absolute"),
         DRIFT,
+        *answer_rules(20, critical=False),
     ],
 }
 

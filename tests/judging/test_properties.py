@@ -88,6 +88,7 @@ class Shape:
                     "kl": float((tokens * kl)[number]) if suite == "retention" else None,
                     "greedy_tokens": int(greedy[number]),
                     "rouge_l": float(np.exp(-per_token[number])) if suite == "target" else None,
+                    "looping": float(per_token[number] > 2) if suite == "target" else None,
                 }
                 for number in range(self.n)
             ]
@@ -124,10 +125,12 @@ CASES = [
     ("target.exact_match", "higher", "paired_bootstrap"),
     ("target.exact_match", "higher", "mcnemar"),
     ("target.exact_match", "higher", "none"),
+    ("target.exact_match", "higher", "tango"),
+    ("target.looping", "lower", "tango"),
 ]
 """Metric, direction and test: every test, and every metric that ranks models."""
-TESTS = {"none": 100, "paired_bootstrap": 150, "wilcoxon": 30, "mcnemar": 100}
-"""Test → number of examples; wilcoxon is slow."""
+TESTS = {"none": 100, "paired_bootstrap": 150, "wilcoxon": 30, "mcnemar": 100, "tango": 60}
+"""Test → number of examples."""
 MARGIN_DISTANCES = (0.0, 1e-15, 1e-9, 0.003, 0.01, 0.03, 0.1, 0.5)
 """How far a margin is from the difference between the scores."""
 
@@ -149,7 +152,7 @@ def draw_rule(dice: random.Random, rows: Mapping[str, Sequence[Row]], baseline: 
     """Draw a rule with a baseline. In most cases its margin is close to the actual difference, where it matters."""
     in_nats = (".nll", ".kl_base")
     metric, direction, test = dice.choice([each for each in CASES if each[2] in tests and (not scale_free or each[0].endswith(in_nats))])
-    margin, kind = 0.0, "relative" if scale_free else dice.choice(["relative", "absolute"])
+    margin, kind = 0.0, "relative" if scale_free else "absolute" if test == "tango" else dice.choice(["relative", "absolute"])
     if test != "mcnemar" and dice.random() < 0.8:
         candidate, reference = (aggregate(rows[role])[metric] for role in ("candidate", baseline))
         loss = candidate - reference if direction == "lower" else reference - candidate

@@ -402,3 +402,43 @@ def test_the_reason_says_how_many_rows_are_needed_on_either_side_of_the_margin()
         assert judgement.rows_needed is not None
         assert judgement.rows_needed > 60
         assert f"about {judgement.rows_needed:,} {text} but there are only 60" in judgement.reason
+
+
+# Generated answers ----------------------------------------------------------------------------------------------------------------------
+
+HEALTH = ("empty", "truncated", "looping", "other_language", "refused")
+
+
+def health_rule(metric: str, **fields: Any) -> Rule:
+    return make_rule(f"target.{metric}", **{"baseline": "champion", "margin": 0.2, "margin_kind": "absolute", "test": "tango", **fields})
+
+
+@pytest.mark.parametrize("metric", HEALTH)
+def test_answers_that_are_worse_than_the_champions_fail_although_the_likelihood_is_better(metric: str) -> None:
+    broken = change_model(lambda row: row.update({metric: 1.0}) if row.get(metric) is not None else None)
+    evidence = make_evidence(broken)
+    assert judge_rule(make_rule(baseline="champion", test="paired_bootstrap"), evidence).outcome is Outcome.SHOWN
+    judgement = judge_rule(health_rule(metric), evidence)
+    assert (judgement.outcome, judgement.n) == (Outcome.FAILED, 20)
+    assert judge_rule(health_rule(metric), make_evidence()).outcome is Outcome.SHOWN
+
+
+def test_equal_answers_are_shown_only_if_there_are_enough_of_them() -> None:
+    """Without a differing row a difference of 3.8 / n can't be excluded: 16 points with 20 answers."""
+    for margin, outcome in ((0.2, Outcome.SHOWN), (0.15, Outcome.UNPROVEN)):
+        judgement = judge_rule(health_rule("looping", margin=margin), make_evidence())
+        assert judgement.outcome is outcome
+        assert judgement.interval is not None
+        assert judgement.interval.high == pytest.approx(0.161, abs=1e-3)
+
+
+def test_a_relative_margin_of_shares_is_refused() -> None:
+    judgement = judge_rule(health_rule("looping", margin_kind="relative"), make_evidence())
+    assert judgement.outcome is Outcome.INVALID
+    assert 'set margin_kind = "absolute"' in judgement.reason
+
+
+def test_the_score_test_needs_rows_that_are_right_or_wrong() -> None:
+    judgement = judge_rule(make_rule(baseline="champion", margin=0.1, margin_kind="absolute", test="tango"), make_evidence())
+    assert judgement.outcome is Outcome.INVALID
+    assert 'test = "tango" needs rows that are right or wrong' in judgement.reason

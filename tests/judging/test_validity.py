@@ -137,7 +137,7 @@ INVALID: dict[str, tuple[Rule, Callable[[], Evidence], str]] = {
     "wilcoxon of a binary metric": (
         make_rule("target.exact_match", "higher", baseline="champion", test="wilcoxon"),
         make_evidence,
-        'use test = "mcnemar" or "paired_bootstrap"',
+        'use test = "mcnemar", "tango" or "paired_bootstrap"',
     ),
     "wilcoxon without baseline": (make_rule(ceiling=9.0, test="wilcoxon"), make_evidence, "a test but no baseline"),
     "more first choices than tokens": (

@@ -72,13 +72,14 @@ def test_the_rule_table_has_every_number() -> None:
     row = markdown.rule_table([judgement()]).splitlines()[2]
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells == [
-        "target.nll: not worse than the base", "1.8", "2 (base)", "-0.2 [-0.3, -0.1]", "0.1", "1,234", "0.14", "✅ shown", "It is.",
+        "target.nll: not worse than the base", "1.8", "2 (base)", "-0.2 [-0.3, -0.1]", "0.1", "1,234", "0.14", "0.2431 %", "✅ shown",
+        "It is.",
     ]  # fmt: skip
 
 
 def test_unknown_numbers_are_dashes() -> None:
     unknown = judgement(candidate=None, reference=None, difference=None, interval=None, margin=None, n=None, mde=None, compared_with="none")
-    assert markdown.rule_table([unknown]).splitlines()[2].count("–") == 6
+    assert markdown.rule_table([unknown]).splitlines()[2].count("–") == 7
 
 
 def test_cells_cannot_break_the_table() -> None:

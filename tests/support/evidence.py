@@ -16,7 +16,7 @@ DIGESTS = {"target": "t" * 64, "retention": "r" * 64}
 KINDS = ("facts", "refusal")
 
 
-def make_rows(role: str, *, n: int = 60, seed: int = 0, shift: float = 0.0, kl: float = 0.1) -> list[dict[str, Any]]:
+def make_rows(role: str, *, n: int = 60, seed: int = 0, shift: float = 0.0, kl: float = 0.1, answers: int = 20) -> list[dict[str, Any]]:
     """Make rows of scores.jsonl: the same questions for every role, and scores that differ by ``shift`` nats per token on average."""
     shared, own, choices = (np.random.default_rng(key) for key in (seed, [seed, *role.encode()], [seed, 1, *role.encode()]))
     rows = []
@@ -35,10 +35,16 @@ def make_rows(role: str, *, n: int = 60, seed: int = 0, shift: float = 0.0, kl: 
                     "nll": tokens * max(per_token, 0.01),
                     "kl": tokens * drift if suite == "retention" else None,
                     "greedy_tokens": tokens - int(choices.binomial(tokens, 0.05 if shift < 0 else 0.1)),
-                    "rouge_l": float(own.uniform(0.2, 0.6)) if suite == "target" and number < 20 else None,
+                    "rouge_l": float(own.uniform(0.2, 0.6)) if suite == "target" and number < answers else None,
+                    **(answer_health(number) if suite == "target" and number < answers else {}),
                 }
             )
     return rows
+
+
+def answer_health(number: int) -> dict[str, float]:
+    """Make what the scorer says about an answer: every tenth is cut off."""
+    return {"empty": 0.0, "truncated": float(number % 10 == 0), "looping": 0.0, "other_language": 0.0, "refused": 0.0, "length_ratio": 1.0}
 
 
 CANDIDATE = make_rows("candidate", shift=-0.4)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlops.judging.evidence import Evidence, ModelEvidence, Rows
-from mlops.judging.metric_table import COLUMN_DIRECTIONS, COLUMNS, Floats
+from mlops.judging.metric_table import USELESS, Floats
 from mlops.judging.metrics import Metric, parse
 
 __all__ = [
@@ -154,13 +154,16 @@ def ruin(evidence: Evidence, suite: str, names: Collection[str]) -> Evidence:
     def mutation(model: ModelEvidence) -> ModelEvidence:
         rows = model.rows[suite]
         columns = dict(rows.columns)
-        for name, column in COLUMNS.items():
-            worst = COLUMN_DIRECTIONS.get(name)
-            if worst == "lower":
-                columns[name] = np.fmax.reduce([np.nan_to_num(each.columns[name]) for each in others]) * 2 + 2 * rows.tokens
-                columns[name] = np.where(rows.measured[name], columns[name], rows.columns[name])
-            elif worst == "higher" or column.counts_tokens:
-                columns[name] = np.where(rows.measured[name], 0.0, rows.columns[name])
+        for name, (better, is_fraction) in USELESS.items():
+            if better == "lower" and is_fraction:
+                useless = np.ones(len(rows.ids))
+            elif better == "lower":
+                useless = np.fmax.reduce([np.nan_to_num(each.columns[name]) for each in others]) * 2 + 2 * rows.tokens
+            elif better == "higher":
+                useless = np.zeros(len(rows.ids))
+            else:
+                continue
+            columns[name] = np.where(rows.measured[name], useless, rows.columns[name])
         return recompute(replace(model, rows={**model.rows, suite: replace(rows, columns=columns)}), names)
 
     return on_models(evidence, ["candidate"], mutation)

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 import pytest
 
 from mlops.core.errors import AzureError, TrafficError
-from mlops.core.records import Evaluated, Registered
+from mlops.core.records import Evaluated
 from mlops.emulator.server import Emulator
 from tests.support.evaluation import ALL, ENDPOINT, FINGERPRINT_OF_OTHER_DATA, MODEL_NAME, VERSIONS, Make
 

@@ -317,6 +317,8 @@ ALL_KINDS_OF_RULES = (
     make_rule("target.tokens", "higher", floor=1.0),
     make_rule("target.nll", baseline="champion", margin=0.2, test="paired_bootstrap", ceiling=9.0, max_gain=0.5, min_rows=4),
     make_rule("target.nll", "higher", baseline="champion", margin=0.2, test="paired_bootstrap"),
+    make_rule("target.truncated", baseline="champion", margin=0.25, margin_kind="absolute", test="tango"),
+    make_rule("target.looping", baseline="base", margin=0.25, margin_kind="absolute", test="tango", min_rows=20),
 )
 
 

@@ -1,0 +1,69 @@
+"""What the rules in pipeline.toml stop, although the likelihood is better."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlops.core.config import load
+from mlops.core.records import Outcome, Verdict
+from mlops.judging.validity import rule_problem
+from mlops.judging.verdict import Decision, decide
+from tests.support.evidence import make_evidence, make_model, make_rows
+
+ROOT = Path(__file__).parents[2]
+Row = dict[str, Any]
+
+
+@functools.cache
+def rows(role: str) -> tuple[Row, ...]:
+    """500 rows with 200 answers; the candidate's likelihood is 10 % better."""
+    return tuple(make_rows(role, n=500, shift=-0.2 if role == "candidate" else 0.0, answers=200))
+
+
+def verdict(change: Callable[[Row], dict[str, float]] = lambda _: {}, target: str = "prod") -> Decision:
+    """Judge a candidate whose answers are changed, by the rules of a target."""
+    changed = [row | (change(row) if row["rouge_l"] is not None else {}) for row in rows("candidate")]
+    rules = load(ROOT / "pipeline.toml", target, environment={}).gate.enabled_rules.values()
+    evidence = make_evidence(make_model("candidate", changed), *(make_model(role, rows(role)) for role in ("champion", "base")))
+    return decide(tuple(rules), evidence)
+
+
+@pytest.mark.parametrize("target", ["prod", "pr"])
+def test_a_better_candidate_with_as_good_answers_is_promoted(target: str) -> None:
+    decision = verdict(target=target)
+    assert decision.verdict is Verdict.PROMOTE, decision.reasons
+
+
+def is_nth(row: Row, n: int) -> bool:
+    return int(row["id"].rpartition("-")[2]) % n == 0
+
+
+BAD: dict[str, tuple[Callable[[Row], dict[str, float]], str]] = {
+    "answers far from the references": (lambda row: {"rouge_l": row["rouge_l"] * 0.25}, "target.rouge_l"),
+    "answers that loop": (lambda row: {"looping": float(is_nth(row, 5))}, "target.looping"),
+    "empty answers": (lambda row: {"empty": float(is_nth(row, 8))}, "target.empty"),
+    "answers without an end": (lambda _: {"truncated": 1.0}, "target.truncated"),
+    "answers in another language": (lambda row: {"other_language": float(is_nth(row, 8))}, "target.other_language"),
+    "refusals of harmless questions": (lambda row: {"refused": float(is_nth(row, 4))}, "target.refused"),
+}
+
+
+@pytest.mark.parametrize("target", ["prod", "pr"])
+@pytest.mark.parametrize("name", BAD)
+def test_bad_answers_are_rejected_although_the_likelihood_is_better(name: str, target: str) -> None:
+    change, metric = BAD[name]
+    decision = verdict(change, target)
+    assert decision.verdict is Verdict.REJECT
+    assert {judgement.metric for judgement in decision.judgements if judgement.outcome is Outcome.FAILED} == {metric}
+    assert all(judgement.outcome is Outcome.SHOWN for judgement in decision.judgements if judgement.metric == "target.nll")
+
+
+@pytest.mark.parametrize("target", ["prod", "pr", "local"])
+def test_the_rules_of_pipeline_toml_mean_something(target: str) -> None:
+    rules = load(ROOT / "pipeline.toml", target, environment={}).gate.enabled_rules
+    assert {name: rule_problem(rule) for name, rule in rules.items() if rule_problem(rule)} == {}
