@@ -25,6 +25,7 @@ from mlops.core.run import Run, write_atomically
 from mlops.github import override as overrides
 from mlops.judging.judge import judge
 from mlops.report import html, markdown, verdict_tags
+from mlops.report.decision import decision
 
 __all__ = ["gate", "main"]
 
@@ -73,7 +74,7 @@ def _apply_override(config: Config, judged: Judged, reason: str) -> Judged:
 def _publish(run: Run, judged: Judged, workspace: Workspace) -> Judged:
     """Store the verdict in MLflow and in the run directory, and print it."""
     evaluated, trained = run.read(Evaluated), run.read(Trained)
-    page = markdown.gate_page(judged, evaluated)
+    page = markdown.gate_page(judged, evaluated, decision(judged, list(run.records())))
     path = run.path("gate.md")
     write_atomically(path, page.encode())
     judged = judged.model_copy(update={"files": {"markdown": run.describe_file(path)}})

@@ -154,7 +154,7 @@ def test_a_runner_without_the_records_pays_for_no_second_training(promoted: Proj
 
 def test_a_worse_model_stops_at_the_gate(promoted: Project) -> None:
     live, billing, models = promoted.traffic(), promoted.billing(), promoted.models()
-    worse = ("--set", "training.parameters.max_steps=1", "--set", "training.parameters.learning_rate=1e-9")
+    worse = ("--set", "training.parameters.max_steps=1", "--set", "training.parameters.learning_rate=1e-4")
     assert promoted.mlops("run", *worse, run="worse") == 20
     run = promoted.records("worse")
     judged = run.read(Judged)

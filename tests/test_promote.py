@@ -16,7 +16,7 @@ from mlops.cloud.tags import EXPIRES, MARK, PIPELINE, PREVIOUS, PREVIOUS_ID, PRE
 from mlops.cloud.workspace import Workspace
 from mlops.core.config import Config
 from mlops.core.errors import DeploymentFailed, NotPromoted, RecordError, RegistrationError, SmokeTestFailed, TrafficError
-from mlops.core.records import Deployed, Evaluated, Promoted, Registered, Smoked, TornDown, Verdict
+from mlops.core.records import Deployed, Promoted, Registered, Smoked, TornDown, Verdict
 from mlops.core.run import Run
 from mlops.deploy import deploy, deployment_name
 from mlops.emulator.server import Emulator

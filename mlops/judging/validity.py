@@ -19,7 +19,7 @@ MAX_RELATIVE_MARGIN = 0.5
 
 _PAIRED = [metric.name for metric in METRICS.values() if metric.column is not None]
 _BINARY = [metric.name for metric in METRICS.values() if metric.binary]
-_ROUNDING = 1e-5
+_ROUNDING = 1e-6
 """A relative difference below this is what one model's scores differ by when they are computed twice."""
 _MAX_REPEATED = 0.02
 """The largest share of rows that may be copies of others; they count once."""

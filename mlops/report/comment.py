@@ -21,7 +21,19 @@ from mlops.core.records import (
     Verdict,
 )
 from mlops.core.run import Run
-from mlops.report.markdown import data_line, find_record, inline, meaning, metric_values, override_line, rule_table, self_test_line, table
+from mlops.report.decision import decision, most_changed
+from mlops.report.markdown import (
+    data_line,
+    decision_list,
+    find_record,
+    inline,
+    meaning,
+    metric_values,
+    override_line,
+    rule_table,
+    self_test_line,
+    table,
+)
 from mlops.report.samples import exchanges
 
 __all__ = ["LIMIT", "MARKER", "text"]
@@ -51,7 +63,7 @@ def text(run: Run, *, planned: bool, workflow_run: str, changes: str = "") -> st
     records = list(run.records())
     parts = [MARKER, changes, *_heading(run, records, offline=bool(records) and not planned)]
     if judged := find_record(records, Judged):
-        parts += _judgement(judged)
+        parts += _judgement(judged, records)
     if evaluated := find_record(records, Evaluated):
         parts += [_folded("Metrics", metric_values(evaluated)), _samples(evaluated)]
     parts += [_serving(records), _cost(records), _links(records, workflow_run)]
@@ -81,17 +93,27 @@ def _heading(run: Run, records: Sequence[Record], *, offline: bool) -> list[str]
     return lines
 
 
-def _judgement(judged: Judged) -> list[str]:
-    """Render warnings, reasons and rules. If there are many rules, those in doubt are shown and the complete table is folded."""
+def _judgement(judged: Judged, records: Sequence[Record]) -> list[str]:
+    """Render warnings, the decision, reasons and rules. Of many rules, those in doubt are shown and the complete table is folded."""
     warning = override_line(judged)
     bullets = [*judged.reasons, *judged.notes, self_test_line(judged.self_test)]
     parts = [f"> [!WARNING]\n> {inline(warning)}"] if warning else []
+    parts += ["\n".join(decision_list(decision(judged, records))), _most_changed(find_record(records, Evaluated))]
     parts.append("\n".join(f"- {inline(line)}" for line in bullets))
     if len(judged.judgements) <= MAX_RULES:
         return [*parts, rule_table(judged.judgements)]
     doubtful = [judgement for judgement in judged.judgements if judgement.outcome is not Outcome.SHOWN]
     complete = _folded(f"All {len(judged.judgements)} rules, {len(doubtful)} of them not shown to hold", rule_table(judged.judgements))
     return [*parts, *([rule_table(doubtful)] if doubtful else []), complete]
+
+
+def _most_changed(evaluated: Evaluated | None) -> str:
+    """Render the question whose answers changed most, side by side."""
+    current, sample = most_changed(evaluated)
+    if sample is None:
+        return ""
+    row = tuple(_shorten(text) for text in (sample.prompt, sample.before, sample.after))
+    return table(("question", f"before ({current})", "after (candidate)"), [row])
 
 
 def _samples(evaluated: Evaluated) -> str:

@@ -15,6 +15,7 @@ from mlops.core.records import Evaluated, Judged, Judgement, Prepared, Record, T
 from mlops.core.run import Run, write_atomically
 from mlops.judging.metrics import HEADLINE
 from mlops.judging.wording import hidden_share, number
+from mlops.report.decision import decision
 from mlops.report.markdown import data_line, difference, find_record, meaning, override_line, roles, self_test_line
 
 __all__ = ["Plot", "plot", "render", "write"]
@@ -56,6 +57,7 @@ def render(records: Sequence[Record]) -> str:
     template = environment.from_string(resources.files("mlops.report").joinpath("report.html.jinja").read_text(encoding="utf-8"))
     return template.render(
         judged=judged,
+        decision=decision(judged, records) if judged else [],
         meaning=meaning(judged) if judged else "",
         override=override_line(judged) if judged else "",
         self_test=self_test_line(judged.self_test) if judged else "",

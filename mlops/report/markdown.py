@@ -14,6 +14,7 @@ from mlops.judging.wording import hidden_share, number
 
 __all__ = [
     "data_line",
+    "decision_list",
     "difference",
     "find_record",
     "gate_page",
@@ -40,15 +41,21 @@ MEANING = {
 }
 
 
-def gate_page(judged: Judged, evaluated: Evaluated) -> str:
-    """Render verdict, override, reasons, rules, metrics and the self-test."""
+def gate_page(judged: Judged, evaluated: Evaluated, decision: Sequence[tuple[str, str]] = ()) -> str:
+    """Render verdict, override, the decision in short, reasons, rules, metrics and the self-test."""
     lines = [f"## Gate: {judged.verdict.value}{', overridden' if judged.override else ''}", ""]
     if warning := override_line(judged):
         lines += ["> [!WARNING]", f"> {inline(warning)}", ""]
     lines += [f"{judged.verdict.value} means: {meaning(judged)}.", ""]
+    lines += [*decision_list(decision), ""] if decision else []
     lines += [f"- {inline(line)}" for line in (*judged.reasons, *judged.notes)]
     parts = [rule_table(judged.judgements), metric_values(evaluated), _self_test(judged.self_test), _origin(judged)]
     return "\n\n".join(["\n".join(lines), *parts]) + "\n"
+
+
+def decision_list(lines: Iterable[tuple[str, str]]) -> list[str]:
+    """Render the decision in short as a list."""
+    return [f"- **{label}:** {inline(text)}" for label, text in lines]
 
 
 def meaning(judged: Judged) -> str:

@@ -10,8 +10,8 @@ from mlops.core.records import Deployed, Evaluated, Judged, Promoted, Record, Sm
 from mlops.core.run import Run
 from mlops.judging.metrics import HEADLINE
 from mlops.judging.wording import number
+from mlops.report.decision import decision, most_changed
 from mlops.report.markdown import find_record, meaning, override_line, roles, self_test_line
-from mlops.report.samples import exchanges
 
 __all__ = ["screen"]
 
@@ -36,6 +36,8 @@ def _verdict(records: Sequence[Record], width: int) -> str:
     lines = [f"{judged.verdict.value}: {meaning(judged)}"]
     if warning := override_line(judged):
         lines.append(textwrap.fill(warning, width, initial_indent="  ! ", subsequent_indent="    "))
+    for label, text in decision(judged, records):
+        lines.append(textwrap.fill(f"{label:16}{text}", width, initial_indent="  ", subsequent_indent=" " * 18))
     bullets = (*judged.reasons, *judged.notes, self_test_line(judged.self_test))
     lines += [textwrap.fill(line, width, initial_indent="  - ", subsequent_indent="    ") for line in bullets]
     return "\n".join(lines)
@@ -53,11 +55,11 @@ def _metrics(records: Sequence[Record]) -> str:
 
 
 def _sample(records: Sequence[Record], width: int) -> str:
-    """Show the first question that old and new model answer differently, or else the first one."""
-    current, samples = exchanges(find_record(records, Evaluated))
-    if not samples:
+    """Show the question whose answers by old and new model have least in common."""
+    current, sample = most_changed(find_record(records, Evaluated))
+    if sample is None:
         return ""
-    rows = (("question", samples[0].prompt), (f"old ({current})", samples[0].before), ("new (candidate)", samples[0].after))
+    rows = (("question", sample.prompt), (f"old ({current})", sample.before), ("new (candidate)", sample.after))
     return "\n".join(_labeled(label, text, width) for label, text in rows)
 
 

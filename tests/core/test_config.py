@@ -117,7 +117,7 @@ def test_a_workflow_may_only_set_what_needs_no_review(tmp_path: Path, setting: s
     with pytest.raises(ConfigError, match=r"MLOPS_SET [\w.]+ is refused for target pr"):
         load(path, "pr", [], environment)
     # A person at a terminal could edit the file as well.
-    assert load(path, "pr", ["data.dataset=mine"], {"MLOPS_SET": "training.parameters.max_steps=3"}).data.dataset == "mine"
+    assert load(path, "pr", ["model.name=mine"], {"MLOPS_SET": "training.parameters.max_steps=3"}).model.name == "mine"
 
 
 RULE = "gate.rules.one={metric='target.rows', direction='higher', floor=1}"

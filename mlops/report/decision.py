@@ -1,0 +1,94 @@
+"""The decision in a few lines, which every report begins with: what was judged, what was closest, what got worse unasked, and the cost."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+
+from mlops.core.records import Evaluated, Judged, Judgement, Outcome, Record, Trained, Validated
+from mlops.judging.metrics import parse
+from mlops.judging.wording import number, percent
+from mlops.report.markdown import find_record
+from mlops.report.samples import Exchange, exchanges
+
+__all__ = ["decision", "most_changed"]
+
+NOTICEABLE = 0.02
+"""The relative change of a metric from which on it is mentioned although no rule is about it."""
+MAX_WORSE = 4
+
+
+def decision(judged: Judged, records: Sequence[Record]) -> list[tuple[str, str]]:
+    """Return (label, text) of each line.
+
+    Args:
+        judged: the gate's record.
+        records: of the run; lines whose record is missing are omitted.
+    """
+    evaluated, trained, validated = find_record(records, Evaluated), find_record(records, Trained), find_record(records, Validated)
+    lines = [("target", judged.target), ("candidate", f"{judged.candidate_model}, compared with {_baselines(judged)}")]
+    if (nearest := find_nearest(judged.judgements)) is not None:
+        lines.append(("closest rule", f"{nearest.title}: {_room(nearest)}"))
+    if evaluated is not None:
+        lines.append(("worse, no rule", ", ".join(find_worse(judged, evaluated)) or "nothing by 2 % or more"))
+    cost = []
+    if validated is not None and validated.cost_estimate_usd is not None:
+        cost.append(f"estimated {validated.cost_estimate_usd:,.2f} USD")
+    if trained is not None and trained.gpu_hours is not None:
+        cost.append(f"{trained.gpu_hours:.3g} GPU hours of training{', reused' if trained.reused else ''}")
+    return [*lines, *([("cost", ", ".join(cost))] if cost else [])]
+
+
+def find_nearest(judgements: Sequence[Judgement]) -> Judgement | None:
+    """Return the critical rule with the least room to its margin, in half widths of its interval; None if no rule has an interval."""
+    rooms = [(_half_widths_away(judgement), index) for index, judgement in enumerate(judgements) if judgement.critical]
+    measured = [(room, index) for room, index in rooms if room is not None]
+    return judgements[min(measured)[1]] if measured else None
+
+
+def _half_widths_away(judgement: Judgement) -> float | None:
+    interval = judgement.distance_interval
+    if interval is None or judgement.distance is None or not interval.high > interval.low:
+        return None
+    return 2 * judgement.distance / (interval.high - interval.low)
+
+
+def _room(judgement: Judgement) -> str:
+    interval = judgement.distance_interval
+    assert interval is not None  # find_nearest has checked it
+    form = percent if judgement.margin_kind == "relative" else number
+    where = "inside" if (judgement.distance or 0.0) >= 0 else "beyond"
+    return f"{form(abs(judgement.distance or 0.0))} {where} its margin, {percent(interval.confidence)} interval from {form(interval.low)}"
+
+
+def find_worse(judged: Judged, evaluated: Evaluated) -> list[str]:
+    """Describe the metrics that got worse by 2 % or more although no rule is about them, the largest change first."""
+    reference = "champion" if "champion" in evaluated.models else "base"
+    if reference not in evaluated.models or "candidate" not in evaluated.models:
+        return []
+    asked = {judgement.metric for judgement in judged.judgements if judgement.outcome is not Outcome.INVALID}
+    before, after = evaluated.models[reference].metrics, evaluated.models["candidate"].metrics
+    worse = []
+    for name in sorted((before.keys() & after.keys()) - asked):
+        metric = parse(name)
+        better = metric.definition.better if metric is not None and metric.kind is None and not metric.definition.zero_for_base else None
+        if better is None:
+            continue
+        change = after[name] - before[name]
+        loss = (change if better == "lower" else -change) / (abs(before[name]) or 1.0)
+        if loss >= NOTICEABLE:
+            worse.append((loss, f"{name} {number(before[name])} → {number(after[name])} (Δ {number(change)})"))
+    return [text for _, text in sorted(worse, reverse=True)[:MAX_WORSE]]
+
+
+def most_changed(evaluated: Evaluated | None) -> tuple[str, Exchange | None]:
+    """Return the current model, and the question whose two answers have least in common; None if no question has two answers."""
+    current, samples = exchanges(evaluated)
+    if not samples:
+        return current, None
+    return current, min(samples, key=lambda sample: difflib.SequenceMatcher(None, sample.before, sample.after).ratio())
+
+
+def _baselines(judged: Judged) -> str:
+    roles = sorted({judgement.compared_with for judgement in judged.judgements} - {"none"}, reverse=True)
+    return f"{' and '.join(roles)}{' (first run)' if judged.first_run else ''}" if roles else "no other model"
