@@ -10,6 +10,7 @@
     mlops show             show the records in run/
     mlops data show        show statistics and conversations of the prepared data
     mlops schema           print the JSON Schema of pipeline.toml
+    mlops roles            print the smallest custom role in Azure for a pull request, a push or the schedule
     mlops plan, comment    for workflows: which jobs have something to do; the comment on a pull request
 
 Every command takes --target, --config, --run and --set; see `mlops COMMAND --help`.
@@ -41,7 +42,10 @@ COMMANDS = {
     **{name: (f"mlops.{name.replace('-', '_')}", "main") for name in STAGES},
     "evaluate-gate": ("mlops.cli.run", "evaluate_gate"),
     "schema": ("mlops.cli.show", "schema"),
-    **{name: (f"mlops.cli.{name}", "main") for name in ("run", "show", "rollback", "resume", "reap", "init", "data", "plan", "comment")},
+    **{
+        name: (f"mlops.cli.{name}", "main")
+        for name in ("run", "show", "rollback", "resume", "reap", "init", "data", "plan", "comment", "roles")
+    },
 }
 """Command → its module and function."""
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from mlops.cli import stage
-from mlops.cloud import preflight, serving_images
+from mlops.cloud import permissions, preflight, serving_images
 from mlops.cloud.assets import BaseModel, Component
 from mlops.cloud.compute import ComputeView
 from mlops.cloud.quota import Deployment, Need, State, count_cores, find_needs, lacks_limit
@@ -211,6 +211,9 @@ def _check_workspace(
     if model is not None:
         findings += preflight.check_size(compute.size, model, sizes, locate("compute.size"))
         findings += preflight.check_endpoint_size(config.endpoint, model, sizes, locate("endpoint.instance_type"))
+    environment = "pr" if config.endpoint.ephemeral else "prod"
+    lacking = permissions.check(workspace.session, environment, lambda: computes.find(compute.name) is not None)
+    findings += [preflight.make_finding("role.missing", "Azure", sentence) for sentence in lacking]
     needs = _find_quota_needs(config, workspace)
     snapshot.quota = describe_needs(needs)
     findings += preflight.check_quota(needs, computes.usages, locate("compute.size"))

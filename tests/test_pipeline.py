@@ -16,8 +16,10 @@ from mlops.core.records import RECORDS, Evaluated, Judged, Promoted, Registered,
 from mlops.emulator.base.azure import Options
 from mlops.emulator.server import Emulator
 from tests.support.project import Project, client_of, write_rows
+from tests.support.roles import restricted
 
 ENDPOINT = "pipeline-test"
+ML = "Microsoft.MachineLearningServices/workspaces"
 TOML = f"""
 [defaults.data]
 dataset = "conversations"
@@ -97,9 +99,9 @@ def make_project(folder: Path, emulator: Emulator) -> Project:
 
 @pytest.fixture(scope="module")
 def promoted(tmp_path_factory: pytest.TempPathFactory, shared_emulator: Emulator) -> Iterator[Project]:
-    """A project whose trained model is live. Shared: a test undoes what it changes."""
+    """A project whose trained model is live, made with the roles of `mlops roles` and no other. Shared: a test undoes what it changes."""
     folder = tmp_path_factory.mktemp("project")
-    with client_of(shared_emulator, folder):
+    with client_of(shared_emulator, folder), restricted(shared_emulator, "prod"):
         project = make_project(folder, shared_emulator)
         assert project.mlops("run", "--until", "promote") == 0
         yield project
@@ -198,6 +200,30 @@ def test_a_failure_behind_the_gate_leaves_traffic_and_costs_alone(
         azure.faults = type(azure.faults)()
     assert (promoted.traffic(), promoted.billing(), promoted.endpoints()) == (live, billing, endpoints)
     assert not promoted.records("another").has(Promoted)
+
+
+@pytest.mark.parametrize(
+    ("stage", "action"),
+    [
+        ("register", "models/versions/write"),
+        ("deploy", "onlineEndpoints/deployments/write"),
+        ("smoke-test", "onlineEndpoints/listKeys/action"),
+    ],
+)
+def test_a_refused_permission_behind_the_gate_is_named_and_leaves_nothing(
+    promoted: Project, another: tuple[str, ...], stage: str, action: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`validate` notices it before the training is paid for, unless a role was taken away since."""
+    live, billing, models, endpoints = promoted.traffic(), promoted.billing(), promoted.models(), promoted.endpoints()
+    with restricted(promoted.emulator, "prod", f"{ML}/{action}"):
+        options = ("--set", "registration.name=other") if stage == "register" else ()
+        assert promoted.mlops("run", *another, *options, "--from", "register" if stage == "register" else "deploy", run="another") != 0
+    text = " ".join(capsys.readouterr().err.split())
+    scope = promoted.emulator.azure.workspace_id
+    assert f"grant {ML}/{action} at {scope}" in text
+    assert f"--role 'AzureML Data Scientist' --scope {scope}" in text
+    assert promoted.traffic() == live
+    assert (promoted.billing(), promoted.models(), promoted.endpoints()) == (billing, models, endpoints)
 
 
 def test_an_ephemeral_target_leaves_nothing(promoted: Project) -> None:

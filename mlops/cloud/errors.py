@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from mlops.cloud.grants import suggest_grant
 from mlops.core.errors import AzureError, CredentialError, MlopsError
 
 __all__ = ["ErrorDetails", "Forbidden", "NotFound", "parse_error", "translate_errors"]
@@ -102,7 +103,7 @@ def translate_errors(action: str, fix: str = "") -> Iterator[None]:
         if not type(problem).__module__.startswith(("azure.", "azureml.", "mlflow.", "marshmallow.", "msrest.", "requests.")):
             raise
         kind = NotFound if type(problem).__name__ == "ResourceNotFoundError" else AzureError
-        raise kind(f"{type(problem).__name__} while {action}: {problem}", fix) from problem
+        raise kind(f"{type(problem).__name__} while {action}: {problem}", suggest_grant(str(problem)) or fix) from problem
 
 
 def parse_error(problem: BaseException) -> ErrorDetails:
@@ -143,6 +144,8 @@ def _messages(error: Mapping[str, Any]) -> list[str]:
 
 
 def _suggest_fix(details: ErrorDetails) -> str:
+    if command := suggest_grant(details.message):
+        return command
     if details.status == 403 or details.has_code("AuthorizationFailed"):
         return "give our identity the role AzureML Data Scientist (or Contributor) on the workspace"
     if details.status == 429 or details.has_code("TooManyRequests"):

@@ -28,6 +28,9 @@ MODEL_NOT_FOUND = {
 }
 
 
+WORKSPACE = "/subscriptions/s/resourceGroups/g/providers/Microsoft.MachineLearningServices/workspaces/w"
+
+
 class Response:
     """The service's response, as azure-core's exceptions carry it."""
 
@@ -89,6 +92,35 @@ def test_an_error_suggests_a_fix(problem: Exception, fix: str) -> None:
         raise problem
     assert fix in caught.value.fix
     assert not isinstance(caught.value, NotFound)
+
+
+@pytest.mark.parametrize(
+    ("action", "scope", "role", "place"),
+    [
+        ("Microsoft.MachineLearningServices/workspaces/jobs/write", "/jobs/one", "AzureML Data Scientist", WORKSPACE),
+        ("Microsoft.MachineLearningServices/workspaces/computes/write", "/computes/gpu", "AzureML Compute Operator", WORKSPACE),
+        ("Microsoft.MachineLearningServices/workspaces/computes/read", "/computes/gpu", "AzureML Data Scientist", WORKSPACE),
+        ("Microsoft.MachineLearningServices/locations/vmSizes/read", None, "Reader", "/subscriptions/s"),
+    ],
+)
+def test_a_refusal_names_action_scope_and_the_command_that_grants_it(
+    action: str, scope: str | None, role: str, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AZURE_CLIENT_ID", "c-1")
+    where = "/subscriptions/s/providers/Microsoft.MachineLearningServices/locations/eastus" if scope is None else WORKSPACE + scope
+    message = (
+        f"The client 'c-1' with object id 'o' does not have authorization to perform action '{action}' over scope '{where}' or the scope"
+    )
+    with pytest.raises(AzureError) as caught, translate_errors("x"):
+        raise HttpResponseError(response=Response(403, {"error": {"code": "AuthorizationFailed", "message": message}}))
+    assert f"grant {action} at {where}: az role assignment create --assignee c-1 --role '{role}' --scope {place} " in caught.value.fix
+
+
+def test_refused_data_access_names_the_role_for_blobs() -> None:
+    message = "This request is not authorized to perform this operation using this permission.\nRequestId:1\nTime:2026-11-26T18:00:00Z"
+    with pytest.raises(AzureError) as caught, translate_errors("x"):
+        raise HttpResponseError(message)
+    assert "Storage Blob Data Contributor" in caught.value.fix
 
 
 def test_our_own_errors_pass_through() -> None:

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from mlops.emulator.base.azure import Azure
 from mlops.emulator.wire.app import PROVIDER, WS, Route
 
-__all__ = ["Permission", "blob_scope", "check_routes", "find_action", "find_permission"]
+__all__ = ["Permission", "blob_scope", "check_routes", "find_action", "find_permissions"]
 
 WORKSPACES = "Microsoft.MachineLearningServices/workspaces"
 BLOBS = "Microsoft.Storage/storageAccounts/blobServices/containers"
@@ -57,6 +57,17 @@ DATA_PLANE = (
     (r"(PATCH|POST|PUT|DELETE) .*/runs(/.*)?", "experiments/runs/write"),
 )
 """Method and path below the workspace's → action below the workspace's. The first row that matches counts."""
+
+IMPLIED = {
+    f"{WORKSPACES}/jobs/write": (
+        "environments/write",
+        "environments/build/action",
+        "environments/readSecrets/action",
+        "metadata/artifacts/write",
+    )
+}
+"""Action → others below the workspace's that the service checks too, because it does more in the name of the user ("Submitting any type of
+run (V2)" in the first source)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,8 +124,16 @@ def find_action(host: str, method: str, path: str) -> tuple[str, bool]:
     raise ValueError(f"{method} {path} of host {host} has no permission: add a row to DATA_PLANE or UNRESTRICTED_PATHS.")
 
 
-def find_permission(azure: Azure, route: Route, request: Request) -> Permission | None:
-    """Return what a request needs, or None if it needs no role."""
+def find_permissions(azure: Azure, route: Route, request: Request) -> tuple[Permission, ...]:
+    """Return everything that a request needs; nothing if it needs no role."""
+    first = _find_permission(azure, route, request)
+    if first is None:
+        return ()
+    others = IMPLIED.get(first.action, ())
+    return first, *(Permission(f"{WORKSPACES}/{action}", azure.workspace_id) for action in others)
+
+
+def _find_permission(azure: Azure, route: Route, request: Request) -> Permission | None:
     path = request.url.path
     if _is_unrestricted(route.host, path):
         return None

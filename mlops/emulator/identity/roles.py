@@ -23,7 +23,7 @@ from mlops.core.console import did_you_mean
 from mlops.emulator.base.azure import Azure
 from mlops.emulator.base.errors import AzureFault
 from mlops.emulator.identity.builtin_roles import BUILTIN_ROLES
-from mlops.emulator.identity.permissions import Permission, find_permission
+from mlops.emulator.identity.permissions import Permission, find_permissions
 from mlops.emulator.wire.app import WS, Answer, Claims, Route
 
 __all__ = ["ROUTES", "Assignment", "Ledger", "Role", "Roles", "RolesError", "authorize", "is_allowed", "load", "startup"]
@@ -114,10 +114,11 @@ def authorize(azure: Azure, request: Request, route: Route, claims: Claims) -> N
     Raises:
         AzureFault: 403, in the form of the service: ARM, the workspace's data plane, or storage.
     """
-    permission = find_permission(azure, route, request)
     # A job's token authorizes requests about its own run, whatever the roles of the user who submitted it.
-    if permission is not None and "run" not in claims and not is_allowed(azure, claims, permission):
-        raise _storage_refusal(request) if route.host == "blob" else _refusal(claims, permission, route.host)
+    needed = () if "run" in claims else find_permissions(azure, route, request)
+    for permission in needed:
+        if not is_allowed(azure, claims, permission):
+            raise _storage_refusal(request) if route.host == "blob" else _refusal(claims, permission, route.host)
 
 
 def is_allowed(azure: Azure, claims: Claims, permission: Permission) -> bool:

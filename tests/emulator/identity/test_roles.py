@@ -151,6 +151,22 @@ def test_the_data_plane_is_refused_too(emulator: Emulator, environment: Any, ass
     assert f"'{ML}/experiments/runs/read' over scope '{emulator.azure.workspace_id}'" in response.json()["error"]["message"]
 
 
+def test_submitting_a_job_needs_what_the_service_does_for_it(emulator: Emulator, credential: Any, assign: Callable[..., None]) -> None:
+    """As documented, it also builds environments and writes artifacts in the name of the user."""
+    definition = {"Name": "Mine", "Actions": [f"{ML}/jobs/*", f"{ML}/environments/*"]}
+    assign(("Mine", "workspace"), definitions=[definition])
+    response = requests.put(
+        f"https://management.azure.com{emulator.azure.workspace_id}/jobs/one",
+        params={"api-version": "2024-01-01-preview"},
+        headers={"Authorization": f"Bearer {credential.get_token('https://management.azure.com/.default').token}"},
+        json={},
+        timeout=30,
+    )
+    assert response.status_code == 403
+    message = response.json()["error"]["message"]
+    assert f"'{ML}/metadata/artifacts/write' over scope '{emulator.azure.workspace_id}' or" in message
+
+
 def test_blobs_take_an_identity_with_data_actions(emulator: Emulator, credential: Any, assign: Callable[..., None]) -> None:
     azure = emulator.azure
     with ContainerClient(f"https://{azure.identity.account}.{BLOB_SUFFIX}", blobs.ARTIFACTS, credential) as container:
