@@ -69,7 +69,7 @@ def needed_actions(environment: str) -> dict[str, tuple[str, ...]]:
 
 def role_name(environment: str, scope: str) -> str:
     """Return the name of an environment's role for a scope."""
-    return f"mlops {environment}" if scope == "workspace" else "mlops quota reader"
+    return f"mlops-{environment}" + ("" if scope == "workspace" else "-quota")
 
 
 def make_role(environment: str, scope: str, assignable: str) -> dict[str, Any]:
