@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import re
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +21,17 @@ JOBS = "Microsoft.MachineLearningServices/workspaces/"
 def all_routes() -> list[Route]:
     modules = [importlib.import_module(f"mlops.emulator.{name}") for name in (*MODULES, *GITHUB_MODULES)]
     return [*operations.ROUTES, *(route for module in modules for route in getattr(module, "ROUTES", ()))]
+
+
+def test_every_module_with_routes_is_served() -> None:
+    """A module that is missing in the list would be silently absent: its paths answer 501, its roles file is ignored."""
+    folder = Path(operations.__file__).parents[1]
+    modules = {
+        ".".join(path.relative_to(folder).with_suffix("").parts)
+        for path in folder.rglob("*.py")
+        if re.search(r"^(ROUTES\b.*=|async def startup)", path.read_text(), re.MULTILINE)
+    }
+    assert modules - {*MODULES, *GITHUB_MODULES} <= {"wire.operations", "history.mlflow_server"}
 
 
 def test_every_route_has_a_permission_or_a_reason_for_needing_none() -> None:

@@ -189,7 +189,9 @@ def test_a_principal_can_read_what_it_may_do(emulator: Emulator, credential: Any
     assign(("Mine", "workspace"), ("AzureML Compute Operator", "resource-group"), definitions=[definition])
     url = f"https://management.azure.com{emulator.azure.workspace_id}/providers/Microsoft.Authorization/permissions"
     headers = {"Authorization": f"Bearer {credential.get_token('https://management.azure.com/.default').token}"}
-    value = requests.get(url, params={"api-version": "2022-04-01"}, headers=headers, timeout=30).json()["value"]
+    response = requests.get(url, params={"api-version": "2022-04-01"}, headers=headers, timeout=30)
+    assert response.status_code == 200, response.text
+    value = response.json()["value"]
     assert [(entry["actions"][0], entry["notActions"]) for entry in value] == [
         ("Microsoft.Authorization/permissions/read", ["*/delete"]),
         (f"{ML}/computes/*", []),
