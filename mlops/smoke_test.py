@@ -17,6 +17,7 @@ from typing import Any
 
 from mlops.cli import stage
 from mlops.cloud.answers import SHAPES, Answer, ForeignAnswer
+from mlops.cloud.errors import Forbidden
 from mlops.cloud.invoke import ScoringResponse, build_payload
 from mlops.cloud.workspace import Workspace
 from mlops.core import console
@@ -56,8 +57,9 @@ def smoke_test(config: Config, run: Run, workspace: Workspace) -> Smoked:
     """Send sampled rows of ``test_gen`` to the new deployment, whatever its traffic, and judge the answers.
 
     Raises:
-        SmokeTestFailed: an answer has an unknown shape, more than ``smoke.max_failures`` fail, or the 95th percentile of latency is
-            above ``smoke.max_latency_ms``. The deployment is then deleted (unless it takes traffic), so that nothing keeps billing.
+        SmokeTestFailed: an answer has an unknown shape, more than ``smoke.max_failures`` fail, the 95th percentile of latency is above
+            ``smoke.max_latency_ms``, or our identity may not read the endpoint's key. The deployment is then deleted (unless it takes
+            traffic), so that nothing keeps billing.
         RecordError: the deployment is not the one that deploy recorded, only one of the same name.
     """
     prepared, deployed = run.read(Prepared), run.read(Deployed)
@@ -82,7 +84,11 @@ def smoke_test(config: Config, run: Run, workspace: Workspace) -> Smoked:
     rows: list[dict[str, Any]] = []
     progress = console.Progress("answers", len(sampled))
     for question in sampled:
-        response = client.invoke(build_payload(question.messages, config.smoke.max_new_tokens), deployed.deployment)
+        try:
+            response = client.invoke(build_payload(question.messages, config.smoke.max_new_tokens), deployed.deployment)
+        except Forbidden as problem:
+            # The deployment can't be tested by this identity, so it would only cost money.
+            raise SmokeTestFailed(f"{problem.what} {_remove_deployment(config, run, workspace, deployed)}", problem.fix) from problem
         rows.append(_row(question, response))
         progress.advance()
         if rows[-1]["shape"] == FOREIGN:

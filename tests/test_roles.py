@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from mlops.cloud.errors import Forbidden
 from mlops.cloud.permissions import READ_OWN, make_role
 from mlops.core.records import Validated
 from mlops.emulator.base.azure import Options
@@ -63,3 +64,18 @@ def test_what_may_not_be_read_is_not_checked(prepared: Project, capsys: pytest.C
     create = "Microsoft.MachineLearningServices/workspaces/computes/write"
     with restricted(prepared.emulator, "prod", create):
         assert prepared.mlops("validate") == 0
+
+
+def test_a_deployment_that_is_refused_later_says_what_is_missing(prepared: Project) -> None:
+    """A role may be taken away after `validate`."""
+    action = "Microsoft.MachineLearningServices/workspaces/onlineEndpoints/deployments/write"
+    workspace = prepared.workspace()
+    config = workspace.session.config.endpoint
+    workspace.endpoints.create(config, {})
+    try:
+        with restricted(prepared.emulator, "prod", action), pytest.raises(Forbidden, match="creating deployment") as raised:
+            workspace.endpoints.deploy(config, "one", "azureml:model:1", {})
+        assert f"grant {action} at " in raised.value.fix
+        assert workspace.endpoints.list_deployments(config.name) == []
+    finally:
+        workspace.endpoints.delete(config.name)

@@ -17,6 +17,7 @@ from mlops.core.run import Run
 from mlops.emulator.server import Emulator
 from mlops.smoke_test import Question, fault, percentile, questions, smoke_test
 from tests.support.deployments import behind_the_gate, registered_model
+from tests.support.roles import restricted
 
 
 def question(text: str = "What is the capital of France?") -> Question:
@@ -146,3 +147,16 @@ def test_the_payload_is_the_flat_form_with_greedy_decoding() -> None:
             "parameters": {"do_sample": False, "max_new_tokens": 7},
         }
     }
+
+
+def test_a_key_that_may_not_be_read_deletes_the_deployment(
+    deployed: Callable[[str], tuple[Config, Run]], inside: Emulator, workspace: Workspace
+) -> None:
+    config, run = deployed("output")
+    action = "Microsoft.MachineLearningServices/workspaces/onlineEndpoints/listKeys/action"
+    name = run.read(Deployed).deployment
+    with restricted(inside, "prod", action), pytest.raises(SmokeTestFailed, match="was deleted") as raised:
+        smoke_test(config, run, workspace)
+    assert f"grant {action} at " in raised.value.fix
+    endpoint = workspace.endpoints.find("shapes")
+    assert endpoint is None or workspace.endpoints.find_deployment("shapes", name) is None

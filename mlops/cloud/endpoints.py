@@ -11,7 +11,7 @@ from typing import Any
 from mlops.cloud.creators import creator_of
 from mlops.cloud.deployment_failures import classify
 from mlops.cloud.entities import as_text
-from mlops.cloud.errors import ErrorDetails, NotFound, parse_error, translate_errors
+from mlops.cloud.errors import ErrorDetails, Forbidden, NotFound, parse_error, translate_errors
 from mlops.cloud.invoke import EndpointClient
 from mlops.cloud.session import Session
 from mlops.cloud.tags import CREATION_ID
@@ -165,6 +165,7 @@ class Endpoints:
         Raises:
             DeploymentFailed: it did not become healthy; with the failure class, advice and the containers' logs. The failed deployment
                 still exists.
+            Forbidden: our identity may not create it.
         """
         from azure.ai.ml.entities import ManagedOnlineDeployment, OnlineRequestSettings, ProbeSettings
         from azure.core.exceptions import AzureError as CoreError
@@ -185,6 +186,8 @@ class Endpoints:
             with translate_errors(f"creating deployment {deployment}"):
                 poller = self._session.ml.online_deployments.begin_create_or_update(entity)
                 _wait(poller, f"deployment {deployment}", config.deploy_timeout_minutes * 60)
+        except Forbidden:
+            raise  # nothing was created, so there is no log to read
         except AzureError as problem:
             cause = problem.__cause__
             details = parse_error(cause) if isinstance(cause, CoreError) else ErrorDetails(0, None, problem.what)
