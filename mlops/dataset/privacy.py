@@ -45,6 +45,15 @@ PATTERNS: tuple[Pattern, ...] = (
 )
 """Rule, kind, regular expression, and a check that a match must pass."""
 
+_DIGITS = tuple("0123456789")
+HINTS: Mapping[str, tuple[str, ...]] = {
+    "private key": ("PRIVATE KEY",), "AWS access key": ("AKIA", "ASIA"), "GitHub token": ("gh",), "API key": ("sk-",), "Slack token": ("xox",),
+    "Hugging Face token": ("hf_",), "Google API key": ("AIza",), "Azure storage key": ("AccountKey=",), "JSON web token": ("eyJ",),
+    "e-mail address": ("@",), "telephone number": ("+",), "card number": _DIGITS, "bank account (IBAN)": _DIGITS,
+    "social security number": _DIGITS,
+}  # fmt: skip
+"""Kind → texts of which one is in every match. Looking for them first is much faster than the regular expressions."""
+
 _COMPILED = tuple((rule, kind, re.compile(pattern), confirm) for rule, kind, pattern, confirm in PATTERNS)
 EXAMPLE_HOSTS = re.compile(r"@(?:[\w-]+\.)*(?:example\.(?:com|org|net)|[\w-]+\.(?:example|test|invalid)|localhost)$", re.IGNORECASE)
 """Addresses that belong to nobody (RFC 2606)."""
@@ -53,6 +62,8 @@ EXAMPLE_HOSTS = re.compile(r"@(?:[\w-]+\.)*(?:example\.(?:com|org|net)|[\w-]+\.(
 def find_kinds(text: str) -> Iterator[tuple[str, str]]:
     """Yield rule and kind of what a text seems to contain, each kind once. The text itself is never repeated."""
     for rule, kind, pattern, confirm in _COMPILED:
+        if not any(hint in text for hint in HINTS[kind]):
+            continue
         for match in pattern.finditer(text):
             if confirm(match[0]) and not EXAMPLE_HOSTS.search(match[0]):
                 yield rule, kind
