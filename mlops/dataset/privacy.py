@@ -47,7 +47,8 @@ PATTERNS: tuple[Pattern, ...] = (
 
 _DIGITS = tuple("0123456789")
 HINTS: Mapping[str, tuple[str, ...]] = {
-    "private key": ("PRIVATE KEY",), "AWS access key": ("AKIA", "ASIA"), "GitHub token": ("gh",), "API key": ("sk-",), "Slack token": ("xox",),
+    "private key": ("PRIVATE KEY",), "AWS access key": ("AKIA", "ASIA"), "GitHub token": ("gh",), "API key": ("sk-",),
+    "Slack token": ("xox",),
     "Hugging Face token": ("hf_",), "Google API key": ("AIza",), "Azure storage key": ("AccountKey=",), "JSON web token": ("eyJ",),
     "e-mail address": ("@",), "telephone number": ("+",), "card number": _DIGITS, "bank account (IBAN)": _DIGITS,
     "social security number": _DIGITS,
