@@ -242,7 +242,7 @@ def test_the_verdict_is_tagged_on_the_candidates_run(tmp_path: Path, workspace: 
 
 def test_a_candidate_is_not_admitted_if_mlflow_can_not_be_updated(tmp_path: Path, workspace: Workspace) -> None:
     run = make_run(tmp_path, mlflow_run="no-such-run")
-    with pytest.raises(AzureError, match="tagging no-such-run"):
+    with pytest.raises(AzureError, match="no-such-run"):
         gate(config(), run, workspace)
     assert not run.has(Judged)
 
