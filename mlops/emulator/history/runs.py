@@ -25,7 +25,8 @@ LOGS = ("user_logs/", "logs/azureml/")
 EDITABLE = {"displayName": "display_name", "description": "description", "hidden": "hidden"}
 MERGED = ("tags", "properties")
 ASSET_TYPES = {
-    "uri_file": "UriFile", "uri_folder": "UriFolder", "mlflow_model": "MLFlowModel", "custom_model": "CustomModel", "mltable": "MLTable",
+    "uri_file": "UriFile", "uri_folder": "UriFolder", "mltable": "MLTable", "mlflow_model": "MLFlowModel", "custom_model": "CustomModel",
+    "triton_model": "TritonModel",
 }  # fmt: skip
 PAGE = 100
 
@@ -184,6 +185,7 @@ def run_data(azure: Azure, run: Document, selection: dict[str, Any]) -> dict[str
         "runMetadata": to_run(azure, run) if selection.get("selectRunMetadata", True) else None,
         "runDefinition": run["job"] if selection.get("selectRunDefinition") else None,
         "jobSpecification": {"properties": run["job"]} if selection.get("selectJobSpecification") and run["job"] else None,
+        "systemSettings": None,
     }
 
 
@@ -238,10 +240,21 @@ def to_run(azure: Azure, run: Document) -> dict[str, Any]:
         "description": run["description"],
         "hidden": run["hidden"],
         "runType": kind if run["kind"] != "mlflow" else "mlflow",
-        "runTypeV2": {"orchestrator": None, "traits": [], "attribution": None, "computeType": None},
+        "runTypeV2": _run_type(run),
         "properties": run["properties"],
         "parameters": run["parameters"],
-        "actionUris": {},
+        "actionUris": {"Cancel": _cancel_uri(azure, run), "Diagnose": ""},
+        "cancelUri": _cancel_uri(azure, run),
+        "completeUri": None,
+        "diagnosticsUri": "",
+        "createdFrom": None,
+        "currentAttemptId": 1,
+        "primaryMetricName": None,
+        "queueingInfo": None,
+        "scheduleId": None,
+        "uniqueChildRunComputeTargets": sorted(
+            {child["compute"] for child in runstore.list_children(azure, run["name"]) if child["compute"]}
+        ),
         "scriptName": None,
         "target": compute,
         "tags": run["tags"],
@@ -252,19 +265,46 @@ def to_run(azure: Azure, run: Document) -> dict[str, Any]:
         "runDefinition": None,
         "jobSpecification": None,
         "computeRequest": {"nodeCount": run["nodes"], "gpuCount": 0},
-        "compute": {"target": compute, "targetType": "amlctrain", "instanceCount": run["nodes"]} if compute else None,
-        "retainForLifetimeOfWorkspace": False,
+        "compute": dict.fromkeys(("vmSize", "instanceType", "priority", "region", "armId", "properties"))
+        | {"target": compute, "targetType": "amlcompute", "instanceCount": run["nodes"], "gpuCount": 0}
+        if compute
+        else None,
+        "retainForLifetimeOfWorkspace": None,
         "inputs": {},
-        "outputs": {name: _asset(azure, run, name) for name in run["outputs"]} if run["status"] == "Completed" else {},
+        "outputs": _outputs(azure, run) if run["status"] == "Completed" else {},
     }
+
+
+def _outputs(azure: Azure, run: Document) -> dict[str, dict[str, str]]:
+    """Return name → asset. A command and a step also have the output ``default``, the artifacts of their run."""
+    has_default = run["kind"] == "step" or (run["job"] or {}).get("jobType") == "Command"
+    named = {name: _asset(azure, run, name) for name in run["outputs"]}
+    return ({"default": _asset(azure, run, "default")} if has_default else {}) | named
 
 
 def _asset(azure: Azure, run: Document, output: str) -> dict[str, str]:
     """Return an output as the asset that Azure registers for it under a generated name."""
-    kind = run["outputs"][output]["type"]
+    kind = run["outputs"][output]["type"] if output in run["outputs"] else "uri_folder"
     collection = "models" if kind.endswith("_model") else "data"
     prefix = f"azureml://locations/{LOCATION}/workspaces/{azure.identity.workspace_guid}/{collection}"
     return {"assetId": f"{prefix}/azureml_{run['name']}_output_{collection}_{output}/versions/1", "type": ASSET_TYPES[kind]}
+
+
+def _cancel_uri(azure: Azure, run: Document) -> str:
+    i = azure.identity
+    workspace = f"subscriptions/{i.subscription}/resourceGroups/{i.group}/workspaces/{i.workspace}"
+    return f"https://{API_HOST}/studioservice/apiv2/{workspace}/runs/{run['name']}/Cancel"
+
+
+def _run_type(run: Document) -> dict[str, Any]:
+    """Return ``runTypeV2``: who runs the job, and how."""
+    if run["kind"] == "mlflow":
+        return {"orchestrator": None, "traits": [], "attribution": None, "computeType": None}
+    if (run["job"] or {}).get("jobType") == "Pipeline":
+        return {"orchestrator": None, "traits": ["azureml.PipelineRun"], "attribution": "Aether", "computeType": None}
+    is_step = run["kind"] == "step"
+    traits = [*(["azureml.StepRun"] if is_step else ["DataPlane"]), "scriptRun", "remote", "OsType:Linux", "CommonRuntime"]
+    return {"orchestrator": "Execution", "traits": traits, "attribution": "Aether" if is_step else None, "computeType": "AmlcTrain"}
 
 
 def _duration(begin: str | None, end: str | None) -> str | None:

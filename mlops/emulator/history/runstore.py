@@ -114,7 +114,7 @@ async def create(azure: Azure, name: str, experiment: str, **fields: Any) -> Doc
             "experiment_id": experiment_id,
             "run_name": run["display_name"] or name,
             "start_time": _milliseconds(),
-            "tags": [{"key": key, "value": value} for key, value in tags.items()],
+            "tags": [{"key": key, "value": value or ""} for key, value in tags.items()],
         },
     )
     run["uuid"] = answer["run"]["info"]["run_id"]

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import BeforeValidator, Discriminator, Field, Tag
 
-from mlops.emulator.wire.resources import Body
+from mlops.emulator.wire.resources import Body, Labels
 from mlops.emulator.workspace import uris
 
-__all__ = ["AssetInput", "Input", "JobProperties", "LiteralInput", "Output", "Resources"]
+__all__ = ["AssetInput", "Filled", "Input", "JobProperties", "LiteralInput", "Output", "Resources"]
 
-AssetType = Literal["uri_file", "uri_folder", "mltable", "mlflow_model", "custom_model"]
+AssetType = Literal["uri_file", "uri_folder", "mltable", "mlflow_model", "custom_model", "triton_model"]
 InputMode = Literal["ReadOnlyMount", "ReadWriteMount", "Download", "Direct", "EvalMount", "EvalDownload"]
 OutputMode = Literal["ReadWriteMount", "Upload", "Direct"]
+
+
+T = TypeVar("T")
+Filled = Annotated[T, BeforeValidator(lambda value: {} if value is None else value)]
+"""A mapping for which null means that it is empty."""
 
 
 class LiteralInput(Body):
     """A literal input. All literals are strings on the wire."""
 
     job_input_type: Literal["literal"]
-    value: str
+    value: str | None = None
+    mode: InputMode | None = None
     description: str | None = None
 
 
@@ -62,7 +68,7 @@ class Resources(Body):
     instance_type: str | None = None
     properties: dict[str, Any] | None = None
     docker_args: str | None = None
-    shm_size: str | None = None
+    shm_size: str | None = "2g"
     locations: list[str] | None = None
     max_instance_count: int | None = None
 
@@ -78,13 +84,15 @@ class JobProperties(Body):
     component_id: str | None = None
     identity: dict[str, Any] | None = None
     is_archived: bool = False
-    tags: dict[str, str] = Field(default_factory=dict)
-    properties: dict[str, str] = Field(default_factory=dict)
+    tags: Filled[Labels] = Field(default_factory=dict)
+    properties: Filled[Labels] = Field(default_factory=dict)
     services: dict[str, Any] | None = None
     notification_setting: dict[str, Any] | None = None
     secrets_configuration: dict[str, Any] | None = None
-    inputs: dict[str, Input] = Field(default_factory=dict)
-    outputs: dict[str, Output] = Field(default_factory=dict)
+    inputs: Filled[dict[str, Input]] = Field(default_factory=dict)
+    outputs: Filled[dict[str, Output]] = Field(default_factory=dict)
+    status: str | None = Field(default=None, exclude=True)
+    """Read-only: accepted, because a client sends back what it has read, and ignored."""
 
     def output_locations(self, job: str) -> dict[str, dict[str, str]]:
         """Return type and URI of each output, for a job of this name."""

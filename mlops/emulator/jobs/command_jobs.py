@@ -1,7 +1,7 @@
 """Command jobs: a command line with a code snapshot, inputs, outputs and environment variables, run by a shell as on a compute node.
 
 Whatever their mode, inputs are used where they are instead of being mounted or copied, and outputs are written directly to the datastore.
-The environment is recorded but has no effect: ``python`` is the emulator's own.
+The environment is recorded but has no effect: ``python`` has the emulator's packages, and what the job installs.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 import re
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -18,14 +18,15 @@ from mlops.emulator.base.azure import Azure
 from mlops.emulator.base.errors import AzureFault, not_implemented, user_error
 from mlops.emulator.base.store import Document
 from mlops.emulator.history import runstore
-from mlops.emulator.jobs.body import AssetInput, JobProperties, Output, Resources
+from mlops.emulator.jobs.body import AssetInput, Filled, JobProperties, Output, Resources
 from mlops.emulator.jobs.environment import job_environment
+from mlops.emulator.jobs.overlay import create_overlay
 from mlops.emulator.jobs.scheduler import SERVERLESS, STD_LOG, JobFailure, Worker, describe_exit
 from mlops.emulator.storage import blobs
 from mlops.emulator.wire.resources import Body
 from mlops.emulator.workspace import assets, compute, uris
 
-__all__ = ["CommandProperties", "compute_name", "run", "validate"]
+__all__ = ["CommandProperties", "compute_name", "execute", "run", "validate"]
 
 REFERENCE = re.compile(r"\$\{\{\s*(inputs|outputs)\.([^}\s]+)\s*\}\}")
 EXPRESSION = re.compile(r"\$\{\{(.*?)\}\}")
@@ -47,18 +48,42 @@ class Limits(Body):
         return sum(float(match[unit] or 0) * seconds for unit, seconds in UNIT_SECONDS.items()) if match else None
 
 
+class Distribution(Body):
+    """``distribution``. One process stands for all of them, whatever their number."""
+
+    distribution_type: Literal["PyTorch", "Mpi", "TensorFlow", "Ray"]
+    process_count_per_instance: int | None = None
+    worker_count: int | None = None
+    parameter_server_count: int | None = None
+    port: int | None = None
+    address: str | None = None
+    dashboard_port: int | None = None
+    include_dashboard: bool | None = None
+    head_node_additional_args: str | None = None
+    worker_node_additional_args: str | None = None
+
+    def variables(self) -> dict[str, str]:
+        """Return the variables by which a process knows that it is the only one."""
+        if self.distribution_type == "PyTorch":
+            names = {"RANK": "0", "LOCAL_RANK": "0", "NODE_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
+            return names | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "6105"}
+        if self.distribution_type == "Mpi":
+            return {f"OMPI_COMM_WORLD_{name}": value for name, value in (("RANK", "0"), ("LOCAL_RANK", "0"), ("SIZE", "1"))}
+        return {}
+
+
 class CommandProperties(JobProperties):
     """``properties`` of a command job, 2025-01-01-preview."""
 
     command: str = Field(min_length=1)
     code_id: str | None = None
     environment_id: str
-    environment_variables: dict[str, str] = Field(default_factory=dict)
-    distribution: dict[str, Any] | None = None
+    environment_variables: Filled[dict[str, str]] = Field(default_factory=dict)
+    distribution: Distribution | None = None
     autologger_settings: dict[str, Any] | None = None
     limits: Limits | None = None
     queue_settings: dict[str, Any] | None = None
-    resources: Resources = Resources()
+    resources: Filled[Resources] = Resources()
     parameters: dict[str, Any] | None = None
 
 
@@ -70,8 +95,8 @@ def validate(azure: Azure, job: CommandProperties) -> None:
     """
     if job.limits and job.limits.timeout and job.limits.timeout_s is None:
         raise user_error(f"The time limit '{job.limits.timeout}' is not an ISO 8601 duration.")
-    if job.distribution:
-        raise not_implemented("command jobs with a distribution")
+    if "/virtualclusters/" in (job.compute_id or "").lower():
+        raise not_implemented("jobs on virtual clusters")
     name = compute_name(job)
     if name != SERVERLESS and compute.find(azure, name) is None:
         raise user_error(f"Compute {name} not found.", "NotFound", "ComputeNotFound", status=404)
@@ -80,7 +105,7 @@ def validate(azure: Azure, job: CommandProperties) -> None:
     if job.code_id:
         assets.code_folder(azure, job.code_id)
     for item in job.inputs.values():
-        if isinstance(item, AssetInput):
+        if isinstance(item, AssetInput) and not uris.is_remote(item.uri):
             uris.check_exists(azure, item.uri)
     for output in job.outputs.values():
         if output.uri:
@@ -100,25 +125,33 @@ async def run(worker: Worker, job: CommandProperties) -> None:
         JobFailure: the process exited with a code other than 0.
         JobCanceled: the job has been canceled.
     """
-    azure = worker.azure
-    document = runstore.get(azure, worker.name)
+    document = runstore.get(worker.azure, worker.name)
     assert document is not None
-    async with worker.nodes(worker.name, compute_name(job), job.resources.instance_count):
+    await execute(worker, document, job)
+    await runstore.set_status(worker.azure, worker.name, "Finalizing")
+
+
+async def execute(worker: Worker, document: Document, job: CommandProperties) -> None:
+    """Run the command of a job, or of a pipeline's node with the run ``document``. Raises as :func:`run`."""
+    azure, name = worker.azure, document["name"]
+    await runstore.set_status(azure, name, "Queued")
+    async with worker.nodes(name, compute_name(job), job.resources.instance_count):
         values = await _argument_values(worker, job, document)
-        folder = _create_working_folder(azure, worker.name, job)
-        log = blobs.path(azure, blobs.ARTIFACTS, f"ExperimentRun/dcid.{worker.name}/{STD_LOG}")
+        folder = _create_working_folder(azure, name, job)
+        log = blobs.path(azure, blobs.ARTIFACTS, f"ExperimentRun/dcid.{name}/{STD_LOG}")
         log.parent.mkdir(parents=True, exist_ok=True)
-        await runstore.set_status(azure, worker.name, "Running")
+        await runstore.set_status(azure, name, "Running")
+        distribution = job.distribution.variables() if job.distribution else {}
         command = render_command(job.command, values)
         timeout_s = job.limits.timeout_s if job.limits else None
-        environment = job_environment(azure, document) | _argument_variables(values) | job.environment_variables
+        own_python = create_overlay(folder.parent / "python")
+        environment = job_environment(azure, document) | own_python | _argument_variables(values) | distribution | job.environment_variables
         code = await worker.execute(
-            ["/bin/bash", "-c", command], run=worker.name, compute_name=compute_name(job), cwd=folder, environment=environment, output=log,
+            ["/bin/bash", "-c", command], run=name, compute_name=compute_name(job), cwd=folder, environment=environment, output=log,
             timeout_s=timeout_s,
         )  # fmt: skip
     if code != 0:
         raise JobFailure("UserError", describe_exit(command.split()[0], code, log), "UserProcessError")
-    await runstore.set_status(azure, worker.name, "Finalizing")
 
 
 def render_command(command: str, values: dict[str, dict[str, str]]) -> str:
@@ -155,7 +188,7 @@ async def _argument_values(worker: Worker, job: CommandProperties, document: Doc
     for name, item in job.inputs.items():
         if isinstance(item, AssetInput):
             values["inputs"][name] = str(await worker.unless_canceled(uris.materialize(worker.azure, item.uri)))
-        else:
+        elif item.value is not None:
             values["inputs"][name] = item.value
     for name, output in job.outputs.items():
         values["outputs"][name] = str(_create_output_path(worker.azure, document["outputs"][name]["uri"], output))

@@ -6,30 +6,32 @@ import asyncio
 import functools
 import json
 import re
-from typing import Any
 
 import jwt
 from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from mlops.emulator.base.azure import Azure, arm_id
+from mlops.emulator.base.azure import Azure
 from mlops.emulator.base.errors import AzureFault, not_found, not_implemented, user_error
 from mlops.emulator.base.store import Document
-from mlops.emulator.history import runs, runstore
+from mlops.emulator.history import runstore
 from mlops.emulator.identity import entra
-from mlops.emulator.jobs import command_jobs, pipeline_jobs, scheduler
+from mlops.emulator.jobs import command_jobs, pipeline_jobs, resource, scheduler
+from mlops.emulator.jobs.body import LiteralInput
 from mlops.emulator.jobs.command_jobs import CommandProperties
 from mlops.emulator.jobs.pipeline_jobs import PipelineProperties
 from mlops.emulator.wire import limits, operations
 from mlops.emulator.wire.app import WS, Answer, Route, read_json
+from mlops.emulator.wire.versions import published_since
+from mlops.emulator.workspace.datastores import BLOB_STORE
 
 __all__ = ["ROUTES"]
 
-VERSIONS = {"2023-02-01-preview", "2023-04-01-preview", "2024-01-01-preview", "2024-10-01-preview", "2025-01-01-preview"}
+VERSIONS = published_since("2022-02-01-preview")
 NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_-]{0,254}")
 KINDS: dict[str, type[CommandProperties] | type[PipelineProperties]] = {"Command": CommandProperties, "Pipeline": PipelineProperties}
-MUTABLE_FIELDS = {"displayName", "description", "tags", "properties", "isArchived", "services"}
+MUTABLE_FIELDS = {"displayName", "description", "tags", "properties", "isArchived", "services", "status"}
 """Fields that a second PUT may change."""
 PAGE_SIZE = 100
 LIST_PARAMETERS = {"api-version", "listViewType", "tag", "jobType", "$skip"}
@@ -55,13 +57,14 @@ async def put_job(azure: Azure, request: Request) -> Answer:
         if (existing := runstore.get(azure, name)) is not None:
             return await _update(azure, existing, properties)
         await _submit(azure, name, job, properties)
-    return JSONResponse(_render(azure, _get_existing(azure, name)), status_code=201)
+    headers = {"Location": f"https://management.azure.com{request.url.path}?api-version={request.query_params['api-version']}"}
+    return JSONResponse(resource.render(azure, _get_existing(azure, name)), status_code=201, headers=headers)
 
 
 async def get_job(azure: Azure, request: Request) -> Answer:
     """Return one job. A step of a pipeline has no properties here: clients read those from run history."""
     runstore.get_for_client(azure, request.path_params["job"])
-    return _render(azure, _get_existing(azure, request.path_params["job"]))
+    return resource.render(azure, _get_existing(azure, request.path_params["job"]))
 
 
 async def list_jobs(azure: Azure, request: Request) -> Answer:
@@ -84,7 +87,7 @@ async def list_jobs(azure: Azure, request: Request) -> Answer:
     begin = int(query.get("$skip", "0"))
     end = begin + PAGE_SIZE
     next_link = str(request.url.include_query_params(**{"$skip": end})) if end < len(jobs) else None
-    return {"value": [_render(azure, run) for run in jobs[begin:end]], "nextLink": next_link}
+    return {"value": [resource.render(azure, run) for run in jobs[begin:end]], "nextLink": next_link}
 
 
 async def cancel_job(azure: Azure, request: Request) -> Answer:
@@ -130,6 +133,7 @@ async def _submit(azure: Azure, name: str, job: CommandProperties | PipelineProp
         name,
         job.experiment_name,
         kind="job",
+        status="Starting" if isinstance(job, CommandProperties) else "Preparing",
         job=properties,
         display_name=job.display_name or name,
         description=job.description,
@@ -147,12 +151,11 @@ async def _update(azure: Azure, run: Document, properties: Document) -> Answer:
     name = run["name"]
     if run["kind"] != "job":
         raise user_error(f"Job {name} can't be changed: it is a part of {run['root']}.")
-    for field in sorted((properties.keys() | run["job"].keys()) - MUTABLE_FIELDS):
-        if properties.get(field) != run["job"].get(field):
-            raise user_error(
-                f'Failed to update job {name} since field "{field}" is immutable, try specifying a new name.',
-                "BadArgument", "ArgumentInvalid", "UpdateJobFailed",
-            )  # fmt: skip
+    if field := resource.find_change(azure, run, properties, MUTABLE_FIELDS):
+        raise user_error(
+            f'Failed to update job {name} since field "{field}" is immutable, try specifying a new name.',
+            "BadArgument", "ArgumentInvalid", "UpdateJobFailed",
+        )  # fmt: skip
     with runstore.change(azure, name) as document:
         document["display_name"] = properties.get("displayName") or document["display_name"]
         document["description"] = properties.get("description") or document["description"]
@@ -161,7 +164,7 @@ async def _update(azure: Azure, run: Document, properties: Document) -> Answer:
         document["job"]["tags"] = properties.get("tags") or _tags(document)
         document["properties"] |= properties.get("properties") or {}
     await runstore.send_tags(azure, name, {}, properties.get("displayName"))
-    return _render(azure, _get_existing(azure, name))
+    return resource.render(azure, _get_existing(azure, name))
 
 
 def _check_user_token(azure: Azure, request: Request) -> None:
@@ -193,48 +196,23 @@ def _tags(run: Document) -> dict[str, str]:
 def _system_properties(job: CommandProperties | PipelineProperties) -> dict[str, str]:
     if isinstance(job, CommandProperties):
         return {"_azureml.ComputeTargetType": "amlctrain", "azureml.DevPlatv2": "true", "ContentSnapshotId": job.code_id or ""}
+    settings = job.settings
+    default = settings.default_compute or job.compute_id
     return {
         "azureml.DevPlatv2": "true",
+        "azureml.DatasetAccessMode": "Asset",
         "azureml.runsource": "azureml.PipelineRun",
         "runSource": "MFE",
         "runType": "HTTP",
-        "azureml.parameters": json.dumps({name: getattr(item, "value", None) for name, item in job.inputs.items()}),
-        "azureml.continue_on_step_failure": str(job.settings.continue_on_step_failure),
+        "azureml.parameters": json.dumps(
+            {name: item.value for name, item in job.inputs.items() if isinstance(item, LiteralInput)}, separators=(",", ":")
+        ),
+        "azureml.continue_on_step_failure": str(settings.continue_on_step_failure is not False),
         "azureml.continue_on_failed_optional_input": "True",
-        "azureml.defaultComputeName": job.settings.default_compute or "",
-        "azureml.defaultDataStoreName": job.settings.default_datastore or "workspaceblobstore",
+        "azureml.enforceRerun": str(settings.force_rerun),
+        "azureml.defaultDataStoreName": settings.default_datastore or BLOB_STORE,
         "azureml.pipelineComponent": "pipelinerun",
-    }
-
-
-def _render(azure: Azure, run: Document) -> dict[str, Any]:
-    resource: dict[str, Any] = {
-        "id": arm_id(azure, "jobs", run["name"]),
-        "name": run["name"],
-        "type": "Microsoft.MachineLearningServices/workspaces/jobs",
-        "properties": None,
-        "systemData": {"createdAt": run["created"], "createdBy": run["author"], "createdByType": "Application"},
-    }
-    if run["job"] is None:
-        return resource
-    outputs = {
-        name: {"description": None}
-        | dict(output)
-        | {"uri": run["outputs"][name]["uri"] if run["status"] == "Completed" else output.get("uri")}
-        for name, output in (run["job"].get("outputs") or {}).items()
-    }
-    resource["properties"] = {"inputs": {}, "description": None, "computeId": None} | run["job"] | {
-        "displayName": run["display_name"],
-        "description": run["description"],
-        "experimentName": run["experiment"],
-        "status": run["status"],
-        "tags": _tags(run),
-        "properties": run["properties"],
-        "isArchived": run["hidden"],
-        "services": runs.job_services(azure, run),
-        "outputs": outputs,
-    }  # fmt: skip
-    return resource
+    } | ({"azureml.defaultComputeName": default.rpartition("/")[2]} if default else {})
 
 
 _JOB = WS + "/jobs/{job}"

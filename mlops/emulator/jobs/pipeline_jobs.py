@@ -1,10 +1,11 @@
-"""Pipeline jobs of the only component in the registry: validated as the service validates them, then run step by step.
+"""Pipeline jobs: those of the registry's component are checked and run here, those of command components in ``graph_jobs``.
 
 Each step is a child process with its own run, log and working folder. Later jobs never reuse finished steps, whatever ``force_rerun`` says.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import sys
@@ -22,16 +23,17 @@ from mlops.emulator.base.store import Document
 from mlops.emulator.component import spec
 from mlops.emulator.component.inputs import PATH_TYPES
 from mlops.emulator.history import mlflow_server, runstore
-from mlops.emulator.jobs.body import AssetInput, JobProperties
+from mlops.emulator.jobs import graph_jobs
+from mlops.emulator.jobs.body import AssetInput, Filled, JobProperties
 from mlops.emulator.jobs.scheduler import SERVERLESS, STD_LOG, JobCanceled, JobFailure, Worker, describe_exit, error_object
+from mlops.emulator.jobs.steps import ExecutionLog, record_stages, step_properties, step_tags
 from mlops.emulator.registry import catalog, registry
 from mlops.emulator.storage import blobs
-from mlops.emulator.wire.resources import Body
+from mlops.emulator.wire.resources import Body, Labels, validate_body
 from mlops.emulator.workspace import compute, uris
 
 __all__ = ["PipelineProperties", "run", "validate"]
 
-EXECUTION_LOG = "logs/azureml/executionlogs.txt"
 EXPRESSION = re.compile(r"\$\{\{\s*(.*?)\s*\}\}")
 COMPONENT = re.compile(r"azureml://registries/(?P<registry>[^/]+)/components/(?P<name>[^/]+)/versions/(?P<version>[^/]+)")
 
@@ -48,8 +50,8 @@ class Node(Body):
     inputs: dict[str, dict[str, Any]] = Field(default_factory=dict)
     outputs: dict[str, dict[str, Any]] = Field(default_factory=dict)
     display_name: str | None = None
-    tags: dict[str, str] = Field(default_factory=dict)
-    properties: dict[str, str] = Field(default_factory=dict)
+    tags: Filled[Labels] = Field(default_factory=dict)
+    properties: Filled[Labels] = Field(default_factory=dict)
     comment: str | None = None
     source: str = Field(default="", alias="_source")
 
@@ -59,7 +61,7 @@ class Settings(Body):
 
     model_config = Body.model_config | {"alias_generator": None}
 
-    continue_on_step_failure: bool = False
+    continue_on_step_failure: bool | None = None
     force_rerun: bool = False
     default_compute: str | None = None
     default_datastore: str | None = None
@@ -69,15 +71,21 @@ class Settings(Body):
 class PipelineProperties(JobProperties):
     """``properties`` of a pipeline job, 2024-01-01-preview."""
 
-    jobs: dict[str, Node] = Field(default_factory=dict)
-    settings: Settings = Settings()
+    jobs: Filled[dict[str, dict[str, Any]]] = Field(default_factory=dict)
+    settings: Filled[Settings] = Settings()
     source_job_id: str | None = None
 
     @property
+    def is_graph(self) -> bool:
+        """Whether this is anything but one node of a registry's component."""
+        nodes = list(self.jobs.values())
+        return len(nodes) != 1 or not str(nodes[0].get("componentId")).startswith("azureml://registries/")
+
+    @functools.cached_property
     def node(self) -> Node:
         """The only node."""
-        (node,) = self.jobs.values()
-        return node
+        ((name, node),) = self.jobs.items()
+        return validate_body(node, Node, f"properties.jobs.{name}.")
 
 
 def validate(azure: Azure, job: PipelineProperties) -> None:
@@ -86,31 +94,53 @@ def validate(azure: Azure, job: PipelineProperties) -> None:
     Raises:
         AzureFault: 400 or 404, the job is invalid; 501, it is a pipeline of anything but the one component.
     """
+    if job.component_id:
+        raise not_implemented("pipeline jobs of a pipeline component of the workspace")
     if not job.jobs:
         raise user_error("The pipeline job has no jobs.", "BadArgument", "ArgumentInvalid", "InvalidPipelineJob")
-    if len(job.jobs) > 1:
-        raise not_implemented(f"pipelines of more than one node ({', '.join(job.jobs)})")
+    if job.is_graph:
+        graph_jobs.validate(azure, job, job.jobs)
+    else:
+        _validate_component(azure, job)
+
+
+async def run(worker: Worker, job: PipelineProperties) -> None:
+    """Run the nodes.
+
+    Raises:
+        JobFailure: one has failed.
+        JobCanceled: the job has been canceled.
+    """
+    if job.is_graph:
+        await graph_jobs.run(worker, job, job.jobs, job.settings.continue_on_step_failure is not False)
+    else:
+        await _run_component(worker, job)
+
+
+def _validate_component(azure: Azure, job: PipelineProperties) -> None:
     node = job.node
     version = _component_version(azure, node)
     for name in node.inputs:
         if name not in spec.inputs(version):
-            raise _invalid(
+            raise graph_jobs.invalid_pipeline(
                 f"Invalid component job since input {name} for component job {node.name} does not exist.", "InvalidComponentJobInput"
             )
     for name in node.outputs:
         if name not in spec.OUTPUTS:
-            raise _invalid(
+            raise graph_jobs.invalid_pipeline(
                 f"Invalid component job since output {name} for component job {node.name} does not exist.", "InvalidComponentJobOutput"
             )
     literals, assets = _input_values(job)
     if problems := spec.find_problems(literals | assets, version):
-        raise _invalid("; ".join(problems), "InvalidComponentJobInput")
+        raise graph_jobs.invalid_pipeline("; ".join(problems), "InvalidComponentJobInput")
     for name, value in spec.fill_defaults(literals).items():
         if name.startswith("compute_") and value != SERVERLESS and compute.find(azure, value) is None:
             raise user_error(f"{name}: compute {value} not found.", "NotFound", "ComputeNotFound", status=404)
     bound = set(_output_bindings(job).values())
     if unbound := [name for name in job.outputs if name not in bound]:
-        raise _invalid(f"Output {unbound[0]} of the pipeline job is bound to no output of a job in it.", "InvalidPipelineJob")
+        raise graph_jobs.invalid_pipeline(
+            f"Output {unbound[0]} of the pipeline job is bound to no output of a job in it.", "InvalidPipelineJob"
+        )
     for uri in assets.values():
         uris.check_exists(azure, uri)
     for output in job.outputs.values():
@@ -118,13 +148,8 @@ def validate(azure: Azure, job: PipelineProperties) -> None:
             uris.resolve(azure, output.uri)
 
 
-async def run(worker: Worker, job: PipelineProperties) -> None:
-    """Run the steps.
-
-    Raises:
-        JobFailure: a step has failed.
-        JobCanceled: the job has been canceled.
-    """
+async def _run_component(worker: Worker, job: PipelineProperties) -> None:
+    """Run the steps of the registry's component. Raises as :func:`run`."""
     azure, name = worker.azure, worker.name
     log = ExecutionLog(azure, name)
     literals, assets = _input_values(job)
@@ -141,22 +166,7 @@ async def run(worker: Worker, job: PipelineProperties) -> None:
         outputs[node.name] = await _run_step(worker, job, node, node.bind(inputs, outputs), inputs, log)
     log.write("Finishing experiment: no runs left and nothing to schedule.")
     await runstore.set_status(azure, name, "Finalizing")
-    _record_stages(azure, name)
-
-
-class ExecutionLog:
-    """``logs/azureml/executionlogs.txt``, the log that ``jobs.stream`` prints for a pipeline."""
-
-    def __init__(self, azure: Azure, name: str) -> None:
-        self._path = blobs.path(azure, blobs.ARTIFACTS, f"ExperimentRun/dcid.{name}/{EXECUTION_LOG}")
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        for other in ("stderrlogs.txt", "stdoutlogs.txt"):
-            (self._path.parent / other).touch()
-
-    def write(self, text: str) -> None:
-        """Append a line."""
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(f"[{runstore.now()[:19].replace('T', ' ')}Z] {text}\n")
+    record_stages(azure, name)
 
 
 class _LogForwarder:
@@ -202,7 +212,8 @@ async def _run_step(
         parent=worker.name,
         compute=target,
         nodes=nodes,
-        properties={"azureml.moduleid": node.component_id, "azureml.moduleName": node.name, "azureml.runsource": "azureml.StepRun"},
+        properties=step_properties(name, worker.name, node.component_id, node.name, node.component_id.rpartition("/")[2]),
+        tags=step_tags(name, worker.name),
         outputs={output: {"type": node.outputs[output].type, "uri": uri} for output, (uri, _) in locations.items()},
     )
     try:
@@ -266,12 +277,6 @@ def _copy_properties(azure: Azure, folder: Path, step: Document, root: Document)
         document["properties"] |= properties
 
 
-def _record_stages(azure: Azure, name: str) -> None:
-    with runstore.change(azure, name) as document:
-        stages = {"Initialization": None, "Execution": {"StartTime": document["start"], "EndTime": runstore.now(), "Status": "Finished"}}
-        document["properties"]["azureml.pipelines.stages"] = json.dumps(stages)
-
-
 def _output_locations(azure: Azure, job: PipelineProperties, name: str, node: spec.Node, step: str) -> dict[str, tuple[str, Path]]:
     """Return URI and path of each output of a step, creating the folders."""
     bindings, job_outputs = _output_bindings(job), job.output_locations(name)
@@ -307,13 +312,15 @@ def _input_values(job: PipelineProperties) -> tuple[dict[str, str], dict[str, st
     for name, item in job.node.inputs.items():
         kind, value = item.get("job_input_type"), item.get("uri") or item.get("value")
         if not isinstance(value, str):
-            raise _invalid(f"Input {name} of component job {job.node.name} has no value.", "InvalidComponentJobInput")
+            raise graph_jobs.invalid_pipeline(f"Input {name} of component job {job.node.name} has no value.", "InvalidComponentJobInput")
         if match := EXPRESSION.fullmatch(value):
             kind, value = _resolve_job_input(job, match[1])
         expected = spec.INPUTS[name].type
         is_asset = expected in PATH_TYPES
         if (kind == "literal") == is_asset or (is_asset and kind != expected):
-            raise _invalid(f"Input {name} of component job {job.node.name} is of type {expected}, not {kind}.", "InvalidComponentJobInput")
+            raise graph_jobs.invalid_pipeline(
+                f"Input {name} of component job {job.node.name} is of type {expected}, not {kind}.", "InvalidComponentJobInput"
+            )
         (assets if is_asset else literals)[name] = value
     return literals, assets
 
@@ -322,9 +329,9 @@ def _resolve_job_input(job: PipelineProperties, expression: str) -> tuple[str, s
     """Return type and value of the pipeline's input that an expression refers to."""
     head, _, name = expression.rpartition(".")
     if head != "parent.inputs" or name not in job.inputs:
-        raise _invalid_binding(expression)
+        raise graph_jobs.invalid_binding(expression)
     item = job.inputs[name]
-    return (item.job_input_type, item.uri) if isinstance(item, AssetInput) else ("literal", item.value)
+    return (item.job_input_type, item.uri) if isinstance(item, AssetInput) else ("literal", item.value or "")
 
 
 def _output_bindings(job: PipelineProperties) -> dict[str, str]:
@@ -336,16 +343,6 @@ def _output_bindings(job: PipelineProperties) -> dict[str, str]:
         expression = match[1] if match else value
         head, _, output = expression.rpartition(".")
         if head != "parent.outputs" or output not in job.outputs:
-            raise _invalid_binding(expression)
+            raise graph_jobs.invalid_binding(expression)
         bindings[name] = output
     return bindings
-
-
-def _invalid_binding(expression: str) -> AzureFault:
-    text = "Only parent.inputs, parent.jobs.[source_job_name].outputs or parent.outputs can be used for binding."
-    return _invalid(f"Invalid expression {expression}. {text}", "InvalidExpressionInJob")
-
-
-def _invalid(message: str, code: str) -> AzureFault:
-    codes = ("BadArgument", "ArgumentInvalid", "InvalidPipelineJob", code)
-    return user_error(message, *dict.fromkeys(codes))

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mlops.emulator.base.azure import LOCATION, Azure
+from mlops.emulator.base.errors import AzureFault
 from mlops.emulator.history import runstore
 from mlops.emulator.workspace import compute, quota
 
@@ -336,6 +337,9 @@ async def _run(worker: Worker, work: Callable[[Worker], Awaitable[None]]) -> Non
         await runstore.set_status(azure, name, "Canceled")
     except JobFailure as failure:
         await runstore.set_status(azure, name, "Failed", error_object(failure))
+    except AzureFault as refused:
+        # E.g. an input that doesn't exist: Azure accepts such a job, too, and fails it when it prepares the data.
+        await runstore.set_status(azure, name, "Failed", error_object(JobFailure("UserError", refused.message, *refused.inner)))
     except Exception as problem:
         log.exception("job %s", name)
         fault = JobFailure("SystemError", f"The emulator has failed: {type(problem).__name__}: {problem}", "InternalServerError")

@@ -20,11 +20,12 @@ from mlops.emulator.registry import weights
 from mlops.emulator.registry.registry import find_base_model
 from mlops.emulator.storage import blobs
 from mlops.emulator.storage.files import BlobError
+from mlops.emulator.workspace.data import find_uri
 from mlops.emulator.workspace.datastores import containers
 
 __all__ = [
-    "check_exists", "datastore_path", "datastore_uri", "get_model", "get_model_version", "materialize", "model_path", "output_path",
-    "resolve",
+    "check_exists", "datastore_path", "datastore_uri", "get_model", "get_model_version", "is_remote", "materialize", "model_path",
+    "output_path", "resolve",
 ]  # fmt: skip
 
 _DATASTORE = re.compile(
@@ -35,9 +36,12 @@ _OUTPUT = re.compile(r"azureml://jobs/(?P<job>[^/]+)/outputs/(?P<output>[^/]+)(?
 _RUN = re.compile(r"runs:/(?P<job>[^/]+)/(?P<path>.+)")
 _REGISTRY_MODEL = re.compile(r"azureml://registries/(?P<registry>[^/]+)/models/(?P<name>[^/]+)/versions/(?P<version>[^/]+)", re.IGNORECASE)
 _MODEL = re.compile(r"(?:azureml:)?/subscriptions/.*/models/(?P<name>[^/]+)/versions/(?P<version>[^/]+)", re.IGNORECASE)
+_DATA = re.compile(r"(?:azureml:)?/subscriptions/.*/data/(?P<name>[^/]+)/versions/(?P<version>[^/]+)", re.IGNORECASE)
 _SHORT_MODEL = re.compile(r"azureml:(?P<name>[^/:]+):(?P<version>[^/:]+)")
 
 DATASTORE_URI = "azureml://datastores/workspaceblobstore/paths/"
+
+REMOTE = ("https://", "http://", "wasbs://", "wasb://", "abfss://", "abfs://", "adl://")
 
 POLL_S = 0.02
 
@@ -57,9 +61,18 @@ def resolve(azure: Azure, uri: str) -> Path:
     if match := _REGISTRY_MODEL.fullmatch(uri):
         _check_registry_model(azure, match)
         return weights.ensure_standin(cast(weights.Kind, azure.options.weights), azure.options.cache)
+    if match := _DATA.fullmatch(uri):
+        return resolve(azure, find_uri(azure, match["name"], match["version"]))
     if match := _MODEL.fullmatch(uri) or _SHORT_MODEL.fullmatch(uri):
         return model_path(azure, match["name"], match["version"])
+    if is_remote(uri):
+        raise user_error(f"The data at '{uri}' is not accessible: the emulator reads nothing outside of the workspace.")
     raise user_error(f"The emulator can't resolve the URI '{uri}'. It supports datastore paths, job outputs and models.")
+
+
+def is_remote(uri: str) -> bool:
+    """Return whether a URI leads out of the workspace. A job that reads it is accepted, as on Azure, and fails: nothing here is online."""
+    return uri.startswith(REMOTE)
 
 
 def check_exists(azure: Azure, uri: str) -> None:

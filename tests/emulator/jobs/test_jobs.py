@@ -183,7 +183,7 @@ def test_pipeline_output_is_in_the_default_datastore(emulator: Emulator, ml: Any
     assert uri == f"azureml://datastores/workspaceblobstore/paths/azureml/{name}/trained_model/"
     folder = uris.resolve(emulator.azure, f"azureml://jobs/{name}/outputs/trained_model")
     assert folder == uris.resolve(emulator.azure, uri)
-    assert "transformers_version: 4.55.0" in (folder / "MLmodel").read_text(), "that of the component's environment"
+    assert "transformers_version: 5.3.0" in (folder / "MLmodel").read_text(), "that of the component's environment"
 
 
 def test_pipeline_runs_are_on_the_tracking_page(emulator: Emulator, pipeline: tuple[str, str]) -> None:
@@ -440,7 +440,7 @@ def test_cancel_does_not_wait_until_the_inputs_are_ready(ml: Any, monkeypatch: p
     monkeypatch.setattr(uris, "materialize", hang)
     model = Input(type="mlflow_model", path="azureml://registries/azureml/models/Phi-4/versions/8")
     job = submit_command(ml, "ls ${{inputs.model}}", inputs={"model": model})
-    wait_for(lambda: ml.jobs.get(job.name).status == "Preparing")
+    wait_for(lambda: ml.jobs.get(job.name).status == "Queued")
     start = time.monotonic()
     ml.jobs.begin_cancel(job.name).wait()
     assert ml.jobs.get(job.name).status == "Canceled"

@@ -1,0 +1,75 @@
+"""What all steps of pipelines have in common: the properties and tags of their runs, and the pipeline's execution log."""
+
+from __future__ import annotations
+
+import json
+
+from mlops.emulator.base.azure import Azure
+from mlops.emulator.history import runstore
+from mlops.emulator.storage import blobs
+
+__all__ = ["ExecutionLog", "record_stages", "step_properties", "step_tags"]
+
+EXECUTION_LOG = "logs/azureml/executionlogs.txt"
+
+
+class ExecutionLog:
+    """``logs/azureml/executionlogs.txt``, the log that ``jobs.stream`` prints for a pipeline."""
+
+    def __init__(self, azure: Azure, name: str) -> None:
+        self._path = blobs.path(azure, blobs.ARTIFACTS, f"ExperimentRun/dcid.{name}/{EXECUTION_LOG}")
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        for other in ("stderrlogs.txt", "stdoutlogs.txt"):
+            (self._path.parent / other).touch()
+
+    def write(self, text: str) -> None:
+        """Append a line."""
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(f"[{runstore.now()[:19].replace('T', ' ')}Z] {text}\n")
+
+
+def step_properties(step: str, pipeline: str, component: str, name: str, version: str) -> dict[str, str]:
+    """Return the properties of a step's run.
+
+    Args:
+        step: name of the step's run.
+        pipeline: name of the pipeline's run.
+        component: id of the component.
+        name: its name.
+        version: its version.
+    """
+    return {
+        "azureml.DevPlatv2": "true",
+        "azureml.DatasetAccessMode": "Asset",
+        "ContentSnapshotId": "",
+        "StepType": "PythonScriptStep",
+        "ComputeTargetType": "AmlCompute",
+        "azureml.moduleid": component,
+        "azureml.moduleName": name,
+        "azureml.moduleVersion": version,
+        "azureml.runsource": "azureml.StepRun",
+        "azureml.nodeid": step[:8],
+        "azureml.pipelinerunid": pipeline,
+        "azureml.pipeline": pipeline,
+        "azureml.pipelineComponent": "masterescloud",
+        "_azureml.ComputeTargetType": "amlctrain",
+        "ProcessInfoFile": "azureml-logs/process_info.json",
+        "ProcessStatusFile": "azureml-logs/process_status.json",
+    }
+
+
+def step_tags(step: str, pipeline: str) -> dict[str, str]:
+    """Return the tags that the service gives to a step's run."""
+    target = {"AllocationState": "steady", "PreparingNodeCount": 0, "RunningNodeCount": 1, "CurrentNodeCount": 1}
+    return {
+        "azureml.nodeid": step[:8],
+        "azureml.pipeline": pipeline,
+        "_aml_system_ComputeTargetStatus": json.dumps(target, separators=(",", ":")),
+    }
+
+
+def record_stages(azure: Azure, name: str) -> None:
+    """Record in the properties of a pipeline when it ran."""
+    with runstore.change(azure, name) as document:
+        stages = {"Initialization": None, "Execution": {"StartTime": document["start"], "EndTime": runstore.now(), "Status": "Finished"}}
+        document["properties"]["azureml.pipelines.stages"] = json.dumps(stages)

@@ -1,0 +1,176 @@
+"""Collections of named assets with versions: the routes that they share.
+
+``GET`` of the names, of one name and of its versions, and ``GET``, ``PUT`` and ``DELETE`` of a version. What a version consists of is up to
+the kind of asset.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from mlops.emulator.base.azure import Azure, arm_id
+from mlops.emulator.base.errors import AzureFault, not_implemented, user_error
+from mlops.emulator.base.store import Document
+from mlops.emulator.wire.app import WS, Answer, Route, read_json
+from mlops.emulator.wire.resources import add_system_data, list_response, render_resource
+from mlops.emulator.wire.versions import published_since
+
+__all__ = ["Collection"]
+
+VERSIONS = published_since("2022-05-01")
+PARAMETERS = {"api-version", "$orderBy", "$top", "listViewType", "$skip", "stage", "hash", "hashVersion"}
+VIEWS = {"ActiveOnly": {False}, "ArchivedOnly": {True}, "All": {False, True}}
+PAGE = 40
+
+Read = Callable[[Azure, str, str, Any, Document | None], Document]
+
+
+class Collection:
+    """One kind of asset in the workspace, e.g. its components.
+
+    Args:
+        kind: as in the path and in the store.
+        read: returns the properties to store of a version, from its name, version, sent properties and existing document.
+        absent: returns the fault for a name or a version (empty for the name) that doesn't exist.
+        version_of: returns the version that the service gives to an asset, whatever a client asks for, or None.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        read: Read,
+        absent: Callable[[str, str], AzureFault],
+        version_of: Callable[[str, Any], str | None] | None = None,
+    ) -> None:
+        self.kind = kind
+        self._version_of = version_of
+        self._read = read
+        self._absent = absent
+
+    def get(self, azure: Azure, name: str, version: str) -> Document | None:
+        """Return the document of a version, or None."""
+        return azure.store.get(self.kind, f"{name}/{version}")
+
+    def find_latest(self, azure: Azure, name: str) -> str | None:
+        """Return the version that was created last, or None if there is none."""
+        versions = azure.store.list(self.kind, f"{name}/")
+        return versions[-1][0].partition("/")[2] if versions else None
+
+    def routes(self) -> list[Route]:
+        """Return the routes."""
+        base = f"{WS}/{self.kind}"
+        version = base + "/{name}/versions/{version}"
+        return [
+            Route("arm", "GET", base, self.list_names, VERSIONS),
+            Route("arm", "GET", base + "/{name}", self.get_name, VERSIONS),
+            Route("arm", "PUT", base + "/{name}", self.put_name, VERSIONS),
+            Route("arm", "GET", base + "/{name}/versions", self.list_versions, VERSIONS),
+            Route("arm", "GET", version, self.get_version, VERSIONS),
+            Route("arm", "PUT", version, self.put_version, VERSIONS),
+            Route("arm", "DELETE", version, self.delete_version, VERSIONS),
+        ]
+
+    async def list_names(self, azure: Azure, request: Request) -> Answer:
+        """List the names, newest first, without those of anonymous assets."""
+        names: dict[str, list[tuple[str, Document]]] = {}
+        for key, stored in azure.store.list(self.kind):
+            if not stored["properties"].get("isAnonymous"):
+                names.setdefault(key.partition("/")[0], []).append((key, stored))
+        items = [(self._render_name(azure, name, versions)) for name, versions in reversed(names.items())]
+        return self._page(request, items)
+
+    async def get_name(self, azure: Azure, request: Request) -> Answer:
+        """Return one name, with its latest and its next version."""
+        name = request.path_params["name"]
+        versions = azure.store.list(self.kind, f"{name}/")
+        if not versions:
+            raise self._absent(name, "")
+        return self._render_name(azure, name, versions)
+
+    async def put_name(self, azure: Azure, request: Request) -> Answer:
+        """Archive or restore all versions of a name: nothing else of it can be changed."""
+        name = request.path_params["name"]
+        properties = (await read_json(request)).get("properties")
+        versions = azure.store.list(self.kind, f"{name}/")
+        if not versions:
+            raise self._absent(name, "")
+        if not isinstance(properties, dict) or not isinstance(properties.get("isArchived"), bool):
+            raise user_error("The request is invalid: properties.isArchived is missing.")
+        for key, stored in versions:
+            azure.store.put(self.kind, key, stored | {"properties": stored["properties"] | {"isArchived": properties["isArchived"]}})
+        return self._render_name(azure, name, azure.store.list(self.kind, f"{name}/"))
+
+    async def list_versions(self, azure: Azure, request: Request) -> Answer:
+        """List the versions of a name, newest first."""
+        name = request.path_params["name"]
+        versions = azure.store.list(self.kind, f"{name}/")
+        return self._page(request, [self._render(azure, name, key.partition("/")[2], stored) for key, stored in reversed(versions)])
+
+    async def get_version(self, azure: Azure, request: Request) -> Answer:
+        """Return one version."""
+        name, version = request.path_params["name"], request.path_params["version"]
+        stored = self.get(azure, name, version)
+        if stored is None:
+            raise self._absent(name, version)
+        return self._render(azure, name, version, stored)
+
+    async def put_version(self, azure: Azure, request: Request) -> Answer:
+        """Create a version, or change one where that is allowed."""
+        name, version = request.path_params["name"], request.path_params["version"]
+        sent = (await read_json(request)).get("properties")
+        if self._version_of is not None:
+            version = self._version_of(name, sent) or version
+        existing = self.get(azure, name, version)
+        properties = self._read(azure, name, version, sent, existing)
+        stored = azure.store.put(self.kind, f"{name}/{version}", add_system_data(azure, existing, {"properties": properties}))
+        headers = {"Location": f"https://management.azure.com{request.url.path}?api-version={request.query_params['api-version']}"}
+        is_new = existing is None or bool(properties.get("isAnonymous"))
+        return JSONResponse(self._render(azure, name, version, stored), status_code=201 if is_new else 200, headers=headers)
+
+    async def delete_version(self, azure: Azure, request: Request) -> Answer:
+        """Delete a version. 204 if it does not exist."""
+        deleted = azure.store.delete(self.kind, f"{request.path_params['name']}/{request.path_params['version']}")
+        return Response(status_code=200 if deleted else 204)
+
+    def _page(self, request: Request, items: list[dict[str, Any]]) -> dict[str, Any]:
+        query = request.query_params
+        if unsupported := sorted(set(query) - PARAMETERS):
+            raise not_implemented(f"listing {self.kind} by {', '.join(unsupported)}")
+        view = query.get("listViewType", "ActiveOnly")
+        if view not in VIEWS:
+            raise user_error(f"listViewType '{view}' is none of {', '.join(VIEWS)}.")
+        items = [item for item in items if bool(item["properties"]["isArchived"]) in VIEWS[view]]
+        if query.get("$orderBy", "createdtime desc").lower().endswith("asc"):
+            items.reverse()
+        top, begin = query.get("$top", ""), query.get("$skip", "0")
+        if not begin.isdecimal() or (top and not top.isdecimal()):
+            raise user_error(f"The query is invalid: $top={top}, $skip={begin}.")
+        end = int(begin) + (int(top) if top else PAGE)
+        page = list_response(items[int(begin) : end])
+        if end < len(items) and not top:
+            page["nextLink"] = str(request.url.include_query_params(**{"$skip": end}))
+        return page
+
+    def _render_name(self, azure: Azure, name: str, versions: list[tuple[str, Document]]) -> dict[str, Any]:
+        key, newest = versions[-1]
+        numbers = [int(version) for version in (key.partition("/")[2] for key, _ in versions) if version.isdecimal()]
+        properties: dict[str, Any] = {
+            "description": None,
+            "tags": {},
+            "properties": {},
+            "isArchived": all(stored["properties"].get("isArchived") for _, stored in versions),
+            "latestVersion": key.partition("/")[2],
+            "nextVersion": str(max(numbers, default=0) + 1),
+            **({"dataType": newest["properties"]["dataType"]} if "dataType" in newest["properties"] else {}),
+        }
+        return render_resource(arm_id(azure, self.kind, name), self.kind, name, newest, properties=properties)
+
+    def _render(self, azure: Azure, name: str, version: str, stored: Document) -> dict[str, Any]:
+        defaults: dict[str, Any] = {"description": None, "tags": {}, "properties": {}, "isArchived": False, "isAnonymous": False}
+        properties = defaults | {key: value for key, value in stored["properties"].items() if value is not None}
+        path = arm_id(azure, self.kind, name, "versions", version)
+        return render_resource(path, f"{self.kind}/versions", version, stored, properties=properties)
