@@ -20,7 +20,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     (tmp_path / "pipeline.toml").write_text("[targets.local.data]\ndataset = 'chats'\npercent = 100\non_bad_row = 'drop'\n")
     (tmp_path / "chats").mkdir()
     for name in ("train", "test"):
-        rows: list[dict[str, Any]] = [{"prompt": f"{name} asks\n{number}", "response": "word " * (number + 1)} for number in range(20)]
+        rows: list[dict[str, Any]] = [
+            {"prompt": f"{name} asks\n{number}", "response": f"{name} {number} " + "word " * (number + 1)} for number in range(20)
+        ]
         rows[7]["response"] = " "
         (tmp_path / "chats" / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert main(["prepare"]) == 0
@@ -33,14 +35,14 @@ def test_statistics_and_conversations_are_shown(project: Path, capsys: pytest.Ca
     shown = capsys.readouterr().out
     assert re.search(r"rows +\d+ +\d+ +\d+ +\d+\n", shown)
     assert len(re.findall(r"^▸ chats/test\.jsonl:\d+$", shown, re.MULTILINE)) == 2
-    assert re.search(r"^  user +test asks\n +\d+\n  assistant +word", shown, re.MULTILINE)
+    assert re.search(r"^  user +test asks\n +\d+\n  assistant +test", shown, re.MULTILINE)
     assert "1 with errors" in shown
 
 
 def test_the_same_is_there_as_json(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "show", "--json", "--rows", "1"]) == 0
     shown = json.loads(capsys.readouterr().out)
-    assert sum(split["rows"] for split in shown["splits"].values()) == 38
+    assert sum(split["rows"] + sum(split["left_out"].values()) for split in shown["splits"].values()) == 40
     train = shown["splits"]["train_sft"]
     assert (train["messages_median"], train["messages_max"]) == (2, 2)
     assert train["format"] == "prompt and response (fields prompt, response)"

@@ -28,8 +28,10 @@ LINUX = pytest.mark.skipif(sys.platform != "linux", reason="uses /dev/full and /
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a pipeline.toml and 200 conversations."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "pipeline.toml").write_text("[targets.local.data]\ndataset = 'chats.jsonl'\npercent = 100\n")
-    rows = ({"prompt": f"Question {number} – →", "response": "word " * 40} for number in range(200))
+    (tmp_path / "pipeline.toml").write_text(
+        "[targets.local.data]\ndataset = 'chats.jsonl'\npercent = 100\n[targets.local.endpoint]\nephemeral = true\n"
+    )
+    rows = ({"prompt": f"Question {number} – →", "response": f"Answer {number} " + "word " * 40} for number in range(200))
     (tmp_path / "chats.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return tmp_path
 
