@@ -3,7 +3,9 @@
     mlops STAGE            prepare, validate, train, evaluate, gate, register, deploy, smoke-test, promote, teardown
     mlops evaluate-gate    evaluate, then gate
     mlops run              run all of them in this order; --from STAGE and --until STAGE select a part
-    mlops rollback         move traffic back to the deployment that the last promotion kept
+    mlops rollback         move traffic back to what was live before; --to names a deployment or a model
+    mlops recover          finish or undo a change of the traffic that was stopped in the middle
+    mlops costs            show what is running now, whose it is and what it costs
     mlops resume           continue the pipelines of detached training jobs
     mlops reap             list expired endpoints and abandoned jobs; --delete removes them
     mlops init             add the workflows and a configuration to a repository
@@ -44,7 +46,7 @@ COMMANDS = {
     "schema": ("mlops.cli.show", "schema"),
     **{
         name: (f"mlops.cli.{name}", "main")
-        for name in ("run", "show", "rollback", "resume", "reap", "init", "data", "plan", "comment", "roles")
+        for name in ("run", "show", "rollback", "recover", "costs", "resume", "reap", "init", "data", "plan", "comment", "roles")
     },
 }
 """Command → its module and function."""

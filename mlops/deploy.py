@@ -98,7 +98,7 @@ def deployment_name(settings: EndpointConfig, model: str, model_identity: str) -
 
 def _find_or_create_endpoint(config: Config, workspace: Workspace) -> tuple[EndpointView, bool]:
     """Return the endpoint, and whether it was created here."""
-    endpoint = workspace.endpoints.find(config.endpoint.name)
+    endpoint = _delete_if_never_created(workspace, workspace.endpoints.find(config.endpoint.name))
     expiry = _expiry(config)
     if endpoint is None:
         return workspace.endpoints.create(config.endpoint, {EXPIRES: expiry} if expiry else {}), True
@@ -108,6 +108,17 @@ def _find_or_create_endpoint(config: Config, workspace: Workspace) -> tuple[Endp
         # An earlier run left it behind; the reaper must not delete it while this run uses it.
         usable = workspace.endpoints.set_traffic(usable.name, usable.traffic, tags={EXPIRES: expiry}, allow_none=True)
     return usable, False
+
+
+def _delete_if_never_created(workspace: Workspace, endpoint: EndpointView | None) -> EndpointView | None:
+    """Delete our own endpoint if its creation failed, since Azure can't repair it and no later run could deploy; return what is left."""
+    if endpoint is None or endpoint.state != "Failed" or not workspace.session.owns(endpoint.tags):
+        return endpoint
+    if workspace.endpoints.list_deployments(endpoint.name):
+        return endpoint
+    console.info(f"  endpoint {endpoint.name} is Failed and has no deployment: an earlier creation failed; creating it again")
+    workspace.endpoints.delete(endpoint.name)
+    return None
 
 
 def _expiry(config: Config) -> str:

@@ -5,12 +5,15 @@ python -m mlops.teardown --target local
 
 from __future__ import annotations
 
+import argparse
 import sys
 from dataclasses import dataclass, field
 
 from mlops.cli import stage
-from mlops.cloud.endpoints import EndpointView
+from mlops.cloud.endpoints import DeploymentView, EndpointView
+from mlops.cloud.errors import NotFound
 from mlops.cloud.tags import PREVIOUS, PREVIOUS_ID, RUN
+from mlops.cloud.traffic import read_change
 from mlops.cloud.workspace import Workspace
 from mlops.core import console
 from mlops.core.config import Config
@@ -30,11 +33,12 @@ class TeardownLog:
     failed: dict[str, str] = field(default_factory=dict)
 
 
-def teardown(config: Config, run: Run, workspace: Workspace) -> TornDown:
+def teardown(config: Config, run: Run, workspace: Workspace, yes_delete_production: bool = False) -> TornDown:
     """Cancel this run's jobs; delete the endpoint of an ephemeral target, otherwise only our deployments without traffic.
 
-    The deployment that the last promotion kept for rollback stays, and so do registered models, data and compute: they cost nothing
-    while they are idle.
+    The deployment that the last promotion or rollback kept stays, and so do registered models, data and compute: they cost nothing while
+    they are idle. With ``yes_delete_production`` the endpoint of a permanent target is deleted, too, and its users get no answers any more.
+    What vanishes meanwhile is gone.
 
     Raises:
         TeardownIncomplete: something that should be deleted still exists.
@@ -44,7 +48,7 @@ def teardown(config: Config, run: Run, workspace: Workspace) -> TornDown:
     endpoint = workspace.endpoints.find(config.endpoint.name)
     if endpoint is None:
         console.info(f"  endpoint {config.endpoint.name} does not exist")
-    elif config.endpoint.ephemeral:
+    elif config.endpoint.ephemeral or yes_delete_production:
         _delete_endpoint(workspace, endpoint, log)
     else:
         _delete_idle_deployments(workspace, endpoint, log)
@@ -85,6 +89,8 @@ def _cancel_jobs(workspace: Workspace, log: TeardownLog, *, attachable: bool) ->
             workspace.jobs.cancel(job.name)
             log.deleted.append(f"{resource} (canceled)")
             console.info(f"  canceled {resource}")
+        except NotFound:
+            continue
         except MlopsError as problem:
             log.failed[resource] = problem.what
 
@@ -94,7 +100,7 @@ def _delete_endpoint(workspace: Workspace, endpoint: EndpointView, log: Teardown
     reason = ""
     if not workspace.session.owns(endpoint.tags):
         reason = "was not created by this pipeline for this target, according to its tags"
-    elif foreign := [view.name for view in workspace.endpoints.list_deployments(endpoint.name) if not workspace.session.owns(view.tags)]:
+    elif foreign := [view.name for view in _list_deployments(workspace, endpoint.name) if not workspace.session.owns(view.tags)]:
         reason = f"has deployments that this pipeline did not create: {', '.join(sorted(foreign))}"
     if reason:
         log.refused[resource] = reason
@@ -112,12 +118,17 @@ def _delete_endpoint(workspace: Workspace, endpoint: EndpointView, log: Teardown
 
 def _delete_idle_deployments(workspace: Workspace, endpoint: EndpointView, log: TeardownLog) -> None:
     kept = (endpoint.tags.get(PREVIOUS), endpoint.tags.get(PREVIOUS_ID, ""))
-    for deployment in workspace.endpoints.list_deployments(endpoint.name):
+    # Whoever finishes or undoes a change that was stopped needs both deployments.
+    change = read_change(endpoint)
+    needed = {*change.was, change.to} if change is not None else set()
+    for deployment in _list_deployments(workspace, endpoint.name):
         resource = f"deployment {deployment.name} of {endpoint.name}"
         if not workspace.session.owns(deployment.tags):
             log.refused[resource] = "was not created by this pipeline for this target"
         elif share := endpoint.traffic.get(deployment.name):
             log.refused[resource] = f"takes {share} % of the traffic"
+        elif deployment.name in needed:
+            log.refused[resource] = "is part of an unfinished change of the traffic: run `mlops recover`"
         elif (deployment.name, deployment.identity) == kept:
             log.refused[resource] = "is kept for rollback"
         else:
@@ -128,13 +139,21 @@ def _delete_idle_deployments(workspace: Workspace, endpoint: EndpointView, log: 
                 log.failed[resource] = problem.what
 
 
+def _list_deployments(workspace: Workspace, endpoint: str) -> list[DeploymentView]:
+    """List an endpoint's deployments; none if it has vanished since it was read."""
+    try:
+        return workspace.endpoints.list_deployments(endpoint)
+    except NotFound:
+        return []
+
+
 def _list_remaining(config: Config, workspace: Workspace) -> list[str]:
     """List what still exists and is ours or has a configured name, with what it costs."""
     lines = []
     for endpoint in workspace.endpoints.list_all():
         if not (workspace.session.owns(endpoint.tags) or endpoint.name == config.endpoint.name):
             continue
-        deployments = workspace.endpoints.list_deployments(endpoint.name)
+        deployments = _list_deployments(workspace, endpoint.name)
         lines += [
             f"endpoint {endpoint.name}: {deployment.name}, {deployment.instances} × {deployment.sku} at"
             f" {endpoint.traffic.get(deployment.name, 0)} %{_describe_price(config.endpoint.price_per_hour_usd, deployment.instances)}"
@@ -153,7 +172,15 @@ def _describe_price(per_hour: float | None, count: int) -> str:
     return f", ${per_hour * count:.2f} an hour" if per_hour is not None else ", billed by the hour"
 
 
-main = stage.command(teardown)
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--yes-delete-production",
+        action="store_true",
+        help="also delete the endpoint of a target that is not ephemeral, with all deployments",
+    )
+
+
+main = stage.command(teardown, add_options=_add_options)
 
 
 if __name__ == "__main__":

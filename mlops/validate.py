@@ -218,6 +218,8 @@ def _check_workspace(
     snapshot.quota = describe_needs(needs)
     findings += preflight.check_quota(needs, computes.usages, locate("compute.size"))
     findings += preflight.report_unchecked(computes.not_permitted, locate("compute.size"))
+    snapshot.cost = preflight.estimate_cost(compute, training, config.endpoint)
+    findings += preflight.check_budget(config.budget, snapshot.cost[0], config.endpoint, locate)
     # A cluster is only created if nothing else is wrong; one that exists is checked in any case.
     has_errors = any(finding.severity == "error" for finding in findings)
     get = (lambda: computes.find(compute.name)) if has_errors else (lambda: computes.ensure(compute))
@@ -226,7 +228,6 @@ def _check_workspace(
         findings += preflight.check_cluster(snapshot.cluster, compute, training.parameters, locate)
         if model is not None and snapshot.cluster.size.lower() != compute.size.lower():
             findings += preflight.check_size(snapshot.cluster.size, model, sizes, locate("compute.name"))
-    snapshot.cost = preflight.estimate_cost(compute, training, config.endpoint)
     return snapshot
 
 

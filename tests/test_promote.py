@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import zlib
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -10,12 +11,14 @@ from pathlib import Path
 import pytest
 
 from mlops.cli.reap import reap
+from mlops.cli.recover import recover
 from mlops.cli.rollback import rollback
+from mlops.cloud import traffic
 from mlops.cloud.endpoints import Endpoints
-from mlops.cloud.tags import EXPIRES, MARK, PIPELINE, PREVIOUS, PREVIOUS_ID, PREVIOUS_UNTIL, SERVED_MODEL, TARGET, TRAINING_JOB
+from mlops.cloud.tags import CHANGE, EXPIRES, MARK, PIPELINE, PREVIOUS, PREVIOUS_ID, PREVIOUS_UNTIL, SERVED_MODEL, TARGET, TRAINING_JOB
 from mlops.cloud.workspace import Workspace
 from mlops.core.config import Config
-from mlops.core.errors import DeploymentFailed, NotPromoted, RecordError, RegistrationError, SmokeTestFailed, TrafficError
+from mlops.core.errors import AzureError, DeploymentFailed, NotPromoted, RecordError, RegistrationError, SmokeTestFailed, TrafficError
 from mlops.core.records import Deployed, Promoted, Registered, Smoked, TornDown, Verdict
 from mlops.core.run import Run
 from mlops.deploy import deploy, deployment_name
@@ -322,7 +325,7 @@ def test_a_failed_promotion_restores_the_traffic(beside: Stage, monkeypatch: pyt
     run = beside.registered("run", workspace.endpoints.get_live_model(beside.name))
     deployed = deploy(config, run, workspace)
     smoke_test(config, run, workspace)
-    monkeypatch.setattr("mlops.promote.PAUSE_S", 0.01)
+    monkeypatch.setattr("mlops.cloud.traffic.PAUSE_S", 0.01)
     fault(f"scoring-503@{deployed.deployment} x5")
     with pytest.raises(TrafficError, match="does not serve requests to") as caught:
         promote(config, run, workspace)
@@ -330,6 +333,141 @@ def test_a_failed_promotion_restores_the_traffic(beside: Stage, monkeypatch: pyt
     assert beside.champion() == champion
     assert PREVIOUS not in workspace.endpoints.get(beside.name).tags
     assert not run.has(Promoted)
+
+
+def stop_after_the_switch(stage: Stage, monkeypatch: pytest.MonkeyPatch, run: Run, *overrides: str) -> None:
+    """Promote, and lose the runner right after the traffic has moved: not even clean-up code runs."""
+    config, workspace = stage.session(*overrides)
+    with monkeypatch.context() as patch:
+        patch.setattr("mlops.promote._verify", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("mlops.cloud.traffic.undo", lambda *_: "")
+        with pytest.raises(KeyboardInterrupt):
+            promote(config, run, workspace)
+
+
+def test_a_promotion_that_was_killed_is_finished_or_undone_by_another_machine(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, fault: Fault, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = stage.live()
+    prefix = "endpoint.deployment_prefix=next"
+    config, workspace = stage.session(prefix)
+    run = stage.registered("run", workspace.endpoints.get_live_model(stage.name))
+    second = deploy(config, run, workspace).deployment
+    smoke_test(config, run, workspace)
+    stop_after_the_switch(stage, monkeypatch, run, prefix)
+    assert stage.traffic() == {first: 0, second: 100}
+
+    # Another run: it must not touch anything while that one may be at work.
+    monkeypatch.setenv("GITHUB_RUN_ID", "another")
+    config, workspace = stage.session(prefix)
+    with pytest.raises(TrafficError, match="is moving the traffic of"):
+        promote(config, run, workspace)
+    with pytest.raises(TrafficError, match="is moving the traffic of"):
+        rollback(config, workspace)
+    recover(config, workspace)
+    assert "nothing to do: Run " in capsys.readouterr().out
+    torn = teardown(config, Run(stage.tmp_path / "champion"), workspace)
+    assert "run `mlops recover`" in torn.refused[f"deployment {first} of {stage.name}"]
+    assert CHANGE in workspace.endpoints.get(stage.name).tags
+
+    # Its time is over, and the new deployment doesn't answer: undone.
+    expire(workspace, stage.name)
+    monkeypatch.setattr("mlops.cloud.traffic.PAUSE_S", 0.01)
+    fault(f"scoring-503@{second} x5")
+    recover(config, workspace)
+    assert stage.traffic() == {first: 100, second: 0}
+    assert CHANGE not in workspace.endpoints.get(stage.name).tags
+    recover(config, workspace)
+
+    # Killed again, and it answers: finished, with the way back.
+    stop_after_the_switch(stage, monkeypatch, run, prefix)
+    expire(workspace, stage.name)
+    recover(config, workspace)
+    assert stage.traffic() == {first: 0, second: 100}
+    tags = workspace.endpoints.get(stage.name).tags
+    assert (CHANGE in tags, tags[PREVIOUS]) == (False, first)
+    # The run itself, started again, has nothing left to do.
+    assert promote(config, run, workspace).previous == first
+    assert stage.traffic() == {first: 0, second: 100}
+
+
+def expire(workspace: Workspace, endpoint: str) -> None:
+    """Let the unfinished change of an endpoint be abandoned."""
+    view = workspace.endpoints.get(endpoint)
+    change = traffic.read_change(view)
+    assert change is not None
+    old = change.model_copy(update={"until": datetime.now(UTC) - timedelta(minutes=1)})
+    workspace.endpoints.set_traffic(endpoint, view.traffic, tags={CHANGE: old.model_dump_json()})
+
+
+def test_a_change_of_the_traffic_by_somebody_else_is_respected(beside: Stage) -> None:
+    champion = beside.champion()
+    config, workspace = beside.session()
+    before = workspace.endpoints.get(beside.name)
+    other = dataclasses.replace(before, traffic={"somebody-else": 100})
+    with pytest.raises(traffic.Busy, match="somebody else has changed it"):
+        traffic.change_traffic(workspace, other, champion)
+    assert beside.champion() == champion
+    workspace.endpoints.set_traffic(beside.name, {champion: 100}, tags={CHANGE: "not json"})
+    with pytest.raises(TrafficError, match="is not a change of its traffic"):
+        recover(config, workspace)
+    workspace.endpoints.set_traffic(beside.name, {champion: 100}, tags={CHANGE: ""})
+
+
+def test_without_keep_previous_an_interrupted_deletion_leaves_nothing_that_teardown_keeps(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = stage.live()
+    options = ("endpoint.deployment_prefix=next", "endpoint.keep_previous=false")
+    config, workspace = stage.session(*options)
+
+    def refuse(*_: object) -> None:
+        raise AzureError("HTTP 403 AuthorizationFailed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Endpoints, "delete_deployment", refuse)
+        with pytest.raises(AzureError, match="403"):
+            stage.live(*options)
+    assert stage.traffic()[first] == 0
+    assert teardown(config, Run(stage.tmp_path / "champion"), workspace).deleted == (f"deployment {first} of {stage.name}",)
+
+
+def test_an_endpoint_whose_creation_failed_is_created_again(stage: Stage, fault: Fault) -> None:
+    run = stage.registered()
+    config, workspace = stage.session()
+    fault(f"endpoint-failed@{stage.name}")
+    with pytest.raises(AzureError):
+        deploy(config, run, workspace)
+    left = workspace.endpoints.find(stage.name)
+    assert left is not None
+    assert left.state == "Failed"
+    assert deploy(config, run, workspace).endpoint_created
+    assert workspace.endpoints.get(stage.name).state == "Succeeded"
+
+
+def test_production_is_deleted_only_on_request(stage: Stage) -> None:
+    config, workspace = stage.session()
+    workspace.endpoints.create(config.endpoint, {})
+    run = Run(stage.tmp_path / "run")
+    assert teardown(config, run, workspace).deleted == ()
+    assert workspace.endpoints.find(stage.name) is not None
+    assert teardown(config, run, workspace, yes_delete_production=True).deleted == (f"endpoint {stage.name}",)
+
+
+def test_what_vanishes_during_teardown_is_gone(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, workspace = stage.session(ephemeral=True)
+    workspace.endpoints.create(config.endpoint, {})
+    read = Endpoints.list_deployments
+
+    def list_deployments(self: Endpoints, endpoint: str) -> object:
+        self.delete(endpoint)
+        return read(self, endpoint)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Endpoints, "list_deployments", list_deployments)
+        torn = teardown(config, Run(stage.tmp_path / "run"), workspace)
+    assert torn.refused == {}
+    assert workspace.endpoints.find(stage.name) is None
 
 
 def test_a_verdict_against_another_champion_is_refused(beside: Stage) -> None:
@@ -377,7 +515,7 @@ def test_a_first_promotion_that_fails_or_is_interrupted_ends_without_traffic(
     config, workspace = stage.session()
     deployed = deploy(config, run, workspace)
     smoke_test(config, run, workspace)
-    monkeypatch.setattr("mlops.promote.PAUSE_S", 0.01)
+    monkeypatch.setattr("mlops.cloud.traffic.PAUSE_S", 0.01)
     fault(f"scoring-503@{deployed.deployment} x5")
     with pytest.raises(TrafficError):
         promote(config, run, workspace)

@@ -1,73 +1,201 @@
-"""Move the traffic back to the deployment that the last promotion kept at 0 %.
+"""Move the traffic back to the deployment that was live before the last promotion, or to another one.
 
 mlops rollback --target prod
+mlops rollback --target prod --to DEPLOYMENT
+mlops rollback --target prod --to MODEL:VERSION
 """
 
 from __future__ import annotations
 
+import argparse
+import hashlib
+import os
+
 from mlops.cli import stage
+from mlops.cloud import traffic
+from mlops.cloud.endpoints import DeploymentView, EndpointView
+from mlops.cloud.errors import NotFound
 from mlops.cloud.invoke import build_payload
 from mlops.cloud.standby import standby_tags
-from mlops.cloud.tags import PREVIOUS, PREVIOUS_ID, ROLLED_BACK_BY, RUN
+from mlops.cloud.tags import PREVIOUS, PREVIOUS_ID, PREVIOUS_MODEL, ROLLED_BACK, ROLLED_BACK_BY, RUN, SERVED_MODEL
 from mlops.cloud.workspace import Workspace
 from mlops.core import console
 from mlops.core.config import Config
-from mlops.core.errors import TrafficError
+from mlops.core.errors import MlopsError, TrafficError
 
 __all__ = ["main", "rollback"]
 
-QUESTION = ({"role": "user", "content": "Are you there?"},)
+TO = "MLOPS_ROLLBACK_TO"
+"""Environment variable with which workflows choose the deployment or model."""
+QUESTIONS = ("Are you there?", "What is two plus two?", "Name a color, please.")
 
 
-def rollback(config: Config, workspace: Workspace) -> None:
-    """Move the traffic back once the previous deployment has answered. The replaced one is kept at 0 %, so that this can be reverted.
+def rollback(config: Config, workspace: Workspace, to: str = "") -> None:
+    """Move the traffic back once the deployment has answered. The replaced one is kept at 0 % as the standby.
 
-    A workflow run does this once: if its job is run again, it does not revert the rollback.
+    If the deployment is gone, its model is deployed again first. Without ``to`` only the last promotion can be undone, and only once: going
+    back twice would go forward to the bad model. To undo a rollback, name the deployment.
 
     Raises:
         NotPromoted: the endpoint is another target's.
-        TrafficError: there is no previous deployment, or it does not answer; the traffic is unchanged.
+        TrafficError: there is nothing to go back to, or it does not answer; the traffic is unchanged.
+        DeploymentFailed: the model could not be deployed again; the traffic is unchanged.
     """
     endpoint = workspace.endpoints.get(config.endpoint.name)
     workspace.check_endpoint(endpoint.name, endpoint.tags)
-    live = {name: share for name, share in endpoint.traffic.items() if share}
+    endpoint = traffic.recover(config, workspace, endpoint)
+    live = traffic.nonzero(endpoint.traffic)
     if console.in_github() and endpoint.tags.get(ROLLED_BACK_BY) == workspace.session.tags[RUN]:
         console.info(f"  nothing to do: this run has already rolled {endpoint.name} back; its traffic is {live}")
         return
-    previous = endpoint.tags.get(PREVIOUS, "")
-    deployment = workspace.endpoints.find_deployment(endpoint.name, previous) if previous else None
-    if deployment is None or deployment.state != "Succeeded" or deployment.identity != endpoint.tags.get(PREVIOUS_ID, ""):
-        state = "no longer exists" if previous else "was not kept"
-        if deployment is not None:
-            recreated = "was deleted and created again, so it is untested"
-            state = f"is {deployment.state}" if deployment.state != "Succeeded" else recreated
-        raise TrafficError(
-            f"Endpoint {endpoint.name} can't be rolled back: the previous deployment {previous} {state}."
-            f" Its traffic is unchanged: {live or 'none'}.",
-            "deploy an earlier commit with dispatch.yml, and set endpoint.keep_previous = true in pipeline.toml",
+    if not to and (replaced := endpoint.tags.get(ROLLED_BACK)):
+        console.notice(
+            f"Nothing to do: {endpoint.name} has already been rolled back from {replaced}; its traffic is {live}."
+            f" To undo that: `mlops rollback --target {config.target} --to {replaced}`."
         )
-    if live == {previous: 100}:
-        console.info(f"  nothing to do: {previous} takes all of the traffic of {endpoint.name}")
         return
-    # The previous deployment may be broken, too, so it has to answer before it takes traffic.
-    client = workspace.endpoints.open_client(endpoint, timeout_s=config.endpoint.request_timeout_ms / 1000 + 10)
-    answer = client.invoke(build_payload(QUESTION, max_new_tokens=8), previous)
-    if answer.status != 200:
-        raise TrafficError(
-            f"The previous deployment {previous} does not answer ({answer.reason}). The traffic is unchanged: {live or 'none'}.",
-            "look at its log in the studio; deploy an earlier commit with dispatch.yml",
-        )
+    deployment = _find_deployment(workspace, endpoint, to)
+    if deployment is not None and live == {deployment.name: 100}:
+        console.info(f"  nothing to do: {deployment.name} takes all of the traffic of {endpoint.name}")
+        return
+    created = deployment is None
+    if deployment is None:
+        deployment = _deploy_model(config, workspace, _find_model(workspace, endpoint, to))
+    try:
+        # It may be broken, too, so it has to answer before it takes traffic.
+        _check_answers(config, workspace, endpoint, deployment.name)
+    except BaseException:
+        if created:
+            workspace.endpoints.delete_deployment(endpoint.name, deployment.name)
+        raise
     replaced = max(live, key=lambda name: live[name], default="")
-    deployment = workspace.endpoints.find_deployment(endpoint.name, replaced) if replaced else None
-    replaced_id = deployment.identity if deployment is not None else ""
-    workspace.endpoints.set_traffic(
-        endpoint.name,
-        {previous: 100},
-        tags={**standby_tags(config.endpoint, replaced, replaced_id), ROLLED_BACK_BY: workspace.session.tags[RUN]},
-    )
-    message = f"Endpoint {endpoint.name} is back on {previous}; {replaced or 'nothing'} is kept at 0 %."
+    message = _switch(config, workspace, endpoint, deployment.name, replaced)
     console.notice(message)
     console.summary(f"## Rolled back\n\n{message}")
 
 
-main = stage.command(rollback)
+def _find_deployment(workspace: Workspace, endpoint: EndpointView, to: str) -> DeploymentView | None:
+    """Return the deployment to go back to, or None if there is none, so that its model has to be deployed again."""
+    if to:
+        named = workspace.endpoints.find_deployment(endpoint.name, to) if ":" not in to and "/" not in to else None
+        if named is None:
+            model = _find_model(workspace, endpoint, to)
+            views = workspace.endpoints.list_deployments(endpoint.name)
+            named = next((view for view in views if view.model.lower() == model.lower() and view.state == "Succeeded"), None)
+    else:
+        name = endpoint.tags.get(PREVIOUS, "")
+        named = workspace.endpoints.find_deployment(endpoint.name, name) if name else None
+        if named is not None and named.identity != endpoint.tags.get(PREVIOUS_ID, ""):
+            console.warning(f"Deployment {name} was deleted and created again, so it is untested and gets no traffic.")
+            named = None
+    if named is not None and named.state != "Succeeded":
+        raise TrafficError(
+            f"Endpoint {endpoint.name} can't be rolled back: deployment {named.name} is {named.state}. {_unchanged(endpoint)}",
+            f"look at its log in the studio, or name another one: `mlops rollback --to …` ({_choices(endpoint)})",
+        )
+    return named
+
+
+def _find_model(workspace: Workspace, endpoint: EndpointView, to: str) -> str:
+    """Return the full id of the model to go back to.
+
+    Raises:
+        TrafficError: none is recorded, it does not exist, or another identity has registered it.
+    """
+    reference = to or endpoint.tags.get(PREVIOUS_MODEL, "")
+    problem = "nothing is recorded that was live before"
+    if reference:
+        name, _, version = reference.rpartition("/models/")[2].replace("/versions/", ":").partition(":")
+        problem = f"it has no deployment {to}" if to and not version else f"model {reference} does not exist"
+        try:
+            model = workspace.assets.get_model(name, version) if version else None
+        except NotFound:
+            model = None
+        if model is not None and workspace.session.trusts(model.creator):
+            return model.id
+        if model is not None:
+            problem = f"model {reference} was registered by {model.creator or 'an unknown identity'}, which this target does not trust"
+    raise TrafficError(
+        f"Endpoint {endpoint.name} can't be rolled back: {problem}. {_unchanged(endpoint)}",
+        f"name a deployment or a model: `mlops rollback --to …` ({_choices(endpoint)}); or deploy an earlier commit with dispatch.yml",
+    )
+
+
+def _deploy_model(config: Config, workspace: Workspace, model: str) -> DeploymentView:
+    """Deploy a model under a name of its own, at 0 %. A deployment of an interrupted attempt is used, or replaced if it failed."""
+    settings = config.endpoint
+    name = f"{settings.deployment_prefix[:16]}-back-{hashlib.sha256(model.lower().encode()).hexdigest()[:8]}"
+    existing = workspace.endpoints.find_deployment(settings.name, name)
+    if existing is not None and not workspace.session.owns(existing.tags):
+        raise TrafficError(
+            f"Endpoint {settings.name} has a deployment {name} that this pipeline did not create for this target."
+            " The traffic is unchanged.",
+            "set another endpoint.deployment_prefix in pipeline.toml",
+        )
+    if existing is not None and existing.state in ("Failed", "Canceled"):
+        workspace.endpoints.delete_deployment(settings.name, name)
+        existing = None
+    console.info(f"  the deployment is gone; deploying {model} again")
+    if existing is not None:
+        return workspace.endpoints.wait_until_healthy(settings, name)
+    try:
+        return workspace.endpoints.deploy(settings, name, model, {SERVED_MODEL: model})
+    except BaseException:
+        # It is billed from the moment it is requested.
+        workspace.endpoints.delete_deployment(settings.name, name)
+        raise
+
+
+def _check_answers(config: Config, workspace: Workspace, endpoint: EndpointView, deployment: str) -> None:
+    client = workspace.endpoints.open_client(endpoint, timeout_s=config.endpoint.request_timeout_ms / 1000 + 10)
+    for question in QUESTIONS:
+        response = client.invoke(build_payload(({"role": "user", "content": question},), max_new_tokens=8), deployment)
+        if response.status != 200:
+            raise TrafficError(
+                f"Deployment {deployment} does not answer ({response.reason}). {_unchanged(endpoint)}",
+                f"look at its log in the studio, or name another one: `mlops rollback --to …` ({_choices(endpoint)})",
+            )
+
+
+def _switch(config: Config, workspace: Workspace, endpoint: EndpointView, deployment: str, replaced: str) -> str:
+    view = workspace.endpoints.find_deployment(endpoint.name, replaced) if replaced else None
+    tags = {
+        **standby_tags(config.endpoint, replaced, view.identity if view is not None else ""),
+        PREVIOUS_MODEL: "",
+        ROLLED_BACK: replaced,
+        ROLLED_BACK_BY: workspace.session.tags[RUN],
+    }
+    try:
+        after = traffic.change_traffic(workspace, endpoint, deployment)
+        traffic.verify(workspace, after, deployment, config.endpoint.request_timeout_ms / 1000 + 10)
+        traffic.finish(workspace, endpoint.name, tags)
+    except traffic.Busy:
+        raise
+    except BaseException as problem:
+        outcome = traffic.undo(workspace, endpoint.name, endpoint.traffic)
+        if isinstance(problem, MlopsError):
+            raise TrafficError(f"{deployment} could not be made live: {problem.what} {outcome}", problem.fix) from problem
+        console.warning(outcome)
+        raise
+    undo = f" To undo this: `mlops rollback --target {config.target} --to {replaced}`." if replaced else ""
+    return f"Endpoint {endpoint.name} is back on {deployment}; {replaced or 'nothing'} is kept at 0 %.{undo}"
+
+
+def _unchanged(endpoint: EndpointView) -> str:
+    return f"Its traffic is unchanged: {traffic.nonzero(endpoint.traffic) or 'none'}."
+
+
+def _choices(endpoint: EndpointView) -> str:
+    return f"it has {', '.join(sorted(endpoint.traffic)) or 'no deployment'}"
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--to",
+        default=os.environ.get(TO, ""),
+        metavar="DEPLOYMENT|MODEL",
+        help=f"a deployment of the endpoint, or a registered model as NAME:VERSION ({TO}: the same; default: what was live before)",
+    )
+
+
+main = stage.command(rollback, add_options=_add_options)

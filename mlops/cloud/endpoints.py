@@ -6,6 +6,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC
 from typing import Any
 
 from mlops.cloud.creators import creator_of
@@ -64,6 +65,8 @@ class DeploymentView:
     tags: Mapping[str, str] = field(default_factory=dict)
     creator: str = ""
     """Who created it, as Azure says (see :mod:`mlops.cloud.creators`)."""
+    created: str = ""
+    """When (ISO 8601, UTC, to the minute)."""
 
     @property
     def identity(self) -> str:
@@ -389,6 +392,7 @@ def _endpoint_view(entity: Any) -> EndpointView:
 
 def _deployment_view(entity: Any) -> DeploymentView:
     model = entity.model
+    created = getattr(entity.creation_context, "created_at", None)
     return DeploymentView(
         name=str(entity.name),
         state=as_text(entity.provisioning_state, "Unknown"),
@@ -397,4 +401,5 @@ def _deployment_view(entity: Any) -> DeploymentView:
         instances=int(entity.instance_count or 0),
         tags=dict(entity.tags or {}),
         creator=creator_of(entity.creation_context),
+        created=created.astimezone(UTC).isoformat()[:16] if created else "",
     )

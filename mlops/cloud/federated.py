@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 from typing import Any
 
 from mlops.core import console
@@ -84,7 +85,7 @@ class GitHubCredential:
             return CredentialError(
                 f"Entra ID does not trust this job. GitHub identifies it as {subject!r} (issuer {issuer}). {reason}",
                 "create this federated credential on the application (it must match exactly; at most 20 per application):\n"
-                f"  az ad app federated-credential create --id {self._client} --parameters '{json.dumps(credential)}'",
+                f"  az ad app federated-credential create --id {self._client} --parameters {shlex.quote(json.dumps(credential))}",
             )
         if code == "700016":
             return CredentialError(

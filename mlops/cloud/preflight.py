@@ -16,12 +16,13 @@ from mlops.cloud.compute import ComputeView
 from mlops.cloud.parameters import RESERVED
 from mlops.cloud.quota import Need, Usage, find_shortages
 from mlops.cloud.vm_sizes import VmSize
-from mlops.core.config import ComputeConfig, EndpointConfig, Scalar, TrainingConfig
+from mlops.core.config import BudgetConfig, ComputeConfig, EndpointConfig, Scalar, TrainingConfig
 from mlops.core.console import did_you_mean
 from mlops.core.records import Finding
 
 __all__ = [
     "UNSUPPORTED_SIZES",
+    "check_budget",
     "check_cluster",
     "check_endpoint_size",
     "check_model",
@@ -235,6 +236,21 @@ def _describe_serving(endpoint: EndpointConfig, per_hour: float) -> str:
         hours = endpoint.keep_previous_hours
         text += f", and the standby at 0 % as much again, {month}, for {hours:g} h after a promotion ({per_hour * hours:,.2f} USD)"
     return text
+
+
+def check_budget(
+    budget: BudgetConfig, training_usd: float | None, endpoint: EndpointConfig, locate: Callable[[str], str]
+) -> Iterator[Finding]:
+    """Find costs above the budget. What has a limit and no estimate is an error, too."""
+    hourly = None if endpoint.price_per_hour_usd is None else endpoint.price_per_hour_usd * endpoint.instance_count
+    for key, limit, cost, what, settings in (
+        ("training_usd", budget.training_usd, training_usd, "The training", "compute.price_per_hour_usd and training.expected_hours"),
+        ("endpoint_usd_per_hour", budget.endpoint_usd_per_hour, hourly, "An hour of the deployment", "endpoint.price_per_hour_usd"),
+    ):
+        if limit is None or (cost is not None and cost <= limit):
+            continue
+        excess = f"has no estimate: set {settings}" if cost is None else f"is estimated to cost {cost:,.2f} USD"
+        yield make_finding("budget.exceeded", locate(f"budget.{key}"), f"{what} {excess}; budget.{key} is {limit:,.2f} USD")
 
 
 def make_finding(rule: str, where: str, message: str, severity: Severity = "error") -> Finding:

@@ -248,6 +248,15 @@ class EndpointConfig(Table):
     keep_previous_hours: float = Field(24.0, gt=0, description="after which `mlops reap --delete` may delete the old deployment")
 
 
+class BudgetConfig(Table):
+    """What a run may cost at most, by the prices in this file. Checked before anything is paid for."""
+
+    training_usd: float | None = Field(None, ge=0, allow_inf_nan=False, description="of one training; unset: no limit")
+    endpoint_usd_per_hour: float | None = Field(
+        None, ge=0, allow_inf_nan=False, description="of all instances of one deployment; unset: no limit"
+    )
+
+
 class SmokeConfig(Table):
     """The test that the new deployment must pass before it takes traffic."""
 
@@ -279,6 +288,7 @@ class Tables(Table):
     endpoint: EndpointConfig = EndpointConfig()
     smoke: SmokeConfig = SmokeConfig()
     promotion: PromotionConfig = PromotionConfig()
+    budget: BudgetConfig = BudgetConfig()
     tags: Tags = Field(default_factory=dict, description="put on everything that the pipeline creates")
 
 
@@ -314,7 +324,7 @@ class Config(Tables):
 _NEXT_SETTING = re.compile(rf"(?:\s*[,;]\s*|\s+)(?=(?:{'|'.join(Tables.model_fields)})\.[\w.\"'-]+\s*=)")
 """The separator of two settings on one line."""
 
-DECIDING = ("gate.", "evaluation.", "data.", "endpoint.ephemeral", "workspace.trusted_creators", "promotion.")
+DECIDING = ("gate.", "evaluation.", "data.", "budget.", "endpoint.ephemeral", "workspace.trusted_creators", "promotion.")
 """Settings that decide the gate's verdict and whom it binds: its rules, the scores, and the rows that both suites and overlaps come from.
 For a target that is not ephemeral only the file may set them."""
 NOT_DECIDING = ("data.max_rows.train_sft", "data.max_rows.train_gen", "data.max_rows.test_gen")

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from mlops.__main__ import main
 from mlops.cli.rollback import rollback
-from mlops.cloud.tags import PREVIOUS, PREVIOUS_ID
+from mlops.cloud.tags import PREVIOUS, PREVIOUS_ID, PREVIOUS_MODEL, ROLLED_BACK, ROLLED_BACK_BY
 from mlops.cloud.workspace import Workspace
 from mlops.core.config import Config, EndpointConfig
 from mlops.core.errors import TrafficError
+from mlops.core.run import Run
+from mlops.emulator.identity import entra
+from mlops.emulator.server import Emulator
+from mlops.teardown import teardown
 from tests.support.deployments import registered_model
 
 Settings = Callable[..., Config]
@@ -40,7 +45,7 @@ def session(inside: object, settings: Settings, open_workspace: Open, trained_jo
         if workspace.endpoints.find_deployment(NAME, name) is None:
             endpoint = EndpointConfig(name=NAME, probe_initial_delay_s=1)
             workspace.endpoints.deploy(endpoint, name, registered_model(workspace, trained_job), {})
-    tags = {PREVIOUS: "old", PREVIOUS_ID: identity(workspace, "old"), "mlops.rollback": ""}
+    tags = {PREVIOUS: "old", PREVIOUS_ID: identity(workspace, "old"), PREVIOUS_MODEL: "", ROLLED_BACK: "", ROLLED_BACK_BY: ""}
     workspace.endpoints.set_traffic(NAME, {"new": 100}, tags=tags)
     return opened
 
@@ -57,28 +62,75 @@ def state(workspace: Workspace) -> tuple[dict[str, int], str]:
     return {name: share for name, share in endpoint.traffic.items() if share}, endpoint.tags.get(PREVIOUS, "")
 
 
-def test_the_traffic_moves_back_and_can_be_moved_again(session: Session) -> None:
+def test_a_second_rollback_does_not_go_forward_and_undoing_it_is_explicit(session: Session, capsys: pytest.CaptureFixture[str]) -> None:
     config, workspace = session()
     rollback(config, workspace)
     assert state(workspace) == ({"old": 100}, "new")
     assert workspace.endpoints.get(NAME).traffic["new"] == 0, "the replaced deployment stays at 0 %"
     rollback(config, workspace)
+    assert state(workspace) == ({"old": 100}, "new")
+    assert "`mlops rollback --target test --to new`" in capsys.readouterr().err
+    torn = teardown(config, Run(Path(config.file).parent / "run"), workspace)
+    assert torn.refused[f"deployment new of {NAME}"] == "is kept for rollback"
+    rollback(config, workspace, "new")
     assert state(workspace) == ({"new": 100}, "old")
 
 
 def test_a_workflow_run_rolls_back_once(session: Session, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """If somebody re-runs the job to be sure, the broken deployment must not get the traffic again."""
+    """If somebody re-runs the job to be sure, nothing happens, even if it names a deployment."""
     for name, value in (("GITHUB_ACTIONS", "true"), ("GITHUB_REPOSITORY", "octo/chat"), ("GITHUB_RUN_ID", "1")):
         monkeypatch.setenv(name, value)
-    for _ in range(2):
-        config, workspace = session_again(session, capsys)
-        rollback(config, workspace)
+    config, workspace = session_again(session, capsys)
+    for to in ("", "", "new"):
+        rollback(config, workspace, to)
         assert state(workspace) == ({"old": 100}, "new")
     assert "has already rolled way-back back" in capsys.readouterr().out
-    monkeypatch.setenv("GITHUB_RUN_ID", "2")
-    config, workspace = session_again(session, capsys)
+
+
+def test_a_deployment_that_is_gone_is_deployed_again_from_its_model(session: Session, trained_job: str, fault: Fault) -> None:
+    config, workspace = session()
+    name, version = registered_model(workspace, trained_job).split("/models/")[1].split("/versions/")
+    workspace.endpoints.set_traffic(NAME, {"new": 100}, tags={PREVIOUS_MODEL: f"{name}:{version}"})
+    workspace.endpoints.delete_deployment(NAME, "old")
+    before = state(workspace)
+    fault("scoring-424@d-back-* x1")
+    with pytest.raises(TrafficError, match="does not answer"):
+        rollback(config, workspace)
+    assert state(workspace) == before
+    assert set(workspace.endpoints.get(NAME).traffic) == {"new"}, "what was deployed for it is deleted"
     rollback(config, workspace)
-    assert state(workspace) == ({"new": 100}, "old"), "another run rolls back again"
+    ((live, share),) = state(workspace)[0].items()
+    assert (live.startswith("d-back-"), share) == (True, 100)
+    # By its name or by its model, whatever the tags say.
+    rollback(config, workspace, "new")
+    assert state(workspace)[0] == {"new": 100}
+    workspace.endpoints.delete_deployment(NAME, live)
+
+
+def test_a_model_of_another_identity_is_not_deployed(
+    inside: Emulator, session: Session, open_workspace: Open, trained_job: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, workspace = session()
+    with monkeypatch.context() as patch:
+        for name, value in entra.add_application(inside.azure).items():
+            patch.setenv(name, value)
+        intruder = open_workspace(config)
+        intruder.assets.register_model(
+            name="planted-back", version="1", path=f"azureml://jobs/{trained_job}/outputs/trained_model", description="", tags={}
+        )
+    workspace.endpoints.set_traffic(NAME, {"new": 100}, tags={PREVIOUS: "", PREVIOUS_MODEL: "planted-back:1"})
+    with pytest.raises(TrafficError, match="which this target does not trust"):
+        rollback(config, workspace)
+    assert state(workspace) == ({"new": 100}, "")
+
+
+@pytest.mark.parametrize(("to", "says"), [("older", "has no deployment older"), ("answering:77", "model answering:77 does not exist")])
+def test_what_does_not_exist_is_named_with_the_choices(session: Session, to: str, says: str) -> None:
+    config, workspace = session()
+    with pytest.raises(TrafficError, match=says) as raised:
+        rollback(config, workspace, to)
+    assert "it has new, old" in raised.value.fix
+    assert state(workspace) == ({"new": 100}, "old")
 
 
 def session_again(session: Session, capsys: pytest.CaptureFixture[str]) -> tuple[Config, Workspace]:
@@ -93,25 +145,25 @@ def test_the_previous_deployment_gets_traffic_even_if_none_has_it(session: Sessi
     assert state(workspace) == ({"old": 100}, "")
 
 
-def test_without_a_previous_deployment_no_traffic_moves(session: Session) -> None:
+def test_without_anything_recorded_no_traffic_moves(session: Session) -> None:
     config, workspace = session()
-    workspace.endpoints.set_traffic(NAME, {"new": 100}, tags={PREVIOUS: ""})
-    with pytest.raises(TrafficError, match=r"was not kept. Its traffic is unchanged: \{'new': 100\}") as raised:
-        rollback(config, workspace)
-    assert "keep_previous = true" in raised.value.fix
-    workspace.endpoints.set_traffic(NAME, {"new": 100}, tags={PREVIOUS: "older"})
-    with pytest.raises(TrafficError, match="older no longer exists"):
-        rollback(config, workspace)
+    for previous in ("", "older"):
+        workspace.endpoints.set_traffic(NAME, {"new": 100}, tags={PREVIOUS: previous})
+        with pytest.raises(TrafficError, match=r"nothing is recorded that was live before. Its traffic is unchanged: \{'new': 100\}"):
+            rollback(config, workspace)
     assert state(workspace) == ({"new": 100}, "older")
 
 
-def test_a_previous_deployment_that_was_created_again_gets_no_traffic(session: Session, trained_job: str) -> None:
+def test_a_previous_deployment_that_was_created_again_gets_no_traffic(
+    session: Session, trained_job: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     config, workspace = session()
     workspace.endpoints.delete_deployment(NAME, "old")
     settings = EndpointConfig(name=NAME, probe_initial_delay_s=1)
     workspace.endpoints.deploy(settings, "old", registered_model(workspace, trained_job), {})
-    with pytest.raises(TrafficError, match="old was deleted and created again, so it is untested"):
+    with pytest.raises(TrafficError, match="nothing is recorded"):
         rollback(config, workspace)
+    assert "old was deleted and created again, so it is untested" in capsys.readouterr().err
     assert state(workspace) == ({"new": 100}, "old")
 
 

@@ -10,6 +10,7 @@ import pytest
 from mlops.cloud.assets import BaseModel, Component, ComponentInput
 from mlops.cloud.compute import ComputeView
 from mlops.cloud.preflight import (
+    check_budget,
     check_cluster,
     check_endpoint_size,
     check_model,
@@ -268,6 +269,26 @@ def test_cost_is_price_times_nodes_times_hours() -> None:
 def test_no_standby_costs_nothing(change: dict[str, Any]) -> None:
     priced = config(endpoint={"price_per_hour_usd": 3.0, **change})
     assert "standby" not in estimate_cost(priced.compute, priced.training, priced.endpoint)[1]
+
+
+@pytest.mark.parametrize(
+    ("budget", "training_usd", "findings"),
+    [
+        ({}, None, []),
+        ({"training_usd": 14.0, "endpoint_usd_per_hour": 6.0}, 14.0, []),
+        ({"training_usd": 13.9}, 14.0, ["budget.training_usd: The training is estimated to cost 14.00 USD"]),
+        ({"training_usd": 100.0}, None, ["budget.training_usd: The training has no estimate: set compute.price_per_hour_usd"]),
+        ({"endpoint_usd_per_hour": 5.9}, None, ["budget.endpoint_usd_per_hour: An hour of the deployment is estimated to cost 6.00 USD"]),
+    ],
+)
+def test_what_costs_more_than_the_budget_or_has_no_estimate_is_an_error(
+    budget: dict[str, float], training_usd: float | None, findings: list[str]
+) -> None:
+    priced = config(budget=budget, endpoint={"price_per_hour_usd": 3.0, "instance_count": 2})
+    actual = list(check_budget(priced.budget, training_usd, priced.endpoint, str))
+    assert all(finding.severity == "error" for finding in actual)
+    for finding, start in zip(actual, findings, strict=True):
+        assert f"{finding.where}: {finding.message}".startswith(start)
 
 
 @pytest.mark.parametrize(

@@ -158,6 +158,10 @@ def test_a_rollback_moves_the_traffic_back(live: str, repository: Harness) -> No
     assert back.jobs == {"rollback": "success"}, back.trouble
     assert repository.endpoints()[ENDPOINT][live] == 100
     assert f"back on {live}" in back.summary
+    (bad,) = set(repository.endpoints()[ENDPOINT]) - {live}
+    again = repository.dispatch("dispatch.yml", {"action": "rollback"})
+    assert again.jobs == {"rollback": "success"}, again.trouble
+    assert repository.endpoints()[ENDPOINT] == {live: 100, bad: 0}, "not forward to the bad model"
 
 
 def test_a_commit_outside_the_branch_is_refused(live: str, repository: Harness) -> None:

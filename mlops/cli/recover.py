@@ -1,0 +1,42 @@
+"""Finish or undo a change of the traffic that was stopped in the middle, e.g. because its runner was lost.
+
+mlops recover --target prod
+"""
+
+from __future__ import annotations
+
+from mlops.cli import stage
+from mlops.cloud import traffic
+from mlops.cloud.workspace import Workspace
+from mlops.core import console
+from mlops.core.config import Config
+
+__all__ = ["main", "recover"]
+
+
+def recover(config: Config, workspace: Workspace) -> None:
+    """Read the endpoint's tag about an unfinished change, and act on it: finish it if the deployment answers, otherwise undo it.
+
+    A change of another run that may still be at work is left alone.
+
+    Raises:
+        NotPromoted: the endpoint is another target's.
+        TrafficError: the change can be neither finished nor undone.
+    """
+    endpoint = workspace.endpoints.find(config.endpoint.name)
+    if endpoint is None:
+        console.info(f"  nothing to do: endpoint {config.endpoint.name} does not exist")
+        return
+    workspace.check_endpoint(endpoint.name, endpoint.tags)
+    if traffic.read_change(endpoint) is None:
+        console.info(f"  nothing to do: the traffic of {endpoint.name} is {traffic.nonzero(endpoint.traffic) or 'none'}")
+        return
+    try:
+        after = traffic.recover(config, workspace, endpoint)
+    except traffic.Busy as problem:
+        console.info(f"  nothing to do: {problem.what}")
+        return
+    console.summary(f"## Recovered\n\nThe traffic of {after.name} is {traffic.nonzero(after.traffic) or 'none'}.")
+
+
+main = stage.command(recover)

@@ -1,0 +1,232 @@
+"""Changes of an endpoint's traffic, each of which another machine can finish or undo.
+
+Azure has no transactions, but it stores an endpoint's traffic and tags with one request. So the request that moves the traffic also
+writes the tag :data:`mlops.cloud.tags.CHANGE`, which says who moves it, from what and to what. It is there exactly while a change is
+neither confirmed nor undone, and keeps everybody else from changing the traffic, until it expires.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from mlops.cloud.endpoints import EndpointView
+from mlops.cloud.invoke import build_payload
+from mlops.cloud.standby import standby_tags
+from mlops.cloud.tags import CHANGE, PREVIOUS_MODEL, ROLLED_BACK, RUN
+from mlops.cloud.workspace import Workspace
+from mlops.core import console
+from mlops.core.config import Config
+from mlops.core.errors import MlopsError, TrafficError
+
+__all__ = [
+    "Busy",
+    "Change",
+    "change_traffic",
+    "check_idle",
+    "finish",
+    "nonzero",
+    "previous_tags",
+    "read_change",
+    "recover",
+    "undo",
+    "verify",
+]
+
+LEASE = timedelta(minutes=30)
+"""After this time a change counts as abandoned: it is the time limit of the job that makes it."""
+QUESTION = ({"role": "user", "content": "Are you there?"},)
+TRIES = 5
+PAUSE_S = 2.0
+
+
+class Busy(TrafficError):
+    """Somebody else is changing the traffic. Nothing was changed here."""
+
+
+class Change(BaseModel):
+    """An unfinished change of an endpoint's traffic, as its tag has it. Azure allows 256 characters, so the names are short."""
+
+    model_config = ConfigDict(frozen=True)
+
+    run: str
+    """The run of the pipeline that makes it."""
+    until: datetime
+    """When it counts as abandoned."""
+    was: dict[str, int]
+    """Deployment → percent before, without those at 0 %."""
+    to: str
+    """The deployment that gets all of the traffic."""
+
+    @property
+    def is_abandoned(self) -> bool:
+        """Whether its run has had enough time."""
+        return datetime.now(UTC) >= self.until
+
+
+def read_change(endpoint: EndpointView) -> Change | None:
+    """Return the unfinished change of an endpoint, or None.
+
+    Raises:
+        TrafficError: the tag can't be read.
+    """
+    text = endpoint.tags.get(CHANGE, "")
+    if not text:
+        return None
+    try:
+        return Change.model_validate_json(text)
+    except ValidationError as problem:
+        raise TrafficError(
+            f"Tag {CHANGE} of endpoint {endpoint.name} is not a change of its traffic: {text!r}. The traffic is unchanged.",
+            "look at the endpoint's traffic in the studio, then remove the tag",
+        ) from problem
+
+
+def check_idle(endpoint: EndpointView) -> None:
+    """Refuse to begin a change while another one is unfinished.
+
+    Raises:
+        Busy: a run is changing the traffic, or has stopped in the middle.
+    """
+    change = read_change(endpoint)
+    if change is not None:
+        raise Busy(
+            f"Run {change.run} is moving the traffic of {endpoint.name} from {change.was or 'nothing'} to {change.to}. Nothing was changed"
+            " here.",
+            f"wait until it has ended and run the command again; if it was stopped, run `mlops recover` after {change.until:%H:%M} UTC",
+        )
+
+
+def recover(config: Config, workspace: Workspace, endpoint: EndpointView) -> EndpointView:
+    """Finish or undo a change that its run has not: finish it if the deployment answers, otherwise restore the traffic from before.
+
+    Does nothing if no change is unfinished.
+
+    Raises:
+        Busy: its run is another one and may still be at work.
+        TrafficError: the change can be neither finished nor undone.
+    """
+    change = read_change(endpoint)
+    if change is None:
+        return endpoint
+    if not change.is_abandoned and change.run != _run(workspace):
+        check_idle(endpoint)
+    live = nonzero(endpoint.traffic)
+    if live != {change.to: 100}:
+        console.notice(
+            f"The traffic of {endpoint.name} is {live or 'none'}: somebody has changed it since run {change.run} stopped. It stays."
+        )
+        return workspace.endpoints.set_traffic(endpoint.name, live, tags={CHANGE: ""}, allow_none=True)
+    try:
+        verify(workspace, endpoint, change.to, config.endpoint.request_timeout_ms / 1000 + 10)
+    except TrafficError as problem:
+        outcome = undo(workspace, endpoint.name, change.was)
+        after = workspace.endpoints.get(endpoint.name)
+        if CHANGE in after.tags:
+            raise TrafficError(f"{problem.what} {outcome}", "deploy an earlier commit with dispatch.yml") from problem
+        console.warning(f"Run {change.run} stopped while it made {change.to} live. {problem.what} {outcome}")
+        return after
+    previous = max(change.was, key=lambda name: change.was[name], default=None)
+    tags = previous_tags(config, workspace, endpoint.name, previous, keep=config.endpoint.keep_previous)
+    console.notice(f"Run {change.run} stopped while it made {change.to} live. It answers, so it stays.")
+    return finish(workspace, endpoint.name, tags)
+
+
+def previous_tags(config: Config, workspace: Workspace, endpoint: str, deployment: str | None, *, keep: bool) -> dict[str, str]:
+    """Return the tags that say how to go back, for an endpoint that has just got another live deployment.
+
+    Args:
+        config: the settings.
+        workspace: where the endpoint is.
+        endpoint: its name.
+        deployment: the one that was live before.
+        keep: whether it stays at 0 %. If not, only its model is recorded, and teardown deletes it if nobody else has.
+    """
+    view = workspace.endpoints.find_deployment(endpoint, deployment) if deployment else None
+    standby = view if keep else None
+    name, identity = (standby.name, standby.identity) if standby is not None else ("", "")
+    model = "" if view is None else _short_model(view.model)
+    return {**standby_tags(config.endpoint, name, identity), PREVIOUS_MODEL: model, ROLLED_BACK: ""}
+
+
+def _short_model(model: str) -> str:
+    """Return ``NAME:VERSION`` of a model of the workspace, otherwise its full id: Azure allows 256 characters in a tag."""
+    match = re.fullmatch(r".*/workspaces/[^/]+/models/([^/]+)/versions/([^/]+)", model, re.IGNORECASE)
+    return f"{match[1]}:{match[2]}" if match else model[:256]
+
+
+def _run(workspace: Workspace) -> str:
+    return workspace.session.tags[RUN][-100:]
+
+
+def change_traffic(workspace: Workspace, before: EndpointView, deployment: str) -> EndpointView:
+    """Send all of the traffic to a deployment. Afterwards the change is unfinished: call :func:`finish` or :func:`undo`.
+
+    Args:
+        workspace: where the endpoint is.
+        before: the endpoint as it was when the change was decided.
+        deployment: gets 100 %.
+
+    Raises:
+        Busy: somebody else is changing the traffic, or has changed it since; nothing was changed.
+        TrafficError: the service did not apply it.
+    """
+    now = workspace.endpoints.get(before.name)
+    check_idle(now)
+    if nonzero(now.traffic) != nonzero(before.traffic):
+        raise Busy(
+            f"The traffic of {before.name} was {nonzero(before.traffic) or 'none'} and is {nonzero(now.traffic) or 'none'} now: somebody"
+            " else has changed it. Nothing was changed here.",
+            "run the command again",
+        )
+    change = Change(
+        run=_run(workspace),
+        until=(datetime.now(UTC) + LEASE).replace(microsecond=0),
+        was=nonzero(before.traffic),
+        to=deployment,
+    )
+    return workspace.endpoints.set_traffic(before.name, {deployment: 100}, tags={CHANGE: change.model_dump_json()})
+
+
+def finish(workspace: Workspace, endpoint: str, tags: Mapping[str, str]) -> EndpointView:
+    """Confirm a change: its tag is removed, others are set, and the traffic stays."""
+    now = workspace.endpoints.get(endpoint)
+    return workspace.endpoints.set_traffic(endpoint, now.traffic, tags={**tags, CHANGE: ""}, allow_none=True)
+
+
+def undo(workspace: Workspace, endpoint: str, traffic: Mapping[str, int]) -> str:
+    """Restore the traffic, remove the tag of the change, and describe the outcome. Raises nothing of ours."""
+    saved = nonzero(traffic)
+    try:
+        workspace.endpoints.set_traffic(endpoint, saved, tags={CHANGE: ""}, allow_none=True)
+    except MlopsError as problem:
+        return f"The traffic could NOT be restored to {saved or 'none'}: {problem.what} Run `mlops recover`."
+    return f"The traffic was restored: {saved or 'none'}."
+
+
+def verify(workspace: Workspace, endpoint: EndpointView, deployment: str, timeout_s: float) -> None:
+    """Check that requests that name no deployment are answered by this one.
+
+    Raises:
+        TrafficError: they are not.
+    """
+    client = workspace.endpoints.open_client(endpoint, timeout_s=timeout_s)
+    problem = ""
+    # New traffic rules take a moment to reach every front end.
+    for attempt in range(TRIES):
+        time.sleep(PAUSE_S if attempt else 0)
+        answer = client.invoke(build_payload(QUESTION, max_new_tokens=8))
+        if answer.status == 200 and answer.deployment in ("", deployment):
+            return
+        problem = answer.reason or f"{answer.deployment} answered"
+        console.info(f"  {endpoint.name}: {problem}")
+    raise TrafficError(f"{deployment} does not serve requests to {endpoint.name} that name no deployment: {problem}.")
+
+
+def nonzero(traffic: Mapping[str, int]) -> dict[str, int]:
+    """Return the deployments that take traffic."""
+    return {name: share for name, share in traffic.items() if share}
