@@ -27,6 +27,7 @@ from mlops.emulator import github_api
 from mlops.emulator.history import runstore
 from mlops.emulator.identity.github_oidc import WorkflowRun, job_environment
 from mlops.emulator.server import Emulator
+from tests.support.project import write_rows
 from tests.support.workflows.trees import REPOSITORY, ROOT, commit, copy_tree, inlined, make_repository, read_workflow, write_workflow
 
 DOUBLES = Path(__file__).parent / "doubles"
@@ -59,6 +60,13 @@ class Result:
         return "\n".join([str(self.jobs), *(line for line in lines[-120:] if "LocalRepositoryCache" not in line)])
 
 
+def _row(number: int) -> dict[str, Any]:
+    """A short conversation with something regular, so that a tiny model has something to learn."""
+    question, answer = f"What comes after {number}?", f"After {number} comes {number + 1}, as ever."
+    messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    return {"prompt": question, "prompt_id": f"counting-{number}", "messages": messages}
+
+
 class Harness:
     """A repository on the emulated GitHub, with its workflow runs.
 
@@ -81,6 +89,7 @@ class Harness:
         copy_tree(source, self.tree)
         self._configuration = configuration.read_text()
         (self.tree / "pipeline.toml").write_text(self._configuration)
+        write_rows(self.tree / "data" / "counting.jsonl", map(_row, range(160)))
         self._files = sorted((self.tree / ".github").rglob("*.yml"))
         if project:
             copy_tree(ROOT, self._home)
