@@ -12,7 +12,7 @@ from mlops.cloud.invoke import build_payload
 from mlops.cloud.workspace import Workspace
 from mlops.core.config import Config
 from mlops.core.errors import RecordError, SmokeTestFailed
-from mlops.core.records import Deployed
+from mlops.core.records import Deployed, Judged, Registered, Trained
 from mlops.core.run import Run
 from mlops.emulator.server import Emulator
 from mlops.smoke_test import Question, fault, percentile, questions, smoke_test
@@ -65,8 +65,11 @@ def deployed(
         model = registered_model(workspace, trained_job)
         deployment = workspace.endpoints.deploy(config.endpoint, shape, model, {})
         run = behind_the_gate(tmp_path / "run", trained_job)
+        inputs = {"train": run.read(Trained).digest(), "gate": run.read(Judged).digest()}
+        registered = run.write(Registered(inputs=inputs, name="answering", version="1", model=model, tags={}))
         run.write(
             Deployed(
+                inputs={"gate": inputs["gate"], "register": registered.digest()},
                 endpoint="shapes", endpoint_identity=endpoint.identity, endpoint_created=False, scoring_uri=endpoint.scoring_uri,
                 deployment=shape, identity=deployment.identity, model=model, sku=deployment.sku, instances=1, traffic_before={},
                 traffic_now={},

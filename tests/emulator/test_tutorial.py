@@ -77,7 +77,7 @@ def test_the_script_runs_to_its_end(tmp_path: Path) -> None:
     assert list_processes(tmp_path) == []
     lines = done.stdout.splitlines()
     assert "base model azureml://registries/azureml/models/Phi-3-mini-4k-instruct/versions/15" in lines
-    assert "component chat_completion_pipeline 0.0.82" in lines
+    assert "component chat_completion_pipeline 0.0.81" in lines
     assert "loss was logged 1 times" in lines, "every tenth of 19 steps is logged"
     assert any(re.fullmatch(r"metric eval_loss = [0-9.]+", line) for line in lines)
     (answer,) = (line.removeprefix("answer ") for line in lines if line.startswith("answer "))

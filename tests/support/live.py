@@ -64,7 +64,7 @@ class LiveProject:
         model = self.folder / "model"
         (model / "code").mkdir(parents=True, exist_ok=True)
         (model / "code" / "answering.py").write_text(ANSWERING)
-        (model / "MLmodel").write_text(MLMODEL.rstrip() + "\n    env: conda.yaml\n")
+        (model / "MLmodel").write_text(MLMODEL.replace("    python_version", "    env: conda.yaml\n    python_version"))
         (model / "conda.yaml").write_text(CONDA)
         return model
 

@@ -274,8 +274,11 @@ def _read_flavors(sent: VersionProperties, files: Path, model_type: str) -> dict
     description = files / "MLmodel"
     if not description.is_file():
         raise user_error(f"The path {sent.model_uri} holds no MLflow model: there is no file MLmodel in it.")
-    content = yaml.safe_load(description.read_text(encoding="utf-8"))
-    return {name: {"data": {key: str(value) for key, value in data.items()}} for name, data in content["flavors"].items()}
+    try:
+        flavors = yaml.safe_load(description.read_text(encoding="utf-8"))["flavors"]
+        return {name: {"data": {key: str(value) for key, value in data.items()}} for name, data in flavors.items()}
+    except (ValueError, yaml.YAMLError, KeyError, TypeError, AttributeError):
+        raise user_error(f"The file MLmodel in {sent.model_uri} is not valid.") from None
 
 
 def _matches(stored: Document, query: Mapping[str, str]) -> bool:

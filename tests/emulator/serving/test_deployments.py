@@ -258,21 +258,27 @@ def test_injected_faults_fail_the_operation(client: MLClient, good: str, emulato
     client.online_deployments.begin_delete("faulty", "shop").result()
 
 
+def _used_cores(client: MLClient) -> int:
+    usages = {usage.name["value"]: int(usage.currentValue) for usage in client.compute.list_usage() if "dedicatedCores" in usage.type}
+    return usages["standardNCSv3Family"]
+
+
 def test_a_deployment_uses_quota_with_its_reserve_for_upgrades(
     client: MLClient, good: str, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deploy(client, "first", good, instance_count=1)
-    # Two instances of 6 cores are reserved for one; so much is used already.
-    monkeypatch.setattr(emulator.azure, "options", replace(emulator.azure.options, quota={"standardNCSv3Family": 12 + 17}))
+    # Two instances of 6 cores are reserved for one; deployments of other tests may use some too.
+    used = _used_cores(client)
+    assert used >= 12
+    monkeypatch.setattr(emulator.azure, "options", replace(emulator.azure.options, quota={"standardNCSv3Family": used + 17}))
     message = (
-        "Not enough cluster CPU quota. The amount of additional CPU quota requested is 18, and you are currently using 12. "
-        "Your amount of maximum quota is 29."
+        f"Not enough cluster CPU quota. The amount of additional CPU quota requested is 18, and you are currently using {used}. "
+        f"Your amount of maximum quota is {used + 17}."
     )
     with pytest.raises(HttpResponseError, match=re.escape(f"OutOfQuota: {message}")):
         deploy(client, "second", good, instance_count=2)
-    usages = {usage.name["value"]: usage.currentValue for usage in client.compute.list_usage() if "dedicatedCores" in usage.type}
     # A failed deployment uses nothing.
-    assert usages["standardNCSv3Family"] == 12
+    assert _used_cores(client) == used
     for name in ("first", "second"):
         client.online_deployments.begin_delete(name, "shop").result()
 
