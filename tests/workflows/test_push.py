@@ -60,7 +60,7 @@ def test_nothing_secret_is_printed(first: Result, emulator: Emulator) -> None:
 
 
 def test_a_push_with_a_worse_model_is_rejected_and_cannot_be_overridden(live: str, repository: Harness) -> None:
-    repository.configure(learning_rate("1e-9"))
+    repository.configure(learning_rate("1e-5"))  # a model that is the base again is no evidence
     worse = repository.push()
     assert worse.code == 1
     assert worse.jobs == {"validate": "success", "train": "success", "evaluate-gate": "failure", "teardown": "success"}
