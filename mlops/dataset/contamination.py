@@ -50,20 +50,20 @@ def check_contamination(suites: Mapping[str, Path], training: Path, locate: Call
             owners.append((name, number))
     if not owners:
         return []
-    known, owner = np.concatenate(hashes), np.concatenate(indices)
-    order = np.argsort(known, kind="stable")
-    known, owner = known[order], owner[order]
+    passages_of_suites, owner = np.concatenate(hashes), np.concatenate(indices)
+    order = np.argsort(passages_of_suites, kind="stable")
+    passages_of_suites, owner = passages_of_suites[order], owner[order]
     # Nearly all passages of the training data are in no suite. A table by their lowest bits rules most of them out at once.
     mask = np.uint64(2**22 - 1)
     possible = np.zeros(2**22, np.bool_)
-    possible[known & mask] = True
+    possible[passages_of_suites & mask] = True
     first: dict[int, int] = {}
-    for number, passages in _passages(training) if len(known) else ():
+    for number, passages in _passages(training) if len(passages_of_suites) else ():
         passages = passages[possible[passages & mask]]
-        places = np.searchsorted(known, passages)
-        places[places == len(known)] = 0
-        for passage in passages[known[places] == passages]:
-            start, end = np.searchsorted(known, passage), np.searchsorted(known, passage, side="right")
+        places = np.searchsorted(passages_of_suites, passages)
+        places[places == len(passages_of_suites)] = 0
+        for passage in passages[passages_of_suites[places] == passages]:
+            start, end = np.searchsorted(passages_of_suites, passage), np.searchsorted(passages_of_suites, passage, side="right")
             for index in owner[start:end]:
                 first.setdefault(int(index), number)
     findings = []

@@ -44,7 +44,7 @@ _FUNCTION_WORDS = {
     "nl": "de het een en is niet ik je dat van in op te voor met zijn er maar ook we die heb naar als",
 }
 MIN_FUNCTION_WORDS = 4
-"""A text with fewer words that tell a language has none that can be told."""
+"""A text with fewer function words has no language."""
 
 
 def is_empty(answer: str) -> bool:
@@ -73,9 +73,9 @@ def is_refusal(answer: str) -> bool:
 
 
 def has_other_language(prompt: str, answer: str) -> bool:
-    """Return whether the answer is in another script or language than the prompt, as far as both can be told.
+    """Return whether the answer is in another script or language than the prompt, if both have one.
 
-    Languages in Latin script are told by their most frequent words. A short or ambiguous text has no language, and so no other one.
+    Languages in Latin script are recognized by their most frequent words. A short or ambiguous text has no language, and so no other one.
     """
     scripts = _script(prompt), _script(answer)
     if "" in scripts:
@@ -104,6 +104,6 @@ def _script(text: str) -> str:
 
 def _language(text: str) -> str:
     said = Counter(words(text))
-    counts = sorted(((sum(said[word] for word in known.split()), language) for language, known in _FUNCTION_WORDS.items()), reverse=True)
+    counts = sorted(((sum(said[word] for word in words.split()), language) for language, words in _FUNCTION_WORDS.items()), reverse=True)
     (most, language), (second, _) = counts[:2]
     return language if most >= MIN_FUNCTION_WORDS and most >= 2 * second else ""

@@ -66,10 +66,10 @@ def find_worse(judged: Judged, evaluated: Evaluated) -> list[str]:
     reference = "champion" if "champion" in evaluated.models else "base"
     if reference not in evaluated.models or "candidate" not in evaluated.models:
         return []
-    asked = {judgement.metric for judgement in judged.judgements if judgement.outcome is not Outcome.INVALID}
+    judged_metrics = {judgement.metric for judgement in judged.judgements if judgement.outcome is not Outcome.INVALID}
     before, after = evaluated.models[reference].metrics, evaluated.models["candidate"].metrics
     worse = []
-    for name in sorted((before.keys() & after.keys()) - asked):
+    for name in sorted((before.keys() & after.keys()) - judged_metrics):
         metric = parse(name)
         better = metric.definition.better if metric is not None and metric.kind is None and not metric.definition.zero_for_base else None
         if better is None:

@@ -195,8 +195,8 @@ def _check_client(azure: Azure, form: dict[str, str]) -> str:
     """Return the client id of the application that these credentials belong to."""
     i = azure.identity
     client = form["client_id"]
-    known = {"client_secret": i.client_secret} if client.lower() == i.client else azure.store.get("application", client.lower())
-    if known is None:
+    application = {"client_secret": i.client_secret} if client.lower() == i.client else azure.store.get("application", client.lower())
+    if application is None:
         raise _entra_error(
             400,
             "unauthorized_client",
@@ -214,7 +214,7 @@ def _check_client(azure: Azure, form: dict[str, str]) -> str:
             7000216,
             "'client_assertion', 'client_secret' or 'request' is required for the 'client_credentials' grant type.",
         )
-    elif not hmac.compare_digest(form["client_secret"].encode(), known["client_secret"].encode()):
+    elif not hmac.compare_digest(form["client_secret"].encode(), application["client_secret"].encode()):
         raise _entra_error(
             401,
             "invalid_client",

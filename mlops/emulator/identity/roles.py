@@ -194,7 +194,7 @@ def _read_assignment(where: str, item: Mapping[str, Any], roles: Mapping[str, Ro
         raise RolesError(f"{where}: an assignment has a role, a scope, and a principal if it isn't the emulator's application.")
     role = roles.get(item["role"].lower())
     if role is None:
-        names = [known.name for known in roles.values()]
+        names = [role.name for role in roles.values()]
         raise RolesError(f"{where}: there is no role {item['role']!r}{did_you_mean(item['role'], names)}; define it in 'definitions'.")
     if item["scope"] not in SCOPES and not item["scope"].startswith("/"):
         raise RolesError(f"{where}: the scope {item['scope']!r} is neither an ARM id nor {', '.join(SCOPES)}.")

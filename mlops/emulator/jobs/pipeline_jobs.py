@@ -298,8 +298,8 @@ def _component_version(azure: Azure, node: Node) -> str:
     match = COMPONENT.fullmatch(node.component_id)
     if match is None:
         raise not_implemented(f"the component {node.component_id}, only those of the azureml registry")
-    known = [(registry.REGISTRY, each.name, each.version) for each in catalog.components(azure.options)]
-    if (match["registry"], match["name"], match["version"]) not in known:
+    components = [(registry.REGISTRY, each.name, each.version) for each in catalog.components(azure.options)]
+    if (match["registry"], match["name"], match["version"]) not in components:
         missing = f"Not found component {match['name']} (version: {match['version']})."
         raise AzureFault(404, "NotFound", f"key: {node.component_id}, Message: {missing}", inner=("NotFound", "ComponentNotFound"))
     return match["version"]

@@ -266,8 +266,8 @@ def _render_container(azure: Azure, kind: str, name: str, versions: list[tuple[s
 
 
 def _resource(azure: Azure, kind: str, name: str, version: str, stored: Document) -> dict[str, Any]:
-    given = {key: value for key, value in stored["properties"].items() if value is not None}
-    properties = {"description": None, "tags": {}, "properties": {}, "isArchived": False, "isAnonymous": False} | DEFAULTS[kind] | given
+    present = {key: value for key, value in stored["properties"].items() if value is not None}
+    properties = {"description": None, "tags": {}, "properties": {}, "isArchived": False, "isAnonymous": False} | DEFAULTS[kind] | present
     return render_resource(arm_id(azure, kind, name, "versions", version), f"{kind}/versions", version, stored, properties=properties)
 
 
