@@ -17,6 +17,8 @@ from mlops.dataset.sources import find_source
 NEVER_COUNTED = {
     "workspace": "results are looked up in the workspace that it names",
     "gate": "the gate judges anew each time",
+    "promotion": "promote looks for the review each time, also when there is nothing to do",
+    "budget": "validate compares it with the cost each time; it changes no result",
     "tags": "labels",
 }
 """Sections that no key has, and why."""

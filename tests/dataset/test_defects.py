@@ -271,6 +271,13 @@ def test_training_rows_in_a_test_split_are_found_at_their_line(rule: str, change
     assert findings_of(folder, Run(tmp_path / "run")) == [(f"{folder}/{split}.jsonl:3", rule)]
 
 
+def test_a_training_answer_behind_another_turn_is_found_at_its_line(tmp_path: Path) -> None:
+    opening = [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": "Yes?"}]
+    leaked = {**train(3), "prompt": "Hello.", "messages": opening + train(3)["messages"][:2], "prompt_id": "leaked"}
+    folder = source(tmp_path / "source", "jsonl", {2: lambda row: json.dumps(leaked).encode()}, "test_sft")
+    assert findings_of(folder, Run(tmp_path / "run")) == [(f"{folder}/test_sft.jsonl:3", "overlap.answer")]
+
+
 def test_the_corpus_is_large_and_covers_the_rules() -> None:
     assert len(ROW) + len(SYNTAX) >= 70
     assert len(ROW) * len(WRITERS) + len(SYNTAX) * len(WRITERS) >= 150
@@ -282,7 +289,8 @@ def test_the_corpus_is_large_and_covers_the_rules() -> None:
         "overlap.exact",
         "overlap.normalized",
         "overlap.prompt",
-    } | {"overlap.answer"}
+        "overlap.answer",
+    }
     assert {rule for rule, _ in (*ROW.values(), *SYNTAX.values())} | elsewhere >= RULES.keys()
 
 
