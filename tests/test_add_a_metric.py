@@ -27,20 +27,20 @@ from tests.support.run_directories import judge_run, make_run
 
 root = Path(sys.argv[1])
 assert Path(mlops.__file__).is_relative_to(root), "the copy is tested, not the original"
-rule = load(root / "pipeline.toml", "prod", environment={}).gate.enabled_rules["truncated"]
-assert "| `truncated` | share of generated answers that are cut off at the length limit |" in list_metrics()
+rule = load(root / "pipeline.toml", "prod", environment={}).gate.enabled_rules["shouting"]
+assert "| `shouting` | share of generated answers in capital letters |" in list_metrics()
 for bad, verdict in ((False, Verdict.PROMOTE), (True, Verdict.REJECT)):
     scores = {role: make_rows(role, shift=-0.4 if role == "candidate" else 0.0) for role in ("candidate", "champion", "base")}
     for role, rows in scores.items():
         share = 0.75 if bad == (role == "candidate") else 0.1
-        for number, row in enumerate(row for row in rows if row["truncated"] is not None):
-            row["truncated"] = float(number < share * 20)
+        for number, row in enumerate(row for row in rows if row["shouting"] is not None):
+            row["shouting"] = float(number < share * 20)
     run = make_run(root / verdict.value, scores)
     judged = judge_run(run, rule)
     assert judged.verdict is verdict, judged.reasons
     assert {probe.result for probe in judged.self_test} == {"detected"}, judged.self_test
     for text in (screen(run), (run.directory / "gate.md").read_text(), (run.directory / "report.html").read_text()):
-        assert "target.truncated" in text
+        assert "target.shouting" in text
 """
 
 
@@ -84,7 +84,5 @@ def test_the_gate_judges_the_new_metric_and_reports_show_it(project: Path) -> No
 
 
 def test_the_tests_of_the_page_pass_and_so_do_those_of_all_metrics(project: Path) -> None:
-    files = [
-        f"tests/{name}.py" for name in ("judging/test_truncated", "remote/test_metrics", "judging/test_rules", "judging/test_validity")
-    ]
+    files = [f"tests/{name}.py" for name in ("judging/test_shouting", "remote/test_metrics", "judging/test_rules", "judging/test_validity")]
     run_python(project, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--import-mode=importlib", "--rootdir", str(project), *files)

@@ -355,7 +355,7 @@ def test_a_verdict_by_other_rules_is_refused(tmp_path: Path) -> None:
 
 def test_a_plan_of_another_target_is_refused(tmp_path: Path) -> None:
     run = judged_run(tmp_path)
-    run.path("plan.json").write_text('{"target": "pr", "settings": []}')
+    run.path("plan.json").write_text('{"target": "pr", "jobs": [], "settings": []}')
     with pytest.raises(NotPromoted, match="are from a plan of target pr, but this is target test"):
         guard.require_admission(run, config())
 

@@ -60,7 +60,7 @@ class Stage:
         )
 
     def reviewed(self) -> Config:
-        return self.make(TOML.format(name=self.name) + "[targets.test.promotion]\nrequire_review = true\n")
+        return self.make(TOML.format(name=self.name) + RULES + "[targets.test.promotion]\nrequire_review = true\n")
 
     def session(self, *overrides: str, ephemeral: bool = False) -> tuple[Config, Workspace]:
         config = self.config(*overrides, ephemeral=ephemeral)

@@ -56,9 +56,12 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _rule_changes(file: Path) -> str:
-    """Say what a pull request changes in the settings that decide its verdict; empty outside a pull request."""
+    """Say what a pull request changes in the settings that decide its verdict; empty outside a pull request, and in one without a token.
+
+    A fork's pull request has no token: it contacts nothing outside of its runner.
+    """
     branch = os.environ.get(BASE, "")
-    if not branch:
+    if not branch or not os.environ.get("GITHUB_TOKEN"):
         return ""
     try:
         before = Repository().read_file(file.name, branch)

@@ -196,6 +196,9 @@ class Jobs:
             quiet = contextlib.nullcontext() if sys.stderr.isatty() else contextlib.redirect_stderr(io.StringIO())
             with translate_errors(f"submitting the job {display_name}"), quiet:
                 submitted = _view(self._session.ml.jobs.create_or_update(job))
+            # Azure accepts a job that exists already, whoever created it.
+            if not self._is_trusted(submitted):
+                raise AzureError(f"The name {submitted.name} is taken by a job of another identity.", "run the stage again")
             self._cancelable.add(submitted.name)
             console.info(f"  submitted {submitted.name}: {submitted.studio_url}")
         except AzureError:

@@ -75,7 +75,7 @@ def test_foreign_tags_are_ignored() -> None:
 def test_the_oldest_decisions_make_room_for_a_new_one(tmp_path: Path, workspace: Workspace) -> None:
     run = make_run(tmp_path / "run", mlflow_run=new_run(workspace))
     for number in range(12):
-        gate(settings(make_rule(baseline="champion", margin=0.1 + number)), run, workspace)
+        gate(settings(make_rule(baseline="champion", margin=0.1 + number / 100)), run, workspace)
     tags = workspace.tracking.get_tags(run.read(Trained).mlflow_run_id)
     decisions = verdict_tags.past({"": tags})
     assert len(decisions) == 10

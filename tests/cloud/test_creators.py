@@ -21,7 +21,7 @@ from mlops.emulator.base.azure import object_id
 from mlops.emulator.identity import entra
 from mlops.emulator.server import Emulator
 from mlops.register import register
-from tests.support.deployments import behind_the_gate
+from tests.support.deployments import RULES, behind_the_gate
 
 Settings = Callable[..., Config]
 Open = Callable[[Config], Workspace]
@@ -68,7 +68,7 @@ def test_a_job_of_another_identity_is_reused_by_an_ephemeral_target_only(
     own = submit(workspace, tmp_path, key)
     assert own.name != planted.name
     assert (own.creator, find(workspace, key)) == (object_id(inside.azure.identity.client), [own.name])
-    trusting = open_workspace(settings("", f'workspace.trusted_creators=["{intruder.session.creator.upper()}"]'))
+    trusting = open_workspace(settings(f'[targets.test.workspace]\ntrusted_creators = ["{intruder.session.creator.upper()}"]\n'))
     assert find(trusting, key) == find(open_workspace(settings(EPHEMERAL)), key) == [own.name, planted.name]
 
 
@@ -87,7 +87,7 @@ def test_a_rival_job_of_another_identity_is_not_waited_for(
 def test_a_model_and_a_deployment_of_another_identity_are_not_taken(
     intruder: Workspace, settings: Settings, open_workspace: Open, tmp_path: Path, trained_job: str
 ) -> None:
-    toml = '[targets.test.endpoint]\nname = "planted"\nprobe_initial_delay_s = 1\n[targets.test.registration]\nname = "planted"\n'
+    toml = '[targets.test.endpoint]\nname = "planted"\nprobe_initial_delay_s = 1\n[targets.test.registration]\nname = "planted"\n' + RULES
     config = settings(toml)
     workspace = open_workspace(config)
     run = behind_the_gate(tmp_path / "run", trained_job, identity=workspace.jobs.get(trained_job).identity)
