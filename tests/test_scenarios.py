@@ -115,8 +115,10 @@ class Scenarios(Project):
     def train(self, run: str, target: str, *parameters: str) -> tuple[int, Judged]:
         """Train, judge, and go live if the gate allows it: exit code and the gate's record."""
         settings = [part for parameter in parameters for part in ("--set", f"training.parameters.{parameter}")]
-        code = self.mlops("run", "--until", "promote", *settings, target=target, run=run)
-        return code, self.records(run).read(Judged)
+        # Not in the folder of the data, which has the same name.
+        directory = f"run-{run}"
+        code = self.mlops("run", "--until", "promote", *settings, target=target, run=directory)
+        return code, self.records(directory).read(Judged)
 
 
 @pytest.fixture(scope="module")
