@@ -27,7 +27,7 @@ training.parameters.evaluation_strategy=disable
 training.parameters.max_seq_length=160
 endpoint.probe_initial_delay_s=5
 """
-"""Settings that make the generated pipeline.toml small enough; its gate rules stay as they are."""
+"""Settings that make the generated pipeline.toml small enough; its gate rules stay as they are, but for two in SHORT."""
 SHORT = """
 [targets.prod.data]
 dataset = "data/mine"
@@ -36,12 +36,16 @@ percent = 100
 requests = 1
 max_new_tokens = 4
 [targets.prod.evaluation]
-generate_rows = 1
+generate_rows = 120
 max_tokens = 160
 max_new_tokens = 4
 precision = "float32"
+[targets.prod.gate.rules.answers-like-reference]
+enabled = false
+[targets.prod.gate.rules.answers-language]
+enabled = false
 """
-"""Settings that a workflow may not change, so they are appended to the file."""
+"""Settings that a workflow may not change, so they are appended to the file. The toy model's four tokens of noise are like no reference."""
 
 
 def conversation(number: int, *, answered: bool) -> dict[str, Any]:
