@@ -99,7 +99,9 @@ def test_it_runs_from_its_own_data_to_live_traffic(called: Harness) -> None:
     assert whole.code == 0, whole.trouble
     assert list(whole.jobs) == ["validate", "train", "evaluate-gate", "register", "deploy", "smoke-test", "promote", "teardown"]
     assert whole.outputs["verdict"] == "PROMOTE"
-    assert list(called.endpoints()[ENDPOINT].values()) == [100]
+    [(endpoint, traffic)] = called.endpoints().items()
+    assert endpoint.startswith(f"{ENDPOINT}-"), "with the workspace's suffix"
+    assert list(traffic.values()) == [100]
 
 
 def test_its_schedule_runs(called: Harness) -> None:
