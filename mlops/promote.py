@@ -14,7 +14,7 @@ from mlops.cloud.tags import PREVIOUS, PREVIOUS_ID
 from mlops.cloud.workspace import Workspace
 from mlops.core import console
 from mlops.core.config import Config
-from mlops.core.errors import MlopsError, NotPromoted, RecordError, TrafficError
+from mlops.core.errors import NotPromoted, RecordError, TrafficError
 from mlops.core.records import Deployed, Evaluated, Judged, Promoted, Smoked
 from mlops.core.run import Run
 from mlops.github.review import require_review
@@ -90,19 +90,11 @@ def _check_champion(evaluated: Evaluated, live: str | None, endpoint: str) -> No
 
 
 def _switch_traffic(config: Config, workspace: Workspace, before: EndpointView, deployed: Deployed, previous: str | None) -> EndpointView:
-    try:
+    with traffic.restored_on_failure(workspace, before, deployed.deployment):
         after = traffic.change_traffic(workspace, before, deployed.deployment)
         _verify(config, workspace, after, deployed)
         tags = traffic.previous_tags(config, workspace, before.name, previous, keep=_keeps(config, workspace, before.name, previous))
         return traffic.finish(workspace, before.name, tags)
-    except traffic.Busy:
-        raise
-    except BaseException as problem:
-        outcome = traffic.undo(workspace, before.name, before.traffic)
-        if isinstance(problem, MlopsError):
-            raise TrafficError(f"{deployed.deployment} could not be made live: {problem.what} {outcome}", problem.fix) from problem
-        console.warning(outcome)
-        raise
 
 
 def _verify(config: Config, workspace: Workspace, after: EndpointView, deployed: Deployed) -> None:

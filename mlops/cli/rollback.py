@@ -21,7 +21,7 @@ from mlops.cloud.tags import PREVIOUS, PREVIOUS_ID, PREVIOUS_MODEL, ROLLED_BACK,
 from mlops.cloud.workspace import Workspace
 from mlops.core import console
 from mlops.core.config import Config
-from mlops.core.errors import MlopsError, TrafficError
+from mlops.core.errors import TrafficError
 
 __all__ = ["main", "rollback"]
 
@@ -165,18 +165,10 @@ def _switch(config: Config, workspace: Workspace, endpoint: EndpointView, deploy
         ROLLED_BACK: replaced,
         ROLLED_BACK_BY: workspace.session.tags[RUN],
     }
-    try:
+    with traffic.restored_on_failure(workspace, endpoint, deployment):
         after = traffic.change_traffic(workspace, endpoint, deployment)
         traffic.verify(workspace, after, deployment, config.endpoint.request_timeout_ms / 1000 + 10)
         traffic.finish(workspace, endpoint.name, tags)
-    except traffic.Busy:
-        raise
-    except BaseException as problem:
-        outcome = traffic.undo(workspace, endpoint.name, endpoint.traffic)
-        if isinstance(problem, MlopsError):
-            raise TrafficError(f"{deployment} could not be made live: {problem.what} {outcome}", problem.fix) from problem
-        console.warning(outcome)
-        raise
     undo = f" To undo this: `mlops rollback --target {config.target} --to {replaced}`." if replaced else ""
     return f"Endpoint {endpoint.name} is back on {deployment}; {replaced or 'nothing'} is kept at 0 %.{undo}"
 

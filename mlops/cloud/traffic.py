@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -33,6 +34,7 @@ __all__ = [
     "previous_tags",
     "read_change",
     "recover",
+    "restored_on_failure",
     "undo",
     "verify",
 ]
@@ -196,6 +198,30 @@ def finish(workspace: Workspace, endpoint: str, tags: Mapping[str, str]) -> Endp
     """Confirm a change: its tag is removed, others are set, and the traffic stays."""
     now = workspace.endpoints.get(endpoint)
     return workspace.endpoints.set_traffic(endpoint, now.traffic, tags={**tags, CHANGE: ""}, allow_none=True)
+
+
+@contextmanager
+def restored_on_failure(workspace: Workspace, before: EndpointView, deployment: str) -> Iterator[None]:
+    """Undo the change that the block makes if it fails or is interrupted, unless somebody else's change kept it from making one.
+
+    Args:
+        workspace: where the endpoint is.
+        before: the endpoint as it was before.
+        deployment: the one that the block makes live.
+
+    Raises:
+        TrafficError: the block raised an error of ours; says whether the traffic was restored.
+    """
+    try:
+        yield
+    except Busy:
+        raise
+    except BaseException as problem:
+        outcome = undo(workspace, before.name, before.traffic)
+        if isinstance(problem, MlopsError):
+            raise TrafficError(f"{deployment} could not be made live: {problem.what} {outcome}", problem.fix) from problem
+        console.warning(outcome)
+        raise
 
 
 def undo(workspace: Workspace, endpoint: str, traffic: Mapping[str, int]) -> str:
