@@ -29,7 +29,7 @@ def test_the_callers_name_the_project_and_are_pinned() -> None:
 
 def test_the_configuration_has_its_own_names(tmp_path: Path) -> None:
     (tmp_path / "pipeline.toml").write_text(generate_files(ROOT, "octo/project", COMMIT, "mine")["pipeline.toml"])
-    configs = {target: load(tmp_path / "pipeline.toml", target) for target in ("prod", "pr", "local")}
+    configs = {target: load(tmp_path / "pipeline.toml", target, environment={}) for target in ("prod", "pr", "local")}
     names = {target: config.endpoint.name for target, config in configs.items()}
     assert names == {"prod": "mine-completion", "pr": "mine-pr", "local": "mine-local"}
     assert configs["pr"].champion_endpoint == "mine-completion"

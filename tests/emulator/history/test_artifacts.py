@@ -23,7 +23,7 @@ def client(emulator: Emulator, environment: Any, monkeypatch: pytest.MonkeyPatch
 
     mlflow.set_tracking_uri(emulator.azure.tracking_uri)  # azureml-mlflow's artifact client reads the global URI
     yield MlflowClient()
-    mlflow.set_tracking_uri("")
+    mlflow.set_tracking_uri(None)  # "" would hide MLFLOW_TRACKING_URI from later tests
 
 
 @pytest.fixture

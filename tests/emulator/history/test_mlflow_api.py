@@ -77,9 +77,14 @@ def test_experiments_are_created_found_and_tagged(client: Any, experiment: str) 
     assert client.get_experiment_by_name("elsewhere") is None
 
 
-def test_the_fluent_interface_and_asynchronous_logging(emulator: Emulator, environment: Any, client: Any) -> None:
+def test_the_fluent_interface_and_asynchronous_logging(
+    emulator: Emulator, environment: Any, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import mlflow
 
+    # Where set_experiment stores its choice, which must not outlive this test.
+    monkeypatch.setattr("mlflow.tracking.fluent._active_experiment_id", None)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "")
     mlflow.set_tracking_uri(emulator.azure.tracking_uri)
     try:
         mlflow.set_experiment("fluent")
@@ -91,7 +96,7 @@ def test_the_fluent_interface_and_asynchronous_logging(emulator: Emulator, envir
         assert client.get_run(inner.info.run_id).data.tags["mlflow.parentRunId"] == outer.info.run_id
         assert client.get_run(outer.info.run_id).info.status == "FINISHED"
     finally:
-        mlflow.set_tracking_uri("")
+        mlflow.set_tracking_uri(None)  # "" would hide MLFLOW_TRACKING_URI from later tests
 
 
 def test_runs_of_a_client_are_in_run_history(ml: Any, client: Any, experiment: str) -> None:
