@@ -11,6 +11,7 @@ A stage is a function that names what it needs as parameters: ``config``, ``run`
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import inspect
 import os
@@ -223,6 +224,9 @@ def _interrupt(_signum: int, _frame: FrameType | None) -> None:
     # seconds later SIGTERM, and kills after another 2.5: the second signal must not interrupt the clean-up that the first has started.
     for number in SIGNALS:
         signal.signal(number, _ignore)
+    # At once, because the clean-up may not end before the kill. Not by print, which may have been interrupted itself.
+    with contextlib.suppress(OSError):
+        os.write(2, b"Interrupted: cleaning up. Further signals are ignored.\n")
     raise KeyboardInterrupt
 
 
