@@ -272,7 +272,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def ended(workspace: Workspace, job: str) -> str:
     """Wait until the job ends and return its status."""
-    for _ in range(100):
+    for _ in range(1200):
         if (status := workspace.jobs.get(job).status) in ("Canceled", "Completed", "Failed"):
             return status
         time.sleep(0.1)

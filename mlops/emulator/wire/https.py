@@ -8,7 +8,7 @@ import socket
 
 import uvicorn
 
-__all__ = ["HttpsServer", "listen"]
+__all__ = ["HttpsServer", "close", "listen"]
 
 GRACE_S = 2.0
 """Seconds that requests in progress get to finish when the server stops."""
@@ -28,6 +28,19 @@ def listen(port: int = 0) -> socket.socket:
         listener.close()
         raise
     return listener
+
+
+async def close(server: asyncio.Server) -> None:
+    """Stop listening; established connections stay open.
+
+    asyncio leaks the sockets that it has accepted but not yet handed to a protocol when a server is closed
+    (github.com/python/cpython/issues/109564), so those get two passes of the loop first.
+    """
+    for listener in server.sockets:
+        asyncio.get_running_loop().remove_reader(listener.fileno())
+    for _ in range(2):
+        await asyncio.sleep(0)
+    server.close()
 
 
 class HttpsServer(uvicorn.Server):
@@ -63,7 +76,7 @@ class HttpsServer(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close the listeners and connections; requests that outlast the grace period are canceled with the emulator's other tasks."""
         for server in self.servers:
-            server.close()
+            await close(server)
         for listener in sockets or []:
             listener.close()
         for connection in list(self.server_state.connections):

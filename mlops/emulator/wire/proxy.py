@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatch
 
-from mlops.emulator.wire.https import listen
+from mlops.emulator.wire.https import close, listen
 from mlops.emulator.wire.request_log import log_request
 from mlops.emulator.wire.tls import HOSTS
 
@@ -46,7 +46,7 @@ class Proxy:
     async def stop(self) -> None:
         """Stop listening. Open tunnels stay open."""
         if self._server is not None:
-            self._server.close()
+            await close(self._server)
 
     async def close_tunnels(self) -> None:
         """Close the tunnels of clients that keep their connections open."""

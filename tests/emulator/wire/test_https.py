@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import socket
 import ssl
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +17,7 @@ import uvicorn
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
-from mlops.emulator.wire.https import HttpsServer, listen
+from mlops.emulator.wire.https import HttpsServer, close, listen
 from mlops.emulator.wire.proxy import Proxy
 from mlops.emulator.wire.tls import certificates
 
@@ -85,6 +87,26 @@ def test_a_stopped_server_listens_no_more_and_closes_idle_connections() -> None:
     assert b"\r\ndate: " in response.lower()
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port), timeout=5)
+
+
+@pytest.mark.parametrize("passes", range(6))
+def test_a_connection_that_is_being_accepted_is_not_leaked(passes: int) -> None:
+    async def close_while_accepting() -> None:
+        listener = listen()
+        accepted: list[asyncio.StreamWriter] = []
+        server = await asyncio.start_server(lambda _, writer: accepted.append(writer), sock=listener)
+        with socket.create_connection(listener.getsockname(), timeout=5):
+            for _ in range(passes):
+                await asyncio.sleep(0)
+            await close(server)
+            for writer in accepted:
+                writer.transport.abort()
+            await asyncio.sleep(0.01)
+
+    with warnings.catch_warnings(record=True, action="always") as leaks:
+        asyncio.run(close_while_accepting())
+        gc.collect()
+    assert [str(leak.message) for leak in leaks] == []
 
 
 def test_a_failed_bind_raises() -> None:
