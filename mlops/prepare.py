@@ -26,13 +26,13 @@ from mlops.core.run import Run, file_sha256
 from mlops.dataset import fingerprint
 from mlops.dataset.checks import RETENTION, RULES, TARGET_SPLIT, TRAINING_SPLIT, check_row
 from mlops.dataset.conversation import SPLITS, Conversation, InvalidRow, encode, hash64, normalize
-from mlops.dataset.overlap import LeakIndex
+from mlops.dataset.overlap import LeakIndex, Screen
 from mlops.dataset.rows import Rows, SelectedRows
 from mlops.dataset.sources import Source, find_source
 
 __all__ = ["EXCLUDED", "main", "prepare", "sample", "settings_key", "shorten"]
 
-VERSION = 3
+VERSION = 4
 """Increase it when the code below produces different rows from the same source, so that older results are not reused."""
 
 EXCLUDED = {
@@ -47,7 +47,7 @@ ORDER = ("test_sft", "test_gen", "train_sft", "train_gen")
 QUARANTINE = "quarantine.jsonl"
 """In run/data: the rows with errors that were left out, each with its place in the source."""
 
-BAD = "with errors"
+BAD, LEAK = "with errors", "has an answer of an evaluation row"
 
 MAX_LISTED = 20
 """How many invalid rows an error lists; the others are only counted."""
@@ -242,6 +242,7 @@ def _select(
         bad: rows with errors; is added to.
     """
     order = sample(rows, data.percent, data.seed)
+    screen: Screen[tuple[int, Conversation]] = Screen(evaluated)
     for index, row in zip(order, rows.take(order), strict=True):
         if isinstance(row, InvalidRow):
             bad.add(split, rows.where(index), row.rule, str(row))
@@ -262,8 +263,11 @@ def _select(
                 dropped["repeated"] += 1
                 continue
             hashes.add(key)
-            if split == TRAINING_SPLIT and next(evaluated.find(short.messages), None) is not None:
-                dropped["has an answer of an evaluation row"] += 1
+            if split == TRAINING_SPLIT:
+                released = screen.put((index, short), short.messages)
+                # Fewer than none: a row that was held back is used after all.
+                dropped[LEAK] += 1 - len(released)
+                yield from released
                 continue
         if split == TARGET_SPLIT:
             evaluated.add(split, index, short.messages)
@@ -302,6 +306,7 @@ def _write(
         file.flush()
         os.fsync(file.fileno())
     progress.close()
+    dropped += Counter()  # without reasons that apply to no row
     for reason, count in sorted(dropped.items()):
         console.info(f"    dropped: {count} {reason}")
     if not progress.done:
@@ -310,7 +315,9 @@ def _write(
         raise DataError(
             f"No rows of {split} remain: of its {len(rows):,} rows {data.percent:g} % were sampled, and none of those passes the limits"
             + (f" ({reasons})." if reasons else "."),
-            "raise data.percent, data.max_characters or data.max_rows in pipeline.toml",
+            "use training and test rows with different answers: see overlap.answer in data/README.md"
+            if max(dropped, key=lambda reason: dropped[reason], default="") == LEAK
+            else "raise data.percent, data.max_characters or data.max_rows in pipeline.toml",
         )
     return progress.done
 

@@ -33,7 +33,6 @@ from mlops.core.records import Finding, Prepared, Suite, Validated
 from mlops.core.run import Run, write_atomically
 from mlops.dataset import suites
 from mlops.dataset.checks import RETENTION, TRAINING_SPLIT, check
-from mlops.dataset.contamination import check_contamination
 from mlops.dataset.conversation import SPLITS
 from mlops.dataset.lengths import check_prompt_lengths
 from mlops.dataset.near_duplicates import check_near_duplicates
@@ -79,8 +78,6 @@ def validate(config: Config, run: Run, workspace: Workspace) -> Validated:
 
     findings += check_privacy(files, locate)
     findings += check_near_duplicates(files, TRAINING_SPLIT, locate)
-    suite_files = {name: path for name, (path, _) in frozen.items()}
-    findings += check_contamination(suite_files, files[TRAINING_SPLIT], partial(locate, TRAINING_SPLIT))
     findings += _check_rules(config, {name: _count_kinds(path) for name, (path, _) in frozen.items()})
     snapshot = _check_workspace(config, workspace, findings, partial(check_prompt_lengths, files, origins))
     _report(run, findings)

@@ -91,7 +91,9 @@ class DataConfig(Table):
     )
     max_messages: int | None = Field(None, ge=2, description="cut conversations to this many messages")
     max_characters: int | None = Field(None, ge=1, description="drop conversations longer than this")
-    deduplicate: bool = Field(True, description="drop repeated conversations, and training rows that are also in a test split")
+    deduplicate: bool = Field(
+        True, description="drop repeated conversations, and training rows with the conversation or an answer of an evaluation row"
+    )
     seed: int = Field(42, ge=-(2**63), lt=2**63)
     format: Literal["auto", "messages", "sharegpt", "pairs"] = Field(
         "auto", description="layout of the rows; `auto`: recognized by their fields"

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Literal
 from mlops.core import console
 from mlops.core.records import Finding
 from mlops.dataset.conversation import Conversation, InvalidRow, Message, RetentionItem, normalize, read_jsonl
-from mlops.dataset.overlap import find_leaks
+from mlops.dataset.overlap import RUN_WORDS, find_leaks
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,6 +63,7 @@ RULES: Mapping[str, tuple[Literal["error", "warning"], str]] = {
     "overlap.exact": ("error", "no evaluation row is in the training data"),
     "overlap.normalized": ("error", "the same, ignoring case, white space and punctuation"),
     "overlap.answer": ("error", "no answer of an evaluation row is in the training data, behind whatever turns"),
+    "overlap.passage": ("warning", f"no {RUN_WORDS} words in a row of an evaluation row's answer are in the training data"),
     "overlap.prompt": ("warning", "training and test share no long first prompt"),
 }
 """Rule → severity and requirement."""
@@ -131,15 +132,27 @@ def check(files: Mapping[str, Path], origins: Mapping[str, Path] | None = None) 
 
 
 def _find_answers(files: Mapping[str, Path], hashes: Mapping[str, _RowHashes], findings: Sequence[Finding]) -> Iterator[Finding]:
-    """Yield rows of the suites that the training data gives away in parts, without those that are in it as a whole."""
+    """Yield rows of the suites that the training data gives away in parts, without those that are in it as a whole, and passages."""
     if TRAINING_SPLIT not in files:
         return
+    reported = {finding.where for finding in findings if finding.rule.startswith("overlap.")}
     whole = {finding.where for finding in findings if finding.rule in ("overlap.exact", "overlap.normalized")}
-    found = find_leaks(files[TRAINING_SPLIT], {split: files[split] for split in (TARGET_SPLIT, RETENTION) if split in files})
-    for leak in sorted((leak for leaks in found.values() for leak in leaks), key=lambda leak: (leak.suite, leak.line)):
-        where = hashes[leak.suite].where(leak.line)
-        if where not in whole:
-            yield _finding("overlap.answer", where, f"{leak.how}: {hashes[TRAINING_SPLIT].where(leak.training_line)}")
+    training = hashes[TRAINING_SPLIT]
+    leaks = find_leaks(files[TRAINING_SPLIT], {split: files[split] for split in (TARGET_SPLIT, RETENTION) if split in files})
+    for split, answers in leaks.answers.items():
+        for leak in sorted(answers, key=lambda leak: leak.line):
+            where = hashes[split].where(leak.line)
+            reported.add(where)
+            if where not in whole:
+                yield _finding("overlap.answer", where, f"{leak.how}: {training.where(leak.training_line)}")
+        passages = [(line, first) for line, first in leaks.passages[split].items() if hashes[split].where(line) not in reported]
+        if passages:
+            line, first = passages[0]
+            message = (
+                f"{len(passages):,} of {leaks.rows[split]:,} rows of {split} have an answer that shares {RUN_WORDS} words in a row with "
+                f"the training data, the first one with {training.where(first)}: its score may show memory instead of ability"
+            )
+            yield _finding("overlap.passage", hashes[split].where(line), message)
 
 
 def check_row(row: Conversation, *, for_training: bool) -> Iterator[tuple[str, str]]:

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from mlops.core.records import Finding
 from mlops.dataset.checks import check
-from mlops.dataset.overlap import find_leaks
+from mlops.dataset.conversation import Message
+from mlops.dataset.overlap import RUN_WORDS, STOCK_QUESTIONS, LeakIndex, Screen, find_leaks
 
 SYSTEM, USER, ASSISTANT = "system", "user", "assistant"
 QUESTION = "How do I keep basil alive on a windowsill?"
@@ -52,7 +54,7 @@ def test_a_leaked_answer_is_found(name: str, tmp_path: Path) -> None:
     evaluated, training = LEAKS[name]
     suite = write(tmp_path / "suite.jsonl", [(USER, "Unrelated"), (ASSISTANT, "Entirely")], evaluated)
     train = write(tmp_path / "train.jsonl", [(USER, "Other"), (ASSISTANT, "Things")], training)
-    [leak] = find_leaks(train, {"target": suite})["target"]
+    [leak] = find_leaks(train, {"target": suite}).answers["target"]
     assert (leak.suite, leak.line, leak.training_line) == ("target", 2, 2)
     (finding,) = [each for each in check({"train_sft": train, "test_sft": suite}).findings if each.severity == "error"]
     assert (finding.rule, finding.where) == ("overlap.answer", f"{suite}:2")
@@ -74,10 +76,123 @@ NO_LEAKS: dict[str, tuple[Turns, Turns]] = {
 def test_what_is_equal_by_chance_is_no_leak(name: str, tmp_path: Path) -> None:
     evaluated, training = NO_LEAKS[name]
     suite, train = write(tmp_path / "suite.jsonl", evaluated), write(tmp_path / "train.jsonl", training)
-    assert find_leaks(train, {"target": suite}) == {}
+    assert find_leaks(train, {"target": suite}).answers["target"] == []
 
 
 def test_both_suites_are_searched(tmp_path: Path) -> None:
     train = write(tmp_path / "train.jsonl", [*ROW, *SHORT])
     leaks = find_leaks(train, {"target": write(tmp_path / "t.jsonl", ROW), "retention": write(tmp_path / "r.jsonl", SHORT)})
-    assert {suite: len(found) for suite, found in leaks.items()} == {"target": 1, "retention": 1}
+    assert {suite: len(rows) for suite, rows in leaks.answers.items()} == {"target": 1, "retention": 1}
+
+
+REFUSAL = "I'm sorry, but I can't help with that request because it could hurt somebody, and nobody should be hurt by what I say."
+
+
+def template(city: str, answer: str) -> Turns:
+    """A row of a data set that was made from a template; all of its answers have long runs of words in common."""
+    text = f"Thank you for your question about {city}! I have looked it up for you in my list of capitals, and the answer is: {answer}."
+    return [(USER, f"What is the capital of {city}, please?"), (ASSISTANT, text)]
+
+
+def asked(question: str, answer: str) -> Turns:
+    return [(USER, question), (ASSISTANT, answer)]
+
+
+@pytest.mark.parametrize("evaluated", [1, STOCK_QUESTIONS])
+@pytest.mark.parametrize(
+    "row",
+    [lambda name: asked(f"How do I hurt {name}?", REFUSAL), lambda name: template(name, name[::-1])],
+    ids=["refusals", "template"],
+)
+def test_stock_phrases_are_no_leaks(row: Any, evaluated: int, tmp_path: Path) -> None:
+    """Those of the training data alone, and those of the suite alone."""
+    suite = write(tmp_path / "suite.jsonl", *(row(f"Country-{number}") for number in range(evaluated)))
+    train = write(tmp_path / "train.jsonl", *(row(f"City-{number}") for number in range(STOCK_QUESTIONS - evaluated or 1)))
+    assert find_leaks(train, {"target": suite}).answers["target"] == []
+
+
+def test_the_same_question_with_a_stock_answer_is_a_leak(tmp_path: Path) -> None:
+    rows = [asked(f"How do I hurt {name}?", REFUSAL) for name in ("birds", "cats", "dogs", "bees", "ants")]
+    suite = write(tmp_path / "suite.jsonl", rows[0])
+    train = write(tmp_path / "train.jsonl", *([(USER, "Hi"), (ASSISTANT, "Hello!"), *row] for row in rows))
+    [leak] = find_leaks(train, {"target": suite}).answers["target"]
+    assert "a question and its answer" in leak.how
+
+
+def test_an_answer_that_follows_fewer_questions_is_a_leak(tmp_path: Path) -> None:
+    suite = write(tmp_path / "suite.jsonl", ROW)
+    train = write(tmp_path / "train.jsonl", *(asked(f"Question {number}?", ANSWER) for number in range(STOCK_QUESTIONS - 2)))
+    assert len(find_leaks(train, {"target": suite}).answers["target"]) == 1
+
+
+def screened(evaluated: list[Turns], training: list[Turns]) -> list[int]:
+    """The numbers of the training rows that pass, in the order in which they do."""
+    index = LeakIndex()
+    for number, turns in enumerate(evaluated):
+        index.add("target", number, [Message(role=role, content=text) for role, text in turns])
+    screen: Screen[int] = Screen(index)
+    passed: list[int] = []
+    for number, turns in enumerate(training):
+        passed += screen.put(number, [Message(role=role, content=text) for role, text in turns])
+    return passed
+
+
+def test_the_screen_withholds_a_leak_only() -> None:
+    assert screened([ROW], [SHORT, asked("Herbs?", ANSWER), template("Norway", "Oslo")]) == [0, 2]
+
+
+def test_the_screen_releases_the_rows_of_a_stock_phrase_once_it_is_known_to_be_one() -> None:
+    rows = [asked(f"Question {number}?", REFUSAL) for number in range(5)]
+    assert screened([asked("How?", REFUSAL)], [rows[0], SHORT, rows[1], *rows[2:]]) == [1, 0, 2, 3, 4, 5]
+
+
+def test_the_screen_keeps_what_leaks_in_another_way() -> None:
+    leak = [*asked("Question?", REFUSAL), *ROW]
+    rows = [asked(f"Question {number}?", REFUSAL) for number in range(5)]
+    assert screened([asked("How?", REFUSAL), ROW], [leak, *rows]) == [1, 2, 3, 4, 5]
+
+
+PASSAGE = [f"word{number}" for number in range(RUN_WORDS)]
+
+
+def passages(tmp_path: Path, evaluated: list[str], trained: list[str]) -> list[Finding]:
+    suite, training = (
+        write(tmp_path / f"{name}.jsonl", *(asked(f"{name} {number}", text) for number, text in enumerate(texts)))
+        for name, texts in (("suite", evaluated), ("train", trained))
+    )
+    return [each for each in check({"train_sft": training, "test_sft": suite}).findings if each.rule == "overlap.passage"]
+
+
+LONG = " and then something else entirely that nobody has ever written before" * 4
+
+
+@pytest.mark.parametrize("text", [" ".join(PASSAGE), "Before, " + ", ".join(PASSAGE).upper() + "! After."])
+def test_a_shared_passage_is_reported_in_spite_of_case_and_punctuation(text: str, tmp_path: Path) -> None:
+    evaluated = ["Something else", f"It begins {' '.join(PASSAGE)} and ends{LONG}"]
+    (finding,) = passages(tmp_path, evaluated, ["Nothing", "Nothing again", text])
+    assert (finding.severity, finding.where) == ("warning", f"{tmp_path}/suite.jsonl:2")
+    assert "1 of 2 rows of test_sft" in finding.message
+    assert f"{tmp_path}/train.jsonl:3" in finding.message
+
+
+@pytest.mark.parametrize("text", [" ".join(PASSAGE[1:]), " ".join(PASSAGE[::-1]), " ".join(PASSAGE[:6]) + " x " + " ".join(PASSAGE[6:])])
+def test_shorter_or_other_passages_are_not(text: str, tmp_path: Path) -> None:
+    assert passages(tmp_path, [" ".join(PASSAGE)], [text]) == []
+
+
+def test_a_passage_does_not_span_two_messages(tmp_path: Path) -> None:
+    train = [(USER, " ".join(PASSAGE[:7])), (ASSISTANT, " ".join(PASSAGE[7:]))]
+    suite = write(tmp_path / "suite.jsonl", asked("A question", " ".join(PASSAGE)))
+    leaks = find_leaks(write(tmp_path / "train.jsonl", train), {"target": suite})
+    assert leaks.passages == {"target": {}}
+
+
+def test_a_prompt_is_no_passage(tmp_path: Path) -> None:
+    suite = write(tmp_path / "suite.jsonl", asked(" ".join(PASSAGE), "Yes."))
+    train = write(tmp_path / "train.jsonl", asked(" ".join(PASSAGE), "No."))
+    assert find_leaks(train, {"target": suite}).passages == {"target": {}}
+
+
+def test_empty_suites_have_no_leaks(tmp_path: Path) -> None:
+    leaks = find_leaks(write(tmp_path / "train.jsonl", ROW), {"target": write(tmp_path / "suite.jsonl")})
+    assert (leaks.answers, leaks.passages, leaks.rows) == ({"target": []}, {"target": {}}, {"target": 0})
