@@ -96,6 +96,9 @@ class Harness:
             self._files += sorted((self._home / ".github").rglob("*.yml"))
         for path in self._files:
             self._adapt(path)
+        # act copies a repository for every job that uses an action of it, which takes seconds for all of its files.
+        self._actions = folder / "actions"
+        shutil.copytree(self._home / ".github", self._actions / ".github")
         make_repository(self.tree)
 
     def configure(self, *changes: tuple[str, str]) -> str:
@@ -288,7 +291,7 @@ class Harness:
             for match in re.finditer(r"uses: *['\"]?" + USES.pattern, path.read_text()):
                 repository, ref = match["repository"], match["ref"].strip("'\"")
                 ours = f"{repository}@{ref}" == self._project
-                place = self._home if ours else DOUBLES / repository.partition("/")[2]
+                place = self._actions if ours else DOUBLES / repository.partition("/")[2]
                 assert ours or (place / "action.yml").is_file(), f"{path.name} uses {repository}, which has no double"
                 folders[f"{repository}@{ref}"] = place
         return folders
