@@ -27,7 +27,7 @@ LOCAL = Path(".nox/local")
 """The environment that types, tests and the pipeline share, since it takes 2 GB."""
 STATE = ".mlops/azure"
 """Where ``nox -s pipeline`` keeps the emulated subscription between runs."""
-PYTEST = ("-m", "pytest", "-n", "2", "--dist", "loadfile")
+PYTEST = ("-m", "pytest", "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")
 
 
 @nox.session

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -108,14 +109,26 @@ SLOW = (
     "test_train.py", "workflows",
 )  # fmt: skip
 """Folders and files whose tests train, serve, score or simulate at length; a single slow test elsewhere has the marker itself."""
+LONGEST = (
+    "test_pipeline.py", "test_push.py", "test_scenarios.py", "test_pull_request.py", "test_promote.py", "test_jobs.py",
+    "test_evaluate.py", "test_finetune.py", "test_training.py", "test_init.py", "test_deployments.py", "test_tutorial.py",
+)  # fmt: skip
+"""Files that take the longest, which start first."""
 
 
-def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
+def pytest_configure() -> None:
+    # A shell that starts the tests in the background has them ignore SIGINT, and their children would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
     slow = [here / path for path in SLOW]
     for item in items:
         if any(item.path.is_relative_to(path) for path in slow):
             item.add_marker(pytest.mark.slow)
+    # A worker that begins with a long file at the end of the run would leave the others without work.
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
