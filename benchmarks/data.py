@@ -24,9 +24,9 @@ from mlops.core import console
 from mlops.core.config import Config
 from mlops.core.run import Run
 from mlops.dataset.checks import check
-from mlops.dataset.contamination import check_contamination
 from mlops.dataset.conversation import SPLITS
 from mlops.dataset.near_duplicates import check_near_duplicates
+from mlops.dataset.overlap import find_leaks
 from mlops.dataset.privacy import check_privacy
 from mlops.prepare import prepare
 
@@ -84,11 +84,6 @@ def place(split: str, line: int) -> str:
     return f"{split}:{line}"
 
 
-def training_place(line: int) -> str:
-    """Name a row of the training data."""
-    return f"train_sft:{line}"
-
-
 def prepare_all(folder: Path, run: Path) -> None:
     """Prepare all rows, as `mlops prepare` does."""
     prepare(Config.model_validate({"target": "benchmark", "data": {"dataset": str(folder), "percent": 100}}), Run(run))
@@ -118,7 +113,7 @@ def main() -> None:
         measure("decode only (msgspec)", decode_only, files)
         measure("exact checks", check, files)
         measure("near duplicates", check_near_duplicates, files, "train_sft", place)
-        measure("shared passages", check_contamination, suites, files["train_sft"], training_place)
+        measure("answers and shared passages", find_leaks, files["train_sft"], suites)
         measure("secrets and personal data", check_privacy, files, place)
         measure("prepare", prepare_all, folder, Path(temporary, "run"))
         measure("load_dataset + to_json", tutorial, folder, Path(temporary, "tutorial"))
