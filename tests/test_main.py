@@ -66,6 +66,12 @@ def test_show_prints_the_records(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "is kept for rollback" in output
 
 
+def test_show_prints_the_records_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Run(tmp_path).write(TornDown(deleted=("endpoint e\x1b[31m",), refused={}, remaining=()))
+    assert main(["show", "--run", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["teardown"]["deleted"] == ["endpoint e\x1b[31m"]
+
+
 @pytest.mark.parametrize("command", [["show"], ["schema"], ["--help"], ["register"]])
 def test_a_closed_pipe_ends_every_command_quietly(tmp_path: Path, command: list[str]) -> None:
     (tmp_path / "pipeline.toml").write_text("[targets.local]\n")

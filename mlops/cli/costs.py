@@ -1,12 +1,13 @@
 """Show what is running now, whose it is, since when, and what it costs an hour.
 
 mlops costs --target prod
+mlops costs --target prod --json
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from mlops.cli import stage
 from mlops.cloud.errors import NotFound
@@ -30,12 +31,12 @@ class Item:
     """None without a configured price for its VM size."""
 
 
-def costs(config: Config, workspace: Workspace) -> None:
-    """List deployments and jobs of the workspace, also those of others. Prices are those of pipeline.toml, by VM size."""
+def costs(config: Config, workspace: Workspace) -> list[Item]:
+    """List and return deployments and jobs of the workspace, also those of others. Prices are those of pipeline.toml, by VM size."""
     items = list_items(config, workspace)
     if not items:
         console.info("  nothing is running that costs money")
-        return
+        return items
     width = max(len(item.name) for item in items)
     for item in items:
         console.info(f"  {item.name:<{width}}  {_price(item.usd_per_hour):>14}  since {item.since or 'unknown'}  {item.owner}")
@@ -43,6 +44,7 @@ def costs(config: Config, workspace: Workspace) -> None:
     unknown = sum(item.usd_per_hour is None for item in items)
     note = f", and {unknown} without a price in pipeline.toml" if unknown else ""
     console.info(f"  together {_price(total)}{note}")
+    return items
 
 
 def list_items(config: Config, workspace: Workspace) -> list[Item]:
@@ -83,4 +85,4 @@ def _price(usd: float | None) -> str:
     return "price unknown" if usd is None else f"{usd:.2f} USD/h"
 
 
-main = stage.command(costs)
+main = stage.command(costs, to_json=lambda items: [asdict(item) for item in items])

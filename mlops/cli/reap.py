@@ -2,6 +2,7 @@
 
 mlops reap
 mlops reap --delete
+mlops reap --json
 """
 
 from __future__ import annotations
@@ -31,13 +32,16 @@ MODE = "MLOPS_REAP"
 """Environment variable with which workflows choose ``delete`` or ``list``."""
 
 
-def reap(config: Config, workspace: Workspace, delete: bool) -> None:
+def reap(config: Config, workspace: Workspace, delete: bool) -> dict[str, str]:
     """List the expired endpoints and abandoned jobs of the workspace, whatever their target, and remove them if ``delete``.
 
     An endpoint is removed only if it has this pipeline's tag, a run of this repository, a target whose endpoints are ephemeral according
     to pipeline.toml, an expiry in the past and no deployment of anybody else: a tag alone can't make production's endpoint expire. A job
     is canceled only if it belongs to this pipeline and GitHub says that its run has ended, unless it was detached. Of any target, the
     deployment that was kept at 0 % for a rollback is removed once ``endpoint.keep_previous_hours`` are over.
+
+    Returns:
+        Endpoint, deployment or job → why it is kept; empty for what has expired.
 
     Raises:
         TeardownIncomplete: something that should be removed still exists.
@@ -73,6 +77,7 @@ def reap(config: Config, workspace: Workspace, delete: bool) -> None:
     _report(expired, delete=delete)
     if failures:
         raise TeardownIncomplete("These still exist and may cost money: " + "; ".join(failures), "run `mlops reap --delete` again")
+    return {name: reason for name, reason, _ in candidates}
 
 
 def _reason_to_keep_endpoint(workspace: Workspace, endpoint: EndpointView, ephemeral: frozenset[str]) -> str:
@@ -141,4 +146,4 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-main = stage.command(reap, add_options=_add_options)
+main = stage.command(reap, add_options=_add_options, to_json=lambda reasons: reasons)

@@ -19,10 +19,15 @@ WIDTH = 100
 
 def main(argv: Sequence[str]) -> int:
     """Show the records that the stages have written to the run directory."""
-    arguments = stage.parser((main.__doc__ or ""), prog="mlops show").parse_args(argv)
+    parser = stage.parser((main.__doc__ or ""), prog="mlops show")
+    parser.add_argument("--json", action="store_true", help="print one JSON object: stage → record")
+    arguments = parser.parse_args(argv)
 
     def show() -> int:
         records = list(Run(arguments.run).records())
+        if arguments.json:
+            console.info(json.dumps({record.stage: record.model_dump(mode="json") for record in records}, indent=1, ensure_ascii=False))
+            return 0
         if not records:
             console.info(f"{arguments.run} has no records yet; `mlops prepare` writes the first one.")
         for record in records:

@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import errno
 import inspect
+import json
 import os
 import signal
 import sys
@@ -90,9 +91,11 @@ class Command:
         needs: Sequence[type[Record]],
         add_options: Callable[[argparse.ArgumentParser], object] | None,
         answer_query: Callable[[argparse.Namespace], bool] | None,
+        to_json: Callable[[Any], object] | None = None,
     ) -> None:
         self.function = function
         self.needs = needs
+        self._to_json = to_json
         self.name = function.__name__.replace("_", "-")
         self._add_options = add_options
         self._answer_query = answer_query
@@ -104,6 +107,8 @@ class Command:
         options = parser(description, prog=f"mlops {self.name}")
         if self._add_options:
             self._add_options(options)
+        if self._to_json:
+            options.add_argument("--json", action="store_true", help="print one JSON value; everything else goes to stderr")
         arguments = options.parse_args(argv)
 
         def run() -> int:
@@ -119,7 +124,8 @@ class Command:
         Raises:
             RecordError: a record that the function needs is missing. Checked first, before the workspace is opened.
         """
-        with console.step(self.name):
+        as_json = self._to_json if context.options.get("json") else None
+        with contextlib.redirect_stdout(sys.stderr if as_json else sys.stdout), console.step(self.name):
             context.run.require(self.needs)
             try:
                 with context.run.locked():
@@ -128,6 +134,8 @@ class Command:
                 if failure := explain_storage_failure(problem):
                     raise failure from problem
                 raise
+        if as_json:
+            console.info(json.dumps(as_json(result), indent=1, ensure_ascii=False))
         return int(getattr(result, "exit_code", 0))
 
 
@@ -137,6 +145,7 @@ def command(
     needs: Sequence[type[Record]] = (),
     add_options: Callable[[argparse.ArgumentParser], object] | None = None,
     answer_query: Callable[[argparse.Namespace], bool] | None = None,
+    to_json: Callable[[Any], object] | None = None,
 ) -> Command:
     """Make a command of a function.
 
@@ -145,8 +154,9 @@ def command(
         needs: records that must exist, in the order of the stages; checked before any credential is needed.
         add_options: adds options beside the common ones; the function can name them as parameters.
         answer_query: called first with the parsed arguments; True if it did what they request, so the function isn't called.
+        to_json: adds the option ``--json``, which prints what this makes of the function's result.
     """
-    return Command(function, needs, add_options, answer_query)
+    return Command(function, needs, add_options, answer_query, to_json)
 
 
 def bare_parser(description: str, prog: str | None = None) -> argparse.ArgumentParser:

@@ -37,7 +37,8 @@ def test_a_deployment_costs_money_whatever_its_traffic_and_is_gone_afterwards(
     assert items["idle"].since.startswith("20")
     assert "target test" in items["idle"].owner
     capsys.readouterr()
-    costs(config, workspace)
+    shown = costs(config, workspace)
+    assert {item.name for item in shown} >= {item.name for item in items.values()}
     output = capsys.readouterr().out
     assert "deployment idle of costly (2 × Standard_NC24ads_A100_v4, 0 % of the traffic)" in output
     assert "5.00 USD/h" in output

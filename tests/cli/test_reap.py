@@ -36,7 +36,9 @@ def test_what_vanishes_between_listing_and_reading_is_gone_and_production_never_
         return read(self, endpoint)
 
     monkeypatch.setattr(Endpoints, "list_deployments", list_deployments)
-    reap(config, workspace, delete=True)
+    reasons = reap(config, workspace, delete=True)
+    assert reasons["endpoint reaped-1"] == ""
+    assert "target prod" in reasons["endpoint reaped-prod"]
     left = {endpoint.name for endpoint in workspace.endpoints.list_all() if endpoint.name.startswith("reaped")}
     assert left == {"reaped-prod"}
     assert "kept: endpoint reaped-prod: belongs to target prod, whose endpoints are not ephemeral" in capsys.readouterr().out

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 
 from mlops.__main__ import main
 from mlops.cli import stage
+from mlops.core import console
 from mlops.core.config import COORDINATES, Config
 from mlops.core.errors import INTERRUPTED, Detached, JobFailed, TrafficError
 from mlops.core.records import Judged, Verdict
@@ -53,6 +55,21 @@ def test_the_verdict_decides_the_exit_code(verdict: Verdict, code: int) -> None:
 def test_each_failure_has_its_exit_code(problem: BaseException, code: int, capsys: pytest.CaptureFixture[str]) -> None:
     assert stage.command(failing(problem))([]) == code
     assert "error:" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("project")
+def test_with_json_the_result_alone_is_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
+    def count() -> list[int]:
+        console.info("counting")
+        return [1, 2]
+
+    command = stage.command(count, to_json=lambda numbers: {"numbers": numbers})
+    assert command(["--json"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out) == {"numbers": [1, 2]}
+    assert "counting" in captured.err
+    assert command([]) == 0
+    assert "counting" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("project")
