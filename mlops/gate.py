@@ -6,6 +6,10 @@ Judges the evaluation by the rules in pipeline.toml, deterministically, after a 
 detects what it must detect (exit 19 if it does not: then there is no verdict). Writes ``run/gate.json``, ``run/gate.md``,
 ``run/report.html``, and the verdict as tags of the training's MLflow run. --override admits a HOLD (exit 0) on somebody's responsibility;
 a REJECT can't be overridden. The other options make no new verdict and write nothing.
+
+    mlops gate candidate.jsonl base.jsonl --rules rules.toml
+
+judges any two score files, without a run directory or Azure: one JSON object a line, with an id and the values of metrics.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ import os
 import sys
 from pathlib import Path
 
-from mlops.cli import gate_queries, stage
+from mlops.cli import gate_files, gate_queries, stage
 from mlops.cloud.workspace import Workspace
 from mlops.core import console
 from mlops.core.config import Config
@@ -115,15 +119,19 @@ def _print_verdict(judged: Judged, page: str, report: Path) -> None:
     console.info(f"  report: {report}")
 
 
-def _answer_query(arguments: argparse.Namespace) -> bool:
-    """Answer a question about verdicts, if the options have one, and return whether they did."""
+def _answer_query(arguments: argparse.Namespace) -> int | None:
+    """Judge score files, or answer a question about verdicts, if the arguments say so, and return the exit code."""
+    if arguments.files or arguments.rules:
+        return gate_files.judge_files(arguments.files, arguments.rules, as_json=arguments.json)
+    if arguments.json:
+        raise UsageError("--json is for score files.", "the record of a verdict is run/gate.json")
     if arguments.rule and not arguments.what_if:
         raise UsageError("--rule edits rules for --what-if only.", "add --what-if, or edit pipeline.toml")
     if arguments.explain is not None:
         gate_queries.explain(Run(arguments.run), arguments.explain)
-        return True
+        return 0
     if not arguments.what_if and not arguments.self_test and arguments.history is None:
-        return False
+        return None
     context = stage.load_context(arguments)
     if arguments.what_if:
         gate_queries.what_if(context.config, context.run, arguments.rule)
@@ -131,10 +139,13 @@ def _answer_query(arguments: argparse.Namespace) -> bool:
         gate_queries.history(context.config, context.workspace, arguments.history)
     else:
         gate_queries.self_test(context.config, context.run)
-    return True
+    return 0
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("files", nargs="*", type=Path, metavar="FILE", help="score files: the candidate's, and the base's")
+    parser.add_argument("--rules", type=Path, metavar="FILE", help="the rules for score files: TOML with tables [rules.NAME]")
+    parser.add_argument("--json", action="store_true", help="with score files: print one JSON object; everything else goes to stderr")
     query = parser.add_mutually_exclusive_group()
     query.add_argument(
         "--override", default=os.environ.get("MLOPS_OVERRIDE", ""), metavar="REASON",

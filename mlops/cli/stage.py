@@ -90,7 +90,7 @@ class Command:
         function: Callable[..., Any],
         needs: Sequence[type[Record]],
         add_options: Callable[[argparse.ArgumentParser], object] | None,
-        answer_query: Callable[[argparse.Namespace], bool] | None,
+        answer_query: Callable[[argparse.Namespace], int | None] | None,
         to_json: Callable[[Any], object] | None = None,
     ) -> None:
         self.function = function
@@ -112,8 +112,9 @@ class Command:
         arguments = options.parse_args(argv)
 
         def run() -> int:
-            if self._answer_query and self._answer_query(arguments):
-                return 0
+            code = self._answer_query(arguments) if self._answer_query else None
+            if code is not None:
+                return code
             return self.execute(load_context(arguments))
 
         return guarded(run)
@@ -144,7 +145,7 @@ def command(
     *,
     needs: Sequence[type[Record]] = (),
     add_options: Callable[[argparse.ArgumentParser], object] | None = None,
-    answer_query: Callable[[argparse.Namespace], bool] | None = None,
+    answer_query: Callable[[argparse.Namespace], int | None] | None = None,
     to_json: Callable[[Any], object] | None = None,
 ) -> Command:
     """Make a command of a function.
@@ -153,7 +154,7 @@ def command(
         function: its name is the command's, its parameters are what it needs, its module's docstring is the help text.
         needs: records that must exist, in the order of the stages; checked before any credential is needed.
         add_options: adds options beside the common ones; the function can name them as parameters.
-        answer_query: called first with the parsed arguments; True if it did what they request, so the function isn't called.
+        answer_query: called first with the parsed arguments; an exit code if it did what they request, so the function isn't called.
         to_json: adds the option ``--json``, which prints what this makes of the function's result.
     """
     return Command(function, needs, add_options, answer_query, to_json)

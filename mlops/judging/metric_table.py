@@ -52,6 +52,8 @@ class MetricDefinition:
     """Whether a row's weight is its number of tokens; otherwise every row has the same weight."""
     fraction: bool = False
     """Whether its value is between 0 and 1."""
+    smallest: float = 0.0
+    """A value below which it can't be."""
     largest: float = 20.0
     """A value that no usable model exceeds, in the metric's unit. A bound beyond it would mean nothing."""
     binary: bool = False
@@ -71,7 +73,7 @@ class MetricDefinition:
     @property
     def range(self) -> tuple[float, float]:
         """The bounds within which a floor or ceiling can mean something."""
-        return 0.0, 1.0 if self.fraction else self.largest
+        return (0.0, 1.0) if self.fraction else (self.smallest, self.largest)
 
     @property
     def max_margin(self) -> float:

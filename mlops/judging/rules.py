@@ -16,7 +16,7 @@ from mlops.judging.metrics import EVERY_KIND, Metric, parse
 from mlops.judging.validity import evidence_problem
 from mlops.judging.wording import describe, describe_requirement, number, percent
 
-__all__ = ["expand", "judge_rule"]
+__all__ = ["expand", "judge_metric", "judge_rule"]
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,13 @@ def expand(rule: Rule, evidence: Evidence) -> tuple[Rule, ...]:
 
 def judge_rule(rule: Rule, evidence: Evidence) -> Judgement:
     """Judge one rule on its own, and record the numbers that the judgement follows from."""
-    role = evidence.reference(rule)
     metric = parse(rule.metric)
-    problem = evidence_problem(rule, metric, role, evidence)
+    return judge_metric(rule, metric, evidence_problem(rule, metric, evidence.reference(rule), evidence), evidence)
+
+
+def judge_metric(rule: Rule, metric: Metric | None, problem: str | None, evidence: Evidence) -> Judgement:
+    """Judge a rule about a metric. A ``problem`` with the evidence makes it invalid."""
+    role = evidence.reference(rule)
     reported = _reported(rule.metric, metric, evidence, role)
     if problem is not None or metric is None:
         comparison = Comparison(Outcome.INVALID, problem or "")

@@ -12,7 +12,7 @@ from mlops.judging.evidence import Evidence, FrozenSuite, ModelEvidence, Referen
 from mlops.judging.metric_table import METRICS, Floats, MetricDefinition
 from mlops.judging.metrics import EVERY_KIND, Metric, parse
 
-__all__ = ["MAX_RELATIVE_MARGIN", "direction_problem", "evidence_problem", "rule_problem"]
+__all__ = ["MAX_RELATIVE_MARGIN", "check_rule", "direction_problem", "evidence_problem", "rule_problem"]
 
 MAX_RELATIVE_MARGIN = 0.5
 """The largest relative margin: twice the loss is no tolerance."""
@@ -30,7 +30,7 @@ def rule_problem(rule: Rule) -> str | None:
 
     Its metric is unknown, its fields contradict each other, or it demands a worse model.
     """
-    return next(_check_rule(rule, parse(rule.metric)), None) or direction_problem(rule)
+    return next(check_rule(rule, parse(rule.metric)), None) or direction_problem(rule)
 
 
 def direction_problem(rule: Rule) -> str | None:
@@ -59,8 +59,8 @@ def evidence_problem(rule: Rule, metric: Metric | None, role: Reference, evidenc
 
 
 def _check(rule: Rule, metric: Metric | None, role: Reference, evidence: Evidence) -> Iterator[str]:
-    yield from _check_rule(rule, metric)
-    assert metric is not None  # otherwise _check_rule has reported it
+    yield from check_rule(rule, metric)
+    assert metric is not None  # otherwise check_rule has reported it
     yield from _check_models(role, evidence)
     yield from _check_kinds(metric, evidence)
     yield from _check_divergence(metric, evidence)
@@ -77,7 +77,8 @@ def _check(rule: Rule, metric: Metric | None, role: Reference, evidence: Evidenc
         yield f'{metric.name} of the {role} is 0, and a margin relative to 0 is meaningless: use margin_kind = "absolute"'
 
 
-def _check_rule(rule: Rule, metric: Metric | None) -> Iterator[str]:
+def check_rule(rule: Rule, metric: Metric | None) -> Iterator[str]:
+    """Yield what is wrong with a rule about a metric, whatever the evidence and the direction."""
     if metric is None:
         yield f"no evaluation computes a metric called {rule.metric!r}"
         return

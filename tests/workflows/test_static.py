@@ -189,7 +189,7 @@ def test_a_stage_receives_the_signals_itself() -> None:
 
 def test_the_commands_in_the_workflows_have_these_options(capsys: pytest.CaptureFixture[str]) -> None:
     commands = [re.findall(r"-m mlops (.*)", step["run"])[-1].split() for _, step in STEPS if "-m mlops" in str(step.get("run"))]
-    assert {command[0] for command in commands} == {"run", "plan", "comment", "rollback", "recover", "resume", "reap"}
+    assert {command[0] for command in commands} == {"run", "plan", "comment", "rollback", "recover", "resume", "reap", "gate"}
     for name, *options in commands:
         with pytest.raises(SystemExit):
             main([name, "--help"])

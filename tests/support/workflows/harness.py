@@ -101,6 +101,14 @@ class Harness:
         shutil.copytree(self._home / ".github", self._actions / ".github")
         make_repository(self.tree)
 
+    def add_workflow(self, name: str, text: str) -> None:
+        """Commit another workflow file."""
+        path = self.tree / ".github/workflows" / name
+        path.write_text(text)
+        self._files.append(path)
+        self._adapt(path)
+        commit(self.tree)
+
     def configure(self, *changes: tuple[str, str]) -> str:
         """Commit the original pipeline.toml with these (pattern, replacement) changes and return the commit."""
         text = self._configuration
