@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 
 from mlops.cli import guard, stage
+from mlops.cli.canary import Rollout
 from mlops.cloud import traffic
 from mlops.cloud.endpoints import EndpointView
 from mlops.cloud.tags import PREVIOUS, PREVIOUS_ID
@@ -15,7 +16,7 @@ from mlops.cloud.workspace import Workspace
 from mlops.core import console
 from mlops.core.config import Config
 from mlops.core.errors import NotPromoted, RecordError, TrafficError
-from mlops.core.records import Deployed, Evaluated, Judged, Promoted, Smoked
+from mlops.core.records import CanaryEvidence, Deployed, Evaluated, Judged, Promoted, Smoked
 from mlops.core.run import Run
 from mlops.github.review import require_review
 
@@ -31,6 +32,7 @@ def promote(config: Config, run: Run, workspace: Workspace) -> Promoted:
         NotPromoted: the gate does not admit the candidate, or compared it with another champion than the live one; or the endpoint belongs
             to another target.
         RecordError: the deployment is not the one that was tested, only one of the same name.
+        CanaryStopped: the new deployment answers worse than the old one, or is not shown not to. The old one has the traffic.
         TrafficError: the new deployment is not live; says whether the traffic was restored. Or another run is changing the traffic.
     """
     judged, deployed, smoked = guard.require_admission(run, config), run.read(Deployed), run.read(Smoked)
@@ -42,6 +44,7 @@ def promote(config: Config, run: Run, workspace: Workspace) -> Promoted:
     _check_deployment(workspace, deployed)
     before = traffic.recover(config, workspace, before)
     steps: list[dict[str, int]] = []
+    canary: CanaryEvidence | None = None
     if before.traffic.get(new) == 100:
         console.info(f"  nothing to do: {new} takes all of the traffic of {deployed.endpoint}")
         if (record := run.find(Promoted)) is not None:
@@ -51,8 +54,11 @@ def promote(config: Config, run: Run, workspace: Workspace) -> Promoted:
         champion = workspace.endpoints.get_live_model(config.champion_endpoint)
         _check_champion(run.read(Evaluated), champion, config.champion_endpoint)
         previous = max(traffic.nonzero(before.traffic), key=lambda name: before.traffic[name], default=None)
-        now = _switch_traffic(config, workspace, before, deployed, previous)
-        steps.append(traffic.nonzero(now.traffic))
+        rollout = _plan_rollout(config, run, workspace, before, deployed, previous)
+        if rollout is not None:
+            rollout.compare()
+        steps = _switch_traffic(config, workspace, before, deployed, previous, rollout)
+        canary = rollout.evidence if rollout is not None else None
         console.info(f"  {new} is live on {deployed.endpoint}; before: {traffic.nonzero(before.traffic) or 'nothing'}")
     kept = _keep_or_delete_previous(config, workspace, deployed.endpoint, previous)
     return run.write(
@@ -62,6 +68,7 @@ def promote(config: Config, run: Run, workspace: Workspace) -> Promoted:
             deployment=new,
             model=deployed.model,
             steps=tuple(steps),
+            canary=canary,
             traffic_now=dict(workspace.endpoints.get(deployed.endpoint).traffic),
             previous=previous,
             previous_kept=kept,
@@ -89,12 +96,39 @@ def _check_champion(evaluated: Evaluated, live: str | None, endpoint: str) -> No
         )
 
 
-def _switch_traffic(config: Config, workspace: Workspace, before: EndpointView, deployed: Deployed, previous: str | None) -> EndpointView:
+def _plan_rollout(
+    config: Config, run: Run, workspace: Workspace, before: EndpointView, deployed: Deployed, previous: str | None
+) -> Rollout | None:
+    """Return the comparison with the old deployment, or None (and say why) if all of the traffic moves at once."""
+    reason = (
+        "no deployment takes traffic yet"
+        if previous is None
+        else f"{before.name} is ephemeral"
+        if config.endpoint.ephemeral
+        else "promotion.steps is [100]"
+        if config.promotion.steps == (100,)
+        else ""
+    )
+    if previous is None or reason:
+        console.info(f"  100 % in one step, without a comparison: {reason}")
+        return None
+    return Rollout(config, run, workspace, before, previous, deployed.deployment)
+
+
+def _switch_traffic(
+    config: Config, workspace: Workspace, before: EndpointView, deployed: Deployed, previous: str | None, rollout: Rollout | None
+) -> list[dict[str, int]]:
+    """Move the traffic, in steps if there is a comparison, and return it after each step. After a failure it is as before."""
+    steps = []
     with traffic.restored_on_failure(workspace, before, deployed.deployment):
+        for share in config.promotion.steps[:-1] if rollout is not None else ():
+            assert rollout is not None
+            steps.append(traffic.nonzero(traffic.change_traffic(workspace, before, deployed.deployment, share).traffic))
+            rollout.watch(share)
         after = traffic.change_traffic(workspace, before, deployed.deployment)
         _verify(config, workspace, after, deployed)
         tags = traffic.previous_tags(config, workspace, before.name, previous, keep=_keeps(config, workspace, before.name, previous))
-        return traffic.finish(workspace, before.name, tags)
+        return [*steps, traffic.nonzero(traffic.finish(workspace, before.name, tags).traffic)]
 
 
 def _verify(config: Config, workspace: Workspace, after: EndpointView, deployed: Deployed) -> None:

@@ -5,18 +5,14 @@ python -m mlops.smoke_test --target local
 
 from __future__ import annotations
 
-import hashlib
 import json
-import math
-import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mlops.cli import stage
-from mlops.cloud.answers import SHAPES, Answer, ForeignAnswer
+from mlops.cloud.answers import SHAPES, ForeignAnswer
 from mlops.cloud.errors import Forbidden
 from mlops.cloud.invoke import ScoringResponse, build_payload
 from mlops.cloud.workspace import Workspace
@@ -26,31 +22,18 @@ from mlops.core.errors import MlopsError, RecordError, SmokeTestFailed
 from mlops.core.records import Deployed, Prepared, Sample, Smoked
 from mlops.core.reuse import reuse_key
 from mlops.core.run import Run, write_atomically
+from mlops.dataset.questions import Question, fault, questions
+from mlops.judging.statistics.percentile import percentile
 
-__all__ = ["EXCLUDED", "Question", "fault", "main", "percentile", "questions", "settings_key", "smoke_test"]
+__all__ = ["EXCLUDED", "main", "settings_key", "smoke_test"]
 
 SPLIT = "test_gen"
 MAX_SAMPLES = 3
 """How many answers are stored in the record."""
-MARKER = re.compile(r"<\|[a-z_0-9]+\|>|</?s>|\[/?INST\]", re.IGNORECASE)
-"""Markers of chat templates. In an answer they mean that the model continued past the end of its turn."""
 FOREIGN = "foreign"
 """In smoke.jsonl, the shape of an answer that has none of the known ones."""
 EXCLUDED: dict[str, str] = {}
 """Settings of [smoke] that do not decide whether a deployment passes, and why. There are none."""
-
-
-@dataclass(frozen=True)
-class Question:
-    """A conversation up to a user's turn, and the answer in the data."""
-
-    messages: tuple[Mapping[str, str], ...]
-    reference: str
-
-    @property
-    def prompt(self) -> str:
-        """The user's last turn."""
-        return self.messages[-1]["content"]
 
 
 def smoke_test(config: Config, run: Run, workspace: Workspace) -> Smoked:
@@ -130,41 +113,6 @@ def settings_key(config: Config) -> str:
     return reuse_key({"smoke": config.smoke}, EXCLUDED, seed=config.data.seed)
 
 
-def questions(path: Path, count: int, seed: int) -> list[Question]:
-    """Sample ``count`` rows of a JSON Lines file (all of them if there are fewer) by a hash with the seed, cut after the last user turn.
-
-    Raises:
-        RecordError: no row has a user's turn.
-    """
-    chosen: list[tuple[str, Question]] = []
-    with path.open(encoding="utf-8") as lines:
-        for line in lines:
-            if line.strip() and (question := _question(json.loads(line)["messages"])) is not None:
-                chosen.append((hashlib.sha256(f"{seed}\n{line}".encode()).hexdigest(), question))
-    if not chosen:
-        raise RecordError(f"{path} has no conversation with a user's turn.", "run `mlops prepare` with more rows of test_gen")
-    return [question for _, question in sorted(chosen, key=lambda pair: pair[0])[:count]]
-
-
-def fault(question: Question, answer: Answer) -> str:
-    """Return what is wrong with an answer; empty if nothing is."""
-    text, prompt = _normalize(answer.text), _normalize(question.prompt)
-    if not text:
-        return "the answer is empty"
-    # People, too, answer a greeting with the same greeting.
-    if len(prompt) >= 20 and text.startswith(prompt):
-        return "the answer repeats the question"
-    if marker := MARKER.search(answer.text):
-        return f"the answer continues past its end: it contains {marker[0]!r}"
-    return ""
-
-
-def percentile(values: Sequence[float], percent: float) -> float:
-    """Return the smallest value that at least ``percent`` % of the values don't exceed (nearest rank)."""
-    ordered = sorted(values)
-    return ordered[max(0, math.ceil(percent / 100 * len(ordered)) - 1)]
-
-
 def _data_file(run: Run, prepared: Prepared) -> Path:
     try:
         return run.directory / prepared.files[SPLIT].path
@@ -172,21 +120,12 @@ def _data_file(run: Run, prepared: Prepared) -> Path:
         raise RecordError(f"The prepared data has no split {SPLIT}.", "run `mlops prepare` with a data set that has one") from None
 
 
-def _question(messages: Sequence[Mapping[str, str]]) -> Question | None:
-    users = [number for number, message in enumerate(messages) if message["role"] == "user"]
-    if not users:
-        return None
-    last = users[-1]
-    reference = messages[last + 1]["content"] if last + 1 < len(messages) else ""
-    return Question(tuple(messages[: last + 1]), reference)
-
-
 def _row(question: Question, response: ScoringResponse) -> dict[str, Any]:
     text, shape, problem = "", "", response.reason
     if response.status == 200:
         try:
             answer = response.answer()
-            text, shape, problem = answer.text, answer.shape, fault(question, answer)
+            text, shape, problem = answer.text, answer.shape, fault(question, answer.text)
         except ForeignAnswer as foreign:
             shape, problem = FOREIGN, str(foreign)
     return {
@@ -233,10 +172,6 @@ def _remove_deployment(config: Config, run: Run, workspace: Workspace, deployed:
         return f"It could not be deleted and keeps costing money: {problem.what} {problem.fix}"
     run.delete(Deployed)
     return outcome
-
-
-def _normalize(text: str) -> str:
-    return " ".join(text.split()).casefold()
 
 
 main = stage.command(smoke_test, needs=(Prepared, Deployed))

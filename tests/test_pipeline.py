@@ -72,6 +72,9 @@ probe_initial_delay_s = 1
 requests = 2
 max_new_tokens = 4
 
+[defaults.promotion]
+steps = [100]
+
 [targets.test]
 
 [targets.ephemeral.endpoint]

@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,11 +15,20 @@ from mlops.cli.reap import reap
 from mlops.cli.recover import recover
 from mlops.cli.rollback import rollback
 from mlops.cloud import traffic
-from mlops.cloud.endpoints import Endpoints
+from mlops.cloud.endpoints import Endpoints, EndpointView
 from mlops.cloud.tags import CHANGE, EXPIRES, MARK, PIPELINE, PREVIOUS, PREVIOUS_ID, PREVIOUS_UNTIL, SERVED_MODEL, TARGET, TRAINING_JOB
 from mlops.cloud.workspace import Workspace
 from mlops.core.config import Config
-from mlops.core.errors import AzureError, DeploymentFailed, NotPromoted, RecordError, RegistrationError, SmokeTestFailed, TrafficError
+from mlops.core.errors import (
+    AzureError,
+    CanaryStopped,
+    DeploymentFailed,
+    NotPromoted,
+    RecordError,
+    RegistrationError,
+    SmokeTestFailed,
+    TrafficError,
+)
 from mlops.core.records import Deployed, Promoted, Registered, Smoked, TornDown, Verdict
 from mlops.core.run import Run
 from mlops.deploy import deploy, deployment_name
@@ -42,6 +52,8 @@ name = "served"
 [targets.test.smoke]
 requests = 3
 max_new_tokens = 4
+[targets.test.promotion]
+{promotion}
 """
 
 
@@ -51,23 +63,28 @@ class Stage:
     def __init__(self, emulator: Emulator, make: Settings, open_workspace: Open, tmp_path: Path, job: str, name: str) -> None:
         self.emulator = emulator
         self.make, self.open, self.tmp_path, self.job, self.name = make, open_workspace, tmp_path, job, name
+        self.rows = 12
+        self.promotion = "steps = [100]"
+        """Settings. Most tests are not about the comparison with the old deployment."""
         self.workspace = open_workspace(self.config())
 
     def config(self, *overrides: str, ephemeral: bool = False) -> Config:
-        text = TOML.format(name=self.name) + RULES
+        text = TOML.format(name=self.name, promotion=self.promotion) + RULES
         return self.make(
             text.replace("[targets.test.endpoint]", "[targets.test.endpoint]\nephemeral = true") if ephemeral else text, *overrides
         )
 
     def reviewed(self) -> Config:
-        return self.make(TOML.format(name=self.name) + RULES + "[targets.test.promotion]\nrequire_review = true\n")
+        text = TOML.format(name=self.name, promotion=f"{self.promotion}\nrequire_review = true") + RULES
+        return self.make(text)
 
     def session(self, *overrides: str, ephemeral: bool = False) -> tuple[Config, Workspace]:
         config = self.config(*overrides, ephemeral=ephemeral)
         return config, self.open(config)
 
     def registered(self, folder: str = "run", champion: str | None = None, *overrides: str) -> Run:
-        run = behind_the_gate(self.tmp_path / folder, self.job, champion=champion, identity=self.workspace.jobs.get(self.job).identity)
+        identity = self.workspace.jobs.get(self.job).identity
+        run = behind_the_gate(self.tmp_path / folder, self.job, champion=champion, identity=identity, rows=self.rows)
         config, workspace = self.session(*overrides)
         register(config, run, workspace)
         return run
@@ -389,6 +406,120 @@ def test_a_promotion_that_was_killed_is_finished_or_undone_by_another_machine(
     # The run itself, started again, has nothing left to do.
     assert promote(config, run, workspace).previous == first
     assert stage.traffic() == {first: 0, second: 100}
+
+
+@pytest.fixture
+def canary(beside: Stage, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Config, Run, Workspace, str]]:
+    """A deployment that has passed its smoke test, before it is compared with the champion, with rows enough for that."""
+    monkeypatch.setattr(beside, "rows", 30)
+    monkeypatch.setattr(beside, "promotion", "steps = [5, 25, 100]\nmargin = 0.5")
+    monkeypatch.setattr("mlops.cloud.traffic.PAUSE_S", 0.01)
+    champion = beside.champion()
+    config, workspace = beside.session("endpoint.deployment_prefix=canary")
+    run = beside.registered("run", workspace.endpoints.get_live_model(beside.name))
+    new = deploy(config, run, workspace).deployment
+    smoke_test(config, run, workspace)
+    yield config, run, workspace, new
+    if beside.traffic()[champion] != 100:
+        workspace.endpoints.set_traffic(beside.name, {champion: 100}, tags={CHANGE: "", PREVIOUS: "", PREVIOUS_ID: ""})
+
+
+Rollout = tuple[Config, Run, Workspace, str]
+
+
+def test_an_equal_deployment_takes_the_traffic_in_steps(beside: Stage, canary: Rollout, capsys: pytest.CaptureFixture[str]) -> None:
+    champion = beside.champion()
+    config, run, workspace, new = canary
+    promoted = promote(config, run, workspace)
+    assert promoted.steps == ({champion: 95, new: 5}, {champion: 75, new: 25}, {new: 100})
+    assert traffic.nonzero(beside.traffic()) == {new: 100}
+    assert promoted.canary is not None
+    assert {measure.name: (measure.difference, measure.finding) for measure in promoted.canary.measures} == dict.fromkeys(
+        ("usable answers", "ROUGE-L", "answers in time"), (0.0, "not worse")
+    )
+    assert CHANGE not in workspace.endpoints.get(beside.name).tags
+    assert f"{new} takes 25 %" in capsys.readouterr().out
+    assert Run(run.directory).read(Promoted) == promoted
+
+
+def test_a_worse_deployment_is_stopped_before_it_has_traffic(beside: Stage, canary: Rollout, fault: Fault) -> None:
+    champion = beside.champion()
+    config, run, workspace, new = canary
+    fault(f"scoring-424@{new} x10")
+    with pytest.raises(CanaryStopped, match=f"{new} is worse than {champion} .usable answers -100.0 points in 10 pairs") as stopped:
+        promote(config, run, workspace)
+    assert "had no traffic" in stopped.value.what
+    assert traffic.nonzero(beside.traffic()) == {champion: 100}
+    assert not run.has(Promoted)
+    assert f"deployment {new} of {beside.name}" in teardown(config, run, workspace).deleted
+
+
+def test_a_deployment_that_gets_worse_at_a_step_loses_its_traffic(beside: Stage, canary: Rollout, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It answers at 0 %, but the container fails as soon as it has traffic."""
+    champion = beside.champion()
+    config, run, workspace, new = canary
+    seen: list[dict[str, int]] = []
+
+    def fail_from_now_on(*arguments: Any) -> EndpointView:
+        after = change_traffic(*arguments)
+        seen.append(traffic.nonzero(after.traffic))
+        beside.emulator.azure.faults.add(f"scoring-424@{new} x5")
+        return after
+
+    change_traffic = traffic.change_traffic
+    monkeypatch.setattr(traffic, "change_traffic", fail_from_now_on)
+    monkeypatch.setattr("mlops.cli.canary.PAIRS_PER_STEP", 5)
+    with pytest.raises(CanaryStopped) as stopped:
+        promote(config, run, workspace)
+    assert "The traffic was restored" in stopped.value.what
+    assert seen[0] == {champion: 95, new: 5}
+    assert traffic.nonzero(beside.traffic()) == {champion: 100}
+    assert CHANGE not in workspace.endpoints.get(beside.name).tags
+
+
+def test_too_few_rows_or_pairs_that_differ_too_much_show_nothing_and_stop_it(beside: Stage, canary: Rollout, fault: Fault) -> None:
+    champion = beside.champion()
+    config, run, workspace, new = canary
+    strict = config.model_copy(update={"promotion": config.promotion.model_copy(update={"margin": 0.05})})
+    with pytest.raises(CanaryStopped, match="30 rows of the target suite can't show that it is not 5 points worse; at least 121"):
+        promote(strict, run, workspace)
+    # A single failure of 20 is too little to call it worse, and too much to exclude that it is.
+    fault(f"scoring-424@{new} x1")
+    with pytest.raises(CanaryStopped, match="20 pairs don't show"):
+        promote(config.model_copy(update={"promotion": config.promotion.model_copy(update={"margin": 0.35})}), run, workspace)
+    assert traffic.nonzero(beside.traffic()) == {champion: 100}
+
+
+def test_a_canary_that_was_killed_at_a_step_is_undone(beside: Stage, canary: Rollout, monkeypatch: pytest.MonkeyPatch) -> None:
+    champion = beside.champion()
+    config, run, workspace, new = canary
+    with monkeypatch.context() as patch:
+        patch.setattr("mlops.cli.canary.Rollout.watch", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("mlops.cloud.traffic.undo", lambda *_: "")
+        with pytest.raises(KeyboardInterrupt):
+            promote(config, run, workspace)
+    assert traffic.nonzero(beside.traffic()) == {champion: 95, new: 5}
+    # Another run must not touch it before its time is over.
+    monkeypatch.setenv("GITHUB_RUN_ID", "another")
+    recover(config, beside.open(config))
+    assert traffic.nonzero(beside.traffic()) == {champion: 95, new: 5}
+    expire(workspace, beside.name)
+    recover(config, beside.open(config))
+    assert traffic.nonzero(beside.traffic()) == {champion: 100}
+    assert CHANGE not in workspace.endpoints.get(beside.name).tags
+
+
+@pytest.mark.parametrize(
+    ("was", "share", "expected"),
+    [
+        ({}, 100, {"new": 100}),
+        ({"old": 100}, 5, {"old": 95, "new": 5}),
+        ({"old": 100}, 100, {"new": 100}),
+        ({"a": 50, "b": 49, "new": 1}, 25, {"a": 38, "b": 37, "new": 25}),
+    ],
+)
+def test_the_others_share_what_a_step_leaves(was: dict[str, int], share: int, expected: dict[str, int]) -> None:
+    assert traffic.Change(run="r", until=datetime.now(UTC), was=was, to="new", share=share).traffic == expected
 
 
 def expire(workspace: Workspace, endpoint: str) -> None:

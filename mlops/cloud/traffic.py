@@ -62,7 +62,21 @@ class Change(BaseModel):
     was: dict[str, int]
     """Deployment → percent before, without those at 0 %."""
     to: str
-    """The deployment that gets all of the traffic."""
+    """The deployment that gets the traffic."""
+    share: int = 100
+    """How much of it, in percent; less than all is a step on the way, after which the change goes on."""
+
+    @property
+    def traffic(self) -> dict[str, int]:
+        """Deployment → percent that this change sets. The others share the rest as before; the busiest takes what can't be divided."""
+        if not self.was:
+            return {self.to: self.share}
+        rest = 100 - self.share
+        others = {name: share for name, share in self.was.items() if name != self.to}
+        parts = {name: rest * share // sum(others.values()) for name, share in others.items()}
+        if parts:
+            parts[max(others, key=lambda name: others[name])] += rest - sum(parts.values())
+        return nonzero({**parts, self.to: self.share})
 
     @property
     def is_abandoned(self) -> bool:
@@ -118,6 +132,8 @@ def recover(config: Config, workspace: Workspace, endpoint: EndpointView) -> End
     if not change.is_abandoned and change.run != _run(workspace):
         check_idle(endpoint)
     live = nonzero(endpoint.traffic)
+    if change.share < 100 and live == change.traffic:
+        return _undo_abandoned(workspace, endpoint, change, f"Its comparison at {change.share} % was not completed.")
     if live != {change.to: 100}:
         console.notice(
             f"The traffic of {endpoint.name} is {live or 'none'}: somebody has changed it since run {change.run} stopped. It stays."
@@ -126,16 +142,20 @@ def recover(config: Config, workspace: Workspace, endpoint: EndpointView) -> End
     try:
         verify(workspace, endpoint, change.to, config.endpoint.request_timeout_ms / 1000 + 10)
     except TrafficError as problem:
-        outcome = undo(workspace, endpoint.name, change.was)
-        after = workspace.endpoints.get(endpoint.name)
-        if CHANGE in after.tags:
-            raise TrafficError(f"{problem.what} {outcome}", "deploy an earlier commit with dispatch.yml") from problem
-        console.warning(f"Run {change.run} stopped while it made {change.to} live. {problem.what} {outcome}")
-        return after
+        return _undo_abandoned(workspace, endpoint, change, problem.what)
     previous = max(change.was, key=lambda name: change.was[name], default=None)
     tags = previous_tags(config, workspace, endpoint.name, previous, keep=config.endpoint.keep_previous)
     console.notice(f"Run {change.run} stopped while it made {change.to} live. It answers, so it stays.")
     return finish(workspace, endpoint.name, tags)
+
+
+def _undo_abandoned(workspace: Workspace, endpoint: EndpointView, change: Change, reason: str) -> EndpointView:
+    outcome = undo(workspace, endpoint.name, change.was)
+    after = workspace.endpoints.get(endpoint.name)
+    if CHANGE in after.tags:
+        raise TrafficError(f"{reason} {outcome}", "deploy an earlier commit with dispatch.yml")
+    console.warning(f"Run {change.run} stopped while it made {change.to} live. {reason} {outcome}")
+    return after
 
 
 def previous_tags(config: Config, workspace: Workspace, endpoint: str, deployment: str | None, *, keep: bool) -> dict[str, str]:
@@ -165,33 +185,40 @@ def _run(workspace: Workspace) -> str:
     return workspace.session.tags[RUN][-100:]
 
 
-def change_traffic(workspace: Workspace, before: EndpointView, deployment: str) -> EndpointView:
-    """Send all of the traffic to a deployment. Afterwards the change is unfinished: call :func:`finish` or :func:`undo`.
+def change_traffic(workspace: Workspace, before: EndpointView, deployment: str, share: int = 100) -> EndpointView:
+    """Send traffic to a deployment. Afterwards the change is unfinished: call this with a larger share, :func:`finish` or :func:`undo`.
 
     Args:
         workspace: where the endpoint is.
         before: the endpoint as it was when the change was decided.
-        deployment: gets 100 %.
+        deployment: gets the share, the others what is left.
+        share: in percent.
 
     Raises:
         Busy: somebody else is changing the traffic, or has changed it since; nothing was changed.
         TrafficError: the service did not apply it.
     """
     now = workspace.endpoints.get(before.name)
-    check_idle(now)
-    if nonzero(now.traffic) != nonzero(before.traffic):
+    earlier = read_change(now)
+    was = nonzero(before.traffic)
+    is_next_step = earlier is not None and (earlier.run, earlier.to, earlier.was) == (_run(workspace), deployment, was)
+    if not is_next_step:
+        check_idle(now)
+    expected = earlier.traffic if earlier is not None else was
+    if nonzero(now.traffic) != expected:
         raise Busy(
-            f"The traffic of {before.name} was {nonzero(before.traffic) or 'none'} and is {nonzero(now.traffic) or 'none'} now: somebody"
-            " else has changed it. Nothing was changed here.",
+            f"The traffic of {before.name} was {expected or 'none'} and is {nonzero(now.traffic) or 'none'} now: somebody else"
+            " has changed it. Nothing was changed here.",
             "run the command again",
         )
     change = Change(
         run=_run(workspace),
         until=(datetime.now(UTC) + LEASE).replace(microsecond=0),
-        was=nonzero(before.traffic),
+        was=was,
         to=deployment,
+        share=share,
     )
-    return workspace.endpoints.set_traffic(before.name, {deployment: 100}, tags={CHANGE: change.model_dump_json()})
+    return workspace.endpoints.set_traffic(before.name, change.traffic, tags={CHANGE: change.model_dump_json()})
 
 
 def finish(workspace: Workspace, endpoint: str, tags: Mapping[str, str]) -> EndpointView:
@@ -219,7 +246,8 @@ def restored_on_failure(workspace: Workspace, before: EndpointView, deployment: 
     except BaseException as problem:
         outcome = undo(workspace, before.name, before.traffic)
         if isinstance(problem, MlopsError):
-            raise TrafficError(f"{deployment} could not be made live: {problem.what} {outcome}", problem.fix) from problem
+            kind = type(problem) if isinstance(problem, TrafficError) else TrafficError
+            raise kind(f"{deployment} could not be made live: {problem.what} {outcome}", problem.fix) from problem
         console.warning(outcome)
         raise
 

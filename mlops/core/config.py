@@ -274,6 +274,21 @@ class PromotionConfig(Table):
     require_review: bool = Field(
         False, description="stop unless the job runs in a GitHub environment with required reviewers, as GitHub reports them"
     )
+    steps: tuple[Annotated[int, Field(ge=1, le=100)], ...] = Field(
+        (5, 25, 100),
+        description="percent of the traffic, after the new deployment was compared with the old one; `[100]`: without a comparison, as on "
+        "a first deployment and on ephemeral endpoints",
+    )
+    margin: float = Field(
+        0.05, gt=0, lt=1, description="the comparison must show that the new deployment is not worse by this much, as a fraction"
+    )
+
+    @field_validator("steps")
+    @classmethod
+    def _steps_rise_to_100(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if not value or value[-1] != 100 or list(value) != sorted(set(value)):
+            raise ValueError("the steps must rise and end with 100, e.g. [5, 25, 100]")
+        return value
 
 
 class Tables(Table):

@@ -18,6 +18,7 @@ The class is the meaning, the exit code is for workflows, the message is for the
     ├── DeploymentFailed           13   a deployment did not become healthy
     ├── SmokeTestFailed            14   the new deployment's answers are not good enough
     ├── TrafficError               15   traffic is not what it should be
+    │   └── CanaryStopped          24   the new deployment is worse than the old one, or not shown not to be
     ├── TeardownIncomplete         16   something that this pipeline created still exists
     ├── NotPromoted                17   a stage after the gate was called, but the gate doesn't admit the candidate
     ├── DataError                  18   the data set can't be read, or lacks a split
@@ -36,6 +37,7 @@ __all__ = [
     "INTERRUPTED",
     "OUTPUT_CLOSED",
     "AzureError",
+    "CanaryStopped",
     "ConfigError",
     "CredentialError",
     "DataError",
@@ -173,6 +175,12 @@ class TrafficError(MlopsError):
     """Traffic is not what it should be."""
 
     exit_code = 15
+
+
+class CanaryStopped(TrafficError):
+    """The new deployment answers worse than the old one, or was not shown not to."""
+
+    exit_code = 24
 
 
 class TeardownIncomplete(MlopsError):

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "RECORDS",
+    "CanaryEvidence",
+    "CanaryMeasure",
     "Deployed",
     "Evaluated",
     "FileDigest",
@@ -438,15 +440,36 @@ class Smoked(Record):
     samples: tuple[Sample, ...]
 
 
+class CanaryMeasure(Frozen):
+    """One measure of the answers of both deployments."""
+
+    name: str
+    pairs: int
+    difference: float = Field(description="mean over the pairs, new − old; fractions")
+    finding: Literal["worse", "not worse", "open"]
+
+
+class CanaryEvidence(Frozen):
+    """The comparison of the new deployment with the old one, by their answers to the same requests."""
+
+    margin: float = Field(description="what was excluded, as a fraction")
+    pairs: int
+    measures: tuple[CanaryMeasure, ...]
+    latency_p95_old_ms: float
+    latency_p95_new_ms: float
+
+
 class Promoted(Record):
     """Traffic is on the new deployment."""
 
     stage: ClassVar[str] = "promote"
     made_from: ClassVar[tuple[str, ...]] = ("gate", "deploy", "smoke-test")
+    volatile: ClassVar[frozenset[str]] = Record.volatile | {"canary"}
     endpoint: str
     deployment: str
     model: str
     steps: tuple[dict[str, int], ...] = Field(description="traffic after each step")
+    canary: CanaryEvidence | None = Field(None, description="None if there was no old deployment to compare with, or no steps")
     traffic_now: dict[str, int]
     previous: str | None
     previous_kept: bool

@@ -115,13 +115,14 @@ def behind_the_gate(
     champion: str | None = None,
     override: Override | None = None,
     identity: str = "",
+    rows: int = 12,
 ) -> Run:
     """Write the records up to the gate's, about this job; ``identity`` tells it from another one of the same name.
 
     The gate has really judged: the stages after it derive the verdict again, by the rules of the target ``test``. Its settings must have
     :data:`RULES`.
     """
-    run = ready_to_train(directory)
+    run = ready_to_train(directory, rows)
     prepared, validated = run.read(Prepared), run.read(Validated)
     trained = run.write(
         Trained(

@@ -54,15 +54,16 @@ class SequentialComparison:
     Args:
         margin: the difference that must be excluded, in (0, 1).
         alpha: the probability of each error.
+        comparisons: of how many comparisons this is one, if WORSE in any of them decides: each has its part of ``alpha``.
     """
 
-    def __init__(self, margin: float, alpha: float) -> None:
+    def __init__(self, margin: float, alpha: float, comparisons: int = 1) -> None:
         self.pairs = 0
         self.mean = 0.0
-        self._threshold = math.log(1 / alpha)
+        self._threshold, self._threshold_of_worse = math.log(1 / alpha), math.log(comparisons / alpha)
         self._worse = _Bets(0.0)
         self._not_worse = _Bets(-margin)
-        self._finding = Finding.OPEN
+        self._is_worse = self._has_excluded_margin = False
 
     def add(self, difference: float) -> None:
         """Take the next pair into account.
@@ -79,15 +80,15 @@ class SequentialComparison:
         self.mean += (difference - self.mean) / self.pairs
         self._worse.add(-difference)
         self._not_worse.add(difference)
-        if self._worse.log_wealth >= self._threshold:
-            self._finding = Finding.WORSE
-        elif self._finding is Finding.OPEN and self._not_worse.log_wealth >= self._threshold:
-            self._finding = Finding.NOT_WORSE
+        self._is_worse = self._is_worse or self._worse.log_wealth >= self._threshold_of_worse
+        self._has_excluded_margin = self._has_excluded_margin or self._not_worse.log_wealth >= self._threshold
 
     @property
     def finding(self) -> Finding:
         """What has been shown. WORSE stays, and replaces NOT_WORSE if later pairs show it."""
-        return self._finding
+        if self._is_worse:
+            return Finding.WORSE
+        return Finding.NOT_WORSE if self._has_excluded_margin else Finding.OPEN
 
 
 def pairs_needed(margin: float, alpha: float) -> int:

@@ -1,0 +1,155 @@
+"""Sends the same requests to the old and the new deployment, and stops a promotion if the new one's answers are worse.
+
+The requests are the rows of the frozen target suite, each once, in the order of the file, which is random. The deployment header chooses
+who answers, so no user's request goes to the new deployment before it has passed.
+"""
+
+from __future__ import annotations
+
+from mlops.cloud import traffic
+from mlops.cloud.answers import ForeignAnswer
+from mlops.cloud.endpoints import EndpointView
+from mlops.cloud.invoke import EndpointClient, build_payload
+from mlops.cloud.workspace import Workspace
+from mlops.core import console
+from mlops.core.config import Config
+from mlops.core.errors import CanaryStopped, RecordError
+from mlops.core.records import CanaryEvidence, CanaryMeasure, Validated
+from mlops.core.run import Run, file_sha256
+from mlops.dataset.questions import Question, fault, questions
+from mlops.judging.canary import Canary, Measured, fewest_pairs
+from mlops.judging.statistics.percentile import percentile
+from mlops.judging.statistics.sequential import Finding
+from mlops.remote.health import is_loop
+from mlops.remote.rouge import rouge_l
+
+__all__ = ["Rollout"]
+
+SUITE = "target"
+PAIRS_PER_STEP = 5
+"""Requests that are kept for each step at which both deployments take traffic."""
+STEPS_FIX = "read the answers of both deployments; to promote without a comparison, set promotion.steps = [100] in pipeline.toml"
+
+
+class Rollout:
+    """The comparison of the deployment that takes the traffic with the one that is to take it.
+
+    Args:
+        config: the settings.
+        run: has the frozen suite.
+        workspace: where the endpoint is.
+        endpoint: as it is before the promotion.
+        old, new: its deployments.
+
+    Raises:
+        CanaryStopped: the suite is too small to show anything.
+        RecordError: the suite is missing or has changed.
+    """
+
+    def __init__(self, config: Config, run: Run, workspace: Workspace, endpoint: EndpointView, old: str, new: str) -> None:
+        self._config, self._endpoint, self._old, self._new = config, endpoint, old, new
+        self._canary = Canary(config.promotion.margin)
+        suite = run.read(Validated).suites[SUITE]
+        path = run.directory / suite.path
+        if not path.is_file() or file_sha256(path) != suite.digest:
+            raise RecordError(f"{path} is missing or is not the suite that validation froze.", "run `mlops validate` again")
+        rows = questions(path, config.evaluation.target_rows, config.data.seed)
+        self._kept = PAIRS_PER_STEP * (len(config.promotion.steps) - 1)
+        needed = fewest_pairs(config.promotion.margin) + self._kept
+        if len(rows) < needed:
+            raise CanaryStopped(
+                f"{new} was not compared with {old}: {len(rows)} rows of the target suite can't show that it is not"
+                f" {_points(config)} worse; at least {needed} are necessary."
+                f" The traffic is unchanged: {traffic.nonzero(endpoint.traffic)}.",
+                "raise evaluation.target_rows (and the rows of test_sft), or set promotion.steps = [100] in pipeline.toml",
+            )
+        self._first, self._rest = rows[: len(rows) - self._kept], iter(rows[len(rows) - self._kept :])
+        slowest_ms = max(config.smoke.max_latency_ms, config.endpoint.request_timeout_ms)
+        self._client = workspace.endpoints.open_client(endpoint, timeout_s=slowest_ms / 1000 + 10)
+
+    def compare(self) -> None:
+        """Compare before the new deployment takes any traffic, until it is shown to be worse, or not to be.
+
+        Raises:
+            CanaryStopped: it is worse, or all requests are too few to show that it isn't.
+        """
+        console.info(f"  comparing {self._new} with {self._old}: the same requests to both, {self._new} at 0 %")
+        progress = console.Progress("pairs", len(self._first))
+        for question in self._first:
+            self._ask(question)
+            progress.advance()
+            if self._canary.finding is not Finding.OPEN:
+                break
+        progress.close()
+        console.info(f"  {self._canary}")
+        unchanged = f"It had no traffic. The traffic is unchanged: {traffic.nonzero(self._endpoint.traffic)}."
+        self._stop_if_worse(unchanged)
+        if self._canary.finding is Finding.OPEN:
+            raise CanaryStopped(
+                f"{self._canary.pairs} pairs don't show that {self._new} is not {_points(self._config)} worse than"
+                f" {self._old} ({self._canary}). {unchanged}",
+                f"raise evaluation.target_rows or promotion.margin; {STEPS_FIX}",
+            )
+
+    def watch(self, share: int) -> None:
+        """Compare further, while the new deployment takes a share of the traffic.
+
+        Raises:
+            CanaryStopped: it is worse. The caller restores the traffic.
+        """
+        for _, question in zip(range(PAIRS_PER_STEP), self._rest, strict=False):
+            self._ask(question)
+            self._stop_if_worse(f"It had {share} % of the traffic.")
+        console.info(f"  {self._new} takes {share} %: {self._canary}")
+
+    @property
+    def evidence(self) -> CanaryEvidence:
+        """What was compared, for the record."""
+        old, new = (percentile(latencies, 95) for latencies in self._canary.latencies_ms)
+        measures = tuple(
+            CanaryMeasure(name=each.name, pairs=each.pairs, difference=each.difference, finding=each.finding.value)
+            for each in self._canary.measures
+        )
+        return CanaryEvidence(
+            margin=self._config.promotion.margin,
+            pairs=self._canary.pairs,
+            measures=measures,
+            latency_p95_old_ms=old,
+            latency_p95_new_ms=new,
+        )
+
+    def _ask(self, question: Question) -> None:
+        # The old one first in every other pair, so that a cache or a slow moment favors neither.
+        order = (self._old, self._new) if self._canary.pairs % 2 == 0 else (self._new, self._old)
+        answers = {deployment: _measure(self._config, self._client, question, deployment) for deployment in order}
+        self._canary.add(answers[self._old], answers[self._new])
+
+    def _stop_if_worse(self, consequence: str) -> None:
+        if self._canary.finding is not Finding.WORSE:
+            return
+        worse = "; ".join(str(measure) for measure in self._canary.measures if measure.finding is Finding.WORSE)
+        latency = "95 % of its answers took up to {1:.0f} ms, of the old one's {0:.0f} ms".format(
+            *(percentile(latencies, 95) for latencies in self._canary.latencies_ms)
+        )
+        raise CanaryStopped(f"{self._new} is worse than {self._old} ({worse}; {latency}). {consequence}", STEPS_FIX)
+
+
+def _points(config: Config) -> str:
+    return f"{100 * config.promotion.margin:g} points"
+
+
+def _measure(config: Config, client: EndpointClient, question: Question, deployment: str) -> Measured:
+    response = client.invoke(build_payload(question.messages, config.evaluation.max_new_tokens), deployment)
+    text = ""
+    if response.status == 200:
+        try:
+            text = response.answer().text
+        except ForeignAnswer as foreign:
+            console.info(f"  {deployment}: {foreign}")
+    is_usable = bool(text) and not fault(question, text) and not is_loop(text)
+    return Measured(
+        usable=float(is_usable),
+        rouge_l=rouge_l(text, question.reference) if question.reference else None,
+        in_time=float(response.latency_ms <= config.smoke.max_latency_ms),
+        latency_ms=response.latency_ms,
+    )

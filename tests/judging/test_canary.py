@@ -1,0 +1,54 @@
+"""The comparison of two deployments, and simulated rollouts."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from benchmarks.canary import CASES, roll_out
+from mlops.judging.canary import Canary, Measured, fewest_pairs
+from mlops.judging.statistics.sequential import Finding
+
+GOOD = Measured(usable=1.0, rouge_l=0.4, in_time=1.0, latency_ms=10.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "end"),
+    [
+        ("equal", "promoted"),
+        ("equal, the same answers", "promoted"),
+        ("ROUGE-L worse by 5 points", "stopped before 5 %"),
+        ("5 points more faults", "stopped before 5 %"),
+        ("5 points more late answers", "stopped before 5 %"),
+    ],
+)
+def test_95_of_100_rollouts_end_as_they_must(name: str, end: str) -> None:
+    generator = random.Random(1)
+    ends = [roll_out(*CASES[name], 500, generator)[0] for _ in range(100)]
+    assert ends.count(end) >= 95
+
+
+@pytest.mark.parametrize(
+    ("worse", "measure"),
+    [
+        (Measured(usable=0.0, rouge_l=0.4, in_time=1.0, latency_ms=10.0), "usable answers"),
+        (Measured(usable=1.0, rouge_l=0.0, in_time=1.0, latency_ms=10.0), "ROUGE-L"),
+        (Measured(usable=1.0, rouge_l=0.4, in_time=0.0, latency_ms=9000.0), "answers in time"),
+    ],
+)
+def test_each_measure_alone_stops_it(worse: Measured, measure: str) -> None:
+    canary = Canary(0.05)
+    while canary.finding is Finding.OPEN and canary.pairs < 100:
+        canary.add(GOOD, worse)
+    assert [each.name for each in canary.measures if each.finding is Finding.WORSE] == [measure]
+    assert canary.pairs < 40
+
+
+def test_without_references_the_answers_are_compared_by_the_other_measures() -> None:
+    canary, answer = Canary(0.05), Measured(usable=1.0, rouge_l=None, in_time=1.0, latency_ms=10.0)
+    for _ in range(fewest_pairs(0.05)):
+        assert canary.finding is Finding.OPEN
+        canary.add(answer, answer)
+    assert canary.finding is Finding.NOT_WORSE
+    assert [each.name for each in canary.measures] == ["usable answers", "answers in time"]
