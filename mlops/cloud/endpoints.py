@@ -10,9 +10,9 @@ from datetime import UTC
 from typing import Any
 
 from mlops.cloud.creators import creator_of
-from mlops.cloud.deployment_failures import classify
 from mlops.cloud.entities import as_text
 from mlops.cloud.errors import ErrorDetails, Forbidden, NotFound, parse_error, translate_errors
+from mlops.cloud.failures import classify
 from mlops.cloud.invoke import EndpointClient
 from mlops.cloud.session import Session
 from mlops.cloud.tags import CREATION_ID

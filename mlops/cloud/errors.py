@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from mlops.cloud.failures import classify_request
 from mlops.cloud.grants import suggest_grant
 from mlops.core.errors import AzureError, CredentialError, MlopsError
 
@@ -146,12 +147,5 @@ def _messages(error: Mapping[str, Any]) -> list[str]:
 def _suggest_fix(details: ErrorDetails) -> str:
     if command := suggest_grant(details.message):
         return command
-    if details.status == 403 or details.has_code("AuthorizationFailed"):
-        return "give our identity the role AzureML Data Scientist (or Contributor) on the workspace"
-    if details.status == 429 or details.has_code("TooManyRequests"):
-        return "wait, then run the command again; it picks up where it stopped"
-    if "quota" in details.message.lower() or details.has_code("OutOfQuota", "QuotaExceeded", "JobNodeCountExceedsCoreQuota"):
-        return "request quota for this VM family in this region (Azure portal, Quotas), or choose another size in pipeline.toml"
-    if details.status >= 500 or details.status == 0:
-        return "this looks like a problem of the service or of the network; run the command again, it picks up where it stopped"
-    return ""
+    failure = classify_request(details.status, details.codes, details.message)
+    return failure.advice if failure is not None else ""
