@@ -217,6 +217,7 @@ def _check_workspace(
     findings += preflight.report_unchecked(computes.not_permitted, locate("compute.size"))
     snapshot.cost = preflight.estimate_cost(compute, training, config.endpoint)
     findings += preflight.check_budget(config.budget, snapshot.cost[0], config.endpoint, locate)
+    findings += preflight.check_storage_access(workspace.outputs.has_keys(), computes.find(compute.name), compute, locate)
     # A cluster is only created if nothing else is wrong; one that exists is checked in any case.
     has_errors = any(finding.severity == "error" for finding in findings)
     get = (lambda: computes.find(compute.name)) if has_errors else (lambda: computes.ensure(compute))

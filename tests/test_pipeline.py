@@ -81,6 +81,7 @@ steps = [100]
 name = "{ENDPOINT}-pr"
 ephemeral = true
 """
+IDENTITY = "/subscriptions/s/resourceGroups/rg/providers/Microsoft.ManagedIdentity/userAssignedIdentities/nodes"
 PHI_3 = 'model={name="Phi-3-mini-4k-instruct", version="15"}'
 LENIENT = '[defaults.gate.rules.target-vs-champion]\nmetric = "target.nll"\ndirection = "lower"\nceiling = 12.0\n\n'
 
@@ -302,6 +303,19 @@ def test_the_tutorials_model_is_one_setting_away(tmp_path: Path, start_emulator:
         trained = project.records().read(Trained)
     assert trained.base_model.endswith("/models/Phi-3-mini-4k-instruct/versions/15")
     assert {item.name: (item.value, item.source) for item in trained.parameters}["deepspeed_stage"] == ("2", "model_specific_defaults")
+
+
+def test_storage_without_keys_needs_an_identity_of_the_cluster_and_nothing_else(
+    tmp_path: Path, start_emulator: Callable[..., Emulator], capsys: pytest.CaptureFixture[str]
+) -> None:
+    emulator = start_emulator(storage="identity")
+    with client_of(emulator, tmp_path):
+        project = make_project(tmp_path, emulator)
+        assert project.mlops("run", "--until", "train") == 5
+        assert "set compute.identity to the id of a user-assigned identity" in capsys.readouterr().err
+        assert project.workspace().compute.find("gpu-cluster-big") is None, "nothing is created before the settings are right"
+        assert project.mlops("run", "--until", "promote", "--set", f"compute.identity={IDENTITY}") == 0
+        assert list(project.traffic() or {}) == [project.records().read(Promoted).deployment]
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,8 @@ class ComputeView:
     """None if the VM size is not known, because our identity may not list the region's sizes."""
     created: bool
     """Whether this call created it."""
+    identities: tuple[str, ...] = ()
+    """Ids of its user-assigned managed identities."""
 
 
 class Computes:
@@ -132,8 +134,9 @@ class Computes:
             return []
 
     def _create(self, config: ComputeConfig, tier: str) -> ComputeView:
-        from azure.ai.ml.entities import AmlCompute
+        from azure.ai.ml.entities import AmlCompute, IdentityConfiguration, ManagedIdentityConfiguration
 
+        users = [ManagedIdentityConfiguration(resource_id=config.identity)]
         cluster = AmlCompute(
             name=config.name,
             size=config.size,
@@ -142,6 +145,7 @@ class Computes:
             max_instances=config.max_instances,
             idle_time_before_scale_down=config.idle_seconds,
             tags=dict(self._session.tags),
+            identity=IdentityConfiguration(type="UserAssigned", user_assigned_identities=users) if config.identity else None,
         )
         console.info(f"  creating compute {config.name}: {config.size}, {tier}, {config.min_instances}–{config.max_instances} nodes")
         try:
@@ -176,6 +180,7 @@ class Computes:
             tier=as_text(getattr(entity, "tier", None)).lower().replace("lowpriority", "low_priority"),
             gpus_per_node=known.gpus if known else None,
             created=created,
+            identities=tuple(as_text(each.resource_id) for each in getattr(entity.identity, "user_assigned_identities", None) or ()),
         )
 
 

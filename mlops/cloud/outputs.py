@@ -71,6 +71,14 @@ class Outputs:
         with translate_errors(f"looking for {location.path}"), self._container(location.datastore) as container:
             return next(_names(container, location.path), None) is not None
 
+    def has_keys(self) -> bool:
+        """Return whether the default datastore gives access by keys or signatures; otherwise only identities can read and write it."""
+        from azure.ai.ml.entities import NoneCredentialConfiguration
+
+        with translate_errors("reading the default datastore"):
+            datastore = self._session.ml.datastores.get_default()
+        return not isinstance(datastore.credentials, NoneCredentialConfiguration)
+
     def write_text(self, path: str, text: str) -> str:
         """Write a file to the default datastore, replacing it if it exists, and return its URI."""
         datastore = self._default_datastore()

@@ -29,6 +29,7 @@ __all__ = [
     "check_parameters",
     "check_quota",
     "check_size",
+    "check_storage_access",
     "count_nodes",
     "estimate_cost",
     "find_context_limit",
@@ -164,6 +165,31 @@ def check_cluster(cluster: ComputeView, config: ComputeConfig, parameters: Mappi
             message = f"{name} is {value:g}, but {cluster.name} has {limit} {what}: the job would wait forever"
             findings.append(make_finding("compute.too-small", locate(f"training.parameters.{name}"), message))
     return findings
+
+
+def check_storage_access(has_keys: bool, cluster: ComputeView | None, config: ComputeConfig, locate: Locate) -> list[Finding]:
+    """Check that the nodes can read the data: without storage keys, they need a managed identity.
+
+    Args:
+        has_keys: whether the workspace's default datastore hands out keys.
+        cluster: the cluster, if it exists.
+        config: its settings.
+        locate: where a setting is set.
+    """
+    where = locate("compute.identity")
+    if cluster is not None and config.identity and config.identity.lower() not in map(str.lower, cluster.identities):
+        message = f"cluster {cluster.name} does not have the identity {config.identity}: assign it, or set another compute.name"
+        return [make_finding("compute.identity", where, message)]
+    if has_keys or config.identity or (cluster is not None and cluster.identities):
+        return []
+    return [
+        make_finding(
+            "compute.identity",
+            where,
+            "the workspace's storage has no keys, so the nodes of the cluster need an identity to read the data: set compute.identity "
+            "to the id of a user-assigned identity with the role Storage Blob Data Contributor on the storage account (docs/azure.md)",
+        )
+    ]
 
 
 def check_endpoint_size(endpoint: EndpointConfig, model: BaseModel, sizes: Mapping[str, VmSize], where: str) -> list[Finding]:

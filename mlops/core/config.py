@@ -27,6 +27,7 @@ from mlops.core.names import (
     DeploymentPrefix,
     EndpointName,
     ExperimentName,
+    ManagedIdentity,
     ModelName,
     NonEmpty,
     OptionalEndpointName,
@@ -124,6 +125,11 @@ class ComputeConfig(Table):
     max_instances: int = Field(2, ge=1)
     allow_low_priority: bool = Field(
         False, description="without quota for dedicated nodes, use low-priority ones, which Azure may take away at any time"
+    )
+    identity: ManagedIdentity = Field(
+        "",
+        description="id of a user-assigned identity of the nodes; "
+        "needed if [the storage has no keys](azure.md#if-your-workspace-has-no-storage-keys)",
     )
     idle_seconds: int = Field(900, ge=0, description="before an idle node is released; with less than 900, each step may wait for a node")
     price_per_hour_usd: float | None = Field(None, ge=0, description="of one node, for the cost estimate; see the Azure price list")

@@ -16,6 +16,7 @@ __all__ = [
     "DeploymentPrefix",
     "EndpointName",
     "ExperimentName",
+    "ManagedIdentity",
     "ModelName",
     "NonEmpty",
     "OptionalEndpointName",
@@ -70,6 +71,16 @@ ExperimentName = Annotated[
     AfterValidator(_rule(r"[a-zA-Z0-9][\w-]{0,254}", "experiment name", "up to 255 letters, digits, '-' and '_', a letter or digit first")),
 ]
 ComputeName = Annotated[str, AfterValidator(_rule(r"[a-zA-Z][a-zA-Z0-9-]{1,22}[a-zA-Z0-9]", "compute name", _ENDPOINT.replace("32", "24")))]
+ManagedIdentity = Annotated[
+    str,
+    AfterValidator(
+        _rule(
+            r"(?:(?i:/subscriptions/[^/\s]+/resourceGroups/[^/\s]+/providers/Microsoft\.ManagedIdentity/userAssignedIdentities)/[^/\s]+)?",
+            "id of a user-assigned managed identity",
+            "/subscriptions/…/resourceGroups/…/providers/Microsoft.ManagedIdentity/userAssignedIdentities/NAME",
+        )
+    ),
+]
 EndpointName = Annotated[str, AfterValidator(_rule(_ENDPOINT_PATTERN, "endpoint name", _ENDPOINT))]
 OptionalEndpointName = Annotated[str, AfterValidator(_rule(rf"(?:{_ENDPOINT_PATTERN})?", "endpoint name", _ENDPOINT))]
 DeploymentPrefix = Annotated[

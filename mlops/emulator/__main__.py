@@ -70,6 +70,12 @@ def _make_parser() -> argparse.ArgumentParser:
         help="stand-in weights of the base models (default: MLOPS_EMULATOR_WEIGHTS, else real)",
     )
     parser.add_argument(
+        "--storage",
+        choices=("keys", "identity"),
+        default="keys",
+        help="whether the workspace's storage hands out keys, or knows identities only (default: %(default)s)",
+    )
+    parser.add_argument(
         "--answer-shape",
         choices=ANSWER_SHAPES,
         default="output",

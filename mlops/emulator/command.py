@@ -62,6 +62,7 @@ def _make_emulator(options: argparse.Namespace, state: Path, faults: Faults) -> 
         catalog=options.catalog,
         weights=options.weights,
         answer_shape=options.answer_shape,
+        storage=options.storage,
         endpoints_taken=tuple(options.endpoint_taken),
         quota=_parse_quota(options.quota),
         polls=options.polls,

@@ -29,6 +29,16 @@ def test_a_missing_cluster_is_created_once(start_emulator: Start, settings: Sett
     assert workspace.session.owns(workspace.session.ml.compute.get("cluster").tags)
 
 
+def test_a_cluster_has_the_identity_that_is_configured(start_emulator: Start, settings: Settings, open_workspace: Open) -> None:
+    start_emulator()
+    workspace = open_workspace(settings())
+    identity = "/subscriptions/s/resourceGroups/rg/providers/Microsoft.ManagedIdentity/userAssignedIdentities/nodes"
+    workspace.compute.ensure(CLUSTER.model_copy(update={"identity": identity}))
+    found = workspace.compute.find("cluster")
+    assert found is not None
+    assert found.identities == (identity,)
+
+
 def test_low_priority_is_never_used_silently(start_emulator: Start, settings: Settings, open_workspace: Open) -> None:
     start_emulator(quota={FAMILY: 0})
     workspace = open_workspace(settings())

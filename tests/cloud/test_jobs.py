@@ -64,6 +64,17 @@ def submit(workspace: Workspace, folder: Path, **variables: str) -> str:
     )
 
 
+def test_without_storage_keys_a_job_needs_an_identity_of_its_cluster(
+    start_emulator: Callable[..., object], settings: Callable[..., Config], open_workspace: Callable[[Config], Workspace], tmp_path: Path
+) -> None:
+    start_emulator(storage="identity")
+    workspace = open_workspace(settings())
+    job = submit(workspace, tmp_path)
+    assert ended(workspace, job) == "Failed"
+    with pytest.raises(JobFailed, match="its keys are disabled, and compute cluster has no user-assigned managed identity"):
+        Watch(workspace.jobs, workspace.history, job).wait(60)
+
+
 def find(workspace: Workspace, folder: Path, experiment: str = "experiment", **tags: str) -> list[str]:
     return [job.name for job in workspace.jobs.find(experiment, {RUN_KEY: key(folder), **tags}, name_hint=HINT)]
 

@@ -16,12 +16,14 @@ from mlops.cloud.preflight import (
     check_model,
     check_parameters,
     check_size,
+    check_storage_access,
     estimate_cost,
 )
 from mlops.cloud.vm_sizes import VmSize
 from mlops.core.config import Config
 from mlops.core.records import Finding
 
+NODES = "/subscriptions/s/resourceGroups/rg/providers/Microsoft.ManagedIdentity/userAssignedIdentities/nodes"
 TODAY = date(2026, 6, 15)
 A100, H100 = "Standard_NC24ads_A100_v4", "Standard_NC40ads_H100_v5"
 SIZES = {
@@ -88,6 +90,30 @@ def config(**tables: Any) -> Config:
 def check(parameters: dict[str, Any], defaults: dict[str, Any] | None = None, *more: ComponentInput) -> list[Finding]:
     training = config(training={"parameters": parameters}).training
     return check_parameters(component(*more), training, defaults or {}, lambda key: f"pipeline.toml: {key}")
+
+
+@pytest.mark.parametrize(
+    ("has_keys", "identity", "existing", "expected"),
+    [
+        (True, "", None, []),
+        (True, "", (), []),
+        (False, "", None, ["has no keys"]),
+        (False, "", (), ["has no keys"]),
+        (False, NODES, None, []),
+        (False, NODES, (NODES.upper(),), []),
+        (False, NODES, (), ["does not have the identity"]),
+        (True, NODES, ("another",), ["does not have the identity"]),
+        (False, "", (NODES,), []),
+    ],
+)
+def test_without_storage_keys_the_cluster_needs_an_identity(
+    has_keys: bool, identity: str, existing: tuple[str, ...] | None, expected: list[str]
+) -> None:
+    view = None if existing is None else cluster(identities=existing)
+    settings = config(compute={"name": "gpu", "identity": identity}).compute
+    findings = check_storage_access(has_keys, view, settings, lambda key: f"pipeline.toml: {key}")
+    assert [finding.rule for finding in findings] == ["compute.identity"] * len(expected)
+    assert all(text in finding.message for text, finding in zip(expected, findings, strict=True))
 
 
 def one(findings: list[Finding]) -> tuple[str, str, str]:

@@ -76,6 +76,7 @@ class Options:
         catalog: content of the ``azureml`` registry, ``current`` or ``tutorial``.
         weights: stand-in weights of its models, ``real`` (SmolLM2-135M-Instruct), ``tiny-llama``, ``tiny-phi3`` or ``tiny-phi4``.
         answer_shape: shape in which the serving images return the texts of a chat model, a name in ``serving/container/shapes.py``.
+        storage: ``keys``, or ``identity`` for a workspace whose storage account has its keys disabled.
         endpoints_taken: names of endpoints that other users of the region have.
         quota: name of a VM family, ``TotalDedicatedCores`` or ``TotalLowPriorityCores`` → limit in cores; unlimited if missing.
         polls: number of status reads for which a long-running operation stays ``InProgress`` after its work is done.
@@ -91,6 +92,7 @@ class Options:
     catalog: str = "current"
     weights: str = "real"
     answer_shape: str = "output"
+    storage: str = "keys"
     endpoints_taken: tuple[str, ...] = ()
     quota: Mapping[str, int] = dataclasses.field(default_factory=dict)
     polls: int = 0

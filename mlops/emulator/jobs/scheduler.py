@@ -143,13 +143,22 @@ class Worker:
                     await runstore.set_status(self.azure, run, "Queued")
                     is_queued = True
                 await self.pause()
+            self._check_storage_access(name)
             with quota.hold_nodes(self.azure, name, count):
                 yield
         finally:
             queue.remove(ticket)
 
-    def _lacks_nodes(self, queue: list[tuple[object, int]], ticket: tuple[object, int], name: str) -> bool:
-        return sum(nodes for _, nodes in queue[: queue.index(ticket) + 1]) > self._max_nodes(name, ticket[1])
+    def _check_storage_access(self, name: str) -> None:
+        """Without storage keys, nodes read data as the cluster's identity. A system-assigned one has no role there when it is created."""
+        cluster = None if name.lower() == SERVERLESS else compute.find(self.azure, name)
+        if self.azure.options.storage == "identity" and cluster and not compute.user_identities(cluster):
+            raise JobFailure(
+                "UserError",
+                f"Authentication failed when trying to access the storage account {self.azure.identity.account}: its keys are disabled, and"
+                f" compute {name} has no user-assigned managed identity.",
+                "Auth", "StreamAccessAuthentication",
+            )  # fmt: skip
 
     def _lacks_quota(self, name: str, count: int) -> bool:
         cluster = None if name.lower() == SERVERLESS else compute.find(self.azure, name)

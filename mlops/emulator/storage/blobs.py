@@ -248,6 +248,8 @@ def _check_request(azure: Azure, request: Request) -> None:
 
 def _authorize(azure: Azure, request: Request, container: str, name: str, permissions: str) -> None:
     if "sig" not in request.query_params and request.headers.get("authorization", "").startswith("SharedKey "):
+        if azure.options.storage == "identity":
+            raise SasError("KeyBasedAuthenticationNotPermitted", "Key based authentication is not permitted on this storage account.")
         shared_key.check(azure, request)
     else:
         sas.check(azure, container, name, request.query_params, permissions)

@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from mlops.emulator.base.azure import LOCATION, Azure, arm_id
+from mlops.emulator.base.azure import LOCATION, Azure, arm_id, object_id
 from mlops.emulator.base.errors import AzureFault, not_implemented
 from mlops.emulator.base.store import Document
 from mlops.emulator.wire import operations
@@ -23,7 +23,7 @@ from mlops.emulator.wire.resources import Body, add_system_data, conflict, list_
 from mlops.emulator.wire.versions import published_since
 from mlops.emulator.workspace import instances, quota, vm_sizes
 
-__all__ = ["ROUTES", "find", "get_vm_size", "startup"]
+__all__ = ["ROUTES", "find", "get_vm_size", "startup", "user_identities"]
 
 VERSIONS = published_since("2022-01-01-preview")
 NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9-]{1,22}[a-zA-Z0-9]")
@@ -126,6 +126,11 @@ async def startup(azure: Azure) -> None:
 def find(azure: Azure, name: str) -> Document | None:
     """Return a compute's document (``name``, ``state``, ``size``, ``priority``, ``nodes``: the maximum), or None; names ignore case."""
     return azure.store.get("compute", name.lower()) or azure.store.get(instances.KIND, name.lower())
+
+
+def user_identities(document: Document) -> tuple[str, ...]:
+    """Return the ids of the user-assigned managed identities of a compute."""
+    return tuple((document.get("identity") or {}).get("userAssignedIdentities") or {})
 
 
 def get_vm_size(name: str) -> dict[str, Any]:
@@ -301,7 +306,7 @@ def _resource(azure: Azure, stored: Document) -> dict[str, Any]:
         stored,
         location=stored.get("location", LOCATION),
         tags=stored["tags"],
-        identity=stored.get("identity"),
+        identity=_render_identity(azure, stored),
         properties={
             "computeType": "ComputeInstance" if "instance" in stored else "AmlCompute",
             "computeLocation": stored.get("location", LOCATION),
@@ -318,6 +323,16 @@ def _resource(azure: Azure, stored: Document) -> dict[str, Any]:
             "properties": instances.render(azure, stored, is_created) if "instance" in stored else _render_cluster(stored, is_created),
         },
     )
+
+
+def _render_identity(azure: Azure, stored: Document) -> dict[str, Any] | None:
+    """Return ``identity``, with the ids that Azure adds."""
+    identity = stored.get("identity")
+    if not identity or identity.get("type") == "None":
+        return identity
+    principal = {"principalId": object_id(stored["name"]), "tenantId": azure.identity.tenant} if "System" in identity["type"] else {}
+    users = {each: {"principalId": object_id(each), "clientId": object_id(f"{each}/client")} for each in user_identities(stored)}
+    return {"type": identity["type"], **principal, **({"userAssignedIdentities": users} if users else {})}
 
 
 def _render_cluster(stored: Document, is_created: bool) -> dict[str, Any]:

@@ -137,6 +137,8 @@ async def post_secrets(azure: Azure, request: Request) -> Answer:
     if stored := azure.store.get("datastore", name):
         return _stored_secret(name, stored["properties"]["credentials"])
     container = containers(azure).get(name)
+    if name in _standard(azure) and azure.options.storage == "identity":
+        raise _no_secrets(name, "None")
     if container is not None and expiry.expirable_secret:
         token = blobs.sas_token(azure, container, permissions="racwdl", hours=expiry.expire_after_hours)
         return {"secretsType": "Sas", "sasToken": token}
@@ -148,8 +150,12 @@ async def post_secrets(azure: Azure, request: Request) -> Answer:
 def _stored_secret(name: str, credentials: Document) -> dict[str, Any]:
     kind, secrets = credentials["credentialsType"], credentials.get("secrets") or {}
     if kind not in SECRETS or SECRETS[kind] not in secrets:
-        raise user_error(f"The datastore {name} has no secrets: its credentials are of type {kind}.")
+        raise _no_secrets(name, kind)
     return {"secretsType": kind, SECRETS[kind]: secrets[SECRETS[kind]]}
+
+
+def _no_secrets(name: str, kind: str) -> Exception:
+    return user_error(f"The datastore {name} has no secrets: its credentials are of type {kind}.")
 
 
 def _standard(azure: Azure) -> dict[str, dict[str, Any]]:
@@ -165,7 +171,7 @@ def _standard(azure: Azure) -> dict[str, dict[str, Any]]:
         "endpoint": "core.windows.net",
         "protocol": "https",
         "serviceDataAccessAuthIdentity": "WorkspaceSystemAssignedIdentity",
-        "credentials": {"credentialsType": "AccountKey"},
+        "credentials": {"credentialsType": "None" if azure.options.storage == "identity" else "AccountKey"},
         "tags": None,
     }
     return {name: properties | shared for name, properties in stores.items()}

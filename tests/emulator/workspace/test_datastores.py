@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -50,6 +51,31 @@ def test_secrets_open_the_container(ml: Any, emulator: Emulator) -> None:
     with ContainerClient.from_container_url(url, credential=datastore.credentials.sas_token) as container:
         container.upload_blob("by/secret.txt", b"x")
     assert blobs.path(emulator.azure, datastore.container_name, "by/secret.txt").read_bytes() == b"x"
+
+
+def test_storage_without_keys_gives_access_to_identities_only(start_emulator: Callable[..., Emulator]) -> None:
+    from azure.ai.ml import MLClient
+    from azure.ai.ml.entities import NoneCredentialConfiguration
+    from azure.identity import EnvironmentCredential
+    from azure.storage.blob import ContainerClient
+
+    emulator = start_emulator(storage="identity")
+    identity, credential = emulator.azure.identity, EnvironmentCredential()
+    datastore = MLClient(credential, identity.subscription, identity.group, identity.workspace).datastores.get_default()
+    assert isinstance(datastore.credentials, NoneCredentialConfiguration)
+    for expiry in (None, {"expirableSecret": True}):
+        refused = post_secrets(emulator, datastore.name, expiry)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (400, "UserError")
+    url = f"https://{datastore.account_name}.blob.core.windows.net/{datastore.container_name}"
+    with (
+        ContainerClient.from_container_url(url, credential=identity.account_key) as container,
+        pytest.raises(HttpResponseError) as caught,
+    ):
+        container.upload_blob("by/key.txt", b"x")
+    assert getattr(caught.value, "error_code", None) == "KeyBasedAuthenticationNotPermitted"
+    with ContainerClient.from_container_url(url, credential=credential) as container:
+        container.upload_blob("by/identity.txt", b"x")
+    assert blobs.path(emulator.azure, datastore.container_name, "by/identity.txt").read_bytes() == b"x"
 
 
 def test_without_an_expiry_the_secret_is_the_key_of_the_account(ml: Any, emulator: Emulator) -> None:
