@@ -164,7 +164,8 @@ def _list_remaining(config: Config, workspace: Workspace) -> list[str]:
         nodes = config.compute.min_instances
         price = _describe_price(config.compute.price_per_hour_usd, nodes)
         idle = f"keeps {nodes} nodes{price}" if nodes else "costs nothing while it is idle"
-        lines.append(f"compute {cluster.name}: {cluster.size}, {idle}")
+        owner = ", created outside of this pipeline" if cluster.foreign else ""
+        lines.append(f"compute {cluster.name}: {cluster.size}, {idle}{owner}")
     return lines
 
 

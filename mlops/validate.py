@@ -28,7 +28,7 @@ from mlops.cloud.standby import find_standby
 from mlops.cloud.workspace import Workspace
 from mlops.core import console
 from mlops.core.config import Config, Rule
-from mlops.core.errors import AzureError, ConfigError, ValidationFailed
+from mlops.core.errors import AzureError, ConfigError, NotPromoted, ValidationFailed
 from mlops.core.records import Finding, Prepared, Suite, Validated
 from mlops.core.run import Run, write_atomically
 from mlops.dataset import suites
@@ -211,6 +211,7 @@ def _check_workspace(
     environment = "pr" if config.endpoint.ephemeral else "prod"
     lacking = permissions.check(workspace.session, environment, lambda: computes.find(compute.name) is not None)
     findings += [preflight.make_finding("role.missing", "Azure", sentence) for sentence in lacking]
+    findings += _check_owner(config, workspace)
     needs = _find_quota_needs(config, workspace)
     snapshot.quota = describe_needs(needs)
     findings += preflight.check_quota(needs, computes.usages, locate("compute.size"))
@@ -227,6 +228,17 @@ def _check_workspace(
         if model is not None and snapshot.cluster.size.lower() != compute.size.lower():
             findings += preflight.check_size(snapshot.cluster.size, model, sizes, locate("compute.name"))
     return snapshot
+
+
+def _check_owner(config: Config, workspace: Workspace) -> list[Finding]:
+    """Check, before anything is paid for, that the endpoint is one that this target may deploy to."""
+    endpoint = workspace.endpoints.find(config.endpoint.name)
+    try:
+        if endpoint is not None:
+            workspace.check_endpoint(endpoint.name, endpoint.tags)
+    except NotPromoted as problem:
+        return [preflight.make_finding("endpoint.owner", config.locate("endpoint.name"), str(problem).replace("\n", " "))]
+    return []
 
 
 def _find_quota_needs(config: Config, workspace: Workspace) -> list[Need]:

@@ -700,7 +700,7 @@ def test_an_endpoint_left_behind_by_an_earlier_run_gets_a_new_expiry(stage: Stag
         ({PIPELINE: MARK, TARGET: "prod"}, False, "was created for target prod, but this is target test"),
         ({PIPELINE: MARK, TARGET: "prod"}, True, "was created for target prod, but this is target test, which is ephemeral"),
         ({"made-by": "hand"}, True, "was created by hand, outside of this pipeline, but this is target test, which is ephemeral"),
-        ({"made-by": "hand"}, False, ""),
+        ({"made-by": "hand"}, False, "was created by hand, outside of this pipeline, but this is target test. Its"),
         ({PIPELINE: MARK, TARGET: "test"}, True, ""),
     ],
 )

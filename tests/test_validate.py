@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from azure.ai.ml.entities import AmlCompute
+from azure.ai.ml.entities import AmlCompute, ManagedOnlineEndpoint
 from azure.core.exceptions import HttpResponseError
 
+from mlops.cloud.tags import MARK, PIPELINE, TARGET
 from mlops.cloud.workspace import Workspace
 from mlops.core.config import Config
 from mlops.core.errors import ConfigError, CredentialError, RecordError, ValidationFailed
@@ -322,6 +323,19 @@ def test_a_cluster_that_failed_is_a_finding(
     with pytest.raises(HttpResponseError, match="no capacity"):
         workspace.session.ml.compute.begin_create_or_update(AmlCompute(name="broken", size=A100)).result()
     assert refused(config, run, workspace) == [("compute.state", "--set compute.name=broken")]
+
+
+@pytest.mark.parametrize("tags", [{"made-by": "hand"}, {PIPELINE: MARK, TARGET: "prod"}])
+def test_an_endpoint_that_this_target_may_not_deploy_to_is_a_finding(
+    tags: dict[str, str], inside: Emulator, configure: Make, open_workspace: Open, run: Run
+) -> None:
+    config = configure("endpoint.name=not-ours", "compute.name=unneeded")
+    workspace = open_workspace(config)
+    endpoints = workspace.session.ml.online_endpoints
+    endpoints.begin_create_or_update(ManagedOnlineEndpoint(name="not-ours", auth_mode="key", tags=tags)).result()
+    assert refused(config, run, workspace) == [("endpoint.owner", "--set endpoint.name=not-ours")]
+    assert workspace.compute.find("unneeded") is None
+    workspace.endpoints.delete("not-ours")
 
 
 def test_an_existing_cluster_of_another_size_is_a_finding(inside: Emulator, configure: Make, open_workspace: Open, run: Run) -> None:

@@ -12,6 +12,7 @@ from mlops.cloud.entities import as_text
 from mlops.cloud.errors import Forbidden, NotFound, translate_errors
 from mlops.cloud.quota import Usage
 from mlops.cloud.session import Session
+from mlops.cloud.tags import MARK, PIPELINE
 from mlops.cloud.vm_sizes import VmSize
 from mlops.core import console
 from mlops.core.config import ComputeConfig
@@ -37,6 +38,8 @@ class ComputeView:
     """Whether this call created it."""
     identities: tuple[str, ...] = ()
     """Ids of its user-assigned managed identities."""
+    foreign: bool = False
+    """Whether somebody created it outside of the pipeline. It is used, but never changed or deleted."""
 
 
 class Computes:
@@ -69,6 +72,8 @@ class Computes:
             AzureError: the cluster can't be created. What was left of the attempt is deleted.
         """
         if (existing := self.find(config.name)) is not None:
+            if existing.foreign:
+                console.notice(f"Compute {existing.name} was created outside of this pipeline. It is used, but never changed or deleted.")
             return existing
         try:
             return self._create(config, "dedicated")
@@ -163,7 +168,7 @@ class Computes:
     def _delete_failed(self, name: str) -> str:
         """Delete what is left of a cluster that could not be provisioned, and say if that fails."""
         try:
-            if (cluster := self.find(name)) is not None and cluster.state.lower() == "failed":
+            if (cluster := self.find(name)) is not None and cluster.state.lower() == "failed" and not cluster.foreign:
                 with translate_errors(f"deleting compute {name}"):
                     self._session.ml.compute.begin_delete(name).result()
         except AzureError as problem:
@@ -181,6 +186,7 @@ class Computes:
             gpus_per_node=known.gpus if known else None,
             created=created,
             identities=tuple(as_text(each.resource_id) for each in getattr(entity.identity, "user_assigned_identities", None) or ()),
+            foreign=(entity.tags or {}).get(PIPELINE) != MARK,
         )
 
 

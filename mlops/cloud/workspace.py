@@ -54,20 +54,22 @@ class Workspace:
         return Watch(self.jobs, self.history, job).wait(timeout_s, detach_s)
 
     def check_endpoint(self, name: str, tags: Mapping[str, str]) -> None:
-        """Refuse to change the traffic of another target's endpoint, because that target may require reviewers that this one does not.
+        """Refuse to work on an endpoint that the pipeline did not create for this target.
 
-        A permanent target may take over an endpoint that somebody created by hand; an ephemeral one only works on what it created.
+        Another target may require reviewers that this one does not, and who created an endpoint by hand may not expect a pipeline to move
+        its traffic. Tags hand it over.
 
         Raises:
             NotPromoted: the endpoint does not belong to this target.
         """
         config = self.session.config
-        owner = tags.get(TARGET, "") if tags.get(PIPELINE) == MARK else None
-        if owner == config.target or (owner is None and not config.endpoint.ephemeral):
+        if self.session.owns(tags):
             return
+        owner = tags.get(TARGET, "") if tags.get(PIPELINE) == MARK else None
         creator = "by hand, outside of this pipeline" if owner is None else f"for target {owner or '(unknown)'}"
         ephemeral = ", which is ephemeral" if config.endpoint.ephemeral else ""
         raise NotPromoted(
             f"Endpoint {name} was created {creator}, but this is target {config.target}{ephemeral}. Its traffic is unchanged.",
-            "set endpoint.name to an endpoint of this target",
+            "set endpoint.name to an endpoint of this target, or to a new name"
+            + (f"; to hand {name} over, add the tags {PIPELINE}={MARK} and {TARGET}={config.target} to it" if owner is None else ""),
         )

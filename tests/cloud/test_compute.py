@@ -39,6 +39,36 @@ def test_a_cluster_has_the_identity_that_is_configured(start_emulator: Start, se
     assert found.identities == (identity,)
 
 
+def test_a_cluster_that_somebody_else_created_is_used_and_named(
+    start_emulator: Start, settings: Settings, open_workspace: Open, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from azure.ai.ml.entities import AmlCompute
+
+    emulator = start_emulator()
+    workspace = open_workspace(settings())
+    by_hand = AmlCompute(name="cluster", size=CLUSTER.size, tags={"made-by": "hand"})
+    workspace.session.ml.compute.begin_create_or_update(by_hand).result()
+    [before] = emulator.azure.store.list("compute")
+    assert workspace.compute.ensure(CLUSTER).foreign
+    assert "cluster was created outside of this pipeline" in capsys.readouterr().err
+    assert emulator.azure.store.list("compute") == [before]
+
+
+def test_a_foreign_cluster_is_not_cleaned_up_after_a_failed_creation(
+    start_emulator: Start, settings: Settings, open_workspace: Open
+) -> None:
+    """Somebody else's creation of the same name fails at the same time."""
+    from azure.ai.ml.entities import AmlCompute
+    from azure.core.exceptions import HttpResponseError
+
+    start_emulator("compute-failed@cluster")
+    workspace = open_workspace(settings())
+    with pytest.raises(HttpResponseError):
+        workspace.session.ml.compute.begin_create_or_update(AmlCompute(name="cluster", size=CLUSTER.size)).result()
+    assert workspace.compute._delete_failed("cluster") == ""
+    assert workspace.compute.find("cluster") is not None
+
+
 def test_low_priority_is_never_used_silently(start_emulator: Start, settings: Settings, open_workspace: Open) -> None:
     start_emulator(quota={FAMILY: 0})
     workspace = open_workspace(settings())
