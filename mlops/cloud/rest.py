@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mlops.cloud.credential import MANAGEMENT_SCOPE
+from mlops.cloud.retries import retry_policy
 
 __all__ = ["Rest"]
 
@@ -19,14 +20,14 @@ class Rest:
 
     Args:
         credential: a token credential for Azure Resource Manager, or None for requests that carry their own key.
-        retries: how often a request is retried after 408, 429, 5xx or a broken connection.
+        retries: how often a request that is safe to repeat is retried after 408, 429, 5xx or a broken connection.
     """
 
     def __init__(self, credential: Any | None, retries: int = 5) -> None:
         from azure.core import PipelineClient
-        from azure.core.pipeline.policies import BearerTokenCredentialPolicy, RetryPolicy, UserAgentPolicy
+        from azure.core.pipeline.policies import BearerTokenCredentialPolicy, UserAgentPolicy
 
-        policies: list[Any] = [UserAgentPolicy(base_user_agent="azureml-chat-mlops"), RetryPolicy(retry_total=retries)]
+        policies: list[Any] = [UserAgentPolicy(base_user_agent="azureml-chat-mlops"), retry_policy()(retry_total=retries)]
         if credential is not None:
             policies.append(BearerTokenCredentialPolicy(credential, MANAGEMENT_SCOPE))
         self._client: Any = PipelineClient(base_url="", policies=policies)

@@ -16,6 +16,7 @@ from typing import Any
 from mlops.cloud.creators import creator_of_token
 from mlops.cloud.credential import MANAGEMENT_SCOPE, sign_in
 from mlops.cloud.errors import translate_errors
+from mlops.cloud.retries import use_safe_retries
 from mlops.cloud.tags import MARK, OWNER, PIPELINE, RUN, TARGET, fit
 from mlops.core.config import COORDINATES, Config
 from mlops.core.errors import ConfigError
@@ -91,6 +92,7 @@ class Session:
         # The SDK prints a dot each time it polls a long-running operation; our own progress messages say more.
         AzureMLPolling.update_status = ARMPolling.update_status
         client = MLClient(self.credential, **scope, enable_telemetry=False, show_progress=sys.stdout.isatty())
+        use_safe_retries(client)
         # Building a client raises the log level of its loggers.
         _silence_libraries()
         return client
