@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from mlops.cli.recover import recover
 from mlops.cli.rollback import rollback
 from mlops.cloud import traffic
 from mlops.cloud.endpoints import Endpoints, EndpointView
+from mlops.cloud.invoke import ScoringResponse, build_payload
 from mlops.cloud.tags import CHANGE, EXPIRES, MARK, PIPELINE, PREVIOUS, PREVIOUS_ID, PREVIOUS_UNTIL, SERVED_MODEL, TARGET, TRAINING_JOB
 from mlops.cloud.workspace import Workspace
 from mlops.core.config import Config
@@ -427,10 +430,33 @@ def canary(beside: Stage, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Con
 Rollout = tuple[Config, Run, Workspace, str]
 
 
+@contextmanager
+def users(stage: Stage) -> Iterator[list[ScoringResponse]]:
+    """Somebody who sends one request after another, without naming a deployment; the responses, complete after the block."""
+    responses: list[ScoringResponse] = []
+    client = stage.workspace.endpoints.open_client(stage.workspace.endpoints.get(stage.name), timeout_s=30)
+    is_over = threading.Event()
+
+    def send() -> None:
+        while not is_over.is_set():
+            responses.append(client.invoke(build_payload([{"role": "user", "content": "Hello?"}], 4)))
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    try:
+        yield responses
+    finally:
+        is_over.set()
+        thread.join()
+
+
 def test_an_equal_deployment_takes_the_traffic_in_steps(beside: Stage, canary: Rollout, capsys: pytest.CaptureFixture[str]) -> None:
     champion = beside.champion()
     config, run, workspace, new = canary
-    promoted = promote(config, run, workspace)
+    with users(beside) as responses:
+        promoted = promote(config, run, workspace)
+    assert responses
+    assert [response.reason for response in responses if response.status != 200] == []
     assert promoted.steps == ({champion: 95, new: 5}, {champion: 75, new: 25}, {new: 100})
     assert traffic.nonzero(beside.traffic()) == {new: 100}
     assert promoted.canary is not None
@@ -446,8 +472,10 @@ def test_a_worse_deployment_is_stopped_before_it_has_traffic(beside: Stage, cana
     champion = beside.champion()
     config, run, workspace, new = canary
     fault(f"scoring-424@{new} x10")
-    with pytest.raises(CanaryStopped, match=f"{new} is worse than {champion} .usable answers -100.0 points in 10 pairs") as stopped:
+    message = f"{new} is worse than {champion} .usable answers -100.0 points in 10 pairs"
+    with users(beside) as responses, pytest.raises(CanaryStopped, match=message) as stopped:
         promote(config, run, workspace)
+    assert {(response.status, response.deployment) for response in responses} == {(200, champion)}
     assert "had no traffic" in stopped.value.what
     assert traffic.nonzero(beside.traffic()) == {champion: 100}
     assert not run.has(Promoted)
