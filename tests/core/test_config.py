@@ -262,6 +262,7 @@ def test_endpoint_names_depend_on_the_workspace_if_requested(tmp_path: Path) -> 
 
 RETENTION = effective_rule("retention.nll", "base", 0.05, 100)
 DRIFT = effective_rule("retention.kl_base", "none", 0.0, 1, test="none", ceiling=0.5)
+DRIFT_OF_KINDS = effective_rule("retention.*.kl_base", "none", 0.0, 1, test="none", ceiling=0.8)
 ANSWERS = {"looping": 0.05, "empty": 0.03, "truncated": 0.1, "other_language": 0.03, "refused": 0.05}
 
 
@@ -281,6 +282,7 @@ PROJECT_RULES = {
         RETENTION,
         effective_rule("retention.*.nll", "base", 0.15, 40, margin_kind="absolute"),
         DRIFT,
+        DRIFT_OF_KINDS,
         *answer_rules(100),
     ],
     "pr": [
@@ -289,6 +291,7 @@ PROJECT_RULES = {
         RETENTION,
         effective_rule("retention.*.nll", "base", 0.15, 40, margin_kind="absolute"),
         DRIFT,
+        DRIFT_OF_KINDS,
         *answer_rules(100),
     ],
     "local": [
@@ -297,6 +300,7 @@ PROJECT_RULES = {
         RETENTION,
         effective_rule("retention.*.nll", "base", 0.25, 40, margin_kind="absolute"),
         DRIFT,
+        DRIFT_OF_KINDS,
         *answer_rules(20, critical=False),
     ],
 }
