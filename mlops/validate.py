@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from mlops.cli import stage
+from mlops.cli import canary, stage
 from mlops.cloud import permissions, preflight, serving_images
 from mlops.cloud.assets import BaseModel, Component
 from mlops.cloud.compute import ComputeView
@@ -116,6 +116,10 @@ def _check_rules(config: Config, counts: Mapping[str, Counter[str]]) -> list[Fin
         elif (shortage := _find_row_shortage(rule, counts, config.evaluation.generate_rows)) is not None:
             severity = "error" if rule.critical else "warning"
             findings.append(finding(rule="gate.rows", severity=severity, message=f"{describe(rule)}: {shortage}"))
+    if counts["target"].total() < (needed := canary.rows_needed(config)):
+        where, fix = config.locate("evaluation.target_rows"), "raise it (and the rows of test_sft), or set promotion.steps = [100]"
+        message = f"promote compares at least {needed} rows, but the target suite has {counts['target'].total()}: {fix}"
+        findings.append(Finding(rule="promotion.rows", severity="error", where=where, message=message))
     return findings
 
 

@@ -45,6 +45,9 @@ precision = "float32"
 name = "{ENDPOINT}"
 probe_initial_delay_s = 1
 
+[defaults.promotion]
+steps = [100]
+
 [defaults.smoke]
 requests = 1
 max_new_tokens = 4

@@ -186,8 +186,17 @@ def test_every_finding_is_reported_not_only_the_first(
 def test_a_finding_names_the_line_of_pipeline_toml(inside: Emulator, settings: Make, open_workspace: Open, run: Run, source: Path) -> None:
     toml = f"[targets.test.data]\ndataset = '{source}'\npercent = 100\n"
     toml += f"[targets.test.evaluation]\nretention_suite = '{RETENTION}'\ntarget_rows = 6\n"
+    toml += "[targets.test.promotion]\nsteps = [100]\n"
     config = settings(toml + "[targets.test.training.parameters]\nseed = 1\nnum_train_epochs = 0\n")
-    assert refused(config, run, open_workspace(config)) == [("parameter.range", f"{config.file}:10")]
+    assert refused(config, run, open_workspace(config)) == [("parameter.range", f"{config.file}:12")]
+
+
+def test_a_suite_too_small_for_the_comparison_of_deployments_is_reported_before_the_training(
+    inside: Emulator, settings: Make, open_workspace: Open, run: Run, source: Path
+) -> None:
+    toml = f"[targets.test.data]\ndataset = '{source}'\npercent = 100\n"
+    config = settings(toml + f"[targets.test.evaluation]\nretention_suite = '{RETENTION}'\ntarget_rows = 6\n")
+    assert refused(config, run, open_workspace(config)) == [("promotion.rows", f"{config.file}:7")]
 
 
 def test_a_rule_that_can_never_hold_is_reported_before_the_training(

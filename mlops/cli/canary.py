@@ -23,7 +23,7 @@ from mlops.judging.statistics.sequential import Finding
 from mlops.remote.health import is_loop
 from mlops.remote.rouge import rouge_l
 
-__all__ = ["Rollout"]
+__all__ = ["Rollout", "rows_needed"]
 
 SUITE = "target"
 PAIRS_PER_STEP = 5
@@ -55,7 +55,7 @@ class Rollout:
             raise RecordError(f"{path} is missing or is not the suite that validation froze.", "run `mlops validate` again")
         rows = questions(path, config.evaluation.target_rows, config.data.seed)
         self._kept = PAIRS_PER_STEP * (len(config.promotion.steps) - 1)
-        needed = fewest_pairs(config.promotion.margin) + self._kept
+        needed = rows_needed(config)
         if len(rows) < needed:
             raise CanaryStopped(
                 f"{new} was not compared with {old}: {len(rows)} rows of the target suite can't show that it is not"
@@ -132,6 +132,14 @@ class Rollout:
             *(percentile(latencies, 95) for latencies in self._canary.latencies_ms)
         )
         raise CanaryStopped(f"{self._new} is worse than {self._old} ({worse}; {latency}). {consequence}", STEPS_FIX)
+
+
+def rows_needed(config: Config) -> int:
+    """Return how many rows of the target suite a promotion needs; 0 if it makes no comparison."""
+    promotion = config.promotion
+    if config.endpoint.ephemeral or promotion.steps == (100,):
+        return 0
+    return fewest_pairs(promotion.margin) + PAIRS_PER_STEP * (len(promotion.steps) - 1)
 
 
 def _points(config: Config) -> str:
