@@ -93,12 +93,6 @@ ceiling = 1.0
 
 [targets.right.data]
 dataset = "right"
-
-[targets.shuffled.data]
-dataset = "shuffled"
-
-[targets.topic.data]
-dataset = "topic"
 """
 
 
@@ -115,12 +109,14 @@ class Scenarios(Project):
                 write_rows(folder / name / f"{split}.jsonl", part)
         write_rows(folder / "retention.jsonl", retention_rows())
 
-    def train(self, run: str, target: str, *parameters: str) -> tuple[int, Judged]:
-        """Train, judge, and go live if the gate allows it: exit code and the gate's record."""
+    def train(self, run: str, dataset: str, *parameters: str) -> tuple[int, Judged]:
+        """Train on one of the data sets, judge, and go live if the gate allows it: exit code and the gate's record."""
         settings = [part for parameter in parameters for part in ("--set", f"training.parameters.{parameter}")]
+        # In the file, because options must not choose a permanent target's data.
+        (self.folder / "pipeline.toml").write_text(TOML.replace('dataset = "right"', f'dataset = "{dataset}"'))
         # Not in the folder of the data, which has the same name.
         directory = f"run-{run}"
-        code = self.mlops("run", "--until", "promote", *settings, target=target, run=directory)
+        code = self.mlops("run", "--until", "promote", *settings, run=directory)
         return code, self.records(directory).read(Judged)
 
 
