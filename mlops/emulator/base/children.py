@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
 import subprocess
 import sys
@@ -166,7 +165,8 @@ def _reset_signals() -> None:
 
 
 def _kill_when_closed(pipe: int, number: int, send: Callable[[int, int], None]) -> None:
-    select.select([pipe], [], [])
+    # Until the end of the pipe. Not select(), which takes no descriptor above 1023, and the emulator's process may have more.
+    os.read(pipe, 1)
     send(number, signal.SIGTERM)
     time.sleep(GRACE_S)
     send(number, signal.SIGKILL)

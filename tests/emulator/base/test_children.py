@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -108,6 +110,22 @@ def test_a_child_has_its_own_process_group(start: Callable[[str], Child], tmp_pa
     family = pids(tmp_path)
     assert os.getpgid(family[0]) != os.getpgid(0)
     assert child.returncode is None
+
+
+def test_a_child_ends_although_its_owner_has_many_open_files(start: Callable[[str], Child], tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4096)), hard))
+    files = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    try:
+        child = start(FAMILY)
+        family = pids(tmp_path)
+        stopping = threading.Thread(target=child.stop, daemon=True)
+        stopping.start()
+        wait_until(lambda: not any(alive(pid) for pid in family))
+    finally:
+        for file in files:
+            os.close(file)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_no_child_starts_after_stop(children: Children, start: Callable[[str], Child]) -> None:
