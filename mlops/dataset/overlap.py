@@ -17,7 +17,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
@@ -179,16 +179,31 @@ class LeakIndex:
                 yield Match(text.suite, text.line, how, Evidence("runs", index), first_question)
 
 
-@dataclass
+class _Stock:
+    """Tells stock phrases from leaks, by the questions before them in the suites and in the training rows so far."""
+
+    def __init__(self, index: LeakIndex) -> None:
+        self._index = index
+        self._questions: dict[Evidence, set[int]] = {}
+
+    def add(self, match: Match) -> None:
+        if match.evidence is not None:
+            self._questions.setdefault(match.evidence, set(self._index.questions(match.evidence))).add(match.question)
+
+    def contains(self, evidence: Evidence) -> bool:
+        return len(self._questions[evidence]) >= STOCK_QUESTIONS
+
+
 class Screen(Generic[T]):
     """Withholds the training rows that give evaluation rows away.
 
     What looks like a leak may turn out to be a stock phrase, so a row is held back until its answer has followed enough questions.
     """
 
-    index: LeakIndex
-    _questions: dict[Evidence, set[int]] = field(default_factory=dict)
-    _held: dict[Evidence, list[tuple[T, set[Evidence]]]] = field(default_factory=dict)
+    def __init__(self, index: LeakIndex) -> None:
+        self._index = index
+        self._stock = _Stock(index)
+        self._held: dict[Evidence, list[tuple[T, set[Evidence]]]] = {}
 
     def put(self, item: T, messages: Sequence[Message]) -> tuple[T, ...]:
         """Return the items that may be used now: this one, earlier ones of its kind, or none.
@@ -197,25 +212,20 @@ class Screen(Generic[T]):
             item: anything that stands for the row.
             messages: the row.
         """
-        matches = list(self.index.find(messages))
+        matches = list(self._index.find(messages))
         released: list[T] = []
         for match in matches:
-            if match.evidence is not None:
-                questions = self._questions.setdefault(match.evidence, set(self.index.questions(match.evidence)))
-                questions.add(match.question)
-                if len(questions) >= STOCK_QUESTIONS:
-                    for earlier, waiting in self._held.pop(match.evidence, ()):
-                        waiting.discard(match.evidence)
-                        released += () if waiting else (earlier,)
+            self._stock.add(match)
+            if match.evidence is not None and self._stock.contains(match.evidence):
+                for earlier, waiting in self._held.pop(match.evidence, ()):
+                    waiting.discard(match.evidence)
+                    released += () if waiting else (earlier,)
         if any(match.evidence is None for match in matches):
             return tuple(released)
-        open_evidence = {match.evidence for match in matches if match.evidence and not self._is_stock(match.evidence)}
+        open_evidence = {match.evidence for match in matches if match.evidence and not self._stock.contains(match.evidence)}
         for evidence in open_evidence:
             self._held.setdefault(evidence, []).append((item, open_evidence))
         return tuple(released) if open_evidence else (*released, item)
-
-    def _is_stock(self, evidence: Evidence) -> bool:
-        return len(self._questions[evidence]) >= STOCK_QUESTIONS
 
 
 def find_leaks(training: Path, suites: Mapping[str, Path]) -> Leaks:
@@ -227,20 +237,19 @@ def find_leaks(training: Path, suites: Mapping[str, Path]) -> Leaks:
     """
     index = LeakIndex()
     rows = {suite: index.add_file(suite, path) for suite, path in suites.items()}
-    questions: dict[Evidence, set[int]] = {}
+    stock = _Stock(index)
     candidates: dict[tuple[str, int, Evidence | None], Leak] = {}
     touched: dict[tuple[str, int], int] = {}
     for number, row in read_jsonl(training, Conversation):
         if isinstance(row, InvalidRow):
             continue
         for match in index.find(row.messages, touched, number):
-            if match.evidence is not None:
-                questions.setdefault(match.evidence, set(index.questions(match.evidence))).add(match.question)
+            stock.add(match)
             leak = Leak(match.suite, match.line, number, match.description)
             candidates.setdefault((match.suite, match.line, match.evidence), leak)
     leaks: dict[tuple[str, int], Leak] = {}
     for (suite, line, evidence), leak in candidates.items():
-        if evidence is None or len(questions[evidence]) < STOCK_QUESTIONS:
+        if evidence is None or not stock.contains(evidence):
             leaks.setdefault((suite, line), leak)
     return Leaks(
         answers={suite: [leak for leak in leaks.values() if leak.suite == suite] for suite in suites},

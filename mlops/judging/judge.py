@@ -24,7 +24,7 @@ from mlops.judging.validity import rule_problem
 from mlops.judging.verdict import decide
 from mlops.judging.wording import describe
 
-__all__ = ["gather_evidence", "judge", "require_all_detected", "run_self_test"]
+__all__ = ["gather_evidence", "judge", "reject_duplicates", "require_all_detected", "run_self_test"]
 
 _TEMPLATE_TOKENS = 64
 """At least as many tokens as a chat template adds to a message."""
@@ -150,7 +150,7 @@ def _model_evidence(run: Run, evaluated: Evaluated, scores: ModelScores) -> Mode
         raise EvidenceError(f"The evaluation record names no file with the rows of the {scores.role}.", "run `mlops evaluate` again")
     path = run.directory / evaluated.files[scores.scores].path
     try:
-        rows = [json.loads(line, object_pairs_hook=_reject_duplicates) for line in path.read_bytes().split(b"\n") if line]
+        rows = [json.loads(line, object_pairs_hook=reject_duplicates) for line in path.read_bytes().split(b"\n") if line]
         suites = sorted({row["suite"] for row in rows})
         by_suite = {suite: Rows.of(row for row in rows if row["suite"] == suite) for suite in suites}
     except (OSError, ValueError, TypeError, KeyError) as problem:
@@ -165,7 +165,7 @@ def _model_evidence(run: Run, evaluated: Evaluated, scores: ModelScores) -> Mode
     )
 
 
-def _reject_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def reject_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Refuse a row with two values of one field, of which readers would use either."""
     row = dict(pairs)
     if len(row) != len(pairs):

@@ -24,6 +24,7 @@ from mlops.core.config import Rule, RuleName
 from mlops.core.errors import ConfigError, EvidenceError, SelfTestFailed
 from mlops.core.records import Judgement
 from mlops.judging.evidence import Evidence, ModelEvidence, Rows
+from mlops.judging.judge import reject_duplicates
 from mlops.judging.metric_table import Column, Floats, MetricDefinition
 from mlops.judging.metrics import Metric
 from mlops.judging.rules import judge_metric
@@ -62,7 +63,7 @@ def read_scores(path: Path) -> Scores:
         if not line.strip():
             continue
         try:
-            row = json.loads(line, object_pairs_hook=_without_repetition)
+            row = json.loads(line, object_pairs_hook=reject_duplicates)
             if not isinstance(row, dict):
                 raise ValueError("it is not a JSON object")
             _check(row, rows)
@@ -76,13 +77,6 @@ def read_scores(path: Path) -> Scores:
     names = dict.fromkeys(name for row in rows.values() for name in row if name not in LABELS)
     columns = {name: np.array([_value(rows[each].get(name)) for each in ids], dtype=np.float64) for name in names}
     return Scores(path, ids, tuple(str(rows[each].get("input", each)) for each in ids), columns)
-
-
-def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    row = dict(pairs)
-    if len(row) != len(pairs):
-        raise ValueError(f"a field appears twice: {', '.join(name for name, _ in pairs)}")
-    return row
 
 
 def _check(row: Mapping[str, Any], earlier: Mapping[str, object]) -> None:
@@ -161,8 +155,7 @@ def _ruin(rules: Mapping[str, Rule], candidate: Scores, base: Scores | None) -> 
     worst = dict(candidate.columns)
     for rule in rules.values():
         if rule.metric in worst:
-            seen = [scores.columns[rule.metric] for scores in (candidate, base) if scores and rule.metric in scores.columns]
-            values = np.concatenate(seen)
+            values = _values(rule, candidate, base)
             low, high = float(np.nanmin(values, initial=0.0)), float(np.nanmax(values, initial=1.0))
             bad = low - (high - low) if rule.direction == "higher" else high + (high - low)
             if _is_binary(values):
@@ -190,13 +183,17 @@ def _metric(rule: Rule, candidate: Scores, base: Scores | None) -> Metric | None
     """Return the metric of a rule: a mean over rows; None if the candidate has no such field."""
     if rule.metric not in candidate.columns:
         return None
-    values = [scores.columns[rule.metric] for scores in (candidate, base) if scores and rule.metric in scores.columns]
-    binary = _is_binary(np.concatenate(values))
+    binary = _is_binary(_values(rule, candidate, base))
     definition = MetricDefinition(
         rule.metric, rule.metric, "mean over rows", None, column=Column(rule.metric), fraction=binary, binary=binary,
         smallest=-math.inf, largest=math.inf,
     )  # fmt: skip
     return Metric(rule.metric, SUITE, None, definition)
+
+
+def _values(rule: Rule, candidate: Scores, base: Scores | None) -> Floats:
+    """Return all values of a rule's metric in both files."""
+    return np.concatenate([scores.columns[rule.metric] for scores in (candidate, base) if scores and rule.metric in scores.columns])
 
 
 def _is_binary(values: Floats) -> bool:
