@@ -103,17 +103,14 @@ def _tag_training(workspace: Workspace, mlflow_run: str, judged: Judged, evaluat
 
 
 def _print_verdict(judged: Judged, page: str, report: Path) -> None:
-    for judgement in judged.judgements:
-        console.info(f"  {judgement.outcome.value:9} {judgement.title}{'' if judgement.critical else ' (not critical)'}")
-        console.info(f"            {judgement.reason}")
+    gate_files.print_judgements(judged.judgements)
     for note in judged.notes:
         console.info(f"  {note}")
     console.info(f"  {markdown.self_test_line(judged.self_test)}")
     console.summary(page)
     console.output("verdict", judged.verdict.value)
     console.output("override", str(judged.override is not None).lower())
-    announce = {Verdict.PROMOTE: console.notice, Verdict.HOLD: console.warning, Verdict.REJECT: console.error}[judged.verdict]
-    announce(f"{judged.verdict.value}: {markdown.meaning(judged)}.")
+    gate_files.announce(judged.verdict, f"{markdown.meaning(judged)}.")
     if line := markdown.override_line(judged):
         (console.warning if judged.override else console.error)(line)
     console.info(f"  report: {report}")

@@ -15,7 +15,7 @@ from mlops.judging.score_files import judge_scores, read_rules, read_scores
 from mlops.judging.verdict import Decision
 from mlops.judging.wording import number
 
-__all__ = ["judge_files"]
+__all__ = ["announce", "judge_files", "print_judgements"]
 
 
 def judge_files(files: Sequence[Path], rules: Path | None, *, as_json: bool) -> int:
@@ -46,12 +46,22 @@ def judge_files(files: Sequence[Path], rules: Path | None, *, as_json: bool) -> 
     return decision.verdict.exit_code
 
 
-def _print(decision: Decision) -> None:
-    for judgement in decision.judgements:
+def print_judgements(judgements: Sequence[Judgement]) -> None:
+    """Print the outcome of each rule with its reason."""
+    for judgement in judgements:
         console.info(f"  {judgement.outcome.value:9} {judgement.title}{'' if judgement.critical else ' (not critical)'}")
         console.info(f"            {judgement.reason}")
-    announce = {Verdict.PROMOTE: console.notice, Verdict.HOLD: console.warning, Verdict.REJECT: console.error}[decision.verdict]
-    announce(f"{decision.verdict.value}: {'; '.join(decision.reasons)}")
+
+
+def announce(verdict: Verdict, explanation: str) -> None:
+    """Print the verdict, as GitHub should show it."""
+    show = {Verdict.PROMOTE: console.notice, Verdict.HOLD: console.warning, Verdict.REJECT: console.error}[verdict]
+    show(f"{verdict.value}: {explanation}")
+
+
+def _print(decision: Decision) -> None:
+    print_judgements(decision.judgements)
+    announce(decision.verdict, "; ".join(decision.reasons))
     console.output("verdict", decision.verdict.value)
     console.summary(_table(decision))
 
