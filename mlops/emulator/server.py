@@ -157,12 +157,16 @@ class Emulator:
 
     def _client_environment(self) -> dict[str, str]:
         proxy = f"http://127.0.0.1:{self._port}"
+        authority = str(self.state / "ca.pem")
         i = self.azure.identity
         variables = {
             "HTTPS_PROXY": proxy,
             "HTTP_PROXY": proxy,
             "NO_PROXY": "127.0.0.1,localhost",
-            "REQUESTS_CA_BUNDLE": str(self.state / "ca.pem"),
+            # For requests, and for clients that use Python's ssl module (aiohttp, urllib, pandas). Both replace the public authorities, so
+            # that a client that bypasses the proxy can't send its credentials to a real host.
+            "REQUESTS_CA_BUNDLE": authority,
+            "SSL_CERT_FILE": authority,
             "AZURE_TENANT_ID": i.tenant,
             "AZURE_CLIENT_ID": i.client,
             "AZURE_CLIENT_SECRET": i.client_secret,

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import os
 import ssl
+import subprocess
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -192,7 +195,34 @@ def test_a_port_in_use_raises(emulator: Emulator, tmp_path: Path, options: Optio
     other.stop()
 
 
+CLIENT = """
+import asyncio, sys, urllib.request
+import pandas
+from azure.storage.blob.aio import BlobClient
+
+async def download(url):
+    async with BlobClient.from_blob_url(url, retry_total=0) as blob:
+        return await (await blob.download_blob()).readall()
+
+assert asyncio.run(download(sys.argv[1])) == b"a,b\\n1,2\\n"
+assert urllib.request.urlopen(sys.argv[1], timeout=30).read() == b"a,b\\n1,2\\n"
+assert pandas.read_csv(sys.argv[1]).to_dict("records") == [{"a": 1, "b": 2}]
+"""
+
+
+def test_clients_that_do_not_use_requests_need_no_settings(emulator: Emulator, environment: Mapping[str, str]) -> None:
+    """In a process of its own: aiohttp reads the certificates once, when it is imported."""
+    from azure.storage.blob import BlobClient
+
+    container = blobs.datastore_container(emulator.azure)
+    with BlobClient.from_blob_url(blobs.sas_url(emulator.azure, container, "table.csv", "cw")) as blob:
+        blob.upload_blob(b"a,b\n1,2\n")
+    command = [sys.executable, "-c", CLIENT, blobs.sas_url(emulator.azure, container, "table.csv")]
+    subprocess.run(command, env={**os.environ, **environment}, check=True, timeout=120)
+
+
 def test_the_environment_contains_no_real_host_but_loopback(environment: Mapping[str, str]) -> None:
     assert environment["https_proxy"] == environment["HTTPS_PROXY"]
     assert environment["HTTPS_PROXY"].startswith("http://127.0.0.1:")
-    assert Path(environment["REQUESTS_CA_BUNDLE"]).is_file()
+    assert environment["SSL_CERT_FILE"] == environment["REQUESTS_CA_BUNDLE"]
+    assert Path(environment["SSL_CERT_FILE"]).read_text().count("BEGIN CERTIFICATE") == 1
