@@ -21,6 +21,7 @@ from mlops.core.config import json_schema, load
 from mlops.emulator.base.faults import FAULTS
 from mlops.emulator.component.spec import INPUTS
 from mlops.report.markdown import list_metrics
+from tests.support import api_coverage
 
 ROOT = Path(__file__).parent.parent
 DOCS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "data" / "README.md"])
@@ -45,6 +46,7 @@ def generated() -> dict[Path, str]:
     emulator, gate, serving = (ROOT / "docs" / f"{name}.md" for name in ("emulator", "gate", "serving"))
     return {
         ROOT / "docs" / "configuration.md": markdown(),
+        ROOT / "docs" / "emulator-coverage.md": api_coverage.page(),
         ROOT / "docs" / "pipeline.schema.json": json.dumps(json_schema(), indent=2) + "\n",
         emulator: between(emulator.read_text(), "inputs", inputs_table()),
         serving: between(serving.read_text(), "images", serving_images.tables()),

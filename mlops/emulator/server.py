@@ -21,7 +21,7 @@ from mlops.emulator.wire.https import HttpsServer, listen
 from mlops.emulator.wire.proxy import Proxy
 from mlops.emulator.wire.tls import GITHUB_HOSTS, HOSTS, certificates
 
-__all__ = ["Emulator"]
+__all__ = ["Emulator", "load_routes"]
 
 MODULES = (
     "identity.entra", "identity.roles", "registry.registry", "workspace.workspace", "workspace.datastores", "workspace.compute",
@@ -36,6 +36,15 @@ GITHUB_MODULES = ("identity.github_oidc", "github_api")
 KEEP_ALIVE_S = 240
 """How long an idle connection stays open: Azure Load Balancer's default. uvicorn's default of five seconds is about as long as clients
 pause between two requests, and a request that is sent while its connection is being closed is lost: clients don't repeat a POST."""
+
+
+def load_routes(github: bool = False) -> list[Route]:
+    """Return the routes of all services, those of GitHub included if it is emulated as well."""
+    return [*operations.ROUTES, *(route for module in _load_modules(github) for route in getattr(module, "ROUTES", ()))]
+
+
+def _load_modules(github: bool) -> list[ModuleType]:
+    return [importlib.import_module(f"mlops.emulator.{name}") for name in (*MODULES, *(GITHUB_MODULES if github else ()))]
 
 
 class Emulator:
@@ -103,13 +112,12 @@ class Emulator:
 
     async def _serve(self) -> None:
         github = bool(self.azure.options.github)
-        names = (*MODULES, *(GITHUB_MODULES if github else ()))
         hosts = (*HOSTS, *(GITHUB_HOSTS if github else ()))
-        modules = [importlib.import_module(f"mlops.emulator.{name}") for name in names]
+        modules = _load_modules(github)
         identity = importlib.import_module("mlops.emulator.identity.entra")
         permissions = importlib.import_module("mlops.emulator.identity.permissions")
         roles = importlib.import_module("mlops.emulator.identity.roles")
-        routes: list[Route] = [*operations.ROUTES, *(route for module in modules for route in getattr(module, "ROUTES", ()))]
+        routes = load_routes(github)
         permissions.check_routes(routes)
         listener = listen()
         config = uvicorn.Config(

@@ -334,7 +334,7 @@ ROUTES = [
     Route("arm", "GET", _DEPLOYMENTS, list_deployments, VERSIONS),
     Route("arm", "GET", _DEPLOYMENTS + "/{deployment}", get_deployment, VERSIONS),
     Route("arm", "PUT", _DEPLOYMENTS + "/{deployment}", put_deployment, VERSIONS),
-    Route("arm", "PATCH", _DEPLOYMENTS + "/{deployment}", patch_deployment, {"2023-04-01-preview"}),
+    Route("arm", "PATCH", _DEPLOYMENTS + "/{deployment}", patch_deployment, VERSIONS),
     Route("arm", "DELETE", _DEPLOYMENTS + "/{deployment}", delete_deployment, VERSIONS),
     Route("arm", "POST", _DEPLOYMENTS + "/{deployment}/getLogs", get_logs, VERSIONS),
 ]

@@ -25,10 +25,11 @@ from mlops.emulator.wire import operations
 from mlops.emulator.wire.app import WS, Answer, Route
 from mlops.emulator.wire.limits import ResourceTags
 from mlops.emulator.wire.resources import Body, add_system_data, conflict, inference_error, list_response, parse_body, render_resource
+from mlops.emulator.wire.versions import published_since
 
 __all__ = ["BUSY", "ROUTES", "VERSIONS", "audience", "is_valid_name", "load_endpoint", "startup"]
 
-VERSIONS = {"2022-02-01-preview", "2023-04-01-preview"}
+VERSIONS = published_since("2022-02-01-preview")
 NAME = re.compile(r"[a-zA-Z](?:[-a-zA-Z0-9]*[a-zA-Z0-9])?")
 NAME_TAKEN = "There is already an endpoint with this name, Endpoint name needs to be unique within a region. Try some other name."
 BUSY = ("Creating", "Updating", "Deleting")

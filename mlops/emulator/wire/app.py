@@ -31,7 +31,7 @@ from mlops.emulator.wire.headers import add_headers
 from mlops.emulator.wire.request_log import log_request
 from mlops.emulator.wire.versions import PUBLISHED
 
-__all__ = ["PROVIDER", "WS", "Answer", "App", "Claims", "Handler", "Route", "read_json"]
+__all__ = ["PROVIDER", "WS", "Answer", "App", "Claims", "Handler", "Route", "Router", "read_json"]
 
 PROVIDER = "/providers/Microsoft.MachineLearningServices"
 WS = "/subscriptions/{subscription}/resourceGroups/{group}" + PROVIDER + "/workspaces/{workspace}"
@@ -67,6 +67,37 @@ class Route:
     public: bool = False
 
 
+class Router:
+    """Finds the route of a request among these. A fixed part of a path matches in upper and lower case."""
+
+    def __init__(self, routes: Sequence[Route]) -> None:
+        self._routes: list[tuple[re.Pattern[str], dict[str, Any], Route]] = []
+        for route in routes:
+            regex, _, convertors = compile_path(route.path)
+            self._routes.append((re.compile(regex.pattern, re.IGNORECASE), convertors, route))
+
+    def find(self, host: str, method: str, path: str, origin: str = "") -> tuple[Route, dict[str, Any]]:
+        """Return the route, and the values of the parameters in its path.
+
+        Args:
+            host: see :class:`Route`.
+            method: HTTP method.
+            path: path of the request.
+            origin: scheme and host name, for the message only.
+
+        Raises:
+            AzureFault: 501, there is none.
+        """
+        methods: set[str] = set()
+        for pattern, convertors, route in self._routes:
+            if route.host == host and (match := pattern.match(path)):
+                if route.method == method:
+                    return route, {name: convertors[name].convert(value) for name, value in match.groupdict().items()}
+                methods.add(route.method)
+        what = f"{method} {origin}{path}"
+        raise not_implemented(f"{what} (only {', '.join(sorted(methods))} at this path)" if methods else what)
+
+
 class App:
     """The ASGI application behind the TLS server."""
 
@@ -80,10 +111,7 @@ class App:
         self.azure = azure
         self._authenticate = authenticate
         self._authorize = authorize
-        self._routes: list[tuple[re.Pattern[str], dict[str, Any], Route]] = []
-        for route in routes:
-            regex, _, convertors = compile_path(route.path)
-            self._routes.append((re.compile(regex.pattern, re.IGNORECASE), convertors, route))
+        self._router = Router(routes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -115,7 +143,8 @@ class App:
     async def _handle(self, request: Request) -> Response:
         host = host_role(request.url.hostname or "")
         await self.azure.faults.inject(request, host)
-        route, parameters = self._match(host, request)
+        path = request.scope["path"]
+        route, parameters = self._router.find(host, request.method, path, f"https://{request.url.hostname}")
         request.scope["path_params"] = parameters
         azure = self.azure
         # A blob can be read with an identity as well as with a signature in its URL.
@@ -138,24 +167,14 @@ class App:
         answer = await route.handler(azure, request)
         return answer if isinstance(answer, Response) else _make_response(200, answer, {})
 
-    def _match(self, host: str, request: Request) -> tuple[Route, dict[str, Any]]:
-        methods: set[str] = set()
-        for pattern, convertors, route in self._routes:
-            if route.host == host and (match := pattern.match(request.scope["path"])):
-                if route.method == request.method:
-                    return route, {name: convertors[name].convert(value) for name, value in match.groupdict().items()}
-                methods.add(route.method)
-        what = f"{request.method} https://{request.url.hostname}{request.url.path}"
-        raise not_implemented(f"{what} (only {', '.join(sorted(methods))} at this path)" if methods else what)
-
     def _check_workspace(self, parameters: dict[str, Any]) -> None:
         i = self.azure.identity
-        subscription, group, workspace = (parameters.get(name) for name in ("subscription", "group", "workspace"))
-        if workspace is None:
-            return
-        if (subscription or "").lower() != i.subscription:
+        subscription, group, workspace = (
+            parameters.get(name, own) for name, own in (("subscription", i.subscription), ("group", i.group), ("workspace", i.workspace))
+        )
+        if subscription.lower() != i.subscription:
             raise AzureFault(404, "SubscriptionNotFound", f"The subscription '{subscription}' could not be found.")
-        if (group or "").lower() != i.group.lower():
+        if group.lower() != i.group.lower():
             raise AzureFault(404, "ResourceGroupNotFound", f"Resource group '{group}' could not be found.")
         if workspace.lower() != i.workspace.lower():
             raise AzureFault(

@@ -22,13 +22,14 @@ from mlops.emulator.storage import blobs
 from mlops.emulator.wire.app import WS, Answer, Route
 from mlops.emulator.wire.limits import AssetTags
 from mlops.emulator.wire.resources import Body, add_system_data, list_response, parse_body, render_resource
+from mlops.emulator.wire.versions import published_since
 from mlops.emulator.workspace import uris
 from mlops.emulator.workspace.datastores import containers
 from mlops.emulator.workspace.uris import get_model, get_model_version
 
 __all__ = ["ROUTES"]
 
-VERSIONS = {"2023-08-01-preview"}
+VERSIONS = published_since("2022-02-01-preview")
 NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9\-._]{0,254}")
 VERSION = re.compile(r"[1-9][0-9]{0,9}")
 """Models are the only assets whose versions are numbers: positive integers of 32 bits (Azure/azureml-examples#2725)."""

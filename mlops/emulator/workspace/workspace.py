@@ -7,8 +7,8 @@ from typing import Any
 from starlette.requests import Request
 
 from mlops.emulator.base.azure import API_HOST, LOCATION, Azure
-from mlops.emulator.wire.app import WS, Answer, Route
-from mlops.emulator.wire.resources import add_system_data, render_resource
+from mlops.emulator.wire.app import PROVIDER, WS, Answer, Route
+from mlops.emulator.wire.resources import add_system_data, list_response, render_resource
 from mlops.emulator.wire.versions import published_since
 
 __all__ = ["ROUTES", "startup"]
@@ -25,6 +25,25 @@ async def startup(azure: Azure) -> None:
 
 async def get_workspace(azure: Azure, request: Request) -> Answer:
     """Return the workspace."""
+    return _render(azure)
+
+
+async def list_workspaces(azure: Azure, request: Request) -> Answer:
+    """List the workspaces of the resource group or of the subscription: there is one."""
+    return list_response([_render(azure)])
+
+
+async def get_discovery(azure: Azure, request: Request) -> Answer:
+    """Return the addresses of the workspace's services, all on one host."""
+    host = f"https://{API_HOST}"
+    names = (
+        "api", "catalog", "experimentation", "gallery", "history", "hyperdrive", "labeling", "modelmanagement", "pipelines",
+        "quota-manager",
+    )  # fmt: skip
+    return dict.fromkeys(names, host) | {"studio": "https://ml.azure.com"}
+
+
+def _render(azure: Azure) -> dict[str, Any]:
     i, stored = azure.identity, _stored(azure)
     group = f"/subscriptions/{i.subscription}/resourceGroups/{i.group}/providers"
     return render_resource(
@@ -75,16 +94,6 @@ async def get_workspace(azure: Azure, request: Request) -> Answer:
     )
 
 
-async def get_discovery(azure: Azure, request: Request) -> Answer:
-    """Return the addresses of the workspace's services, all on one host."""
-    host = f"https://{API_HOST}"
-    names = (
-        "api", "catalog", "experimentation", "gallery", "history", "hyperdrive", "labeling", "modelmanagement", "pipelines",
-        "quota-manager",
-    )  # fmt: skip
-    return dict.fromkeys(names, host) | {"studio": "https://ml.azure.com"}
-
-
 def _stored(azure: Azure) -> dict[str, Any]:
     stored = azure.store.get("workspace", "self")
     assert stored is not None
@@ -93,5 +102,7 @@ def _stored(azure: Azure) -> dict[str, Any]:
 
 ROUTES = [
     Route("arm", "GET", WS, get_workspace, VERSIONS),
+    Route("arm", "GET", "/subscriptions/{subscription}/resourceGroups/{group}" + PROVIDER + "/workspaces", list_workspaces, VERSIONS),
+    Route("arm", "GET", "/subscriptions/{subscription}" + PROVIDER + "/workspaces", list_workspaces, VERSIONS),
     Route("api", "GET", DISCOVERY, get_discovery, public=True),
 ]

@@ -20,6 +20,17 @@ def test_the_workspace_is_described(ml: Any, emulator: Emulator) -> None:
     assert workspace.storage_account.endswith(f"/storageAccounts/{i.account}")
 
 
+def test_the_workspace_is_listed(ml: Any, emulator: Emulator, credential: Any) -> None:
+    from azure.ai.ml import MLClient
+    from azure.ai.ml.constants import Scope
+
+    i = emulator.azure.identity
+    for scope in (Scope.RESOURCE_GROUP, Scope.SUBSCRIPTION):
+        assert [workspace.name for workspace in ml.workspaces.list(scope=scope)] == [i.workspace]
+    with pytest.raises(HttpResponseError, match=r"\(ResourceGroupNotFound\)"):
+        list(MLClient(credential, i.subscription, "elsewhere").workspaces.list())
+
+
 def test_discovery_needs_no_token(ml: Any, emulator: Emulator) -> None:
     workspace = ml.workspaces.get(emulator.azure.identity.workspace)
     assert requests.get(workspace.discovery_url, timeout=30).json()["api"] == "https://eastus.api.azureml.ms"
