@@ -1,7 +1,7 @@
 """Blob storage: the requests of azure-storage-blob 12 that upload, list, read and delete block blobs.
 
 Paths, headers, XML bodies and error codes follow Azure's Blob service REST API. All other features (leases, snapshots, tags, tiers, page
-and append blobs, time conditions, customer keys) are refused, never ignored.
+and append blobs, customer keys) are refused, never ignored.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import functools
 import hashlib
 import re
 import uuid
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from email.utils import formatdate
 from itertools import islice
@@ -24,7 +24,7 @@ from starlette.responses import Response, StreamingResponse
 
 from mlops.emulator.base.azure import BLOB_SUFFIX, Azure
 from mlops.emulator.base.errors import AzureFault, not_implemented
-from mlops.emulator.storage import files, sas, shared_key, xml
+from mlops.emulator.storage import blocks, conditions, files, sas, shared_key, xml
 from mlops.emulator.storage.files import Blob, BlobError, path
 from mlops.emulator.storage.sas import SasError, sas_token, sas_url
 from mlops.emulator.wire.app import Answer, Handler, Route
@@ -34,12 +34,12 @@ __all__ = ["ARTIFACTS", "ROUTES", "datastore_container", "path", "sas_token", "s
 ARTIFACTS = "azureml"
 """The container of run artifacts and logs."""
 UNSUPPORTED_HEADERS = (
-    "if-modified-since", "if-unmodified-since", "x-ms-lease-id", "x-ms-encryption-key", "x-ms-encryption-scope", "x-ms-content-crc64",
-    "x-ms-structured-body", "x-ms-tags", "x-ms-copy-source", "x-ms-if-tags", "x-ms-source-range",
+    "x-ms-lease-id", "x-ms-encryption-key", "x-ms-encryption-scope", "x-ms-content-crc64", "x-ms-structured-body", "x-ms-tags",
+    "x-ms-copy-source", "x-ms-if-tags", "x-ms-source-range",
 )  # fmt: skip
 CONTENT_HEADERS = ("content-type", "content-encoding", "content-language", "content-disposition", "cache-control")
 LIST_MAX = 5000
-BLOCKS = re.compile(r"<(Latest|Uncommitted|Committed)>([^<]+)</\1>")
+BLOCK_LISTS = ("committed", "uncommitted", "all")
 
 Operation = Callable[[Azure, Request, str, str], Awaitable[Response]]
 
@@ -56,7 +56,7 @@ async def startup(azure: Azure) -> None:
 
 
 def dispatch(operations: dict[str, tuple[str, Operation]]) -> Handler:
-    """Return a handler that selects the operation by the query's ``comp``: value → (permissions, one of which is required; operation)."""
+    """Return a handler that selects the operation by the query's ``comp``: value → (permissions, see ``sas.check``; operation)."""
 
     async def handle(azure: Azure, request: Request) -> Answer:
         container, name = request.path_params["container"], request.path_params.get("blob", "")
@@ -89,9 +89,9 @@ async def put_blob(azure: Azure, request: Request, container: str, name: str) ->
     file, md5 = await _receive(azure, request)
     try:
         _check_write(azure, request, container, name)  # another client may have been faster
-        blob = files.store_file(
-            azure, container, name, file, _properties(request) | {"md5": request.headers.get("x-ms-blob-content-md5", md5)}
-        )
+        properties = _properties(request) | {"md5": request.headers.get("x-ms-blob-content-md5", md5), "blocks": []}
+        blob = files.store_file(azure, container, name, file, properties)
+        blocks.discard(azure, container, name)
     finally:
         file.unlink(missing_ok=True)
     return Response(status_code=201, headers=xml.version_headers(blob) | {"Content-MD5": md5, "x-ms-request-server-encrypted": "true"})
@@ -99,52 +99,52 @@ async def put_blob(azure: Azure, request: Request, container: str, name: str) ->
 
 async def put_block(azure: Azure, request: Request, container: str, name: str) -> Response:
     """Stage a block."""
-    block = request.query_params.get("blockid", "")
-    try:
-        valid = 0 < len(base64.b64decode(block, validate=True)) <= 64
-    except ValueError:
-        valid = False
-    if not valid:
-        raise BlobError(400, "InvalidQueryParameterValue", "Value for one of the query parameters specified in the request URI is invalid.")
-    files.container_folder(azure, container)
+    _refuse_conditions(request)
     file, md5 = await _receive(azure, request)
     try:
-        files.stage_block(azure, container, name, block, file)
+        blocks.stage(azure, container, name, request.query_params.get("blockid", ""), file)
     finally:
         file.unlink(missing_ok=True)
     return Response(status_code=201, headers={"Content-MD5": md5, "x-ms-request-server-encrypted": "true"})
 
 
 async def put_block_list(azure: Azure, request: Request, container: str, name: str) -> Response:
-    """Create a blob from staged blocks."""
-    _check_write(azure, request, container, name)
+    """Create a blob from blocks."""
     content = await request.body()
     _check_md5(request, base64.b64encode(hashlib.md5(content, usedforsecurity=False).digest()).decode())
-    blocks = [block for _, block in BLOCKS.findall(content.decode("utf-8", "replace"))]
     properties = _properties(request) | {"md5": request.headers.get("x-ms-blob-content-md5")}
-    blob = files.commit_blocks(azure, container, name, blocks, properties)
+    existing = _check_write(azure, request, container, name)
+    blob = blocks.commit(azure, container, name, xml.parse_block_list(content), existing, properties)
     return Response(status_code=201, headers=xml.version_headers(blob) | {"x-ms-request-server-encrypted": "true"})
 
 
 async def get_block_list(azure: Azure, request: Request, container: str, name: str) -> Response:
-    """Return the uncommitted blocks; the list of committed blocks is always empty."""
-    files.container_folder(azure, container)
-    rows = "".join(
-        f"<Block><Name>{block}</Name><Size>{size}</Size></Block>" for block, size in files.uncommitted_blocks(azure, container, name)
-    )
-    return xml.xml_response(f"<BlockList><CommittedBlocks /><UncommittedBlocks>{rows}</UncommittedBlocks></BlockList>")
+    """Return the committed blocks, the uncommitted ones, or both. For this request, uncommitted blocks alone are a blob, too."""
+    _refuse_conditions(request)
+    kind = request.query_params.get("blocklisttype", "committed").lower()
+    if kind not in BLOCK_LISTS:
+        raise BlobError(400, "InvalidQueryParameterValue", "Value for one of the query parameters specified in the request URI is invalid.")
+    uncommitted = blocks.list_uncommitted(azure, container, name)
+    try:
+        blob = files.find(azure, container, name)
+    except BlobError as problem:
+        if problem.code != "BlobNotFound" or not uncommitted:
+            raise
+        blob = None
+    committed = blocks.list_committed(blob) if blob else []
+    return xml.block_list_response(blob, None if kind == "uncommitted" else committed, None if kind == "committed" else uncommitted)
 
 
 async def put_metadata(azure: Azure, request: Request, container: str, name: str) -> Response:
     """Replace a blob's metadata."""
-    _check_match(request, files.find(azure, container, name))
+    conditions.check_write(request.headers, files.find(azure, container, name))
     blob = files.set_properties(azure, container, name, {"metadata": _metadata(request)})
     return Response(status_code=200, headers=xml.version_headers(blob) | {"x-ms-request-server-encrypted": "true"})
 
 
 async def put_properties(azure: Azure, request: Request, container: str, name: str) -> Response:
     """Replace a blob's content type and other content headers."""
-    _check_match(request, files.find(azure, container, name))
+    conditions.check_write(request.headers, files.find(azure, container, name))
     properties = {"headers": _content_headers(request), "md5": request.headers.get("x-ms-blob-content-md5")}
     return Response(status_code=200, headers=xml.version_headers(files.set_properties(azure, container, name, properties)))
 
@@ -152,20 +152,20 @@ async def put_properties(azure: Azure, request: Request, container: str, name: s
 async def get_blob(azure: Azure, request: Request, container: str, name: str) -> Response:
     """Return a blob or a range of it; for HEAD, the headers only."""
     blob = files.find(azure, container, name)
-    if request.headers.get("if-none-match") in (blob.etag, "*"):
-        return Response(status_code=304, headers=xml.version_headers(blob))
-    _check_match(request, blob)
+    if not conditions.is_modified(request.headers, blob):
+        return Response(status_code=304, headers=xml.version_headers(blob) | {"x-ms-error-code": "ConditionNotMet"})
     headers = (
         xml.version_headers(blob)
         | xml.property_headers(blob)
         | {f"x-ms-meta-{key}": value for key, value in blob.properties.get("metadata", {}).items()}
+        | sas.response_headers(request.query_params)
     )
     if request.method == "HEAD":
         return Response(headers=headers | xml.md5_header(blob) | {"Content-Length": str(blob.size)})
     byte_range = request.headers.get("x-ms-range") or request.headers.get("range")
     if byte_range is None:
         return StreamingResponse(
-            _read_chunks(blob.file, 0, blob.size), headers=headers | xml.md5_header(blob) | {"Content-Length": str(blob.size)}
+            files.read_chunks(blob.file, 0, blob.size), headers=headers | xml.md5_header(blob) | {"Content-Length": str(blob.size)}
         )
     begin, end = _parse_range(byte_range, blob.size)
     headers |= {"Content-Length": str(end - begin), "Content-Range": f"bytes {begin}-{end - 1}/{blob.size}"}
@@ -174,14 +174,14 @@ async def get_blob(azure: Azure, request: Request, container: str, name: str) ->
     if request.headers.get("x-ms-range-get-content-md5") == "true":
         if end - begin > 4 << 20:
             raise BlobError(400, "OutOfRangeInput", "One of the request inputs is out of range.")
-        digest = hashlib.md5(b"".join(_read_chunks(blob.file, begin, end)), usedforsecurity=False).digest()
+        digest = hashlib.md5(b"".join(files.read_chunks(blob.file, begin, end)), usedforsecurity=False).digest()
         headers["Content-MD5"] = base64.b64encode(digest).decode()
-    return StreamingResponse(_read_chunks(blob.file, begin, end), status_code=206, headers=headers)
+    return StreamingResponse(files.read_chunks(blob.file, begin, end), status_code=206, headers=headers)
 
 
 async def delete_blob(azure: Azure, request: Request, container: str, name: str) -> Response:
     """Delete a blob."""
-    _check_match(request, files.find(azure, container, name))
+    conditions.check_write(request.headers, files.find(azure, container, name))
     files.delete(azure, container, name)
     return Response(status_code=202, headers={"x-ms-delete-type-permanent": "true"})
 
@@ -247,38 +247,43 @@ def _check_request(azure: Azure, request: Request) -> None:
 
 
 def _authorize(azure: Azure, request: Request, container: str, name: str, permissions: str) -> None:
-    if "sig" not in request.query_params and request.headers.get("authorization", "").startswith("SharedKey "):
-        if azure.options.storage == "identity":
-            raise SasError("KeyBasedAuthenticationNotPermitted", "Key based authentication is not permitted on this storage account.")
+    query = request.query_params
+    scheme = "" if "sig" in query else request.headers.get("authorization", "").partition(" ")[0]
+    if azure.options.storage == "identity" and (scheme or sas.is_account_sas(query)):
+        raise SasError("KeyBasedAuthenticationNotPermitted", "Key based authentication is not permitted on this storage account.")
+    if scheme == "SharedKey":
         shared_key.check(azure, request)
+    elif scheme:
+        raise not_implemented(f"the authorization scheme {scheme} of blob storage")
     else:
-        sas.check(azure, container, name, request.query_params, permissions)
+        sas.check(azure, container, name, query, permissions)
 
 
 def _check_container(request: Request) -> None:
+    _refuse_conditions(request)
     if request.query_params.get("restype") != "container":
         raise not_implemented(f"{request.method} of a blob in the root container")
 
 
-def _check_write(azure: Azure, request: Request, container: str, name: str) -> None:
+def _check_write(azure: Azure, request: Request, container: str, name: str) -> Blob | None:
+    """Check that a request may create or replace a blob, and return the one that exists."""
     try:
         blob = files.find(azure, container, name)
     except BlobError as problem:
         if problem.code != "BlobNotFound":
             raise
-        if "if-match" in request.headers:
-            raise _condition_not_met() from None
-        return
-    if request.headers.get("if-none-match") == "*":
+        blob = None
+    if blob is not None and request.headers.get("if-none-match") == "*":
         raise BlobError(409, "BlobAlreadyExists", "The specified blob already exists.")
-    if not hasattr(request.state, "claims") and "w" not in request.query_params.get("sp", ""):
+    if blob is not None and "sig" in request.query_params and "w" not in request.query_params.get("sp", ""):
         raise SasError("AuthorizationPermissionMismatch", "This request is not authorized to perform this operation using this permission.")
-    _check_match(request, blob)
+    conditions.check_write(request.headers, blob)
+    return blob
 
 
-def _check_match(request: Request, blob: Blob) -> None:
-    if request.headers.get("if-match", "*") not in ("*", blob.etag) or request.headers.get("if-none-match") == blob.etag:
-        raise _condition_not_met()
+def _refuse_conditions(request: Request) -> None:
+    if header := next((name for name in conditions.HEADERS if name in request.headers), None):
+        raise not_implemented(f"the header {header} of this request")
 
 
 def _check_md5(request: Request, md5: str) -> None:
@@ -324,24 +329,11 @@ def _parse_range(text: str, size: int) -> tuple[int, int]:
     return begin, end
 
 
-def _read_chunks(file: Path, begin: int, end: int) -> Iterator[bytes]:
-    with file.open("rb") as source:
-        source.seek(begin)
-        remaining = end - begin
-        while remaining and (chunk := source.read(min(remaining, files.CHUNK))):
-            remaining -= len(chunk)
-            yield chunk
-
-
 def _common_headers(request: Request) -> dict[str, str]:
     headers = {"x-ms-request-id": str(uuid.uuid4()), "x-ms-version": request.headers.get("x-ms-version", sas.VERSION)}
     if identifier := request.headers.get("x-ms-client-request-id"):
         headers["x-ms-client-request-id"] = identifier
     return headers
-
-
-def _condition_not_met() -> BlobError:
-    return BlobError(412, "ConditionNotMet", "The condition specified using HTTP conditional header(s) is not met.")
 
 
 def _error_response(request: Request, status: int, code: str, message: str, detail: str = "") -> AzureFault:
@@ -371,6 +363,6 @@ ROUTES = [
         ),
     ),
     _blob(method="DELETE", handler=dispatch({"": ("d", delete_blob)})),
-    _container(method="HEAD", handler=dispatch({"": ("rl", get_container)})),
-    _container(method="GET", handler=dispatch({"": ("rl", get_container), "list": ("l", list_blobs)})),
+    _container(method="HEAD", handler=dispatch({"": ("", get_container)})),
+    _container(method="GET", handler=dispatch({"": ("", get_container), "list": ("l", list_blobs)})),
 ]

@@ -1,7 +1,10 @@
 """Blobs as plain files under ``state/blobs/{container}/…``, so that a job's output folder is a blob prefix and vice versa.
 
-A blob's properties (metadata, content type, checksum) are in the store, together with the file's time and size. If something else has
-changed the file since, the stored properties are obsolete and ignored.
+A blob whose name can't be that of a file (``a//b``, ``a/``, ``a`` beside ``a/b``, segments of more than 255 bytes) is in ``state/aside``,
+under a digest of its name: clients see no difference, jobs don't see it.
+
+A blob's properties (metadata, content type, checksum, blocks) are in the store, together with the file's time and size. If something else
+has changed the file since, the stored properties are obsolete and ignored.
 """
 
 from __future__ import annotations
@@ -12,9 +15,8 @@ import dataclasses
 import hashlib
 import os
 import re
-import shutil
 import uuid
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +26,24 @@ from mlops.emulator.base.store import Document
 __all__ = [
     "Blob",
     "BlobError",
-    "commit_blocks",
+    "check_name",
+    "container_folder",
     "delete",
     "find",
     "path",
+    "read_chunks",
     "save_upload",
     "set_properties",
-    "stage_block",
     "store_file",
-    "uncommitted_blocks",
     "walk",
 ]
 
 CONTAINER = re.compile(r"(?!.*--)[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
 CHUNK = 1 << 20
+MAX_NAME = 1024
+"""Characters in the name of a blob."""
+MAX_SEGMENT, MAX_PATH = 255, 3000
+"""Bytes in a file's name and in its path below the container, at most."""
 
 
 class BlobError(Exception):
@@ -65,7 +71,8 @@ class Blob:
         file: the file with its content.
         size: size in bytes.
         modified_ns: nanoseconds since 1970.
-        properties: ``created_ns``, and what the client has set: ``metadata``, ``headers`` (content type etc.), ``md5`` (base64).
+        properties: ``created_ns``, and what the client has set: ``metadata``, ``headers`` (content type etc.), ``md5`` (base64),
+            ``blocks`` ([id, size in bytes] of each committed block, in their order).
     """
 
     name: str
@@ -91,14 +98,26 @@ def path(azure: Azure, container: str, blob: str = "") -> Path:
     root = azure.folder("blobs", container)
     if not blob:
         return root
-    segments = blob.removesuffix("/").split("/")
-    if any(segment in ("", ".", "..") or min(segment) < " " or len(segment.encode()) > 255 for segment in segments):
-        raise BlobError(400, "InvalidUri", "The requested URI does not represent any resource on the server.")
-    file = root.joinpath(*segments)
+    check_name(blob)
+    if not _is_path(blob.removesuffix("/")):
+        raise _invalid_uri()
+    file = root.joinpath(*blob.removesuffix("/").split("/"))
     # A job may have left links in its outputs.
     if not file.resolve().is_relative_to(root.resolve()):
-        raise BlobError(400, "InvalidUri", "The requested URI does not represent any resource on the server.")
+        raise _invalid_uri()
     return file
+
+
+def check_name(name: str) -> None:
+    """Check the name of a blob.
+
+    Raises:
+        BlobError: 400, it is too long, or has parts that a URL can't have.
+    """
+    if len(name) > MAX_NAME:
+        raise BlobError(400, "OutOfRangeInput", "The specified resource name length is not within the permissible limits.")
+    if any(segment in (".", "..") or min(segment, default=" ") < " " for segment in name.split("/")):
+        raise _invalid_uri()
 
 
 def find(azure: Azure, container: str, name: str) -> Blob:
@@ -108,13 +127,12 @@ def find(azure: Azure, container: str, name: str) -> Blob:
         BlobError: 404, it doesn't exist.
     """
     container_folder(azure, container)
-    file = path(azure, container, name)
-    if name.endswith("/") or not file.is_file():
-        raise _not_found()
-    try:
-        return _blob(azure, container, name, file)
-    except FileNotFoundError:  # a job has just removed it
-        raise _not_found() from None
+    check_name(name)
+    for file in (path(azure, container, name) if _is_path(name) else None, _aside(azure, container, name)):
+        if file is not None and file.is_file():
+            with contextlib.suppress(FileNotFoundError):  # a job has just removed it
+                return _blob(azure, container, name, file)
+    raise BlobError(404, "BlobNotFound", "The specified blob does not exist.")
 
 
 def container_folder(azure: Azure, container: str) -> Path:
@@ -135,8 +153,10 @@ def walk(azure: Azure, container: str, prefix: str, delimiter: str, after: str) 
     With a delimiter, blobs whose names are equal up to its first occurrence after the prefix are yielded once, as that common string.
     """
     root = container_folder(azure, container)
+    aside = (key.partition("/")[2] for key, _ in azure.store.list("aside", f"{container}/{prefix}"))
+    paths = {name: _aside(azure, container, name) for name in aside} | {name: root / name for name in _names(root, prefix)}
     last = ""
-    for name in sorted(_names(root, prefix), key=str.encode):
+    for name in sorted(paths, key=str.encode):
         cut = name.find(delimiter, len(prefix)) if delimiter else -1
         entry = name if cut < 0 else name[: cut + len(delimiter)]
         if entry == last or entry.encode() <= after.encode():
@@ -144,9 +164,9 @@ def walk(azure: Azure, container: str, prefix: str, delimiter: str, after: str) 
         last = entry
         if cut >= 0:
             yield entry
-        elif (file := root / name).is_file():
+        elif paths[name].is_file():
             with contextlib.suppress(FileNotFoundError):  # a job may remove files during the listing
-                yield _blob(azure, container, name, file)
+                yield _blob(azure, container, name, paths[name])
 
 
 async def save_upload(azure: Azure, chunks: AsyncIterator[bytes]) -> tuple[Path, str]:
@@ -164,18 +184,21 @@ async def save_upload(azure: Azure, chunks: AsyncIterator[bytes]) -> tuple[Path,
     return file, base64.b64encode(digest.digest()).decode()
 
 
+def read_chunks(file: Path, begin: int, end: int) -> Iterator[bytes]:
+    """Yield the bytes ``begin`` to ``end`` of a file."""
+    with file.open("rb") as source:
+        source.seek(begin)
+        remaining = end - begin
+        while remaining and (chunk := source.read(min(remaining, CHUNK))):
+            remaining -= len(chunk)
+            yield chunk
+
+
 def store_file(azure: Azure, container: str, name: str, file: Path, properties: dict[str, Any]) -> Blob:
-    """Move an uploaded file to the blob ``name``, atomically replacing an existing blob, and drop its uncommitted blocks."""
+    """Move an uploaded file to the blob ``name``, atomically replacing an existing blob."""
     container_folder(azure, container)
-    target = path(azure, container, name)
-    if name.endswith("/") or target.is_dir():
-        raise _path_conflict(name)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise _path_conflict(name) from None
-    file.replace(target)
-    shutil.rmtree(_blocks(azure, container, name))
+    check_name(name)
+    file.replace(_make_place(azure, container, name))
     return set_properties(azure, container, name, properties)
 
 
@@ -184,7 +207,7 @@ def set_properties(azure: Azure, container: str, name: str, properties: dict[str
     blob = find(azure, container, name)
     os.utime(blob.file)
     stamp = blob.file.stat()
-    defaults = {"created_ns": stamp.st_mtime_ns, "metadata": {}, "headers": {}, "md5": None}
+    defaults = {"created_ns": stamp.st_mtime_ns, "metadata": {}, "headers": {}, "md5": None, "blocks": []}
     document = defaults | blob.properties | properties | {"stamp": [stamp.st_mtime_ns, stamp.st_size]}
     azure.store.put("blob", f"{container}/{name}", document)
     return find(azure, container, name)
@@ -196,48 +219,55 @@ def delete(azure: Azure, container: str, name: str) -> None:
     blob.file.unlink()
     azure.store.delete("blob", f"{container}/{name}")
     root = container_folder(azure, container)
+    if not blob.file.is_relative_to(root):
+        azure.store.delete("aside", f"{container}/{name}")
+        return
     for folder in blob.file.parents:
         if folder == root or any(folder.iterdir()):
             break
         folder.rmdir()
 
 
-def stage_block(azure: Azure, container: str, name: str, block: str, file: Path) -> None:
-    """Move an uploaded file to an uncommitted block."""
-    path(azure, container, name)
-    file.replace(_blocks(azure, container, name) / block.encode().hex())
+def _make_place(azure: Azure, container: str, name: str) -> Path:
+    """Return where the file of a blob belongs, with its folder there. A blob that has the name of this folder makes way."""
+    file = path(azure, container, name) if _is_path(name) else None
+    if file is None or file.is_dir():
+        return _make_place_aside(azure, container, name)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        root = container_folder(azure, container)
+        blocker = next(parent for parent in file.parents if parent.is_file())
+        blocker.replace(_make_place_aside(azure, container, blocker.relative_to(root).as_posix()))
+        file.parent.mkdir(parents=True, exist_ok=True)
+    if azure.store.delete("aside", f"{container}/{name}"):
+        _aside(azure, container, name).unlink(missing_ok=True)
+    return file
 
 
-def uncommitted_blocks(azure: Azure, container: str, name: str) -> list[tuple[str, int]]:
-    """Return the (block id, size) pairs of the uncommitted blocks."""
-    return sorted((bytes.fromhex(file.name).decode(), file.stat().st_size) for file in _blocks(azure, container, name).iterdir())
+def _make_place_aside(azure: Azure, container: str, name: str) -> Path:
+    azure.folder("aside", container)
+    azure.store.put("aside", f"{container}/{name}", {})
+    return _aside(azure, container, name)
 
 
-def commit_blocks(azure: Azure, container: str, name: str, blocks: Sequence[str], properties: dict[str, Any]) -> Blob:
-    """Create a blob from staged blocks, in this order, and drop the other blocks.
+def _aside(azure: Azure, container: str, name: str) -> Path:
+    return azure.state / "aside" / container / hashlib.sha256(name.encode()).hexdigest()
 
-    Raises:
-        BlobError: 400, a block isn't staged. Committed blocks aren't kept, so they count as missing.
-    """
-    folder = _blocks(azure, container, name)
-    parts = [folder / block.encode().hex() for block in blocks]
-    if not all(part.is_file() for part in parts):
-        raise BlobError(400, "InvalidBlockList", "The specified block list is invalid.")
-    whole = azure.folder("uploads") / uuid.uuid4().hex
-    with whole.open("wb") as output:
-        for part in parts:
-            with part.open("rb") as source:
-                shutil.copyfileobj(source, output, CHUNK)
-    return store_file(azure, container, name, whole, properties)
+
+def _is_path(name: str) -> bool:
+    """Return whether the name of a blob can be the path of a file."""
+    return len(name.encode()) <= MAX_PATH and all(0 < len(segment.encode()) <= MAX_SEGMENT for segment in name.split("/"))
 
 
 def _names(root: Path, prefix: str) -> Iterator[str]:
-    base = root / prefix.rpartition("/")[0]
-    if not base.resolve().is_relative_to(root.resolve()):
+    folder = prefix.rpartition("/")[0]
+    base = root / folder
+    if (folder and not _is_path(folder)) or "\0" in folder or not base.resolve().is_relative_to(root.resolve()):
         return
-    for folder, _, files in os.walk(base):
+    for parent, _, files in os.walk(base):
         for file in files:
-            name = (Path(folder) / file).relative_to(root).as_posix()
+            name = (Path(parent) / file).relative_to(root).as_posix()
             if name.startswith(prefix):
                 yield name
 
@@ -250,13 +280,5 @@ def _blob(azure: Azure, container: str, name: str, file: Path) -> Blob:
     return Blob(name, file, stat.st_size, stat.st_mtime_ns, properties)
 
 
-def _blocks(azure: Azure, container: str, name: str) -> Path:
-    return azure.folder("blocks", hashlib.sha256(f"{container}/{name}".encode()).hexdigest())
-
-
-def _not_found() -> BlobError:
-    return BlobError(404, "BlobNotFound", "The specified blob does not exist.")
-
-
-def _path_conflict(name: str) -> BlobError:
-    return BlobError(409, "PathConflict", f"The emulator keeps blobs as files: '{name}' is a folder here, or lies below another blob.")
+def _invalid_uri() -> BlobError:
+    return BlobError(400, "InvalidUri", "The requested URI does not represent any resource on the server.")

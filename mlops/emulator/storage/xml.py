@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from email.utils import formatdate
+from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
 from starlette.responses import Response
 
-from mlops.emulator.storage.files import Blob
+from mlops.emulator.storage.blocks import Block
+from mlops.emulator.storage.files import Blob, BlobError
 
-__all__ = ["entry_name", "list_element", "md5_header", "property_headers", "version_headers", "xml_response"]
+__all__ = [
+    "block_list_response", "entry_name", "list_element", "md5_header", "parse_block_list", "property_headers", "version_headers",
+    "xml_response",
+]  # fmt: skip
 
 
 def version_headers(blob: Blob) -> dict[str, str]:
@@ -64,6 +70,33 @@ def list_element(entry: Blob | str, *, with_metadata: bool) -> str:
     metadata = "".join(f"<{key}>{escape(value)}</{key}>" for key, value in blob.properties.get("metadata", {}).items())
     metadata_element = f"<Metadata>{metadata}</Metadata>" if with_metadata else ""
     return f"<Blob><Name>{escape(blob.name)}</Name><Properties>{elements}</Properties>{metadata_element}</Blob>"
+
+
+def block_list_response(blob: Blob | None, committed: Iterable[Block] | None, uncommitted: Iterable[Block] | None) -> Response:
+    """Return a list of blocks; None for the kind that the client doesn't want. The headers are those of the committed blob, if any."""
+
+    def element(tag: str, blocks: Iterable[Block]) -> str:
+        rows = "".join(f"<Block><Name>{block}</Name><Size>{size}</Size></Block>" for block, size in blocks)
+        return f"<{tag}>{rows}</{tag}>"
+
+    lists = [("CommittedBlocks", committed), ("UncommittedBlocks", uncommitted)]
+    response = xml_response(f"<BlockList>{''.join(element(tag, blocks) for tag, blocks in lists if blocks is not None)}</BlockList>")
+    response.headers["x-ms-blob-content-length"] = str(blob.size if blob else 0)
+    response.headers.update(version_headers(blob) if blob else {})
+    return response
+
+
+def parse_block_list(content: bytes) -> list[tuple[str, str]]:
+    """Return (tag, block id) of each element of a block list.
+
+    Raises:
+        BlobError: 400, it is no XML.
+    """
+    try:
+        root = ElementTree.fromstring(content)  # noqa: S314 - expat limits entities, and the client is this machine's user
+    except ElementTree.ParseError:
+        raise BlobError(400, "InvalidXmlDocument", "XML specified is not syntactically valid.") from None
+    return [(element.tag, (element.text or "").strip()) for element in root]
 
 
 def entry_name(entry: Blob | str) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import requests
@@ -22,6 +23,9 @@ from azure.storage.blob import (
     ContainerClient,
     ContainerSasPermissions,
     ContentSettings,
+    ResourceTypes,
+    Services,
+    generate_account_sas,
     generate_blob_sas,
     generate_container_sas,
 )
@@ -188,14 +192,60 @@ class TestProperties:
             with pytest.raises(ResourceNotFoundError):
                 call()
 
-    def test_a_folder_is_not_a_blob(self, container: ContainerClient) -> None:
-        container.upload_blob("a/b", b"x")
-        assert not container.get_blob_client("a").exists()
-        assert not container.get_blob_client("a/").exists()
-        for name in ("a", "a/b/c"):
+    def test_conditions_on_the_time_are_checked(self, container: ContainerClient) -> None:
+        blob = container.upload_blob(NAME, b"x")
+        modified = blob.get_blob_properties().last_modified
+        before, after = modified - timedelta(hours=1), modified + timedelta(hours=1)
+        assert blob.download_blob(if_modified_since=before, if_unmodified_since=modified).readall() == b"x"
+        with pytest.raises(ResourceModifiedError):
+            blob.download_blob(if_unmodified_since=before)
+        with pytest.raises(ResourceModifiedError):
+            blob.upload_blob(b"y", overwrite=True, if_unmodified_since=before)
+        with pytest.raises(ResourceModifiedError):
+            blob.delete_blob(if_modified_since=after)
+        blob.set_blob_metadata({"a": "1"}, if_unmodified_since=after)
+
+    def test_a_blob_that_the_client_has_already_is_not_sent_again(self, container: ContainerClient, emulator: Emulator) -> None:
+        blob = container.upload_blob(NAME, b"x")
+        properties = blob.get_blob_properties()
+        for condition in (
+            {"etag": properties.etag, "match_condition": MatchConditions.IfModified},
+            {"if_modified_since": properties.last_modified},
+        ):
             with pytest.raises(HttpResponseError) as raised:
-                container.upload_blob(name, b"x")
-            assert raised.value.error_code == "PathConflict"
+                blob.get_blob_properties(**condition)
+            assert (raised.value.status_code, raised.value.error_code) == (304, "ConditionNotMet")
+        answer = requests.get(url(emulator, quote(NAME)), headers={"If-None-Match": "*"}, timeout=30)
+        assert (answer.status_code, code(answer)) == (400, "UnsatisfiableCondition")
+
+    @pytest.mark.parametrize("name", ["a//b", "/a", "a/", "//", "a/" + "x" * 300 + "/b", "ü" * 1024, "/".join("x" * 200)])
+    def test_every_name_that_azure_allows_is_a_blob(self, container: ContainerClient, name: str) -> None:
+        for content in (b"first", b"x" * 2000):
+            container.upload_blob(name, content, overwrite=True, metadata={"k": "v"})
+            assert container.download_blob(name).readall() == content
+        assert [(blob.name, blob.size, blob.metadata) for blob in container.list_blobs(include=["metadata"])] == [(name, 2000, {"k": "v"})]
+        assert [blob.name for blob in container.list_blobs(name_starts_with=name)] == [name]
+        container.delete_blob(name)
+        assert not container.get_blob_client(name).exists()
+
+    def test_a_name_has_at_most_1024_characters(self, container: ContainerClient) -> None:
+        with pytest.raises(HttpResponseError) as raised:
+            container.upload_blob("x" * 1025, b"x")
+        assert (raised.value.status_code, raised.value.error_code) == (400, "OutOfRangeInput")
+
+    @pytest.mark.parametrize("names", [["a", "a/b/c", "a/"], ["a/b/c", "a/", "a"], ["a/b/c", "a", "a/b"]])
+    def test_a_blob_can_have_the_name_of_a_folder(self, container: ContainerClient, emulator: Emulator, names: list[str]) -> None:
+        for name in names:
+            container.upload_blob(name, name.encode(), metadata={"name": "n"})
+        for name in names:
+            assert container.download_blob(name).readall() == name.encode()
+            assert container.get_blob_client(name).get_blob_properties().metadata == {"name": "n"}
+        assert [blob.name for blob in container.list_blobs()] == sorted(names)
+        assert blobs.path(emulator.azure, CONTAINER, "a/b/c").read_bytes() == b"a/b/c"  # jobs see the folder
+        container.delete_blob("a/b/c")
+        assert [blob.name for blob in container.list_blobs()] == sorted(set(names) - {"a/b/c"})
+        container.upload_blob(names[0], b"new", overwrite=True)
+        assert container.download_blob(names[0]).readall() == b"new"
 
     def test_deleting_a_blob_also_deletes_empty_folders(self, container: ContainerClient, emulator: Emulator) -> None:
         container.upload_blob("a/b/c", b"x")
@@ -203,10 +253,12 @@ class TestProperties:
         container.delete_blob("a/b/c")
         assert sorted(path.name for path in blobs.path(emulator.azure, CONTAINER, "a/").iterdir()) == ["d"]
 
-    def test_only_existing_containers_exist(self, container: ContainerClient, emulator: Emulator) -> None:
-        assert container.exists()
-        token = blobs.sas_token(emulator.azure, "nowhere", permissions=ALL)
-        with ContainerClient(account_url(emulator), "nowhere", credential=token) as other:
+    @pytest.mark.usefixtures("container")
+    def test_only_existing_containers_exist(self, emulator: Emulator) -> None:
+        key = emulator.azure.identity.account_key
+        with ContainerClient(account_url(emulator), CONTAINER, credential=key) as existing:
+            assert existing.exists()
+        with ContainerClient(account_url(emulator), "nowhere", credential=key) as other:
             assert not other.exists()
             with pytest.raises(ResourceNotFoundError):
                 other.upload_blob("a", b"x")
@@ -218,7 +270,7 @@ class TestBlocks:
     """Uploads in blocks."""
 
     def test_blocks_are_committed_in_the_order_of_the_list(self, container: ContainerClient) -> None:
-        blob = container.get_blob_client("blocks")
+        blob = container.get_blob_client("blocks1")
         for name, content in (("b", b"2"), ("a", b"1"), ("c", b"never")):
             blob.stage_block(name, content)
         assert not blob.exists()
@@ -227,7 +279,67 @@ class TestBlocks:
         blob.commit_block_list([BlobBlock("a"), BlobBlock("b"), BlobBlock("a")], metadata={"k": "v"})
         assert blob.download_blob().readall() == b"121"
         assert blob.get_blob_properties().metadata == {"k": "v"}
+        committed, uncommitted = blob.get_block_list("all")
+        assert ([(block.id, block.size) for block in committed], uncommitted) == ([("a", 1), ("b", 1), ("a", 1)], [])
+
+    def test_a_blob_is_changed_by_single_blocks(self, container: ContainerClient, emulator: Emulator) -> None:
+        blob = container.get_blob_client("blocks2")
+        for name, content in (("a", b"one "), ("b", b"two "), ("c", b"three")):
+            blob.stage_block(name, content)
+        blob.commit_block_list([BlobBlock("a"), BlobBlock("b"), BlobBlock("c")])
+        blob.stage_block("b", b"new ")
+
+        def commit(*blocks: tuple[str, str]) -> requests.Response:  # the SDK sends every block as Latest
+            rows = "".join(f"<{kind}>{base64.b64encode(block.encode()).decode()}</{kind}>" for kind, block in blocks)
+            return requests.put(url(emulator, "blocks2", query="comp=blocklist"), data=f"<BlockList>{rows}</BlockList>", timeout=30)
+
+        for wrong in (("Uncommitted", "a"), ("Committed", "d"), ("Latest", "d")):
+            assert code(commit(("Latest", "b"), wrong)) == "InvalidBlockList"
+        assert commit(("Committed", "c"), ("Latest", "b"), ("Committed", "b"), ("Latest", "a")).status_code == 201
+        assert blob.download_blob().readall() == b"threenew two one "
+
+    def test_a_blob_that_was_uploaded_or_changed_as_a_whole_has_no_blocks(self, container: ContainerClient, emulator: Emulator) -> None:
+        blob = container.get_blob_client("blocks3")
+        blob.upload_blob(b"x" * 2000)
+        assert len(blob.get_block_list("committed")[0]) == 5
+        blobs.path(emulator.azure, CONTAINER, "blocks3").write_bytes(b"by a job")
+        assert blob.get_block_list("committed") == ([], [])
+        blob.upload_blob(b"x" * 2000, overwrite=True)
+        blob.stage_block("a", b"1")
+        blob.upload_blob(b"x", overwrite=True)
         assert blob.get_block_list("all") == ([], [])
+
+    def test_the_list_that_the_client_wants_is_returned(self, container: ContainerClient, emulator: Emulator) -> None:
+        blob = container.get_blob_client("blocks4")
+        with pytest.raises(ResourceNotFoundError):
+            blob.get_block_list("all")
+        blob.stage_block("a", b"1")
+        assert blob.get_block_list("committed") == ([], [])
+        blob.commit_block_list([BlobBlock("a")])
+        blob.stage_block("b", b"2")
+        for kind, lengths in (("committed", (1, 0)), ("uncommitted", (0, 1)), ("all", (1, 1))):
+            assert tuple(map(len, blob.get_block_list(kind))) == lengths
+        answer = requests.get(url(emulator, "blocks4", query="comp=blocklist"), timeout=30)
+        assert (answer.headers["x-ms-blob-content-length"], answer.headers["ETag"]) == ("1", blob.get_blob_properties().etag)
+        answer = requests.get(url(emulator, "blocks4", query="comp=blocklist&blocklisttype=some"), timeout=30)
+        assert (answer.status_code, code(answer)) == (400, "InvalidQueryParameterValue")
+
+    def test_ids_of_another_length_are_refused(self, container: ContainerClient) -> None:
+        blob = container.get_blob_client("blocks5")
+        blob.stage_block("a", b"1")
+        with pytest.raises(HttpResponseError) as raised:
+            blob.stage_block("longer", b"2")
+        assert (raised.value.status_code, raised.value.error_code) == (400, "InvalidBlobOrBlock")
+        blob.commit_block_list([BlobBlock("a")])
+        blob.stage_block("longer", b"2")
+
+    def test_a_block_list_that_is_no_xml_is_refused(self, container: ContainerClient, emulator: Emulator) -> None:
+        for content, expected in (
+            (b"<BlockList>", "InvalidXmlDocument"),
+            (b"<BlockList><Other>YQ==</Other></BlockList>", "InvalidBlockList"),
+        ):
+            answer = requests.put(url(emulator, "b", query="comp=blocklist"), data=content, timeout=30)
+            assert (answer.status_code, code(answer)) == (400, expected)
 
     def test_an_upload_drops_staged_blocks(self, container: ContainerClient) -> None:
         blob = container.get_blob_client(NAME)
@@ -339,6 +451,56 @@ class TestSignature:
             else:
                 assert (answer.status_code, answer.headers["x-ms-error-code"]) == (403, "AuthorizationPermissionMismatch")
 
+    def test_a_service_signature_does_not_read_the_container(self, container: ContainerClient, emulator: Emulator) -> None:
+        with pytest.raises(HttpResponseError) as raised:
+            container.get_container_properties()
+        assert (raised.value.status_code, raised.value.error_code) == (403, "AuthorizationFailure")
+        assert requests.head(url(emulator, query="restype=container"), timeout=30).status_code == 403
+
+    def test_a_signature_sets_headers_of_the_response(self, container: ContainerClient, emulator: Emulator) -> None:
+        i = emulator.azure.identity
+        container.upload_blob(NAME, b"x", content_settings=ContentSettings(content_type="text/html", cache_control="no-store"))
+        token = generate_blob_sas(
+            i.account, CONTAINER, NAME, account_key=i.account_key, permission="r", expiry=datetime.now(UTC) + timedelta(hours=1),
+            content_type="text/plain", content_disposition="attachment; filename=x",
+        )  # fmt: skip
+        signed = f"{account_url(emulator)}/{CONTAINER}/{quote(NAME)}?{token}"
+        for answer in (requests.get(signed, timeout=30), requests.head(signed, timeout=30)):
+            actual = [answer.headers[name] for name in ("Content-Type", "Content-Disposition", "Cache-Control")]
+            assert actual == ["text/plain", "attachment; filename=x", "no-store"]
+        assert requests.get(signed.replace("rsct=text/plain", "rsct=text/csv"), timeout=30).status_code == 403
+
+    def test_a_signature_of_the_account_covers_what_it_names(self, container: ContainerClient, emulator: Emulator) -> None:
+        i = emulator.azure.identity
+
+        def sign(permission: str, *, container: bool = False, object: bool = False, services: str = "b") -> str:  # noqa: A002
+            kinds = ResourceTypes(container=container, object=object)
+            end = datetime.now(UTC) + timedelta(hours=1)
+            return str(generate_account_sas(i.account, i.account_key, kinds, permission, end, services=Services.from_string(services)))
+
+        with ContainerClient(account_url(emulator), CONTAINER, credential=sign("rwl", container=True, object=True)) as all_rights:
+            assert all_rights.exists()
+            all_rights.upload_blob("b", b"x")
+            all_rights.upload_blob("b", b"y", overwrite=True)
+            assert [blob.name for blob in all_rights.list_blobs()] == ["b"]
+        for token, expected in (
+            (sign("rwl", container=True), "AuthorizationResourceTypeMismatch"),
+            (sign("wl", container=True, object=True), "AuthorizationPermissionMismatch"),
+            (sign("rwl", container=True, object=True, services="q"), "AuthorizationServiceMismatch"),
+            (sign("rwl", container=True, object=True).replace("sp=rwl", "sp=rwld"), "AuthenticationFailed"),
+        ):
+            answer = requests.get(f"{account_url(emulator)}/{CONTAINER}/b?{token}", timeout=30)
+            assert (answer.status_code, code(answer)) == (403, expected)
+
+    def test_the_key_of_the_account_allows_everything(self, container: ContainerClient, emulator: Emulator) -> None:
+        with BlobClient(account_url(emulator), CONTAINER, "a//b", credential=emulator.azure.identity.account_key) as blob:
+            for content in (b"x", b"y"):
+                blob.upload_blob(content, overwrite=True)
+            assert blob.download_blob().readall() == b"y"
+            assert blob.get_blob_properties().size == 1
+        answer = requests.get(f"{account_url(emulator)}/{CONTAINER}/b", headers={"Authorization": "SharedKeyLite a:b"}, timeout=30)
+        assert (answer.status_code, "SharedKeyLite" in answer.text) == (501, True)
+
     def test_create_does_not_allow_overwriting(self, container: ContainerClient, emulator: Emulator) -> None:
         headers = {"x-ms-blob-type": "BlockBlob"}
         answers = [requests.put(url(emulator, "b", "c"), data=b"x", headers=headers, timeout=30) for _ in range(2)]
@@ -389,7 +551,8 @@ class TestRefused:
             ("PUT", "comp=lease", {}),
             ("PUT", "comp=tags", {}),
             ("GET", "snapshot=2020-01-01T00:00:00Z", {}),
-            ("GET", "", {"If-Modified-Since": "Mon, 27 Jul 2026 12:28:53 GMT"}),
+            ("PUT", "comp=block&blockid=YQ==", {"If-Match": "x"}),
+            ("GET", "comp=blocklist", {"If-Modified-Since": "Mon, 27 Jul 2026 12:28:53 GMT"}),
             ("POST", "comp=query", {}),
         ],
     )
@@ -408,10 +571,9 @@ class TestRefused:
             "..%2F..%2Femulator.db",
             "%2e%2e/%2e%2e/emulator.db",
             "a/..%2F..%2F..%2Femulator.db",
-            "a//b",
+            "a//..%2Fb",
             "a%2F..%2Fb",
             "a%2F.%2Fb",
-            "%2Fetc/passwd",
             "a%00b",
         ],
     )
