@@ -14,6 +14,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 
 from mlops.cli import stage
@@ -25,8 +26,8 @@ from mlops.core.reuse import reuse_key
 from mlops.core.run import Run, file_sha256
 from mlops.dataset import fingerprint
 from mlops.dataset.checks import RETENTION, RULES, TARGET_SPLIT, TRAINING_SPLIT, check_row
-from mlops.dataset.conversation import SPLITS, Conversation, InvalidRow, encode, hash64, normalize
-from mlops.dataset.overlap import LeakIndex, Screen
+from mlops.dataset.conversation import SPLITS, Conversation, InvalidRow, TextHash, encode, hash64, hash_text
+from mlops.dataset.overlap import BATCH, LeakIndex, Match, Screen
 from mlops.dataset.rows import Rows, SelectedRows
 from mlops.dataset.sources import Source, find_source
 
@@ -243,35 +244,51 @@ def _select(
     """
     order = sample(rows, data.percent, data.seed)
     screen: Screen[tuple[int, Conversation]] = Screen(evaluated)
-    for index, row in zip(order, rows.take(order), strict=True):
+    screens = data.deduplicate and split == TRAINING_SPLIT
+    for index, row, texts, matches in _look_up(order, rows, data.max_messages, split, evaluated if screens else None):
         if isinstance(row, InvalidRow):
             bad.add(split, rows.where(index), row.rule, str(row))
             dropped[BAD] += 1
             continue
-        short = shorten(row, data.max_messages, split)
-        if bad.drop and (problem := _find_error(short, split)):
+        if bad.drop and (problem := _find_error(row, split)):
             bad.add(split, rows.where(index), *problem)
             dropped[BAD] += 1
             continue
-        if data.max_characters is not None and sum(len(message.content) for message in short.messages) > data.max_characters:
+        if data.max_characters is not None and sum(len(message.content) for message in row.messages) > data.max_characters:
             dropped["longer than max_characters"] += 1
             continue
         if data.deduplicate:
             # After the cut, because it can make two conversations equal.
-            key = hash64(*(part for message in short.messages for part in (message.role.encode(), normalize(message.content))))
+            key = hash((*(message.role for message in row.messages), *texts))
             if key in hashes:
                 dropped["repeated"] += 1
                 continue
             hashes.add(key)
-            if split == TRAINING_SPLIT:
-                released = screen.put((index, short), short.messages)
-                # Fewer than none: a row that was held back is used after all.
-                dropped[LEAK] += 1 - len(released)
-                yield from released
-                continue
+        if screens:
+            released = screen.put((index, row), matches)
+            # Fewer than none: a row that was held back is used after all.
+            dropped[LEAK] += 1 - len(released)
+            yield from released
+            continue
         if split == TARGET_SPLIT:
-            evaluated.add(split, index, short.messages)
-        yield index, short
+            evaluated.add(split, index, row.messages, texts)
+        yield index, row
+
+
+def _look_up(
+    order: Sequence[int], rows: Rows, max_messages: int | None, split: str, evaluated: LeakIndex | None
+) -> Iterator[tuple[int, Conversation | InvalidRow, Sequence[TextHash], Sequence[Match]]]:
+    """Yield the index of each row, the row, shortened, the hashes of its texts, and what it gives away of the evaluated rows, if any.
+
+    Rows are looked up some at a time, which is faster. That has no effect on them, so it doesn't matter whether all are used.
+    """
+    pairs = zip(order, rows.take(order), strict=True)
+    while batch := list(islice(pairs, BATCH)):
+        short = [row if isinstance(row, InvalidRow) else shorten(row, max_messages, split) for _, row in batch]
+        messages = [() if isinstance(row, InvalidRow) else row.messages for row in short]
+        texts = [[hash_text(message.content) for message in each] for each in messages]
+        found = [each.matches for each in evaluated.find(list(zip(messages, texts, strict=True)))] if evaluated else [()] * len(batch)
+        yield from zip((index for index, _ in batch), short, texts, found, strict=True)
 
 
 def _find_error(row: Conversation, split: str) -> tuple[str, str] | None:

@@ -18,10 +18,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from xxhash import xxh3_64_intdigest
+
 from mlops.core import console
 from mlops.core.records import Finding
-from mlops.dataset.conversation import Conversation, InvalidRow, Message, RetentionItem, normalize, read_jsonl
-from mlops.dataset.overlap import RUN_WORDS, find_leaks
+from mlops.dataset.chunks import Chunk, map_chunks
+from mlops.dataset.conversation import Conversation, InvalidRow, RetentionItem, TextHash, hash_text, read_jsonl
+from mlops.dataset.overlap import BATCH, RUN_WORDS, LeakIndex, Leaks, Shared, resolve
 
 if TYPE_CHECKING:
     import numpy as np
@@ -98,23 +101,23 @@ def check(files: Mapping[str, Path], origins: Mapping[str, Path] | None = None) 
     Raises:
         OSError: a file can't be read.
     """
+    index = LeakIndex()
+    suites = {split: files[split] for split in (TARGET_SPLIT, RETENTION) if split in files and TRAINING_SPLIT in files}
+    suite_rows = {split: index.add_file(split, path) for split, path in suites.items()}
     hashes, findings, rows = {}, [], {}
+    shared: list[tuple[int, Shared]] = []
     for split, path in files.items():
         places = origins[split].read_text(encoding="utf-8").split("\n") if origins and split in origins else []
         hashes[split] = _RowHashes(path, places)
         where = hashes[split].where
         ends_with_user: list[int] = []
         progress = console.Progress(f"rows of {split} checked")
-        for number, row in read_jsonl(path, RetentionItem if split == RETENTION else Conversation):
-            progress.advance()
-            if isinstance(row, InvalidRow):
-                findings.append(_finding(row.rule, where(number), str(row)))
-                continue
-            problems = list(check_row(row, for_training=not split.endswith("_gen")))
-            findings += [_finding(rule, where(number), f"{message} (prompt_id {row.prompt_id!r})") for rule, message in problems]
-            if not problems and split.endswith("_gen") and row.messages[-1].role != "assistant":
-                ends_with_user.append(number)
-            hashes[split].add(number, row)
+        for part in map_chunks(path, _check_chunk, split, index if suites and split == TRAINING_SPLIT else None):
+            findings += [_finding(rule, where(progress.done + line), message) for line, rule, message in part.problems]
+            ends_with_user += [progress.done + line for line in part.ends_with_user]
+            shared += [(progress.done + line, row) for line, row in part.shared]
+            hashes[split].extend(part.hashes, progress.done)
+            progress.advance(part.lines)
         progress.close()
         rows[split] = progress.done
         if not progress.done:
@@ -127,18 +130,56 @@ def check(files: Mapping[str, Path], origins: Mapping[str, Path] | None = None) 
     for split in EVALUATION_SPLITS:
         if split in hashes and TRAINING_SPLIT in hashes:
             findings += hashes[split].overlaps(hashes[TRAINING_SPLIT])
-    findings += list(_find_answers(files, hashes, findings))
+    if TRAINING_SPLIT in files:
+        findings += list(_report_leaks(resolve(index, shared, suite_rows), hashes, findings))
     return CheckResult(rows, tuple(findings))
 
 
-def _find_answers(files: Mapping[str, Path], hashes: Mapping[str, _RowHashes], findings: Sequence[Finding]) -> Iterator[Finding]:
+@dataclass
+class _Part:
+    """What was found in a part of a file. Lines are counted from its beginning."""
+
+    hashes: _RowHashes
+    lines: int = 0
+    problems: list[tuple[int, str, str]] = field(default_factory=list)
+    """Line, rule and description."""
+    ends_with_user: list[int] = field(default_factory=list)
+    shared: list[tuple[int, Shared]] = field(default_factory=list)
+
+
+def _check_chunk(chunk: Chunk, split: str, index: LeakIndex | None) -> _Part:
+    """Check the rows of a part of a file, and look them up in the suites if there is an index of those."""
+    part = _Part(_RowHashes(chunk.path))
+    batch: list[tuple[int, Conversation, list[TextHash]]] = []
+    for part.lines, row in read_jsonl(chunk.path, RetentionItem if split == RETENTION else Conversation, chunk.start, chunk.end):
+        if isinstance(row, InvalidRow):
+            part.problems.append((part.lines, row.rule, str(row)))
+            continue
+        problems = list(check_row(row, for_training=not split.endswith("_gen")))
+        part.problems += [(part.lines, rule, f"{message} (prompt_id {row.prompt_id!r})") for rule, message in problems]
+        if not problems and split.endswith("_gen") and row.messages[-1].role != "assistant":
+            part.ends_with_user.append(part.lines)
+        texts = [hash_text(message.content) for message in row.messages]
+        part.hashes.add(part.lines, row, texts, chunk.start + part.lines)
+        batch.append((part.lines, row, texts))
+        if len(batch) == BATCH:
+            part.shared += _find_shared(batch, index)
+            batch.clear()
+    part.shared += _find_shared(batch, index)
+    return part
+
+
+def _find_shared(batch: Sequence[tuple[int, Conversation, list[TextHash]]], index: LeakIndex | None) -> Iterator[tuple[int, Shared]]:
+    if index is not None and batch:
+        shared = index.find([(row.messages, texts) for _, row, texts in batch])
+        yield from ((number, each) for (number, _, _), each in zip(batch, shared, strict=True) if each.matches or each.passages)
+
+
+def _report_leaks(leaks: Leaks, hashes: Mapping[str, _RowHashes], findings: Sequence[Finding]) -> Iterator[Finding]:
     """Yield rows of the suites that the training data gives away in parts, without those that are in it as a whole, and passages."""
-    if TRAINING_SPLIT not in files:
-        return
     reported = {finding.where for finding in findings if finding.rule.startswith("overlap.")}
     whole = {finding.where for finding in findings if finding.rule in ("overlap.exact", "overlap.normalized")}
     training = hashes[TRAINING_SPLIT]
-    leaks = find_leaks(files[TRAINING_SPLIT], {split: files[split] for split in (TARGET_SPLIT, RETENTION) if split in files})
     for split, answers in leaks.answers.items():
         for leak in sorted(answers, key=lambda leak: leak.line):
             where = hashes[split].where(leak.line)
@@ -171,7 +212,7 @@ def check_row(row: Conversation, *, for_training: bool) -> Iterator[tuple[str, s
         return
     for position, message in enumerate(row.messages):
         content = message.content
-        if is_blank(content):
+        if not "!" <= content[:1] <= "~" and is_blank(content):
             invisible = " (it has invisible characters only)" if content.strip() else ""
             yield "text.empty", f"messages[{position}].content ({message.role}) is empty{invisible}"
         elif ("<" in content or "[" in content) and (token := CONTROL_TOKEN.search(content)):
@@ -179,11 +220,7 @@ def check_row(row: Conversation, *, for_training: bool) -> Iterator[tuple[str, s
             yield "text.control-token", f"messages[{position}].content ({message.role}) contains {token[0]}: {message_text}"
         elif "\ufffd" in content:
             yield "text.replacement", f"messages[{position}].content ({message.role}) contains U+FFFD: its encoding was damaged before"
-    unknown = [(position, message.role) for position, message in enumerate(row.messages) if message.role not in _ROLES]
-    for position, role in unknown:
-        yield "role.unknown", f"messages[{position}].role is {role!r}, not one of {', '.join(_ROLES)}"
-    if not unknown:
-        yield from _check_order(row.messages, for_training)
+    yield from _check_roles([message.role for message in row.messages], for_training)
     first = next((message.content for message in row.messages if message.role == "user"), None)
     if first is not None and row.prompt.strip() and first.strip() != row.prompt.strip():
         yield "prompt.mismatch", "prompt differs from the first user message"
@@ -200,11 +237,19 @@ def is_blank(text: str) -> bool:
 _ROLES = ("system", "user", "assistant")
 
 
-def _check_order(messages: list[Message], for_training: bool) -> Iterator[tuple[str, str]]:
-    for position, message in enumerate(messages):
-        if message.role == "system" and position:
+def _check_roles(roles: list[str], for_training: bool) -> Iterator[tuple[str, str]]:
+    after_system = roles[1:] if roles[0] == "system" else roles
+    if after_system and after_system == ["user", "assistant"] * (len(after_system) // 2):
+        return
+    unknown = [(position, role) for position, role in enumerate(roles) if role not in _ROLES]
+    for position, role in unknown:
+        yield "role.unknown", f"messages[{position}].role is {role!r}, not one of {', '.join(_ROLES)}"
+    if unknown:
+        return
+    for position, role in enumerate(roles):
+        if role == "system" and position:
             yield "role.system", f"messages[{position}] is a system message, which may only be the first"
-    turns = [(position, message.role) for position, message in enumerate(messages) if message.role != "system"]
+    turns = [(position, role) for position, role in enumerate(roles) if role != "system"]
     if not turns:
         yield "role.order", "there is a system message, but no user turn"
         return
@@ -221,6 +266,7 @@ def _check_order(messages: list[Message], for_training: bool) -> Iterator[tuple[
 
 
 _MASK = 2**64 - 1
+_ROLE_NUMBERS = {role: int.from_bytes(role.encode()) for role in _ROLES}
 
 
 @dataclass
@@ -241,17 +287,33 @@ class _RowHashes:
         """Return the place of a line: in the source, if it is known."""
         return self.places[number - 1] if number <= len(self.places) else f"{self.path}:{number}"
 
-    def add(self, number: int, row: Conversation) -> None:
-        # Python's own hashes are the fastest. They differ from process to process, which doesn't matter: they are never stored.
-        # A row without messages has already been reported. Hashing its number keeps it from being reported as a duplicate, too.
-        exact = tuple([(message.role, message.content) for message in row.messages]) or number
-        normalized = tuple([(message.role, normalize(message.content)) for message in row.messages]) or number
-        prompt = normalize(row.prompt)
+    def add(self, number: int, row: Conversation, texts: Sequence[TextHash], unique: int) -> None:
+        """Add a row.
+
+        Args:
+            number: its line.
+            row: the row.
+            texts: the hashes of its messages.
+            unique: a number that no other row of the file has.
+        """
+        # A row without messages has already been reported. Its own number keeps it from being reported as a duplicate, too.
+        exact = b"\xff".join([part.encode() for message in row.messages for part in (message.role, message.content)])
+        # Python's hashes of integers, unlike those of texts, are the same in every process.
+        roles = [_ROLE_NUMBERS.get(message.role) or int.from_bytes(message.role.encode()) for message in row.messages]
+        prompt = texts[0] if texts and row.prompt == row.messages[0].content else hash_text(row.prompt)
         self.numbers.append(number)
-        self.ids.append(hash(row.prompt_id) & _MASK)
-        self.exact.append(hash(exact) & _MASK)
-        self.normalized.append(hash(normalized) & _MASK)
-        self.prompts.append(hash(prompt) & _MASK if len(prompt) >= LONG_PROMPT else 0)
+        self.ids.append(xxh3_64_intdigest(row.prompt_id.encode()))
+        self.exact.append(xxh3_64_intdigest(exact) if exact else unique)
+        self.normalized.append(hash((*roles, *texts) or unique) & _MASK)
+        self.prompts.append(prompt.value if prompt.size >= LONG_PROMPT else 0)
+
+    def extend(self, other: _RowHashes, lines_before: int) -> None:
+        """Add the rows of a part of the file, which begins after ``lines_before`` lines."""
+        self.numbers.extend(number + lines_before for number in other.numbers)
+        self.ids += other.ids
+        self.exact += other.exact
+        self.normalized += other.normalized
+        self.prompts += other.prompts
 
     def duplicates(self) -> Iterator[Finding]:
         """Yield rows that repeat an earlier row, under the strictest rule that applies, and different rows with the same id."""

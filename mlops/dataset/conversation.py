@@ -13,9 +13,10 @@ import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
+import xxhash
 
 __all__ = [
     "MAX_LINE_BYTES",
@@ -24,12 +25,14 @@ __all__ = [
     "InvalidRow",
     "Message",
     "RetentionItem",
+    "TextHash",
     "content_id",
     "convert",
     "decode",
     "decode_any",
     "encode",
     "hash64",
+    "hash_text",
     "lines",
     "normalize",
     "read_jsonl",
@@ -105,10 +108,8 @@ def decode(line: bytes, kind: type[R] = Conversation) -> R:  # type: ignore[assi
         raise InvalidRow("schema.field", str(problem)) from None
     except (UnicodeDecodeError, msgspec.DecodeError, RecursionError) as problem:
         raise _describe_failure(problem) from None
-    has_expected_counts = all(line.count(key) == 1 for key in _KEYS_OF_ROW) and all(
-        line.count(key) == len(row.messages) for key in _KEYS_OF_MESSAGE
-    )
-    if not has_expected_counts or _ESCAPED_LETTER.search(line):
+    # What this package has written is the same if it is written again, so no key is there twice. For other lines the keys are counted.
+    if _ENCODER.encode(row) != line[:-1] and not _has_expected_keys(line, row):
         _reject_duplicate_keys(line)
     return row
 
@@ -145,8 +146,10 @@ def encode(row: Conversation) -> bytes:
     return _ENCODER.encode(row) + b"\n"
 
 
-def lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
+def lines(path: Path, start: int = 0, end: int | None = None) -> Iterator[tuple[int, int, bytes]]:
     """Yield every line as its number, counted from 1, its byte offset and its bytes. Only one line is in memory at a time.
+
+    With ``start`` and ``end``, only the lines that begin in this range of bytes, numbered from the first of them.
 
     A line longer than :data:`MAX_LINE_BYTES` is truncated to one byte more than that, which :func:`decode` rejects.
 
@@ -154,23 +157,28 @@ def lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
         OSError: the file can't be opened or read.
     """
     with path.open("rb") as file:
-        number = offset = 0
-        while line := file.readline(MAX_LINE_BYTES + 1):
+        number, offset = 0, file.seek(start)
+        while (end is None or offset < end) and (line := file.readline(MAX_LINE_BYTES + 1)):
             number += 1
-            start, offset = offset, offset + len(line)
-            yield number, start, line
+            begin, offset = offset, offset + len(line)
+            yield number, begin, line
             while len(line) > MAX_LINE_BYTES and not line.endswith(b"\n"):
                 line = file.readline(MAX_LINE_BYTES + 1)
                 offset += len(line)
 
 
-def read_jsonl(path: Path, kind: type[R] = Conversation) -> Iterator[tuple[int, R | InvalidRow]]:  # type: ignore[assignment]
-    """Yield the number of every line, counted from 1, and its row or the reason why it is invalid.
+def read_jsonl(
+    path: Path,
+    kind: type[R] = Conversation,  # type: ignore[assignment]
+    start: int = 0,
+    end: int | None = None,
+) -> Iterator[tuple[int, R | InvalidRow]]:
+    """Yield the number of every line, counted from 1, and its row or the reason why it is invalid; see :func:`lines`.
 
     Raises:
         OSError: the file can't be opened or read.
     """
-    for number, _, line in lines(path):
+    for number, _, line in lines(path, start, end):
         try:
             yield number, decode(line, kind)
         except InvalidRow as problem:
@@ -200,6 +208,19 @@ def hash64(*parts: bytes) -> int:
     return int.from_bytes(digest.digest(), "little")
 
 
+class TextHash(NamedTuple):
+    """The hash of a normalized text, the same in every process, and its size in bytes."""
+
+    value: int
+    size: int
+
+
+def hash_text(text: str) -> TextHash:
+    """Hash a text, normalized."""
+    normalized = normalize(text)
+    return TextHash(xxhash.xxh3_64_intdigest(normalized), len(normalized))
+
+
 def content_id(messages: Sequence[Message]) -> str:
     """Return the hex sha256 of the messages, for sources without a ``prompt_id``."""
     return hashlib.sha256(_ENCODER.encode([[message.role, message.content] for message in messages])).hexdigest()
@@ -218,6 +239,14 @@ def _describe_failure(problem: UnicodeDecodeError | msgspec.DecodeError | Recurs
     if isinstance(problem, UnicodeDecodeError):
         return InvalidRow("json.encoding", f"not UTF-8: {problem.reason} at byte {problem.start} of a text")
     return InvalidRow("json.malformed", "nested too deeply" if isinstance(problem, RecursionError) else str(problem))
+
+
+def _has_expected_keys(line: bytes, row: Conversation) -> bool:
+    return (
+        all(line.count(key) == 1 for key in _KEYS_OF_ROW)
+        and all(line.count(key) == len(row.messages) for key in _KEYS_OF_MESSAGE)
+        and not _ESCAPED_LETTER.search(line)
+    )
 
 
 def _reject_duplicate_keys(line: bytes) -> None:

@@ -14,14 +14,16 @@ proves nothing; nor does a short answer such as "Yes." on its own. Case, white s
 
 from __future__ import annotations
 
-import re
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import tempfile
+import weakref
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
-from mlops.dataset.conversation import Conversation, InvalidRow, Message, hash64, normalize, read_jsonl
+from mlops.dataset.conversation import Conversation, InvalidRow, Message, TextHash, hash_text, read_jsonl
+from mlops.dataset.words import hash_runs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,10 +31,12 @@ if TYPE_CHECKING:
 
     Hashes = npt.NDArray[np.uint64]
 
-__all__ = ["RUN_WORDS", "Leak", "LeakIndex", "Leaks", "Screen", "find_leaks"]
+__all__ = ["BATCH", "RUN_WORDS", "Leak", "LeakIndex", "Leaks", "Screen", "Shared", "find_leaks", "resolve"]
 
 T = TypeVar("T")
 
+BATCH = 32
+"""How many training rows to look up at once: enough for numpy, and few enough to stay in the processor's cache."""
 RUN_WORDS = 13
 LEAKED_SHARE = 0.5
 """The share of an answer's runs of words that one training row must contain."""
@@ -40,8 +44,12 @@ LONG_PAIR, LONG_ANSWER = 30, 45
 """In normalized bytes. A question and answer, or an answer, below these lengths may be equal by chance."""
 STOCK_QUESTIONS = 4
 """What follows so many different questions, in the suites and the training data together, is a stock phrase."""
-MASK_BITS = 22
-_WORD = re.compile(r"[^\W_]+")
+RUNS_PER_ELEMENT = 4
+"""At most so many runs share an element of the filter, which rules out at once nearly all runs that are in no suite."""
+_PARTS = 16
+"""Runs are sorted in so many parts, so that sorting needs little memory."""
+_WAITING = 256
+"""How many answers are collected before their runs are hashed."""
 
 
 class Evidence(NamedTuple):
@@ -88,13 +96,20 @@ class Leaks:
     rows: Mapping[str, int]
 
 
+class Shared(NamedTuple):
+    """What a training row has in common with the suites."""
+
+    matches: Sequence[Match]
+    passages: Sequence[tuple[str, int]]
+    """Suite and line of answers of which it contains a run of words."""
+
+
 class _Text(NamedTuple):
-    """An answer of an evaluation row that has runs of words."""
+    """An answer of an evaluation row, and the hash of its question."""
 
     suite: str
     line: int
     question: int
-    runs: Hashes
 
 
 @dataclass(frozen=True)
@@ -103,38 +118,61 @@ class _Lookup:
 
     runs: Hashes
     """In ascending order."""
-    owners: npt.NDArray[np.intp]
+    owners: npt.NDArray[np.uint32]
     """The answer that each run belongs to."""
     sizes: npt.NDArray[np.intp]
     """Answer → its number of runs."""
-    possible: npt.NDArray[np.bool_]
-    """The lowest bits of a run → whether there is one. Rules out at once nearly all runs that are in no suite."""
+    filter: Hashes
+    """A Bloom filter: two bits for every run, both in the element that its highest bits denote."""
+
+    def save(self, folder: Path) -> None:
+        """Write the arrays to files."""
+        import numpy as np
+
+        for each in fields(self):
+            np.save(folder / f"{each.name}.npy", getattr(self, each.name))
+
+    @classmethod
+    def load(cls, folder: Path) -> _Lookup:
+        """Map the files into memory, of which all processes share one copy."""
+        import numpy as np
+
+        return cls(*(np.load(folder / f"{each.name}.npy", mmap_mode="r").view(np.ndarray) for each in fields(cls)))
 
 
 class LeakIndex:
-    """The answers of evaluation rows, to look training rows up in."""
+    """The answers of evaluation rows, to look training rows up in. Every run of their words takes 14 bytes.
+
+    All rows are added before the first one is looked up.
+    """
 
     def __init__(self) -> None:
-        self._pairs: dict[int, tuple[str, int]] = {}
+        self._pairs: dict[tuple[int, int], tuple[str, int]] = {}
         self._answers: dict[int, tuple[str, int]] = {}
-        self._questions: dict[Evidence, set[int]] = {}
+        self._answer_questions: dict[int, set[int]] = {}
         self._texts: list[_Text] = []
+        self._waiting: list[str] = []
+        self._runs: list[tuple[Hashes, npt.NDArray[np.uint32]]] = []
         self._lookup: _Lookup | None = None
+        self._folder: Path | None = None
 
-    def add(self, suite: str, line: int, messages: Sequence[Message]) -> None:
-        """Add an evaluation row."""
-        import numpy as np
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what another process needs to look rows up. It maps the same files into its memory."""
+        self._open_lookup()
+        return self.__dict__ | {"_lookup": None}
 
-        for turn in _turns(messages):
+    def add(self, suite: str, line: int, messages: Sequence[Message], texts: Sequence[TextHash] | None = None) -> None:
+        """Add an evaluation row; the hashes of its messages are computed if they are not there yet."""
+        for turn in _turns(messages, texts or [hash_text(message.content) for message in messages]):
             if turn.pair is not None:
                 self._pairs.setdefault(turn.pair, (suite, line))
             if turn.answer is not None:
                 self._answers.setdefault(turn.answer, (suite, line))
-                self._questions.setdefault(Evidence("answer", turn.answer), set()).add(turn.question)
-            if len(runs := np.unique(_runs([turn.text]))):
-                self._questions[Evidence("runs", len(self._texts))] = {turn.question}
-                self._texts.append(_Text(suite, line, turn.question, runs))
-        self._lookup = None
+                self._answer_questions.setdefault(turn.answer, set()).add(turn.question)
+            self._texts.append(_Text(suite, line, turn.question))
+            self._waiting.append(turn.text)
+        if len(self._waiting) >= _WAITING:
+            self._hash_waiting()
 
     def add_file(self, suite: str, path: Path) -> int:
         """Add the rows of a JSON Lines file, and return their number; invalid ones are reported elsewhere."""
@@ -146,37 +184,88 @@ class LeakIndex:
 
     def questions(self, evidence: Evidence) -> set[int]:
         """Return the hashes of the questions before an answer in the suites."""
-        return self._questions[evidence]
+        return self._answer_questions[evidence.key] if evidence.how == "answer" else {self._texts[evidence.key].question}
 
-    def find(self, messages: Sequence[Message], touched: dict[tuple[str, int], int] | None = None, number: int = 0) -> Iterator[Match]:
-        """Yield what a training row gives away.
+    def find(self, rows: Sequence[tuple[Sequence[Message], Sequence[TextHash]]]) -> Iterator[Shared]:
+        """Yield what each of some training rows gives away.
 
         Args:
-            messages: of the training row.
-            touched: receives ``number`` for each suite and line of which an answer shares a run of words with the row, unless it has one.
-            number: of the training row.
+            rows: their messages, and the hashes of those.
         """
+        for (messages, hashes), owners in zip(rows, self._find_runs([messages for messages, _ in rows]), strict=True):
+            matches: list[Match] = []
+            for turn in _turns(messages, hashes):
+                if turn.pair is not None and turn.pair in self._pairs:
+                    how = "has a question and its answer in a training row"
+                    matches.append(Match(*self._pairs[turn.pair], how, None, turn.question))
+                elif turn.answer is not None and turn.answer in self._answers:
+                    evidence = Evidence("answer", turn.answer)
+                    matches.append(Match(*self._answers[turn.answer], "has an answer that is in a training row", evidence, turn.question))
+            first = next((text.value for message, text in zip(messages, hashes, strict=True) if message.role == "user"), 0)
+            for index, share in owners.items():
+                if share >= LEAKED_SHARE:
+                    how = f"has an answer of which {share:.0%} (in runs of {RUN_WORDS} words) is in a training row"
+                    text = self._texts[index]
+                    matches.append(Match(text.suite, text.line, how, Evidence("runs", index), first))
+            yield Shared(matches, [self._texts[index][:2] for index in owners])
+
+    def _find_runs(self, rows: Sequence[Sequence[Message]]) -> Iterator[Mapping[int, float]]:
+        """Yield for each row the answers with which it has runs in common → the share of their runs."""
         import numpy as np
 
-        first_question = next((hash64(normalize(message.content)) for message in messages if message.role == "user"), 0)
-        for turn in _turns(messages):
-            if turn.pair is not None and turn.pair in self._pairs:
-                yield Match(*self._pairs[turn.pair], "has a question and its answer in a training row", None, turn.question)
-            elif turn.answer is not None and turn.answer in self._answers:
-                evidence = Evidence("answer", turn.answer)
-                yield Match(*self._answers[turn.answer], "has an answer that is in a training row", evidence, turn.question)
-        lookup = self._lookup = self._lookup or _build_lookup(self._texts)
-        runs = _runs([message.content for message in messages])
-        runs = np.unique(runs[lookup.possible[runs & np.uint64(len(lookup.possible) - 1)]])
-        first, last = np.searchsorted(lookup.runs, runs, side="left"), np.searchsorted(lookup.runs, runs, side="right")
-        owners = [lookup.owners[first[hit] : last[hit]] for hit in np.flatnonzero(last > first)]
-        for index, count in sorted(Counter(np.concatenate(owners).tolist()).items()) if owners else ():
-            text = self._texts[index]
-            if touched is not None:
-                touched.setdefault((text.suite, text.line), number)
-            if count >= LEAKED_SHARE * lookup.sizes[index]:
-                how = f"has an answer of which {count / lookup.sizes[index]:.0%} (in runs of {RUN_WORDS} words) is in a training row"
-                yield Match(text.suite, text.line, how, Evidence("runs", index), first_question)
+        lookup = self._open_lookup()
+        runs, begin = hash_runs([message.content for messages in rows for message in messages], RUN_WORDS)
+        begin = begin[np.cumsum([0, *map(len, rows)])]
+        bits = _filter_bits(runs)
+        candidates = np.flatnonzero(lookup.filter[_filter_place(runs, len(lookup.filter))] & bits == bits)
+        first = np.searchsorted(lookup.runs, runs[candidates])
+        hits = np.flatnonzero(lookup.runs[np.minimum(first, len(lookup.runs) - 1)] == runs[candidates]) if len(lookup.runs) else first
+        found: list[dict[int, set[int]]] = [{} for _ in rows]
+        for hit in hits:
+            run = runs[candidates[hit]]
+            row = int(np.searchsorted(begin, candidates[hit], side="right")) - 1
+            for owner in lookup.owners[first[hit] : np.searchsorted(lookup.runs, run, side="right")].tolist():
+                found[row].setdefault(owner, set()).add(int(run))
+        for owners in found:
+            yield {owner: len(owners[owner]) / int(lookup.sizes[owner]) for owner in sorted(owners)}
+
+    def _hash_waiting(self) -> None:
+        import numpy as np
+
+        runs, begin = hash_runs(self._waiting, RUN_WORDS)
+        first = len(self._texts) - len(self._waiting)
+        owners = np.repeat(np.arange(first, len(self._texts), dtype=np.uint32), np.diff(begin))
+        self._runs.append((runs, owners))
+        self._waiting = []
+
+    def _open_lookup(self) -> _Lookup:
+        if self._folder is None:
+            folder = tempfile.TemporaryDirectory(prefix="mlops-")
+            weakref.finalize(self, folder.cleanup)
+            self._folder = Path(folder.name)
+            self._build_lookup().save(self._folder)
+        if self._lookup is None:
+            self._lookup = _Lookup.load(self._folder)
+        return self._lookup
+
+    def _build_lookup(self) -> _Lookup:
+        """Sort the runs, and leave out those that follow :data:`STOCK_QUESTIONS` different questions in the suites."""
+        import numpy as np
+
+        self._hash_waiting()
+        questions = np.array([text.question for text in self._texts], dtype=np.uint64)
+        total = sum(len(runs) for runs, _ in self._runs)
+        all_runs, all_owners, size = np.empty(total, dtype=np.uint64), np.empty(total, dtype=np.uint32), 0
+        for part in range(_PARTS):
+            chosen = [runs >> np.uint64(60) == part for runs, _ in self._runs]
+            runs = np.concatenate([runs[mask] for (runs, _), mask in zip(self._runs, chosen, strict=True)])
+            owners = np.concatenate([owners[mask] for (_, owners), mask in zip(self._runs, chosen, strict=True)])
+            runs, owners = _sort_runs(runs, owners, questions)
+            all_runs[size : size + len(runs)], all_owners[size : size + len(runs)] = runs, owners
+            size += len(runs)
+        self._runs = []
+        runs, owners = all_runs[:size], all_owners[:size]
+        return _Lookup(runs, owners, np.bincount(owners, minlength=len(self._texts)), _make_filter(runs))
 
 
 class _Stock:
@@ -205,14 +294,13 @@ class Screen(Generic[T]):
         self._stock = _Stock(index)
         self._held: dict[Evidence, list[tuple[T, set[Evidence]]]] = {}
 
-    def put(self, item: T, messages: Sequence[Message]) -> tuple[T, ...]:
+    def put(self, item: T, matches: Sequence[Match]) -> tuple[T, ...]:
         """Return the items that may be used now: this one, earlier ones of its kind, or none.
 
         Args:
             item: anything that stands for the row.
-            messages: the row.
+            matches: what the row gives away.
         """
-        matches = list(self._index.find(messages))
         released: list[T] = []
         for match in matches:
             self._stock.add(match)
@@ -237,13 +325,31 @@ def find_leaks(training: Path, suites: Mapping[str, Path]) -> Leaks:
     """
     index = LeakIndex()
     rows = {suite: index.add_file(suite, path) for suite, path in suites.items()}
+    return resolve(index, _search(index, training), rows)
+
+
+def _search(index: LeakIndex, training: Path) -> Iterator[tuple[int, Shared]]:
+    valid = ((number, row.messages) for number, row in read_jsonl(training, Conversation) if not isinstance(row, InvalidRow))
+    while batch := list(islice(valid, BATCH)):
+        shared = index.find([(messages, [hash_text(message.content) for message in messages]) for _, messages in batch])
+        yield from zip((number for number, _ in batch), shared, strict=True)
+
+
+def resolve(index: LeakIndex, shared: Iterable[tuple[int, Shared]], rows: Mapping[str, int]) -> Leaks:
+    """Tell leaks from stock phrases.
+
+    Args:
+        index: the suites.
+        shared: line of the training data, in order, and what it gives away; lines without anything may be left out.
+        rows: suite → its number of rows.
+    """
     stock = _Stock(index)
     candidates: dict[tuple[str, int, Evidence | None], Leak] = {}
     touched: dict[tuple[str, int], int] = {}
-    for number, row in read_jsonl(training, Conversation):
-        if isinstance(row, InvalidRow):
-            continue
-        for match in index.find(row.messages, touched, number):
+    for number, (matches, passages) in shared:
+        for place in passages:
+            touched.setdefault(place, number)
+        for match in matches:
             stock.add(match)
             leak = Leak(match.suite, match.line, number, match.description)
             candidates.setdefault((match.suite, match.line, match.evidence), leak)
@@ -252,8 +358,8 @@ def find_leaks(training: Path, suites: Mapping[str, Path]) -> Leaks:
         if evidence is None or not stock.contains(evidence):
             leaks.setdefault((suite, line), leak)
     return Leaks(
-        answers={suite: [leak for leak in leaks.values() if leak.suite == suite] for suite in suites},
-        passages={suite: {line: first for (name, line), first in sorted(touched.items()) if name == suite} for suite in suites},
+        answers={suite: [leak for leak in leaks.values() if leak.suite == suite] for suite in rows},
+        passages={suite: {line: first for (name, line), first in sorted(touched.items()) if name == suite} for suite in rows},
         rows=rows,
     )
 
@@ -262,56 +368,75 @@ class _Turn(NamedTuple):
     text: str
     question: int
     """Hash of the user's turn before it."""
-    pair: int | None
-    """Hash of question and answer, unless they are too short."""
+    pair: tuple[int, int] | None
+    """Hashes of question and answer, unless they are too short."""
     answer: int | None
     """Hash of the answer, unless it is too short."""
 
 
-def _turns(messages: Sequence[Message]) -> Iterator[_Turn]:
+def _turns(messages: Sequence[Message], hashes: Sequence[TextHash]) -> Iterator[_Turn]:
     """Yield the answers of a conversation."""
-    question = b""
-    for message in messages:
-        text = normalize(message.content)
+    question = TextHash(0, 0)
+    for message, text in zip(messages, hashes, strict=True):
         if message.role == "assistant":
-            pair = hash64(question, text) if question and len(question) + len(text) >= LONG_PAIR else None
-            yield _Turn(message.content, hash64(question), pair, hash64(text) if len(text) >= LONG_ANSWER else None)
-        question = text if message.role == "user" else b""
+            pair = (question.value, text.value) if question.size and question.size + text.size >= LONG_PAIR else None
+            yield _Turn(message.content, question.value, pair, text.value if text.size >= LONG_ANSWER else None)
+        question = text if message.role == "user" else TextHash(0, 0)
 
 
-def _build_lookup(texts: Sequence[_Text]) -> _Lookup:
-    """Sort the runs, and leave out those that follow :data:`STOCK_QUESTIONS` different questions in the suites."""
+def _sort_runs(runs: Hashes, owners: npt.NDArray[np.uint32], questions: Hashes) -> tuple[Hashes, npt.NDArray[np.uint32]]:
+    """Sort runs and their owners, each pair once, without the runs that follow many different questions.
+
+    Args:
+        runs: unsorted.
+        owners: the answer of each run.
+        questions: answer → its question.
+    """
     import numpy as np
 
-    runs = np.concatenate([np.empty(0, dtype=np.uint64), *(text.runs for text in texts)])
-    owners = np.repeat(np.arange(len(texts)), [len(text.runs) for text in texts])
-    questions = np.array([text.question for text in texts], dtype=np.uint64)[owners] if len(texts) else runs
-    order = np.lexsort((questions, runs))
-    runs, owners, questions = runs[order], owners[order], questions[order]
-    new_run = np.r_[True, runs[1:] != runs[:-1]][: len(runs)]
-    new_pair = new_run | np.r_[True, questions[1:] != questions[:-1]][: len(runs)]
-    group = np.cumsum(new_run) - 1
-    kept = np.bincount(group[new_pair], minlength=int(group[-1]) + 1 if len(runs) else 0)[group] < STOCK_QUESTIONS
+    order = np.lexsort((owners, runs))
+    runs, owners = runs[order], owners[order]
+    kept = np.ones(len(runs), dtype=np.bool_)
+    kept[1:] = (runs[1:] != runs[:-1]) | (owners[1:] != owners[:-1])
     runs, owners = runs[kept], owners[kept]
-    possible = np.zeros(2**MASK_BITS, dtype=np.bool_)
-    possible[runs & np.uint64(2**MASK_BITS - 1)] = True
-    return _Lookup(runs, owners, np.bincount(owners, minlength=len(texts)), possible)
+    first = _find_changes(runs)
+    sizes = np.diff(np.r_[first, len(runs)])
+    kept = np.ones(len(runs), dtype=np.bool_)
+    # Few runs occur so often, so a loop is good enough.
+    for start, size in zip(first[sizes >= STOCK_QUESTIONS].tolist(), sizes[sizes >= STOCK_QUESTIONS].tolist(), strict=True):
+        if len(np.unique(questions[owners[start : start + size]])) >= STOCK_QUESTIONS:
+            kept[start : start + size] = False
+    return runs[kept], owners[kept]
 
 
-def _runs(texts: Sequence[str]) -> Hashes:
-    """Return the hashes of all runs of words within each text. They are only comparable within one process."""
+def _make_filter(runs: Hashes) -> Hashes:
+    """Make a Bloom filter of sorted runs."""
     import numpy as np
 
-    words: list[str] = []
-    for number, text in enumerate(texts):
-        if number:
-            words.append(f"_{number}")  # no word contains it, so no run that spans two texts is equal to another
-        words += _WORD.findall(text.casefold())
-    count = len(words) - RUN_WORDS + 1
-    if count <= 0:
-        return np.empty(0, dtype=np.uint64)
-    hashed = np.fromiter(map(hash, words), dtype=np.int64, count=len(words)).view(np.uint64)
-    result = np.zeros(count, dtype=np.uint64)
-    for offset in range(RUN_WORDS):
-        result = result * np.uint64(0x9E3779B97F4A7C15) + hashed[offset : offset + count]
+    result = np.zeros(1 << (len(runs) // RUNS_PER_ELEMENT).bit_length(), dtype=np.uint64)
+    places = _filter_place(runs, len(result))
+    first = _find_changes(places)
+    if len(first):
+        result[places[first]] = np.bitwise_or.reduceat(_filter_bits(runs), first)
     return result
+
+
+def _filter_place(runs: Hashes, size: int) -> Hashes:
+    import numpy as np
+
+    # In two steps, because a shift by 64 bits has no defined result.
+    return runs >> np.uint64(32) >> np.uint64(33 - size.bit_length())
+
+
+def _filter_bits(runs: Hashes) -> Hashes:
+    import numpy as np
+
+    one, lowest = np.uint64(1), np.uint64(63)
+    return one << (runs & lowest) | one << (runs >> np.uint64(6) & lowest)
+
+
+def _find_changes(values: Hashes) -> npt.NDArray[np.intp]:
+    """Return where each group of equal values begins."""
+    import numpy as np
+
+    return np.flatnonzero(np.r_[True, values[1:] != values[:-1]][: len(values)])

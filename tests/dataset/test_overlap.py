@@ -10,7 +10,7 @@ import pytest
 
 from mlops.core.records import Finding
 from mlops.dataset.checks import check
-from mlops.dataset.conversation import Message
+from mlops.dataset.conversation import Message, hash_text
 from mlops.dataset.overlap import RUN_WORDS, STOCK_QUESTIONS, LeakIndex, Screen, find_leaks
 
 SYSTEM, USER, ASSISTANT = "system", "user", "assistant"
@@ -133,7 +133,9 @@ def screened(evaluated: list[Turns], training: list[Turns]) -> list[int]:
     screen: Screen[int] = Screen(index)
     passed: list[int] = []
     for number, turns in enumerate(training):
-        passed += screen.put(number, [Message(role=role, content=text) for role, text in turns])
+        messages = [Message(role=role, content=text) for role, text in turns]
+        [shared] = index.find([(messages, [hash_text(message.content) for message in messages])])
+        passed += screen.put(number, shared.matches)
     return passed
 
 

@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from mlops.dataset.privacy import PATTERNS, check_privacy, find_kinds
+from mlops.dataset.privacy import PATTERNS, check_privacy, find_kinds, possible_kinds
 
 # Put together, so that scanners of this repository don't find them either.
 SAMPLES = {
@@ -55,3 +57,11 @@ def test_a_kind_is_reported_once_per_split_without_the_text(tmp_path: Path) -> N
     assert (finding.rule, finding.severity, finding.where) == ("privacy.personal", "warning", "train_sft@2")
     assert "2 row(s) of train_sft may contain this: e-mail address" in finding.message
     assert "jane" not in finding.message
+
+
+@pytest.mark.parametrize(("kind", "pattern"), [(kind, pattern) for _, kind, pattern, _ in PATTERNS])
+@settings(max_examples=10, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_the_quick_search_misses_no_match(kind: str, pattern: str, data: st.DataObject) -> None:
+    text = data.draw(st.from_regex(pattern, alphabet=st.characters(codec="utf-8")))
+    assert kind in possible_kinds(text)
