@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse, Response
 
 from mlops.emulator.base.azure import API_HOST, Azure
 from mlops.emulator.base.errors import not_implemented
-from mlops.emulator.history import mlflow_server, runstore
+from mlops.emulator.history import mlflow_search, mlflow_server, runstore
 from mlops.emulator.wire import limits
 from mlops.emulator.wire.app import WS, Answer, Route, read_json
 
@@ -39,6 +39,8 @@ RUN_FIELD = re.compile(
 )
 CLAUSES = re.compile(r"(\s+and\s+)", re.IGNORECASE)
 QUOTED = re.compile(r"(['\"])([^'\"]+)\1")
+MOST_RUNS = 50_000
+"""Runs on a page of the server, at most."""
 STATUSES = {"RUNNING": "Running", "SCHEDULED": "Queued", "FINISHED": "Completed", "FAILED": "Failed", "KILLED": "Canceled"}
 
 
@@ -68,13 +70,17 @@ async def relay(azure: Azure, request: Request) -> Answer:
         _check_limits(azure, path, content)
     if path == "experiments/create" and content and content.get("artifact_location"):
         return _invalid("The workspace decides where artifacts are stored: leave artifact_location out.")
+    search = None
+    if path == "runs/search" and content is not None:
+        content, search = mlflow_search.translate(content)
     sent = translate_request(content, lambda name: _uuid(azure, name))
+    if search is not None:
+        return await _search_by_duration(azure, sent, search)
     response = await mlflow_server.get_server(azure).forward(request.method, path, query, sent)
     answer = response.json() if response.content else {}
     if response.is_success and content is not None:
         await _update_run_history(azure, path, content, answer)
-    translated = translate_answer(answer, lambda uuid: _name(azure, uuid), lambda name: _artifact_uri(azure, name))
-    return JSONResponse(translated, response.status_code)
+    return JSONResponse(_translate_answer(azure, answer), response.status_code)
 
 
 async def answer_absent(azure: Azure, request: Request) -> Answer:
@@ -152,6 +158,35 @@ def translate_answer(value: Any, to_name: Callable[[str], str], artifact_uri: Ca
     if isinstance(value, list):
         return [translate_answer(item, to_name, artifact_uri) for item in value]
     return value
+
+
+def _translate_answer(azure: Azure, answer: Any) -> Any:
+    return translate_answer(answer, lambda uuid: _name(azure, uuid), lambda name: _artifact_uri(azure, name))
+
+
+async def _search_by_duration(azure: Azure, sent: dict[str, Any], search: mlflow_search.DurationSearch) -> Answer:
+    """Answer a search that needs the duration, which the server doesn't know: read all runs, and return a page of what remains."""
+    try:
+        size, begin = int(sent.get("max_results") or 1000), int(sent.get("page_token") or 0)
+    except ValueError:
+        return _invalid("max_results and page_token must be those of a search.")
+    runs: list[dict[str, Any]] = []
+    token = ""
+    while True:
+        whole = {key: value for key, value in sent.items() if key != "page_token"} | {"max_results": MOST_RUNS}
+        response = await mlflow_server.get_server(azure).forward(
+            "POST", "runs/search", [], whole | ({"page_token": token} if token else {})
+        )
+        answer = response.json()
+        if not response.is_success:
+            return JSONResponse(answer, response.status_code)
+        runs += answer.get("runs", [])
+        token = answer.get("next_page_token", "")
+        if not token:
+            break
+    runs = search.apply(runs)
+    answer = {"runs": runs[begin : begin + size]} | ({"next_page_token": str(begin + size)} if len(runs) > begin + size else {})
+    return JSONResponse(_translate_answer(azure, answer))
 
 
 def _check_limits(azure: Azure, path: str, content: dict[str, Any]) -> None:

@@ -55,6 +55,41 @@ def test_runs_metrics_params_and_tags_are_written_and_read(client: Any, experime
     assert client.search_runs([experiment], "tags.gone = 'soon'") == []
 
 
+def test_runs_are_searched_as_azure_documents_it(client: Any, experiment: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    runs = {}
+    for name, minutes in (("short", 1), ("long", 90), ("medium", 10), ("running", None)):
+        run = client.create_run(experiment, start_time=1_000_000, run_name=name)
+        client.log_param(run.info.run_id, "rows", minutes or 0)
+        client.log_metric(run.info.run_id, "loss", minutes or 0)
+        if minutes is not None:
+            client.set_terminated(run.info.run_id, "FAILED" if name == "short" else "FINISHED", end_time=1_000_000 + minutes * 60_000)
+        runs[run.info.run_id] = name
+
+    def search(filter_string: str = "", **options: Any) -> list[str]:
+        return [runs[run.info.run_id] for run in client.search_runs([experiment], filter_string, **options)]
+
+    assert search(order_by=["attributes.duration DESC"]) == ["long", "medium", "short", "running"]
+    assert search(order_by=["attributes.duration"]) == ["short", "medium", "long", "running"]
+    assert search("attributes.duration > '60000' and params.rows != '10'") == ["long"]
+    assert search("attributes.duration <= '600000'", order_by=["attributes.duration DESC", "start_time"]) == ["medium", "short"]
+    first = client.search_runs([experiment], order_by=["attributes.duration"], max_results=3)
+    second = client.search_runs([experiment], order_by=["attributes.duration"], max_results=3, page_token=first.token)
+    assert ([runs[run.info.run_id] for run in second], second.token) == (["running"], None)
+    assert search("attributes.status = 'Failed'") == search("attributes.status = 'FAILED'") == ["short"]
+    assert search("attributes.creation_time > '999999'", order_by=["attributes.start_time DESC"], max_results=1) != []
+    assert search("attributes.creation_time > '1000001'") == []
+    for refused in ("metrics.`loss` > 1", "tags.kind != 'x'", "attributes.duration > 5", "attributes.duration > 'long'"):
+        with pytest.raises(MlflowException, match="Invalid clause in filter"):
+            search(refused)
+    for refused in ("metrics.loss DESC", "params.rows", "tags.`mlflow.runName` ASC"):
+        with pytest.raises(MlflowException, match="can't be ordered by metrics, parameters or tags"):
+            search(order_by=[refused])
+    with pytest.raises(MlflowException, match=r"does not implement attributes\.duration in order_by behind another key"):
+        search(order_by=["start_time", "attributes.duration"])
+
+
 def test_nested_runs_know_their_parent(client: Any, experiment: str) -> None:
     parent = client.create_run(experiment).info.run_id
     child = client.create_run(experiment, tags={"mlflow.parentRunId": parent}).info.run_id
