@@ -170,7 +170,7 @@ class Scoring:
 
     def _submit(self, subject: Subject) -> str:
         self.workspace.compute.check_unchanged(self.compute, self.compute_size)
-        inputs = {"model": JobInput("mlflow_model", subject.model), **self.inputs}
+        inputs = {"model": JobInput("mlflow_model", self.workspace.outputs.resolve(subject.model)), **self.inputs}
         if inputs["base"] == inputs["model"]:
             del inputs["base"]
         values = {"model-id": subject.model, "role": subject.role, "key": subject.key, "evaluation-version": self.version, **self.values}

@@ -16,12 +16,15 @@ from typing import Any
 
 from mlops.cloud.errors import NotFound, translate_errors
 from mlops.cloud.jobs import JobView
+from mlops.cloud.rest import Rest
+from mlops.cloud.run_history import RunHistory
 from mlops.cloud.session import Session
 from mlops.core import console
 from mlops.core.errors import AzureError
 
 __all__ = ["Outputs"]
 
+_JOB_OUTPUT = re.compile(r"azureml://jobs/(?P<job>[^/]+)/outputs/(?P<output>[^/]+)")
 _DATASTORE_URI = re.compile(r"azureml://(?:.*/)?datastores/(?P<datastore>[^/]+)/paths/(?P<path>.*)", re.IGNORECASE)
 
 
@@ -36,8 +39,31 @@ class _Location:
 class Outputs:
     """The files that jobs have written. Use it as ``workspace.outputs``."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, history: RunHistory) -> None:
         self._session = session
+        self._history = history
+
+    def resolve(self, uri: str) -> str:
+        """Return where the files of ``azureml://jobs/{job}/outputs/{output}`` are in a datastore, and any other URI as it is.
+
+        Azure documents that form for registering models only, so a job that reads an output needs this one. A pipeline doesn't say where
+        its outputs are; they are in the folder of the step that wrote them.
+
+        Raises:
+            NotFound: there is no such job, or it has no such output.
+        """
+        match = _JOB_OUTPUT.fullmatch(uri)
+        if match is None:
+            return uri
+        job, output = match["job"], match["output"]
+        asset = self._history.get_outputs(job).get(output)
+        if asset is None:
+            raise NotFound(f"Job {job} has no output {output!r}.", "look at the job's Outputs tab in the studio")
+        service, field = ("modelregistry", "path") if "/models/" in asset else ("data", "uri")
+        collection = "models" if service == "modelregistry" else "dataversion"
+        url = f"{self._session.data_plane}/{service}/v1.0{self._session.arm_id}/{collection}/batchGetResolvedUris"
+        with translate_errors(f"looking up where output {output!r} of job {job} is"):
+            return str(Rest(self._session.credential).query(url, {"values": [asset]})["values"][asset][field])
 
     def download(self, job: JobView, output: str, into: Path) -> Path:
         """Download a job's named output into a folder, replacing the folder if it exists, and return the folder.

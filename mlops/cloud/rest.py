@@ -1,7 +1,7 @@
 """The few requests that the SDK has no public method for, sent through azure-core as the SDK sends its own.
 
-These are run history (details, children), the raw form of a registry's model (the SDK drops ``isArchived`` and ``systemMetadata``) and
-scoring (the SDK's ``invoke`` keeps the deployment header of one call for all later ones).
+These are run history (details, children, outputs), the URIs of its outputs, the raw form of a registry's model (the SDK drops ``isArchived``
+and ``systemMetadata``) and scoring (the SDK's ``invoke`` keeps the deployment header of one call for all later ones).
 """
 
 from __future__ import annotations
@@ -39,6 +39,10 @@ class Rest:
             azure.core.exceptions.HttpResponseError: any status other than 2xx (see :func:`mlops.cloud.errors.translate_errors`).
         """
         return self._send("GET", url, params=query).json()
+
+    def query(self, url: str, json: Any) -> Any:
+        """POST a question that changes nothing, and return the JSON document. Raises as :meth:`get`."""
+        return self._send("POST", url, json=json).json()
 
     def post(self, url: str, *, json: Any, headers: Mapping[str, str], timeout_s: float) -> Any:
         """POST a JSON document and return the response, whatever its status."""

@@ -19,7 +19,7 @@ DEADLINE_S = 300.0
 """For a request and its repetitions, waiting included."""
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 """Repeating these has the same effect as one of them (RFC 9110)."""
-REPEATABLE = frozenset({"listkeys", "listsecrets", "getlogs", "token", "cancel", "startpendingupload"})
+REPEATABLE = frozenset({"listkeys", "listsecrets", "getlogs", "token", "cancel", "startpendingupload", "rundata", "batchgetresolveduris"})
 """Last part of the path of a POST that changes nothing, or nothing more the second time."""
 
 

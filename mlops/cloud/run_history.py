@@ -1,6 +1,7 @@
-"""Run history: the details of a job's run, its children and its log files.
+"""Run history: the details of a job's run, its outputs, its children and its log files.
 
-Public surface: run-history.json of Azure/azure-sdk-for-python (``{api}/history/v1.0{workspace}/runs/{run}/details`` and ``/children``).
+Public surface: run-history.json of Azure/azure-sdk-for-python (``{api}/history/v1.0{workspace}/runs/{run}/details`` and ``/children``, and
+``{api}/history/v1.0{workspace}/rundata``).
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from typing import Any
-from urllib.parse import urlsplit
 
 from mlops.cloud.errors import translate_errors
 from mlops.cloud.rest import Rest
@@ -47,10 +47,8 @@ class RunHistory:
         return Rest(self._session.credential)
 
     @cached_property
-    def _runs_url(self) -> str:
-        # The tracking URI's host is the region's data plane, which also serves run history.
-        host = urlsplit(self._session.tracking_uri).netloc
-        return f"https://{host}/history/v1.0{self._session.arm_id}/runs"
+    def _url(self) -> str:
+        return f"{self._session.data_plane}/history/v1.0{self._session.arm_id}"
 
     def get_details(self, run: str) -> RunDetails:
         """Read a run's details.
@@ -59,13 +57,25 @@ class RunHistory:
             NotFound: there is no such run.
         """
         with translate_errors(f"reading the run {run}"):
-            return _details(self._rest.get(f"{self._runs_url}/{run}/details"))
+            return _details(self._rest.get(f"{self._url}/runs/{run}/details"))
+
+    def get_outputs(self, run: str) -> dict[str, str]:
+        """Return output → id of the asset that Azure has made of it; empty until the run is Completed.
+
+        An output of a pipeline is the asset of the step that wrote it. Only the SDK's ``jobs.download`` has a method for this.
+
+        Raises:
+            NotFound: there is no such run.
+        """
+        with translate_errors(f"reading the outputs of run {run}"):
+            metadata = self._rest.query(f"{self._url}/rundata", {"runId": run, "selectRunMetadata": True})["runMetadata"]
+        return {name: str(asset["assetId"]) for name, asset in (metadata["outputs"] or {}).items()}
 
     def list_children(self, run: str) -> list[RunDetails]:
         """Return the direct children, e.g. a pipeline's steps, oldest first."""
         children: list[Any] = []
         with translate_errors(f"listing the children of {run}"):
-            page = self._rest.get(f"{self._runs_url}/{run}/children")
+            page = self._rest.get(f"{self._url}/runs/{run}/children")
             children += page.get("value") or ()
             while next_link := page.get("nextLink"):
                 page = self._rest.get(next_link)

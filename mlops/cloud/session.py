@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from mlops.cloud.creators import creator_of_token
 from mlops.cloud.credential import MANAGEMENT_SCOPE, sign_in
@@ -113,6 +114,11 @@ class Session:
     def tracking_uri(self) -> str:
         """MLflow tracking URI, ``azureml://{host}/mlflow/v1.0/subscriptions/…``."""
         return str(self.entity.mlflow_tracking_uri)
+
+    @property
+    def data_plane(self) -> str:
+        """The region's data plane, which serves MLflow, run history and the URIs of assets: ``https://{region}.api.azureml.ms``."""
+        return f"https://{urlsplit(self.tracking_uri).netloc}"
 
     @property
     def arm_id(self) -> str:

@@ -28,7 +28,7 @@ class Workspace:
         jobs: submit, find and cancel jobs.
         history: run history: details, children, logs.
         tracking: MLflow.
-        outputs: download the files that jobs leave.
+        outputs: find and download the files that jobs leave.
         assets: base models, components, registered models.
         compute: clusters and VM sizes.
         endpoints: endpoints, deployments, traffic, scoring.
@@ -39,7 +39,7 @@ class Workspace:
         self.jobs = Jobs(session)
         self.history = RunHistory(session)
         self.tracking = Tracking(session, self.history)
-        self.outputs = Outputs(session)
+        self.outputs = Outputs(session, self.history)
         self.assets = Assets(session)
         self.compute = Computes(session)
         self.endpoints = Endpoints(session)

@@ -26,8 +26,8 @@ __all__ = ["Emulator", "load_routes"]
 MODULES = (
     "identity.entra", "identity.roles", "registry.registry", "workspace.workspace", "workspace.datastores", "workspace.compute",
     "workspace.quota", "storage.blobs", "history.mlflow_api", "history.runs", "history.artifacts", "workspace.assets",
-    "workspace.data", "workspace.components", "jobs.scheduler", "jobs.jobs", "workspace.models", "serving.endpoints",
-    "serving.deployments", "serving.scoring",
+    "workspace.data", "workspace.components", "workspace.models", "workspace.resolved_uris", "jobs.scheduler", "jobs.jobs",
+    "serving.endpoints", "serving.deployments", "serving.scoring",
 )  # fmt: skip
 """Modules of the services, with ``ROUTES``, ``startup(azure)`` and ``shutdown(azure)`` as needed; shut down in reverse order."""
 GITHUB_MODULES = ("identity.github_oidc", "github_api")

@@ -104,6 +104,11 @@ def test_a_job_is_submitted_watched_found_and_its_output_downloaded(
         "answer.txt": "42",
         "deep/er.txt": "hello",
     }
+    located = workspace.outputs.resolve(f"azureml://jobs/{job}/outputs/result")
+    assert located.endswith(f"/datastores/workspaceblobstore/paths/azureml/{job}/result/")
+    assert workspace.outputs.resolve(located) == located
+    with pytest.raises(NotFound, match=f"Job {job} has no output 'nothing'"):
+        workspace.outputs.resolve(f"azureml://jobs/{job}/outputs/nothing")
     # Canceling a job that has ended is not an error.
     workspace.jobs.cancel(job)
     assert workspace.jobs.get(job).status == "Completed"

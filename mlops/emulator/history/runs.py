@@ -19,7 +19,7 @@ from mlops.emulator.storage.files import Blob, walk
 from mlops.emulator.wire import limits
 from mlops.emulator.wire.app import WS, Answer, Route, read_json
 
-__all__ = ["ROUTES", "get_existing", "job_services"]
+__all__ = ["DEFAULT_OUTPUT", "ROUTES", "get_existing", "job_services", "list_outputs"]
 
 LOGS = ("user_logs/", "logs/azureml/")
 EDITABLE = {"displayName": "display_name", "description": "description", "hidden": "hidden"}
@@ -28,12 +28,14 @@ ASSET_TYPES = {
     "uri_file": "UriFile", "uri_folder": "UriFolder", "mltable": "MLTable", "mlflow_model": "MLFlowModel", "custom_model": "CustomModel",
     "triton_model": "TritonModel",
 }  # fmt: skip
+DEFAULT_OUTPUT = "default"
+"""The output that every job and every step has: the artifacts of its run."""
 PAGE = 100
 
 
 async def get_run(azure: Azure, request: Request) -> Answer:
     """Return a run."""
-    return to_run(azure, get_existing(azure, request.path_params["run"]))
+    return _without_outputs(to_run(azure, get_existing(azure, request.path_params["run"])))
 
 
 async def get_details(azure: Azure, request: Request) -> Answer:
@@ -73,7 +75,7 @@ async def get_children(azure: Azure, request: Request) -> Answer:
     if end < len(children) and "$top" not in query:
         next_link = str(request.url.include_query_params(**{"$continuationtoken": end}))
     return {
-        "value": [to_run(azure, child) for child in page],
+        "value": [_without_outputs(to_run(azure, child)) for child in page],
         "continuationToken": str(end) if next_link else None,
         "nextLink": next_link,
     }
@@ -271,23 +273,33 @@ def to_run(azure: Azure, run: Document) -> dict[str, Any]:
         else None,
         "retainForLifetimeOfWorkspace": None,
         "inputs": {},
-        "outputs": _outputs(azure, run) if run["status"] == "Completed" else {},
+        "outputs": list_outputs(azure, run),
     }
 
 
-def _outputs(azure: Azure, run: Document) -> dict[str, dict[str, str]]:
-    """Return name → asset. A command and a step also have the output ``default``, the artifacts of their run."""
-    has_default = run["kind"] == "step" or (run["job"] or {}).get("jobType") == "Command"
-    named = {name: _asset(azure, run, name) for name in run["outputs"]}
-    return ({"default": _asset(azure, run, "default")} if has_default else {}) | named
+def list_outputs(azure: Azure, run: Document) -> dict[str, dict[str, str]]:
+    """Return output → the asset that the service makes of it when the run completes; its name is generated.
+
+    An output of a pipeline is the asset of the step that wrote it. The output ``default`` is the artifacts of the run.
+    """
+    if run["status"] != "Completed":
+        return {}
+    default = {} if run["kind"] == "mlflow" else {DEFAULT_OUTPUT: _asset(azure, run["name"], DEFAULT_OUTPUT, "uri_folder")}
+    return default | {
+        name: _asset(azure, output.get("run", run["name"]), output.get("output", name), output["type"])
+        for name, output in run["outputs"].items()
+    }
 
 
-def _asset(azure: Azure, run: Document, output: str) -> dict[str, str]:
-    """Return an output as the asset that Azure registers for it under a generated name."""
-    kind = run["outputs"][output]["type"] if output in run["outputs"] else "uri_folder"
-    collection = "models" if kind.endswith("_model") else "data"
+def _asset(azure: Azure, run: str, output: str, kind: str) -> dict[str, str]:
+    collection, middle = ("models", "") if kind.endswith("_model") else ("data", "data_")
     prefix = f"azureml://locations/{LOCATION}/workspaces/{azure.identity.workspace_guid}/{collection}"
-    return {"assetId": f"{prefix}/azureml_{run['name']}_output_{collection}_{output}/versions/1", "type": ASSET_TYPES[kind]}
+    return {"assetId": f"{prefix}/azureml_{run}_output_{middle}{output}/versions/1", "type": ASSET_TYPES[kind]}
+
+
+def _without_outputs(run: dict[str, Any]) -> dict[str, Any]:
+    """Return a run as it is read by its name or as a child. Only ``details`` and ``rundata`` have inputs and outputs."""
+    return run | {"inputs": None, "outputs": None}
 
 
 def _cancel_uri(azure: Azure, run: Document) -> str:

@@ -34,8 +34,9 @@ def now() -> str:
 def new_document(**fields: Any) -> Document:
     """Return a run's document: ``fields`` over the defaults.
 
-    ``kind`` is ``job``, ``step`` or ``mlflow``; ``job`` the resource's properties as submitted; ``outputs`` name → ``{type, uri}``;
-    ``error`` the error object of run history.
+    ``kind`` is ``job``, ``step`` or ``mlflow``; ``job`` the resource's properties as submitted; ``error`` the error object of run history;
+    ``outputs`` name → ``{type, uri}``, and for a pipeline also the ``run`` and the ``output`` of the step that writes it. Until that step
+    starts, the URI of a pipeline's output is empty if the job names none.
     """
     defaults: Document = {
         "kind": "mlflow", "job": None, "display_name": "", "description": None, "parent": None, "root": None, "status": "NotStarted",

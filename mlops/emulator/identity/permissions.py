@@ -52,6 +52,8 @@ DATA_PLANE = (
     (r"GET .*/mlflow/(registered-models|model-versions)/.*|POST .*/(registered-models|model-versions)/(search|get-.*)", "models/read"),
     (r"DELETE .*/mlflow/(registered-models|model-versions)/.*", "models/delete"),
     (r"(POST|PATCH) .*/mlflow/(registered-models|model-versions)/.*", "models/write"),
+    (r"POST /dataversion/batchGetResolvedUris", "data/versions/read"),
+    (r"POST /models/batchGetResolvedUris", "models/read"),
     (r"GET .*/runs/.*", "experiments/runs/read"),
     (r"POST /(batch)?rundata", "experiments/runs/read"),
     (r"(PATCH|POST|PUT|DELETE) .*/runs(/.*)?", "experiments/runs/write"),

@@ -95,7 +95,7 @@ class JobProperties(Body):
     """Read-only: accepted, because a client sends back what it has read, and ignored."""
 
     def output_locations(self, job: str) -> dict[str, dict[str, str]]:
-        """Return type and URI of each output, for a job of this name."""
+        """Return type and URI of each output, for a job or step of this name."""
         return {
             name: {"type": output.job_output_type, "uri": output.uri or uris.datastore_uri(job, name)}
             for name, output in self.outputs.items()

@@ -20,9 +20,9 @@ from mlops.emulator.jobs import command_jobs
 from mlops.emulator.jobs.body import AssetInput, Filled, Input, JobProperties
 from mlops.emulator.jobs.command_jobs import CommandProperties
 from mlops.emulator.jobs.scheduler import SERVERLESS, JobCanceled, JobFailure, Worker, error_object
-from mlops.emulator.jobs.steps import ExecutionLog, record_stages, step_properties, step_tags
+from mlops.emulator.jobs.steps import ExecutionLog, link_outputs, record_stages, step_properties, step_tags
 from mlops.emulator.wire.resources import Body, Labels, validate_body
-from mlops.emulator.workspace import components, compute
+from mlops.emulator.workspace import components, compute, uris
 
 __all__ = ["invalid_binding", "invalid_pipeline", "run", "validate"]
 
@@ -65,6 +65,9 @@ def validate(azure: Azure, job: JobProperties, nodes: dict[str, Document]) -> No
     Raises:
         AzureFault: 400 or 404, it is invalid; 501, it has a node that isn't a command.
     """
+    for source in job.inputs.values():
+        if isinstance(source, AssetInput):
+            uris.refuse_job_output(source.uri)
     for name, sent in nodes.items():
         if sent.get("type") != "command":
             raise not_implemented(f"the node {name} of type {sent.get('type')} in a pipeline: only command components of the workspace")
@@ -74,6 +77,8 @@ def validate(azure: Azure, job: JobProperties, nodes: dict[str, Document]) -> No
         if spec.get("type") != "command":
             raise not_implemented(f"the component of node {name} of type {spec.get('type')} in a pipeline")
         _check_names(name, node, spec)
+        for item in node.inputs.values():
+            uris.refuse_job_output(str(item.get("uri") or item.get("value")))
         for expression in _expressions(node):
             _check_binding(job, parsed, expression, azure)
         if "/virtualclusters/" in str(node.compute_id or job.compute_id).lower():
@@ -134,7 +139,7 @@ async def _run_node(worker: Worker, job: JobProperties, key: str, node: CommandN
     """Run a node and return the URI of each of its outputs."""
     azure, step = worker.azure, str(uuid.uuid4())
     name, version, spec = components.find(azure, node.component_id)
-    body = _command_body(azure, worker.name, step, job, node, spec, outputs)
+    body = _command_body(azure, job, node, spec, outputs)
     root = runstore.get(azure, worker.name)
     assert root is not None
     document = await runstore.create(
@@ -150,6 +155,7 @@ async def _run_node(worker: Worker, job: JobProperties, key: str, node: CommandN
         tags=step_tags(step, worker.name) | node.tags,
         outputs=body.output_locations(step),
     )
+    link_outputs(azure, worker.name, document, _output_bindings(node))
     try:
         await command_jobs.execute(worker, document, body)
         await runstore.set_status(azure, step, "Completed")
@@ -167,7 +173,7 @@ async def _run_node(worker: Worker, job: JobProperties, key: str, node: CommandN
 
 
 def _command_body(
-    azure: Azure, pipeline: str, step: str, job: JobProperties, node: CommandNode, spec: Document, outputs: dict[str, dict[str, str]]
+    azure: Azure, job: JobProperties, node: CommandNode, spec: Document, outputs: dict[str, dict[str, str]]
 ) -> CommandProperties:
     """Return the command job that a node is, with its inputs resolved."""
     inputs = {}
@@ -177,7 +183,6 @@ def _command_body(
             value = {"jobInputType": "literal", "value": item["default"]}
         if value is not None:
             inputs[name] = value
-    located = job.output_locations(pipeline)
     environment = spec["environment"]
     return validate_body(
         {
@@ -188,7 +193,7 @@ def _command_body(
             "environmentVariables": (spec.get("environment_variables") or {}) | node.environment_variables,
             "computeId": _compute_name(job, node),
             "inputs": inputs,
-            "outputs": {name: _output_body(node.outputs.get(name), item, located) for name, item in spec["outputs"].items()},
+            "outputs": {name: _output_body(job, node.outputs.get(name), item) for name, item in spec["outputs"].items()},
             "resources": {"instanceCount": int((node.resources or {}).get("instance_count") or spec["resources"]["instance_count"])},
         },
         CommandProperties,
@@ -212,13 +217,22 @@ def _input_value(job: JobProperties, item: Document | None, outputs: dict[str, d
     return None if bound.value is None else {"jobInputType": "literal", "value": bound.value}
 
 
-def _output_body(item: Document | str | None, spec: Document, located: dict[str, dict[str, str]]) -> Document:
-    kind = spec["type"] if spec["type"] in PATHS else "uri_folder"
-    value = item if isinstance(item, str) else str((item or {}).get("value") or (item or {}).get("uri") or "")
-    match = EXPRESSION.fullmatch(value)
-    if match:
-        return {"jobOutputType": kind, "uri": located[match[1].removeprefix("parent.outputs.")]["uri"]}
-    return {"jobOutputType": kind, **({"uri": value} if value else {})}
+def _output_body(job: JobProperties, item: Document | str | None, spec: Document) -> Document:
+    value: str | None = _text(item)
+    if match := EXPRESSION.fullmatch(value or ""):
+        value = job.outputs[match[1].removeprefix("parent.outputs.")].uri
+    return {"jobOutputType": spec["type"] if spec["type"] in PATHS else "uri_folder", "uri": value or None}
+
+
+def _output_bindings(node: CommandNode) -> dict[str, str]:
+    """Return output of the node → output of the pipeline that it is bound to."""
+    matches = {name: EXPRESSION.fullmatch(_text(item)) for name, item in node.outputs.items()}
+    return {name: match[1].removeprefix("parent.outputs.") for name, match in matches.items() if match}
+
+
+def _text(item: Document | str | None) -> str:
+    """Return the value or URI of a node's output; empty if it has neither."""
+    return item if isinstance(item, str) else str((item or {}).get("value") or (item or {}).get("uri") or "")
 
 
 def _check_names(key: str, node: CommandNode, spec: Document) -> None:

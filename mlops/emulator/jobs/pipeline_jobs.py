@@ -26,7 +26,7 @@ from mlops.emulator.history import mlflow_server, runstore
 from mlops.emulator.jobs import graph_jobs
 from mlops.emulator.jobs.body import AssetInput, Filled, JobProperties
 from mlops.emulator.jobs.scheduler import SERVERLESS, STD_LOG, JobCanceled, JobFailure, Worker, describe_exit, error_object
-from mlops.emulator.jobs.steps import ExecutionLog, record_stages, step_properties, step_tags
+from mlops.emulator.jobs.steps import ExecutionLog, link_outputs, record_stages, step_properties, step_tags
 from mlops.emulator.registry import catalog, registry
 from mlops.emulator.storage import blobs
 from mlops.emulator.wire.resources import Body, Labels, validate_body
@@ -74,6 +74,10 @@ class PipelineProperties(JobProperties):
     jobs: Filled[dict[str, dict[str, Any]]] = Field(default_factory=dict)
     settings: Filled[Settings] = Settings()
     source_job_id: str | None = None
+
+    def output_locations(self, job: str) -> dict[str, dict[str, str]]:  # noqa: ARG002 - the steps have names of their own
+        """Return type and URI of each output; an output that names no URI has it from the step that writes it."""
+        return {name: {"type": output.job_output_type, "uri": output.uri or ""} for name, output in self.outputs.items()}
 
     @property
     def is_graph(self) -> bool:
@@ -199,7 +203,7 @@ async def _run_step(
     azure, name = worker.azure, str(uuid.uuid4())
     target = job_inputs[node.compute]
     nodes = int(job_inputs[node.settings["instance_count"].partition("inputs.")[2].rstrip("}")]) if "instance_count" in node.settings else 1
-    locations = _output_locations(azure, job, worker.name, node, name)
+    locations = _output_locations(azure, job, node, name)
     outputs = {output: str(path) for output, (_, path) in locations.items()}
     root = runstore.get(azure, worker.name)
     assert root is not None
@@ -216,6 +220,9 @@ async def _run_step(
         tags=step_tags(name, worker.name),
         outputs={output: {"type": node.outputs[output].type, "uri": uri} for output, (uri, _) in locations.items()},
     )
+    bindings = _output_bindings(job)
+    written = {output: bindings[kind.pipeline] for output, kind in node.outputs.items() if kind.pipeline in bindings}
+    link_outputs(azure, worker.name, document, written)
     try:
         async with worker.nodes(name, target, nodes):
             await runstore.set_status(azure, name, "Running")
@@ -277,12 +284,12 @@ def _copy_properties(azure: Azure, folder: Path, step: Document, root: Document)
         document["properties"] |= properties
 
 
-def _output_locations(azure: Azure, job: PipelineProperties, name: str, node: spec.Node, step: str) -> dict[str, tuple[str, Path]]:
+def _output_locations(azure: Azure, job: PipelineProperties, node: spec.Node, step: str) -> dict[str, tuple[str, Path]]:
     """Return URI and path of each output of a step, creating the folders."""
-    bindings, job_outputs = _output_bindings(job), job.output_locations(name)
+    bindings = _output_bindings(job)
     locations = {}
     for output, kind in node.outputs.items():
-        uri = job_outputs[bindings[kind.pipeline]]["uri"] if kind.pipeline in bindings else uris.datastore_uri(step, output)
+        uri = (job.outputs[bindings[kind.pipeline]].uri if kind.pipeline in bindings else None) or uris.datastore_uri(step, output)
         path = uris.resolve(azure, uri)
         (path.parent if kind.type == "uri_file" else path).mkdir(parents=True, exist_ok=True)
         locations[output] = (uri, path)

@@ -15,8 +15,6 @@ COMMON = ("description", "computeId", "componentId", "identity", "notificationSe
 """Fields that are null if they weren't sent."""
 COMMAND = ("codeId", "distribution", "autologgerSettings", "limits")
 RESOURCES = {"instanceCount": 1, "instanceType": None, "properties": None, "shmSize": "2g", "dockerArgs": None}
-DEFAULT_OUTPUT = "default"
-"""The output that every command job has: the artifacts of its run."""
 
 
 def fill(properties: Document) -> Document:
@@ -48,10 +46,12 @@ def render(azure: Azure, run: Document) -> dict[str, Any]:
         return resource
     properties = fill(run["job"])
     for name, output in properties["outputs"].items():
-        output["uri"] = run["outputs"][name]["uri"] if run["status"] == "Completed" else output["uri"]
+        # A pipeline never says where its outputs are: run history knows it.
+        if run["status"] == "Completed" and properties["jobType"] == "Command":
+            output["uri"] = run["outputs"][name]["uri"]
     if properties["jobType"] == "Command":
         uri = f"azureml://datastores/{ARTIFACT_STORE}/ExperimentRun/dcid.{run['name']}"
-        properties["outputs"][DEFAULT_OUTPUT] = _fill_output({"uri": uri, "jobOutputType": "uri_folder"})
+        properties["outputs"][runs.DEFAULT_OUTPUT] = _fill_output({"uri": uri, "jobOutputType": "uri_folder"})
     resource["properties"] = properties | {
         "displayName": run["display_name"],
         "description": run["description"],
@@ -73,8 +73,8 @@ def find_change(azure: Azure, run: Document, sent: Document, mutable: set[str]) 
     for name, output in again["outputs"].items():
         if output["uri"] is None and name in existing["outputs"]:
             output["uri"] = existing["outputs"][name]["uri"]
-    if DEFAULT_OUTPUT in existing["outputs"]:
-        again["outputs"].setdefault(DEFAULT_OUTPUT, existing["outputs"][DEFAULT_OUTPUT])
+    if runs.DEFAULT_OUTPUT in existing["outputs"]:
+        again["outputs"].setdefault(runs.DEFAULT_OUTPUT, existing["outputs"][runs.DEFAULT_OUTPUT])
     fields = sorted((existing.keys() | again.keys()) - mutable)
     return next((field for field in fields if existing.get(field) != again.get(field)), None)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 
 from mlops.emulator.base.azure import Azure
+from mlops.emulator.base.store import Document
 from mlops.emulator.history import runstore
 from mlops.emulator.storage import blobs
 
-__all__ = ["ExecutionLog", "record_stages", "step_properties", "step_tags"]
+__all__ = ["ExecutionLog", "link_outputs", "record_stages", "step_properties", "step_tags"]
 
 EXECUTION_LOG = "logs/azureml/executionlogs.txt"
 
@@ -66,6 +68,13 @@ def step_tags(step: str, pipeline: str) -> dict[str, str]:
         "azureml.pipeline": pipeline,
         "_aml_system_ComputeTargetStatus": json.dumps(target, separators=(",", ":")),
     }
+
+
+def link_outputs(azure: Azure, pipeline: str, step: Document, bindings: Mapping[str, str]) -> None:
+    """Record which outputs of a pipeline a step writes: ``bindings`` maps an output of the step to one of the pipeline."""
+    with runstore.change(azure, pipeline) as document:
+        for output, name in bindings.items():
+            document["outputs"][name] = step["outputs"][output] | {"run": step["name"], "output": output}
 
 
 def record_stages(azure: Azure, name: str) -> None:

@@ -5,7 +5,6 @@ Azure Machine Learning REST, ``data`` of 2022-05-01 and later. Nothing checks th
 
 from __future__ import annotations
 
-import re
 from typing import Any, Literal
 
 from pydantic import Field
@@ -14,11 +13,11 @@ from mlops.emulator.base.azure import Azure
 from mlops.emulator.base.errors import AzureFault, not_found, user_error
 from mlops.emulator.base.store import Document
 from mlops.emulator.wire.resources import Body, Labels, validate_body
+from mlops.emulator.workspace.datastores import long_uri
 from mlops.emulator.workspace.versions import Collection
 
-__all__ = ["ROUTES", "find_uri"]
+__all__ = ["ROUTES", "get_version"]
 
-_SHORT_STORE = re.compile(r"azureml://datastores/(?P<rest>.+)", re.IGNORECASE)
 IMMUTABLE = ("dataUri", "dataType")
 
 
@@ -38,8 +37,8 @@ class Data(Body):
     intellectual_property: dict[str, Any] | None = Field(default=None, exclude=True)
 
 
-def find_uri(azure: Azure, name: str, version: str) -> str:
-    """Return the URI of a version.
+def get_version(azure: Azure, name: str, version: str) -> Document:
+    """Return the document of a version.
 
     Raises:
         AzureFault: 404, it does not exist.
@@ -47,16 +46,12 @@ def find_uri(azure: Azure, name: str, version: str) -> str:
     stored = COLLECTION.get(azure, name, version)
     if stored is None:
         raise _absent(name, version)
-    uri: str = stored["properties"]["dataUri"]
-    return uri
+    return stored
 
 
 def _read(azure: Azure, name: str, version: str, properties: Any, existing: Document | None) -> Document:
     content = validate_body(properties, Data, "properties.").model_dump(by_alias=True)
-    if match := _SHORT_STORE.fullmatch(content["dataUri"]):
-        i = azure.identity
-        workspace = f"subscriptions/{i.subscription}/resourcegroups/{i.group}/workspaces/{i.workspace}"
-        content["dataUri"] = f"azureml://{workspace}/datastores/{match['rest']}"
+    content["dataUri"] = long_uri(azure, content["dataUri"])
     if existing is not None and (changed := [field for field in IMMUTABLE if existing["properties"][field] != content[field]]):
         raise user_error(
             f'Failed to update data {name} since field "{changed[0]}" is immutable, try specifying a new version.',

@@ -6,6 +6,7 @@ account; a datastore of any other storage is only a record.
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 from pydantic import Field
@@ -20,7 +21,7 @@ from mlops.emulator.wire.app import WS, Answer, Route
 from mlops.emulator.wire.resources import Body, add_system_data, list_response, parse_body, render_resource
 from mlops.emulator.wire.versions import published_since
 
-__all__ = ["ARTIFACT_STORE", "BLOB_STORE", "ROUTES", "containers"]
+__all__ = ["ARTIFACT_STORE", "BLOB_STORE", "ROUTES", "containers", "long_uri"]
 
 VERSIONS = published_since("2022-05-01")
 BLOB_STORE = "workspaceblobstore"
@@ -32,6 +33,7 @@ FILE_STORES = {
     "workspacefilestore": "azureml-filestore-{workspace}",
 }
 """Datastore → file share, in every workspace. The emulator has no file storage: jobs can't use them."""
+SHORT_URI = re.compile(r"azureml://datastores/(?P<rest>.+)", re.IGNORECASE)
 SECRETS = {"AccountKey": "key", "Sas": "sasToken", "ServicePrincipal": "clientSecret", "Certificate": "certificate"}
 """Type of credentials → the field of the secret."""
 
@@ -94,6 +96,15 @@ def containers(azure: Azure) -> dict[str, str]:
         if stored["properties"].get("containerName") and stored["properties"].get("accountName") == azure.identity.account
     }
     return own | {BLOB_STORE: blobs.datastore_container(azure), ARTIFACT_STORE: blobs.ARTIFACTS}
+
+
+def long_uri(azure: Azure, uri: str) -> str:
+    """Return ``azureml://datastores/…`` with the workspace in it, as the service stores it, and any other URI as it is."""
+    match = SHORT_URI.fullmatch(uri)
+    if match is None:
+        return uri
+    i = azure.identity
+    return f"azureml://subscriptions/{i.subscription}/resourcegroups/{i.group}/workspaces/{i.workspace}/datastores/{match['rest']}"
 
 
 async def list_datastores(azure: Azure, request: Request) -> Answer:

@@ -254,7 +254,7 @@ def _locate_files(azure: Azure, uri: str) -> tuple[str, Path]:
     Raises:
         AzureFault: it is not in a datastore, or has no files. The SDK registers outputs of failed jobs without checking.
     """
-    files = uris.resolve(azure, uri)
+    files = uris.resolve_model(azure, uri)
     if not files.is_file() and not (files.is_dir() and any(file.is_file() for file in files.rglob("*"))):
         raise user_error(
             f"The path {uri} has no files: nothing can be registered from it.", "BadArgument", "ArgumentInvalid", "NoFilesFound"

@@ -1,6 +1,7 @@
 """Asset URIs: the folder or file that one points to, for jobs that read it and for models that are registered from it.
 
-URI forms are those of azure-ai-ml: datastores (short and long), job outputs, registry models, workspace models by ARM id or short name.
+URI forms are those of azure-ai-ml: datastores (short and long), registry models, workspace models by ARM id or short name. Models can also
+be registered from the outputs of jobs by the job's name; jobs can't read those.
 """
 
 from __future__ import annotations
@@ -13,19 +14,19 @@ from typing import cast
 
 from mlops.emulator.base.azure import Azure
 from mlops.emulator.base.children import package_environment
-from mlops.emulator.base.errors import AzureFault, not_found, user_error
+from mlops.emulator.base.errors import AzureFault, not_found, not_implemented, user_error
 from mlops.emulator.base.store import Document
 from mlops.emulator.history import runstore
 from mlops.emulator.registry import weights
 from mlops.emulator.registry.registry import find_base_model
 from mlops.emulator.storage import blobs
 from mlops.emulator.storage.files import BlobError
-from mlops.emulator.workspace.data import find_uri
+from mlops.emulator.workspace.data import get_version
 from mlops.emulator.workspace.datastores import containers
 
 __all__ = [
     "check_exists", "datastore_path", "datastore_uri", "get_model", "get_model_version", "is_remote", "materialize", "model_path",
-    "output_path", "resolve",
+    "output_path", "refuse_job_output", "resolve", "resolve_model",
 ]  # fmt: skip
 
 _DATASTORE = re.compile(
@@ -50,24 +51,43 @@ def resolve(azure: Azure, uri: str) -> Path:
     """Return the file or folder that a URI points to, whether or not anything exists there.
 
     Raises:
-        AzureFault: 400, the emulator does not support this form of URI; 404, the job, output or model does not exist.
+        AzureFault: 400, the emulator does not support this form of URI; 404, the model does not exist; 501, as :func:`refuse_job_output`.
     """
     if match := _DATASTORE.fullmatch(uri):
         return datastore_path(azure, match["store"], match["path"])
-    if match := _OUTPUT.fullmatch(uri):
-        return _join(output_path(azure, match["job"], match["output"]), match["path"] or "", uri)
+    refuse_job_output(uri)
     if match := _RUN.fullmatch(uri):
         return _blob_path(azure, blobs.ARTIFACTS, f"ExperimentRun/dcid.{match['job']}/{match['path']}", uri)
     if match := _REGISTRY_MODEL.fullmatch(uri):
         _check_registry_model(azure, match)
         return weights.ensure_standin(cast(weights.Kind, azure.options.weights), azure.options.cache)
     if match := _DATA.fullmatch(uri):
-        return resolve(azure, find_uri(azure, match["name"], match["version"]))
+        return resolve(azure, get_version(azure, match["name"], match["version"])["properties"]["dataUri"])
     if match := _MODEL.fullmatch(uri) or _SHORT_MODEL.fullmatch(uri):
         return model_path(azure, match["name"], match["version"])
     if is_remote(uri):
         raise user_error(f"The data at '{uri}' is not accessible: the emulator reads nothing outside of the workspace.")
-    raise user_error(f"The emulator can't resolve the URI '{uri}'. It supports datastore paths, job outputs and models.")
+    raise user_error(f"The emulator can't resolve the URI '{uri}'. It supports datastore paths and models.")
+
+
+def refuse_job_output(uri: str) -> None:
+    """Refuse a job's output by the job's name.
+
+    Raises:
+        AzureFault: 501. The service documents the form for registering models only; what it answers elsewhere is unknown.
+    """
+    if _OUTPUT.fullmatch(uri):
+        raise not_implemented(
+            f"the URI {uri} for anything but registering a model: jobs read an output at its URI in the datastore,"
+            " azureml://datastores/…/paths/azureml/RUN/OUTPUT/"
+        )
+
+
+def resolve_model(azure: Azure, uri: str) -> Path:
+    """Return the file or folder that a model is registered from, which may be an output named by its job. Raises as :func:`resolve`."""
+    if match := _OUTPUT.fullmatch(uri):
+        return _join(output_path(azure, match["job"], match["output"]), match["path"] or "", uri)
+    return resolve(azure, uri)
 
 
 def is_remote(uri: str) -> bool:
@@ -120,14 +140,14 @@ def output_path(azure: Azure, job: str, output: str) -> Path:
     """Return the path of a job's output.
 
     Raises:
-        AzureFault: 404, the job does not exist or has no such output.
+        AzureFault: 404, the job does not exist or has no such output, or no step of the pipeline has begun to write it.
     """
     run = runstore.get(azure, job)
     if run is None:
         raise not_found(f"Job {job} not found.", "NotFound", "JobNotFound")
     if output == "artifacts":
         return blobs.path(azure, blobs.ARTIFACTS, f"ExperimentRun/dcid.{job}")
-    if output not in run["outputs"]:
+    if not run["outputs"].get(output, {}).get("uri"):
         raise not_found(f"Output {output} of job {job} not found.", "NotFound", "JobOutputNotFound")
     return resolve(azure, run["outputs"][output]["uri"])
 

@@ -60,7 +60,7 @@ def test_a_failed_run_has_an_error_object(ml: Any) -> None:
     assert (error.location, error.error.inner_error.code) == ("eastus", "UserProcessError")
 
 
-def test_rundata_has_outputs_once_the_run_has_completed(ml: Any) -> None:
+def test_rundata_has_outputs_once_the_run_has_completed(emulator: Emulator, ml: Any, credential: Any) -> None:
     from azure.ai.ml import Output
 
     good = submit(ml, "echo x > ${{outputs.out}}/x", outputs={"out": Output(type="uri_folder")}, display_name="good", tags={"a": "b"})
@@ -69,7 +69,23 @@ def test_rundata_has_outputs_once_the_run_has_completed(ml: Any) -> None:
     wait(ml, bad, "Failed")
     data = ml.jobs._runs_operations.get_run_data(good)
     assert (data.run_metadata.display_name, data.run_metadata.tags) == ("good", {"a": "b"})
-    assert data.run_metadata.outputs["out"].type == "UriFolder"
+    assets = {name: output.asset_id for name, output in data.run_metadata.outputs.items()}
+    assert {output.type for output in data.run_metadata.outputs.values()} == {"UriFolder"}
+    assert assets["out"].endswith(f"/data/azureml_{good}_output_data_out/versions/1")
+    assert ml.jobs._runs_operations.get_run(good).outputs is None
+    token = credential.get_token("https://management.azure.com/.default").token
+    answer = requests.post(
+        f"https://eastus.api.azureml.ms/data/v1.0{emulator.azure.workspace_id}/dataversion/batchGetResolvedUris",
+        json={"values": list(assets.values())},
+        headers={"Authorization": f"Bearer {token}"},
+        timeout=30,
+    ).json()
+    i = emulator.azure.identity
+    stores = f"azureml://subscriptions/{i.subscription}/resourcegroups/{i.group}/workspaces/{i.workspace}/datastores"
+    uris = {"default": f"workspaceartifactstore/paths/ExperimentRun/dcid.{good}/", "out": f"workspaceblobstore/paths/azureml/{good}/out/"}
+    assert answer["values"] == {
+        assets[name]: {"uri": f"{stores}/{uri}", "type": "UriFolder", "legacyDatasetType": None} for name, uri in uris.items()
+    }
     assert "Command" in str(data.run_definition)
     assert not ml.jobs._runs_operations.get_run_data(bad).run_metadata.outputs
 

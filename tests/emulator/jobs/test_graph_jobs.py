@@ -60,8 +60,11 @@ def test_nodes_run_in_the_order_of_their_graph(emulator: Emulator, ml: Any) -> N
     assert submitted.status in ("Preparing", "Running")
     job = wait_for_job(ml, submitted.name)
     assert job.status == "Completed"
-    assert (uris.output_path(emulator.azure, job.name, "joined") / "text.txt").read_text() == "one-two"
     children = sorted(ml.jobs.list(parent_job_name=job.name), key=lambda child: child.display_name)
+    written = uris.resolve(emulator.azure, f"azureml://datastores/workspaceblobstore/paths/azureml/{children[0].name}/folder/text.txt")
+    assert written.read_text() == "one-two"
+    output = ml.jobs._runs_operations.get_run_data(job.name).run_metadata.outputs["joined"]
+    assert output.asset_id.endswith(f"/data/azureml_{children[0].name}_output_data_folder/versions/1")
     assert [(child.display_name, child.status) for child in children] == [(name, "Completed") for name in ("both", "first", "second")]
 
 
@@ -134,6 +137,12 @@ class TestRefused:
             ("first", {"componentId": "azureml:nothing:1"}, 404, "Not found component nothing (version: 1)"),
             ("first", {"computeId": "nowhere"}, 404, "Compute nowhere not found"),
             ("first", {"type": "sweep"}, 501, "the node first of type sweep"),
+            (
+                "first",
+                {"inputs": {"text": {"job_input_type": "uri_folder", "uri": "azureml://jobs/earlier/outputs/joined"}}},
+                501,
+                "the URI azureml://jobs/earlier/outputs/joined for anything but registering a model",
+            ),
         ],
     )
     def test_an_invalid_node(

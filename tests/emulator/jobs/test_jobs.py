@@ -177,12 +177,32 @@ def test_pipeline_metrics_are_on_the_step_and_on_the_root_run(ml: Any, pipeline:
     assert client.get_run(pipeline[0]).info.status == "FINISHED"
 
 
-def test_pipeline_output_is_in_the_default_datastore(emulator: Emulator, ml: Any, pipeline: tuple[str, str]) -> None:
-    name = pipeline[0]
-    uri = ml.jobs.get(name).outputs["trained_model"].path
-    assert uri == f"azureml://datastores/workspaceblobstore/paths/azureml/{name}/trained_model/"
-    folder = uris.resolve(emulator.azure, f"azureml://jobs/{name}/outputs/trained_model")
-    assert folder == uris.resolve(emulator.azure, uri)
+def test_a_pipelines_output_is_in_the_folder_of_the_step_that_wrote_it(
+    emulator: Emulator, ml: Any, credential: Any, pipeline: tuple[str, str]
+) -> None:
+    name, i = pipeline[0], emulator.azure.identity
+    assert ml.jobs.get(name).outputs["trained_model"].path is None
+    step = list(ml.jobs.list(parent_job_name=name))[-1].name
+    history = ml.jobs._runs_operations
+    output = history.get_run_data(name).run_metadata.outputs["trained_model"]
+    assert (output.type, step in output.asset_id) == ("MLFlowModel", True)
+    assert history.get_run_data(step).run_metadata.outputs["mlflow_model_folder"].asset_id == output.asset_id
+    token = credential.get_token("https://management.azure.com/.default").token
+    answers = [
+        requests.post(
+            f"https://eastus.api.azureml.ms/modelregistry/v1.0{emulator.azure.workspace_id}/models/batchGetResolvedUris",
+            json={"values": [asset]},
+            headers={"Authorization": f"Bearer {token}"},
+            timeout=60,
+        )
+        for asset in (output.asset_id, output.asset_id.replace(step, "nobody"), output.asset_id.replace("/models/", "/data/"))
+    ]
+    assert [answer.status_code for answer in answers] == [200, 404, 400]
+    workspace = f"subscriptions/{i.subscription}/resourcegroups/{i.group}/workspaces/{i.workspace}"
+    uri = f"azureml://{workspace}/datastores/workspaceblobstore/paths/azureml/{step}/mlflow_model_folder/"
+    assert answers[0].json() == {"values": {output.asset_id: {"path": uri, "type": "MLFlowModel"}}}
+    folder = uris.resolve(emulator.azure, uri)
+    assert folder == uris.resolve_model(emulator.azure, f"azureml://jobs/{name}/outputs/trained_model")
     assert "transformers_version: 5.3.0" in (folder / "MLmodel").read_text(), "that of the component's environment"
 
 
@@ -258,6 +278,7 @@ def _set(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
 
 
 LITERAL = {"value": "1", "job_input_type": "literal"}
+JOB_OUTPUT = "azureml://jobs/earlier/outputs/trained_model"
 
 
 @pytest.mark.parametrize(
@@ -304,6 +325,8 @@ LITERAL = {"value": "1", "job_input_type": "literal"}
         (_set("jobs/n/whatever", 1), 400, "jobs.n.whatever: Extra inputs are not permitted"),
         (_set("whatever", 1), 400, "whatever: Extra inputs are not permitted"),
         (_set("jobType", "Sweep"), 501, "jobs of type Sweep"),
+        (_set("inputs/data/uri", JOB_OUTPUT), 501, f"the URI {JOB_OUTPUT} for anything but registering a model"),
+        (_set("jobs/n/inputs/mlflow_model_path/uri", JOB_OUTPUT), 501, f"the URI {JOB_OUTPUT} for anything but registering a model"),
         (lambda document: None, 404, "paths/nothing.jsonl' does not exist or is not accessible"),
     ],
 )
@@ -332,6 +355,13 @@ def test_a_command_that_refers_to_a_missing_input_is_rejected(emulator: Emulator
         400,
         "Invalid expression inputs.nothing: the job has no inputs of that name.",
     )
+
+
+def test_a_command_reads_no_output_by_the_name_of_its_job(emulator: Emulator, credential: Any) -> None:
+    source = {"jobInputType": "mlflow_model", "uri": JOB_OUTPUT}
+    properties = {"jobType": "Command", "command": "ls ${{inputs.model}}", "environmentId": ENVIRONMENT, "inputs": {"model": source}}
+    answer = put(emulator, credential, "rejected_4", properties)
+    assert (answer.status_code, f"the URI {JOB_OUTPUT} for anything but registering a model" in answer.text) == (501, True)
 
 
 def test_a_missing_job_is_not_found(ml: Any) -> None:
