@@ -1,7 +1,7 @@
 """The few requests that the SDK has no public method for, sent through azure-core as the SDK sends its own.
 
-These are run history (details, children, outputs), the URIs of its outputs, the raw form of a registry's model (the SDK drops ``isArchived``
-and ``systemMetadata``) and scoring (the SDK's ``invoke`` keeps the deployment header of one call for all later ones).
+These are run history (details, children, outputs and their URIs), the raw form of a registry's model (the SDK drops ``isArchived`` and
+``systemMetadata``) and scoring (the SDK's ``invoke`` keeps the deployment header of one call for all later ones).
 """
 
 from __future__ import annotations
