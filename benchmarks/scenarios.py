@@ -32,11 +32,11 @@ from mlops.core.config import load
 from mlops.core.records import Judged, Judgement, Outcome, Verdict
 from mlops.core.run import Run
 from mlops.dataset import chitchat
+from mlops.dataset.candidates import shorten
 from mlops.dataset.conversation import Conversation, Message, content_id, encode
 from mlops.emulator.base.azure import Options
 from mlops.emulator.server import Emulator
 from mlops.judging.wording import number
-from mlops.prepare import shorten
 from mlops.report.markdown import table
 
 Row = dict[str, Any]

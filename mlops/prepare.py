@@ -8,13 +8,11 @@ Writes ``run/data/{split}.jsonl``. Running it again with the same settings and s
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 
 from mlops.cli import stage
@@ -25,13 +23,14 @@ from mlops.core.records import Prepared
 from mlops.core.reuse import reuse_key
 from mlops.core.run import Run, file_sha256
 from mlops.dataset import fingerprint
-from mlops.dataset.checks import RETENTION, RULES, TARGET_SPLIT, TRAINING_SPLIT, check_row
-from mlops.dataset.conversation import SPLITS, Conversation, InvalidRow, TextHash, encode, hash64, hash_text
-from mlops.dataset.overlap import BATCH, LeakIndex, Match, Screen
+from mlops.dataset.candidates import Reader, sample
+from mlops.dataset.checks import RETENTION, TARGET_SPLIT, TRAINING_SPLIT
+from mlops.dataset.conversation import SPLITS, decode
+from mlops.dataset.overlap import LeakIndex, Screen
 from mlops.dataset.rows import Rows, SelectedRows
 from mlops.dataset.sources import Source, find_source
 
-__all__ = ["EXCLUDED", "main", "prepare", "sample", "settings_key", "shorten"]
+__all__ = ["EXCLUDED", "main", "prepare", "settings_key"]
 
 VERSION = 4
 """Increase it when the code below produces different rows from the same source, so that older results are not reused."""
@@ -127,28 +126,6 @@ def settings_key(data: DataConfig, source: Source, retention: str = "") -> str:
     return reuse_key({"data": data}, EXCLUDED, version=VERSION, name=source.name, revision=source.revision, retention=retention)
 
 
-def sample(rows: Rows, percent: float, seed: int) -> Sequence[int]:
-    """Return the indices of the rows to keep, ordered by hash: ``percent`` of them, rounded up."""
-    salt = seed.to_bytes(8, "little", signed=True)
-    keys = [hash64(salt, identity.to_bytes(8, "little")) for identity in rows.ids()]
-    # Rows with the same prompt_id share a hash; their order in the source breaks the tie, so the result never depends on the sort.
-    order = sorted(range(len(keys)), key=lambda index: (keys[index], index))
-    return order[: math.ceil(len(order) * percent / 100)]
-
-
-def shorten(row: Conversation, max_messages: int | None, split: str) -> Conversation:
-    """Cut a conversation to ``max_messages``, not counting a leading system message; for fine-tuning, back to an assistant turn."""
-    if max_messages is None:
-        return row
-    limit = max_messages + (bool(row.messages) and row.messages[0].role == "system")
-    if len(row.messages) <= limit:
-        return row
-    messages = row.messages[:limit]
-    while split.endswith("_sft") and messages and messages[-1].role != "assistant":
-        messages.pop()
-    return Conversation(prompt=row.prompt, messages=messages, prompt_id=row.prompt_id)
-
-
 def merge_notes(splits: Mapping[str, Rows]) -> Mapping[str, int]:
     """Merge the notes of all splits. Splits that were made from the same rows have the same notes, which count once."""
     merged: dict[str, int] = {}
@@ -230,8 +207,8 @@ def _removed_on_failure(run: Run) -> Iterator[list[Path]]:
 
 def _select(
     split: str, rows: Rows, data: DataConfig, hashes: set[int], evaluated: LeakIndex, dropped: Counter[str], bad: BadRows
-) -> Iterator[tuple[int, Conversation]]:
-    """Yield the rows of a split that pass the limits, ordered by hash, each with its index.
+) -> Iterator[tuple[int, bytes]]:
+    """Yield the rows of a split that pass the limits, ordered by hash, each as its index and a line of JSON.
 
     Args:
         split: its name.
@@ -243,58 +220,33 @@ def _select(
         bad: rows with errors; is added to.
     """
     order = sample(rows, data.percent, data.seed)
-    screen: Screen[tuple[int, Conversation]] = Screen(evaluated)
     screens = data.deduplicate and split == TRAINING_SPLIT
-    for index, row, texts, matches in _look_up(order, rows, data.max_messages, split, evaluated if screens else None):
-        if isinstance(row, InvalidRow):
-            bad.add(split, rows.where(index), row.rule, str(row))
+    screen: Screen[tuple[int, bytes]] = Screen(evaluated)
+    reader = Reader(rows, split, data.max_messages, bad.drop, evaluated if screens else None)
+    for candidate in reader.read(order, data.max_rows.get(split)):  # type: ignore[call-overload]
+        index, line = candidate.number, candidate.line
+        if candidate.problem is not None:
+            bad.add(split, rows.where(index), *candidate.problem)
             dropped[BAD] += 1
             continue
-        if bad.drop and (problem := _find_error(row, split)):
-            bad.add(split, rows.where(index), *problem)
-            dropped[BAD] += 1
-            continue
-        if data.max_characters is not None and sum(len(message.content) for message in row.messages) > data.max_characters:
+        if data.max_characters is not None and candidate.characters > data.max_characters:
             dropped["longer than max_characters"] += 1
             continue
         if data.deduplicate:
             # After the cut, because it can make two conversations equal.
-            key = hash((*(message.role for message in row.messages), *texts))
-            if key in hashes:
+            if candidate.key in hashes:
                 dropped["repeated"] += 1
                 continue
-            hashes.add(key)
+            hashes.add(candidate.key)
         if screens:
-            released = screen.put((index, row), matches)
+            released = screen.put((index, line), candidate.matches)
             # Fewer than none: a row that was held back is used after all.
             dropped[LEAK] += 1 - len(released)
             yield from released
             continue
         if split == TARGET_SPLIT:
-            evaluated.add(split, index, row.messages, texts)
-        yield index, row
-
-
-def _look_up(
-    order: Sequence[int], rows: Rows, max_messages: int | None, split: str, evaluated: LeakIndex | None
-) -> Iterator[tuple[int, Conversation | InvalidRow, Sequence[TextHash], Sequence[Match]]]:
-    """Yield the index of each row, the row, shortened, the hashes of its texts, and what it gives away of the evaluated rows, if any.
-
-    Rows are looked up some at a time, which is faster. That has no effect on them, so it doesn't matter whether all are used.
-    """
-    pairs = zip(order, rows.take(order), strict=True)
-    while batch := list(islice(pairs, BATCH)):
-        short = [row if isinstance(row, InvalidRow) else shorten(row, max_messages, split) for _, row in batch]
-        messages = [() if isinstance(row, InvalidRow) else row.messages for row in short]
-        texts = [[hash_text(message.content) for message in each] for each in messages]
-        found = [each.matches for each in evaluated.find(list(zip(messages, texts, strict=True)))] if evaluated else [()] * len(batch)
-        yield from zip((index for index, _ in batch), short, texts, found, strict=True)
-
-
-def _find_error(row: Conversation, split: str) -> tuple[str, str] | None:
-    """Return the first error of a row that has been read, as `mlops validate` would report it."""
-    problems = check_row(row, for_training=not split.endswith("_gen"))
-    return next((problem for problem in problems if RULES[problem[0]][0] == "error"), None)
+            evaluated.add(split, index, decode(line).messages)
+        yield index, line
 
 
 def _write(
@@ -314,10 +266,10 @@ def _write(
     temporary += paths
     progress = console.Progress(f"rows of {split}")
     with paths[0].open("wb") as file, paths[1].open("w", encoding="utf-8", errors="backslashreplace") as origins:
-        for index, row in _select(split, rows, data, hashes, evaluated, dropped, bad):
+        for index, line in _select(split, rows, data, hashes, evaluated, dropped, bad):
             if progress.done == limit:
                 break
-            file.write(encode(row))
+            file.write(line)
             origins.write(rows.where(index).replace("\n", " ") + "\n")
             progress.advance()
         file.flush()

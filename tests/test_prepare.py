@@ -20,8 +20,8 @@ from mlops.core.errors import ConfigError, DataError, ValidationFailed
 from mlops.core.records import Prepared
 from mlops.core.run import Run, file_sha256
 from mlops.dataset.checks import check
-from mlops.dataset.conversation import SPLITS, Conversation, Message, read_jsonl
-from mlops.prepare import ORDER, prepare, sample, shorten
+from mlops.dataset.conversation import SPLITS, Conversation, read_jsonl
+from mlops.prepare import ORDER, prepare
 
 specification = importlib.util.spec_from_file_location("hub", Path(__file__).parent / "support" / "hub.py")
 assert specification is not None
@@ -109,41 +109,9 @@ def test_a_larger_percentage_keeps_what_a_smaller_one_kept_and_adds_to_it(folder
     assert samples[2] != sorted(samples[2], key=lambda name: int(name.split("-")[1])), "the source's own order would not be a sample"
 
 
-@pytest.mark.parametrize(("count", "percent", "expected"), [(40, 2.5, 1), (40, 2.6, 2), (3, 1, 1), (7, 100, 7)])
-def test_percentages_are_rounded_up(count: int, percent: float, expected: int, tmp_path: Path) -> None:
-    splits = datasets_rows(count)
-    assert len(sample(splits, percent, 42)) == expected
-
-
-def datasets_rows(count: int) -> Any:
-    from mlops.dataset.rows import ListRows
-
-    return ListRows((str(n), Conversation(prompt="", messages=[], prompt_id=str(n))) for n in range(count))
-
-
 def test_rows_are_limited_after_the_percentage(folder: Path, run: Run) -> None:
     record = prepare(config(folder, percent=50, max_rows={"train_sft": 7, "test_gen": 100}), run)
     assert {split: record.files[split].rows for split in SPLITS} == {"train_sft": 7, "test_sft": 20, "train_gen": 20, "test_gen": 20}
-
-
-@pytest.mark.parametrize(
-    ("roles", "limit", "split", "expected"),
-    [
-        ("uaua", None, "train_sft", "uaua"),
-        ("uaua", 4, "train_sft", "uaua"),
-        ("uaua", 3, "train_sft", "ua"),
-        ("uaua", 3, "train_gen", "uau"),
-        ("suaua", 2, "train_sft", "sua"),
-        ("suaua", 3, "train_sft", "sua"),
-        # What was wrong before the cut is left for validate to find.
-        ("uau", 4, "train_sft", "uau"),
-    ],
-)
-def test_conversations_are_cut_back_to_an_answer(roles: str, limit: int | None, split: str, expected: str) -> None:
-    names = {"u": "user", "a": "assistant", "s": "system"}
-    whole = Conversation(prompt="p", messages=[Message(names[role], str(place)) for place, role in enumerate(roles)], prompt_id="i")
-    short = shorten(whole, limit, split)
-    assert short == Conversation(prompt="p", messages=whole.messages[: len(expected)], prompt_id="i")
 
 
 def test_long_conversations_are_dropped_and_counted(tmp_path: Path, run: Run) -> None:

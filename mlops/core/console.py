@@ -166,7 +166,7 @@ class Progress:
         """Add to the count."""
         self.done += by
         now = time.monotonic()
-        if now - self._printed >= (0.2 if is_terminal() else 10.0):
+        if (waited := now - self._printed) >= 0.2 and (waited >= 10.0 or is_terminal()):
             self._printed = now
             self._print("\r" if is_terminal() else "", "" if is_terminal() else "\n")
 

@@ -23,8 +23,9 @@ from xxhash import xxh3_64_intdigest
 from mlops.core import console
 from mlops.core.records import Finding
 from mlops.dataset.chunks import Chunk, map_chunks
-from mlops.dataset.conversation import Conversation, InvalidRow, RetentionItem, TextHash, hash_text, read_jsonl
-from mlops.dataset.overlap import BATCH, RUN_WORDS, LeakIndex, Leaks, Shared, resolve
+from mlops.dataset.conversation import Conversation, InvalidRow, RetentionItem, TextHash, hash_conversation, hash_text, read_jsonl
+from mlops.dataset.overlap import BATCH, LeakIndex, Leaks, Shared, resolve
+from mlops.dataset.passages import RUN_WORDS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -265,10 +266,6 @@ def _check_roles(roles: list[str], for_training: bool) -> Iterator[tuple[str, st
         yield "role.ending", f"the last message, messages[{turns[-1][0]}], has role {turns[-1][1]}; it must be the assistant's"
 
 
-_MASK = 2**64 - 1
-_ROLE_NUMBERS = {role: int.from_bytes(role.encode()) for role in _ROLES}
-
-
 @dataclass
 class _RowHashes:
     """Line numbers and hashes of a file's rows."""
@@ -298,13 +295,11 @@ class _RowHashes:
         """
         # A row without messages has already been reported. Its own number keeps it from being reported as a duplicate, too.
         exact = b"\xff".join([part.encode() for message in row.messages for part in (message.role, message.content)])
-        # Python's hashes of integers, unlike those of texts, are the same in every process.
-        roles = [_ROLE_NUMBERS.get(message.role) or int.from_bytes(message.role.encode()) for message in row.messages]
         prompt = texts[0] if texts and row.prompt == row.messages[0].content else hash_text(row.prompt)
         self.numbers.append(number)
         self.ids.append(xxh3_64_intdigest(row.prompt_id.encode()))
         self.exact.append(xxh3_64_intdigest(exact) if exact else unique)
-        self.normalized.append(hash((*roles, *texts) or unique) & _MASK)
+        self.normalized.append(hash_conversation(row.messages, texts) if texts else unique)
         self.prompts.append(prompt.value if prompt.size >= LONG_PROMPT else 0)
 
     def extend(self, other: _RowHashes, lines_before: int) -> None:

@@ -32,6 +32,7 @@ __all__ = [
     "decode_any",
     "encode",
     "hash64",
+    "hash_conversation",
     "hash_text",
     "lines",
     "normalize",
@@ -78,12 +79,17 @@ class InvalidRow(ValueError):
         super().__init__(message)
         self.rule = rule
 
+    def __reduce__(self) -> tuple[type[InvalidRow], tuple[str, str]]:
+        """Return how it is made again in another process."""
+        return InvalidRow, (self.rule, str(self))
+
 
 R = TypeVar("R", bound=Conversation)
 
 _DECODERS: dict[type[Conversation], msgspec.json.Decoder[Any]] = {
     kind: msgspec.json.Decoder(kind) for kind in (Conversation, RetentionItem)
 }
+_MASK = 2**64 - 1
 _ENCODER = msgspec.json.Encoder()
 # Quotes inside a string are escaped, so these bytes can only be a key, or a value that is exactly this word.
 _KEYS_OF_ROW, _KEYS_OF_MESSAGE = (b'"prompt"', b'"messages"', b'"prompt_id"'), (b'"role"', b'"content"')
@@ -219,6 +225,17 @@ def hash_text(text: str) -> TextHash:
     """Hash a text, normalized."""
     normalized = normalize(text)
     return TextHash(xxhash.xxh3_64_intdigest(normalized), len(normalized))
+
+
+def hash_conversation(messages: Sequence[Message], texts: Sequence[TextHash]) -> int:
+    """Hash roles and normalized texts to 64 bits, the same in every process.
+
+    Args:
+        messages: some messages.
+        texts: the hashes of their texts.
+    """
+    # Python's hashes of integers, unlike those of texts, don't differ from process to process.
+    return hash((*[int.from_bytes(message.role.encode()) for message in messages], *texts)) & _MASK
 
 
 def content_id(messages: Sequence[Message]) -> str:

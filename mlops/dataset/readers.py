@@ -16,8 +16,9 @@ from mlops.core.config import DataConfig
 from mlops.core.errors import DataError
 from mlops.dataset.contents import check_content, decompress, suffixes
 from mlops.dataset.conversation import Conversation, InvalidRow
+from mlops.dataset.json_lines import JsonLinesRows
 from mlops.dataset.layouts import Layout, recognize
-from mlops.dataset.rows import SAMPLE, ArrowRows, JsonLinesRows, ListRows, LocatedRow, Rows, decode_row, find_layout
+from mlops.dataset.rows import SAMPLE, ArrowRows, ListRows, LocatedRow, Rows, decode_row, find_layout
 
 __all__ = ["FORMATS", "is_data_file", "read_file", "read_saved"]
 

@@ -8,15 +8,13 @@ import weakref
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 
 from mlops.core.config import DataConfig
-from mlops.dataset.contents import check_content, decompress
-from mlops.dataset.conversation import MAX_LINE_BYTES, Conversation, InvalidRow, convert, decode, decode_any, hash64
+from mlops.dataset.conversation import Conversation, InvalidRow, convert, decode, decode_any, hash64
 from mlops.dataset.layouts import Layout, recognize
 
-__all__ = ["SAMPLE", "ArrowRows", "ChainedRows", "JsonLinesRows", "ListRows", "Rows", "SelectedRows", "decode_row", "find_layout"]
+__all__ = ["SAMPLE", "ArrowRows", "ChainedRows", "ListRows", "Rows", "SelectedRows", "decode_row", "find_layout", "id_hash"]
 
 SAMPLE = 20
 """How many rows decide which layout a file has."""
@@ -32,6 +30,8 @@ class Rows(Protocol):
 
     title: str
     """The layout that was recognized, e.g. ``ShareGPT``."""
+    is_sendable: bool
+    """Whether another process can read the rows, too."""
 
     def __len__(self) -> int: ...
 
@@ -55,7 +55,7 @@ class ListRows:
     """Rows in memory, for the small formats (JSON, CSV, chitchat)."""
 
     def __init__(self, rows: Iterable[LocatedRow], title: str = "ultrachat", layout: Layout | None = None) -> None:
-        self.title = title
+        self.title, self.is_sendable = title, False
         self._rows, self._layout = list(rows), layout
 
     def __len__(self) -> int:
@@ -63,7 +63,7 @@ class ListRows:
 
     def ids(self) -> array[int]:
         """See :class:`Rows`."""
-        return array("Q", (_id_hash(row) for _, row in self._rows))
+        return array("Q", (id_hash(row) for _, row in self._rows))
 
     def where(self, index: int) -> str:
         """See :class:`Rows`."""
@@ -82,62 +82,6 @@ class ListRows:
         return Counter() if self._layout is None else self._layout.notes
 
 
-class JsonLinesRows:
-    """Rows in a JSON Lines file, scanned once and then accessed by offset. Uses 24 bytes of memory per row. Empty lines are skipped.
-
-    Raises:
-        DataError: the file is something else, or no layout fits its rows.
-    """
-
-    def __init__(self, path: Path, data: DataConfig, compression: str = "") -> None:
-        self._path = path
-        self._file = decompress(path, compression)
-        weakref.finalize(self, self._file.close)
-        check_content(path, ".jsonl", self._file.read(4096))
-        self._layout = find_layout((line for _, _, line in _lines(self._file)), data, str(path))
-        self.title = self._layout.title
-        self._numbers, self._offsets, self._ids = array("Q"), array("Q"), array("Q")
-        self._invalid_rows: dict[int, InvalidRow] = {}
-        for number, offset, line in _lines(self._file):
-            row: Conversation | InvalidRow
-            try:
-                row = decode_row(line, self._layout)
-            except InvalidRow as problem:
-                row = self._invalid_rows[len(self._ids)] = problem
-            self._numbers.append(number)
-            self._offsets.append(offset)
-            self._ids.append(_id_hash(row))
-        self._notes = Counter(self._layout.notes)
-
-    def __len__(self) -> int:
-        return len(self._offsets)
-
-    def ids(self) -> array[int]:
-        """See :class:`Rows`."""
-        return self._ids
-
-    def where(self, index: int) -> str:
-        """See :class:`Rows`."""
-        return f"{self._path}:{self._numbers[index]}"
-
-    def take(self, indices: Sequence[int]) -> Iterator[Conversation | InvalidRow]:
-        """See :class:`Rows`."""
-        for index in indices:
-            if index in self._invalid_rows:
-                yield self._invalid_rows[index]
-                continue
-            self._file.seek(self._offsets[index])
-            yield decode_row(self._file.readline(), self._layout)
-
-    def invalid_rows(self) -> dict[int, InvalidRow]:
-        """See :class:`Rows`. The result is complete."""
-        return self._invalid_rows
-
-    def notes(self) -> Mapping[str, int]:
-        """See :class:`Rows`."""
-        return self._notes
-
-
 class ArrowRows:
     """Rows of Arrow tables (Parquet, ``save_to_disk``, hub), which stay on disk.
 
@@ -152,7 +96,7 @@ class ArrowRows:
     """
 
     def __init__(self, batches: Sequence[Any], name: str, data: DataConfig, columns: Sequence[str] = (), keep: Any = None) -> None:
-        self._name = name
+        self._name, self.is_sendable = name, False
         if keep is not None:
             weakref.finalize(self, keep.cleanup)
         self._batches = [batch for batch in batches if len(batch)]
@@ -181,7 +125,7 @@ class ArrowRows:
                     for index, row in enumerate(self._convert(batch.select(self._fields).to_pylist()), start):
                         if isinstance(row, InvalidRow):
                             self._invalid_rows[index] = row
-                        self._ids.append(_id_hash(row))
+                        self._ids.append(id_hash(row))
                 else:
                     self._ids.extend(map(hash64, texts))
         return self._ids
@@ -230,7 +174,7 @@ class ChainedRows:
     """The rows of several files, one after another."""
 
     def __init__(self, parts: Sequence[Rows]) -> None:
-        self._parts = parts
+        self._parts, self.is_sendable = parts, all(part.is_sendable for part in parts)
         self.title = ", ".join(dict.fromkeys(part.title for part in parts))
         self._starts = [0]
         for part in parts:
@@ -275,7 +219,7 @@ class SelectedRows:
 
     def __init__(self, rows: Rows, indices: Sequence[int]) -> None:
         self._rows, self._indices = rows, indices
-        self.title = rows.title
+        self.title, self.is_sendable = rows.title, rows.is_sendable
 
     def __len__(self) -> int:
         return len(self._indices)
@@ -329,23 +273,6 @@ def find_layout(lines: Iterator[bytes], data: DataConfig, name: str) -> Layout:
     return recognize(sample, data, name)
 
 
-def _lines(file: IO[bytes]) -> Iterator[tuple[int, int, bytes]]:
-    """Yield number, offset and bytes of every line that isn't empty, as :func:`mlops.dataset.conversation.lines` does.
-
-    A byte order mark at the beginning of the file is skipped.
-    """
-    number = 0
-    offset = file.seek(3 if file.seek(0) == 0 and file.read(3) == b"\xef\xbb\xbf" else 0)
-    while line := file.readline(MAX_LINE_BYTES + 1):
-        number += 1
-        start, offset = offset, offset + len(line)
-        if not line.isspace():
-            yield number, start, line
-        while len(line) > MAX_LINE_BYTES and not line.endswith(b"\n"):
-            line = file.readline(MAX_LINE_BYTES + 1)
-            offset += len(line)
-
-
 def decode_row(line: bytes, layout: Layout) -> Conversation:
     """Decode and convert the JSON text of a row.
 
@@ -367,5 +294,6 @@ def _as_arrow(indices: Sequence[int]) -> Any:
     return pyarrow.array(indices, pyarrow.int64())
 
 
-def _id_hash(row: Conversation | InvalidRow) -> int:
+def id_hash(row: Conversation | InvalidRow) -> int:
+    """Return a 64-bit hash of the row's ``prompt_id``."""
     return hash64(row.prompt_id.encode() if isinstance(row, Conversation) else b"")

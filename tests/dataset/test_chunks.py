@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mlops.core.errors import DataError
-from mlops.dataset import chunks
+from mlops.dataset import chunks, processes
 from mlops.dataset.checks import check
 from mlops.dataset.chunks import Chunk, map_chunks, split_file
 from mlops.dataset.conversation import lines
@@ -47,7 +47,7 @@ def first_byte(chunk: Chunk, suffix: str) -> str:
 def test_results_of_processes_are_in_order_and_faults_are_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chunks, "CHUNK_BYTES", 4)
     monkeypatch.setattr(chunks, "PARALLEL_BYTES", 0)
-    monkeypatch.setattr(chunks, "_count_processors", lambda: 2)
+    monkeypatch.setattr(processes, "_count_processors", lambda: 2)
     path = tmp_path / "file"
     path.write_text("a----\nb----\nc----\nd----\ne----\nf----\nfault\ng----\n")
     results = map_chunks(path, first_byte, "!")
@@ -55,7 +55,7 @@ def test_results_of_processes_are_in_order_and_faults_are_raised(tmp_path: Path,
     with pytest.raises(DataError, match="The text is fault"):
         next(results)
     path.write_text("a----\nb----\n--end\n")
-    with pytest.raises(DataError, match=f"A process that was reading {path} has been killed"):
+    with pytest.raises(DataError, match="A process that was reading the data has been killed"):
         list(map_chunks(path, first_byte, "!"))
 
 
@@ -78,7 +78,13 @@ def test_findings_do_not_depend_on_the_number_of_processes(tmp_path: Path, monke
     monkeypatch.setattr(chunks, "CHUNK_BYTES", 800)
     assert findings() == expected
     monkeypatch.setattr(chunks, "PARALLEL_BYTES", 2000)
-    monkeypatch.setattr(chunks, "_count_processors", lambda: 2)
+    monkeypatch.setattr(processes, "_count_processors", lambda: 2)
     assert findings() == expected
     rules = {"json.malformed", "messages.empty", "id.empty", "duplicate.exact", "overlap.exact", "overlap.answer", "duplicate.near"}
     assert rules | {"privacy.personal"} <= {finding.rule for finding in expected}  # type: ignore[attr-defined]
+
+
+def test_rows_without_messages_are_no_duplicates_of_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 1)
+    path = write(tmp_path, "train_sft", [row(number, messages=[]) for number in range(4)])
+    assert [finding.rule for finding in check({"train_sft": path}).findings] == ["messages.empty"] * 4

@@ -11,7 +11,8 @@ import pytest
 from mlops.core.records import Finding
 from mlops.dataset.checks import check
 from mlops.dataset.conversation import Message, hash_text
-from mlops.dataset.overlap import RUN_WORDS, STOCK_QUESTIONS, LeakIndex, Screen, find_leaks
+from mlops.dataset.overlap import LeakIndex, Screen, find_leaks
+from mlops.dataset.passages import RUN_WORDS, STOCK_QUESTIONS
 
 SYSTEM, USER, ASSISTANT = "system", "user", "assistant"
 QUESTION = "How do I keep basil alive on a windowsill?"
