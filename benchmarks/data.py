@@ -1,24 +1,31 @@
 """Speed and memory of the data checks and of `prepare`, on generated data of the size and shape of ultrachat_200k.
 
-    python -m benchmarks.data                 207,865 + 23,110 rows, 1.5 GB on disk
-    python -m benchmarks.data --share 0.05    a twentieth of it
+    python -m benchmarks.data                      207,865 + 23,110 rows, 1.5 GB on disk
+    python -m benchmarks.data --share 0.05         a twentieth of it
+    python -m benchmarks.data --only check --share 0.25 0.5 1    does the time grow with the number of rows, or faster?
 
-All times are from one run on one machine. The reference is a loop that decodes every row and checks nothing.
+All times are from one run on one machine. The reference is a loop on one processor that decodes every row and checks nothing, with orjson
+if that is installed. Processor time and memory (its proportional set size, sampled) include the processes that a check starts.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib
+import importlib.util
 import multiprocessing
 import random
 import resource
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
+import psutil
 
 from mlops.core import console
 from mlops.core.config import Config
@@ -26,7 +33,6 @@ from mlops.core.run import Run
 from mlops.dataset.checks import check
 from mlops.dataset.conversation import SPLITS
 from mlops.dataset.near_duplicates import check_near_duplicates
-from mlops.dataset.overlap import find_leaks
 from mlops.dataset.privacy import check_privacy
 from mlops.prepare import prepare
 
@@ -53,30 +59,58 @@ def generate(folder: Path, share: float) -> int:
     return total
 
 
-def decode_only(files: dict[str, Path]) -> None:
+def decode_only(files: dict[str, Path], decode: Callable[[bytes], object]) -> None:
     """The reference: decode every row to plain objects, and check nothing."""
     for path in files.values():
         with path.open("rb") as file:
             for line in file:
-                msgspec.json.decode(line)
+                decode(line)
 
 
-def measure(name: str, function: Callable[..., object], *arguments: Any) -> None:
-    """Run a function in a process of its own, so that its peak memory is its own, and print time, processor time and memory."""
+class Cost(NamedTuple):
+    """What a function needed: seconds, seconds of all processors together, and MiB of memory at the most."""
+
+    seconds: float
+    processor: float
+    memory: float
+
+
+def measure(function: Callable[..., object], *arguments: Any) -> Cost:
+    """Run a function in a process of its own, so that its peak memory is its own."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_run, args=(sender, function, arguments))
     process.start()
-    seconds, processor, memory = receiver.recv()
+    cost: Cost = receiver.recv()
     process.join()
-    console.info(f"{name:32}{seconds:8.1f} s{processor:8.1f} s CPU{memory:8.0f} MiB")
+    return cost
 
 
 def _run(sender: Any, function: Callable[..., object], arguments: tuple[Any, ...]) -> None:
-    start, processor = time.perf_counter(), time.process_time()
+    peak, done = [0.0], threading.Event()
+    sampler = threading.Thread(target=_sample_memory, args=(peak, done))
+    sampler.start()
+    start, processor = time.perf_counter(), _processor_time()
     function(*arguments)
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    sender.send((time.perf_counter() - start, time.process_time() - processor, memory))
+    cost = time.perf_counter() - start, _processor_time() - processor
+    done.set()
+    sampler.join()
+    sender.send(Cost(*cost, peak[0] / 2**20))
+
+
+def _sample_memory(peak: list[float], done: threading.Event) -> None:
+    own = psutil.Process()
+    while not done.wait(0.1):
+        total = 0
+        for process in (own, *own.children(recursive=True)):
+            with contextlib.suppress(psutil.Error):
+                total += process.memory_full_info().pss
+        peak[0] = max(peak[0], total)
+
+
+def _processor_time() -> float:
+    """Return the processor time of this process and of those that it started and that have ended."""
+    return sum(usage.ru_utime + usage.ru_stime for usage in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
 
 
 def place(split: str, line: int) -> str:
@@ -98,25 +132,43 @@ def tutorial(folder: Path, output: Path) -> None:
         rows.to_json(str(output / f"{split}.jsonl"))
 
 
-def main() -> None:
+def print_costs(share: float, only: Collection[str]) -> None:
     """Generate the data, measure, print a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--share", type=float, default=1.0, help="of the full size (default: 1)")
-    share = parser.parse_args().share
+    reference, decode = ("msgspec", msgspec.json.decode)
+    if importlib.util.find_spec("orjson"):
+        reference, decode = "orjson", importlib.import_module("orjson").loads
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary, "source")
         folder.mkdir()
         size = generate(folder, share)
         files = {split: folder / f"{split}.jsonl" for split in SPLITS}
-        suites = {"target": files["test_gen"]}
+        training = {"train_sft": files["train_sft"]}
+        cases: dict[str, tuple[Any, ...]] = {
+            "rows": ("rows and duplicates of train_sft", check, training),
+            "check": ("exact checks of all, with leaks", check, files),
+            "near": ("near duplicates", check_near_duplicates, files, "train_sft", place),
+            "privacy": ("secrets and personal data", check_privacy, files, place),
+            "prepare": ("prepare", prepare_all, folder, Path(temporary, "run")),
+            "tutorial": ("load_dataset + to_json", tutorial, folder, Path(temporary, "tutorial")),
+        }
         console.info(f"{sum(max(20, round(count * share)) for count in ROWS.values()):,} rows, {size / 1e6:,.0f} MB\n")
-        measure("decode only (msgspec)", decode_only, files)
-        measure("exact checks", check, files)
-        measure("near duplicates", check_near_duplicates, files, "train_sft", place)
-        measure("answers and shared passages", find_leaks, files["train_sft"], suites)
-        measure("secrets and personal data", check_privacy, files, place)
-        measure("prepare", prepare_all, folder, Path(temporary, "run"))
-        measure("load_dataset + to_json", tutorial, folder, Path(temporary, "tutorial"))
+        costs = {f"decode only ({reference})": measure(decode_only, files, decode)}
+        costs |= {name: measure(function, *arguments) for key, (name, function, *arguments) in cases.items() if key in (only or cases)}
+    base = next(iter(costs.values()))
+    console.info(f"\n{'':34}{'s':>8}{'ratio':>8}{'s CPU':>8}{'ratio':>8}{'MiB':>8}")
+    for name, cost in costs.items():
+        ratios = cost.seconds / base.seconds, cost.processor / base.processor
+        console.info(f"{name:34}{cost.seconds:8.1f}{ratios[0]:8.1f}{cost.processor:8.1f}{ratios[1]:8.1f}{cost.memory:8.0f}")
+
+
+def main() -> None:
+    """Measure at every requested size."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--share", type=float, nargs="+", default=[1.0], help="of the full size (default: 1)")
+    parser.add_argument("--only", nargs="+", default=[], help="some of rows, check, near, privacy, prepare, tutorial")
+    arguments = parser.parse_args()
+    for share in arguments.share:
+        print_costs(share, arguments.only)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@
     mlops data show        show statistics and conversations of the prepared data
     mlops schema           print the JSON Schema of pipeline.toml
     mlops roles            print the smallest custom role in Azure for a pull request, a push or the schedule
+    mlops completion       print a script that completes commands and options in bash, zsh or fish
     mlops plan, comment    for workflows: which jobs have something to do; the comment on a pull request
 
 Every command takes --target, --config, --run and --set; see `mlops COMMAND --help`.
@@ -27,7 +28,7 @@ from importlib.metadata import version
 
 try:
     from mlops.cli import stage
-    from mlops.cli.run import STAGES
+    from mlops.cli.commands import COMMANDS
     from mlops.core import console
     from mlops.core.errors import OUTPUT_CLOSED, UsageError
 except ModuleNotFoundError as missing:
@@ -39,17 +40,6 @@ except ModuleNotFoundError as missing:
     sys.exit(2)
 
 __all__ = ["COMMANDS", "entrypoint", "main"]
-
-COMMANDS = {
-    **{name: (f"mlops.{name.replace('-', '_')}", "main") for name in STAGES},
-    "evaluate-gate": ("mlops.cli.run", "evaluate_gate"),
-    "schema": ("mlops.cli.show", "schema"),
-    **{
-        name: (f"mlops.cli.{name}", "main")
-        for name in ("run", "show", "rollback", "recover", "costs", "resume", "reap", "init", "data", "plan", "comment", "roles")
-    },
-}
-"""Command → its module and function."""
 
 
 def main(argv: Sequence[str]) -> int:

@@ -58,9 +58,10 @@ def in_github() -> bool:
     return os.environ.get("GITHUB_ACTIONS") == "true"
 
 
-def is_terminal() -> bool:
-    """Return whether a person is watching the output. Without an output there is none."""
-    return sys.stdout is not None and sys.stdout.isatty()
+def is_terminal(stream: TextIO | None = None) -> bool:
+    """Return whether a person is watching a stream, by default the output. Without one there is nobody."""
+    stream = stream or sys.stdout
+    return stream is not None and stream.isatty()
 
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
@@ -175,9 +176,10 @@ class Progress:
         self._print("\r" if is_terminal() else "", "\n")
 
     def _print(self, start: str, end: str) -> None:
-        of = f"/{self.total}" if self.total is not None else ""
+        of = f"/{self.total:,}" if self.total is not None else ""
         rate = self.done / max(time.monotonic() - self._start, 1e-9)
-        _print(f"{start}  {self.done}{of} {self.what} ({rate:,.0f}/s)", end=end)
+        left = f", {(self.total - self.done) / rate:,.0f} s left" if self.total and 0 < self.done < self.total else ""
+        _print(f"{start}  {self.done:,}{of} {self.what} ({rate:,.0f}/s{left})", end=end)
 
 
 def _annotate(level: str, text: str) -> None:
@@ -187,7 +189,7 @@ def _annotate(level: str, text: str) -> None:
         _print(f"::{level}::{escaped}")
     else:
         color = {"notice": "36", "warning": "33", "error": "31"}[level]
-        _print(_styled(color, f"{level}: {neutralize(text)}"), file=sys.stderr)
+        _print(_styled(color, f"{level}: {neutralize(text)}", sys.stderr), file=sys.stderr)
 
 
 def _print(text: str, *, end: str = "\n", file: TextIO | None = None) -> None:
@@ -209,6 +211,7 @@ def _print(text: str, *, end: str = "\n", file: TextIO | None = None) -> None:
         raise  # a full disk, for example
 
 
-def _styled(code: str, text: str) -> str:
-    plain = not is_terminal() or "NO_COLOR" in os.environ
+def _styled(code: str, text: str, stream: TextIO | None = None) -> str:
+    # https://no-color.org: an empty value doesn't count.
+    plain = not is_terminal(stream) or bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
     return text if plain else f"\033[{code}m{text}\033[0m"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import re
 from pathlib import Path
 
@@ -116,3 +117,31 @@ def test_progress_counts(capsys: pytest.CaptureFixture[str]) -> None:
     progress.advance(2)
     progress.close()
     assert "3/3 rows" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("terminal")
+@pytest.mark.parametrize(("name", "value", "colored"), [("NO_COLOR", "1", False), ("NO_COLOR", "", True), ("TERM", "dumb", False)])
+def test_each_stream_has_colors_if_it_is_a_terminal(name: str, value: str, colored: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    output, errors = io.StringIO(), io.StringIO()
+    monkeypatch.setattr("sys.stdout", output)
+    monkeypatch.setattr("sys.stderr", errors)
+    monkeypatch.setattr(errors, "isatty", lambda: True)
+    monkeypatch.setenv(name, value)
+    console.warning("careful")
+    with console.step("work"):
+        pass
+    assert ("\033[33m" in errors.getvalue()) == colored
+    assert "\033" not in output.getvalue(), "the output is a file"
+
+
+def test_progress_says_how_much_time_is_left(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    now = iter([0.0, 20.0, 20.0, 40.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(now))
+    progress = console.Progress("rows", total=4000)
+    progress.advance(1000)
+    assert capsys.readouterr().out == "  1,000/4,000 rows (50/s, 60 s left)\n"
+    progress.done = 4000
+    progress.close()
+    assert capsys.readouterr().out == "  4,000/4,000 rows (100/s)\n"
