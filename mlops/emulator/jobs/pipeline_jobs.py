@@ -122,6 +122,9 @@ async def run(worker: Worker, job: PipelineProperties) -> None:
 
 
 def _validate_component(azure: Azure, job: PipelineProperties) -> None:
+    ((name, sent),) = job.jobs.items()
+    if sent.get("type", "pipeline") != "pipeline":
+        raise not_implemented(f"the node {name} of type {sent['type']} with a component of a registry")
     node = job.node
     version = _component_version(azure, node)
     for name in node.inputs:

@@ -66,7 +66,8 @@ def _read(azure: Azure, name: str, version: str, properties: Any, existing: Docu
     body = validate_body(properties, Component, "properties.")
     if not NAME.fullmatch(name) or not NAME.fullmatch(version):
         raise user_error(f"The component name {name} or its version {version} has characters that are not allowed.")
-    spec = _normalize(body.component_spec)
+    own = {} if name == ANONYMOUS else {"name": name, "version": version}
+    spec = _normalize(own | body.component_spec)
     if spec.get("type") == "command":
         _check_command(azure, spec)
     if existing is not None:

@@ -25,6 +25,8 @@ VERSIONS = published_since("2022-05-01")
 PARAMETERS = {"api-version", "$orderBy", "$top", "listViewType", "$skip", "stage", "hash", "hashVersion"}
 VIEWS = {"ActiveOnly": {False}, "ArchivedOnly": {True}, "All": {False, True}}
 PAGE = 40
+DEFAULT = "azureml_default"
+"""What a client asks for that names no version, as recorded for components."""
 
 Read = Callable[[Azure, str, str, Any, Document | None], Document]
 
@@ -111,8 +113,10 @@ class Collection:
         return self._page(request, [self._render(azure, name, key.partition("/")[2], stored) for key, stored in reversed(versions)])
 
     async def get_version(self, azure: Azure, request: Request) -> Answer:
-        """Return one version."""
+        """Return one version, or the default one: the latest."""
         name, version = request.path_params["name"], request.path_params["version"]
+        if version == DEFAULT:
+            version = self.find_latest(azure, name) or version
         stored = self.get(azure, name, version)
         if stored is None:
             raise self._absent(name, version)
