@@ -29,6 +29,7 @@ EXCLUDED = {
     "endpoint.ephemeral": "what teardown deletes",
     "endpoint.expires_after_hours": "when the reaper may delete the endpoint",
     "endpoint.deployment_prefix": "the name starts with it",
+    "endpoint.public_network_access": "a setting of the endpoint, which check_usable compares",
     "endpoint.price_per_hour_usd": "only for the cost estimate",
     "endpoint.deploy_timeout_minutes": "how long deploy waits; only a healthy deployment is reused",
     "endpoint.allow_unknown_image": "only decides whether validate stops",
@@ -103,7 +104,7 @@ def _find_or_create_endpoint(config: Config, workspace: Workspace) -> tuple[Endp
     if endpoint is None:
         return workspace.endpoints.create(config.endpoint, {EXPIRES: expiry} if expiry else {}), True
     workspace.check_endpoint(endpoint.name, endpoint.tags)
-    usable = workspace.endpoints.check_usable(endpoint)
+    usable = workspace.endpoints.check_usable(endpoint, config.endpoint)
     if expiry and EXPIRES in usable.tags:
         # An earlier run left it behind; the reaper must not delete it while this run uses it.
         usable = workspace.endpoints.set_traffic(usable.name, usable.traffic, tags={EXPIRES: expiry}, allow_none=True)

@@ -22,6 +22,7 @@ from mlops.cli import canary, stage
 from mlops.cloud import permissions, preflight, serving_images
 from mlops.cloud.assets import BaseModel, Component
 from mlops.cloud.compute import ComputeView
+from mlops.cloud.network import describe_difference
 from mlops.cloud.quota import Deployment, Need, State, count_cores, find_needs, lacks_limit
 from mlops.cloud.quota import describe as describe_needs
 from mlops.cloud.standby import find_standby
@@ -182,6 +183,9 @@ def _check_workspace(
     registry, compute, training = config.model.registry, config.compute, config.training
     assets, computes = workspace.assets, workspace.compute
 
+    network = workspace.network.get()
+    obstacle = workspace.network.find_obstacle() if network.is_private else ""
+    findings += preflight.check_network(network, obstacle, config.endpoint, locate)
     console.info(f"  reading {config.model.name} and {training.component} of registry {registry}")
     version = config.model.version
     model = _attempt(lambda: assets.get_base_model(registry, config.model.name, version), "model.missing", locate("model.name"), findings)
@@ -215,7 +219,7 @@ def _check_workspace(
     environment = "pr" if config.endpoint.ephemeral else "prod"
     lacking = permissions.check(workspace.session, environment, lambda: computes.find(compute.name) is not None)
     findings += [preflight.make_finding("role.missing", "Azure", sentence) for sentence in lacking]
-    findings += _check_owner(config, workspace)
+    findings += _check_endpoint(config, workspace)
     needs = _find_quota_needs(config, workspace)
     snapshot.quota = describe_needs(needs)
     findings += preflight.check_quota(needs, computes.usages, locate("compute.size"))
@@ -234,15 +238,20 @@ def _check_workspace(
     return snapshot
 
 
-def _check_owner(config: Config, workspace: Workspace) -> list[Finding]:
-    """Check, before anything is paid for, that the endpoint is one that this target may deploy to."""
+def _check_endpoint(config: Config, workspace: Workspace) -> list[Finding]:
+    """Check, before anything is paid for, that an existing endpoint is one that this target may deploy to, and has the right access."""
     endpoint = workspace.endpoints.find(config.endpoint.name)
+    if endpoint is None:
+        return []
+    findings = []
     try:
-        if endpoint is not None:
-            workspace.check_endpoint(endpoint.name, endpoint.tags)
+        workspace.check_endpoint(endpoint.name, endpoint.tags)
     except NotPromoted as problem:
-        return [preflight.make_finding("endpoint.owner", config.locate("endpoint.name"), str(problem).replace("\n", " "))]
-    return []
+        findings.append(preflight.make_finding("endpoint.owner", config.locate("endpoint.name"), str(problem).replace("\n", " ")))
+    if difference := describe_difference(endpoint.name, endpoint.public_network_access, config.endpoint.public_network_access):
+        where = config.locate("endpoint.public_network_access")
+        findings.append(preflight.make_finding("endpoint.access", where, " ".join(difference)))
+    return findings
 
 
 def _find_quota_needs(config: Config, workspace: Workspace) -> list[Need]:

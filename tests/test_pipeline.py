@@ -6,6 +6,7 @@ what the endpoint serves afterwards, and that nothing is left that costs money.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -305,17 +306,23 @@ def test_the_tutorials_model_is_one_setting_away(tmp_path: Path, start_emulator:
     assert {item.name: (item.value, item.source) for item in trained.parameters}["deepspeed_stage"] == ("2", "model_specific_defaults")
 
 
-def test_storage_without_keys_needs_an_identity_of_the_cluster_and_nothing_else(
+def test_a_private_workspace_without_storage_keys_needs_two_settings_and_nothing_else(
     tmp_path: Path, start_emulator: Callable[..., Emulator], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    emulator = start_emulator(storage="identity")
+    emulator = start_emulator(storage="identity", network="private")
+    settings = ("--set", f"compute.identity={IDENTITY}", "--set", "endpoint.public_network_access=disabled")
     with client_of(emulator, tmp_path):
         project = make_project(tmp_path, emulator)
         assert project.mlops("run", "--until", "train") == 5
         assert "set compute.identity to the id of a user-assigned identity" in capsys.readouterr().err
         assert project.workspace().compute.find("gpu-cluster-big") is None, "nothing is created before the settings are right"
-        assert project.mlops("run", "--until", "promote", "--set", f"compute.identity={IDENTITY}") == 0
+        assert project.mlops("run", "--until", "promote", *settings) == 0
         assert list(project.traffic() or {}) == [project.records().read(Promoted).deployment]
+        assert project.workspace().endpoints.get(ENDPOINT).public_network_access == "disabled"
+        # From outside, the endpoint doesn't answer, and nothing else is attempted.
+        emulator.azure.options = dataclasses.replace(emulator.azure.options, network="private-outside")
+        assert project.mlops("run", "--until", "promote", *settings, run="outside") == 5
+        assert "a self-hosted runner in that network" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

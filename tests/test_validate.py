@@ -347,6 +347,31 @@ def test_an_endpoint_that_this_target_may_not_deploy_to_is_a_finding(
     workspace.endpoints.delete("not-ours")
 
 
+def test_an_endpoint_with_another_network_access_is_a_finding(
+    inside: Emulator, configure: Make, open_workspace: Open, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = configure("endpoint.name=is-public", "endpoint.public_network_access=disabled", "compute.name=unneeded")
+    workspace = open_workspace(config)
+    workspace.endpoints.create(config.endpoint.model_copy(update={"public_network_access": "enabled"}), {})
+    monkeypatch.setattr(inside.azure, "options", change(inside.azure.options, network="private"))
+    assert refused(config, run, workspace) == [("endpoint.access", "--set endpoint.public_network_access=disabled")]
+    workspace.endpoints.delete("is-public")
+
+
+def test_a_private_workspace_is_validated_from_inside_only(
+    inside: Emulator, configure: Make, open_workspace: Open, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = configure("endpoint.public_network_access=disabled", "compute.name=not-yet")
+    workspace = open_workspace(config)
+    monkeypatch.setattr(inside.azure, "options", change(inside.azure.options, network="private-outside"))
+    assert refused(config, run, workspace) == [("network.unreachable", "Azure")]
+    (finding,) = json.loads((run.directory / "findings.json").read_text())
+    assert "a self-hosted runner in that network (docs/azure.md)" in finding["message"]
+    assert workspace.compute.find("not-yet") is None
+    monkeypatch.setattr(inside.azure, "options", change(inside.azure.options, network="private"))
+    assert validate(config, run, workspace).findings == ()
+
+
 def test_an_existing_cluster_of_another_size_is_a_finding(inside: Emulator, configure: Make, open_workspace: Open, run: Run) -> None:
     config = configure("compute.name=other")
     prepare(config, run)

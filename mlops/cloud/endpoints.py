@@ -14,6 +14,7 @@ from mlops.cloud.entities import as_text
 from mlops.cloud.errors import ErrorDetails, Forbidden, NotFound, parse_error, translate_errors
 from mlops.cloud.failures import classify
 from mlops.cloud.invoke import EndpointClient
+from mlops.cloud.network import describe_difference
 from mlops.cloud.session import Session
 from mlops.cloud.tags import CREATION_ID
 from mlops.core import console
@@ -41,6 +42,8 @@ class EndpointView:
     """Provisioning state."""
     scoring_uri: str
     auth_mode: str
+    public_network_access: str = "enabled"
+    """As in pipeline.toml."""
     traffic: Mapping[str, int] = field(default_factory=dict)
     """Deployment → percent; includes deployments without traffic, at 0."""
     tags: Mapping[str, str] = field(default_factory=dict)
@@ -117,7 +120,12 @@ class Endpoints:
         """Create an endpoint with key authentication and wait for it."""
         from azure.ai.ml.entities import ManagedOnlineEndpoint
 
-        entity = ManagedOnlineEndpoint(name=config.name, auth_mode="key", tags=self._creation_tags(tags))
+        entity = ManagedOnlineEndpoint(
+            name=config.name,
+            auth_mode="key",
+            public_network_access=config.public_network_access.capitalize(),
+            tags=self._creation_tags(tags),
+        )
         console.info(f"  creating endpoint {config.name}")
         with translate_errors(
             f"creating endpoint {config.name}",
@@ -130,11 +138,11 @@ class Endpoints:
             raise DeploymentFailed(f"Endpoint {config.name} was created but is {endpoint.state}.", "look at its page in the studio")
         return endpoint
 
-    def check_usable(self, endpoint: EndpointView) -> EndpointView:
-        """Return the endpoint if it is healthy and uses key authentication.
+    def check_usable(self, endpoint: EndpointView, config: EndpointConfig) -> EndpointView:
+        """Return the endpoint if it is healthy, uses key authentication and can be reached from where the settings say.
 
         Raises:
-            ConfigError: it uses another kind of authentication.
+            ConfigError: it uses another kind of authentication, or is public where it should be private or the other way around.
             DeploymentFailed: it is not healthy.
         """
         if endpoint.auth_mode.lower() != "key":
@@ -142,6 +150,8 @@ class Endpoints:
                 f"Endpoint {endpoint.name} uses {endpoint.auth_mode} authentication, not keys.",
                 "set another endpoint.name in pipeline.toml, or delete the endpoint so that it is created again",
             )
+        if difference := describe_difference(endpoint.name, endpoint.public_network_access, config.public_network_access):
+            raise ConfigError(*difference)
         if endpoint.state != "Succeeded":
             raise DeploymentFailed(
                 f"Endpoint {endpoint.name} is {endpoint.state}.",
@@ -385,6 +395,7 @@ def _endpoint_view(entity: Any) -> EndpointView:
         state=as_text(entity.provisioning_state, "Unknown"),
         scoring_uri=as_text(entity.scoring_uri),
         auth_mode=as_text(entity.auth_mode),
+        public_network_access=as_text(entity.public_network_access, "enabled").lower(),
         traffic={str(name): int(share) for name, share in (entity.traffic or {}).items()},
         tags=dict(entity.tags or {}),
     )

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from mlops.cloud.failures import classify_request
+from mlops.cloud.failures import Kind, classify_request
 from mlops.cloud.grants import suggest_grant
 from mlops.core.errors import AzureError, CredentialError, MlopsError
 
@@ -24,15 +24,17 @@ class NotFound(AzureError):
 
 
 class Forbidden(AzureError):
-    """Our identity lacks a permission.
+    """Our identity lacks a permission, or our network is refused.
 
     Args:
         what, fix: as for every error.
         message: Azure's own text, which usually names the missing action and its scope.
+        is_network: whether it is this machine's network that is refused, whatever the permissions.
     """
 
-    def __init__(self, what: str, fix: str = "", message: str = "") -> None:
+    def __init__(self, what: str, fix: str = "", message: str = "", *, is_network: bool = False) -> None:
         super().__init__(what, fix)
+        self.is_network = is_network
         match = _MISSING_PERMISSION.search(message)
         self.permission = f"the action {match['action']} at scope {match['scope']}" if match else "a permission that Azure doesn't name"
         """What is missing, e.g. ``the action Microsoft.MachineLearningServices/locations/vmSizes/read at scope /subscriptions/…``."""
@@ -97,7 +99,8 @@ def translate_errors(action: str, fix: str = "") -> Iterator[None]:
         details = parse_error(problem)
         what, advice = f"Azure refused while {action}: {details}", _suggest_fix(details) or fix
         if details.status == 403:
-            raise Forbidden(what, advice, details.message) from problem
+            failure = classify_request(details.status, details.codes, details.message)
+            raise Forbidden(what, advice, details.message, is_network=failure is not None and failure.kind is Kind.NETWORK) from problem
         raise (NotFound if details.status == 404 else AzureError)(what, advice) from problem
     except Exception as problem:
         # The SDK's own exceptions (validation, missing local files, job errors) share no base class with azure-core's.
@@ -116,6 +119,9 @@ def parse_error(problem: BaseException) -> ErrorDetails:
             body = json.loads(response.text())
         except Exception:  # a body that was not read, or is not JSON, adds nothing to the exception
             body = None
+    if body is None and (code := getattr(problem, "error_code", None)):
+        # Storage answers with XML.
+        body = {"error": {"code": getattr(code, "value", code), "message": str(getattr(problem, "message", "")).strip().partition("\n")[0]}}
     if body is None and (error := getattr(problem, "error", None)) is not None:
         # A failed long-running operation: azure-core keeps the parsed error, and its response is the last poll.
         body = {"error": {"code": getattr(error, "code", None), "message": getattr(error, "message", None)}}

@@ -22,6 +22,7 @@ class Kind(StrEnum):
     PROBE = "probe"
     AUTHORIZATION = "authorization"
     NAME_TAKEN = "name taken"
+    NETWORK = "network"
     THROTTLED = "throttled"
     TRANSIENT = "transient"
     SERVICE = "service"
@@ -130,6 +131,14 @@ FAILURES = (
         statuses=(401, 403),
     ),
     FailureClass(
+        "PrivateNetwork",
+        Kind.NETWORK,
+        "the workspace or its storage refuses requests from public networks, and this machine is not in its virtual network",
+        "run this in the workspace's virtual network, in GitHub on a self-hosted runner there (docs/azure.md)",
+        codes=("authorizationfailure",),
+        text=r"\bprivate (link|endpoint)\b|\bpublic (network )?access is (disabled|not allowed)\b",
+    ),
+    FailureClass(
         "NameTaken",
         Kind.NAME_TAKEN,
         "somebody in this region, perhaps in another subscription, has an endpoint of this name",
@@ -207,6 +216,7 @@ def _match(codes: tuple[str, ...], message: str) -> FailureClass | None:
     names = [*reversed(codes), *_NAME_IN_TEXT.findall(message)]
     by_code = next((failure for name in names if (failure := _BY_CODE.get(name.lower())) is not None), None)
     by_text = next((each for each in FAILURES if each.text and re.search(each.text, message, re.IGNORECASE | re.DOTALL)), None)
-    # What a text says is more than that an argument was refused or that the service failed.
+    # What a text says is more than that an argument was refused or that the service failed; a network is refused as a permission is.
     vague = by_code is None or by_code.name in ("BadArgument", "InternalServerError", "TransientError", "ResourceNotFound")
+    vague = vague or (by_text is not None and by_text.kind is Kind.NETWORK and by_code is not None and by_code.kind is Kind.AUTHORIZATION)
     return by_text if by_text is not None and vague else by_code

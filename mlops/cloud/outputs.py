@@ -97,6 +97,12 @@ class Outputs:
         with translate_errors(f"looking for {location.path}"), self._container(location.datastore) as container:
             return next(_names(container, location.path), None) is not None
 
+    def has_files_in_default_datastore(self, path: str) -> bool:
+        """Return whether there is a file at a path of the default datastore."""
+        datastore = self._default_datastore()
+        with translate_errors(f"listing {path} of datastore {datastore.name}"), self._container(datastore) as container:
+            return next(_names(container, path), None) is not None
+
     def has_keys(self) -> bool:
         """Return whether the default datastore gives access by keys or signatures; otherwise only identities can read and write it."""
         from azure.ai.ml.entities import NoneCredentialConfiguration

@@ -13,6 +13,7 @@ from typing import Literal
 
 from mlops.cloud.assets import BaseModel, Component, ComponentInput
 from mlops.cloud.compute import ComputeView
+from mlops.cloud.network import NetworkView
 from mlops.cloud.parameters import RESERVED
 from mlops.cloud.quota import Need, Usage, find_shortages
 from mlops.cloud.vm_sizes import VmSize
@@ -26,6 +27,7 @@ __all__ = [
     "check_cluster",
     "check_endpoint_size",
     "check_model",
+    "check_network",
     "check_parameters",
     "check_quota",
     "check_size",
@@ -190,6 +192,47 @@ def check_storage_access(has_keys: bool, cluster: ComputeView | None, config: Co
             "to the id of a user-assigned identity with the role Storage Blob Data Contributor on the storage account (docs/azure.md)",
         )
     ]
+
+
+def check_network(network: NetworkView, obstacle: str, endpoint: EndpointConfig, locate: Locate) -> list[Finding]:
+    """Check that this machine reaches the workspace, and that the endpoint's network access fits the workspace's.
+
+    Args:
+        network: the workspace's settings.
+        obstacle: what keeps this machine from a private workspace; empty if nothing does.
+        endpoint: the endpoint's settings.
+        locate: where a setting is set.
+    """
+    where, is_open = locate("endpoint.public_network_access"), endpoint.public_network_access == "enabled"
+    findings = []
+    if obstacle:
+        message = (
+            "the workspace has no public network access, and this machine does not reach it: run the stages in its virtual network, in "
+            f"GitHub on a self-hosted runner in that network (docs/azure.md). {obstacle}"
+        )
+        findings.append(make_finding("network.unreachable", "Azure", message))
+    if network.is_private and not network.has_managed_network:
+        message = (
+            "the workspace has no public network access and no managed network, so that deployments can't reach it to load the model: "
+            "`az ml workspace update --managed-network allow_internet_outbound`, then `az ml workspace provision-network`"
+        )
+        findings.append(make_finding("network.unmanaged", "Azure", message))
+    if not is_open and not network.has_private_endpoint:
+        message = (
+            "with endpoint.public_network_access = disabled only a private endpoint of the workspace leads to the endpoint, and the "
+            "workspace has none, so that nobody could call it: create one (docs/azure.md), or set enabled"
+        )
+        findings.append(make_finding("endpoint.unreachable", where, message))
+    elif not is_open and not network.is_private:
+        message = "smoke-test and promote call the endpoint, so this machine must be in the network of the workspace's private endpoint"
+        findings.append(make_finding("endpoint.private", where, message, "warning"))
+    if network.is_private and is_open:
+        message = (
+            "the workspace has no public network access, but everybody with the endpoint's key can call it from the internet: set "
+            "endpoint.public_network_access = disabled if that is not intended"
+        )
+        findings.append(make_finding("endpoint.public", where, message, "warning"))
+    return findings
 
 
 def check_endpoint_size(endpoint: EndpointConfig, model: BaseModel, sizes: Mapping[str, VmSize], where: str) -> list[Finding]:

@@ -8,6 +8,7 @@ from mlops.cloud.assets import Assets
 from mlops.cloud.compute import Computes
 from mlops.cloud.endpoints import Endpoints
 from mlops.cloud.jobs import Jobs, JobView
+from mlops.cloud.network import Network
 from mlops.cloud.outputs import Outputs
 from mlops.cloud.run_history import RunHistory
 from mlops.cloud.session import Session
@@ -29,6 +30,7 @@ class Workspace:
         history: run history: details, children, logs.
         tracking: MLflow.
         outputs: find and download the files that jobs leave.
+        network: whether the workspace is private, and whether this machine reaches it.
         assets: base models, components, registered models.
         compute: clusters and VM sizes.
         endpoints: endpoints, deployments, traffic, scoring.
@@ -40,6 +42,7 @@ class Workspace:
         self.history = RunHistory(session)
         self.tracking = Tracking(session, self.history)
         self.outputs = Outputs(session, self.history)
+        self.network = Network(session, self.history, self.outputs)
         self.assets = Assets(session)
         self.compute = Computes(session)
         self.endpoints = Endpoints(session)

@@ -246,6 +246,9 @@ class EndpointConfig(Table):
         "", description="of the serving image, a registry's id; empty: [Azure's default for MLflow models](serving.md)"
     )
     allow_unknown_image: bool = Field(False, description="deploy although it is not known whether the serving image can load the model")
+    public_network_access: Literal["enabled", "disabled"] = Field(
+        "enabled", description="disabled: only [the workspace's private endpoint](azure.md) leads to it; an existing endpoint must agree"
+    )
     instance_type: str = "Standard_NC24ads_A100_v4"
     instance_count: int = Field(1, ge=1)
     price_per_hour_usd: float | None = Field(None, ge=0)

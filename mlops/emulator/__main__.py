@@ -22,6 +22,7 @@ __all__ = ["main"]
 
 CATALOGS = ("current", "tutorial")
 WEIGHTS = ("real", "tiny-llama", "tiny-phi3", "tiny-phi4")
+NETWORKS = ("public", "private", "private-outside")
 ANSWER_SHAPES = ("output", "output-list", "column", "column-list", "text-list", "chat-completion")
 
 
@@ -74,6 +75,12 @@ def _make_parser() -> argparse.ArgumentParser:
         choices=("keys", "identity"),
         default="keys",
         help="whether the workspace's storage hands out keys, or knows identities only (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--network",
+        choices=NETWORKS,
+        default="public",
+        help="public network access of the workspace; if private, whether clients are in its virtual network (default: %(default)s)",
     )
     parser.add_argument(
         "--answer-shape",

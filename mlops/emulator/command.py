@@ -63,6 +63,7 @@ def _make_emulator(options: argparse.Namespace, state: Path, faults: Faults) -> 
         weights=options.weights,
         answer_shape=options.answer_shape,
         storage=options.storage,
+        network=options.network,
         endpoints_taken=tuple(options.endpoint_taken),
         quota=_parse_quota(options.quota),
         polls=options.polls,

@@ -146,14 +146,25 @@ def test_a_missing_endpoint(workspace: Workspace) -> None:
 @pytest.mark.parametrize(
     ("view", "error"),
     [
-        (EndpointView(name="e", state="Succeeded", scoring_uri="", auth_mode="aml_token"), ConfigError),
-        (EndpointView(name="e", state="Failed", scoring_uri="", auth_mode="key"), DeploymentFailed),
-        (EndpointView(name="e", state="Updating", scoring_uri="", auth_mode="key"), DeploymentFailed),
+        (EndpointView(name="rules", state="Succeeded", scoring_uri="", auth_mode="aml_token"), ConfigError),
+        (EndpointView(name="rules", state="Failed", scoring_uri="", auth_mode="key"), DeploymentFailed),
+        (EndpointView(name="rules", state="Updating", scoring_uri="", auth_mode="key"), DeploymentFailed),
     ],
 )
 def test_an_unusable_endpoint_is_refused(view: EndpointView, error: type[Exception], workspace: Workspace) -> None:
     with pytest.raises(error):
-        workspace.endpoints.check_usable(view)
+        workspace.endpoints.check_usable(view, CONFIG)
+
+
+def test_an_endpoint_is_created_with_the_configured_network_access_and_keeps_it(workspace: Workspace) -> None:
+    endpoints, config = workspace.endpoints, EndpointConfig(name="behind", public_network_access="disabled")
+    view = endpoints.create(config, {})
+    assert endpoints.check_usable(view, config) == view
+    assert endpoints.set_traffic("behind", {}, tags={"note": "x"}, allow_none=True).public_network_access == "disabled"
+    with pytest.raises(ConfigError, match="Public network access of endpoint behind is disabled, but") as caught:
+        endpoints.check_usable(view, EndpointConfig(name="behind"))
+    assert "az ml online-endpoint update --name behind --set public_network_access=enabled" in caught.value.fix
+    endpoints.delete("behind")
 
 
 def test_the_logs_of_both_containers_are_read(deployed: Workspace) -> None:

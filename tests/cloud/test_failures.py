@@ -81,6 +81,23 @@ def test_the_innermost_code_wins() -> None:
             Kind.NAME_TAKEN,
             id="name",
         ),
+        pytest.param(
+            403,
+            ("UserError", "Forbidden"),
+            "Access to workspace was denied based on workspace private link configuration.",
+            Kind.NETWORK,
+            id="private-workspace",
+        ),
+        pytest.param(
+            403, ("AuthorizationFailure",), "This request is not authorized to perform this operation.", Kind.NETWORK, id="private-storage"
+        ),
+        pytest.param(
+            403,
+            ("AuthorizationPermissionMismatch",),
+            "This request is not authorized to perform this operation using this permission.",
+            Kind.AUTHORIZATION,
+            id="storage-role",
+        ),
         pytest.param(429, ("TooManyRequests",), "The request is being throttled.", Kind.THROTTLED, id="throttled"),
         pytest.param(504, ("TransientError",), "Service invocation timed out.", Kind.TRANSIENT, id="timeout"),
         pytest.param(0, (), "connection refused", Kind.TRANSIENT, id="no-response"),

@@ -9,11 +9,13 @@ import pytest
 
 from mlops.cloud.assets import BaseModel, Component, ComponentInput
 from mlops.cloud.compute import ComputeView
+from mlops.cloud.network import NetworkView
 from mlops.cloud.preflight import (
     check_budget,
     check_cluster,
     check_endpoint_size,
     check_model,
+    check_network,
     check_parameters,
     check_size,
     check_storage_access,
@@ -114,6 +116,31 @@ def test_without_storage_keys_the_cluster_needs_an_identity(
     findings = check_storage_access(has_keys, view, settings, lambda key: f"pipeline.toml: {key}")
     assert [finding.rule for finding in findings] == ["compute.identity"] * len(expected)
     assert all(text in finding.message for text, finding in zip(expected, findings, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("network", "obstacle", "access", "expected"),
+    [
+        ("public", "", "enabled", []),
+        ("private managed", "", "disabled", []),
+        ("private managed", "", "enabled", [("endpoint.public", "warning")]),
+        ("private managed", "Azure refused", "disabled", [("network.unreachable", "error")]),
+        ("private", "", "disabled", [("network.unmanaged", "error")]),
+        ("public", "", "disabled", [("endpoint.unreachable", "error")]),
+        ("public linked", "", "disabled", [("endpoint.private", "warning")]),
+    ],
+)
+def test_the_networks_of_workspace_machine_and_endpoint_fit(
+    network: str, obstacle: str, access: str, expected: list[tuple[str, str]]
+) -> None:
+    is_private = network.startswith("private")
+    view = NetworkView(
+        is_private=is_private, has_managed_network="managed" in network, has_private_endpoint=is_private or "linked" in network
+    )
+    settings = config(endpoint={"public_network_access": access}).endpoint
+    findings = check_network(view, obstacle, settings, lambda key: f"pipeline.toml: {key}")
+    assert [(finding.rule, finding.severity) for finding in findings] == expected
+    assert all(obstacle in finding.message for finding in findings)
 
 
 def one(findings: list[Finding]) -> tuple[str, str, str]:

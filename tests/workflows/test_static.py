@@ -334,6 +334,15 @@ def test_the_coordinates_of_azure_are_read_in_the_job_with_the_environment() -> 
         assert missing == [], f"{name}/{job_id}"
 
 
+def test_the_jobs_that_sign_in_to_azure_run_where_the_repository_says() -> None:
+    """A private workspace is reached from its virtual network only. Code of a fork never runs there."""
+    expected = "${{ vars.MLOPS_RUNNER || 'ubuntu-latest' }}"
+    for name, job_id, job in ALL_JOBS:
+        if "runs-on" in job:
+            signs_in = job.get("permissions", {}).get("id-token") == "write"
+            assert job["runs-on"] == (expected if signs_in else "ubuntu-latest"), f"{name}/{job_id}"
+
+
 def test_no_schedule_starts_on_the_hour() -> None:
     """GitHub delays or drops schedules when everybody's start."""
     text = (GITHUB / "workflows" / "schedule.yml").read_text(encoding="utf-8")

@@ -77,6 +77,9 @@ class Options:
         weights: stand-in weights of its models, ``real`` (SmolLM2-135M-Instruct), ``tiny-llama``, ``tiny-phi3`` or ``tiny-phi4``.
         answer_shape: shape in which the serving images return the texts of a chat model, a name in ``serving/container/shapes.py``.
         storage: ``keys``, or ``identity`` for a workspace whose storage account has its keys disabled.
+        network: ``public``; ``private`` for a workspace without public network access, whose clients are in its virtual network;
+            ``private-outside`` for one whose clients are not.
+        managed_network: whether a private workspace has a managed virtual network.
         endpoints_taken: names of endpoints that other users of the region have.
         quota: name of a VM family, ``TotalDedicatedCores`` or ``TotalLowPriorityCores`` → limit in cores; unlimited if missing.
         polls: number of status reads for which a long-running operation stays ``InProgress`` after its work is done.
@@ -93,6 +96,8 @@ class Options:
     weights: str = "real"
     answer_shape: str = "output"
     storage: str = "keys"
+    network: str = "public"
+    managed_network: bool = True
     endpoints_taken: tuple[str, ...] = ()
     quota: Mapping[str, int] = dataclasses.field(default_factory=dict)
     polls: int = 0
@@ -102,6 +107,16 @@ class Options:
     immutable_subjects: bool = False
     mlflow_at_start: bool = False
     roles: Path | None = None
+
+    @property
+    def is_private(self) -> bool:
+        """Whether the workspace has no public network access."""
+        return self.network != "public"
+
+    @property
+    def is_outside(self) -> bool:
+        """Whether clients are outside of the virtual network of a workspace that has no public network access."""
+        return self.network == "private-outside"
 
 
 class Services:

@@ -168,6 +168,7 @@ def build_document(azure: Azure, body: Put, previous: Document | None, name: str
     properties = body.properties
     capacity = body.sku.capacity if body.sku and body.sku.capacity is not None else 1
     _validate(body, capacity)
+    _check_egress(azure, properties)
     size = vm_sizes.find(properties.instance_type or "")
     if size is None:
         raise inference_error(f"Instance type [{properties.instance_type}] is not known in {LOCATION}.")
@@ -224,6 +225,15 @@ def _validate(body: Put, capacity: int) -> None:
     if not properties.instance_type:
         raise inference_error("instanceType is required for a managed deployment.")
     _check_capacity(capacity)
+
+
+def _check_egress(azure: Azure, properties: Properties) -> None:
+    """Refuse a deployment that couldn't reach the workspace ("Network isolation with managed online endpoints", learn.microsoft.com)."""
+    options = azure.options
+    if options.is_private and not options.managed_network and properties.egress_public_network_access != "Disabled":
+        raise inference_error(
+            "A deployment with public egress needs a workspace that allows public network access or has a managed network."
+        )
 
 
 def _check_capacity(capacity: int) -> None:

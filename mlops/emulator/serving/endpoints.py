@@ -12,7 +12,7 @@ import time
 import uuid
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -40,6 +40,10 @@ MAX_MIRRORED = 50
 SYSTEM_PROPERTIES = ("azureml.onlineendpointid", "AzureAsyncOperationUri")
 """Entries of ``properties.properties`` that the service sets, whatever a client sends."""
 
+NetworkAccess = Annotated[
+    Literal["Enabled", "Disabled"], BeforeValidator(lambda value: value.capitalize() if isinstance(value, str) else value)
+]
+"""Microsoft's examples for Python send it in lower case."""
 Traffic = dict[str, Annotated[int, Field(ge=0, le=100)]]
 
 
@@ -58,7 +62,7 @@ class Properties(Body):
     properties: dict[str, str | None] | None = None
     traffic: Traffic | None = None
     mirror_traffic: Traffic | None = None
-    public_network_access: Literal["Enabled", "Disabled"] | None = None
+    public_network_access: NetworkAccess | None = None
     keys: Keys | None = None
     compute: str | None = None
     scoring_uri: str | None = None
@@ -90,7 +94,7 @@ class PatchProperties(Body):
 
     traffic: Traffic | None = None
     mirror_traffic: Traffic | None = None
-    public_network_access: Literal["Enabled", "Disabled"] | None = None
+    public_network_access: NetworkAccess | None = None
 
 
 class Patch(Body):

@@ -169,6 +169,8 @@ def _load_endpoint(azure: Azure, request: Request) -> Document:
     if stored is None or stored["state"] in ("Creating", "Deleting"):
         # On Azure the host name would not resolve.
         raise _front_end_error(404, f"There is no endpoint {name}.")
+    if stored["public_network_access"] == "Disabled" and azure.options.network != "private":
+        raise _front_end_error(403, f"Endpoint {name} takes requests from the workspace's private endpoint only.")
     return stored
 
 

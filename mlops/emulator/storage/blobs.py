@@ -234,6 +234,8 @@ async def list_blobs(azure: Azure, request: Request, container: str, _: str) -> 
 
 
 def _check_request(azure: Azure, request: Request) -> None:
+    if azure.options.is_outside:
+        raise BlobError(403, "AuthorizationFailure", "This request is not authorized to perform this operation.")
     account = (request.url.hostname or "").removesuffix(f".{BLOB_SUFFIX}")
     if account != azure.identity.account:
         raise not_implemented(f"the storage account {account!r}: the workspace's is {azure.identity.account!r}")

@@ -1,7 +1,7 @@
 """The ASGI application: which handler serves a host and path, and the checks that every request passes.
 
-Each request goes through injected faults → route (501 if unknown) → authentication → authorization → api-version → workspace → handler →
-error envelope.
+Each request goes through injected faults → route (501 if unknown) → authentication → network → authorization → api-version → workspace →
+handler → error envelope.
 A service module has a table ``ROUTES``; a handler takes the emulated Azure and the request, and returns a body or a response::
 
     ROUTES = [Route("arm", "GET", WS + "/jobs/{job}", get_job, {"2024-01-01-preview"})]
@@ -28,6 +28,7 @@ from starlette.types import Receive, Scope, Send
 from mlops.emulator.base.azure import BLOB_SUFFIX, LOCATION, SCORING_SUFFIX, Azure
 from mlops.emulator.base.errors import AzureFault, not_implemented
 from mlops.emulator.wire.headers import add_headers
+from mlops.emulator.wire.network import check_data_plane
 from mlops.emulator.wire.request_log import log_request
 from mlops.emulator.wire.versions import PUBLISHED
 
@@ -151,6 +152,7 @@ class App:
         if not route.public or (host == "blob" and request.headers.get("authorization", "").startswith("Bearer ")):
             claims = self._authenticate(azure, request, host)
             request.state.claims = claims
+            check_data_plane(azure, host, parameters, claims)
             self._authorize(azure, request, route, claims)
             azure = dataclasses.replace(azure, caller=str(claims["oid"]))
         if route.versions is not None:

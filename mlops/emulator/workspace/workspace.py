@@ -70,8 +70,7 @@ def _render(azure: Azure) -> dict[str, Any]:
             "imageBuildCompute": None,
             "provisioningState": "Succeeded",
             "creationTime": stored["created"]["at"],
-            "publicNetworkAccess": "Enabled",
-            "managedNetwork": {"isolationMode": "Disabled", "outboundRules": {}},
+            **_describe_network(azure),
             "discoveryUrl": f"https://{API_HOST}{DISCOVERY}",
             "mlFlowTrackingUri": azure.tracking_uri,
             "workspaceId": i.workspace_guid,
@@ -80,7 +79,6 @@ def _render(azure: Azure) -> dict[str, Any]:
             "v1LegacyMode": False,
             "softDeleteEnabled": False,
             "enableDataIsolation": False,
-            "privateLinkCount": 0,
             "linkedModelInventoryArmId": None,
             "sasGetterUri": "",
             "sdkTelemetryAppInsightsKey": None,
@@ -92,6 +90,35 @@ def _render(azure: Azure) -> dict[str, Any]:
             },
         },
     )
+
+
+def _describe_network(azure: Azure) -> dict[str, Any]:
+    options = azure.options
+    isolation = "AllowInternetOutbound" if options.is_private and options.managed_network else "Disabled"
+    connections = [_private_endpoint(azure)] if options.is_private else []
+    return {
+        "publicNetworkAccess": "Disabled" if options.is_private else "Enabled",
+        "managedNetwork": {"isolationMode": isolation, "outboundRules": {}},
+        "privateLinkCount": len(connections),
+        "privateEndpointConnections": connections,
+    }
+
+
+def _private_endpoint(azure: Azure) -> dict[str, Any]:
+    i, name = azure.identity, f"{azure.identity.workspace}-endpoint"
+    endpoint = f"/subscriptions/{i.subscription}/resourceGroups/{i.group}/providers/Microsoft.Network/privateEndpoints/{name}"
+    state = {"status": "Approved", "description": "Auto-Approved", "actionsRequired": "None"}
+    return {
+        "id": f"{azure.workspace_id}/privateEndpointConnections/{name}",
+        "name": name,
+        "type": "Microsoft.MachineLearningServices/workspaces/privateEndpointConnections",
+        "location": LOCATION,
+        "properties": {
+            "privateEndpoint": {"id": endpoint},
+            "privateLinkServiceConnectionState": state,
+            "provisioningState": "Succeeded",
+        },
+    }
 
 
 def _stored(azure: Azure) -> dict[str, Any]:
