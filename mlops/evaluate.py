@@ -1,4 +1,4 @@
-"""Score the candidate, the champion and the base model in the same way, on the suites that validation froze.
+"""Score the candidate, the champion, the anchor and the base model in the same way, on the suites that validation froze.
 
     python -m mlops.evaluate --target prod
 
@@ -15,6 +15,7 @@ import sys
 
 from mlops.cli import stage
 from mlops.cloud import champion as champions
+from mlops.cloud.anchor import find_anchor
 from mlops.cloud.champion import Champion
 from mlops.cloud.evaluation import RETRY, Role, Scored, Scoring, Subject
 from mlops.cloud.jobs import JobInput
@@ -28,14 +29,20 @@ from mlops.core.reuse import reuse_key
 from mlops.core.run import Run, file_sha256
 from mlops.judging import metrics
 from mlops.judging.evidence import InvalidScores, Rows
+from mlops.report import verdict_tags
 
 __all__ = ["evaluate", "evaluation_key", "main"]
 
+_MOST_TRIES = 1_000
+"""More verdicts about one target suite are not counted; the correction for so many is beyond any test."""
+
 
 def evaluate(config: Config, run: Run, workspace: Workspace) -> Evaluated:
-    """Score candidate, champion (the model that the endpoint serves now) and base, and store their rows under ``run/evaluate/``.
+    """Score candidate, champion (the model that the endpoint serves now), anchor (the best that it has served) and base.
 
-    A champion that can't be scored is recorded as missing: that is not a first run, and no other model takes its place.
+    Their rows are stored under ``run/evaluate/``. The anchor is left out if it is the champion, or if no rule compares with it.
+
+    A champion or anchor that can't be scored is recorded as missing: that is not a first run, and no other model takes its place.
 
     Raises:
         EvidenceError: a result is missing or is not what was requested.
@@ -56,10 +63,16 @@ def evaluate(config: Config, run: Run, workspace: Workspace) -> Evaluated:
         console.info(f"  nothing to do: {endpoint} serves this very candidate, which was evaluated before it was promoted")
         return before
     models: dict[Role, tuple[str, str]] = {"candidate": (trained.model_output, trained.identity), "base": (validated.base_model, "")}
-    if champion.model:
-        models["champion"] = (champion.model, champion.identity)
+    anchor = _find_anchor(config, workspace, champion)
+    missing: dict[Role, str] = {}
+    compared_with: dict[Role, Champion | None] = {"champion": champion, "anchor": anchor}
+    for role, compared in compared_with.items():
+        if compared is not None and compared.model:
+            models[role] = (compared.model, compared.identity)
+        if compared is not None and compared.unavailable:
+            missing[role] = compared.unavailable
     evaluated = {role: (scores.model, scores.identity) for role, scores in before.models.items()} if before is not None else {}
-    if before is not None and evaluated == models and not (champion.unavailable or before.missing):
+    if before is not None and evaluated == models and not (missing or before.missing):
         console.info("  nothing to do: the same models were evaluated with the same suites, code and settings")
         return before
 
@@ -69,7 +82,7 @@ def evaluate(config: Config, run: Run, workspace: Workspace) -> Evaluated:
             model=model,
             key=evaluation_key(model, validated, version),
             identity=identity,
-            unavailable=role == "champion" and champion.unavailable != "",
+            unavailable=role in missing,
         )
         for role, (model, identity) in models.items()
     ]
@@ -81,8 +94,10 @@ def evaluate(config: Config, run: Run, workspace: Workspace) -> Evaluated:
         files={f"scores.{role}": _store_rows(run, role, scored) for role, scored in results.items()},
         evaluation_version=version,
         models={subject.role: _model_scores(subject, results[subject.role]) for subject in subjects if subject.role in results},
-        missing={"champion": champion.unavailable} if champion.unavailable and "champion" not in results else {},
+        missing={role: why for role, why in missing.items() if role not in results},
         champion=champion.model,
+        anchor=anchor.model if anchor is not None else "",
+        tries=_count_tries(config, workspace, validated, trained, champion),
         champion_note="" if champion.model or champion.unavailable else f"Endpoint {endpoint} serves nothing: this is a first run.",
         notes=(*champion.notes, *(f"{role}: {note}" for role, scored in results.items() for note in scored.result.notes)),
     )
@@ -100,6 +115,20 @@ def _find_before(run: Run, version: str) -> Evaluated | None:
     """Return the earlier evaluation, if code and settings are still the same."""
     before = run.find(Evaluated)
     return before if before is not None and before.evaluation_version == version else None
+
+
+def _find_anchor(config: Config, workspace: Workspace, champion: Champion) -> Champion | None:
+    """Return the best model so far, if it is not the champion and a rule compares with it."""
+    if all(rule.baseline != "anchor" for rule in config.gate.enabled_rules.values()):
+        return None
+    return find_anchor(workspace, workspace.endpoints.find(config.champion_endpoint), champion)
+
+
+def _count_tries(config: Config, workspace: Workspace, validated: Validated, trained: Trained, champion: Champion) -> int:
+    """Count the candidates that were judged on this target suite against this champion, this one included."""
+    suite = validated.suites["target"].digest
+    judged = workspace.tracking.find_runs(config.training.experiment, verdict_tags.SUITE, [suite], _MOST_TRIES)
+    return verdict_tags.count_tries(judged, config.target, champion.model, trained.mlflow_run_id)
 
 
 def _is_candidate(champion: Champion, registered: Registered) -> bool:
@@ -217,8 +246,8 @@ def _model_scores(subject: Subject, scored: Scored) -> ModelScores:
 def _print_summary(record: Evaluated) -> None:
     if record.champion_note:
         console.info(f"  {record.champion_note}")
-    for reason in record.missing.values():
-        console.warning(f"The champion can't be evaluated, so no rule that compares with it can hold. {reason}")
+    for role, reason in record.missing.items():
+        console.warning(f"The {role} can't be evaluated, so no rule that compares with it can hold. {reason}")
     for note in record.notes:
         console.warning(note)
     for role, scores in record.models.items():

@@ -6,17 +6,19 @@ python -m mlops.promote --target local
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 
 from mlops.cli import guard, stage
 from mlops.cli.canary import Rollout
 from mlops.cloud import traffic
+from mlops.cloud.anchor import promotion_tags, read_anchor
 from mlops.cloud.endpoints import EndpointView
 from mlops.cloud.tags import PREVIOUS, PREVIOUS_ID
 from mlops.cloud.workspace import Workspace
 from mlops.core import console
 from mlops.core.config import Config
 from mlops.core.errors import NotPromoted, RecordError, TrafficError
-from mlops.core.records import CanaryEvidence, Deployed, Evaluated, Judged, Promoted, Smoked
+from mlops.core.records import CanaryEvidence, Deployed, Evaluated, Judged, Promoted, Registered, Smoked
 from mlops.core.run import Run
 from mlops.github.review import require_review
 
@@ -52,12 +54,15 @@ def promote(config: Config, run: Run, workspace: Workspace) -> Promoted:
         previous = _find_kept(workspace, before, new)
     else:
         champion = workspace.endpoints.get_live_model(config.champion_endpoint)
-        _check_champion(run.read(Evaluated), champion, config.champion_endpoint)
+        evaluated = run.read(Evaluated)
+        _check_champion(evaluated, champion, config.champion_endpoint)
+        _check_anchor(judged, evaluated, read_anchor(workspace, before), before.name)
         previous = max(traffic.nonzero(before.traffic), key=lambda name: before.traffic[name], default=None)
         rollout = _plan_rollout(config, run, workspace, before, deployed, previous)
         if rollout is not None:
             rollout.compare()
-        steps = _switch_traffic(config, workspace, before, deployed, previous, rollout)
+        anchor = promotion_tags(judged, evaluated, run.read(Registered))
+        steps = _switch_traffic(config, workspace, before, deployed, previous, rollout, anchor)
         canary = rollout.evidence if rollout is not None else None
         console.info(f"  {new} is live on {deployed.endpoint}; before: {traffic.nonzero(before.traffic) or 'nothing'}")
     kept = _keep_or_delete_previous(config, workspace, deployed.endpoint, previous)
@@ -96,6 +101,16 @@ def _check_champion(evaluated: Evaluated, live: str | None, endpoint: str) -> No
         )
 
 
+def _check_anchor(judged: Judged, evaluated: Evaluated, recorded: str, endpoint: str) -> None:
+    """Refuse a verdict that was reached against another anchor. Without one, it is the champion."""
+    before, now = evaluated.anchor or evaluated.champion, recorded or evaluated.champion
+    if any(judgement.baseline == "anchor" for judgement in judged.judgements) and before.lower() != now.lower():
+        raise NotPromoted(
+            f"The candidate was judged against {before or 'no model'} as the best model so far, but the tags of {endpoint} now name {now}.",
+            "run `mlops evaluate-gate` again",
+        )
+
+
 def _plan_rollout(
     config: Config, run: Run, workspace: Workspace, before: EndpointView, deployed: Deployed, previous: str | None
 ) -> Rollout | None:
@@ -116,9 +131,18 @@ def _plan_rollout(
 
 
 def _switch_traffic(
-    config: Config, workspace: Workspace, before: EndpointView, deployed: Deployed, previous: str | None, rollout: Rollout | None
+    config: Config,
+    workspace: Workspace,
+    before: EndpointView,
+    deployed: Deployed,
+    previous: str | None,
+    rollout: Rollout | None,
+    anchor: Mapping[str, str],
 ) -> list[dict[str, int]]:
-    """Move the traffic, in steps if there is a comparison, and return it after each step. After a failure it is as before."""
+    """Move the traffic, in steps if there is a comparison, and return it after each step. After a failure it is as before.
+
+    ``anchor``: the endpoint's tags that say which model is the best so far.
+    """
     steps = []
     with traffic.restored_on_failure(workspace, before, deployed.deployment):
         for share in config.promotion.steps[:-1] if rollout is not None else ():
@@ -128,7 +152,7 @@ def _switch_traffic(
         after = traffic.change_traffic(workspace, before, deployed.deployment)
         _verify(config, workspace, after, deployed)
         tags = traffic.previous_tags(config, workspace, before.name, previous, keep=_keeps(config, workspace, before.name, previous))
-        return [*steps, traffic.nonzero(traffic.finish(workspace, before.name, tags).traffic)]
+        return [*steps, traffic.nonzero(traffic.finish(workspace, before.name, {**tags, **anchor}).traffic)]
 
 
 def _verify(config: Config, workspace: Workspace, after: EndpointView, deployed: Deployed) -> None:

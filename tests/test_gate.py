@@ -32,6 +32,10 @@ RULES = (
 )
 
 
+BARELY_BETTER = -0.035
+"""A shift with which a candidate is better than the champion with a confidence of 95 %, but not of 99.9 %."""
+
+
 def config(*rules: Rule) -> Config:
     return Config(target="test", gate=GateConfig(rules=name_rules(rules or RULES)))
 
@@ -74,6 +78,29 @@ def test_a_better_model_is_promoted(tmp_path: Path, workspace: Workspace, traini
 )
 def test_a_worse_model_is_not_promoted(tmp_path: Path, changes: dict[str, float], verdict: Verdict) -> None:
     assert judge(config(), make_run(tmp_path, candidate(**changes))).verdict is verdict
+
+
+def test_each_further_try_on_the_same_data_needs_more_confidence(tmp_path: Path) -> None:
+    rules = (make_rule(baseline="champion", test="paired_bootstrap", min_rows=50),)
+    lenient = Config(target="test", gate=GateConfig(rules=name_rules(rules), correct_retries=False))
+    run = make_run(tmp_path, candidate(shift=BARELY_BETTER))
+    evaluated = run.read(Evaluated)
+
+    def judge_try(number: int, settings: Config) -> Judged:
+        run.write(evaluated.model_copy(update={"tries": number}))
+        return judge(settings, run)
+
+    assert [judge_try(number, config(*rules)).verdict for number in (1, 20)] == [Verdict.PROMOTE, Verdict.HOLD]
+    assert judge_try(20, lenient).verdict is Verdict.PROMOTE
+    judged = judge_try(20, config(*rules))
+    assert judged.judgements[0].confidence == pytest.approx(1 - 0.05 / 210)
+    assert "This is candidate 20 on this target suite against this champion." in judged.notes[0]
+    assert judged.notes[0].endswith("a confidence of 99.98 % where the rule says 95 %.")
+    # A record that claims fewer tries than the evaluation does not follow from it.
+    run.write(judge_try(1, config(*rules)))
+    run.write(evaluated.model_copy(update={"tries": 20}))
+    with pytest.raises((NotPromoted, RecordError)):
+        guard.require_admission(run, config(*rules))
 
 
 def test_a_first_run_is_judged_against_the_base(tmp_path: Path) -> None:

@@ -19,7 +19,20 @@ from mlops.cli.rollback import rollback
 from mlops.cloud import traffic
 from mlops.cloud.endpoints import Endpoints, EndpointView
 from mlops.cloud.invoke import ScoringResponse, build_payload
-from mlops.cloud.tags import CHANGE, EXPIRES, MARK, PIPELINE, PREVIOUS, PREVIOUS_ID, PREVIOUS_UNTIL, SERVED_MODEL, TARGET, TRAINING_JOB
+from mlops.cloud.tags import (
+    ANCHOR,
+    ANCHOR_ID,
+    CHANGE,
+    EXPIRES,
+    MARK,
+    PIPELINE,
+    PREVIOUS,
+    PREVIOUS_ID,
+    PREVIOUS_UNTIL,
+    SERVED_MODEL,
+    TARGET,
+    TRAINING_JOB,
+)  # fmt: skip
 from mlops.cloud.workspace import Workspace
 from mlops.core.config import Config
 from mlops.core.errors import (
@@ -639,6 +652,32 @@ def test_a_verdict_against_another_champion_is_refused(beside: Stage) -> None:
     with pytest.raises(NotPromoted, match="evaluate-gate"):
         promote(config, run, workspace)
     assert beside.champion() == champion
+
+
+def test_the_endpoint_names_the_best_model_that_it_has_served(stage: Stage) -> None:
+    stage.live()
+    first = Run(stage.tmp_path / "champion").read(Registered)
+    config, workspace = stage.session("endpoint.deployment_prefix=next")
+
+    def anchor() -> tuple[str, str]:
+        tags = workspace.endpoints.get(stage.name).tags
+        return tags.get(ANCHOR, ""), tags.get(ANCHOR_ID, "")
+
+    assert anchor() == (f"{first.name}:{first.version}", first.identity)
+    run = stage.registered("run", workspace.endpoints.get_live_model(stage.name), "registration.name=second")
+    deploy(config, run, workspace)
+    smoke_test(config, run, workspace)
+    traffic_now = workspace.endpoints.get(stage.name).traffic
+    workspace.endpoints.set_traffic(stage.name, traffic_now, tags={ANCHOR: "another:1", ANCHOR_ID: "x"})
+    with pytest.raises(NotPromoted, match=r"as the best model so far, but the tags of \S+ now name \S+/another/versions/1"):
+        promote(config, run, workspace)
+    workspace.endpoints.set_traffic(stage.name, traffic_now, tags={ANCHOR: f"{first.name}:{first.version}", ANCHOR_ID: first.identity})
+    promote(config, run, workspace)
+    second = run.read(Registered)
+    assert anchor() == (f"{second.name}:{second.version}", second.identity)
+    # What was rolled back is not the best model any more; the champion is.
+    rollback(config, workspace)
+    assert anchor() == ("", "")
 
 
 def test_a_failed_smoke_test_deletes_the_deployment_and_not_the_champion(beside: Stage, fault: Fault) -> None:

@@ -13,6 +13,7 @@ import os
 
 from mlops.cli import stage
 from mlops.cloud import traffic
+from mlops.cloud.anchor import rollback_tags
 from mlops.cloud.endpoints import DeploymentView, EndpointView
 from mlops.cloud.errors import NotFound
 from mlops.cloud.invoke import build_payload
@@ -161,6 +162,7 @@ def _switch(config: Config, workspace: Workspace, endpoint: EndpointView, deploy
     view = workspace.endpoints.find_deployment(endpoint.name, replaced) if replaced else None
     tags = {
         **standby_tags(config.endpoint, replaced, view.identity if view is not None else ""),
+        **(rollback_tags(workspace, endpoint, view.model) if view is not None else {}),
         PREVIOUS_MODEL: "",
         ROLLED_BACK: replaced,
         ROLLED_BACK_BY: workspace.session.tags[RUN],

@@ -11,7 +11,7 @@ from mlops.cloud.errors import NotFound
 from mlops.cloud.tags import DATA_FINGERPRINT
 from mlops.cloud.workspace import Workspace
 
-__all__ = ["Champion", "find"]
+__all__ = ["Champion", "find", "look_up"]
 
 _OF_WORKSPACE = re.compile(
     r"(?:azureml:)?(?P<workspace>/subscriptions/.+)/models/(?P<name>[^/]+)/versions/(?P<version>[^/]+)", re.IGNORECASE
@@ -58,7 +58,7 @@ def find(workspace: Workspace, endpoint: str, live: LiveModels, *, own: str, bas
     if live.model.lower() == base.lower():
         return Champion(model=base, notes=_note_split(endpoint, live))
     try:
-        identity, tags = _look_up(workspace, live.model)
+        identity, tags = look_up(workspace, live.model)
     except NotFound:
         return Champion(
             model=live.model,
@@ -70,7 +70,7 @@ def find(workspace: Workspace, endpoint: str, live: LiveModels, *, own: str, bas
     )
 
 
-def _look_up(workspace: Workspace, model: str) -> tuple[str, Mapping[str, str]]:
+def look_up(workspace: Workspace, model: str) -> tuple[str, Mapping[str, str]]:
     """Return the identity and tags of a model whose files exist.
 
     Raises:

@@ -24,7 +24,7 @@ from mlops.core.run import file_sha256
 
 __all__ = ["RETRY", "Result", "Role", "Scored", "Scoring", "Subject"]
 
-Role = Literal["candidate", "champion", "base"]
+Role = Literal["candidate", "champion", "anchor", "base"]
 
 RETRY = "run `mlops evaluate` again; if that does not help, read the job's log (`az ml job show`, or its page in the studio)"
 

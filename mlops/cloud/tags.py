@@ -7,11 +7,13 @@ packages may not import this one; a test keeps the shared names equal.
 from __future__ import annotations
 
 import hashlib
+import re
 
 __all__ = [
-    "BASE_MODEL", "COMMIT", "COMPONENT", "CREATION_ID", "DATA_FINGERPRINT", "DETACHED", "DISPATCHED", "EVALUATION_VERSION", "EXPIRES",
-    "GATE_RECORD", "LINEAGE", "MARK", "MODEL_IDENTITY", "OVERRIDE", "OWNER", "PIPELINE", "PREVIOUS", "PREVIOUS_ID", "REGISTRATION_KEY",
-    "ROLE", "ROLLED_BACK_BY", "RUN", "RUN_KEY", "SERVED_MODEL", "SETTINGS", "TARGET", "TRAINING_JOB", "VERDICT", "WAITING", "fit",
+    "ANCHOR", "ANCHOR_ID", "BASE_MODEL", "COMMIT", "COMPONENT", "CREATION_ID", "DATA_FINGERPRINT", "DETACHED", "DISPATCHED",
+    "EVALUATION_VERSION", "EXPIRES", "GATE_RECORD", "LINEAGE", "MARK", "MODEL_IDENTITY", "OVERRIDE", "OWNER", "PIPELINE", "PREVIOUS",
+    "PREVIOUS_ID", "REGISTRATION_KEY", "ROLE", "ROLLED_BACK_BY", "RUN", "RUN_KEY", "SERVED_MODEL", "SETTINGS", "TARGET",
+    "TRAINING_JOB", "VERDICT", "WAITING", "fit", "shorten_model",
 ]  # fmt: skip
 
 PIPELINE = "mlops.pipeline"
@@ -76,6 +78,10 @@ PREVIOUS_UNTIL = "mlops.previous_until"
 """On endpoints: when the reaper may delete that deployment (ISO 8601, UTC); missing or empty: never."""
 PREVIOUS_MODEL = "mlops.previous_model"
 """On endpoints: the model that was live before (``NAME:VERSION``, or a full id), to deploy it again if its deployment is gone."""
+ANCHOR = "mlops.anchor"
+"""On endpoints: the best model that they have served (``NAME:VERSION``, or a full id); missing: the one that is live."""
+ANCHOR_ID = "mlops.anchor_id"
+"""On endpoints: when that model was created, which distinguishes it from another one of the same name and version."""
 CHANGE = "mlops.change"
 """On endpoints: an unfinished change of the traffic, as JSON (see :mod:`mlops.cloud.traffic`)."""
 ROLLED_BACK = "mlops.rolled_back"
@@ -90,3 +96,9 @@ MAX_VALUE = 256
 def fit(value: str) -> str:
     """Return a tag's value, shortened if Azure would refuse it; different values stay different, and the same value stays the same."""
     return value if len(value) <= MAX_VALUE else f"{value[: MAX_VALUE - 65]}…{hashlib.sha256(value.encode()).hexdigest()}"
+
+
+def shorten_model(model: str) -> str:
+    """Return ``NAME:VERSION`` of a model of the workspace, otherwise its full id as far as a tag can hold it."""
+    match = re.fullmatch(r".*/workspaces/[^/]+/models/([^/]+)/versions/([^/]+)", model, re.IGNORECASE)
+    return f"{match[1]}:{match[2]}" if match else model[:MAX_VALUE]

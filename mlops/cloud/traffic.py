@@ -7,7 +7,6 @@ neither confirmed nor undone, and keeps everybody else from changing the traffic
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from mlops.cloud.endpoints import EndpointView
 from mlops.cloud.invoke import build_payload
 from mlops.cloud.standby import standby_tags
-from mlops.cloud.tags import CHANGE, PREVIOUS_MODEL, ROLLED_BACK, RUN
+from mlops.cloud.tags import CHANGE, PREVIOUS_MODEL, ROLLED_BACK, RUN, shorten_model
 from mlops.cloud.workspace import Workspace
 from mlops.core import console
 from mlops.core.config import Config
@@ -171,14 +170,8 @@ def previous_tags(config: Config, workspace: Workspace, endpoint: str, deploymen
     view = workspace.endpoints.find_deployment(endpoint, deployment) if deployment else None
     standby = view if keep else None
     name, identity = (standby.name, standby.identity) if standby is not None else ("", "")
-    model = "" if view is None else _short_model(view.model)
+    model = "" if view is None else shorten_model(view.model)
     return {**standby_tags(config.endpoint, name, identity), PREVIOUS_MODEL: model, ROLLED_BACK: ""}
-
-
-def _short_model(model: str) -> str:
-    """Return ``NAME:VERSION`` of a model of the workspace, otherwise its full id: Azure allows 256 characters in a tag."""
-    match = re.fullmatch(r".*/workspaces/[^/]+/models/([^/]+)/versions/([^/]+)", model, re.IGNORECASE)
-    return f"{match[1]}:{match[2]}" if match else model[:256]
 
 
 def _run(workspace: Workspace) -> str:

@@ -181,14 +181,25 @@ class Rule(Table):
         "[gate.md](gate.md#what-is-measured) lists the metrics"
     )
     direction: Literal["lower", "higher"] = Field(description="which is better")
-    baseline: Literal["champion", "base", "none"] = Field("none", description="on a first run the base model replaces the champion")
+    baseline: Literal["champion", "anchor", "base", "none"] = Field(
+        "none",
+        description="`champion`: what the endpoint serves; `anchor`: the best model that it has served, so that small losses can't add up; "
+        "on a first run the base model replaces both",
+    )
     margin: float = Field(0.0, allow_inf_nan=False, description="> 0 tolerates that much worse, < 0 demands that much better")
     margin_kind: Literal["relative", "absolute"] = Field("relative", description="to the baseline's value, or in the metric's unit")
-    test: Literal["paired_bootstrap", "wilcoxon", "mcnemar", "tango", "none"] = Field(
+    test: Literal["paired_bootstrap", "wilcoxon", "mcnemar", "tango", "tail", "none"] = Field(
         "none",
         description="`paired_bootstrap` tests the metric itself; `wilcoxon` the typical row, where the value over all rows must agree; "
         "`mcnemar` rows that are right or wrong, with margin 0; `tango` shares of such rows, with an absolute margin, also if hardly a row "
-        "differs; `none` compares two numbers",
+        "differs; `tail` the share of rows that are worse by more than an absolute margin; `none` compares two numbers",
+    )
+    max_share: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        allow_inf_nan=False,
+        description='of `test = "tail"`: the largest share of rows that may be worse by more than the margin',
     )
     confidence: float = Field(0.95, gt=0.5, lt=1, description="of the two-sided interval")
     min_rows: int = Field(1, ge=1, description="with fewer rows (of each kind, for `*`) nothing is shown: HOLD")
@@ -216,6 +227,11 @@ class GateConfig(Table):
     """When a candidate may be promoted."""
 
     rules: dict[RuleName, Rule] = Field(default_factory=dict, description="name → rule")
+    correct_retries: bool = Field(
+        True,
+        description="require more confidence at each further try on the same target suite against the same champion, so that any number of "
+        "tries has at most twice the error of one; `false` where a verdict leads to nothing that lasts",
+    )
     override_environment: str = Field(
         "gate-override", min_length=1, description="GitHub environment with required reviewers in which a HOLD may be overridden"
     )

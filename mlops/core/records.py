@@ -212,7 +212,7 @@ class Sample(Frozen):
 class ModelScores(Frozen):
     """The scores of one model on the suites. Per-row scores are in the file named ``scores``."""
 
-    role: Literal["candidate", "champion", "base"]
+    role: Literal["candidate", "champion", "anchor", "base"]
     model: str = Field(description="full id of what was scored")
     identity: str = Field("", description="tells the model from another one that had the same id; empty for a registry's")
     weights_digest: str
@@ -227,14 +227,20 @@ class ModelScores(Frozen):
 
 
 class Evaluated(Record):
-    """The scores of candidate, champion and base on the same rows, computed the same way."""
+    """The scores of candidate, champion, anchor and base on the same rows, computed the same way."""
 
     stage: ClassVar[str] = "evaluate"
     made_from: ClassVar[tuple[str, ...]] = ("validate", "train")
     evaluation_version: str = Field(description="sha256 over the code in mlops/remote and its settings")
-    models: dict[str, ModelScores] = Field(description="role → scores; 'champion' is absent on a first run, or where it is missing")
+    models: dict[str, ModelScores] = Field(
+        description="role → scores; 'champion' and 'anchor' are absent where there is none, or where it is missing"
+    )
     missing: dict[str, str] = Field(default_factory=dict, description="role → why it could not be evaluated, and what to do")
     champion: str = Field("", description="full id of what the endpoint served, scored or missing; empty where it served nothing")
+    anchor: str = Field("", description="full id of the best model so far; empty if no rule asks, or if it is the champion")
+    tries: int = Field(
+        1, ge=1, description="how many candidates of this target were judged on this target suite against this champion, with this one"
+    )
     champion_note: str = Field("", description="why there is no champion, if there is none")
     notes: tuple[str, ...] = Field((), description="what to know when comparing the scores")
 
@@ -284,8 +290,8 @@ class Judgement(Frozen):
     seed: int | None = Field(None, description="of the test's resampling")
     confidence: float | None = Field(None, description="of the two-sided intervals; each side is tested at (1 − confidence) / 2")
     min_rows: int | None = Field(None, description="with fewer rows nothing is shown")
-    baseline: Literal["champion", "base", "none"]
-    compared_with: Literal["champion", "base", "none"]
+    baseline: Literal["champion", "anchor", "base", "none"]
+    compared_with: Literal["champion", "anchor", "base", "none"]
     critical: bool
     candidate: float | None
     reference: float | None
@@ -299,7 +305,7 @@ class Judgement(Frozen):
     distance: float | None = Field(
         None,
         description="from the margin, > 0 on the good side; as a fraction of the baseline's figure where the margin is relative, else in "
-        "the metric's unit",
+        "the metric's unit; of a tail rule, from its share",
     )
     distance_interval: Interval | None = Field(
         None, description="of the distance, with the baseline's own uncertainty: all above 0 shows the rule, all below 0 fails it"
@@ -309,6 +315,7 @@ class Judgement(Frozen):
     floor: float | None = Field(None, description="inclusive lower bound of the candidate's figure")
     ceiling: float | None = Field(None, description="inclusive upper bound of the candidate's figure")
     max_gain: float | None = Field(None, description="suspicious above this, in the unit of the distance")
+    max_share: float | None = Field(None, description="of a tail rule: the largest share of rows that may be worse by more than the margin")
     n: int | None = Field(description="rows that it was answered on")
     mde: float | None = Field(None, description="minimum detectable effect at 80 % power, in the metric's unit")
     rows_needed: int | None = Field(None, description="of an unproven rule: rows that would settle it at 80 % power if the distance stays")

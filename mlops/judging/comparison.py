@@ -17,6 +17,7 @@ from mlops.judging.metrics import Metric
 from mlops.judging.statistics.bootstrap import SEED, paired_bootstrap
 from mlops.judging.statistics.estimate import Estimate, minimum_detectable_effect, rows_needed
 from mlops.judging.statistics.mcnemar import mcnemar
+from mlops.judging.statistics.tail import tail
 from mlops.judging.statistics.tango import tango
 from mlops.judging.statistics.wilcoxon import signed_rank
 from mlops.judging.wording import number, percent
@@ -45,6 +46,8 @@ class Comparison:
     why: str
     typical_difference: float | None = None
     interval: Interval | None = None
+    distance: float | None = None
+    """In the unit of ``distance_interval``; None for the reported values' distance from the margin."""
     distance_interval: Interval | None = None
     p_value: float | None = None
     mde: float | None = None
@@ -132,6 +135,8 @@ def compare_rows(rule: Rule, metric: Metric, candidate: Rows, reference: Rows, v
     seed = SEED if rule.test == "paired_bootstrap" else None
     if len(weight) < 2:
         return Comparison(Outcome.UNPROVEN, "a single row has no interval", seed=seed)
+    if rule.test == "tail":
+        return _compare_tail(rule, _Pairs(x, y, weight, values))
     result = _TESTS[rule.test](rule, _Pairs(x, y, weight, values))
     if not _has_interval(rule, result, values):
         why = "there is no interval because the rows are too few or differ too little"
@@ -151,6 +156,22 @@ def compare_rows(rule: Rule, metric: Metric, candidate: Rows, reference: Rows, v
         mde=max(criterion.mde * criterion.unit for criterion in result.criteria),
         rows_needed=needed,
         seed=seed,
+    )
+
+
+def _compare_tail(rule: Rule, pairs: _Pairs) -> Comparison:
+    """Compare the share of rows that are worse by more than the margin with the largest that is tolerated."""
+    assert rule.max_share is not None  # check_rule has checked this
+    changes = (pairs.candidate - pairs.reference) / pairs.weight
+    measured = tail(-_good(rule) * changes > rule.margin, rule.max_share, confidence=rule.confidence)
+    low, high = rule.max_share - measured.high, rule.max_share - measured.low
+    return Comparison(
+        Outcome.SHOWN if low > 0 else Outcome.FAILED if high < 0 else Outcome.UNPROVEN,
+        f"{percent(measured.share)} of the rows are worse by more than {number(rule.margin)}, "
+        f"with {percent(rule.confidence)} interval [{percent(measured.low)}, {percent(measured.high)}]",
+        distance=rule.max_share - measured.share,
+        distance_interval=Interval(low=low, high=high, confidence=rule.confidence),
+        p_value=measured.p_within,
     )
 
 

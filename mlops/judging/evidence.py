@@ -1,4 +1,4 @@
-"""What a verdict is based on: per-row scores of candidate, champion and base, and the facts about them. Plain data."""
+"""What a verdict is based on: per-row scores of the candidate and of the models that it is compared with. Plain data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mlops.judging.metric_table import COLUMNS, Column, Floats
 
 __all__ = ["Evidence", "FrozenSuite", "InvalidScores", "ModelEvidence", "Reference", "Rows"]
 
-Reference = Literal["champion", "base", "none"]
+Reference = Literal["champion", "anchor", "base", "none"]
 """The model that a rule compares the candidate with."""
 
 
@@ -120,7 +120,7 @@ class Evidence:
     """Everything that the gate looks at."""
 
     models: Mapping[str, ModelEvidence]
-    """By role: candidate, base, and champion unless this is a first run or it could not be evaluated."""
+    """By role: candidate, base, champion unless this is a first run or it could not be evaluated, and anchor if it is none of these."""
     suite_digests: Mapping[str, str]
     """Digests of the suites that validation froze."""
     overlapping: Mapping[str, str]
@@ -138,8 +138,13 @@ class Evidence:
         return "champion" not in self.models and "champion" not in self.missing
 
     def reference(self, rule: Rule) -> Reference:
-        """Return which model a rule compares the candidate with: on a first run the base model replaces the champion."""
-        return "base" if rule.baseline == "champion" and self.is_first_run else rule.baseline
+        """Return which model a rule compares the candidate with.
+
+        Without an anchor of its own the champion is the best model so far. On a first run the base model replaces both.
+        """
+        has_anchor = "anchor" in self.models or "anchor" in self.missing
+        baseline = "champion" if rule.baseline == "anchor" and not has_anchor else rule.baseline
+        return "base" if baseline == "champion" and self.is_first_run else baseline
 
 
 def _repeated(values: Sequence[str]) -> npt.NDArray[np.bool_]:

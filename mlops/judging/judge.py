@@ -20,9 +20,10 @@ from mlops.dataset.conversation import hash64, normalize
 from mlops.judging.evidence import Evidence, FrozenSuite, ModelEvidence, Rows
 from mlops.judging.rules import expand
 from mlops.judging.selftest.probes import self_test
+from mlops.judging.statistics.spending import spend
 from mlops.judging.validity import rule_problem
 from mlops.judging.verdict import decide
-from mlops.judging.wording import describe
+from mlops.judging.wording import describe, percent
 
 __all__ = ["gather_evidence", "judge", "reject_duplicates", "require_all_detected", "run_self_test"]
 
@@ -41,7 +42,7 @@ def judge(config: Config, run: Run) -> Judged:
     """
     evaluated, validated, trained = run.read(Evaluated), run.read(Validated), run.read(Trained)
     evidence = _evidence(config, run, evaluated, validated, trained)
-    rules = _rules(config)
+    rules = _rules(config, evaluated)
     decision = decide(rules, evidence)
     names = [name for name, rule in config.gate.enabled_rules.items() for _ in expand(rule, evidence)]
     probes = self_test(rules, evidence, decision, decide)
@@ -59,7 +60,7 @@ def judge(config: Config, run: Run) -> Judged:
         candidate_job=trained.job,
         candidate_model=trained.model_output,
         first_run=evidence.is_first_run,
-        notes=_notes(evaluated, evidence),
+        notes=_notes(config, evaluated, evidence),
         self_test=probes,
     )
 
@@ -71,18 +72,24 @@ def run_self_test(config: Config, run: Run) -> tuple[Probe, ...]:
         ConfigError, RecordError, EvidenceError: as :func:`judge`.
     """
     evidence = _evidence(config, run, run.read(Evaluated), run.read(Validated), run.read(Trained))
-    rules = _rules(config)
+    rules = _rules(config, run.read(Evaluated))
     return self_test(rules, evidence, decide(rules, evidence), decide)
 
 
-def _rules(config: Config) -> tuple[Rule, ...]:
-    """Return the rules. None may be meaningless; ``validate`` checks this too, but the rules may have changed since."""
+def _rules(config: Config, evaluated: Evaluated) -> tuple[Rule, ...]:
+    """Return the rules, with the confidence that this try needs.
+
+    None may be meaningless; ``validate`` checks this too, but the rules may have changed since.
+    """
     for name, rule in config.gate.enabled_rules.items():
         if (problem := rule_problem(rule)) is not None:
             raise ConfigError(
                 f"{config.locate(f'gate.rules.{name}')}: {describe(rule)}: {problem}", f"correct rule {name}; nothing was judged"
             )
-    return tuple(config.gate.enabled_rules.values())
+    rules = tuple(config.gate.enabled_rules.values())
+    if not config.gate.correct_retries:
+        return rules
+    return tuple(rule.model_copy(update={"confidence": spend(rule.confidence, evaluated.tries)}) for rule in rules)
 
 
 def require_all_detected(probes: Sequence[Probe]) -> None:
@@ -121,6 +128,8 @@ def gather_evidence(config: Config, run: Run, evaluated: Evaluated, validated: V
     if evaluated.champion and "champion" not in evaluated.models:
         # A champion that is named exists, whatever became of its scores: this is no first run.
         missing.setdefault("champion", f"{evaluated.champion} is live, but the evaluation has no scores of it. Run `mlops evaluate` again.")
+    if evaluated.anchor and "anchor" not in evaluated.models:
+        missing.setdefault("anchor", f"it is {evaluated.anchor}, but the evaluation has no scores of it. Run `mlops evaluate` again.")
     return Evidence(
         models={role: _model_evidence(run, evaluated, scores) for role, scores in evaluated.models.items()},
         suite_digests={name: suite.digest for name, suite in validated.suites.items()},
@@ -139,9 +148,10 @@ def _find_problems(config: Config, evaluated: Evaluated, validated: Validated) -
             f"the scores were computed by other code or with other settings than those of target {config.target} "
             f"(evaluation version {evaluated.evaluation_version[:12]}): run `mlops evaluate` again"
         )
-    champion = evaluated.models.get("champion")
-    if champion is not None and evaluated.champion and champion.model.lower() != evaluated.champion.lower():
-        problems.append(f"the champion is {evaluated.champion}, but {champion.model} was evaluated as the champion")
+    for role, named in (("champion", evaluated.champion), ("anchor", evaluated.anchor)):
+        scores = evaluated.models.get(role)
+        if scores is not None and named and scores.model.lower() != named.lower():
+            problems.append(f"the {role} is {named}, but {scores.model} was evaluated as the {role}")
     return problems
 
 
@@ -224,7 +234,12 @@ def _find_overlaps(run: Run, validated: Validated) -> dict[str, str]:
     return by_suite
 
 
-def _notes(evaluated: Evaluated, evidence: Evidence) -> tuple[str, ...]:
+def _notes(config: Config, evaluated: Evaluated, evidence: Evidence) -> tuple[str, ...]:
     first_run = f"{evaluated.champion_note} Rules that compare with the champion compare with the base model instead.".strip()
     missing = [f"The {role} was not evaluated: {why}" for role, why in sorted(evidence.missing.items())]
-    return (*([first_run] if evidence.is_first_run else []), *missing, *evaluated.notes)
+    corrected = config.gate.correct_retries and evaluated.tries > 1
+    retry = (
+        f"This is candidate {evaluated.tries} on this target suite against this champion. So that retrying does not help, each test has a"
+        f" confidence of {percent(spend(0.95, evaluated.tries))} where the rule says 95 %."
+    )
+    return (*([first_run] if evidence.is_first_run else []), *([retry] if corrected else []), *missing, *evaluated.notes)

@@ -60,7 +60,11 @@ def judge_metric(rule: Rule, metric: Metric | None, problem: str | None, evidenc
         comparison = _compare(rule, metric, role, reported, evidence)
         reason = _reason(comparison, describe_requirement(rule, role))
     if role != rule.baseline:
-        reason += f" There is no {rule.baseline} yet, so the {role} model replaces it."
+        reason += (
+            " The champion is the best model so far."
+            if role == "champion"
+            else f" There is no {rule.baseline} yet, so the {role} model replaces it."
+        )
     return _judgement(rule, role, reported, comparison, reason)
 
 
@@ -105,6 +109,12 @@ def _reported(name: str, metric: Metric | None, evidence: Evidence, role: Refere
     return _Reported(values[0], values[1], None if rows is None or metric is None else _count_distinct(metric, rows, evidence))
 
 
+def _distance(rule: Rule, values: MetricValues | None, comparison: Comparison) -> float | None:
+    if comparison.distance is not None or values is None or comparison.outcome is Outcome.INVALID:
+        return comparison.distance
+    return None if rule.test == "tail" else distance(rule, values)
+
+
 def _count_distinct(metric: Metric, rows: Rows, evidence: Evidence) -> int:
     """Count the rows that count for the metric, and copies of a row only once."""
     counted = metric.selects(rows) & ~rows.repeated
@@ -134,12 +144,13 @@ def _judgement(rule: Rule, role: Reference, reported: _Reported, comparison: Com
         interval=comparison.interval,
         margin=None if role == "none" else margin,
         margin_kind=None if role == "none" else rule.margin_kind,
-        distance=distance(rule, values) if values and comparison.outcome is not Outcome.INVALID else None,
+        distance=_distance(rule, values, comparison),
         distance_interval=comparison.distance_interval,
         p_value=comparison.p_value,
         floor=rule.floor,
         ceiling=rule.ceiling,
         max_gain=rule.max_gain,
+        max_share=rule.max_share,
         n=reported.rows,
         mde=comparison.mde,
         rows_needed=comparison.rows_needed,

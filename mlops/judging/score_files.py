@@ -119,8 +119,8 @@ def read_rules(path: Path) -> dict[str, Rule]:
     if not rules:
         raise ConfigError(f"{path} has no rules.", fix)
     for name, rule in rules.items():
-        if rule.baseline == "champion":
-            raise ConfigError(f'{path}: rules.{name}: there is no champion, only two files: the second is baseline = "base".', fix)
+        if rule.baseline in ("champion", "anchor"):
+            raise ConfigError(f'{path}: rules.{name}: there is no {rule.baseline}, only two files: the second is baseline = "base".', fix)
     return rules
 
 

@@ -105,9 +105,13 @@ def check_rule(rule: Rule, metric: Metric | None) -> Iterator[str]:
         yield 'test = "mcnemar" tests for any difference and supports no margin: set margin = 0, or use test = "paired_bootstrap"'
     if rule.test == "tango" and rule.margin_kind != "absolute":
         yield 'test = "tango" compares shares, so its margin is a difference of shares: set margin_kind = "absolute"'
-    if rule.test == "wilcoxon" and definition.binary:
+    if (rule.test == "tail") != (rule.max_share is not None):
+        yield 'test = "tail" needs max_share, the largest share of rows that may be worse by more than the margin; no other test has one'
+    if rule.test == "tail" and (rule.margin_kind != "absolute" or rule.margin <= 0):
+        yield 'test = "tail" counts rows that are worse by more than the margin: set a margin > 0 and margin_kind = "absolute"'
+    if rule.test in ("wilcoxon", "tail") and definition.binary:
         yield (
-            f'test = "wilcoxon" ranks differences, but rows of {definition.name} are right or wrong: use test = "mcnemar", '
+            f'test = "{rule.test}" needs differences of any size, but rows of {definition.name} are right or wrong: use test = "mcnemar", '
             '"tango" or "paired_bootstrap"'
         )
 

@@ -22,7 +22,9 @@ def describe_requirement(rule: Rule, role: str) -> str:
     requirements = []
     if role != "none":
         amount = percent(abs(rule.margin)) if rule.margin_kind == "relative" else number(abs(rule.margin))
-        if rule.margin > 0:
+        if rule.max_share is not None:
+            requirements.append(f"worse than the {role} by more than {amount} in at most {percent(rule.max_share)} of the rows")
+        elif rule.margin > 0:
             requirements.append(f"at most {amount} worse than the {role}")
         elif rule.margin < 0:
             requirements.append(f"at least {amount} better than the {role}")

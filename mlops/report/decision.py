@@ -56,7 +56,7 @@ def _half_widths_away(judgement: Judgement) -> float | None:
 def _room(judgement: Judgement) -> str:
     interval = judgement.distance_interval
     assert interval is not None  # find_nearest has checked it
-    form = percent if judgement.margin_kind == "relative" else number
+    form = percent if judgement.margin_kind == "relative" or judgement.test == "tail" else number
     where = "inside" if (judgement.distance or 0.0) >= 0 else "beyond"
     return f"{form(abs(judgement.distance or 0.0))} {where} its margin, {percent(interval.confidence)} interval from {form(interval.low)}"
 

@@ -90,7 +90,11 @@ def _steps(judgement: Judgement) -> Iterable[tuple[str, str]]:
     yield "test", f"{judgement.test}{seed}"
     if judgement.distance_interval is not None:
         interval = _distance_interval(judgement.distance_interval, judgement)
-        yield "distance", f"{_distance(judgement)} from the margin, > 0 is the good side; {interval}"
+        limit = "largest share" if judgement.test == "tail" else "margin"
+        yield (
+            "distance",
+            f"{_distance(judgement)} from the {limit}, > 0 is the good side; {interval}",
+        )
     if judgement.p_value is not None:
         holm = "" if judgement.p_holm is None else f", after Holm's correction over the critical rules {number(judgement.p_holm)}"
         yield "p", f"{number(judgement.p_value)}{holm}: how likely chance makes it look this bad although the rule holds"
@@ -120,6 +124,8 @@ def _margin(judgement: Judgement) -> str:
     worse = {"lower": "above", "higher": "below"}[judgement.direction]
     better = {"lower": "below", "higher": "above"}[judgement.direction]
     limit = _limit(judgement)
+    if judgement.max_share is not None:
+        return f"rows that are {number(judgement.margin)} worse are much worse; at most {percent(judgement.max_share)} may be"
     margin = (
         f"{number(abs(judgement.margin))} worse is tolerated" if judgement.margin > 0 else f"{number(-judgement.margin)} better is required"
     )
@@ -131,12 +137,17 @@ def _distance(judgement: Judgement) -> str:
     value = judgement.distance
     if value is None:
         return "–"
-    return percent(value) if judgement.margin_kind == "relative" else number(value)
+    return percent(value) if _is_fraction(judgement) else number(value)
 
 
 def _distance_interval(interval: Interval, judgement: Judgement) -> str:
-    form = percent if judgement.margin_kind == "relative" else number
+    form = percent if _is_fraction(judgement) else number
     return f"{percent(interval.confidence)} interval [{form(interval.low)}, {form(interval.high)}]"
+
+
+def _is_fraction(judgement: Judgement) -> bool:
+    """Whether the distance is a fraction: of the baseline's value, or of the rows."""
+    return judgement.margin_kind == "relative" or judgement.test == "tail"
 
 
 def _limit(judgement: Judgement) -> float:
@@ -148,7 +159,7 @@ def _axis(judgement: Judgement) -> list[str]:
     """Draw difference, interval, margin and 0 on one axis; nothing if a value is missing or not finite."""
     interval, difference = judgement.interval, judgement.typical_difference
     difference = judgement.difference if difference is None else difference
-    if difference is None or judgement.margin is None:
+    if difference is None or judgement.margin is None or judgement.test == "tail":
         return []
     limit = _limit(judgement)
     shown = [0.0, difference, limit, *((interval.low, interval.high) if interval else ())]

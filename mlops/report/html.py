@@ -77,7 +77,7 @@ def render(records: Sequence[Record]) -> str:
 
 def plot(judgement: Judgement) -> Plot | None:
     """Place difference, interval, margin and 0 on one axis; None for a rule without a baseline or with values that are not finite."""
-    if judgement.difference is None or judgement.margin is None:
+    if judgement.difference is None or judgement.margin is None or judgement.test == "tail":
         return None
     limit = judgement.margin if judgement.direction == "lower" else -judgement.margin
     interval = judgement.interval

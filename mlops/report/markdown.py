@@ -133,7 +133,9 @@ def list_metrics() -> str:
     rows = []
     for metric in METRICS.values():
         tests = (
-            ("paired_bootstrap", *(("mcnemar", "tango") if metric.binary else ("wilcoxon",))) if metric.column is not None else ("none",)
+            ("paired_bootstrap", *(("mcnemar", "tango") if metric.binary else ("wilcoxon", "tail")))
+            if metric.column is not None
+            else ("none",)
         )
         suites = "both" if metric.suites == SUITES else ", ".join(metric.suites)
         rows.append((f"`{metric.name}`", metric.description, metric.unit, metric.better or "", suites, ", ".join(tests)))
@@ -142,7 +144,7 @@ def list_metrics() -> str:
 
 def roles(evaluated: Evaluated | None) -> list[str]:
     """Return the roles of the models that were evaluated, candidate first."""
-    return [role for role in ("candidate", "champion", "base") if evaluated and role in evaluated.models]
+    return [role for role in ("candidate", "champion", "anchor", "base") if evaluated and role in evaluated.models]
 
 
 def find_record(records: Sequence[Record], kind: type[R]) -> R | None:

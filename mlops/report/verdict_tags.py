@@ -16,10 +16,13 @@ from typing import Any
 from mlops.core.records import Evaluated, Judged, Outcome, Verdict
 from mlops.judging.wording import number
 
-__all__ = ["VERDICT", "Past", "outdated", "past", "screen", "tags"]
+__all__ = ["SUITE", "VERDICT", "Past", "count_tries", "outdated", "past", "screen", "tags"]
 
 VERDICT = "mlops.verdict"
 """The tag of the last verdict."""
+SUITE = "mlops.suite.target"
+"""The tag with the digest of the target suite that the verdict is based on."""
+_CHAMPION, _TARGET = "mlops.champion", "mlops.verdict_target"
 _DECISION = "mlops.verdict."
 """The prefix of a decision's tag, before the beginning of the record's digest."""
 _MAX_LENGTH = 500
@@ -54,7 +57,8 @@ def tags(judged: Judged, evaluated: Evaluated) -> dict[str, str]:
         VERDICT: judged.verdict.value,
         "mlops.verdict_reasons": _shorten(" ".join(judged.reasons)),
         "mlops.verdict_rules": ", ".join(f"{outcomes[outcome]} {outcome.value}" for outcome in Outcome),
-        "mlops.verdict_target": judged.target,
+        _TARGET: judged.target,
+        _CHAMPION: _champion(evaluated.champion),
         "mlops.gate_record": digest,
         "mlops.override": _override(judged) or "none",
         **{f"mlops.suite.{name}": digest for name, digest in sorted((candidate.suite_digests if candidate else {}).items())},
@@ -78,6 +82,19 @@ def outdated(run_tags: Mapping[str, str]) -> list[str]:
     return [f"{_DECISION}{decision.record}" for decision in past({"": run_tags})[_MAX_DECISIONS - 1 :]]
 
 
+def count_tries(runs: Mapping[str, Mapping[str, str]], target: str, champion: str, own: str) -> int:
+    """Return how many candidates of a target have been judged against a champion, counting the own one, judged or not.
+
+    Args:
+        runs: MLflow run → tags, of trainings whose candidate was judged on the same target suite.
+        target: whose rules decided.
+        champion: full id of the champion; empty if there is none.
+        own: the MLflow run of the own candidate's training.
+    """
+    expected = {_TARGET: target, _CHAMPION: _champion(champion)}
+    return 1 + sum(run != own and expected.items() <= run_tags.items() for run, run_tags in runs.items())
+
+
 def screen(decisions: Sequence[Past]) -> str:
     """Render decisions as a table for a terminal."""
     header = ("judged (UTC)", "verdict", "target", "training job", "record", "candidate − baseline", "override")
@@ -96,6 +113,11 @@ def _row(decision: Past) -> tuple[str, ...]:
         ", ".join(f"{what} {number(value)}" for what, value in decision.differences) or "–",
         decision.override or "–",
     )
+
+
+def _champion(model: str) -> str:
+    # Azure ignores case in ids.
+    return model.lower() or "none"
 
 
 def _decision(judged: Judged) -> dict[str, Any]:

@@ -35,11 +35,20 @@ metric = "target.nll"
 direction = "lower"
 baseline = "champion"
 margin = -0.1
+[targets.test.gate.rules.drift]
+metric = "target.nll"
+direction = "lower"
+baseline = "anchor"
 """
 """In pipeline.toml, the rules that judge the runs of this module."""
 CONFIG = Config(
     target="test",
-    gate=GateConfig(rules={"target": Rule(metric="target.nll", direction="lower", baseline="champion", margin=-0.1)}),
+    gate=GateConfig(
+        rules={
+            "target": Rule(metric="target.nll", direction="lower", baseline="champion", margin=-0.1),
+            "drift": Rule(metric="target.nll", direction="lower", baseline="anchor"),
+        }
+    ),
 )
 """The same as settings."""
 ANSWERING = """class Answering:

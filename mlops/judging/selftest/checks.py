@@ -21,6 +21,7 @@ __all__ = [
     "check_outcomes",
     "check_reversed",
     "check_swapped",
+    "count_spoiled",
     "detectable",
     "distance_beyond_margin",
     "tested_distance",
@@ -47,6 +48,8 @@ class RuleCase:
     @property
     def has_interval(self) -> bool:
         """Whether it was judged row by row."""
+        if self.rule.test == "tail":
+            return self.judgement.distance_interval is not None
         return self.rule.test != "none" and self.judgement.interval is not None and self.judgement.mde is not None
 
     @property
@@ -149,6 +152,13 @@ def _typical_distance(case: RuleCase, evidence: Evidence) -> float:
     candidate, reference = (scores / weight for scores, weight in pairs)
     tolerance = case.worse * case.rule.margin * (reference if case.rule.margin_kind == "relative" else 1.0)
     return case.worse * signed_rank(candidate - reference - tolerance, confidence=case.rule.confidence).value
+
+
+def count_spoiled(case: RuleCase, evidence: Evidence) -> int:
+    """Count the rows in which the candidate is worse by more than the rule's margin."""
+    pairs = [case.metric.sums(evidence.models[role].rows[case.metric.suite]) for role in ("candidate", case.role)]
+    candidate, reference = (scores / weight for scores, weight in pairs)
+    return int((case.worse * (candidate - reference) > case.rule.margin).sum())
 
 
 def detectable(judgement: Judgement) -> float:

@@ -32,6 +32,7 @@ __all__ = [
     "set_row_value",
     "set_values",
     "shift_rows",
+    "spoil_rows",
     "swap_models",
     "take_rows",
 ]
@@ -220,6 +221,15 @@ def shift_rows(evidence: Evidence, metric: Metric, by: float) -> Evidence:
     """Change every row's own value of the candidate, and so the typical row's, by this amount as far as the metric allows."""
     scores, weight = metric.sums(evidence.models["candidate"].rows[metric.suite])
     return _with_scores(evidence, metric, np.clip(scores + by * weight, 0.0, weight if metric.definition.fraction else None))
+
+
+def spoil_rows(evidence: Evidence, metric: Metric, role: str, share: float, by: float) -> Evidence:
+    """Make this share of the candidate's rows worse than another model's by this amount per unit of weight, and leave the others."""
+    scores, weight = metric.sums(evidence.models["candidate"].rows[metric.suite])
+    other, _ = metric.sums(evidence.models[role].rows[metric.suite])
+    spoiled = np.arange(len(scores)) < math.ceil(share * len(scores))
+    worse = np.clip(other + by * weight, 0.0, weight if metric.definition.fraction else None)
+    return _with_scores(evidence, metric, np.where(spoiled, worse, scores))
 
 
 def recompute(model: ModelEvidence, names: Collection[str]) -> ModelEvidence:

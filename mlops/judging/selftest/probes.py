@@ -259,6 +259,8 @@ class _SelfTest:
     # A worse candidate ----------------------------------------------------------------------------------------------------------------
 
     def _at_the_margin(self, case: RuleCase) -> list[Probe]:
+        if case.has_interval and case.rule.test == "tail":
+            return [self._spoiled_rows(case)]
         if case.has_interval:
             return [self._planted_regression(case), self._next_to_the_margin(case)]
         invalid = case.judgement.outcome is Outcome.INVALID
@@ -290,6 +292,22 @@ class _SelfTest:
             problem = f"the rule is unproven, although it is {number(beyond)} beyond the margin and {number(detectable)} is detectable"
         actual = f"{replayed.outcome.value}, {number(beyond)} beyond the margin; {number(detectable)} is detectable"
         return _probe(name, mutation, expected, actual, problem)
+
+    def _spoiled_rows(self, case: RuleCase) -> Probe:
+        """Spoil as many rows as the rule must not let through, and one more."""
+        allowed, rows = case.rule.max_share or 0.0, case.judgement.n or 1
+        share = min(1.0, allowed + 1 / rows)
+        by = case.worse * 2 * case.rule.margin
+        mutated = mutations.spoil_rows(self.evidence, case.metric, case.role, share, by)
+        name, expected = f"spoiled rows: {case.judgement.rule}", "not shown"
+        mutation = f"{number(share * 100)} % of the rows of the candidate are worse than those of the {case.role} by twice the margin"
+        decision = self._judge([case.rule], mutated)
+        problem = checks.check_count(decision, 1) or checks.check_consistency(decision)
+        if not problem and decision.judgements[0].outcome is Outcome.SHOWN:
+            if checks.count_spoiled(case, mutated) <= allowed * rows:
+                return _not_planted(name, mutation, expected, "no score can be that bad")
+            problem = f"the rule is shown: {decision.judgements[0].reason}"
+        return _probe(name, mutation, expected, decision.judgements[0].outcome.value if decision.judgements else "", problem)
 
     def _next_to_the_margin(self, case: RuleCase) -> Probe:
         """Put the candidate on the good side of the margin by almost nothing: two numbers would show it, an interval can't."""

@@ -11,6 +11,7 @@ from mlops.cloud.jobs import JobInput
 from mlops.cloud.tags import RUN_KEY
 from mlops.core.errors import ConfigError
 from mlops.core.records import Evaluated
+from mlops.report.verdict_tags import SUITE
 from tests.support.evaluation import ALL, ENDPOINT, MODEL_NAME, VERSIONS, Make
 
 
@@ -154,3 +155,23 @@ def test_the_real_scorer_scores_a_copy_of_the_base_model_like_the_base_model(
     assert candidate.metrics["retention.kl_base"] == pytest.approx(0, abs=1e-6)
     assert candidate.mlflow_run_id
     assert candidate.samples
+
+
+def test_candidates_that_were_judged_on_the_same_suite_against_the_same_champion_are_counted(make: Make) -> None:
+    evaluation = make(live="blue")
+    assert evaluation.evaluate().tries == 1
+    champion, suite = evaluation.model("blue").lower(), evaluation.validated.suites["target"].digest
+    same = {SUITE: suite, "mlops.champion": champion, "mlops.verdict_target": "test"}
+    others = [same, same, same | {"mlops.champion": "none"}, same | {"mlops.verdict_target": "pr"}, same | {SUITE: "another"}]
+    for job, tags in zip(range(len(others)), others, strict=True):
+        client = evaluation.workspace.tracking.client
+        experiment = client.get_experiment_by_name(evaluation.config.training.experiment)
+        client.create_run(experiment.experiment_id, run_name=f"training {job}", tags=tags)
+    # An evaluation that is up to date stays as it is, so that judging it twice gives the same verdict.
+    assert evaluation.evaluate().tries == 1
+    again = make(live="blue", folder="again")
+    assert again.evaluate().tries == 3
+    # Its own training is not counted twice, whatever the verdict about it was.
+    evaluation.workspace.tracking.set_tags(again.trained.mlflow_run_id, same)
+    assert make(live="blue", folder="third").evaluate().tries == 3
+    assert make(live="green", folder="fourth").evaluate().tries == 1
