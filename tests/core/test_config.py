@@ -232,6 +232,7 @@ def effective_rule(metric: str, baseline: str, margin: float, min_rows: int, **c
         "min_rows": min_rows,
         "critical": True,
         "max_gain": None,
+        "max_share": None,
         "floor": None,
         "ceiling": None,
     } | changes
@@ -275,9 +276,19 @@ def answer_rules(rows: int, **fields: object) -> list[dict[str, object]]:
     ]
 
 
+def typical_and_tail(rows: int, tail_rows: int, share: float, **fields: object) -> list[dict[str, object]]:
+    """Return the rules about the typical row, and about rows that got much worse."""
+    return [
+        effective_rule("target.nll", "champion", 0.01, rows, test="wilcoxon", **fields),
+        effective_rule("target.nll", "champion", 1.0, tail_rows, test="tail", max_share=share, margin_kind="absolute", **fields),
+    ]
+
+
 PROJECT_RULES = {
     "prod": [
-        effective_rule("target.nll", "champion", 0.0, 200, max_gain=0.25),
+        effective_rule("target.nll", "champion", 0.01, 200, max_gain=0.25),
+        effective_rule("target.nll", "anchor", 0.02, 200),
+        *typical_and_tail(200, 400, 0.01),
         effective_rule("target.nll", "base", -0.005, 200),
         RETENTION,
         effective_rule("retention.*.nll", "base", 0.15, 40, margin_kind="absolute"),
@@ -286,7 +297,8 @@ PROJECT_RULES = {
         *answer_rules(100),
     ],
     "pr": [
-        effective_rule("target.nll", "champion", 0.0, 200, critical=False),
+        effective_rule("target.nll", "champion", 0.01, 200, critical=False),
+        *typical_and_tail(200, 400, 0.01, critical=False),
         effective_rule("target.nll", "base", 0.01, 200, max_gain=0.25),
         RETENTION,
         effective_rule("retention.*.nll", "base", 0.15, 40, margin_kind="absolute"),
@@ -295,7 +307,9 @@ PROJECT_RULES = {
         *answer_rules(100),
     ],
     "local": [
-        effective_rule("target.nll", "champion", 0.0, 80, max_gain=0.25),
+        effective_rule("target.nll", "champion", 0.01, 80, max_gain=0.25),
+        effective_rule("target.nll", "anchor", 0.02, 80),
+        *typical_and_tail(80, 80, 0.1),
         effective_rule("target.nll", "base", -0.05, 80),
         RETENTION,
         effective_rule("retention.*.nll", "base", 0.25, 40, margin_kind="absolute"),

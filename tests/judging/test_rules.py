@@ -120,6 +120,24 @@ def test_only_a_whole_interval_shows_or_fails(shift: float, margin: float, kind:
     assert judgement.outcome is outcome, judgement.reason
 
 
+@pytest.mark.parametrize(
+    ("spoiled", "outcome"), [(0, Outcome.SHOWN), (3, Outcome.SHOWN), (4, Outcome.UNPROVEN), (12, Outcome.UNPROVEN), (25, Outcome.FAILED)]
+)
+def test_a_few_rows_that_got_much_worse_are_seen_although_the_mean_is_better(spoiled: int, outcome: Outcome) -> None:
+    rows = make_rows("candidate", n=1_000, shift=-0.4)
+    for row in rows:
+        if int(row["id"].rpartition("-")[2]) < spoiled:
+            row["nll"] += 1.5 * row["tokens"]
+    models = (make_model(role, make_rows(role, n=1_000)) for role in ("champion", "base"))
+    evidence = make_evidence(make_model("candidate", rows), *models)
+    rule = make_rule(baseline="champion", margin=0.5, margin_kind="absolute", test="tail", max_share=0.01)
+    judgement = judge_rule(rule, evidence)
+    assert judgement.outcome is outcome, judgement.reason
+    assert judgement.distance == pytest.approx(0.01 - spoiled / 1_000)
+    assert f"{spoiled / 10:g} % of the rows are worse by more than 0.5" in judgement.reason
+    assert judge_rule(make_rule(baseline="champion", test="paired_bootstrap"), evidence).outcome is Outcome.SHOWN
+
+
 def test_an_unproven_rule_says_how_many_rows_would_be_enough() -> None:
     few = (
         make_model("candidate", make_rows("candidate", n=6, shift=-0.02)),

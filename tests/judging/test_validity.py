@@ -139,6 +139,23 @@ INVALID: dict[str, tuple[Rule, Callable[[], Evidence], str]] = {
         make_evidence,
         'use test = "mcnemar", "tango" or "paired_bootstrap"',
     ),
+    "tail without a share": (
+        make_rule(baseline="champion", margin=1.0, margin_kind="absolute", test="tail"),
+        make_evidence,
+        "needs max_share",
+    ),
+    "share without a tail": (make_rule(baseline="champion", max_share=0.1), make_evidence, "no other test has one"),
+    "relative tail": (make_rule(baseline="champion", margin=0.1, test="tail", max_share=0.1), make_evidence, 'margin_kind = "absolute"'),
+    "tail without a margin": (
+        make_rule(baseline="champion", margin_kind="absolute", test="tail", max_share=0.1),
+        make_evidence,
+        "set a margin > 0",
+    ),
+    "tail of a binary metric": (
+        make_rule("target.exact_match", "higher", baseline="champion", margin=0.5, margin_kind="absolute", test="tail", max_share=0.1),
+        make_evidence,
+        "needs differences of any size",
+    ),
     "wilcoxon without baseline": (make_rule(ceiling=9.0, test="wilcoxon"), make_evidence, "a test but no baseline"),
     "more first choices than tokens": (
         make_rule("target.token_accuracy", "higher", baseline="champion"),
@@ -234,6 +251,7 @@ RULE_PROBLEMS = (
     "without baseline",
     "mcnemar",
     "wilcoxon",
+    "tail",
     "bootstrap of a perplexity",
 )
 

@@ -318,6 +318,8 @@ ALL_KINDS_OF_RULES = (
     make_rule("target.nll", baseline="champion", margin=0.2, test="paired_bootstrap", ceiling=9.0, max_gain=0.5, min_rows=4),
     make_rule("target.nll", "higher", baseline="champion", margin=0.2, test="paired_bootstrap"),
     make_rule("target.truncated", baseline="champion", margin=0.25, margin_kind="absolute", test="tango"),
+    make_rule(baseline="champion", margin=0.5, margin_kind="absolute", test="tail", max_share=0.2),
+    make_rule("retention.token_accuracy", "higher", baseline="base", margin=0.3, margin_kind="absolute", test="tail", max_share=0.3),
     make_rule("target.looping", baseline="base", margin=0.25, margin_kind="absolute", test="tango", min_rows=20),
 )
 
