@@ -12,6 +12,8 @@ import json
 import math
 import shutil
 import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from mlops.cli import stage
 from mlops.cloud import champion as champions
@@ -19,6 +21,7 @@ from mlops.cloud.anchor import find_anchor
 from mlops.cloud.champion import Champion
 from mlops.cloud.evaluation import RETRY, Role, Scored, Scoring, Subject
 from mlops.cloud.jobs import JobInput
+from mlops.cloud.preferences import COLUMN, METRIC, Preferences, collect_preferences, judge_digest
 from mlops.cloud.workspace import Workspace
 from mlops.core import console
 from mlops.core.config import Config
@@ -55,7 +58,8 @@ def evaluate(config: Config, run: Run, workspace: Workspace) -> Evaluated:
     version = evaluation_version(config, validated)
     endpoint = config.champion_endpoint
     live = workspace.endpoints.get_live(endpoint)
-    before, registered = _find_before(run, version), run.find(Registered)
+    judge = judge_digest(config.evaluation.judge)
+    before, registered = _find_before(run, version, judge), run.find(Registered)
     own = registered.model.lower() if registered is not None else ""
     champion = champions.find(workspace, endpoint, live, own=own, base=validated.base_model, data_fingerprint=trained.data_fingerprint)
     if before is not None and registered is not None and _is_candidate(champion, registered):
@@ -89,17 +93,25 @@ def evaluate(config: Config, run: Run, workspace: Workspace) -> Evaluated:
     results = _build_scoring(config, run, workspace, validated, version).all(subjects)
     if len({scored.result.base_weights_digest for scored in results.values()}) > 1:
         raise EvidenceError("The models were compared with different base models, so their divergence from it can't be compared.", RETRY)
+    preferences = _collect_preferences(config, run, validated, results)
     record = Evaluated(
         inputs={Validated.stage: validated.digest(), Trained.stage: trained.digest()},
-        files={f"scores.{role}": _store_rows(run, role, scored) for role, scored in results.items()},
+        files={f"scores.{role}": _store_rows(run, role, scored, preferences) for role, scored in results.items()},
         evaluation_version=version,
-        models={subject.role: _model_scores(subject, results[subject.role]) for subject in subjects if subject.role in results},
+        models={
+            subject.role: _model_scores(subject, results[subject.role], preferences) for subject in subjects if subject.role in results
+        },
         missing={role: why for role, why in missing.items() if role not in results},
         champion=champion.model,
         anchor=anchor.model if anchor is not None else "",
+        judge=judge,
         tries=_count_tries(config, workspace, validated, trained, champion),
         champion_note="" if champion.model or champion.unavailable else f"Endpoint {endpoint} serves nothing: this is a first run.",
-        notes=(*champion.notes, *(f"{role}: {note}" for role, scored in results.items() for note in scored.result.notes)),
+        notes=(
+            *champion.notes,
+            *filter(None, [preferences.note]),
+            *(f"{role}: {note}" for role, scored in results.items() for note in scored.result.notes),
+        ),
     )
     _print_summary(record)
     return run.write(record)
@@ -111,10 +123,10 @@ def evaluation_key(model: str, validated: Validated, version: str) -> str:
     return reuse_key({}, {}, model=model, base=validated.base_model, suites=suites, version=version)
 
 
-def _find_before(run: Run, version: str) -> Evaluated | None:
-    """Return the earlier evaluation, if code and settings are still the same."""
+def _find_before(run: Run, version: str, judge: str) -> Evaluated | None:
+    """Return the earlier evaluation, if code, settings and judge are still the same."""
     before = run.find(Evaluated)
-    return before if before is not None and before.evaluation_version == version else None
+    return before if before is not None and (before.evaluation_version, before.judge) == (version, judge) else None
 
 
 def _find_anchor(config: Config, workspace: Workspace, champion: Champion) -> Champion | None:
@@ -219,14 +231,29 @@ def _equal(value: float, reported: float) -> bool:
     return math.isclose(value, reported, rel_tol=1e-6, abs_tol=1e-12) or (math.isnan(value) and math.isnan(reported))
 
 
-def _store_rows(run: Run, role: str, scored: Scored) -> FileDigest:
+def _collect_preferences(config: Config, run: Run, validated: Validated, results: Mapping[Role, Scored]) -> Preferences:
+    """Return what the judge prefers, if there is one."""
+    if not config.evaluation.judge.url:
+        return Preferences({}, "")
+    suite = run.directory / validated.suites["target"].path
+    rows: dict[str, Sequence[Mapping[str, Any]]] = {role: scored.rows for role, scored in results.items()}
+    return collect_preferences(config.evaluation.judge, suite, rows, run.path("evaluate", "judge.jsonl"))
+
+
+def _store_rows(run: Run, role: str, scored: Scored, preferences: Preferences) -> FileDigest:
     path = run.path("evaluate", f"{role}.jsonl")
-    shutil.copyfile(scored.folder / "scores.jsonl", path)
+    opinions = preferences.by_role.get(role, {})
+    if not opinions:
+        shutil.copyfile(scored.folder / "scores.jsonl", path)
+    else:
+        rows = (row | ({COLUMN: opinions[row["id"]]} if row["suite"] == "target" and row["id"] in opinions else {}) for row in scored.rows)
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return run.describe_file(path, len(scored.rows))
 
 
-def _model_scores(subject: Subject, scored: Scored) -> ModelScores:
+def _model_scores(subject: Subject, scored: Scored, preferences: Preferences) -> ModelScores:
     result = scored.result
+    preferred = preferences.mean(subject.role)
     return ModelScores(
         role=subject.role,
         model=subject.model,
@@ -234,7 +261,7 @@ def _model_scores(subject: Subject, scored: Scored) -> ModelScores:
         weights_digest=result.weights_digest,
         job=scored.job,
         mlflow_run_id=result.mlflow_run_id or scored.job,
-        metrics=result.metrics,
+        metrics=result.metrics | ({METRIC: preferred} if preferred is not None else {}),
         rows=result.rows,
         suite_digests=result.suite_digests,
         scores=f"scores.{subject.role}",

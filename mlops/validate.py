@@ -22,7 +22,9 @@ from mlops.cli import canary, stage
 from mlops.cloud import permissions, preflight, serving_images
 from mlops.cloud.assets import BaseModel, Component
 from mlops.cloud.compute import ComputeView
+from mlops.cloud.judge_model import JudgeModel, read_labeled_pairs
 from mlops.cloud.network import describe_difference
+from mlops.cloud.preferences import judge_digest
 from mlops.cloud.quota import Deployment, Need, State, count_cores, find_needs, lacks_limit
 from mlops.cloud.quota import describe as describe_needs
 from mlops.cloud.standby import find_standby
@@ -117,10 +119,31 @@ def _check_rules(config: Config, counts: Mapping[str, Counter[str]]) -> list[Fin
         elif (shortage := _find_row_shortage(rule, counts, config.evaluation.generate_rows)) is not None:
             severity = "error" if rule.critical else "warning"
             findings.append(finding(rule="gate.rows", severity=severity, message=f"{describe(rule)}: {shortage}"))
+    findings += _check_judge(config)
     if counts["target"].total() < (needed := canary.rows_needed(config)):
         where, fix = config.locate("evaluation.target_rows"), "raise it (and the rows of test_sft), or set promotion.steps = [100]"
         message = f"promote compares at least {needed} rows, but the target suite has {counts['target'].total()}: {fix}"
         findings.append(Finding(rule="promotion.rows", severity="error", where=where, message=message))
+    return findings
+
+
+def _check_judge(config: Config) -> list[Finding]:
+    """Find a rule about the judge's metric without a judge, and a judge that can't be used."""
+    findings, settings = [], config.evaluation.judge
+    for name, rule in config.gate.enabled_rules.items():
+        metric = parse(rule.metric)
+        if metric is not None and metric.definition.by_judge and not settings.url:
+            where, severity = config.locate(f"gate.rules.{name}"), "error" if rule.critical else "warning"
+            message = f"{describe(rule)}: no judge computes it: set evaluation.judge.url and evaluation.judge.model"
+            findings.append(Finding(rule="gate.judge", severity=severity, where=where, message=message))
+    if settings.url:
+        try:
+            judge_digest(settings)
+            JudgeModel(settings)
+            read_labeled_pairs(Path(settings.labeled_pairs))
+        except ConfigError as problem:
+            message = f"{problem.what} {problem.fix}"
+            findings.append(Finding(rule="evaluation.judge", severity="error", where=config.locate("evaluation.judge"), message=message))
     return findings
 
 

@@ -209,6 +209,24 @@ def test_a_rule_that_can_never_hold_is_reported_before_the_training(
     assert [name for name, _ in findings] == ["gate.rule", "gate.rule"]
 
 
+def test_a_judge_that_can_not_be_used_is_reported_before_the_training(
+    inside: Emulator, configure: Make, open_workspace: Open, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rule = "gate.rules.judged={metric='target.judge_win', direction='higher', baseline='base', margin=0.1, margin_kind='absolute'}"
+    config = configure(rule)
+    assert [name for name, _ in refused(config, run, open_workspace(config))] == ["gate.judge"]
+    labels = tmp_path / "labels.jsonl"
+    labels.write_text('{"prompt": "a", "better": "b", "worse": "c"}\n')
+    settings = {"url": "https://judge.example/v1", "model": "judge-1", "labeled_pairs": str(labels)}
+    for name, value, key in (("model", "''", "k"), ("labeled_pairs", "gone.jsonl", "k"), ("url", settings["url"], "")):
+        monkeypatch.setenv("MLOPS_JUDGE_KEY", key)
+        config = configure(rule, *(f"evaluation.judge.{each}={text}" for each, text in (settings | {name: value}).items()))
+        assert [found for found, _ in refused(config, run, open_workspace(config))] == ["evaluation.judge"]
+    monkeypatch.setenv("MLOPS_JUDGE_KEY", "k")
+    config = configure(rule, *(f"evaluation.judge.{name}={value}" for name, value in settings.items()))
+    validate(config, run, open_workspace(config))
+
+
 def test_a_rule_that_needs_more_rows_than_there_are_is_reported_before_the_training(
     inside: Emulator, configure: Make, open_workspace: Open, run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:

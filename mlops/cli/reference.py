@@ -46,16 +46,16 @@ def markdown() -> str:
             continue
         lines += ["", f"## `{heading}`", "", definition["description"], "", *_table(definition, definitions)]
         for key, field in definition["properties"].items():
-            item = _named_table(field, definitions)
+            item, place = _inner_table(field, definitions)
             if item is not None:
-                lines += ["", f"### `[{name}.{key}.NAME]`", "", item["description"].splitlines()[0], "", *_table(item, definitions)]
+                lines += ["", f"### `[{name}.{key}{place}]`", "", item["description"].splitlines()[0], "", *_table(item, definitions)]
     return "\n".join(lines) + "\n"
 
 
 def _table(definition: dict[str, Any], definitions: dict[str, Any]) -> list[str]:
     rows = ["| key | type | default | meaning |", "|---|---|---|---|"]
     for key, field in definition["properties"].items():
-        if _named_table(field, definitions) is not None:
+        if _inner_table(field, definitions)[0] is not None:
             continue
         default = field.get("default", "required" if key in definition.get("required", ()) else "")
         default_text = "" if default in (None, "", {}) else f"`{default}`"
@@ -63,10 +63,13 @@ def _table(definition: dict[str, Any], definitions: dict[str, Any]) -> list[str]
     return rows
 
 
-def _named_table(field: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any] | None:
-    """The definition of the tables in a field that maps names to tables; None for other fields."""
+def _inner_table(field: dict[str, Any], definitions: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
+    """Return the definition of the table that a field is, or of the tables that it maps names to, and ``.NAME`` then; None for others."""
+    table = _resolve(field, definitions)
+    if table is not None and "properties" in table:
+        return table, ""
     patterns = field.get("patternProperties", {"": field.get("additionalProperties", {})})
-    return next((_resolve(table, definitions) for table in patterns.values() if isinstance(table, dict)), None)
+    return next((_resolve(table, definitions) for table in patterns.values() if isinstance(table, dict)), None), ".NAME"
 
 
 def _type(field: dict[str, Any]) -> str:

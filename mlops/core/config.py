@@ -151,6 +151,25 @@ class TrainingConfig(Table):
     timeout_hours: float = Field(24.0, gt=0, description="after which the job is canceled")
 
 
+class JudgeConfig(Table):
+    """A chat model that compares each model's answers with the base model's. Off by default: it reads them, and costs money."""
+
+    url: str = Field(
+        "",
+        pattern=r"^(https://.+|http://(localhost|127\.0\.0\.1)[:/].*)?$",
+        description="of an API like OpenAI's, e.g. `https://NAME.openai.azure.com/openai/v1`, with the key in `MLOPS_JUDGE_KEY`; empty: no "
+        "judge",
+    )
+    model: str = Field("", description="of the judge, as the API names it")
+    rows: int = Field(200, ge=1, description="rows whose generated answers are compared, each twice")
+    labeled_pairs: str = Field(
+        "data/judge_pairs.jsonl", description="pairs of answers with the better one, with which the judge is calibrated"
+    )
+    min_agreement: float = Field(
+        0.8, gt=0.5, lt=1, description="the judge must be shown to agree with that share of the labels, or there is no `target.judge_win`"
+    )
+
+
 class EvaluationConfig(Table):
     """How models are scored."""
 
@@ -163,6 +182,7 @@ class EvaluationConfig(Table):
     batch_tokens: int = Field(8192, ge=1, description="per batch, padding included")
     precision: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     trust_remote_code: bool = Field(False, description="run Python code that comes with a model, if transformers can't load it without")
+    judge: JudgeConfig = JudgeConfig()
     champion_endpoint: OptionalEndpointName = Field("", description="its live model is the champion; empty: the endpoint that we deploy to")
     environment: str = Field(
         "azureml://registries/azureml/environments/acft-hf-nlp-gpu/versions/105", description="curated environment of the command job"

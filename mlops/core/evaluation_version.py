@@ -17,6 +17,7 @@ EXCLUDED = {
     "evaluation.target_rows": "the key has the digest of every suite",
     "evaluation.retention_suite": "the key has the digest of every suite",
     "evaluation.retention_rows": "the key has the digest of every suite",
+    "evaluation.judge": "it compares answers after the models are scored",
     "evaluation.champion_endpoint": "which model is scored, and the key has that model's id",
     "compute.name": "the same VM size under another name gives the same scores",
     "compute.size": "the version has the size that the cluster really has",

@@ -238,6 +238,7 @@ class Evaluated(Record):
     missing: dict[str, str] = Field(default_factory=dict, description="role → why it could not be evaluated, and what to do")
     champion: str = Field("", description="full id of what the endpoint served, scored or missing; empty where it served nothing")
     anchor: str = Field("", description="full id of the best model so far; empty if no rule asks, or if it is the champion")
+    judge: str = Field("", description="sha256 over what the judge was asked and how; empty without a judge")
     tries: int = Field(
         1, ge=1, description="how many candidates of this target were judged on this target suite against this champion, with this one"
     )

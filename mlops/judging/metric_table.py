@@ -64,6 +64,8 @@ class MetricDefinition:
     """Another metric and the function of it that this metric is."""
     count: Callable[[Floats], float] | None = None
     """Tokens of the rows → this metric, if it is a count."""
+    by_judge: bool = False
+    """Whether a judge model computes it, so that most evaluations don't have it."""
     suites: tuple[str, ...] = SUITES
     headline: tuple[str, ...] = ()
     """Suites for which reports show it first."""
@@ -130,6 +132,11 @@ METRICS = {
         MetricDefinition(
             "length_ratio", "words of the generated answers as a multiple of the reference's", "mean over rows", None,
             column=Column("length_ratio", nullable=True, sampled=True), largest=10.0, suites=(TARGET,),
+        ),
+        MetricDefinition(
+            "judge_win", "how often a [judge model](#a-judge-model) prefers the answer to the base model's; a tie counts half",
+            "0 to 1, mean over rows", "higher",
+            column=Column("judge_win", nullable=True, sampled=True), fraction=True, by_judge=True, suites=(TARGET,),
         ),
         MetricDefinition("rows", "number of rows", "rows", None, count=lambda tokens: float(len(tokens)), largest=1e9),
         MetricDefinition("tokens", "number of assistant tokens", "tokens", None, count=lambda tokens: float(tokens.sum()), largest=1e12),

@@ -324,7 +324,7 @@ def test_every_reported_metric_can_be_judged_and_follows_from_its_rows() -> None
         assert metric is not None, name
         assert metric.value(model.rows[metric.suite]) == pytest.approx(value, rel=1e-12), name
     computed = {tuple(name.split(".")) for name in model.metrics if name.count(".") == 1}
-    assert computed == {(suite, metric.name) for metric in METRICS.values() for suite in metric.suites}
+    assert computed == {(suite, metric.name) for metric in METRICS.values() if not metric.by_judge for suite in metric.suites}
 
 
 # Every kind -----------------------------------------------------------------------------------------------------------------------
@@ -460,3 +460,27 @@ def test_the_score_test_needs_rows_that_are_right_or_wrong() -> None:
     judgement = judge_rule(make_rule(baseline="champion", margin=0.1, margin_kind="absolute", test="tango"), make_evidence())
     assert judgement.outcome is Outcome.INVALID
     assert 'test = "tango" needs rows that are right or wrong' in judgement.reason
+
+
+# A judge model -------------------------------------------------------------------------------------------------------------------
+
+
+def with_opinions(role: str, wins: float) -> ModelEvidence:
+    def prefer(row: dict[str, Any]) -> None:
+        if row["suite"] == "target":
+            row["judge_win"] = 0.5 if role == "base" else float(int(row["id"].rpartition("-")[2]) < wins)
+
+    changed = change_model(prefer, role)
+    metric = parse("target.judge_win")
+    assert metric is not None
+    return replace(changed, metrics={**changed.metrics, metric.name: metric.value(changed.rows["target"])})
+
+
+@pytest.mark.parametrize(("wins", "outcome"), [(50, Outcome.SHOWN), (32, Outcome.UNPROVEN), (5, Outcome.FAILED)])
+def test_a_judges_preference_is_compared_with_the_champions(wins: int, outcome: Outcome) -> None:
+    rule = make_rule("target.judge_win", "higher", baseline="champion", margin=0.1, margin_kind="absolute", test="paired_bootstrap")
+    models = [with_opinions(role, wins if role == "candidate" else 30) for role in ("candidate", "champion", "base")]
+    judgement = judge_rule(rule, make_evidence(*models))
+    assert (judgement.outcome, judgement.n) == (outcome, 60), judgement.reason
+    missing = judge_rule(rule, make_evidence())
+    assert (missing.outcome, "target.judge_win of the candidate is missing" in missing.reason) == (Outcome.INVALID, True)

@@ -58,9 +58,11 @@ for suite in SUITES:
     for line in SUITES[suite].read_text().splitlines():
         row = json.loads(line)
         worth = int(hashlib.sha256((model + row["prompt_id"]).encode()).hexdigest()[:4], 16) / 65536
-        rows.append({{"suite": suite, "id": row["prompt_id"], "kind": row.get("kind", ""), "input": "i", "tokens": 4, "nll": 4 + worth,
-                     "greedy_tokens": 2,
+        rows.append({{"suite": suite, "id": row["prompt_id"], "kind": row.get("kind", ""), "input": row["prompt_id"], "tokens": 4,
+                     "nll": 4 + worth, "greedy_tokens": 2,
                      "kl": worth if suite == "retention" else None}})
+        if suite == "target":
+            rows[-1]["answer"] = arguments.role + " says " + row["prompt_id"]
 if how == "foreign":
     rows[0]["id"] = "of another suite"
 if how == "nan":
