@@ -93,7 +93,7 @@ def evaluate(config: Config, run: Run, workspace: Workspace) -> Evaluated:
     results = _build_scoring(config, run, workspace, validated, version).all(subjects)
     if len({scored.result.base_weights_digest for scored in results.values()}) > 1:
         raise EvidenceError("The models were compared with different base models, so their divergence from it can't be compared.", RETRY)
-    preferences = _collect_preferences(config, run, validated, results)
+    preferences = _collect_preferences(config, run, workspace, validated, results)
     record = Evaluated(
         inputs={Validated.stage: validated.digest(), Trained.stage: trained.digest()},
         files={f"scores.{role}": _store_rows(run, role, scored, preferences) for role, scored in results.items()},
@@ -231,13 +231,16 @@ def _equal(value: float, reported: float) -> bool:
     return math.isclose(value, reported, rel_tol=1e-6, abs_tol=1e-12) or (math.isnan(value) and math.isnan(reported))
 
 
-def _collect_preferences(config: Config, run: Run, validated: Validated, results: Mapping[Role, Scored]) -> Preferences:
+def _collect_preferences(
+    config: Config, run: Run, workspace: Workspace, validated: Validated, results: Mapping[Role, Scored]
+) -> Preferences:
     """Return what the judge prefers, if there is one."""
     if not config.evaluation.judge.url:
         return Preferences({}, "")
     suite = run.directory / validated.suites["target"].path
     rows: dict[str, Sequence[Mapping[str, Any]]] = {role: scored.rows for role, scored in results.items()}
-    return collect_preferences(config.evaluation.judge, suite, rows, run.path("evaluate", "judge.jsonl"))
+    credential = workspace.session.credential
+    return collect_preferences(config.evaluation.judge, credential, suite, rows, run.path("evaluate", "judge.jsonl"))
 
 
 def _store_rows(run: Run, role: str, scored: Scored, preferences: Preferences) -> FileDigest:

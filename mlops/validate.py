@@ -82,6 +82,7 @@ def validate(config: Config, run: Run, workspace: Workspace) -> Validated:
     findings += check_privacy(files, locate)
     findings += check_near_duplicates(files, TRAINING_SPLIT, locate)
     findings += _check_rules(config, {name: _count_kinds(path) for name, (path, _) in frozen.items()})
+    findings += _check_judge(config, workspace)
     snapshot = _check_workspace(config, workspace, findings, partial(check_prompt_lengths, files, origins))
     _report(run, findings)
 
@@ -119,7 +120,6 @@ def _check_rules(config: Config, counts: Mapping[str, Counter[str]]) -> list[Fin
         elif (shortage := _find_row_shortage(rule, counts, config.evaluation.generate_rows)) is not None:
             severity = "error" if rule.critical else "warning"
             findings.append(finding(rule="gate.rows", severity=severity, message=f"{describe(rule)}: {shortage}"))
-    findings += _check_judge(config)
     if counts["target"].total() < (needed := canary.rows_needed(config)):
         where, fix = config.locate("evaluation.target_rows"), "raise it (and the rows of test_sft), or set promotion.steps = [100]"
         message = f"promote compares at least {needed} rows, but the target suite has {counts['target'].total()}: {fix}"
@@ -127,7 +127,7 @@ def _check_rules(config: Config, counts: Mapping[str, Counter[str]]) -> list[Fin
     return findings
 
 
-def _check_judge(config: Config) -> list[Finding]:
+def _check_judge(config: Config, workspace: Workspace) -> list[Finding]:
     """Find a rule about the judge's metric without a judge, and a judge that can't be used."""
     findings, settings = [], config.evaluation.judge
     for name, rule in config.gate.enabled_rules.items():
@@ -139,7 +139,7 @@ def _check_judge(config: Config) -> list[Finding]:
     if settings.url:
         try:
             judge_digest(settings)
-            JudgeModel(settings)
+            JudgeModel(settings, workspace.session.credential)
             read_labeled_pairs(Path(settings.labeled_pairs))
         except ConfigError as problem:
             message = f"{problem.what} {problem.fix}"

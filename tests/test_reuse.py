@@ -10,7 +10,7 @@ from pydantic import BaseModel, create_model
 
 from mlops import deploy, prepare, register, smoke_test, train
 from mlops.core import evaluation_version
-from mlops.core.config import Config, Tables
+from mlops.core.config import Config, JudgeConfig, Tables
 from mlops.core.records import Trained, Validated
 from mlops.dataset.sources import find_source
 
@@ -45,6 +45,7 @@ OTHER_VALUES: dict[str, Any] = {
     "instance_type": "Standard_DS3_v2",
     "max_rows": {"train_sft": 1},
     "columns": {"prompt": "x"},
+    "judge": JudgeConfig(url="https://judge.example"),
 }
 """Settings whose other value can't be derived from the default."""
 

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from mlops.cloud.rest import Rest
 from mlops.core import console
@@ -24,6 +25,9 @@ __all__ = ["INSTRUCTIONS", "KEY", "Agreement", "JudgeModel", "Pair", "agreement"
 
 KEY = "MLOPS_JUDGE_KEY"
 """Environment variable with the key of the judge's endpoint."""
+AZURE_HOSTS = (".openai.azure.com", ".services.ai.azure.com", ".cognitiveservices.azure.com")
+SCOPE = "https://cognitiveservices.azure.com/.default"
+"""Of tokens for Azure OpenAI; the identity needs the role Cognitive Services OpenAI User."""
 TIMEOUT_S = 120.0
 RETRIES = 5
 CONCURRENT = 8
@@ -59,19 +63,26 @@ class Agreement:
 class JudgeModel:
     """The judge that ``[evaluation.judge]`` names.
 
+    Args:
+        settings: of the judge.
+        credential: signs in to a judge of Azure OpenAI if the environment has no key, so that a workflow needs no secret.
+
     Raises:
-        ConfigError: its key is not in the environment.
+        ConfigError: it is not one of Azure OpenAI, and its key is not in the environment.
     """
 
-    def __init__(self, settings: JudgeConfig) -> None:
+    def __init__(self, settings: JudgeConfig, credential: Any) -> None:
         self._settings = settings
-        self._key = os.environ.get(KEY, "")
-        if not self._key:
+        key = os.environ.get(KEY, "")
+        in_azure = (urlsplit(settings.url).hostname or "").endswith(AZURE_HOSTS)
+        if not key and not in_azure:
             raise ConfigError(
-                f"evaluation.judge names a judge, but {KEY} is not set.", f"set {KEY} to the key of {settings.url}, in GitHub as a secret"
+                f"evaluation.judge names a judge outside of Azure, but {KEY} is not set.", f"set {KEY} to the key of {settings.url}"
             )
-        console.mask(self._key)
-        self._rest = Rest(None, RETRIES)
+        if key:
+            console.mask(key)
+        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._rest = Rest(None if key else credential, RETRIES, SCOPE)
 
     def compare(self, pairs: Sequence[Pair], advance: Callable[[int], None] = lambda _: None) -> list[float]:
         """Return for each pair 1 if the first answer is better in both orders, 0 if the second is, otherwise 0.5.
@@ -104,13 +115,13 @@ class JudgeModel:
         body = {"model": self._settings.model, "messages": messages, "temperature": 0}
         url = f"{self._settings.url.rstrip('/')}/chat/completions"
         try:
-            response = self._rest.post(url, json=body, headers={"Authorization": f"Bearer {self._key}"}, timeout_s=TIMEOUT_S)
+            response = self._rest.post(url, json=body, headers=self._headers, timeout_s=TIMEOUT_S)
         except CoreError as problem:
             raise AzureError(f"The judge at {url} does not respond: {problem}", "check evaluation.judge.url") from problem
         if response.status_code != 200:
             raise AzureError(
                 f"The judge at {url} refuses with HTTP {response.status_code}: {response.text()[:300]}",
-                f"check evaluation.judge and {KEY}; the scores of the models are kept, so `mlops evaluate` only repeats this",
+                f"check evaluation.judge and {KEY}, or the role Cognitive Services OpenAI User; the scores of the models are kept, so `mlops evaluate` only repeats this",
             )
         return _read_opinion(response.content, url)
 

@@ -56,11 +56,12 @@ def judge_digest(settings: JudgeConfig) -> str:
     return _digest(settings.model_dump(mode="json"), labels, INSTRUCTIONS)
 
 
-def collect_preferences(settings: JudgeConfig, suite: Path, rows: Mapping[str, Rows], store: Path) -> Preferences:
+def collect_preferences(settings: JudgeConfig, credential: Any, suite: Path, rows: Mapping[str, Rows], store: Path) -> Preferences:
     """Ask the judge about the answers of every model, unless an opinion is stored. It is calibrated first.
 
     Args:
         settings: of the judge.
+        credential: for a judge of Azure OpenAI.
         suite: the frozen target suite.
         rows: role → rows of scores.jsonl.
         store: JSON Lines of opinions; created, and extended after each model.
@@ -70,7 +71,7 @@ def collect_preferences(settings: JudgeConfig, suite: Path, rows: Mapping[str, R
         AzureError: the endpoint refuses or does not respond.
         EvidenceError: its replies are no opinions.
     """
-    opinions = _Opinions(settings, store)
+    opinions = _Opinions(settings, JudgeModel(settings, credential), store)
     measured = agreement(opinions.compare(read_labeled_pairs(Path(settings.labeled_pairs)), "labeled pairs"))
     note = (
         f"The judge {settings.model} agrees with {measured.right} of {measured.pairs} labels, which shows at least {measured.low:.0%};"
@@ -92,9 +93,8 @@ def collect_preferences(settings: JudgeConfig, suite: Path, rows: Mapping[str, R
 class _Opinions:
     """The judge, and its opinions so far."""
 
-    def __init__(self, settings: JudgeConfig, store: Path) -> None:
-        self._settings, self._store = settings, store
-        self._judge = JudgeModel(settings)
+    def __init__(self, settings: JudgeConfig, judge: JudgeModel, store: Path) -> None:
+        self._settings, self._judge, self._store = settings, judge, store
         try:
             lines = [json.loads(line) for line in store.read_text(encoding="utf-8").splitlines()] if store.is_file() else []
             self._known = {str(line["pair"]): float(line["score"]) for line in lines}

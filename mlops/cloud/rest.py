@@ -19,17 +19,18 @@ class Rest:
     """HTTPS requests with JSON responses. Proxy and certificates come from the environment, as for every Azure client.
 
     Args:
-        credential: a token credential for Azure Resource Manager, or None for requests that carry their own key.
+        credential: a token credential, or None for requests that carry their own key.
         retries: how often a request that is safe to repeat is retried after 408, 429, 5xx or a broken connection.
+        scope: of the credential's tokens.
     """
 
-    def __init__(self, credential: Any | None, retries: int = 5) -> None:
+    def __init__(self, credential: Any | None, retries: int = 5, scope: str = MANAGEMENT_SCOPE) -> None:
         from azure.core import PipelineClient
         from azure.core.pipeline.policies import BearerTokenCredentialPolicy, UserAgentPolicy
 
         policies: list[Any] = [UserAgentPolicy(base_user_agent="azureml-chat-mlops"), retry_policy()(retry_total=retries)]
         if credential is not None:
-            policies.append(BearerTokenCredentialPolicy(credential, MANAGEMENT_SCOPE))
+            policies.append(BearerTokenCredentialPolicy(credential, scope))
         self._client: Any = PipelineClient(base_url="", policies=policies)
 
     def get(self, url: str, **query: str) -> Any:

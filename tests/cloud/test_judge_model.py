@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from azure.core.credentials import AccessToken
 
 from mlops.cloud.judge_model import KEY, JudgeModel, Pair, agreement, read_labeled_pairs
 from mlops.core.config import JudgeConfig
@@ -44,7 +46,7 @@ def settings(server: JudgeServer) -> JudgeConfig:
 @pytest.mark.usefixtures("key")
 def test_an_opinion_counts_if_it_is_the_same_in_both_orders(reply: Callable[[str, str, str], str], scores: list[float]) -> None:
     with JudgeServer(reply) as server:
-        assert JudgeModel(settings(server)).compare(PAIRS) == scores
+        assert JudgeModel(settings(server), None).compare(PAIRS) == scores
         # Equal answers need no opinion.
         assert server.requests == 4
 
@@ -53,7 +55,7 @@ def test_an_opinion_counts_if_it_is_the_same_in_both_orders(reply: Callable[[str
 def test_a_judge_that_is_busy_is_asked_again() -> None:
     with JudgeServer(honest) as server:
         server.refuse_first = 3
-        assert JudgeModel(settings(server)).compare(PAIRS[:1]) == [1.0]
+        assert JudgeModel(settings(server), None).compare(PAIRS[:1]) == [1.0]
         assert server.requests == 5
 
 
@@ -68,25 +70,50 @@ def test_a_judge_that_is_busy_is_asked_again() -> None:
 @pytest.mark.usefixtures("key")
 def test_anything_but_an_opinion_is_an_error(reply: str | int, error: type[Exception], says: str) -> None:
     with JudgeServer(lambda *_: reply) as server, pytest.raises(error, match=says):
-        JudgeModel(settings(server)).compare(PAIRS)
+        JudgeModel(settings(server), None).compare(PAIRS)
 
 
 def test_a_key_that_is_missing_or_wrong_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     with JudgeServer(honest) as server:
         monkeypatch.delenv(KEY, raising=False)
         with pytest.raises(ConfigError, match=f"{KEY} is not set"):
-            JudgeModel(settings(server))
+            JudgeModel(settings(server), None)
         monkeypatch.setenv(KEY, "another-key")
         with pytest.raises(AzureError, match="HTTP 401"):
-            JudgeModel(settings(server)).compare(PAIRS)
+            JudgeModel(settings(server), None).compare(PAIRS)
 
 
 @pytest.mark.usefixtures("key")
 def test_a_judge_that_does_not_respond_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mlops.cloud.judge_model.RETRIES", 0)
-    judge = JudgeModel(JudgeConfig(url="http://127.0.0.1:9/v1", model="judge-1"))
+    judge = JudgeModel(JudgeConfig(url="http://127.0.0.1:9/v1", model="judge-1"), None)
     with pytest.raises(AzureError, match="does not respond"):
         judge.compare(PAIRS)
+
+
+class Credential:
+    """A credential that remembers for what it was used."""
+
+    def __init__(self) -> None:
+        self.scopes: list[str] = []
+
+    def get_token(self, *scopes: str, **_: object) -> AccessToken:
+        self.scopes += scopes
+        return AccessToken("token", int(time.time()) + 3600)
+
+
+@pytest.mark.parametrize("url", ["https://x.openai.azure.com:9/openai/v1", "https://x.services.ai.azure.com:9/openai/v1"])
+def test_a_judge_of_azure_openai_needs_no_key(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(KEY, raising=False)
+    monkeypatch.setattr("mlops.cloud.judge_model.RETRIES", 0)
+    credential = Credential()
+    judge = JudgeModel(JudgeConfig(url=url, model="judge-1"), credential)
+    with pytest.raises(AzureError, match="does not respond"):
+        judge.compare(PAIRS[:1])
+    assert credential.scopes == ["https://cognitiveservices.azure.com/.default"]
+    for other in ("https://openai.azure.com.example/v1", "https://example.com/x.openai.azure.com"):
+        with pytest.raises(ConfigError, match="outside of Azure"):
+            JudgeModel(JudgeConfig(url=other, model="judge-1"), credential)
 
 
 @pytest.mark.parametrize("url", ["http://example.com/v1", "ftp://example.com", "example.com"])
