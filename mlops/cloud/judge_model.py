@@ -121,7 +121,8 @@ class JudgeModel:
         if response.status_code != 200:
             raise AzureError(
                 f"The judge at {url} refuses with HTTP {response.status_code}: {response.text()[:300]}",
-                f"check evaluation.judge and {KEY}, or the role Cognitive Services OpenAI User; the scores of the models are kept, so `mlops evaluate` only repeats this",
+                f"check evaluation.judge and {KEY}, or the role Cognitive Services OpenAI User; the scores of the models are kept, so"
+                " `mlops evaluate` only repeats this",
             )
         return _read_opinion(response.content, url)
 

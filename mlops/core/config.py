@@ -157,8 +157,8 @@ class JudgeConfig(Table):
     url: str = Field(
         "",
         pattern=r"^(https://.+|http://(localhost|127\.0\.0\.1)[:/].*)?$",
-        description="of an API like OpenAI's, e.g. `https://NAME.openai.azure.com/openai/v1`; empty: no judge. `MLOPS_JUDGE_KEY` has the key, "
-        "which Azure OpenAI does not need",
+        description="of an API like OpenAI's, e.g. `https://NAME.openai.azure.com/openai/v1`; empty: no judge. "
+        "`MLOPS_JUDGE_KEY` has the key, which Azure OpenAI does not need",
     )
     model: str = Field("", description="of the judge, as the API names it")
     rows: int = Field(200, ge=1, description="rows whose generated answers are compared, each twice")

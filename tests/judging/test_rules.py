@@ -472,8 +472,9 @@ def with_opinions(role: str, wins: float) -> ModelEvidence:
 
     changed = change_model(prefer, role)
     metric = parse("target.judge_win")
-    assert metric is not None
-    return replace(changed, metrics={**changed.metrics, metric.name: metric.value(changed.rows["target"])})
+    value = metric.value(changed.rows["target"]) if metric is not None else None
+    assert value is not None
+    return replace(changed, metrics={**changed.metrics, "target.judge_win": value})
 
 
 @pytest.mark.parametrize(("wins", "outcome"), [(50, Outcome.SHOWN), (32, Outcome.UNPROVEN), (5, Outcome.FAILED)])
