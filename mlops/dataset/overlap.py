@@ -14,8 +14,10 @@ proves nothing; nor does a short answer such as "Yes." on its own. Case, white s
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
@@ -29,6 +31,7 @@ T = TypeVar("T")
 
 BATCH = 32
 """How many training rows to look up at once: enough for numpy, and few enough to stay in the processor's cache."""
+_MASK = 2**64 - 1
 LEAKED_SHARE = 0.5
 """The share of an answer's runs of words that one training row must contain."""
 LONG_PAIR, LONG_ANSWER = 30, 45
@@ -87,26 +90,59 @@ class Shared(NamedTuple):
     """Suite and line of answers of which it contains a run of words."""
 
 
+class _Positions:
+    """Where each of some hashes is; 0 stands for none."""
+
+    def __init__(self, hashes: array[int]) -> None:
+        import numpy as np
+
+        values = np.frombuffer(hashes, dtype=np.uint64) if hashes else np.empty(0, dtype=np.uint64)
+        self._order = np.argsort(values, kind="stable").astype(np.uint32)
+        self._values = values[self._order]
+
+    def find_first(self, hashes: Sequence[int]) -> list[int | None]:
+        """Return the first position of each hash."""
+        import numpy as np
+
+        wanted = np.array(hashes, dtype=np.uint64)
+        places = np.searchsorted(self._values, wanted)
+        places[places == len(self._values)] = 0
+        there = (self._values[places] == wanted) & (wanted != 0) if len(self._values) else np.zeros(len(wanted), dtype=np.bool_)
+        return [int(self._order[place]) if is_there else None for place, is_there in zip(places, there, strict=True)]
+
+    def find_all(self, value: int) -> list[int]:
+        """Return all positions of a hash."""
+        import numpy as np
+
+        first, last = (np.searchsorted(self._values, np.uint64(value), side=side) for side in ("left", "right"))
+        positions: list[int] = self._order[first:last].tolist()
+        return positions
+
+
 class LeakIndex:
     """The answers of evaluation rows, to look training rows up in. All are added before the first one is looked up."""
 
     def __init__(self) -> None:
-        self._pairs: dict[tuple[int, int], tuple[str, int]] = {}
-        self._answers: dict[int, tuple[str, int]] = {}
-        self._answer_questions: dict[int, set[int]] = {}
         self._places: list[tuple[str, int]] = []
+        self._pairs, self._answers = array("Q"), array("Q")
         self._runs = RunIndex()
 
     def add(self, suite: str, line: int, messages: Sequence[Message]) -> None:
         """Add an evaluation row."""
+        place = suite, line
         for turn in _turns(messages, [hash_text(message.content) for message in messages]):
-            if turn.pair is not None:
-                self._pairs.setdefault(turn.pair, (suite, line))
-            if turn.answer is not None:
-                self._answers.setdefault(turn.answer, (suite, line))
-                self._answer_questions.setdefault(turn.answer, set()).add(turn.question)
-            self._places.append((suite, line))
+            self._places.append(place)
+            self._pairs.append(turn.pair)
+            self._answers.append(turn.answer)
             self._runs.add(turn.text, turn.question)
+
+    @cached_property
+    def _by_pair(self) -> _Positions:
+        return _Positions(self._pairs)
+
+    @cached_property
+    def _by_answer(self) -> _Positions:
+        return _Positions(self._answers)
 
     def add_file(self, suite: str, path: Path) -> int:
         """Add the rows of a JSON Lines file, and return their number; invalid ones are reported elsewhere."""
@@ -118,7 +154,8 @@ class LeakIndex:
 
     def questions(self, evidence: Evidence) -> set[int]:
         """Return the hashes of the questions before an answer in the suites."""
-        return self._answer_questions[evidence.key] if evidence.how == "answer" else {self._runs.questions[evidence.key]}
+        texts = self._by_answer.find_all(evidence.key) if evidence.how == "answer" else [evidence.key]
+        return {self._runs.questions[text] for text in texts}
 
     def find(self, rows: Sequence[tuple[Sequence[Message], Sequence[TextHash]]]) -> Iterator[Shared]:
         """Yield what each of some training rows gives away.
@@ -126,16 +163,19 @@ class LeakIndex:
         Args:
             rows: their messages, and the hashes of those.
         """
+        turns = [list(_turns(messages, hashes)) for messages, hashes in rows]
+        pairs = iter(self._by_pair.find_first([turn.pair for each in turns for turn in each]))
+        answers = iter(self._by_answer.find_first([turn.answer for each in turns for turn in each]))
         shares = self._runs.find([[message.content for message in messages] for messages, _ in rows])
-        for (messages, hashes), owners in zip(rows, shares, strict=True):
+        for (messages, hashes), own_turns, owners in zip(rows, turns, shares, strict=True):
             matches: list[Match] = []
-            for turn in _turns(messages, hashes):
-                if turn.pair is not None and turn.pair in self._pairs:
+            for turn, pair, answer in zip(own_turns, pairs, answers, strict=False):
+                if pair is not None:
                     how = "has a question and its answer in a training row"
-                    matches.append(Match(*self._pairs[turn.pair], how, None, turn.question))
-                elif turn.answer is not None and turn.answer in self._answers:
+                    matches.append(Match(*self._places[pair], how, None, turn.question))
+                elif answer is not None:
                     evidence = Evidence("answer", turn.answer)
-                    matches.append(Match(*self._answers[turn.answer], "has an answer that is in a training row", evidence, turn.question))
+                    matches.append(Match(*self._places[answer], "has an answer that is in a training row", evidence, turn.question))
             first = next((text.value for message, text in zip(messages, hashes, strict=True) if message.role == "user"), 0)
             for index, share in owners.items():
                 if share >= LEAKED_SHARE:
@@ -153,7 +193,9 @@ class _Stock:
 
     def add(self, match: Match) -> None:
         if match.evidence is not None:
-            self._questions.setdefault(match.evidence, set(self._index.questions(match.evidence))).add(match.question)
+            if match.evidence not in self._questions:
+                self._questions[match.evidence] = self._index.questions(match.evidence)
+            self._questions[match.evidence].add(match.question)
 
     def contains(self, evidence: Evidence) -> bool:
         return len(self._questions[evidence]) >= STOCK_QUESTIONS
@@ -244,10 +286,10 @@ class _Turn(NamedTuple):
     text: str
     question: int
     """Hash of the user's turn before it."""
-    pair: tuple[int, int] | None
-    """Hashes of question and answer, unless they are too short."""
-    answer: int | None
-    """Hash of the answer, unless it is too short."""
+    pair: int
+    """Hash of question and answer, or 0 if they are too short."""
+    answer: int
+    """Hash of the answer, or 0 if it is too short."""
 
 
 def _turns(messages: Sequence[Message], hashes: Sequence[TextHash]) -> Iterator[_Turn]:
@@ -255,6 +297,7 @@ def _turns(messages: Sequence[Message], hashes: Sequence[TextHash]) -> Iterator[
     question = TextHash(0, 0)
     for message, text in zip(messages, hashes, strict=True):
         if message.role == "assistant":
-            pair = (question.value, text.value) if question.size and question.size + text.size >= LONG_PAIR else None
-            yield _Turn(message.content, question.value, pair, text.value if text.size >= LONG_ANSWER else None)
+            is_long = question.size and question.size + text.size >= LONG_PAIR
+            pair = hash((question.value, text.value)) & _MASK if is_long else 0
+            yield _Turn(message.content, question.value, pair, text.value if text.size >= LONG_ANSWER else 0)
         question = text if message.role == "user" else TextHash(0, 0)

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import tempfile
 import weakref
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +28,9 @@ STOCK_QUESTIONS = 4
 """What follows so many different questions, in the suites and the training data together, is a stock phrase."""
 RUNS_PER_ELEMENT = 4
 """At most so many runs share an element of the filter, which rules out at once nearly all runs that are in no suite."""
-_PARTS = 16
-"""Runs are sorted in so many parts, so that sorting needs little memory."""
+_PART_BITS = 4
+"""Runs are collected and sorted in parts that have these highest bits in common, so that little memory is needed."""
+_RECORD = [("run", "<u8"), ("owner", "<u4")]
 _WAITING = 256
 """How many answers are collected before their runs are hashed."""
 
@@ -46,34 +48,36 @@ class _Lookup:
     filter: Hashes
     """A Bloom filter: two bits for every run, both in the element that its highest bits denote."""
 
-    def save(self, folder: Path) -> None:
-        """Write the arrays to files."""
-        import numpy as np
-
-        for each in fields(self):
-            np.save(folder / f"{each.name}.npy", getattr(self, each.name))
-
     @classmethod
     def load(cls, folder: Path) -> _Lookup:
         """Map the files into memory, of which all processes share one copy."""
         import numpy as np
 
-        return cls(*(np.load(folder / f"{each.name}.npy", mmap_mode="r").view(np.ndarray) for each in fields(cls)))
+        def open_array(name: str, dtype: type[np.generic]) -> Any:
+            path = folder / name
+            # An empty file can't be mapped.
+            return np.memmap(path, dtype, mode="r").view(np.ndarray) if path.stat().st_size else np.empty(0, dtype)
+
+        return cls(
+            open_array("runs", np.uint64), open_array("owners", np.uint32), open_array("sizes", np.intp), open_array("filter", np.uint64)
+        )
 
 
 class RunIndex:
-    """The runs of words of answers, which are numbered from 0. Every run takes 14 bytes.
+    """The runs of words of answers, which are numbered from 0. Every run takes 14 bytes, in files.
 
     All answers are added before the first text is looked up.
     """
 
     def __init__(self) -> None:
-        self.questions: list[int] = []
+        self.questions = array("Q")
         """Answer → hash of its question."""
         self._waiting: list[str] = []
-        self._runs: list[tuple[Hashes, npt.NDArray[np.uint32]]] = []
+        self._count = 0
         self._lookup: _Lookup | None = None
-        self._folder: Path | None = None
+        folder = tempfile.TemporaryDirectory(prefix="mlops-")
+        weakref.finalize(self, folder.cleanup)
+        self._folder = Path(folder.name)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what another process needs to look texts up. It maps the same files into its memory."""
@@ -111,39 +115,45 @@ class RunIndex:
         import numpy as np
 
         runs, begin = hash_runs(self._waiting, RUN_WORDS)
-        first = len(self.questions) - len(self._waiting)
-        owners = np.repeat(np.arange(first, len(self.questions), dtype=np.uint32), np.diff(begin))
-        self._runs.append((runs, owners))
+        records = np.empty(len(runs), dtype=_RECORD)
+        records["run"] = runs
+        records["owner"] = np.repeat(np.arange(len(self.questions) - len(self._waiting), len(self.questions)), np.diff(begin))
+        parts = runs >> np.uint64(64 - _PART_BITS)
+        for part in range(1 << _PART_BITS):
+            with self._path(part).open("ab") as file:
+                records[parts == part].tofile(file)
+        self._count += len(runs)
         self._waiting = []
 
+    def _path(self, part: int) -> Path:
+        return self._folder / f"part-{part}"
+
     def _open_lookup(self) -> _Lookup:
-        if self._folder is None:
-            folder = tempfile.TemporaryDirectory(prefix="mlops-")
-            weakref.finalize(self, folder.cleanup)
-            self._folder = Path(folder.name)
-            self._build_lookup().save(self._folder)
+        if not (self._folder / "runs").exists():
+            self._hash_waiting()
+            self._write_lookup()
         if self._lookup is None:
             self._lookup = _Lookup.load(self._folder)
         return self._lookup
 
-    def _build_lookup(self) -> _Lookup:
+    def _write_lookup(self) -> None:
         """Sort the runs, and leave out those that follow :data:`STOCK_QUESTIONS` different questions in the suites."""
         import numpy as np
 
-        self._hash_waiting()
-        questions = np.array(self.questions, dtype=np.uint64)
-        total = sum(len(runs) for runs, _ in self._runs)
-        all_runs, all_owners, size = np.empty(total, dtype=np.uint64), np.empty(total, dtype=np.uint32), 0
-        for part in range(_PARTS):
-            chosen = [runs >> np.uint64(60) == part for runs, _ in self._runs]
-            runs = np.concatenate([runs[mask] for (runs, _), mask in zip(self._runs, chosen, strict=True)])
-            owners = np.concatenate([owners[mask] for (_, owners), mask in zip(self._runs, chosen, strict=True)])
-            runs, owners = _sort_runs(runs, owners, questions)
-            all_runs[size : size + len(runs)], all_owners[size : size + len(runs)] = runs, owners
-            size += len(runs)
-        self._runs = []
-        runs, owners = all_runs[:size], all_owners[:size]
-        return _Lookup(runs, owners, np.bincount(owners, minlength=len(self.questions)), _make_filter(runs))
+        questions = np.frombuffer(self.questions, dtype=np.uint64) if self.questions else np.empty(0, dtype=np.uint64)
+        sizes = np.zeros(len(questions), dtype=np.intp)
+        elements = np.zeros(1 << (self._count // RUNS_PER_ELEMENT).bit_length(), dtype=np.uint64)
+        with (self._folder / "runs").open("wb") as all_runs, (self._folder / "owners").open("wb") as all_owners:
+            for part in range(1 << _PART_BITS):
+                records = np.fromfile(self._path(part), dtype=_RECORD)
+                self._path(part).unlink()
+                runs, owners = _sort_runs(records["run"], records["owner"], questions)
+                runs.tofile(all_runs)
+                owners.tofile(all_owners)
+                sizes += np.bincount(owners, minlength=len(sizes))
+                _add_to_filter(elements, runs)
+        sizes.tofile(self._folder / "sizes")
+        elements.tofile(self._folder / "filter")
 
 
 def _sort_runs(runs: Hashes, owners: npt.NDArray[np.uint32], questions: Hashes) -> tuple[Hashes, npt.NDArray[np.uint32]]:
@@ -171,16 +181,14 @@ def _sort_runs(runs: Hashes, owners: npt.NDArray[np.uint32], questions: Hashes) 
     return runs[kept], owners[kept]
 
 
-def _make_filter(runs: Hashes) -> Hashes:
-    """Make a Bloom filter of sorted runs."""
+def _add_to_filter(elements: Hashes, runs: Hashes) -> None:
+    """Add sorted runs to a Bloom filter."""
     import numpy as np
 
-    result = np.zeros(1 << (len(runs) // RUNS_PER_ELEMENT).bit_length(), dtype=np.uint64)
-    places = _filter_place(runs, len(result))
+    places = _filter_place(runs, len(elements))
     first = _find_changes(places)
     if len(first):
-        result[places[first]] = np.bitwise_or.reduceat(_filter_bits(runs), first)
-    return result
+        elements[places[first]] |= np.bitwise_or.reduceat(_filter_bits(runs), first)
 
 
 def _filter_place(runs: Hashes, size: int) -> Hashes:
