@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
+import os
 import shutil
 import sys
 import time
@@ -177,11 +178,14 @@ class Container:
 
     def _mount_model(self) -> Path:
         """Return a folder that contains nothing but the model under its own name, as scripts expect it."""
-        folder = self._folder / "model"
+        folder, model = self._folder / "model", self.spec.model
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-        if self.spec.model is not None:
-            (folder / self.spec.model.name).symlink_to(self.spec.model)
+        # No symbolic link to the model: MLflow refuses a model that is really in another folder.
+        if model is not None and model.is_dir():
+            shutil.copytree(model, folder / model.name, copy_function=_link)
+        elif model is not None:
+            _link(str(model), str(folder / model.name))
         return folder
 
     async def _disconnect(self) -> None:
@@ -193,6 +197,14 @@ class Container:
         if self._closed:
             # As if this task had been canceled, which is about to happen: the operation stays in progress and is failed at the next start.
             raise asyncio.CancelledError("The emulator is shutting down.")
+
+
+def _link(source: str, target: str) -> None:
+    """Make a file available at another path, without a copy if possible."""
+    try:
+        os.link(os.path.realpath(source), target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 class _Containers:

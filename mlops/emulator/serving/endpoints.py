@@ -98,10 +98,11 @@ class PatchProperties(Body):
 
 
 class Patch(Body):
-    """``PartialOnlineEndpointPartialTrackedResource``. A missing field is left unchanged."""
+    """``PartialOnlineEndpointPartialTrackedResource``. A missing field is left unchanged; a location must be the endpoint's."""
 
     properties: PatchProperties | None = None
     tags: ResourceTags = None
+    location: str | None = None
 
 
 class Regenerate(Body):
@@ -178,6 +179,7 @@ async def patch_endpoint(azure: Azure, request: Request) -> Answer:
     if stored["state"] in BUSY:
         raise conflict(f"Endpoint {stored['name']}", stored["state"])
     body = await parse_body(request, Patch)
+    _check_location(body.location)
     if body.tags is not None:
         stored["tags"] = body.tags
     if properties := body.properties:
@@ -353,14 +355,18 @@ async def _delete(azure: Azure, key: str) -> None:
 def _validate(body: Put, previous: Document | None) -> None:
     if previous is not None and previous["unrecoverable"]:
         raise inference_error(f"Specified endpoint [{previous['name']}] has not been created successfully. Please recreate the endpoint.")
-    if body.location.replace(" ", "").lower() != LOCATION:
-        raise user_error(f"The location {body.location} is not the workspace's location {LOCATION}.")
+    _check_location(body.location)
     if body.identity is not None and body.identity.type != "SystemAssigned":
         raise not_implemented(f"endpoints with an identity of type {body.identity.type}")
     if body.properties.compute is not None or (body.kind or "Managed") != "Managed":
         raise not_implemented("endpoints that are not managed")
     if previous is not None and previous["auth_mode"] != body.properties.auth_mode:
         raise not_implemented("changing the authMode of an endpoint")
+
+
+def _check_location(location: str | None) -> None:
+    if location is not None and location.replace(" ", "").lower() != LOCATION:
+        raise user_error(f"The location {location} is not the workspace's location {LOCATION}.")
 
 
 def _check_auth_mode(stored: Document, mode: str, what: str) -> None:

@@ -95,6 +95,9 @@ def test_tags_are_patched(ml: Any, send_request: SendRequest) -> None:
     assert (answer.status_code, answer.json()["tags"]) == (200, {"b": "2"})
     assert ml.online_endpoints.get("patched").tags == {"b": "2"}
     assert send_request("PATCH", "patched", {"properties": {"authMode": "AMLToken"}}).status_code == 400
+    # MLflow's deployment client sends the location along.
+    answers = [send_request("PATCH", "patched", {"location": location, "tags": {"c": "3"}}) for location in ("East US", "westus")]
+    assert [answer.status_code for answer in answers] == [200, 400]
 
 
 def test_each_key_is_regenerated_separately(ml: Any) -> None:

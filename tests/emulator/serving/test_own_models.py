@@ -31,7 +31,10 @@ from helper import shout
 def init():
     global word
     print("loading the word")
-    with open(os.path.join(os.getenv("AZUREML_MODEL_DIR"), "model", "word.txt")) as file:
+    folder = os.getenv("AZUREML_MODEL_DIR")
+    model = os.path.realpath(os.path.join(folder, "model"))
+    assert model.startswith(os.path.realpath(folder)), "MLflow loads no model that is really elsewhere"
+    with open(os.path.join(model, "word.txt")) as file:
         word = file.read()
 
 def run(raw_data, request_headers):
