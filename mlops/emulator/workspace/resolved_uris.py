@@ -11,7 +11,7 @@ import re
 from starlette.requests import Request
 
 from mlops.emulator.base.azure import Azure
-from mlops.emulator.base.errors import user_error
+from mlops.emulator.base.errors import not_implemented, user_error
 from mlops.emulator.base.store import Document
 from mlops.emulator.history import runs, runstore
 from mlops.emulator.wire.app import WS, Answer, Route
@@ -50,11 +50,13 @@ def _resolve(azure: Azure, asset: str, kind: str) -> tuple[str, str]:
     """Return URI and type of an asset.
 
     Raises:
-        AzureFault: 400, it is not the id of such an asset of this workspace; 404, it does not exist.
+        AzureFault: 400, it is not the id of such an asset; 404, it does not exist; 501, it is an asset of another workspace.
     """
     match = ASSET.fullmatch(asset)
-    if match is None or match["kind"] != kind or match["workspace"] != azure.identity.workspace_guid:
-        raise user_error(f"'{asset}' is not the id of an asset of this workspace's {kind}.")
+    if match is None or match["kind"] != kind:
+        raise user_error(f"'{asset}' is not the id of an asset of the workspace's {kind}.")
+    if match["workspace"] != azure.identity.workspace_guid:
+        raise not_implemented(f"assets of another workspace, such as {asset}")
     for run in runstore.list_all(azure):
         for name, output in runs.list_outputs(azure, run).items():
             if output["assetId"] == asset:
