@@ -276,6 +276,13 @@ def test_a_faulty_judge_is_caught_even_if_its_verdict_is_right(name: str) -> Non
     assert missed(evidence_of(0.4), judge)
 
 
+def test_a_judge_that_overlooks_rows_that_got_much_worse_is_caught() -> None:
+    rule = make_rule(baseline="champion", margin=0.5, margin_kind="absolute", test="tail", max_share=0.2)
+    assert not missed(evidence_of(), rules=(rule,))
+    [name] = missed(evidence_of(), on_rules(max_share=0.99), rules=(rule,))
+    assert name.startswith("spoiled rows: target.nll: worse than the champion by more than 0.5")
+
+
 CHECKS = {
     "_check_models": "the candidate is the base (id)",
     "_identical": "the candidate is the champion (scoring run)",
