@@ -84,6 +84,12 @@ def pipeline(session: nox.Session) -> None:
     session.run(*emulator, python, "-m", "mlops", "run", "--target", "local", *session.posargs, external=True)
 
 
+@nox.session(venv_backend="none", default=False)
+def chaos(session: nox.Session) -> None:
+    """Every fault at every request of every stage, and what follows; takes hours. ``nox -s chaos -- --help``."""
+    session.run(_local(session), "-m", "tests.chaos", *session.posargs, external=True)
+
+
 @nox.session(default=False)
 def lock(session: nox.Session) -> None:
     """Rewrite the locks; ``-- --upgrade`` takes newer releases."""

@@ -21,16 +21,17 @@ from starlette.requests import ClientDisconnect, Request
 from mlops.core.console import did_you_mean
 from mlops.emulator.base.errors import AzureFault
 
-__all__ = ["FAULTS", "Faults"]
+__all__ = ["FAULTS", "Faults", "drop"]
 
 WIRE = {
     "403": "the request is answered 403 AuthorizationFailed, as for an identity whose roles lack the action",
     "429": "the request is answered 429 with Retry-After: 1",
     "500": "the request is answered 500 InternalServerError",
     "503": "the request is answered 503 with Retry-After: 1",
-    "drop": "the connection is closed without a response",
+    "drop": "the connection is closed without a response, before the request is handled",
+    "lost": "the request is handled, and the connection is closed instead of the response",
 }
-"""Faults of any request, injected before its handler. The subject is ``HOST METHOD PATH``, where HOST is arm, login, api, blob,
+"""Faults of any request. The subject is ``HOST METHOD PATH``, where HOST is arm, login, api, blob,
 scoring, studio, github or oidc."""
 
 RESOURCE = {
@@ -125,7 +126,7 @@ class Faults:
             return [f"{rule.name}@{rule.glob} {'always' if rule.remaining is None else f'x{rule.remaining}'}" for rule in self._rules]
 
     async def inject(self, request: Request, host: str) -> None:
-        """Raise the wire fault that a rule has for this request, if any.
+        """Raise the wire fault that a rule has for this request, if any, before it is handled.
 
         Raises:
             AzureFault: 403, 429, 500 or 503.
@@ -133,7 +134,7 @@ class Faults:
         """
         subject = f"{host} {request.method} {request.url.path}"
         if self.take("drop", subject):
-            await _drop(request)
+            await drop(request)
         if self.take("403", subject):
             raise _forbid(request)
         if self.take("429", subject):
@@ -142,6 +143,15 @@ class Faults:
             raise AzureFault(500, "ServiceError", "InternalServerError", inner=("InternalServerError",))
         if self.take("503", subject):
             raise AzureFault(503, "ServiceUnavailable", "The service is temporarily unavailable.", headers={"Retry-After": "1"})
+
+    async def lose_response(self, request: Request, host: str) -> None:
+        """Close the connection of a request that has been handled, if a rule says so.
+
+        Raises:
+            ClientDisconnect: the connection has been closed.
+        """
+        if self.take("lost", f"{host} {request.method} {request.url.path}"):
+            await drop(request)
 
 
 @dataclasses.dataclass(eq=False)
@@ -166,7 +176,12 @@ def _forbid(request: Request) -> AzureFault:
     )
 
 
-async def _drop(request: Request) -> None:
+async def drop(request: Request) -> None:
+    """Close the connection of a request without a response.
+
+    Raises:
+        ClientDisconnect: always.
+    """
     # ASGI can't close a connection without a response, but ``receive`` is bound to uvicorn's request cycle, which has the transport.
     cycle: Any = getattr(request.receive, "__self__", None)
     cycle.transport.abort()

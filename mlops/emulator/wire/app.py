@@ -1,7 +1,7 @@
 """The ASGI application: which handler serves a host and path, and the checks that every request passes.
 
 Each request goes through injected faults → route (501 if unknown) → authentication → network → authorization → api-version → workspace →
-handler → error envelope.
+handler → error envelope → lost responses.
 A service module has a table ``ROUTES``; a handler takes the emulated Azure and the request, and returns a body or a response::
 
     ROUTES = [Route("arm", "GET", WS + "/jobs/{job}", get_job, {"2024-01-01-preview"})]
@@ -128,21 +128,30 @@ class App:
             await response(scope, receive, send)
 
     async def _respond(self, request: Request) -> Response | None:
-        """Return the response, or None if the client has disconnected."""
+        """Return the response, or None if there is nobody to send it to."""
+        host = host_role(request.url.hostname or "")
         try:
-            return await self._handle(request)
+            response = await self._handle_guarded(request, host)
+            await self.azure.faults.lose_response(request, host)
+        except ClientDisconnect:
+            return None
+        return response
+
+    async def _handle_guarded(self, request: Request, host: str) -> Response:
+        """Return the response of the handler, or its error in Azure's envelope."""
+        try:
+            return await self._handle(request, host)
         except AzureFault as fault:
             log.info("%s %s → %s", request.method, request.url, fault)
             return _make_response(fault.status, fault.envelope(LOCATION), fault.headers)
         except ClientDisconnect:
-            return None
+            raise
         except Exception:
             log.error("%s %s\n%s", request.method, request.url, traceback.format_exc())
             bug = AzureFault(500, "ServiceError", "InternalServerError", inner=("InternalServerError",))
             return _make_response(500, bug.envelope(LOCATION), {})
 
-    async def _handle(self, request: Request) -> Response:
-        host = host_role(request.url.hostname or "")
+    async def _handle(self, request: Request, host: str) -> Response:
         await self.azure.faults.inject(request, host)
         path = request.scope["path"]
         route, parameters = self._router.find(host, request.method, path, f"https://{request.url.hostname}")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import requests
-from azure.core.exceptions import HttpResponseError
+from azure.core.exceptions import AzureError, HttpResponseError
 
 from mlops.emulator.base.faults import FAULTS, Faults
 from mlops.emulator.server import Emulator
@@ -105,6 +105,15 @@ class TestWire:
         with pytest.raises(requests.ConnectionError):
             requests.get(DISCOVERY, timeout=30)
         assert requests.get(DISCOVERY, timeout=30).status_code == 200
+
+    def test_a_lost_response_is_of_a_request_that_was_handled(self, faults: Faults, ml: Any, emulator: Emulator) -> None:
+        from azure.ai.ml.entities import AmlCompute
+
+        # The first attempt and three retries.
+        faults.add("lost@arm PUT */computes/lost x4")
+        with pytest.raises(AzureError, match="closed connection without response"):
+            ml.compute.begin_create_or_update(AmlCompute(name="lost", size="Standard_DS3_v2"))
+        assert emulator.azure.store.get("compute", "lost") is not None
 
     def test_a_missing_permission_names_action_and_scope(self, faults: Faults, ml: Any) -> None:
         faults.add("403@arm GET */vmSizes")
