@@ -13,12 +13,10 @@ import os
 
 from mlops.cli import stage
 from mlops.cloud import traffic
-from mlops.cloud.anchor import rollback_tags
 from mlops.cloud.endpoints import DeploymentView, EndpointView
 from mlops.cloud.errors import NotFound
 from mlops.cloud.invoke import build_payload
-from mlops.cloud.standby import standby_tags
-from mlops.cloud.tags import PREVIOUS, PREVIOUS_ID, PREVIOUS_MODEL, ROLLED_BACK, ROLLED_BACK_BY, RUN, SERVED_MODEL
+from mlops.cloud.tags import PREVIOUS, PREVIOUS_ID, PREVIOUS_MODEL, ROLLED_BACK, ROLLED_BACK_BY, SERVED_MODEL
 from mlops.cloud.workspace import Workspace
 from mlops.core import console
 from mlops.core.config import Config
@@ -46,7 +44,7 @@ def rollback(config: Config, workspace: Workspace, to: str = "") -> None:
     workspace.check_endpoint(endpoint.name, endpoint.tags)
     endpoint = traffic.recover(config, workspace, endpoint)
     live = traffic.nonzero(endpoint.traffic)
-    if console.in_github() and endpoint.tags.get(ROLLED_BACK_BY) == workspace.session.tags[RUN]:
+    if console.in_github() and endpoint.tags.get(ROLLED_BACK_BY) == traffic.current_run(workspace):
         console.info(f"  nothing to do: this run has already rolled {endpoint.name} back; its traffic is {live}")
         return
     if not to and (replaced := endpoint.tags.get(ROLLED_BACK)):
@@ -159,16 +157,9 @@ def _check_answers(config: Config, workspace: Workspace, endpoint: EndpointView,
 
 
 def _switch(config: Config, workspace: Workspace, endpoint: EndpointView, deployment: str, replaced: str) -> str:
-    view = workspace.endpoints.find_deployment(endpoint.name, replaced) if replaced else None
-    tags = {
-        **standby_tags(config.endpoint, replaced, view.identity if view is not None else ""),
-        **(rollback_tags(workspace, endpoint, view.model) if view is not None else {}),
-        PREVIOUS_MODEL: "",
-        ROLLED_BACK: replaced,
-        ROLLED_BACK_BY: workspace.session.tags[RUN],
-    }
+    tags = traffic.rolled_back_tags(config, workspace, endpoint, replaced, traffic.current_run(workspace))
     with traffic.restored_on_failure(workspace, endpoint, deployment):
-        after = traffic.change_traffic(workspace, endpoint, deployment)
+        after = traffic.change_traffic(workspace, endpoint, deployment, back=True)
         traffic.verify(workspace, after, deployment, config.endpoint.request_timeout_ms / 1000 + 10)
         traffic.finish(workspace, endpoint.name, tags)
     undo = f" To undo this: `mlops rollback --target {config.target} --to {replaced}`." if replaced else ""

@@ -14,10 +14,11 @@ from datetime import UTC, datetime, timedelta
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from mlops.cloud.anchor import rollback_tags
 from mlops.cloud.endpoints import EndpointView
 from mlops.cloud.invoke import build_payload
 from mlops.cloud.standby import standby_tags
-from mlops.cloud.tags import CHANGE, PREVIOUS_MODEL, ROLLED_BACK, RUN, shorten_model
+from mlops.cloud.tags import CHANGE, PREVIOUS_MODEL, ROLLED_BACK, ROLLED_BACK_BY, RUN, shorten_model
 from mlops.cloud.workspace import Workspace
 from mlops.core import console
 from mlops.core.config import Config
@@ -28,12 +29,14 @@ __all__ = [
     "Change",
     "change_traffic",
     "check_idle",
+    "current_run",
     "finish",
     "nonzero",
     "previous_tags",
     "read_change",
     "recover",
     "restored_on_failure",
+    "rolled_back_tags",
     "undo",
     "verify",
 ]
@@ -64,6 +67,8 @@ class Change(BaseModel):
     """The deployment that gets the traffic."""
     share: int = 100
     """How much of it, in percent; less than all is a step on the way, after which the change goes on."""
+    back: bool = False
+    """Whether it is a rollback."""
 
     @property
     def traffic(self) -> dict[str, int]:
@@ -128,7 +133,7 @@ def recover(config: Config, workspace: Workspace, endpoint: EndpointView) -> End
     change = read_change(endpoint)
     if change is None:
         return endpoint
-    if not change.is_abandoned and change.run != _run(workspace):
+    if not change.is_abandoned and change.run != current_run(workspace):
         check_idle(endpoint)
     live = nonzero(endpoint.traffic)
     if change.share < 100 and live == change.traffic:
@@ -143,7 +148,11 @@ def recover(config: Config, workspace: Workspace, endpoint: EndpointView) -> End
     except TrafficError as problem:
         return _undo_abandoned(workspace, endpoint, change, problem.what)
     previous = max(change.was, key=lambda name: change.was[name], default=None)
-    tags = previous_tags(config, workspace, endpoint.name, previous, keep=config.endpoint.keep_previous)
+    tags = (
+        rolled_back_tags(config, workspace, endpoint, previous or "", change.run)
+        if change.back
+        else previous_tags(config, workspace, endpoint.name, previous, keep=config.endpoint.keep_previous)
+    )
     console.notice(f"Run {change.run} stopped while it made {change.to} live. It answers, so it stays.")
     return finish(workspace, endpoint.name, tags)
 
@@ -174,11 +183,28 @@ def previous_tags(config: Config, workspace: Workspace, endpoint: str, deploymen
     return {**standby_tags(config.endpoint, name, identity), PREVIOUS_MODEL: model, ROLLED_BACK: ""}
 
 
-def _run(workspace: Workspace) -> str:
+def rolled_back_tags(config: Config, workspace: Workspace, endpoint: EndpointView, replaced: str, run: str) -> dict[str, str]:
+    """Return the tags that say how to undo a rollback, for an endpoint that has just been rolled back.
+
+    Args:
+        config: the settings.
+        workspace: where the endpoint is.
+        endpoint: as it was before.
+        replaced: the deployment that was live before; empty for none.
+        run: the run of the pipeline that has rolled it back.
+    """
+    view = workspace.endpoints.find_deployment(endpoint.name, replaced) if replaced else None
+    standby = standby_tags(config.endpoint, replaced, view.identity if view is not None else "")
+    anchor = rollback_tags(workspace, endpoint, view.model) if view is not None else {}
+    return {**standby, **anchor, PREVIOUS_MODEL: "", ROLLED_BACK: replaced, ROLLED_BACK_BY: run}
+
+
+def current_run(workspace: Workspace) -> str:
+    """Return the run of the pipeline as the tags of the endpoint have it, which may be shortened."""
     return workspace.session.tags[RUN][-100:]
 
 
-def change_traffic(workspace: Workspace, before: EndpointView, deployment: str, share: int = 100) -> EndpointView:
+def change_traffic(workspace: Workspace, before: EndpointView, deployment: str, share: int = 100, *, back: bool = False) -> EndpointView:
     """Send traffic to a deployment. Afterwards the change is unfinished: call this with a larger share, :func:`finish` or :func:`undo`.
 
     Args:
@@ -186,6 +212,7 @@ def change_traffic(workspace: Workspace, before: EndpointView, deployment: str, 
         before: the endpoint as it was when the change was decided.
         deployment: gets the share, the others what is left.
         share: in percent.
+        back: whether this is a rollback.
 
     Raises:
         Busy: somebody else is changing the traffic, or has changed it since; nothing was changed.
@@ -194,7 +221,7 @@ def change_traffic(workspace: Workspace, before: EndpointView, deployment: str, 
     now = workspace.endpoints.get(before.name)
     earlier = read_change(now)
     was = nonzero(before.traffic)
-    is_next_step = earlier is not None and (earlier.run, earlier.to, earlier.was) == (_run(workspace), deployment, was)
+    is_next_step = earlier is not None and (earlier.run, earlier.to, earlier.was) == (current_run(workspace), deployment, was)
     if not is_next_step:
         check_idle(now)
     expected = earlier.traffic if earlier is not None else was
@@ -205,13 +232,14 @@ def change_traffic(workspace: Workspace, before: EndpointView, deployment: str, 
             "run the command again",
         )
     change = Change(
-        run=_run(workspace),
+        run=current_run(workspace),
         until=(datetime.now(UTC) + LEASE).replace(microsecond=0),
         was=was,
         to=deployment,
         share=share,
+        back=back,
     )
-    return workspace.endpoints.set_traffic(before.name, change.traffic, tags={CHANGE: change.model_dump_json()})
+    return workspace.endpoints.set_traffic(before.name, change.traffic, tags={CHANGE: change.model_dump_json(exclude_defaults=True)})
 
 
 def finish(workspace: Workspace, endpoint: str, tags: Mapping[str, str]) -> EndpointView:

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from mlops.__main__ import main
+from mlops.cli.recover import recover
 from mlops.cli.rollback import rollback
 from mlops.cloud.tags import PREVIOUS, PREVIOUS_ID, PREVIOUS_MODEL, ROLLED_BACK, ROLLED_BACK_BY
+from mlops.cloud.traffic import change_traffic
 from mlops.cloud.workspace import Workspace
 from mlops.core.config import Config, EndpointConfig
 from mlops.core.errors import TrafficError
@@ -74,6 +76,18 @@ def test_a_second_rollback_does_not_go_forward_and_undoing_it_is_explicit(sessio
     assert torn.refused[f"deployment new of {NAME}"] == "is kept for rollback"
     rollback(config, workspace, "new")
     assert state(workspace) == ({"new": 100}, "old")
+
+
+def test_a_rollback_that_was_killed_is_finished_as_a_rollback(session: Session, capsys: pytest.CaptureFixture[str]) -> None:
+    """Or the next one would go forward to the bad model."""
+    config, workspace = session()
+    # What is there when the process is killed right after the request that moves the traffic.
+    change_traffic(workspace, workspace.endpoints.get(NAME), "old", back=True)
+    recover(config, workspace)
+    assert state(workspace) == ({"old": 100}, "new")
+    rollback(config, workspace)
+    assert state(workspace) == ({"old": 100}, "new")
+    assert "has already been rolled back from new" in capsys.readouterr().err
 
 
 def test_a_workflow_run_rolls_back_once(session: Session, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
