@@ -14,10 +14,10 @@ from datetime import UTC, datetime, timedelta
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from mlops.cloud.anchor import rollback_tags
+from mlops.cloud.anchor import ANCHOR_TAGS, rollback_tags
 from mlops.cloud.endpoints import EndpointView
 from mlops.cloud.invoke import build_payload
-from mlops.cloud.standby import standby_tags
+from mlops.cloud.standby import STANDBY_TAGS, standby_tags
 from mlops.cloud.tags import CHANGE, PREVIOUS_MODEL, ROLLED_BACK, ROLLED_BACK_BY, RUN, shorten_model
 from mlops.cloud.workspace import Workspace
 from mlops.core import console
@@ -44,6 +44,8 @@ __all__ = [
 LEASE = timedelta(minutes=30)
 """After this time a change counts as abandoned: it is the time limit of the job that makes it."""
 QUESTION = ({"role": "user", "content": "Are you there?"},)
+CONFIRMING = (*STANDBY_TAGS, *ANCHOR_TAGS, PREVIOUS_MODEL, ROLLED_BACK, ROLLED_BACK_BY)
+"""The tags that :func:`finish` sets."""
 TRIES = 5
 PAUSE_S = 2.0
 
@@ -158,7 +160,7 @@ def recover(config: Config, workspace: Workspace, endpoint: EndpointView) -> End
 
 
 def _undo_abandoned(workspace: Workspace, endpoint: EndpointView, change: Change, reason: str) -> EndpointView:
-    outcome = undo(workspace, endpoint.name, change.was)
+    outcome = undo(workspace, endpoint.name, change.was, {})
     after = workspace.endpoints.get(endpoint.name)
     if CHANGE in after.tags:
         raise TrafficError(f"{reason} {outcome}", "deploy an earlier commit with dispatch.yml")
@@ -265,7 +267,8 @@ def restored_on_failure(workspace: Workspace, before: EndpointView, deployment: 
     except Busy:
         raise
     except BaseException as problem:
-        outcome = undo(workspace, before.name, before.traffic)
+        # An interrupt may come after the change was confirmed, with tags that say how to undo it.
+        outcome = undo(workspace, before.name, before.traffic, {name: before.tags.get(name, "") for name in CONFIRMING})
         if isinstance(problem, MlopsError):
             kind = type(problem) if isinstance(problem, TrafficError) else TrafficError
             raise kind(f"{deployment} could not be made live: {problem.what} {outcome}", problem.fix) from problem
@@ -273,11 +276,11 @@ def restored_on_failure(workspace: Workspace, before: EndpointView, deployment: 
         raise
 
 
-def undo(workspace: Workspace, endpoint: str, traffic: Mapping[str, int]) -> str:
-    """Restore the traffic, remove the tag of the change, and describe the outcome. Raises nothing of ours."""
+def undo(workspace: Workspace, endpoint: str, traffic: Mapping[str, int], tags: Mapping[str, str]) -> str:
+    """Restore the traffic and the tags, remove the tag of the change, and describe the outcome. Raises nothing of ours."""
     saved = nonzero(traffic)
     try:
-        workspace.endpoints.set_traffic(endpoint, saved, tags={CHANGE: ""}, allow_none=True)
+        workspace.endpoints.set_traffic(endpoint, saved, tags={**tags, CHANGE: ""}, allow_none=True)
     except MlopsError as problem:
         return f"The traffic could NOT be restored to {saved or 'none'}: {problem.what} Run `mlops recover`."
     return f"The traffic was restored: {saved or 'none'}."

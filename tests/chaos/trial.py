@@ -98,7 +98,8 @@ class Observer:
             problem = f"the traffic is {shares}"
         elif self._was_live and endpoint is not None and not shares:
             problem = "no deployment takes traffic any more"
-        self._was_live |= bool(shares)
+        # A change that is not confirmed yet may be undone, also if nothing was live before.
+        self._was_live |= bool(shares) and endpoint is not None and CHANGE not in endpoint["tags"]
         for name in shares:
             deployment = self._azure.store.get("deployment", f"{self._endpoint}/{name}")
             if deployment is None or deployment["state"] != "Succeeded":
@@ -162,7 +163,7 @@ class Observer:
             "endpoints": endpoints,
             "deployments": sorted(deployments),
             "models": sorted(keys.values()),
-            "jobs": sorted(run["display_name"] for run in runs if run["status"] == "Completed"),
+            "trainings": sum(run["name"].startswith("mlops-train-") and run["status"] == "Completed" for run in runs),
         }
 
     def _read_foreign(self) -> dict[tuple[str, str], Document]:

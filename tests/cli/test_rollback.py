@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mlops.__main__ import main
 from mlops.cli.recover import recover
 from mlops.cli.rollback import rollback
+from mlops.cloud import traffic
 from mlops.cloud.tags import PREVIOUS, PREVIOUS_ID, PREVIOUS_MODEL, ROLLED_BACK, ROLLED_BACK_BY
-from mlops.cloud.traffic import change_traffic
 from mlops.cloud.workspace import Workspace
 from mlops.core.config import Config, EndpointConfig
 from mlops.core.errors import TrafficError
@@ -82,12 +83,33 @@ def test_a_rollback_that_was_killed_is_finished_as_a_rollback(session: Session, 
     """Or the next one would go forward to the bad model."""
     config, workspace = session()
     # What is there when the process is killed right after the request that moves the traffic.
-    change_traffic(workspace, workspace.endpoints.get(NAME), "old", back=True)
+    traffic.change_traffic(workspace, workspace.endpoints.get(NAME), "old", back=True)
     recover(config, workspace)
     assert state(workspace) == ({"old": 100}, "new")
     rollback(config, workspace)
     assert state(workspace) == ({"old": 100}, "new")
     assert "has already been rolled back from new" in capsys.readouterr().err
+
+
+def test_an_interrupt_right_after_a_rollback_was_confirmed_undoes_all_of_it(
+    session: Session, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the tags of the rollback on the traffic from before, the next rollback would do nothing."""
+    config, workspace = session()
+    finish = traffic.finish
+
+    def interrupted(*arguments: Any) -> None:
+        finish(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(traffic, "finish", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            rollback(config, workspace)
+    assert "The traffic was restored" in capsys.readouterr().err
+    assert state(workspace) == ({"new": 100}, "old")
+    rollback(config, workspace)
+    assert state(workspace) == ({"old": 100}, "new")
 
 
 def test_a_workflow_run_rolls_back_once(session: Session, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
