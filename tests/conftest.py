@@ -101,7 +101,7 @@ def trained_job(shared_emulator: Emulator, tmp_path_factory: pytest.TempPathFact
 
 
 SLOW = (
-    "cli/test_resume.py", "cli/test_rollback.py", "cloud/evaluation", "cloud/test_endpoints.py", "cloud/test_jobs.py",
+    "chaos", "cli/test_resume.py", "cli/test_rollback.py", "cloud/evaluation", "cloud/test_endpoints.py", "cloud/test_jobs.py",
     "emulator/component", "emulator/history", "emulator/jobs", "emulator/registry/test_weights.py", "emulator/serving",
     "emulator/test_main.py", "emulator/test_tutorial.py", "github/test_override.py", "judging/selftest",
     "judging/statistics/test_mcnemar.py", "judging/test_properties.py", "live", "remote/test_main.py", "report/test_explain.py",
