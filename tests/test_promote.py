@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -531,23 +532,30 @@ def test_too_few_rows_or_pairs_that_differ_too_much_show_nothing_and_stop_it(bes
     assert traffic.nonzero(beside.traffic()) == {champion: 100}
 
 
-def test_a_canary_that_was_killed_at_a_step_is_undone(beside: Stage, canary: Rollout, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_canary_that_was_killed_at_a_step_is_undone_and_no_user_notices(
+    beside: Stage, canary: Rollout, monkeypatch: pytest.MonkeyPatch
+) -> None:
     champion = beside.champion()
     config, run, workspace, new = canary
-    with monkeypatch.context() as patch:
-        patch.setattr("mlops.cli.canary.Rollout.watch", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        patch.setattr("mlops.cloud.traffic.undo", lambda *_: "")
-        with pytest.raises(KeyboardInterrupt):
-            promote(config, run, workspace)
-    assert traffic.nonzero(beside.traffic()) == {champion: 95, new: 5}
-    # Another run must not touch it before its time is over.
-    monkeypatch.setenv("GITHUB_RUN_ID", "another")
-    recover(config, beside.open(config))
-    assert traffic.nonzero(beside.traffic()) == {champion: 95, new: 5}
-    expire(workspace, beside.name)
-    recover(config, beside.open(config))
+    with users(beside) as responses:
+        with monkeypatch.context() as patch:
+            patch.setattr("mlops.cli.canary.Rollout.watch", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            patch.setattr("mlops.cloud.traffic.undo", lambda *_: "")
+            with pytest.raises(KeyboardInterrupt):
+                promote(config, run, workspace)
+        assert traffic.nonzero(beside.traffic()) == {champion: 95, new: 5}
+        # Another run must not touch it before its time is over.
+        monkeypatch.setenv("GITHUB_RUN_ID", "another")
+        recover(config, beside.open(config))
+        assert traffic.nonzero(beside.traffic()) == {champion: 95, new: 5}
+        while new not in {response.deployment for response in responses} and len(responses) < 1000:
+            time.sleep(0.01)
+        expire(workspace, beside.name)
+        recover(config, beside.open(config))
     assert traffic.nonzero(beside.traffic()) == {champion: 100}
     assert CHANGE not in workspace.endpoints.get(beside.name).tags
+    assert {response.deployment for response in responses} == {champion, new}
+    assert [response.reason for response in responses if response.status != 200] == []
 
 
 @pytest.mark.parametrize(
