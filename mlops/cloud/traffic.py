@@ -14,10 +14,10 @@ from datetime import UTC, datetime, timedelta
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from mlops.cloud.anchor import ANCHOR_TAGS, rollback_tags
+from mlops.cloud.anchor import rollback_tags
 from mlops.cloud.endpoints import EndpointView
 from mlops.cloud.invoke import build_payload
-from mlops.cloud.standby import STANDBY_TAGS, standby_tags
+from mlops.cloud.standby import standby_tags
 from mlops.cloud.tags import CHANGE, PREVIOUS_MODEL, ROLLED_BACK, ROLLED_BACK_BY, RUN, shorten_model
 from mlops.cloud.workspace import Workspace
 from mlops.core import console
@@ -44,8 +44,6 @@ __all__ = [
 LEASE = timedelta(minutes=30)
 """After this time a change counts as abandoned: it is the time limit of the job that makes it."""
 QUESTION = ({"role": "user", "content": "Are you there?"},)
-CONFIRMING = (*STANDBY_TAGS, *ANCHOR_TAGS, PREVIOUS_MODEL, ROLLED_BACK, ROLLED_BACK_BY)
-"""The tags that :func:`finish` sets."""
 TRIES = 5
 PAUSE_S = 2.0
 
@@ -160,7 +158,7 @@ def recover(config: Config, workspace: Workspace, endpoint: EndpointView) -> End
 
 
 def _undo_abandoned(workspace: Workspace, endpoint: EndpointView, change: Change, reason: str) -> EndpointView:
-    outcome = undo(workspace, endpoint.name, change.was, {})
+    outcome = undo(workspace, endpoint.name, change.was)
     after = workspace.endpoints.get(endpoint.name)
     if CHANGE in after.tags:
         raise TrafficError(f"{reason} {outcome}", "deploy an earlier commit with dispatch.yml")
@@ -252,7 +250,9 @@ def finish(workspace: Workspace, endpoint: str, tags: Mapping[str, str]) -> Endp
 
 @contextmanager
 def restored_on_failure(workspace: Workspace, before: EndpointView, deployment: str) -> Iterator[None]:
-    """Undo the change that the block makes if it fails or is interrupted, unless somebody else's change kept it from making one.
+    """Undo the change that the block makes if it fails or is interrupted before the change is confirmed.
+
+    Nothing is undone if somebody else's change kept the block from making one.
 
     Args:
         workspace: where the endpoint is.
@@ -267,20 +267,31 @@ def restored_on_failure(workspace: Workspace, before: EndpointView, deployment: 
     except Busy:
         raise
     except BaseException as problem:
-        # An interrupt may come after the change was confirmed, with tags that say how to undo it.
-        outcome = undo(workspace, before.name, before.traffic, {name: before.tags.get(name, "") for name in CONFIRMING})
+        if _is_confirmed(workspace, before, deployment):
+            failed, outcome = "", f"{deployment} was already confirmed and stays live."
+        else:
+            failed, outcome = f"{deployment} could not be made live: ", undo(workspace, before.name, before.traffic)
         if isinstance(problem, MlopsError):
             kind = type(problem) if isinstance(problem, TrafficError) else TrafficError
-            raise kind(f"{deployment} could not be made live: {problem.what} {outcome}", problem.fix) from problem
+            raise kind(f"{failed}{problem.what} {outcome}", problem.fix) from problem
         console.warning(outcome)
         raise
 
 
-def undo(workspace: Workspace, endpoint: str, traffic: Mapping[str, int], tags: Mapping[str, str]) -> str:
-    """Restore the traffic and the tags, remove the tag of the change, and describe the outcome. Raises nothing of ours."""
+def _is_confirmed(workspace: Workspace, before: EndpointView, deployment: str) -> bool:
+    """Return whether a change is confirmed: its last request may fail, or be interrupted, after the service has applied it."""
+    try:
+        now = workspace.endpoints.get(before.name)
+    except MlopsError:
+        return False
+    return CHANGE not in now.tags and nonzero(now.traffic) == {deployment: 100} != nonzero(before.traffic)
+
+
+def undo(workspace: Workspace, endpoint: str, traffic: Mapping[str, int]) -> str:
+    """Restore the traffic, remove the tag of the change, and describe the outcome. Raises nothing of ours."""
     saved = nonzero(traffic)
     try:
-        workspace.endpoints.set_traffic(endpoint, saved, tags={**tags, CHANGE: ""}, allow_none=True)
+        workspace.endpoints.set_traffic(endpoint, saved, tags={CHANGE: ""}, allow_none=True)
     except MlopsError as problem:
         return f"The traffic could NOT be restored to {saved or 'none'}: {problem.what} Run `mlops recover`."
     return f"The traffic was restored: {saved or 'none'}."
