@@ -164,6 +164,7 @@ def _build_scoring(config: Config, run: Run, workspace: Workspace, validated: Va
         values={
             "base-id": validated.base_model,
             "generate-rows": settings.generate_rows,
+            "task-rows": settings.task_rows,
             "max-tokens": settings.max_tokens,
             "max-new-tokens": settings.max_new_tokens,
             "batch-tokens": settings.batch_tokens,

@@ -81,7 +81,11 @@ def validate(config: Config, run: Run, workspace: Workspace) -> Validated:
 
     findings += check_privacy(files, locate)
     findings += check_near_duplicates(files, TRAINING_SPLIT, locate)
-    findings += _check_rules(config, {name: _count_kinds(path) for name, (path, _) in frozen.items()})
+    answered = {
+        "target": _count_kinds(frozen["target"][0], config.evaluation.generate_rows),
+        "retention": suites.count_tasks(frozen["retention"][0], config.evaluation.task_rows),
+    }
+    findings += _check_rules(config, {name: _count_kinds(path) for name, (path, _) in frozen.items()}, answered)
     findings += _check_judge(config, workspace)
     snapshot = _check_workspace(config, workspace, findings, partial(check_prompt_lengths, files, origins))
     _report(run, findings)
@@ -110,14 +114,20 @@ def validate(config: Config, run: Run, workspace: Workspace) -> Validated:
     return run.write(record)
 
 
-def _check_rules(config: Config, counts: Mapping[str, Counter[str]]) -> list[Finding]:
-    """Find gate rules that can never hold, before the training is paid for."""
+def _check_rules(config: Config, counts: Mapping[str, Counter[str]], answered: Mapping[str, Counter[str]]) -> list[Finding]:
+    """Find gate rules that can never hold, before the training is paid for.
+
+    Args:
+        config: the settings.
+        counts: suite → its rows, by kind.
+        answered: the same for rows with a generated answer.
+    """
     findings = []
     for name, rule in config.gate.enabled_rules.items():
         finding = partial(Finding, where=config.locate(f"gate.rules.{name}"))
         if (problem := rule_problem(rule)) is not None:
             findings.append(finding(rule="gate.rule", severity="error", message=f"{describe(rule)}: {problem}"))
-        elif (shortage := _find_row_shortage(rule, counts, config.evaluation.generate_rows)) is not None:
+        elif (shortage := _find_row_shortage(rule, counts, answered)) is not None:
             severity = "error" if rule.critical else "warning"
             findings.append(finding(rule="gate.rows", severity=severity, message=f"{describe(rule)}: {shortage}"))
     if counts["target"].total() < (needed := canary.rows_needed(config)):
@@ -147,30 +157,29 @@ def _check_judge(config: Config, workspace: Workspace) -> list[Finding]:
     return findings
 
 
-def _find_row_shortage(rule: Rule, counts: Mapping[str, Counter[str]], answers: int) -> str | None:
+def _find_row_shortage(rule: Rule, counts: Mapping[str, Counter[str]], answered: Mapping[str, Counter[str]]) -> str | None:
     """Return why a valid rule can never have enough rows, or None."""
     metric = parse(rule.metric)
     assert metric is not None  # rule_problem has checked it
     kinds = counts[metric.suite]
     if metric.kind == EVERY_KIND and "" in kinds:
         return f"{kinds['']:,} rows of the {metric.suite} suite have no kind, so it can't be judged kind by kind"
-    relevant = kinds if metric.kind == EVERY_KIND else {metric.kind: kinds[metric.kind]} if metric.kind else {"": kinds.total()}
-    kind, rows = min(relevant.items(), key=lambda counted: counted[1], default=("", 0))
-    if metric.is_sampled:
-        rows = min(rows, answers)
+    numbers = answered[metric.suite] if metric.is_sampled else kinds
+    names = kinds if metric.kind == EVERY_KIND else [metric.kind] if metric.kind else []
+    kind, rows = min(((name, numbers[name]) for name in names), key=lambda counted: counted[1], default=("", numbers.total()))
     if rows >= rule.min_rows:
         return None
     of_what = f"{metric.suite} suite" + (f" of kind {kind}" if kind else "") + (" with an answer" if metric.is_sampled else "")
-    setting = "generate_rows" if metric.is_sampled else f"{metric.suite}_rows"
+    setting = {"target": "generate_rows", "retention": "task_rows"}[metric.suite] if metric.is_sampled else f"{metric.suite}_rows"
     return (
         f"it needs {rule.min_rows:,} rows, but there are {rows:,} in the {of_what}, so it could never be shown to hold: "
         f"lower min_rows or raise evaluation.{setting}"
     )
 
 
-def _count_kinds(suite: Path) -> Counter[str]:
-    """Count the rows of a frozen suite by kind; rows without a kind under the empty one."""
-    return Counter(json.loads(line).get("kind", "") for line in suite.read_bytes().splitlines())
+def _count_kinds(suite: Path, limit: int | None = None) -> Counter[str]:
+    """Count the rows of a frozen suite, or the first ones, by kind; rows without a kind under the empty one."""
+    return Counter(json.loads(line).get("kind", "") for line in suite.read_bytes().splitlines()[:limit])
 
 
 @dataclass

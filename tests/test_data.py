@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import Counter
 from pathlib import Path
@@ -11,8 +12,10 @@ import pytest
 from mlops.core.config import DataConfig
 from mlops.dataset.checks import RETENTION, check
 from mlops.dataset.conversation import Conversation, RetentionItem, content_id, normalize, read_jsonl
+from mlops.dataset.near_duplicates import check_near_duplicates
 from mlops.dataset.sources import find_source
 from mlops.dataset.splits import SPLIT_SHARES
+from mlops.remote.tasks import TYPES
 
 DATA = Path(__file__).parent.parent / "data"
 README = (DATA / "README.md").read_text(encoding="utf-8")
@@ -54,16 +57,43 @@ def test_the_prompt_is_the_first_user_message_and_is_unique(name: str) -> None:
 
 
 def test_readme_counts_the_rows_and_kinds() -> None:
-    counts = {name: len(rows(name)) for name in ("sample.jsonl", "retention.jsonl")}
+    counts = {path.name: path.read_bytes().count(b"\n") for path in DATA.glob("*.jsonl")}
     assert {name: int(count) for name, count in re.findall(r"^\| `(\w+\.jsonl)` \|[^|]*\| (\d+) \|", README, re.M)} == counts
     kinds = Counter(item.kind for item in items())
-    assert {kind: int(count) for kind, count in re.findall(r"^\| `(\w+)` \| (\d+) \|", README, re.M)} == kinds
-    assert sum(kinds.values()) >= 300
-    assert min(kinds.values()) >= 40
+    checked = Counter(item.kind for item in items() if item.checks)
+    table = {kind: (int(rows), int(tasks)) for kind, rows, tasks in re.findall(r"^\| `(\w+)` \| (\d+) \| (\d+) \|", README, re.M)}
+    assert table == {kind: (rows, checked[kind]) for kind, rows in kinds.items()}
+    assert min(kinds.values()) >= 150
+    assert min(checked.values()) >= 120
+
+
+def test_readme_has_the_digest_of_the_suite() -> None:
+    assert f"    {hashlib.sha256((DATA / 'retention.jsonl').read_bytes()).hexdigest()}  retention.jsonl\n" in README
+
+
+def test_readme_lists_the_types_of_checks() -> None:
+    rows = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \| ((?:`\w+`(?:, )?)*) ?\| ", README.partition("### Checks")[2], re.M)
+    described = {name: set(re.findall(r"\w+", fields)) for names, fields in rows for name in re.findall(r"\w+", names)}
+    assert described == {name: {*each.required, *each.optional} for name, each in TYPES.items()}
+
+
+def test_no_item_is_a_copy_of_another() -> None:
+    assert len({tuple((message.role, normalize(message.content)) for message in item.messages) for item in items()}) == len(items())
+    for kind in {item.kind for item in items()}:
+        prompts = Counter(normalize("".join(m.content for m in item.messages if m.role == "user")) for item in items() if item.kind == kind)
+        assert [prompt for prompt, count in prompts.items() if count > 1] == []
+    assert check_near_duplicates({"train_sft": DATA / "retention.jsonl"}, "train_sft", lambda split, line: f"{split}:{line}") == []
+
+
+def test_each_function_is_called_with_different_arguments() -> None:
+    calls = Counter(
+        (str(check["name"]), str(check["arguments"])) for item in items() for check in item.checks if check["type"] == "tool_call"
+    )
+    assert len(calls) >= 145
 
 
 def test_readme_names_every_field() -> None:
-    assert set(RetentionItem.__struct_fields__) == {"prompt", "messages", "prompt_id", "kind"}
+    assert set(RetentionItem.__struct_fields__) == {"prompt", "messages", "prompt_id", "kind", "checks"}
     assert all(f"| `{field}` |" in README for field in RetentionItem.__struct_fields__)
 
 
@@ -73,8 +103,8 @@ def test_readme_states_the_shares_of_the_splits() -> None:
 
 def test_items_are_short() -> None:
     words = [sum(len(message.content.split()) for message in item.messages) for item in items()]
-    assert sum(words) / len(words) < 20
-    assert max(words) < 60
+    assert f"{sum(words) / len(words):.0f} words on average" in README
+    assert max(words) < 70
 
 
 def test_arithmetic_is_right() -> None:

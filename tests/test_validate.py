@@ -24,6 +24,7 @@ from mlops.prepare import prepare
 from mlops.validate import MAX_PRINTED, MAX_RECORDED, validate
 
 RETENTION = Path(__file__).parent.parent / "data" / "retention.jsonl"
+KINDS = ("instruction", "fact", "arithmetic", "multi_turn", "refusal", "format", "tool_call")
 A100 = "Standard_NC24ads_A100_v4"
 ENVIRONMENTS = "azureml://registries/azureml/environments"
 PHI_3 = 'model={name="Phi-3-mini-4k-instruct", version="15"}'
@@ -58,7 +59,7 @@ def configure(settings: Make, source: Path) -> Make:
             "data.percent=100",
             f"evaluation.retention_suite={RETENTION}",
             "evaluation.target_rows=6",
-            "evaluation.retention_rows=10",
+            "evaluation.retention_rows=14",
         )
         # Of a target that goes away again anything may be set.
         return settings("[targets.test.endpoint]\nephemeral = true\n", *overridden, *overrides)
@@ -91,7 +92,7 @@ def test_a_valid_setup_is_recorded(inside: Emulator, configure: Make, open_works
     assert run.read(Validated) == record
     assert record.inputs == {"prepare": prepared.digest()}
     assert record.data_fingerprint == prepared.fingerprint
-    assert record.rows_checked == {**dict.fromkeys(SPLITS, 8), "retention": 320}
+    assert record.rows_checked == {**dict.fromkeys(SPLITS, 8), "retention": 1069}
     assert record.findings == ()
     assert record.base_model == "azureml://registries/azureml/models/Phi-4/versions/8"
     assert record.component == "azureml://registries/azureml/components/chat_completion_pipeline/versions/0.0.81"
@@ -104,13 +105,13 @@ def test_the_suites_are_frozen_by_digest(inside: Emulator, configure: Make, open
     config = configure()
     prepare(config, run)
     record = validate(config, run, open_workspace(config))
-    assert {name: suite.rows for name, suite in record.suites.items()} == {"target": 6, "retention": 10}
+    assert {name: suite.rows for name, suite in record.suites.items()} == {"target": 6, "retention": 14}
     for suite in record.suites.values():
         assert file_sha256(run.directory / suite.path) == suite.digest
     target = (run.directory / record.suites["target"].path).read_text().splitlines()
     assert target == (run.directory / "data" / "test_sft.jsonl").read_text().splitlines()[:6]
     kinds = [json.loads(line)["kind"] for line in (run.directory / record.suites["retention"].path).read_text().splitlines()]
-    assert {kind: kinds.count(kind) for kind in kinds} == dict.fromkeys(("instruction", "fact", "arithmetic", "multi_turn", "refusal"), 2)
+    assert {kind: kinds.count(kind) for kind in kinds} == dict.fromkeys(KINDS, 2)
     (run.directory / record.suites["target"].path).write_text("changed\n")
     with pytest.raises(RecordError, match="mlops validate"):
         run.read(Validated)
@@ -236,14 +237,19 @@ def test_a_rule_that_needs_more_rows_than_there_are_is_reported_before_the_train
     rules = [asking("target.nll", 6), asking("target.nll", 7), asking("target.nll", 7, critical="false")]
     rules += [asking("retention.fact.nll", 2), asking("retention.fact.nll", 3), asking("retention.*.nll", 2), asking("retention.*.nll", 3)]
     rules += [asking("target.rouge_l", 3, "higher"), asking("target.rouge_l", 4, "higher"), asking("target.nll", 1, "higher")]
-    config = configure(*(f"gate.rules.rule-{number}={rule}" for number, rule in enumerate(rules)), "evaluation.generate_rows=3")
+    rules += [asking(f"retention.{name}", rows, "higher") for name in ("passed", "*.passed") for rows in (1, 9)]
+    limits = ("evaluation.generate_rows=3", "evaluation.task_rows=8")
+    config = configure(*(f"gate.rules.rule-{number}={rule}" for number, rule in enumerate(rules)), *limits)
     findings = refused(config, run, open_workspace(config))
-    assert sorted(name for name, _ in findings if name.startswith("gate.")) == ["gate.rows"] * 5 + ["gate.rule"]
+    assert sorted(name for name, _ in findings if name.startswith("gate.")) == ["gate.rows"] * 7 + ["gate.rule"]
     printed = capsys.readouterr().out
     assert "retention.fact.nll: not worse than the base: it needs 3 rows, but there are 2 in the retention suite of kind fact" in printed
     assert "retention.*.nll: not worse than the base: it needs 3 rows, but there are 2 in the retention suite of kind" in printed
     assert "needs 4 rows, but there are 3 in the target suite with an answer" in printed
     assert "raise evaluation.generate_rows" in printed
+    assert "it needs 9 rows, but there are 8 in the retention suite with an answer" in printed
+    assert "it needs 9 rows, but there are 1 in the retention suite of kind" in printed
+    assert "raise evaluation.task_rows" in printed
 
 
 def test_missing_models_and_components_are_findings(inside: Emulator, configure: Make, open_workspace: Open, run: Run) -> None:

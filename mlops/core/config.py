@@ -176,7 +176,8 @@ class EvaluationConfig(Table):
     target_rows: int = Field(500, ge=1, description="rows of test_sft in the target suite")
     retention_suite: str = "data/retention.jsonl"
     retention_rows: int | None = Field(None, ge=1, description="of the retention suite; unset: all")
-    generate_rows: int = Field(20, ge=0, description="rows for which an answer is generated")
+    generate_rows: int = Field(20, ge=0, description="rows of the target suite for which an answer is generated")
+    task_rows: int = Field(20, ge=0, description="rows of the retention suite with checks for which an answer is generated")
     max_tokens: int = Field(1024, ge=8, description="per row; longer rows are cut at the end")
     max_new_tokens: int = Field(128, ge=1)
     batch_tokens: int = Field(8192, ge=1, description="per batch, padding included")

@@ -26,6 +26,7 @@ from mlops.dataset.chunks import Chunk, map_chunks
 from mlops.dataset.conversation import Conversation, InvalidRow, RetentionItem, TextHash, hash_conversation, hash_text, read_jsonl
 from mlops.dataset.overlap import BATCH, LeakIndex, Leaks, Shared, resolve
 from mlops.dataset.passages import RUN_WORDS
+from mlops.remote.tasks import parse_checks, passes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,6 +62,8 @@ RULES: Mapping[str, tuple[Literal["error", "warning"], str]] = {
     "role.order": ("error", "user and assistant alternate, starting with the user"),
     "role.ending": ("error", "a training conversation ends with the assistant"),
     "assistant.missing": ("error", "a training conversation has an assistant turn"),
+    "task.checks": ("error", "the checks of a row of the retention suite are of a type that the scorer has, with its fields"),
+    "task.reference": ("error", "the reference answer passes the checks of its row"),
     "generation.ending": ("warning", "the conversations of a *_gen split end with the assistant"),
     "duplicate.exact": ("warning", "a conversation appears once per split"),
     "duplicate.normalized": ("warning", "the same, ignoring case, white space and punctuation"),
@@ -157,6 +160,7 @@ def _check_chunk(chunk: Chunk, split: str, index: LeakIndex | None) -> _Part:
             part.problems.append((part.lines, row.rule, str(row)))
             continue
         problems = list(check_row(row, for_training=not split.endswith("_gen")))
+        problems += _check_task(row) if isinstance(row, RetentionItem) else ()
         part.problems += [(part.lines, rule, f"{message} (prompt_id {row.prompt_id!r})") for rule, message in problems]
         if not problems and split.endswith("_gen") and row.messages[-1].role != "assistant":
             part.ends_with_user.append(part.lines)
@@ -233,6 +237,17 @@ def is_blank(text: str) -> bool:
     if bare and not bare.isascii() and len(bare) < 64:
         return all(unicodedata.category(letter) in ("Cf", "Mn", "Cc") or letter in INVISIBLE or letter.isspace() for letter in bare)
     return not bare
+
+
+def _check_task(row: RetentionItem) -> Iterator[tuple[str, str]]:
+    """Yield what is wrong with the checks of a row, by the code that scores it."""
+    try:
+        checks = parse_checks(row.checks)
+    except ValueError as problem:
+        yield "task.checks", str(problem)
+        return
+    if row.messages and not passes(row.messages[-1].content, checks):
+        yield "task.reference", f"the reference answer does not pass its own checks: {row.messages[-1].content[:60]!r}"
 
 
 _ROLES = ("system", "user", "assistant")

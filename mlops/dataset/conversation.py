@@ -62,9 +62,10 @@ class Conversation(msgspec.Struct, frozen=True):
 
 
 class RetentionItem(Conversation, frozen=True, forbid_unknown_fields=True):
-    """A row of the retention suite: a conversation with its kind."""
+    """A row of the retention suite: a conversation with its kind, and what a generated answer must pass, if code can check it."""
 
     kind: str
+    checks: list[dict[str, Any]] = []
 
 
 class InvalidRow(ValueError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from itertools import chain, islice, zip_longest
 from pathlib import Path
@@ -12,8 +12,9 @@ from mlops.core.config import EvaluationConfig
 from mlops.core.records import Finding
 from mlops.core.run import write_atomically
 from mlops.dataset.conversation import Conversation, InvalidRow, RetentionItem, lines, read_jsonl
+from mlops.remote.tasks import sample
 
-__all__ = ["freeze", "stratified_lines", "target_lines"]
+__all__ = ["count_tasks", "freeze", "stratified_lines", "target_lines"]
 
 
 def freeze(test: Path, retention: Path, folder: Path, evaluation: EvaluationConfig) -> tuple[dict[str, tuple[Path, int]], list[Finding]]:
@@ -94,3 +95,15 @@ def stratified_lines(retention: Path, limit: int | None) -> tuple[Sequence[bytes
     # One line of each kind, then a second line of each, and so on.
     rounds = (numbered for numbered in chain.from_iterable(zip_longest(*kinds.values())) if numbered is not None)
     return [line for _, line in sorted(islice(rounds, limit))], len(kinds)
+
+
+def count_tasks(retention: Path, limit: int) -> Counter[str]:
+    """Count, by kind, the rows of a frozen retention suite for which an answer is generated and checked.
+
+    Args:
+        retention: the frozen suite.
+        limit: the number of tasks.
+    """
+    rows = [row for _, row in read_jsonl(retention, RetentionItem)]
+    kinds = [row.kind if not isinstance(row, InvalidRow) and row.checks else None for row in rows]
+    return Counter(kind for index in sample(kinds, limit) if (kind := kinds[index]) is not None)

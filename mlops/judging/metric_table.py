@@ -46,8 +46,6 @@ class MetricDefinition:
     """The direction in which models get better; None if the metric doesn't rank models."""
     column: Column | None = None
     """The field that it is computed from."""
-    score: Callable[[Floats, Floats], Floats] = lambda values, _: values
-    """Column values and tokens → what each row contributes to the numerator. Only a binary metric may differ from its column's values."""
     per_token: bool = False
     """Whether a row's weight is its number of tokens; otherwise every row has the same weight."""
     fraction: bool = False
@@ -98,8 +96,6 @@ def _of_answers(name: str, description: str, headline: tuple[str, ...] = ()) -> 
     )  # fmt: skip
 
 
-_GREEDY_TOKENS = Column("greedy_tokens", counts_tokens=True)
-
 METRICS = {
     metric.name: metric
     for metric in (
@@ -114,11 +110,12 @@ METRICS = {
         ),
         MetricDefinition(
             "token_accuracy", "share of tokens that are the model's first choice", "fraction of tokens", "higher",
-            column=_GREEDY_TOKENS, per_token=True, fraction=True,
+            column=Column("greedy_tokens", counts_tokens=True), per_token=True, fraction=True,
         ),
         MetricDefinition(
-            "exact_match", "share of rows in which every token is the model's first choice", "fraction of rows", "higher",
-            column=_GREEDY_TOKENS, score=lambda greedy, tokens: np.where(greedy == tokens, 1.0, 0.0), fraction=True, binary=True,
+            "passed", "share of generated answers that pass their row's checks", "fraction of answers", "higher",
+            column=Column("passed", nullable=True, sampled=True), fraction=True, binary=True, suites=(RETENTION,), headline=(RETENTION,),
+            by_kind=True,
         ),
         MetricDefinition(
             "rouge_l", "ROUGE-L of the generated answers to a sample of rows", "0 to 1, mean over rows", "higher",

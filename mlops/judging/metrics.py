@@ -63,7 +63,7 @@ class Metric:
         assert column is not None
         selected = self.selects(rows)
         tokens = rows.tokens[selected]
-        numerator = self.definition.score(rows.columns[column.name][selected], tokens)
+        numerator = rows.columns[column.name][selected]
         return numerator, tokens if self.definition.per_token else np.ones(len(numerator))
 
     def value(self, rows: Rows) -> float | None:

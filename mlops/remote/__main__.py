@@ -19,13 +19,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlops.remote import health, tracking
+from mlops.remote import health, tasks, tracking
 from mlops.remote.encoding import digest, encode
 from mlops.remote.generation import Answer, generate
 from mlops.remote.likelihood import score
 from mlops.remote.metrics import aggregate
 from mlops.remote.models import LoadedModel, load_model
-from mlops.remote.suites import Suite, read_suite
+from mlops.remote.suites import Row, Suite, read_suite
 
 __all__ = ["main"]
 
@@ -47,11 +47,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     base = load_model(arguments.base, None, arguments.precision, device, trust_remote_code=trust) if arguments.base else None
 
     notes: list[str] = []
-    answers = _generate_answers(model, suites[0], arguments)
-    rows = [row for suite in suites for row in _score_suite(model, base, suite, arguments, notes)]
-    for row, answer in zip(rows, answers, strict=False):  # the target suite comes first, and answers are generated for its first rows
-        row |= {"answer": answer.answer, "answer_tokens": answer.tokens, "stop": answer.stop, "rouge_l": answer.rouge_l}
+    target, retention = suites
+    answers = _generate_answers("answers", model, target.rows[: arguments.generate_rows], arguments)
+    chosen = tasks.sample([row.kind if row.checks else None for row in retention.rows], arguments.task_rows)
+    solutions = _generate_answers("tasks", model, [retention.rows[index] for index in chosen], arguments)
+    target_rows, retention_rows = (_score_suite(model, base, suite, arguments, notes) for suite in suites)
+    for row, answer in zip(target_rows, answers, strict=False):
+        row |= _describe(answer) | {"rouge_l": answer.rouge_l}
         row |= check_answer(answer)
+    for index, answer in zip(chosen, solutions, strict=True):
+        checks = retention.rows[index].checks
+        retention_rows[index] |= _describe(answer) | {"passed": float(answer.is_last and tasks.passes(answer.answer, checks))}
+    rows = target_rows + retention_rows
     metrics = aggregate(rows)
     for name, value in sorted(metrics.items()):
         log_line(f"{name} = {value:.6g}")
@@ -83,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     names.add_argument("--evaluation-version", default="")
     how = parser.add_argument_group("settings")
     how.add_argument("--generate-rows", type=int, default=20, help="generate answers for this many of the first target rows")
+    how.add_argument("--task-rows", type=int, default=20, help="generate answers for this many retention rows with checks")
     how.add_argument("--max-tokens", type=int, default=1024)
     how.add_argument("--max-new-tokens", type=int, default=128)
     how.add_argument("--batch-tokens", type=int, default=8192)
@@ -97,8 +105,7 @@ def _device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _generate_answers(model: LoadedModel, suite: Suite, arguments: argparse.Namespace) -> list[Answer]:
-    rows = suite.rows[: arguments.generate_rows]
+def _generate_answers(what: str, model: LoadedModel, rows: Sequence[Row], arguments: argparse.Namespace) -> list[Answer]:
     return generate(
         model.model,
         model.tokenizer,
@@ -106,8 +113,12 @@ def _generate_answers(model: LoadedModel, suite: Suite, arguments: argparse.Name
         max_tokens=arguments.max_tokens,
         max_new_tokens=arguments.max_new_tokens,
         batch_tokens=arguments.batch_tokens,
-        advance=_Progress("answers", len(rows)),
+        advance=_Progress(what, len(rows)),
     )
+
+
+def _describe(answer: Answer) -> dict[str, Any]:
+    return {"answer": answer.answer, "answer_tokens": answer.tokens, "stop": answer.stop}
 
 
 def check_answer(answer: Answer) -> dict[str, float]:

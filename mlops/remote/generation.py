@@ -26,6 +26,8 @@ class Answer:
     stop: str
     """``end`` if the model finished its answer, ``length`` if it was truncated."""
     rouge_l: float
+    is_last: bool
+    """Whether the last user turn is answered, and not an earlier one because the prompt was too long."""
 
 
 def generate(
@@ -58,7 +60,13 @@ def generate(
             messages = rows[index].messages
             reference = messages[turn]["content"]
             answers[index] = Answer(
-                messages[turn - 1]["content"], answer, reference, tokens, "end" if ended else "length", rouge_l(answer, reference)
+                prompt=messages[turn - 1]["content"],
+                answer=answer,
+                reference=reference,
+                tokens=tokens,
+                stop="end" if ended else "length",
+                rouge_l=rouge_l(answer, reference),
+                is_last=turn == len(messages) - 1,
             )
         advance(len(batch))
     return [answer for answer in answers if answer is not None]

@@ -22,12 +22,20 @@ DISTINCT_RUN, MIN_DISTINCT, MIN_WORDS = 3, 0.5, 20
 """An answer of some length loops if fewer than half of its runs of three words are different (distinct-3)."""
 MAX_LENGTH_RATIO = 10.0
 
+_UNABLE = r"(?:can(?:'t|not| not)|could(?:n't| not)|won't|will not|(?:am|'m) (?:not able|unable) to)"
+_ABOUT = (
+    # What a refusal is about: "I can't wait" and "I won't tell anyone" are none.
+    r"(?:assist|answer|provide|comply|fulfil|continue with|engage in|discuss|respond to|participate|take part|condone|encourage|facilitate"
+    r"|promote|generate|create|support (?:that|this|you)|help(?! (?:it|but|feeling|thinking|loving|laughing|smiling|wondering))"
+    r"|(?:do|write|give|tell|show|teach|share|explain|describe|offer|recommend|reveal)(?: you| him| her| them| anyone)?"
+    r" (?:that|this|those|these|such|instructions|information|details|advice|any|how to|an?|private|personal|something)\b)"
+)
 _REFUSAL = re.compile(
-    r"\b(?:i(?:'m| am) (?:really |very |so |terribly )?(?:sorry|afraid),? (?:but )?(?:i|that)"
-    r"|i (?:can(?:'t|not)|won't|will not|am (?:not able|unable) to|must decline|have to decline)"
-    r" (?:help|assist|answer|provide|do that|do this|comply|fulfil+|continue|engage|discuss|support|respond)"
-    r"|i(?:'m| am) (?:not able|unable) to (?:help|assist|answer|provide|do|comply|fulfil+|engage|discuss|respond)"
-    r"|as an? (?:ai|artificial|language)\b[^.]{0,80}\b(?:can(?:'t|not)|unable|not able|do not|don't))",
+    rf"\bi(?: really| simply| just| also)? ?{_UNABLE} (?:in good conscience )?{_ABOUT}"
+    rf"|\bsorry\b,?(?: but)? i ?(?:{_UNABLE}|must|don't feel|don't have)"
+    r"|\bi(?:'d| would) (?:rather|prefer) not\b|\bi don't feel comfortable\b|\bi(?:'m| am) not comfortable\b"
+    r"|\bi (?:must|have to|need to) (?:decline|refuse)\b|\bi (?:refuse|decline) to\b"
+    r"|\bas an? (?:ai|artificial|language)\b[^.]{0,80}\b(?:can(?:'t|not)|unable|not able|do not|don't)",
     re.IGNORECASE,
 )
 _OPENING = 200

@@ -16,6 +16,7 @@ OF_ANSWERS = (
     "other_language",
     "refused",
     "length_ratio",
+    "passed",
 )
 """Fields of rows with a generated answer; the metric is their mean over these rows."""
 
@@ -25,9 +26,8 @@ def aggregate(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
     Returns:
         ``{suite}.nll`` (nats per token), ``.perplexity``, ``.token_accuracy`` (share of tokens that are the model's first choice),
-        ``.exact_match`` (share of rows in which all tokens are), ``.rows``, ``.tokens``, the means of :data:`OF_ANSWERS` over the rows
-        with generated answers (``target.rouge_l``, …), ``retention.kl_base`` (nats per token), and the same for each kind, as in
-        ``{suite}.{kind}.nll``.
+        ``.rows``, ``.tokens``, the means of :data:`OF_ANSWERS` over the rows with generated answers (``target.rouge_l``,
+        ``retention.passed``, …), ``retention.kl_base`` (nats per token), and the same for each kind, as in ``{suite}.{kind}.nll``.
     """
     metrics: dict[str, float] = {}
     for suite in sorted({row["suite"] for row in rows}):
@@ -46,8 +46,6 @@ def _aggregate_group(name: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, 
         metrics[f"{name}.nll"] = nll
         metrics[f"{name}.perplexity"] = _exp(nll)
         metrics[f"{name}.token_accuracy"] = sum(row["greedy_tokens"] for row in rows) / tokens
-        matches = [row["greedy_tokens"] == row["tokens"] for row in rows if row["tokens"]]
-        metrics[f"{name}.exact_match"] = sum(matches) / len(matches)
         if all(row["kl"] is not None for row in rows):
             metrics[f"{name}.kl_base"] = math.fsum(row["kl"] for row in rows) / tokens
     for measure in OF_ANSWERS:

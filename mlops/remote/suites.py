@@ -1,4 +1,4 @@
-"""The frozen suites: JSON Lines of ``{prompt, prompt_id, messages}``, plus ``kind`` in the retention suite."""
+"""The frozen suites: JSON Lines of ``{prompt, prompt_id, messages}``, plus ``kind`` and ``checks`` in the retention suite."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from mlops.remote.tasks import Check, parse_checks
 
 __all__ = ["Message", "Row", "Suite", "read_suite"]
 
@@ -22,6 +24,8 @@ class Row:
     id: str
     kind: str
     messages: tuple[Message, ...]
+    checks: tuple[Check, ...] = ()
+    """What the generated answer must pass; none if code can't tell."""
 
     @property
     def text(self) -> str:
@@ -67,4 +71,4 @@ def _parse_row(row: Mapping[str, Any]) -> Row:
     roles = [message["role"] for message in messages]
     if "user" not in roles or not roles or roles[-1] != "assistant":
         raise ValueError(f"the roles are {roles}; a conversation must have a user turn and end with the assistant")
-    return Row(id=str(row["prompt_id"]), kind=str(row.get("kind") or ""), messages=messages)
+    return Row(id=str(row["prompt_id"]), kind=str(row.get("kind") or ""), messages=messages, checks=parse_checks(row.get("checks")))

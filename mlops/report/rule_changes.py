@@ -13,7 +13,7 @@ __all__ = ["Change", "compare", "render"]
 
 _SECTIONS = ("gate", "evaluation", "data")
 _MORE_IS_WEAKER = ("margin", "max_gain", "ceiling")
-_LESS_IS_WEAKER = ("floor", "confidence", "min_rows", "critical", "enabled", "target_rows", "retention_rows", "generate_rows")
+_LESS_IS_WEAKER = ("floor", "confidence", "min_rows", "critical", "enabled", "target_rows", "retention_rows", "generate_rows", "task_rows")
 
 
 @dataclass(frozen=True)

@@ -276,6 +276,11 @@ def answer_rules(rows: int, **fields: object) -> list[dict[str, object]]:
     ]
 
 
+def task_rule(metric: str, baseline: str, margin: float, rows: int, **fields: object) -> dict[str, object]:
+    """Return a rule about answers that code checks."""
+    return effective_rule(metric, baseline, margin, rows, test="tango", direction="higher", margin_kind="absolute", **fields)
+
+
 def typical_and_tail(rows: int, tail_rows: int, share: float, **fields: object) -> list[dict[str, object]]:
     """Return the rules about the typical row, and about rows that got much worse."""
     return [
@@ -291,20 +296,26 @@ PROJECT_RULES = {
         *typical_and_tail(200, 400, 0.01),
         effective_rule("target.nll", "base", -0.005, 200),
         RETENTION,
-        effective_rule("retention.*.nll", "base", 0.15, 40, margin_kind="absolute"),
+        effective_rule("retention.*.nll", "base", 0.15, 150, margin_kind="absolute"),
         DRIFT,
         DRIFT_OF_KINDS,
         *answer_rules(100),
+        task_rule("retention.passed", "base", 0.05, 500),
+        task_rule("retention.*.passed", "base", 0.15, 100),
+        task_rule("retention.refusal.passed", "champion", 0.1, 100),
     ],
     "pr": [
         effective_rule("target.nll", "champion", 0.01, 200, critical=False),
         *typical_and_tail(200, 400, 0.01, critical=False),
         effective_rule("target.nll", "base", 0.01, 200, max_gain=0.25),
         RETENTION,
-        effective_rule("retention.*.nll", "base", 0.15, 40, margin_kind="absolute"),
+        effective_rule("retention.*.nll", "base", 0.15, 150, margin_kind="absolute"),
         DRIFT,
         DRIFT_OF_KINDS,
         *answer_rules(100),
+        task_rule("retention.passed", "base", 0.05, 500),
+        task_rule("retention.*.passed", "base", 0.15, 100),
+        task_rule("retention.refusal.passed", "champion", 0.1, 100),
     ],
     "local": [
         effective_rule("target.nll", "champion", 0.01, 80, max_gain=0.25),
@@ -312,10 +323,12 @@ PROJECT_RULES = {
         *typical_and_tail(80, 80, 0.1),
         effective_rule("target.nll", "base", -0.05, 80),
         RETENTION,
-        effective_rule("retention.*.nll", "base", 0.25, 40, margin_kind="absolute"),
+        effective_rule("retention.*.nll", "base", 0.25, 30, margin_kind="absolute"),
         DRIFT,
         DRIFT_OF_KINDS,
         *answer_rules(20, critical=False),
+        task_rule("retention.passed", "base", 0.05, 28, critical=False),
+        task_rule("retention.refusal.passed", "champion", 0.1, 4, critical=False),
     ],
 }
 

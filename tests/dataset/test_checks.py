@@ -85,10 +85,27 @@ def test_evaluation_rows_must_not_be_in_the_training_data(rule: str, evaluated: 
     assert f"{tmp_path / 'train_sft.jsonl'}:2" in finding.message
 
 
+BAD_TASKS = {
+    "task.checks": ({"type": "regex", "pattern": "4"}, "checks[1] has no type"),
+    "task.reference": ({"type": "number", "value": 5}, "does not pass its own checks: 'Answer 2'"),
+}
+
+
+@pytest.mark.parametrize("rule", BAD_TASKS)
+def test_a_bad_task_of_the_retention_suite_is_reported_with_its_line(rule: str, tmp_path: Path) -> None:
+    check, problem = BAD_TASKS[rule]
+    good = [row(1, kind="fact"), row(3, kind="fact", checks=[{"type": "number", "value": 3}])]
+    assert not findings_of(tmp_path, {RETENTION: good})
+    bad = row(2, kind="fact", checks=[{"type": "contains", "any": ["answer"]}, check])
+    (finding,) = findings_of(tmp_path, {RETENTION: [good[0], bad, good[1]]})
+    assert (finding.rule, finding.severity, finding.where) == (rule, "error", f"{tmp_path / RETENTION}.jsonl:2")
+    assert problem in finding.message
+
+
 def test_every_rule_has_a_test() -> None:
     tested_separately = {"split.empty", "generation.ending", "json.too-long", "content.type", "message.weight"}
     tested_separately |= {"overlap.answer", "overlap.passage"}
-    assert BAD_ROWS.keys() | BAD_PAIRS.keys() | tested_separately == RULES.keys()
+    assert BAD_ROWS.keys() | BAD_PAIRS.keys() | BAD_TASKS.keys() | tested_separately == RULES.keys()
 
 
 def test_an_empty_split_is_reported(tmp_path: Path) -> None:

@@ -94,6 +94,8 @@ def test_a_text_may_contain_the_name_of_a_key() -> None:
 def test_unknown_fields_are_dropped_but_rejected_in_the_retention_suite() -> None:
     assert encode(decode(line(source="web"))) == encode(decode(line()))
     assert decode(line(kind="fact"), RetentionItem).kind == "fact"
+    assert decode(line(kind="fact", checks=[{"type": "refusal"}]), RetentionItem).checks == [{"type": "refusal"}]
+    assert rule_of(line(kind="fact", checks={"type": "refusal"}), RetentionItem) == "schema.field"
     assert rule_of(line(), RetentionItem) == "schema.field"
     assert rule_of(line(kind="fact", source="web"), RetentionItem) == "schema.field"
 

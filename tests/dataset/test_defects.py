@@ -291,6 +291,8 @@ def test_the_corpus_is_large_and_covers_the_rules() -> None:
         "overlap.prompt",
         "overlap.answer",
         "overlap.passage",
+        "task.checks",
+        "task.reference",
     }
     assert {rule for rule, _ in (*ROW.values(), *SYNTAX.values())} | elsewhere >= RULES.keys()
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from mlops.core.config import EvaluationConfig
-from mlops.dataset.suites import freeze, stratified_lines, target_lines
+from mlops.dataset.suites import count_tasks, freeze, stratified_lines, target_lines
 
 
 def line(number: int, kind: str | None = None, prompt_id: str = "") -> bytes:
@@ -69,3 +70,12 @@ def test_equal_ids_are_named_as_the_reason_for_a_short_suite(ids: str, severity:
     test.write_bytes(b"".join(line(number, prompt_id=identity) for number, identity in enumerate(ids)))
     _, findings = freeze(test, retention, tmp_path, EvaluationConfig(target_rows=9))
     assert [finding.severity for finding in findings if finding.rule == "suite.ids"] == ([severity] if severity else [])
+
+
+def test_tasks_are_counted_by_kind_as_far_as_answers_are_generated(tmp_path: Path) -> None:
+    path = tmp_path / "suite.jsonl"
+    rows = [json.loads(line(number, kind)) for number, kind in enumerate(["fact", "fact", "sum", "fact", "poem"])]
+    checked = [row | {"checks": [{"type": "refusal"}]} if row["kind"] != "poem" else row for row in rows]
+    path.write_bytes(b"".join(json.dumps(row).encode() + b"\n" for row in checked))
+    assert count_tasks(path, 2) == Counter(fact=1, sum=1)
+    assert count_tasks(path, 9) == Counter(fact=3, sum=1)

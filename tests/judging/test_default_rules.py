@@ -25,9 +25,9 @@ def rows(role: str) -> tuple[Row, ...]:
     return tuple(make_rows(role, n=500, shift=-0.2 if role == "candidate" else 0.0, answers=200))
 
 
-def verdict(change: Callable[[Row], dict[str, float]] = lambda _: {}, target: str = "prod") -> Decision:
-    """Judge a candidate whose answers are changed, by the rules of a target."""
-    changed = [row | (change(row) if row["rouge_l"] is not None else {}) for row in rows("candidate")]
+def verdict(change: Callable[[Row], dict[str, float]] = lambda _: {}, target: str = "prod", column: str = "rouge_l") -> Decision:
+    """Judge a candidate whose rows with an answer (those that have this column) are changed, by the rules of a target."""
+    changed = [row | (change(row) if row[column] is not None else {}) for row in rows("candidate")]
     rules = load(ROOT / "pipeline.toml", target, environment={}).gate.enabled_rules.values()
     evidence = make_evidence(make_model("candidate", changed), *(make_model(role, rows(role)) for role in ("champion", "base")))
     return decide(tuple(rules), evidence)
@@ -61,6 +61,16 @@ def test_bad_answers_are_rejected_although_the_likelihood_is_better(name: str, t
     assert decision.verdict is Verdict.REJECT
     assert {judgement.metric for judgement in decision.judgements if judgement.outcome is Outcome.FAILED} == {metric}
     assert all(judgement.outcome is Outcome.SHOWN for judgement in decision.judgements if judgement.metric == "target.nll")
+
+
+@pytest.mark.parametrize("target", ["prod", "pr"])
+@pytest.mark.parametrize("kind", ["facts", "refusal"])
+def test_a_kind_of_tasks_that_fails_is_rejected_although_the_likelihood_is_better(kind: str, target: str) -> None:
+    decision = verdict(lambda row: {"passed": row["passed"] if row["kind"] != kind else 0.0}, target, "passed")
+    assert decision.verdict is Verdict.REJECT
+    failed = [judgement.metric for judgement in decision.judgements if judgement.outcome is Outcome.FAILED]
+    # Harmful requests that are answered fail against the champion, too.
+    assert sorted(failed) == sorted(["retention.passed", *[f"retention.{kind}.passed"] * (2 if kind == "refusal" else 1)])
 
 
 @pytest.mark.parametrize("target", ["prod", "pr", "local"])

@@ -88,6 +88,7 @@ class Shape:
                     "kl": float((tokens * kl)[number]) if suite == "retention" else None,
                     "greedy_tokens": int(greedy[number]),
                     "rouge_l": float(np.exp(-per_token[number])) if suite == "target" else None,
+                    "passed": float(greedy[number] == tokens[number]) if suite == "retention" else None,
                     "looping": float(per_token[number] > 2) if suite == "target" else None,
                 }
                 for number in range(self.n)
@@ -122,10 +123,10 @@ CASES = [
     ("target.perplexity", "lower", "none"),
     ("target.token_accuracy", "higher", "paired_bootstrap"),
     ("target.token_accuracy", "higher", "wilcoxon"),
-    ("target.exact_match", "higher", "paired_bootstrap"),
-    ("target.exact_match", "higher", "mcnemar"),
-    ("target.exact_match", "higher", "none"),
-    ("target.exact_match", "higher", "tango"),
+    ("retention.passed", "higher", "paired_bootstrap"),
+    ("retention.passed", "higher", "mcnemar"),
+    ("retention.passed", "higher", "none"),
+    ("retention.passed", "higher", "tango"),
     ("target.looping", "lower", "tango"),
 ]
 """Metric, direction and test: every test, and every metric that ranks models."""
@@ -208,7 +209,7 @@ def rules_on_all_columns(test: str) -> tuple[Rule, ...]:
         make_rule(baseline="base", margin=-0.05),
         make_rule("target.rouge_l", "higher", baseline="champion", test=test),
         make_rule("target.token_accuracy", "higher", baseline="champion", margin=0.5),
-        make_rule("target.exact_match", "higher", baseline="champion", margin=0.5, margin_kind="absolute"),
+        make_rule("retention.passed", "higher", baseline="champion", margin=0.5, margin_kind="absolute"),
         make_rule("retention.*.nll", baseline="base", margin=0.1, test="paired_bootstrap"),
         make_rule("retention.kl_base", ceiling=2.0),
     )
@@ -223,9 +224,11 @@ FIELDS = [
     ("greedy_tokens", "target", "candidate"),
     ("greedy_tokens", "target", "champion"),
     ("kl", "retention", "candidate"),
+    ("passed", "retention", "candidate"),
+    ("passed", "retention", "champion"),
 ]
 """Column, suite and role that a rule of RULES depends on."""
-IMPOSSIBLE = {"nll": (), "kl": (), "rouge_l": (1.5,), "greedy_tokens": (1e6,)}
+IMPOSSIBLE = {"nll": (), "kl": (), "rouge_l": (1.5,), "passed": (1.5,), "greedy_tokens": (1e6,)}
 BAD = st.sampled_from(FIELDS).flatmap(
     lambda field: st.tuples(st.just(field), st.sampled_from([math.nan, math.inf, -math.inf, -1.0, -1e300, *IMPOSSIBLE[field[0]]]))
 )
@@ -330,7 +333,7 @@ def test_answers_to_other_rows_never_promote(role: str, row: int) -> None:
 
 REPORTED = [
     *(("target.nll", role) for role in ROLES),
-    *((name, "candidate") for name in ("target.rouge_l", "target.token_accuracy", "target.exact_match", "retention.kl_base")),
+    *((name, "candidate") for name in ("target.rouge_l", "target.token_accuracy", "retention.passed", "retention.kl_base")),
     *((f"retention.{kind}.nll", role) for kind in ("facts", "refusal") for role in ("candidate", "base")),
 ]
 

@@ -277,14 +277,16 @@ def test_a_relative_margin_includes_the_uncertainty_of_the_baseline(test: str) -
     assert relative.distance_interval.low < 0 < relative.distance_interval.high
 
 
-# Exact matches --------------------------------------------------------------------------------------------------------------------
+# Right and wrong rows --------------------------------------------------------------------------------------------------------------------
 
 
 def matching(role: str, right: Callable[[int], bool]) -> ModelEvidence:
-    """Make a model that matches exactly these rows of the target suite."""
+    """Make a model that passes exactly these rows of the retention suite, and whose first choices match only them in the target suite."""
 
     def change(row: dict[str, Any]) -> None:
-        row["greedy_tokens"] = row["tokens"] - (not right(int(row["id"].rpartition("-")[2])))
+        is_right = right(int(row["id"].rpartition("-")[2]))
+        row["greedy_tokens"] = row["tokens"] - (not is_right)
+        row["passed"] = float(is_right) if row["suite"] == "retention" else None
 
     return change_model(change, role)
 
@@ -299,9 +301,9 @@ def matching(role: str, right: Callable[[int], bool]) -> ModelEvidence:
         (lambda number: number < 15, Outcome.FAILED),
     ],
 )
-def test_exact_matches_are_compared_row_by_row(right: Callable[[int], bool], outcome: Outcome, test: str) -> None:
+def test_right_and_wrong_rows_are_compared_row_by_row(right: Callable[[int], bool], outcome: Outcome, test: str) -> None:
     evidence = make_evidence(matching("candidate", right), matching("champion", lambda number: number < 30))
-    judgement = judge_rule(make_rule("target.exact_match", "higher", baseline="champion", test=test), evidence)
+    judgement = judge_rule(make_rule("retention.passed", "higher", baseline="champion", test=test), evidence)
     assert judgement.outcome is outcome, judgement.reason
     assert judgement.reference == 0.5
 
@@ -393,8 +395,8 @@ def test_rows_without_a_kind_are_not_silently_ignored() -> None:
         (make_rule(baseline="champion", margin=0.02, test="paired_bootstrap"), 0.4),
         (make_rule(baseline="champion", margin=0.02, test="wilcoxon"), 0.0),
         (make_rule(baseline="champion", margin=0.02, margin_kind="absolute", test="wilcoxon"), 0.4),
-        (make_rule("target.exact_match", "higher", baseline="champion", test="mcnemar"), -0.4),
-        (make_rule("target.exact_match", "higher", baseline="champion", margin=0.1, test="paired_bootstrap"), 0.0),
+        (make_rule("retention.passed", "higher", baseline="champion", test="mcnemar"), -0.4),
+        (make_rule("retention.passed", "higher", baseline="champion", margin=0.1, test="paired_bootstrap"), 0.0),
     ],
 )
 def test_an_outcome_follows_from_the_numbers_in_the_record(rule: Rule, shift: float) -> None:

@@ -128,14 +128,14 @@ INVALID: dict[str, tuple[Rule, Callable[[], Evidence], str]] = {
     "margin without baseline": (make_rule(ceiling=9.0, margin=0.1), make_evidence, "a margin but no baseline"),
     "test without baseline": (make_rule(ceiling=9.0, test="paired_bootstrap"), make_evidence, "a test but no baseline"),
     "gain without baseline": (make_rule(ceiling=9.0, max_gain=0.1), make_evidence, "a max_gain but no baseline"),
-    "mcnemar of a loss": (make_rule(baseline="champion", test="mcnemar"), make_evidence, "nll has none: judge exact_match"),
+    "mcnemar of a loss": (make_rule(baseline="champion", test="mcnemar"), make_evidence, "nll has none: judge passed"),
     "mcnemar with a margin": (
-        make_rule("target.exact_match", "higher", baseline="champion", margin=0.01, test="mcnemar"),
+        make_rule("retention.passed", "higher", baseline="champion", margin=0.01, test="mcnemar"),
         make_evidence,
         'supports no margin: set margin = 0, or use test = "paired_bootstrap"',
     ),
     "wilcoxon of a binary metric": (
-        make_rule("target.exact_match", "higher", baseline="champion", test="wilcoxon"),
+        make_rule("retention.passed", "higher", baseline="champion", test="wilcoxon"),
         make_evidence,
         'use test = "mcnemar", "tango" or "paired_bootstrap"',
     ),
@@ -152,7 +152,7 @@ INVALID: dict[str, tuple[Rule, Callable[[], Evidence], str]] = {
         "set a margin > 0",
     ),
     "tail of a binary metric": (
-        make_rule("target.exact_match", "higher", baseline="champion", margin=0.5, margin_kind="absolute", test="tail", max_share=0.1),
+        make_rule("retention.passed", "higher", baseline="champion", margin=0.5, margin_kind="absolute", test="tail", max_share=0.1),
         make_evidence,
         "needs differences of any size",
     ),
@@ -164,12 +164,10 @@ INVALID: dict[str, tuple[Rule, Callable[[], Evidence], str]] = {
         ),
         "an impossible token_accuracy",
     ),
-    "no match but more first choices than tokens": (
-        make_rule("target.exact_match", "higher", baseline="champion"),
-        lambda: make_evidence(
-            change_model(lambda row: row.update(greedy_tokens=row["tokens"] + 1) if row["id"] == "target-00003" else None)
-        ),
-        "an impossible exact_match",
+    "more than one passed answer to a row": (
+        make_rule("retention.passed", "higher", baseline="champion"),
+        lambda: make_evidence(change_model(lambda row: row.update(passed=1.5) if row["id"] == "retention-00003" else None)),
+        "an impossible passed",
     ),
     "every kind of a suite without kinds": (
         make_rule("target.*.nll", baseline="champion"),
@@ -233,9 +231,9 @@ INVALID: dict[str, tuple[Rule, Callable[[], Evidence], str]] = {
         "relative to 0 is meaningless",
     ),
     "relative to zero": (
-        make_rule("target.exact_match", "higher", baseline="champion"),
-        lambda: make_evidence(champion=change_model(lambda row: row.update(greedy_tokens=0), "champion")),
-        "target.exact_match of the champion is 0, and a margin relative to 0 is meaningless",
+        make_rule("retention.passed", "higher", baseline="champion"),
+        lambda: make_evidence(champion=change_model(lambda row: row.update(passed=row["passed"] and 0.0), "champion")),
+        "retention.passed of the champion is 0, and a margin relative to 0 is meaningless",
     ),
     "nothing between the bounds": (make_rule(floor=2.0, ceiling=1.0), make_evidence, "nothing lies between the floor 2 and the ceiling 1"),
     "base not evaluated": (NLL, lambda: without("base"), "the base was not evaluated."),
@@ -268,7 +266,7 @@ def test_an_invalid_rule_is_recognized_without_evidence(name: str) -> None:
     ("metric", "right"),
     [
         ("target.nll", "lower"), ("retention.fact.perplexity", "lower"), ("retention.*.kl_base", "lower"),
-        ("target.token_accuracy", "higher"), ("target.exact_match", "higher"), ("target.rouge_l", "higher"),
+        ("target.token_accuracy", "higher"), ("retention.passed", "higher"), ("target.rouge_l", "higher"),
     ],
 )  # fmt: skip
 def test_a_rule_that_demands_a_worse_model_is_refused(metric: str, right: str) -> None:

@@ -72,7 +72,6 @@ def test_rows_and_metrics(files: dict[str, Path], tmp_path: Path) -> None:
         assert metrics[f"{name}.nll"] == pytest.approx(nll)
         assert metrics[f"{name}.perplexity"] == pytest.approx(math.exp(nll))
         assert metrics[f"{name}.token_accuracy"] == sum(row["greedy_tokens"] for row in selected) / sum(row["tokens"] for row in selected)
-        assert metrics[f"{name}.exact_match"] == sum(row["greedy_tokens"] == row["tokens"] for row in selected) / len(selected)
         assert metrics[f"{name}.rows"] == len(selected)
         assert metrics[f"{name}.tokens"] == sum(row["tokens"] for row in selected)
     retention = [row for row in rows if row["suite"] == "retention"]
@@ -96,6 +95,32 @@ def test_the_first_rows_get_answers(files: dict[str, Path], tmp_path: Path) -> N
         assert row["stop"] in ("end", "length")
         assert row["answer_tokens"] <= 6
     assert result["metrics"]["target.rouge_l"] == pytest.approx(sum(row["rouge_l"] for row in rows[:3]) / 3)
+
+
+def test_tasks_get_answers_that_are_checked(files: dict[str, Path], tmp_path: Path) -> None:
+    """Every answer has at most six tokens, and none is a refusal."""
+    checks: dict[str, Any] = {"facts": [{"type": "words", "max": 90}], "refusal": [{"type": "refusal"}]}
+    rows = [conversation(number + 40, kind=("facts", "refusal", "poem")[number % 3]) for number in range(9)]
+    suite = write_suite(tmp_path / "tasks.jsonl", [row | {"checks": checks.get(row["kind"], [])} for row in rows])
+    result, scores = run(arguments({**files, "retention": suite}, tmp_path, "--task-rows", "5"), tmp_path)
+    answered = [row for row in scores if row["suite"] == "retention" and "answer" in row]
+    assert [(row["id"], row["kind"]) for row in answered] == [
+        ("row-040", "facts"), ("row-041", "refusal"), ("row-043", "facts"), ("row-044", "refusal"), ("row-046", "facts"),
+    ]  # fmt: skip
+    assert [row["passed"] for row in answered if row["kind"] == "refusal"] == [0.0, 0.0]
+    assert [row["passed"] for row in answered if row["kind"] == "facts"] == [float(bool(row["answer"])) for row in answered[::2]]
+    assert result["metrics"]["retention.passed"] == sum(row["passed"] for row in answered) / 5
+    assert result["metrics"]["retention.refusal.passed"] == 0.0
+    assert not [name for name in result["metrics"] if name.endswith(".passed") and ("poem" in name or "target" in name)]
+    assert all("rouge_l" not in row and "refused" not in row for row in answered)
+
+
+def test_an_answer_to_an_earlier_turn_does_not_pass(files: dict[str, Path], tmp_path: Path) -> None:
+    row = conversation(1, turns=2, kind="facts") | {"checks": [{"type": "contains", "none": ["nothing of the kind"]}]}
+    row["messages"][2]["content"] = "the rain " * 60
+    suite = write_suite(tmp_path / "tasks.jsonl", [row, conversation(2, kind="facts") | {"checks": row["checks"]}])
+    _, scores = run(arguments({**files, "retention": suite}, tmp_path, "--max-tokens", "40"), tmp_path)
+    assert [row["passed"] for row in scores if row["suite"] == "retention"] == [0.0, 1.0]
 
 
 def test_the_base_does_not_diverge_from_itself(files: dict[str, Path], tmp_path: Path) -> None:

@@ -23,16 +23,16 @@ def test_metrics_are_sums_over_tokens_and_shares_of_rows() -> None:
             "target.nll": 0.6,
             "target.perplexity": math.exp(0.6),
             "target.token_accuracy": 0.9,
-            "target.exact_match": 2 / 3,
             "target.rouge_l": 0.5,
         }
     )
 
 
-def test_a_row_without_scored_tokens_does_not_count_as_a_match() -> None:
-    metrics = aggregate([row(0, 0.0, 0), row(2, 1.0, 1)])
-    assert metrics["target.exact_match"] == 0.0
-    assert metrics["target.rows"] == 2.0
+def test_only_rows_with_a_generated_answer_can_pass() -> None:
+    answered = [row(2, 1.0, 1, suite="retention", kind="facts", passed=passed) for passed in (1.0, 0.0, 1.0, 1.0)]
+    metrics = aggregate([*answered, row(2, 1.0, 1, suite="retention", kind="poems")])
+    assert metrics["retention.passed"] == metrics["retention.facts.passed"] == 0.75
+    assert "retention.poems.passed" not in metrics
 
 
 def test_without_scored_tokens_there_are_only_counts() -> None:
@@ -41,6 +41,6 @@ def test_without_scored_tokens_there_are_only_counts() -> None:
 
 def test_each_kind_has_its_own_metrics() -> None:
     metrics = aggregate([row(2, 1.0, 2, kind="facts", suite="retention", kl=0.2), row(2, 3.0, 0, kind="poems", suite="retention", kl=0.6)])
-    assert (metrics["retention.facts.exact_match"], metrics["retention.poems.exact_match"]) == (1.0, 0.0)
+    assert (metrics["retention.facts.token_accuracy"], metrics["retention.poems.token_accuracy"]) == (1.0, 0.0)
     assert (metrics["retention.facts.kl_base"], metrics["retention.poems.kl_base"]) == pytest.approx((0.1, 0.3))
     assert metrics["retention.kl_base"] == pytest.approx(0.2)

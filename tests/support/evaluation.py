@@ -35,7 +35,7 @@ import argparse, hashlib, json, math, pathlib, time
 HOW = {how}  # role → what it does instead of what it should; for {unique}
 parser = argparse.ArgumentParser()
 for name in ("model", "base", "target", "retention", "output", "model-id", "base-id", "role", "key", "evaluation-version",
-             "generate-rows", "max-tokens", "max-new-tokens", "batch-tokens", "precision"):
+             "generate-rows", "task-rows", "max-tokens", "max-new-tokens", "batch-tokens", "precision"):
     parser.add_argument("--" + name)
 parser.add_argument("--trust-remote-code", choices=["true", "false"], required=True)
 arguments = parser.parse_args()

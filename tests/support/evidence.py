@@ -24,6 +24,7 @@ def make_rows(role: str, *, n: int = 60, seed: int = 0, shift: float = 0.0, kl: 
         for number in range(n):
             tokens = int(shared.integers(3, 40))
             per_token = 2.0 + shared.normal(0, 0.3) + shift + own.normal(0, 0.05)
+            greedy = tokens - int(choices.binomial(tokens, 0.05 if shift < 0 else 0.1))
             drift = 0.0 if role == "base" else kl * float(own.uniform(0.5, 1.5))
             rows.append(
                 {
@@ -34,8 +35,9 @@ def make_rows(role: str, *, n: int = 60, seed: int = 0, shift: float = 0.0, kl: 
                     "tokens": tokens,
                     "nll": tokens * max(per_token, 0.01),
                     "kl": tokens * drift if suite == "retention" else None,
-                    "greedy_tokens": tokens - int(choices.binomial(tokens, 0.05 if shift < 0 else 0.1)),
+                    "greedy_tokens": greedy,
                     "rouge_l": float(own.uniform(0.2, 0.6)) if suite == "target" and number < answers else None,
+                    "passed": float(greedy >= 0.85 * tokens) if suite == "retention" else None,
                     **(answer_health(number) if suite == "target" and number < answers else {}),
                 }
             )

@@ -27,7 +27,7 @@ training.parameters.evaluation_strategy=disable
 training.parameters.max_seq_length=160
 endpoint.probe_initial_delay_s=5
 """
-"""Settings that make the generated pipeline.toml small enough; its gate rules stay as they are, but for two in SHORT."""
+"""Settings that make the generated pipeline.toml small enough; its gate rules stay as they are, but for those in SHORT."""
 SHORT = """
 [targets.prod.data]
 dataset = "data/mine"
@@ -36,16 +36,24 @@ percent = 100
 requests = 1
 max_new_tokens = 4
 [targets.prod.evaluation]
+retention_rows = 280
 generate_rows = 120
-max_tokens = 160
+task_rows = 0
+max_tokens = 640
 max_new_tokens = 4
 precision = "float32"
 [targets.prod.gate.rules.answers-like-reference]
 enabled = false
-[targets.prod.gate.rules.answers-language]
-enabled = false
+[targets.prod.gate.rules]
+answers-language.enabled = false
+retention-per-kind.min_rows = 40
+target-tail = { min_rows = 200, max_share = 0.1 }
+tasks.enabled = false
+tasks-per-kind.enabled = false
+harmful-refused.enabled = false
 """
-"""Settings that a workflow may not change, so they are appended to the file. The toy model's four tokens of noise are like no reference."""
+"""Settings that a workflow may not change, so they are appended to the file. The toy model's four tokens of noise are like no reference and
+pass no check."""
 
 
 def conversation(number: int, *, answered: bool) -> dict[str, Any]:

@@ -213,8 +213,7 @@ def move_to(evidence: Evidence, metric: Metric, role: str, target: float, *, rel
     the spread of the rows in the unit of the margin. To lower it, all rows are scaled. For a binary metric, rows flip.
     """
     rows, other = (evidence.models[name].rows[metric.suite] for name in ("candidate", role))
-    tokens = rows.tokens[metric.selects(rows)]
-    return _with_scores(evidence, metric, _move(metric, metric.sums(rows), metric.sums(other)[0], tokens, target, relative))
+    return _with_scores(evidence, metric, _move(metric, metric.sums(rows), metric.sums(other)[0], target, relative))
 
 
 def shift_rows(evidence: Evidence, metric: Metric, by: float) -> Evidence:
@@ -263,11 +262,11 @@ def _with_scores(evidence: Evidence, metric: Metric, scores: Floats) -> Evidence
     return on_models(evidence, ["candidate"], lambda _: recompute(changed, {metric.name}))
 
 
-def _move(metric: Metric, sums: tuple[Floats, Floats], reference: Floats, tokens: Floats, target: float, relative: bool) -> Floats:
+def _move(metric: Metric, sums: tuple[Floats, Floats], reference: Floats, target: float, relative: bool) -> Floats:
     scores, weight = sums
     target_sum = max(0.0, target) * float(weight.sum())
     if metric.definition.binary:
-        return _flip(metric, scores > 0, tokens, target_sum)
+        return _flip(scores > 0, target_sum)
     increase = target_sum - float(scores.sum())
     if increase < 0:
         return scores * (target_sum / float(scores.sum()))
@@ -276,13 +275,11 @@ def _move(metric: Metric, sums: tuple[Floats, Floats], reference: Floats, tokens
     return np.minimum(raised, weight) if metric.definition.fraction else raised
 
 
-def _flip(metric: Metric, right: npt.NDArray[np.bool_], tokens: Floats, target_sum: float) -> Floats:
+def _flip(right: npt.NDArray[np.bool_], target_sum: float) -> Floats:
     """Return column values with which ``target_sum`` rows are right. The first rows change."""
     more = math.ceil(target_sum) - int(right.sum())
     changed = right.copy()
     changed[np.flatnonzero(right if more < 0 else ~right)[: abs(more)]] = more > 0
-    if metric.column is not None and metric.column.counts_tokens:
-        return np.where(changed, tokens, tokens - 1)
     return changed.astype(np.float64)
 
 

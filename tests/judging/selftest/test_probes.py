@@ -290,17 +290,16 @@ CHECKS = {
     "_check_pairs": "a row is read as different tokens",
     "_check_rows": "a row of all models is dropped",
     "_check_value": "a metric value of the candidate is infinite",
-    "_is_possible": "a row of the candidate is minus infinite",
 }
 
 
 @pytest.mark.parametrize("name", CHECKS)
 def test_a_gate_without_one_of_its_checks_is_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The real gate with one check removed."""
-    rules = (*RULES, make_rule("target.exact_match", "higher", baseline="champion", test="mcnemar"))
+    rules = (*RULES, make_rule("retention.passed", "higher", baseline="champion", test="mcnemar"))
     evidence = evidence_of()
     assert not missed(evidence, rules=rules)
-    empty: Any = {"_identical": lambda *_: "", "_is_possible": lambda *_: True}.get(name, lambda *_: iter(()))
+    empty: Any = {"_identical": lambda *_: ""}.get(name, lambda *_: iter(()))
     monkeypatch.setattr(validity, name, empty)
     assert CHECKS[name] in missed(evidence, rules=rules)
 
@@ -317,8 +316,8 @@ ALL_KINDS_OF_RULES = (
     make_rule("retention.*.nll", baseline="base", margin=0.05, test="paired_bootstrap"),
     make_rule(baseline="champion", margin=0.02, test="wilcoxon"),
     make_rule(baseline="champion", margin=0.05, margin_kind="absolute", test="wilcoxon"),
-    make_rule("target.exact_match", "higher", baseline="champion", test="mcnemar"),
-    make_rule("target.exact_match", "higher", baseline="champion", margin=0.1, margin_kind="absolute", test="paired_bootstrap"),
+    make_rule("retention.passed", "higher", baseline="champion", test="mcnemar"),
+    make_rule("retention.passed", "higher", baseline="champion", margin=0.1, margin_kind="absolute", test="paired_bootstrap"),
     make_rule("retention.token_accuracy", "higher", baseline="base", margin=0.03, test="paired_bootstrap"),
     make_rule("target.perplexity", baseline="champion", margin=0.1),
     make_rule("target.tokens", "higher", floor=1.0),
@@ -424,11 +423,11 @@ def test_a_metric_value_is_moved_to_the_target(name: str, target: float, relativ
 
 
 def test_rows_of_a_binary_metric_are_flipped() -> None:
-    evidence, metric = evidence_of(), parse("target.exact_match")
+    evidence, metric = evidence_of(), parse("retention.passed")
     assert metric is not None
     for right in (0, 7, 60):
         moved = mutations.move_to(evidence, metric, "champion", right / 60, relative=False).models["candidate"]
-        assert moved.metrics["target.exact_match"] == pytest.approx(right / 60)
+        assert moved.metrics["retention.passed"] == pytest.approx(right / 60)
 
 
 def test_the_original_evidence_is_unchanged() -> None:
