@@ -51,13 +51,13 @@ def test_who_is_asked_to_wait_longer_than_the_deadline_stops_at_once(
         ("503@arm POST */anything x1", "anything", 503),
         ("500@arm POST */anything x1", "anything", 500),
         ("429@arm POST */anything x1", "anything", 501),
-        ("503@arm POST */listKeys x1", "listKeys", 501),
+        ("503@arm POST */listKeys x1", "listKeys", 404),
     ],
 )
 def test_a_post_is_repeated_only_if_it_was_refused_or_changes_nothing(
     rule: str, action: str, status: int, workspace: Workspace, fault: Fault
 ) -> None:
-    """The repetition is answered by the emulator, which does not have the action in this version."""
+    """The repetition is answered by the emulator, which has neither the action ``anything`` nor this endpoint."""
     fault(rule)
     rest: Any = Rest(workspace.session.credential)
     url = f"https://management.azure.com{workspace.session.arm_id}/onlineEndpoints/nothing/{action}?api-version=2024-04-01"
