@@ -63,6 +63,7 @@ class Suite:
         return Evidence(models=models, suite_digests=base.suite_digests, overlapping={}, suites=base.suites)
 
 
+@functools.cache
 def rules(*names: str) -> tuple[Rule, ...]:
     """Return production's rules about target.nll that compare with champion and anchor, or those of these names."""
     all_rules = load(ROOT / "pipeline.toml", "prod", environment={}).gate.enabled_rules

@@ -13,7 +13,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import IO, Any, NamedTuple, TypeVar
 
 import msgspec
 import xxhash
@@ -35,6 +35,7 @@ __all__ = [
     "hash_conversation",
     "hash_text",
     "lines",
+    "lines_of",
     "normalize",
     "read_jsonl",
 ]
@@ -164,14 +165,19 @@ def lines(path: Path, start: int = 0, end: int | None = None) -> Iterator[tuple[
         OSError: the file can't be opened or read.
     """
     with path.open("rb") as file:
-        number, offset = 0, file.seek(start)
-        while (end is None or offset < end) and (line := file.readline(MAX_LINE_BYTES + 1)):
-            number += 1
-            begin, offset = offset, offset + len(line)
-            yield number, begin, line
-            while len(line) > MAX_LINE_BYTES and not line.endswith(b"\n"):
-                line = file.readline(MAX_LINE_BYTES + 1)
-                offset += len(line)
+        yield from lines_of(file, start, end)
+
+
+def lines_of(file: IO[bytes], start: int = 0, end: int | None = None) -> Iterator[tuple[int, int, bytes]]:
+    """Yield the lines of a file that is open; see :func:`lines`."""
+    number, offset = 0, file.seek(start)
+    while (end is None or offset < end) and (line := file.readline(MAX_LINE_BYTES + 1)):
+        number += 1
+        begin, offset = offset, offset + len(line)
+        yield number, begin, line
+        while len(line) > MAX_LINE_BYTES and not line.endswith(b"\n"):
+            line = file.readline(MAX_LINE_BYTES + 1)
+            offset += len(line)
 
 
 def read_jsonl(

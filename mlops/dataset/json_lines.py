@@ -13,7 +13,7 @@ from typing import IO, Any
 from mlops.core.config import DataConfig
 from mlops.dataset.chunks import Chunk, map_chunks
 from mlops.dataset.contents import check_content, decompress
-from mlops.dataset.conversation import MAX_LINE_BYTES, Conversation, InvalidRow
+from mlops.dataset.conversation import Conversation, InvalidRow, lines_of
 from mlops.dataset.layouts import Layout
 from mlops.dataset.rows import decode_row, find_layout, id_hash
 
@@ -123,18 +123,7 @@ def _scan(lines: Iterator[tuple[int, int, bytes]], layout: Layout) -> _Scan:
 
 
 def _lines(file: IO[bytes], start: int = 0, end: int | None = None) -> Iterator[tuple[int, int, bytes]]:
-    """Yield number, offset and bytes of the lines that begin in a range of bytes, as :func:`mlops.dataset.conversation.lines` does.
-
-    A byte order mark at the beginning of the file is skipped.
-    """
-    number = 0
+    """Yield number, offset and bytes of the lines that begin in a range of bytes, without a byte order mark at the file's beginning."""
     if start == 0 and file.seek(0) == 0 and file.read(3) == b"\xef\xbb\xbf":
         start = 3
-    offset = file.seek(start)
-    while (end is None or offset < end) and (line := file.readline(MAX_LINE_BYTES + 1)):
-        number += 1
-        begin, offset = offset, offset + len(line)
-        yield number, begin, line
-        while len(line) > MAX_LINE_BYTES and not line.endswith(b"\n"):
-            line = file.readline(MAX_LINE_BYTES + 1)
-            offset += len(line)
+    yield from lines_of(file, start, end)
