@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 
@@ -11,19 +10,14 @@ from mlops.cloud import retries
 from mlops.cloud.network import NetworkView
 from mlops.cloud.workspace import Workspace
 from mlops.emulator.server import Emulator
+from tests.support.network import Network
 from tests.support.roles import restricted
-
-Set = Callable[..., None]
 
 
 @pytest.fixture
-def network(inside: Emulator, monkeypatch: pytest.MonkeyPatch) -> Set:
-    """Set the network of the workspace, for this test."""
-
-    def change(name: str, *, managed: bool = True) -> None:
-        monkeypatch.setattr(inside.azure, "options", replace(inside.azure.options, network=name, managed_network=managed))
-
-    return change
+def network(inside: Emulator, monkeypatch: pytest.MonkeyPatch) -> Network:
+    """Sets the network of the workspace, for this test."""
+    return Network(inside, monkeypatch)
 
 
 @pytest.mark.parametrize(
@@ -35,23 +29,23 @@ def network(inside: Emulator, monkeypatch: pytest.MonkeyPatch) -> Set:
     ],
 )
 def test_the_settings_of_the_workspace_are_read(
-    name: str, managed: bool, expected: NetworkView, workspace: Workspace, network: Set
+    name: str, managed: bool, expected: NetworkView, workspace: Workspace, network: Network
 ) -> None:
     network(name, managed=managed)
     assert workspace.network.get() == expected
 
 
-def test_who_is_inside_meets_no_obstacle(workspace: Workspace, network: Set) -> None:
+def test_who_is_inside_meets_no_obstacle(workspace: Workspace, network: Network) -> None:
     network("private")
     assert workspace.network.find_obstacle() == ""
 
 
-def test_the_data_plane_is_an_obstacle_from_outside(workspace: Workspace, network: Set) -> None:
+def test_the_data_plane_is_an_obstacle_from_outside(workspace: Workspace, network: Network) -> None:
     network("private-outside")
     assert "Access to workspace was denied based on workspace private link configuration" in workspace.network.find_obstacle()
 
 
-def test_so_is_the_storage(workspace: Workspace, network: Set, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_so_is_the_storage(workspace: Workspace, network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     network("private-outside")
     monkeypatch.setattr(workspace.history, "get_outputs", lambda run: {})
     assert "AuthorizationFailure: This request is not authorized" in workspace.network.find_obstacle()
@@ -65,7 +59,7 @@ def test_a_service_that_does_not_answer_is_an_obstacle(
     assert "reading the outputs" in workspace.network.find_obstacle()
 
 
-def test_a_missing_permission_is_none(inside: Emulator, workspace: Workspace, network: Set) -> None:
+def test_a_missing_permission_is_none(inside: Emulator, workspace: Workspace, network: Network) -> None:
     network("private")
     with restricted(inside, "prod", "Microsoft.MachineLearningServices/workspaces/experiments/runs/read"):
         assert workspace.network.find_obstacle() == ""

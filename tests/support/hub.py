@@ -10,17 +10,17 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import threading
 from collections.abc import Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+from tests.support.loopback import LoopbackServer
 
 __all__ = ["Hub"]
 
 
-class Hub:
+class Hub(LoopbackServer):
     """A server of one data set repository at one commit, also called ``main``. Other revisions are answered with 404.
 
     Args:
@@ -33,23 +33,12 @@ class Hub:
         self.repository, self.commit, self.files = repository, commit, dict(files)
         self.requests: list[str] = []
         """Method and path of every request, in order."""
-        handler = type("Handler", (_Handler,), {"hub": self})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
+        super().__init__(type("Handler", (_Handler,), {"hub": self}))
 
     @property
     def url(self) -> str:
         """The value for HF_ENDPOINT."""
-        return f"http://127.0.0.1:{self._server.server_port}"
-
-    def __enter__(self) -> Hub:
-        self._thread.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+        return self.address
 
     def entry(self, path: str) -> dict[str, Any]:
         """Describe a file as the tree and paths-info routes do."""

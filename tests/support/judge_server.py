@@ -6,9 +6,10 @@ import json
 import re
 import threading
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from tests.support.loopback import LoopbackServer
 
 __all__ = ["JudgeServer"]
 
@@ -16,7 +17,7 @@ KEY = "loopback-key"
 _BLOCK = re.compile(r"<<<(?P<name>[A-Z ]+)>>>\n(?P<text>.*?)\n<<<END OF (?P=name)>>>", re.DOTALL)
 
 
-class JudgeServer:
+class JudgeServer(LoopbackServer):
     """A server whose opinions come from a function of conversation, first and second answer. It returns the reply, or an HTTP status."""
 
     def __init__(self, reply: Callable[[str, str, str], str | int]) -> None:
@@ -25,12 +26,11 @@ class JudgeServer:
         self.refuse_first = 0
         """How many requests are answered with 429 before the others."""
         self._lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"judge": self}))
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
+        super().__init__(type("Handler", (_Handler,), {"judge": self}))
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_port}/v1"
+        return f"{self.address}/v1"
 
     def answer(self, body: dict[str, Any], key: str) -> tuple[int, dict[str, Any]]:
         with self._lock:
@@ -46,15 +46,6 @@ class JudgeServer:
         if isinstance(reply, int):
             return reply, {"error": {"message": "broken on purpose"}}
         return 200, {"choices": [{"index": 0, "message": {"role": "assistant", "content": reply}, "finish_reason": "stop"}]}
-
-    def __enter__(self) -> JudgeServer:
-        self._thread.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
 
 
 class _Handler(BaseHTTPRequestHandler):

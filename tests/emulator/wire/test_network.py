@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -14,19 +13,15 @@ from mlops.emulator.identity.entra import MANAGEMENT, issue
 from mlops.emulator.server import Emulator
 from mlops.emulator.storage import blobs
 from mlops.emulator.wire.network import REFUSAL
+from tests.support.network import Network
 
-Set = Callable[..., None]
 NETWORKS = ("public", "private", "private-outside")
 
 
 @pytest.fixture
-def network(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Set:
-    """Set the network of the workspace, for this test."""
-
-    def change(name: str, *, managed: bool = True) -> None:
-        monkeypatch.setattr(emulator.azure, "options", replace(emulator.azure.options, network=name, managed_network=managed))
-
-    return change
+def network(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Network:
+    """Sets the network of the workspace, for this test."""
+    return Network(emulator, monkeypatch)
 
 
 @pytest.mark.parametrize(
@@ -39,7 +34,7 @@ def network(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Set:
     ],
 )
 def test_the_workspace_says_how_it_is_reached(
-    name: str, managed: bool, expected: tuple[str, str, int], emulator: Emulator, ml: Any, network: Set
+    name: str, managed: bool, expected: tuple[str, str, int], emulator: Emulator, ml: Any, network: Network
 ) -> None:
     network(name, managed=managed)
     workspace = ml.workspaces.get(ml.workspace_name)
@@ -53,7 +48,7 @@ def test_the_workspace_says_how_it_is_reached(
 
 @pytest.mark.parametrize(("name", "status"), [("public", 404), ("private", 404), ("private-outside", 403)])
 def test_only_the_data_plane_refuses_who_is_outside(
-    name: str, status: int, emulator: Emulator, ml: Any, azureml: Any, network: Set
+    name: str, status: int, emulator: Emulator, ml: Any, azureml: Any, network: Network
 ) -> None:
     network(name)
     url = f"https://eastus.api.azureml.ms/history/v1.0{emulator.azure.workspace_id}/runs/nothing"
@@ -67,7 +62,7 @@ def test_only_the_data_plane_refuses_who_is_outside(
     assert requests.get("https://eastus.api.azureml.ms/discovery", timeout=30).status_code == 200
 
 
-def test_storage_refuses_who_is_outside(emulator: Emulator, environment: Mapping[str, str], network: Set) -> None:
+def test_storage_refuses_who_is_outside(emulator: Emulator, environment: Mapping[str, str], network: Network) -> None:
     container = blobs.datastore_container(emulator.azure)
     token = blobs.sas_token(emulator.azure, container, permissions="rl", hours=1)
     url = f"https://{emulator.azure.identity.account}.blob.core.windows.net/{container}?restype=container&comp=list&{token}"
@@ -80,7 +75,7 @@ def test_storage_refuses_who_is_outside(emulator: Emulator, environment: Mapping
     assert "This request is not authorized to perform this operation." in refused.text
 
 
-def test_the_scoring_of_a_private_endpoint_is_reached_from_inside_only(ml: Any, network: Set) -> None:
+def test_the_scoring_of_a_private_endpoint_is_reached_from_inside_only(ml: Any, network: Network) -> None:
     from azure.ai.ml.entities import ManagedOnlineEndpoint
 
     statuses = {}
@@ -99,7 +94,7 @@ def test_the_scoring_of_a_private_endpoint_is_reached_from_inside_only(ml: Any, 
     assert [statuses["disabled", name] for name in NETWORKS] == [403, 404, 403]
 
 
-def test_a_deployment_reaches_a_private_workspace_by_its_managed_network_only(ml: Any, network: Set) -> None:
+def test_a_deployment_reaches_a_private_workspace_by_its_managed_network_only(ml: Any, network: Network) -> None:
     from azure.ai.ml.entities import ManagedOnlineDeployment, ManagedOnlineEndpoint
 
     ml.online_endpoints.begin_create_or_update(ManagedOnlineEndpoint(name="served", auth_mode="key")).result()
