@@ -10,7 +10,6 @@ import re
 import jwt
 from pydantic import ValidationError
 from starlette.requests import Request
-from starlette.responses import JSONResponse
 
 from mlops.emulator.base.azure import Azure
 from mlops.emulator.base.errors import AzureFault, not_found, not_implemented, user_error
@@ -23,6 +22,7 @@ from mlops.emulator.jobs.command_jobs import CommandProperties
 from mlops.emulator.jobs.pipeline_jobs import PipelineProperties
 from mlops.emulator.wire import limits, operations
 from mlops.emulator.wire.app import WS, Answer, Route, read_json
+from mlops.emulator.wire.resources import put_response
 from mlops.emulator.wire.versions import published_since
 from mlops.emulator.workspace.datastores import BLOB_STORE
 
@@ -57,8 +57,7 @@ async def put_job(azure: Azure, request: Request) -> Answer:
         if (existing := runstore.get(azure, name)) is not None:
             return await _update(azure, existing, properties)
         await _submit(azure, name, job, properties)
-    headers = {"Location": f"https://management.azure.com{request.url.path}?api-version={request.query_params['api-version']}"}
-    return JSONResponse(resource.render(azure, _get_existing(azure, name)), status_code=201, headers=headers)
+    return put_response(request, resource.render(azure, _get_existing(azure, name)), is_new=True)
 
 
 async def get_job(azure: Azure, request: Request) -> Answer:

@@ -21,9 +21,20 @@ __all__ = ["ROUTES", "find_base_model", "model_id"]
 REGISTRY = "azureml"
 SUBSCRIPTION = "00000000-0000-4000-8000-000000000001"
 GROUP = "registry-builtin-eastus-prod"
+REGISTRY_ID = "00000000-0000-4000-8000-000000000002"
+TENANT = "00000000-0000-4000-8000-000000000003"
+"""Microsoft's, not the workspace's."""
 TYPE = "Microsoft.MachineLearningServices/registries"
 VERSION = "2021-10-01-dataplanepreview"
 CREATED = "2026-07-01T00:00:00+00:00"
+SYSTEM_DATA = {
+    "createdAt": CREATED,
+    "createdBy": "Microsoft",
+    "createdByType": "User",
+    "lastModifiedAt": CREATED,
+    "lastModifiedBy": "Microsoft",
+    "lastModifiedByType": "User",
+}
 
 Asset = TypeVar("Asset", catalog.Model, catalog.Component, catalog.Environment)
 
@@ -42,12 +53,17 @@ async def get_discovery(azure: Azure, request: Request) -> Answer:
     """Return the address of the registry."""
     _check_registry(request)
     return {
+        "registryId": REGISTRY_ID,
         "registryName": REGISTRY,
+        "tenantId": TENANT,
         "primaryRegion": LOCATION,
-        "primaryRegionResourceProviderUri": f"https://{API_HOST}/",
-        "resourceGroup": GROUP,
+        "regions": [LOCATION],
         "subscriptionId": SUBSCRIPTION,
-        "additionalRegions": [],
+        "resourceGroup": GROUP,
+        "workspaceName": None,
+        "primaryRegionResourceProviderUri": f"https://{API_HOST}/",
+        "registryFqdns": {LOCATION: {"uri": f"https://{REGISTRY_ID}.registry.{LOCATION}.privatelink.api.azureml.ms"}},
+        "intellectualPropertyPublisher": None,
     }
 
 
@@ -148,9 +164,8 @@ def _list_containers(request: Request, kind: str, versions: list[tuple[str, str,
     for name, version, _ in versions:
         archived = all(is_archived for other, _, is_archived in versions if other == name)
         properties: dict[str, Any] = {"description": None, "tags": {}, "properties": {}, "isArchived": archived, "latestVersion": version}
-        author = {"createdAt": CREATED, "createdBy": "Microsoft", "createdByType": "User", "lastModifiedAt": CREATED}
         path = f"azureml://registries/{REGISTRY}/{kind}/{name}"
-        container = {"id": path, "name": name, "type": f"{TYPE}/{kind}", "systemData": author, "properties": properties}
+        container = {"id": path, "name": name, "type": f"{TYPE}/{kind}", "systemData": SYSTEM_DATA, "properties": properties}
         containers[name] = (container, archived)
     return _page(request, list(containers.values()))
 
@@ -181,12 +196,11 @@ def _id(kind: str, name: str, version: str) -> str:
 
 
 def _resource(kind: str, name: str, version: str, properties: dict[str, Any]) -> dict[str, Any]:
-    author = {"createdAt": CREATED, "createdBy": "Microsoft", "createdByType": "User", "lastModifiedAt": CREATED}
     return {
         "id": _id(kind, name, version),
         "name": version,
         "type": f"{TYPE}/{kind}/versions",
-        "systemData": author,
+        "systemData": SYSTEM_DATA,
         "properties": {"description": None, "tags": {}, "properties": {}, "isAnonymous": False, "isArchived": False} | properties,
     }
 

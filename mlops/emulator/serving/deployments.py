@@ -117,14 +117,7 @@ def _check_changeable(stored: Document) -> None:
 def _start_provisioning(azure: Azure, request: Request, key: str, changed: Document, previous: Document | None) -> tuple[str, Document]:
     """Start an operation; return the path of its status, and what it changes in the document at once."""
     version = request.query_params["api-version"]
-    path = operations.start(
-        azure,
-        "mfeOperationsStatus",
-        "od:",
-        _provision(azure, key, changed),
-        changed["name"],
-        progress="Updating" if previous else "Creating",
-    )
+    path = operations.start(azure, "mfeOperationsStatus", "od:", _provision(azure, key, changed), changed["name"])
     state = {
         "state": "Updating" if previous else "Creating",
         "unrecoverable": previous is None,

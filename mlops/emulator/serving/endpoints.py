@@ -333,9 +333,7 @@ def _start_provisioning(azure: Azure, request: Request, key: str, changed: Docum
         azure.store.put("endpoint", key, changed | {"state": "Succeeded", "operation": url, "unrecoverable": False})
 
     version = request.query_params["api-version"]
-    path = operations.start(
-        azure, "mfeOperationsStatus", "oe:", provision(), changed["name"], progress="Updating" if previous else "Creating"
-    )
+    path = operations.start(azure, "mfeOperationsStatus", "oe:", provision(), changed["name"])
     url = f"https://management.azure.com{path}?api-version={version}"
     state = {"state": "Updating" if previous else "Creating", "operation": url, "unrecoverable": previous is None}
     azure.store.put("endpoint", key, before | state | {"modified": changed["modified"]})

@@ -43,7 +43,6 @@ def start(
     work: Awaitable[None],
     subject: str = "",
     *,
-    progress: Literal["InProgress", "Creating", "Updating"] = "InProgress",
     name: str = "",
 ) -> str:
     """Start ``work`` in the background and return the path of its status.
@@ -54,13 +53,12 @@ def start(
         prefix: prefix of the operation's id, e.g. ``"od:"`` for an online deployment; empty for compute.
         work: ends when the resource is ready, or raises AzureFault with the reason why it never will be.
         subject: the resource's name, for the fault ``operation-slow``.
-        progress: the status while the work is in progress.
         name: last part of the operation's id; random by default.
     """
     polls = azure.options.polls + (SLOW_POLLS if azure.faults.take("operation-slow", subject) else 0)
     name = name or str(uuid.uuid4())
     operation = f"{prefix}{azure.identity.workspace_guid}:{name}" if prefix else name
-    document = {"status": "InProgress", "progress": progress, "polls": polls, "start": _now(), "end": None, "error": None}
+    document = {"status": "InProgress", "polls": polls, "start": _now(), "end": None, "error": None}
     azure.store.put("operation", operation, document)
     azure.start_task(_finish(azure, operation, work))
     return f"/subscriptions/{azure.identity.subscription}{PROVIDER}/locations/{LOCATION}/{kind}/{operation}"
@@ -96,9 +94,11 @@ async def get_status(azure: Azure, request: Request) -> Answer:
     """Return the status of an operation."""
     operation = request.path_params["operation"]
     document = _poll(azure, operation)
-    status = document["status"]
+    is_compute = "computeOperationsStatus" in request.url.path
+    # Of an endpoint or a deployment also while it is being created, as recorded.
+    status = document["status"] if document["is_done"] else "InProgress" if is_compute else "Updating"
     answer: dict[str, Any] = {"status": status}
-    if "mfeOperationsStatus" in request.url.path:
+    if not is_compute:
         answer = {"id": request.url.path, "name": operation, "status": status, "startTime": document["start"], "percentComplete": 0.0}
         if document["is_done"]:
             answer["endTime"] = document["end"]
@@ -143,7 +143,7 @@ def _poll(azure: Azure, operation: str) -> Document:
                 is_done = False
     except KeyError:
         raise not_found(f"Operation {operation} not found.", "NotFound", "OperationNotFound") from None
-    return document | {"is_done": is_done, "status": document["status"] if is_done else document.get("progress", "InProgress")}
+    return document | {"is_done": is_done}
 
 
 def _url(path: str, version: str) -> str:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from pydantic.alias_generators import to_camel
 from starlette.requests import Request
+from starlette.responses import JSONResponse
 
 from mlops.emulator.base.azure import Azure
 from mlops.emulator.base.errors import AzureFault, user_error
@@ -20,8 +21,8 @@ from mlops.emulator.base.store import Document
 from mlops.emulator.wire.app import read_json
 
 __all__ = [
-    "Body", "Labels", "add_system_data", "conflict", "inference_error", "list_response", "now", "parse_body", "render_resource",
-    "validate_body",
+    "Body", "Labels", "add_system_data", "conflict", "inference_error", "list_response", "now", "parse_body", "put_response",
+    "render_resource", "validate_body",
 ]  # fmt: skip
 
 PROVIDER_TYPE = "Microsoft.MachineLearningServices/workspaces"
@@ -103,6 +104,14 @@ def render_resource(path: str, kind: str, name: str, stored: Document, /, **more
 def list_response(items: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the body of a list response. It is always a single page."""
     return {"value": items, "nextLink": None}
+
+
+def put_response(request: Request, resource: dict[str, Any], *, is_new: bool) -> JSONResponse:
+    """Return the response to the PUT of an asset or a job: 201 with its address if it is new, and 200 without."""
+    if not is_new:
+        return JSONResponse(resource)
+    location = f"https://management.azure.com{request.url.path}?api-version={request.query_params['api-version']}"
+    return JSONResponse(resource, status_code=201, headers={"Location": location})
 
 
 def inference_error(sentence: str) -> AzureFault:

@@ -15,7 +15,6 @@ from urllib.parse import unquote, urlsplit
 import yaml
 from pydantic import Field
 from starlette.requests import Request
-from starlette.responses import JSONResponse
 
 from mlops.emulator.base.azure import BLOB_SUFFIX, Azure, arm_id
 from mlops.emulator.base.errors import not_found, user_error
@@ -23,7 +22,7 @@ from mlops.emulator.base.store import Document
 from mlops.emulator.storage import blobs
 from mlops.emulator.storage.files import BlobError
 from mlops.emulator.wire.app import WS, Answer, Route, read_json
-from mlops.emulator.wire.resources import Body, Labels, add_system_data, list_response, render_resource, validate_body
+from mlops.emulator.wire.resources import Body, Labels, add_system_data, list_response, put_response, render_resource, validate_body
 from mlops.emulator.wire.versions import published_since
 from mlops.emulator.workspace import curated
 
@@ -155,8 +154,7 @@ async def put_version(azure: Azure, request: Request) -> Answer:
     if existing is not None and not is_default_store:
         properties = existing["properties"] | {name: properties[name] for name in ("description", "tags", "properties", "isArchived")}
     stored = azure.store.put(kind, f"{name}/{version}", add_system_data(azure, existing, {"properties": properties}))
-    headers = {"Location": f"https://management.azure.com{request.url.path}?api-version={request.query_params['api-version']}"}
-    return JSONResponse(_resource(azure, kind, name, version, stored), status_code=200 if is_default_store else 201, headers=headers)
+    return put_response(request, _resource(azure, kind, name, version, stored), is_new=not is_default_store)
 
 
 async def get_container(azure: Azure, request: Request) -> Answer:
@@ -172,9 +170,12 @@ async def get_container(azure: Azure, request: Request) -> Answer:
 
 
 async def list_containers(azure: Azure, request: Request) -> Answer:
-    """List all assets of a kind, newest first."""
+    """List all assets of a kind, newest first; of environments also the curated ones, which are older than all others."""
     kind = _kind(request)
     names: dict[str, list[tuple[str, Document]]] = {}
+    if kind == "environments":
+        latest = {name: str(version) for name, version in curated.LATEST.items()}
+        names = {name: [(f"{name}/{version}", curated.document(name, version))] for name, version in latest.items()}
     for key, stored in azure.store.list(kind):
         if not stored["properties"].get("isAnonymous"):
             names.setdefault(key.partition("/")[0], []).append((key, stored))

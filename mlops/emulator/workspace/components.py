@@ -24,6 +24,8 @@ __all__ = ["ROUTES", "find"]
 ID = re.compile(r"(?:azureml:)?/subscriptions/.*/components/(?P<name>[^/]+)/(?P<kind>versions|labels)/(?P<version>[^/]+)", re.IGNORECASE)
 SHORT = re.compile(r"azureml:(?P<name>[^/:@]+):(?P<version>[^/:@]+)")
 IMMUTABLE = ("command", "code", "environment", "inputs", "outputs", "type", "jobs")
+CLIENT_FIELDS = ("_source", "compute", "experiment_name", "settings", "source_job_id", "sourceJobId")
+"""Fields of a specification that the service does not keep."""
 ANONYMOUS = "azureml_anonymous"
 """Name of all components that a client doesn't name."""
 NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_\-.]{0,254}")
@@ -62,6 +64,12 @@ def find(azure: Azure, component_id: str) -> tuple[str, str, Document]:
     return name, version, spec
 
 
+def _show(properties: Document) -> Document:
+    """Return the properties as a client sees them: without the nodes of a pipeline."""
+    spec = {key: value for key, value in properties["componentSpec"].items() if key != "jobs"}
+    return properties | {"componentSpec": {key: value for key, value in spec.items() if value != {}}}
+
+
 def _read(azure: Azure, name: str, version: str, properties: Any, existing: Document | None) -> Document:
     body = validate_body(properties, Component, "properties.")
     if not NAME.fullmatch(name) or not NAME.fullmatch(version):
@@ -91,11 +99,15 @@ def _check_command(azure: Azure, spec: Document) -> None:
 
 
 def _normalize(spec: Document) -> Document:
-    """Return a specification as the service stores it: scalars as strings, without the SDK's own fields."""
-    normal: Document = {key: _to_text(value) for key, value in spec.items() if key != "_source"}
-    if normal.get("type") == "command":
-        normal["inputs"] = {name: {"optional": "False"} | item for name, item in (normal.get("inputs") or {}).items()}
-        normal["outputs"] = normal.get("outputs") or {}
+    """Return a specification as the service stores it: with its defaults, scalars as strings, without what only the SDK needs."""
+    kind = spec.get("type")
+    defaults: Document = {"version": "1", "is_deterministic": kind != "pipeline"}
+    normal: Document = {key: _to_text(value) for key, value in (defaults | spec).items() if key not in CLIENT_FIELDS}
+    # How an input is read is up to the node.
+    inputs = {name: {key: value for key, value in item.items() if key != "mode"} for name, item in (normal.get("inputs") or {}).items()}
+    normal["inputs"] = {name: {"optional": "False"} | item for name, item in inputs.items()}
+    normal["outputs"] = {name: {"type": "uri_folder"} | item for name, item in (normal.get("outputs") or {}).items()}
+    if kind == "command":
         normal["resources"] = {"instance_count": "1"} | (normal.get("resources") or {})
         name, _, version = str(normal.get("environment")).removeprefix("azureml:").partition(":")
         if curated.has(name, version):
@@ -124,5 +136,5 @@ def _anonymous_version(name: str, properties: Any) -> str | None:
     return str(uuid.uuid5(uuid.NAMESPACE_URL, json.dumps(content, sort_keys=True)))
 
 
-COLLECTION = Collection("components", _read, _absent, _anonymous_version)
+COLLECTION = Collection("components", _read, _absent, version_of=_anonymous_version, show=_show)
 ROUTES = COLLECTION.routes()

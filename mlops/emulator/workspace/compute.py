@@ -90,7 +90,7 @@ class ComputeProperties(Body):
 
     compute_type: str
     description: str | None = None
-    disable_local_auth: bool = True
+    disable_local_auth: bool = False
     compute_location: str | None = None
     properties: dict[str, Any] | None = None
     # Read-only fields, as above.
@@ -280,7 +280,7 @@ def _read_cluster(content: ComputeBody, existing: Document | None) -> Document:
         default: Literal["Enabled", "Disabled"] = "Disabled" if aml.subnet else "Enabled"
         aml.remote_login_port_public_access = existing["aml"]["remoteLoginPortPublicAccess"] if existing else default
     if aml.user_account_credentials:
-        aml.user_account_credentials.admin_user_password = aml.user_account_credentials.admin_user_ssh_public_key = None
+        aml.user_account_credentials.admin_user_password = None
     if aml.scale_settings.min_node_count > aml.scale_settings.max_node_count:
         raise _bad_request("scaleSettings.minNodeCount must not be greater than scaleSettings.maxNodeCount.")
     return {
@@ -298,14 +298,13 @@ def _bad_request(message: str) -> AzureFault:
 def _resource(azure: Azure, stored: Document) -> dict[str, Any]:
     is_created = stored["state"] != "Creating"
     path = arm_id(azure, "computes", stored["name"])
-    group = azure.workspace_id.partition("/providers/")[0]
     return render_resource(
         path,
         "computes",
         stored["name"],
         stored,
         location=stored.get("location", LOCATION),
-        tags=stored["tags"],
+        tags=(stored["tags"] or {}) if is_created else stored["tags"],
         identity=_render_identity(azure, stored),
         properties={
             "computeType": "ComputeInstance" if "instance" in stored else "AmlCompute",
@@ -314,9 +313,7 @@ def _resource(azure: Azure, stored: Document) -> dict[str, Any]:
             "description": stored["description"],
             "createdOn": stored["created"]["at"],
             "modifiedOn": stored["modified"]["at"],
-            "resourceId": f"{group}/providers/Microsoft.BatchAI/workspaces/{azure.identity.workspace}/clusters/{stored['name']}"
-            if is_created and "aml" in stored
-            else None,
+            "resourceId": None,
             "provisioningErrors": [stored["error"]] if stored["error"] else None,
             "isAttachedCompute": False,
             "disableLocalAuth": stored["disableLocalAuth"],

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from mlops.emulator.base.store import Document
 
-__all__ = ["document", "find_latest", "has"]
+__all__ = ["LATEST", "document", "find_latest", "has"]
 
 CREATED = "2026-07-01T00:00:00+00:00"
 LATEST = {
     "AzureML-ACPT-pytorch-1.11-py38-cuda11.3-gpu": 12,
     "AzureML-ACPT-pytorch-1.12-py38-cuda11.6-gpu": 12,
+    "AzureML-ACPT-pytorch-1.12-py39-cuda11.6-gpu": 8,
     "AzureML-ACPT-pytorch-1.13-py38-cuda11.7-gpu": 22,
     "AzureML-acpt-pytorch-2.2-cuda12.1": 30,
+    "AzureML-ai-ml-automl": 22,
     "AzureML-ACPT-pytorch-1.11-py38-cuda11.5-gpu": 12,
     "AzureML-Minimal": 150,
     "AzureML-Tutorial": 120,

@@ -65,5 +65,11 @@ def _absent(name: str, version: str) -> AzureFault:
     return not_found(f"{what} not found.", "NotFound", "DataNotFound")
 
 
-COLLECTION = Collection("data", _read, _absent)
+def _show(properties: Document) -> Document:
+    """Return the properties as a client sees them, with null for what is unknown."""
+    optional = ("autoDeleteSetting", "stage", "intellectualProperty", *(["referencedUris"] if properties["dataType"] == "mltable" else []))
+    return dict.fromkeys(optional) | properties
+
+
+COLLECTION = Collection("data", _read, _absent, show=_show)
 ROUTES = COLLECTION.routes()

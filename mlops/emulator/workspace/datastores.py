@@ -11,14 +11,14 @@ from typing import Any, Literal
 
 from pydantic import Field
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from mlops.emulator.base.azure import Azure, arm_id
 from mlops.emulator.base.errors import not_found, user_error
 from mlops.emulator.base.store import Document
 from mlops.emulator.storage import blobs
 from mlops.emulator.wire.app import WS, Answer, Route
-from mlops.emulator.wire.resources import Body, add_system_data, list_response, parse_body, render_resource
+from mlops.emulator.wire.resources import Body, add_system_data, list_response, parse_body, put_response, render_resource
 from mlops.emulator.wire.versions import published_since
 
 __all__ = ["ARTIFACT_STORE", "BLOB_STORE", "ROUTES", "containers", "long_uri"]
@@ -130,7 +130,7 @@ async def put_datastore(azure: Azure, request: Request) -> Answer:
     existing = azure.store.get("datastore", name)
     properties = body.properties.model_dump(by_alias=True, exclude_none=True)
     azure.store.put("datastore", name, add_system_data(azure, existing, {"properties": properties}))
-    return JSONResponse(_render(azure, name), status_code=200 if existing else 201)
+    return put_response(request, _render(azure, name), is_new=existing is None)
 
 
 async def delete_datastore(azure: Azure, request: Request) -> Answer:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import yaml
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from mlops.emulator.base.azure import Azure, arm_id
 from mlops.emulator.base.errors import not_implemented, user_error
@@ -21,7 +21,7 @@ from mlops.emulator.base.store import Document
 from mlops.emulator.storage import blobs
 from mlops.emulator.wire.app import WS, Answer, Route
 from mlops.emulator.wire.limits import AssetTags
-from mlops.emulator.wire.resources import Body, add_system_data, list_response, parse_body, render_resource
+from mlops.emulator.wire.resources import Body, add_system_data, list_response, parse_body, put_response, render_resource
 from mlops.emulator.wire.versions import published_since
 from mlops.emulator.workspace import uris
 from mlops.emulator.workspace.datastores import containers
@@ -131,7 +131,7 @@ async def put_version(azure: Azure, request: Request) -> Answer:
     if azure.store.get("model-container", name) is None:
         blank: Document = {"archived": False, "description": None, "properties": {}, "tags": {}}
         azure.store.put("model-container", name, add_system_data(azure, None, blank))
-    return JSONResponse(to_version_resource(azure, stored), status_code=200 if existing else 201)
+    return put_response(request, to_version_resource(azure, stored), is_new=existing is None)
 
 
 async def get_version(azure: Azure, request: Request) -> Answer:
@@ -179,7 +179,7 @@ async def put_container(azure: Azure, request: Request) -> Answer:
         "tags": sent.tags or {},
     }
     stored = azure.store.put("model-container", name, add_system_data(azure, existing, content))
-    return JSONResponse(to_container_resource(azure, name, stored), status_code=200 if existing else 201)
+    return put_response(request, to_container_resource(azure, name, stored), is_new=existing is None)
 
 
 async def get_container(azure: Azure, request: Request) -> Answer:

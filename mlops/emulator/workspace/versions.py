@@ -10,13 +10,13 @@ from collections.abc import Callable
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from mlops.emulator.base.azure import Azure, arm_id
 from mlops.emulator.base.errors import AzureFault, not_implemented, user_error
 from mlops.emulator.base.store import Document
 from mlops.emulator.wire.app import WS, Answer, Route, read_json
-from mlops.emulator.wire.resources import add_system_data, list_response, render_resource
+from mlops.emulator.wire.resources import add_system_data, list_response, put_response, render_resource
 from mlops.emulator.wire.versions import published_since
 
 __all__ = ["Collection"]
@@ -39,6 +39,7 @@ class Collection:
         read: returns the properties to store of a version, from its name, version, sent properties and existing document.
         absent: returns the fault for a name or a version (empty for the name) that doesn't exist.
         version_of: returns the version that the service gives to an asset, whatever a client asks for, or None.
+        show: returns the properties as a client sees them, from those of a version that aren't null.
     """
 
     def __init__(
@@ -46,10 +47,13 @@ class Collection:
         kind: str,
         read: Read,
         absent: Callable[[str, str], AzureFault],
+        *,
         version_of: Callable[[str, Any], str | None] | None = None,
+        show: Callable[[Document], Document] = lambda properties: properties,
     ) -> None:
         self.kind = kind
         self._version_of = version_of
+        self._show = show
         self._read = read
         self._absent = absent
 
@@ -131,9 +135,8 @@ class Collection:
         existing = self.get(azure, name, version)
         properties = self._read(azure, name, version, sent, existing)
         stored = azure.store.put(self.kind, f"{name}/{version}", add_system_data(azure, existing, {"properties": properties}))
-        headers = {"Location": f"https://management.azure.com{request.url.path}?api-version={request.query_params['api-version']}"}
         is_new = existing is None or bool(properties.get("isAnonymous"))
-        return JSONResponse(self._render(azure, name, version, stored), status_code=201 if is_new else 200, headers=headers)
+        return put_response(request, self._render(azure, name, version, stored), is_new=is_new)
 
     async def delete_version(self, azure: Azure, request: Request) -> Answer:
         """Delete a version. 204 if it does not exist."""
@@ -175,6 +178,6 @@ class Collection:
 
     def _render(self, azure: Azure, name: str, version: str, stored: Document) -> dict[str, Any]:
         defaults: dict[str, Any] = {"description": None, "tags": {}, "properties": {}, "isArchived": False, "isAnonymous": False}
-        properties = defaults | {key: value for key, value in stored["properties"].items() if value is not None}
+        properties = defaults | self._show({key: value for key, value in stored["properties"].items() if value is not None})
         path = arm_id(azure, self.kind, name, "versions", version)
         return render_resource(path, f"{self.kind}/versions", version, stored, properties=properties)

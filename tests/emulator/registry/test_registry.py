@@ -36,6 +36,16 @@ def get(emulator: Emulator, path: str, **query: str) -> requests.Response:
     )
 
 
+def test_the_address_of_the_registry_has_all_its_fields(emulator: Emulator, environment: object) -> None:
+    url = "https://eastus.api.azureml.ms/registrymanagement/v1.0/registries/azureml/discovery"
+    found = requests.get(url, headers={"Authorization": f"Bearer {issue(emulator.azure, MANAGEMENT)}"}, timeout=30).json()
+    assert found.keys() == {
+        "registryId", "registryName", "tenantId", "primaryRegion", "regions", "subscriptionId", "resourceGroup", "workspaceName",
+        "primaryRegionResourceProviderUri", "registryFqdns", "intellectualPropertyPublisher",
+    }  # fmt: skip
+    assert found["registryFqdns"].keys() == set(found["regions"])
+
+
 def test_latest_model_of_the_tutorial(azureml: Any) -> None:
     model = azureml.models.get("Phi-3-mini-4k-instruct", label="latest")
     assert model.id == "azureml://registries/azureml/models/Phi-3-mini-4k-instruct/versions/15"

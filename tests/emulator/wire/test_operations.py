@@ -44,10 +44,10 @@ class Work:
 
 
 def test_the_status_of_an_endpoint_shows_what_is_done_and_how_far(emulator: Emulator, get: Get) -> None:
-    work = Work(emulator, "mfeOperationsStatus", "oe:", progress="Creating")
+    work = Work(emulator, "mfeOperationsStatus", "oe:")
     first = get(work.path)
     assert first.json().keys() == {"id", "name", "status", "startTime", "percentComplete"}
-    assert (first.json()["status"], first.json()["percentComplete"]) == ("Creating", 0.0)
+    assert (first.json()["status"], first.json()["percentComplete"]) == ("Updating", 0.0)
     assert first.json()["name"].startswith(f"oe:{emulator.azure.identity.workspace_guid}:")
     work.end()
     last = get(work.path).json()

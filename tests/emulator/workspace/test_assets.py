@@ -77,6 +77,13 @@ class TestEnvironments:
         assert ml.environments.get(latest.name, version="33").version == "33"
         with pytest.raises(ResourceNotFoundError, match="No environment exists for name: AzureML-own, version: 1"):
             ml.environments.get("AzureML-own", version="1")
+        assert ml.environments.get("AzureML-ACPT-pytorch-1.12-py39-cuda11.6-gpu", version="8").version == "8"
+
+    def test_curated_environments_are_listed_after_ones_own(self, ml: Any) -> None:
+        ml.environments.create_or_update(environment_of(name="listed", version="1"))
+        names = [environment.name for environment in ml.environments.list()]
+        assert names.index("listed") < names.index("AzureML-sklearn-1.5")
+        assert len(names) == len(set(names))
 
 
 class TestCode:
@@ -99,6 +106,18 @@ class TestCode:
         assert [answer.status_code for answer in answers] == [201, 201]
         assert [answer.json()["properties"]["codeUri"] for answer in answers] == [urls[0], urls[0]]
 
+    def test_only_a_new_asset_has_its_address_in_the_answer(self, emulator: Emulator, send: Send) -> None:
+        default = self.container_url(emulator, blobs.datastore_container(emulator.azure))
+        answers = [
+            send("PUT", "codes", "addressed", "versions", "1", properties={"codeUri": self.container_url(emulator, "addressed")}),
+            send("PUT", "codes", "stored", "versions", "1", properties={"codeUri": f"{default}/stored"}),
+            *(
+                send("PUT", "data", "addressed", "versions", "1", properties={"dataUri": "azureml://datastores/x/paths/y"})
+                for _ in range(2)
+            ),
+        ]
+        assert [(answer.status_code, "Location" in answer.headers) for answer in answers] == [(201, True), (200, False)] * 2
+
     def test_code_in_the_default_datastore_is_updated(self, emulator: Emulator, send: Send) -> None:
         url = self.container_url(emulator, f"{blobs.datastore_container(emulator.azure)}/LocalUpload/x")
         assert send("PUT", "codes", "local", "versions", "1", properties={"codeUri": url}).status_code == 200
@@ -119,3 +138,41 @@ class TestCode:
 def test_an_absent_version_is_not_found(ml: Any) -> None:
     with pytest.raises(HttpResponseError, match="No environment exists for name: nothing, version: 1"):
         ml.environments.get("nothing", version="1")
+
+
+def test_a_table_is_answered_with_null_for_what_is_unknown(send: Send) -> None:
+    unknown = {"autoDeleteSetting", "stage", "intellectualProperty", "referencedUris"}
+    for kind, missing in (("mltable", unknown), ("uri_file", unknown - {"referencedUris"})):
+        uri = {"dataUri": "azureml://datastores/workspaceblobstore/paths/x", "dataType": kind}
+        created = send("PUT", "data", f"null-{kind}", "versions", "1", properties=uri).json()["properties"]
+        assert {name for name, value in created.items() if value is None} == missing | {"description"}
+
+
+class TestComponents:
+    """Specifications of components, as the service stores and shows them."""
+
+    def stored_spec(self, send: Send, name: str, spec: dict[str, Any]) -> Any:
+        answer = send("PUT", "components", name, "versions", "1", properties={"componentSpec": spec | {"_source": "YAML.COMPONENT"}})
+        assert answer.status_code == 201, answer.text
+        return answer.json()["properties"]["componentSpec"]
+
+    def test_defaults_are_filled_and_numbers_are_text(self, send: Send) -> None:
+        spec = {"type": "spark", "inputs": {"data": {"type": "uri_file", "mode": "direct"}}, "conf": {"spark.driver.cores": 1}}
+        assert self.stored_spec(send, "filled", spec) == {
+            "name": "filled",
+            "version": "1",
+            "type": "spark",
+            "is_deterministic": "True",
+            "inputs": {"data": {"type": "uri_file", "optional": "False"}},
+            "conf": {"spark.driver.cores": "1"},
+        }
+
+    def test_the_nodes_of_a_pipeline_are_not_shown(self, send: Send) -> None:
+        spec = {"type": "pipeline", "jobs": {"a": {"type": "command"}}, "outputs": {"out": {}}, "sourceJobId": None}
+        assert self.stored_spec(send, "graph", spec) == {
+            "name": "graph",
+            "version": "1",
+            "type": "pipeline",
+            "is_deterministic": "False",
+            "outputs": {"out": {"type": "uri_folder"}},
+        }

@@ -156,7 +156,7 @@ def test_a_cluster_takes_an_account_a_location_and_an_identity(ml: Any) -> None:
     more = {"ssh_settings": settings, "location": "westus", "identity": IdentityConfiguration(type="system_assigned"), "tags": {"a": None}}
     created = ml.compute.begin_create_or_update(cluster(**more)).result()
     assert (created.location, created.ssh_settings.admin_username, created.tags) == ("westus", "azureuser", {"a": None})
-    assert created.ssh_settings.admin_password is None
+    assert (created.ssh_settings.admin_password, created.ssh_settings.ssh_key_value) == (None, "ssh-rsa AAAA")
 
 
 def test_the_answer_to_an_update_has_the_new_values_and_no_nodes(emulator: Emulator, environment: object) -> None:
@@ -167,6 +167,18 @@ def test_the_answer_to_an_update_has_the_new_values_and_no_nodes(emulator: Emula
     assert properties["properties"]["scaleSettings"]["maxNodeCount"] == 7
     assert properties["properties"]["nodeStateCounts"] is None
     assert "Retry-After" not in answer.headers
+
+
+def test_what_a_client_leaves_out_is_filled_as_azure_does(emulator: Emulator, environment: object) -> None:
+    created = put(emulator).json()
+    assert (created["tags"], created["properties"]["disableLocalAuth"]) == (None, False)
+    read = requests.get(
+        MANAGEMENT + arm_id(emulator.azure, "computes", "gpu-cluster"),
+        params={"api-version": "2023-08-01-preview"},
+        headers={"Authorization": f"Bearer {issue(emulator.azure, MANAGEMENT)}"},
+        timeout=30,
+    ).json()
+    assert (read["tags"], read["properties"]["resourceId"]) == ({}, None)
 
 
 class TestInstance:

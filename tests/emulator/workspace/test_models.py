@@ -131,8 +131,10 @@ def test_a_version_keeps_its_path_and_its_type(
     again = register(ml, "fixed", "1", model.path, tags={"new": "tag"})
     assert (again.path, again.tags) == (model.path, {"new": "tag"})
     body = {"properties": {"modelUri": model.path, "modelType": "mlflow_model"}}
-    assert send_request("PUT", "fixed/versions/1", body).status_code == 200
-    assert send_request("PUT", "fixed/versions/2", body).status_code == 201
+    old, new = (send_request("PUT", f"fixed/versions/{number}", body) for number in (1, 2))
+    assert (old.status_code, new.status_code) == (200, 201)
+    assert "Location" not in old.headers
+    assert new.headers["Location"].endswith("/models/fixed/versions/2?api-version=2023-08-01-preview")
 
 
 def test_a_path_without_files_cannot_be_registered(ml: Any, tmp_path: Path) -> None:
