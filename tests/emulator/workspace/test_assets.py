@@ -168,7 +168,7 @@ class TestComponents:
         }
 
     def test_the_nodes_of_a_pipeline_are_not_shown(self, send: Send) -> None:
-        spec = {"type": "pipeline", "jobs": {"a": {"type": "command"}}, "outputs": {"out": {}}, "sourceJobId": None}
+        spec: dict[str, Any] = {"type": "pipeline", "jobs": {"a": {"type": "command"}}, "outputs": {"out": {}}, "sourceJobId": None}
         assert self.stored_spec(send, "graph", spec) == {
             "name": "graph",
             "version": "1",
