@@ -197,21 +197,26 @@ def _system_properties(job: CommandProperties | PipelineProperties) -> dict[str,
         return {"_azureml.ComputeTargetType": "amlctrain", "azureml.DevPlatv2": "true", "ContentSnapshotId": job.code_id or ""}
     settings = job.settings
     default = settings.default_compute or job.compute_id
-    return {
-        "azureml.DevPlatv2": "true",
-        "azureml.DatasetAccessMode": "Asset",
-        "azureml.runsource": "azureml.PipelineRun",
-        "runSource": "MFE",
-        "runType": "HTTP",
-        "azureml.parameters": json.dumps(
-            {name: item.value for name, item in job.inputs.items() if isinstance(item, LiteralInput)}, separators=(",", ":")
-        ),
-        "azureml.continue_on_step_failure": str(settings.continue_on_step_failure is not False),
-        "azureml.continue_on_failed_optional_input": "True",
-        "azureml.enforceRerun": str(settings.force_rerun),
-        "azureml.defaultDataStoreName": settings.default_datastore or BLOB_STORE,
-        "azureml.pipelineComponent": "pipelinerun",
-    } | ({"azureml.defaultComputeName": default.rpartition("/")[2]} if default else {})
+    source = {"azureml.SourceComponentId": job.component_id} if job.component_id else {}
+    return (
+        source
+        | {
+            "azureml.DevPlatv2": "true",
+            "azureml.DatasetAccessMode": "Asset",
+            "azureml.runsource": "azureml.PipelineRun",
+            "runSource": "MFE",
+            "runType": "HTTP",
+            "azureml.parameters": json.dumps(
+                {name: item.value for name, item in job.inputs.items() if isinstance(item, LiteralInput)}, separators=(",", ":")
+            ),
+            "azureml.continue_on_step_failure": str(settings.continue_on_step_failure is not False),
+            "azureml.continue_on_failed_optional_input": "True",
+            "azureml.enforceRerun": str(settings.force_rerun),
+            "azureml.defaultDataStoreName": settings.default_datastore or BLOB_STORE,
+            "azureml.pipelineComponent": "pipelinerun",
+        }
+        | ({"azureml.defaultComputeName": default.rpartition("/")[2]} if default else {})
+    )
 
 
 _JOB = WS + "/jobs/{job}"

@@ -1,4 +1,4 @@
-"""Pipeline jobs: those of the registry's component are checked and run here, those of command components in ``graph_jobs``.
+"""Pipeline jobs: those of the registry's component are checked and run here, those of the workspace's components in ``graph_jobs``.
 
 Each step is a child process with its own run, log and working folder. Later jobs never reuse finished steps, whatever ``force_rerun`` says.
 """
@@ -23,7 +23,7 @@ from mlops.emulator.base.store import Document
 from mlops.emulator.component import spec
 from mlops.emulator.component.inputs import PATH_TYPES
 from mlops.emulator.history import mlflow_server, runstore
-from mlops.emulator.jobs import graph_jobs
+from mlops.emulator.jobs import graph, graph_jobs
 from mlops.emulator.jobs.body import AssetInput, Filled, JobProperties
 from mlops.emulator.jobs.scheduler import SERVERLESS, STD_LOG, JobCanceled, JobFailure, Worker, describe_exit, error_object
 from mlops.emulator.jobs.steps import ExecutionLog, link_outputs, record_stages, step_properties, step_tags
@@ -83,7 +83,7 @@ class PipelineProperties(JobProperties):
     def is_graph(self) -> bool:
         """Whether this is anything but one node of a registry's component."""
         nodes = list(self.jobs.values())
-        return len(nodes) != 1 or not str(nodes[0].get("componentId")).startswith("azureml://registries/")
+        return self.component_id is not None or len(nodes) != 1 or not str(nodes[0].get("componentId")).startswith("azureml://registries/")
 
     @functools.cached_property
     def node(self) -> Node:
@@ -98,9 +98,7 @@ def validate(azure: Azure, job: PipelineProperties) -> None:
     Raises:
         AzureFault: 400 or 404, the job is invalid; 501, it is a pipeline of anything but the one component.
     """
-    if job.component_id:
-        raise not_implemented("pipeline jobs of a pipeline component of the workspace")
-    if not job.jobs:
+    if not job.jobs and not job.component_id:
         raise user_error("The pipeline job has no jobs.", "BadArgument", "ArgumentInvalid", "InvalidPipelineJob")
     if job.is_graph:
         graph_jobs.validate(azure, job, job.jobs)
@@ -129,25 +127,23 @@ def _validate_component(azure: Azure, job: PipelineProperties) -> None:
     version = _component_version(azure, node)
     for name in node.inputs:
         if name not in spec.inputs(version):
-            raise graph_jobs.invalid_pipeline(
+            raise graph.invalid_pipeline(
                 f"Invalid component job since input {name} for component job {node.name} does not exist.", "InvalidComponentJobInput"
             )
     for name in node.outputs:
         if name not in spec.OUTPUTS:
-            raise graph_jobs.invalid_pipeline(
+            raise graph.invalid_pipeline(
                 f"Invalid component job since output {name} for component job {node.name} does not exist.", "InvalidComponentJobOutput"
             )
     literals, assets = _input_values(job)
     if problems := spec.find_problems(literals | assets, version):
-        raise graph_jobs.invalid_pipeline("; ".join(problems), "InvalidComponentJobInput")
+        raise graph.invalid_pipeline("; ".join(problems), "InvalidComponentJobInput")
     for name, value in spec.fill_defaults(literals).items():
         if name.startswith("compute_") and value != SERVERLESS and compute.find(azure, value) is None:
             raise user_error(f"{name}: compute {value} not found.", "NotFound", "ComputeNotFound", status=404)
     bound = set(_output_bindings(job).values())
     if unbound := [name for name in job.outputs if name not in bound]:
-        raise graph_jobs.invalid_pipeline(
-            f"Output {unbound[0]} of the pipeline job is bound to no output of a job in it.", "InvalidPipelineJob"
-        )
+        raise graph.invalid_pipeline(f"Output {unbound[0]} of the pipeline job is bound to no output of a job in it.", "InvalidPipelineJob")
     for uri in assets.values():
         uris.check_exists(azure, uri)
     for output in job.outputs.values():
@@ -322,13 +318,13 @@ def _input_values(job: PipelineProperties) -> tuple[dict[str, str], dict[str, st
     for name, item in job.node.inputs.items():
         kind, value = item.get("job_input_type"), item.get("uri") or item.get("value")
         if not isinstance(value, str):
-            raise graph_jobs.invalid_pipeline(f"Input {name} of component job {job.node.name} has no value.", "InvalidComponentJobInput")
+            raise graph.invalid_pipeline(f"Input {name} of component job {job.node.name} has no value.", "InvalidComponentJobInput")
         if match := EXPRESSION.fullmatch(value):
             kind, value = _resolve_job_input(job, match[1])
         expected = spec.INPUTS[name].type
         is_asset = expected in PATH_TYPES
         if (kind == "literal") == is_asset or (is_asset and kind != expected):
-            raise graph_jobs.invalid_pipeline(
+            raise graph.invalid_pipeline(
                 f"Input {name} of component job {job.node.name} is of type {expected}, not {kind}.", "InvalidComponentJobInput"
             )
         (assets if is_asset else literals)[name] = value
@@ -339,7 +335,7 @@ def _resolve_job_input(job: PipelineProperties, expression: str) -> tuple[str, s
     """Return type and value of the pipeline's input that an expression refers to."""
     head, _, name = expression.rpartition(".")
     if head != "parent.inputs" or name not in job.inputs:
-        raise graph_jobs.invalid_binding(expression)
+        raise graph.invalid_binding(expression)
     item = job.inputs[name]
     return (item.job_input_type, item.uri) if isinstance(item, AssetInput) else ("literal", item.value or "")
 
@@ -353,6 +349,6 @@ def _output_bindings(job: PipelineProperties) -> dict[str, str]:
         expression = match[1] if match else value
         head, _, output = expression.rpartition(".")
         if head != "parent.outputs" or output not in job.outputs:
-            raise graph_jobs.invalid_binding(expression)
+            raise graph.invalid_binding(expression)
         bindings[name] = output
     return bindings

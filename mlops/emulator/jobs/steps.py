@@ -74,7 +74,8 @@ def link_outputs(azure: Azure, pipeline: str, step: Document, bindings: Mapping[
     """Record which outputs of a pipeline a step writes: ``bindings`` maps an output of the step to one of the pipeline."""
     with runstore.change(azure, pipeline) as document:
         for output, name in bindings.items():
-            document["outputs"][name] = step["outputs"][output] | {"run": step["name"], "output": output}
+            # What a node writes that is a pipeline, is an output of a node of that pipeline.
+            document["outputs"][name] = {"run": step["name"], "output": output} | step["outputs"][output]
 
 
 def record_stages(azure: Azure, name: str) -> None:

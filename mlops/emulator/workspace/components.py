@@ -47,13 +47,14 @@ class Component(Body):
 
 
 def find(azure: Azure, component_id: str) -> tuple[str, str, Document]:
-    """Return name, version and specification of the component with this ARM id or short name; its scalars are strings.
+    """Return name, version and specification of the component with this ARM id or short name, in whatever case; its scalars are strings.
 
     Raises:
         AzureFault: 404, it does not exist.
     """
     match = ID.fullmatch(component_id) or SHORT.fullmatch(component_id)
     name, version = (match["name"], match["version"]) if match else (component_id, "")
+    name = next((key.partition("/")[0] for key, _ in azure.store.list("components") if key.lower().startswith(f"{name}/".lower())), name)
     if match and match.groupdict().get("kind") == "labels":
         version = COLLECTION.find_latest(azure, name) or version
     stored = COLLECTION.get(azure, name, version)

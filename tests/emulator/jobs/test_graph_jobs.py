@@ -89,9 +89,9 @@ def test_a_component_is_registered_and_reused(emulator: Emulator, ml: Any) -> No
     assert 'since field "command" is immutable' in answers[1].json()["error"]["message"]
 
 
-def put_component(emulator: Emulator, version: str, spec: dict[str, Any]) -> requests.Response:
+def put_component(emulator: Emulator, version: str, spec: dict[str, Any], name: str = "write") -> requests.Response:
     return requests.put(
-        MANAGEMENT + arm_id(emulator.azure, "components", "write", "versions", version),
+        MANAGEMENT + arm_id(emulator.azure, "components", name, "versions", version),
         params={"api-version": "2023-04-01"},
         headers={"Authorization": f"Bearer {issue(emulator.azure, MANAGEMENT)}"},
         json={"properties": {"componentSpec": spec}},
@@ -107,12 +107,119 @@ def test_equal_anonymous_components_are_one(emulator: Emulator, ml: Any) -> None
     assert keys[0] == keys[1]
 
 
+def spell() -> Any:
+    """Return a pipeline component: one node writes a word, the other one joins it with the input ``before``."""
+    from azure.ai.ml import Input, dsl
+
+    def spelled(before, word):  # type: ignore[no-untyped-def]
+        written = write()(text=word)
+        return {"spelled": join()(first=before, second=written.outputs.folder).outputs.folder}
+
+    spelled.__annotations__ = {"before": Input(type="uri_folder"), "word": Input(type="string", default="-three")}
+    return dsl.pipeline(name="spell")(spelled)
+
+
+def read_output(emulator: Emulator, job: str, output: str) -> str:
+    return (uris.output_path(emulator.azure, job, output) / "text.txt").read_text()
+
+
+class TestNested:
+    """Nodes that are pipelines, and jobs of a pipeline component."""
+
+    def test_a_node_can_be_a_pipeline(self, emulator: Emulator, ml: Any) -> None:
+        from azure.ai.ml import dsl
+
+        @dsl.pipeline
+        def outer(word):  # type: ignore[no-untyped-def]
+            first = write()(text=word)
+            inner = spell()(before=first.outputs.folder)
+            again = spell()(before=inner.outputs.spelled, word=word)
+            return {"all": again.outputs.spelled}
+
+        pipeline_job = outer(word="one")
+        pipeline_job.settings.default_compute = "serverless"
+        job = wait_for_job(ml, ml.jobs.create_or_update(pipeline_job).name)
+        assert (job.status, read_output(emulator, job.name, "all")) == ("Completed", "one-threeone")
+        children = {child.display_name: child.name for child in ml.jobs.list(parent_job_name=job.name)}
+        assert children.keys() == {"first", "inner", "again"}
+        below = [child.display_name for child in ml.jobs.list(parent_job_name=children["again"])]
+        assert len(below) == 2
+        assert "written" in below
+
+    def test_what_fails_below_fails_the_job(self, emulator: Emulator, ml: Any) -> None:
+        from azure.ai.ml import dsl
+
+        @dsl.pipeline
+        def inner():  # type: ignore[no-untyped-def]
+            return {"out": write("x; exit 3; ")().outputs.folder}
+
+        @dsl.pipeline
+        def outer():  # type: ignore[no-untyped-def]
+            broken = inner()
+            join()(first=broken.outputs.out, second=broken.outputs.out)
+
+        pipeline_job = outer()
+        pipeline_job.settings.default_compute = "serverless"
+        job = wait_for_job(ml, ml.jobs.create_or_update(pipeline_job).name)
+        children = {child.display_name: child.status for child in ml.jobs.list(parent_job_name=job.name)}
+        assert (job.status, children) == ("Failed", {"broken": "Failed"})
+
+    def test_a_job_of_a_pipeline_component(self, emulator: Emulator, credential: Any, ml: Any) -> None:
+        component = ml.components.create_or_update(spell()(before=None).component)
+        path = uris.datastore_path(emulator.azure, "workspaceblobstore", "before/text.txt")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("before")
+        given = {"uri": "azureml://datastores/workspaceblobstore/paths/before/", "jobInputType": "uri_folder"}
+        properties = {"jobType": "Pipeline", "componentId": component.id, "jobs": {}, "inputs": {"before": given}}
+        answer = put(emulator, credential, "of-component", properties)
+        assert (answer.status_code, answer.json()["properties"]["properties"]["azureml.SourceComponentId"]) == (201, component.id)
+        job = wait_for_job(ml, "of-component")
+        assert (job.status, read_output(emulator, job.name, "spelled")) == ("Completed", "before-three")
+        for change, text in (({"inputs": {}}, "Required input before"), ({"inputs": {"other": given, "before": given}}, "no input other")):
+            answer = put(emulator, credential, "refused", properties | change)
+            assert (answer.status_code, text in answer.json()["error"]["message"]) == (400, True), answer.text
+
+
+def test_a_node_is_sent_in_other_ways_too(emulator: Emulator, credential: Any, ml: Any) -> None:
+    """Without a type, its component in another case, its compute with a prefix, and texts around bindings."""
+    from azure.ai.ml.entities import AmlCompute
+
+    ml.compute.begin_create_or_update(AmlCompute(name="prefixed", size="Standard_DS3_v2", max_instances=2)).result()
+    line = "printf '%s' ${{inputs.text}} $RANK > ${{outputs.folder}}/text.txt"
+    component = ml.components.create_or_update(write())
+    spec = {"name": "ranked", "version": "1", "type": "command", "command": line, "environment": ENVIRONMENT}
+    ports = {"inputs": {"text": {"type": "string"}}, "outputs": {"folder": {"type": "uri_folder"}}}
+    assert put_component(emulator, "1", spec | ports, name="ranked").status_code == 201
+    node = {
+        "name": "node",
+        "componentId": component.id.rpartition("/components/")[0] + "/components/Ranked/versions/1",
+        "inputs": {"text": {"job_input_type": "literal", "value": "a_${{parent.inputs.word}}_"}},
+        "outputs": {"folder": {"value": "${{parent.outputs.out}}", "type": "literal"}},
+        "distribution": {"distribution_type": "PyTorch", "process_count_per_instance": "${{parent.inputs.count}}"},
+        "resources": {"instance_count": "${{parent.inputs.count}}"},
+    }
+    literal = {"jobInputType": "literal"}
+    properties = {
+        "jobType": "Pipeline",
+        "jobs": {"node": node},
+        "inputs": {"word": literal | {"value": "b"}, "count": literal | {"value": "2"}},
+        "outputs": {"out": {"jobOutputType": "uri_folder"}},
+        "settings": {"default_compute": arm_id(emulator.azure, "computes", "azureml:prefixed")},
+    }
+    answer = put(emulator, credential, "other-ways", properties)
+    assert answer.status_code == 201, answer.text
+    assert wait_for_job(ml, "other-ways").status == "Completed"
+    assert read_output(emulator, "other-ways", "out") == "a_b_0"
+    (step,) = [run for _, run in emulator.azure.store.list("run") if run["parent"] == "other-ways"]
+    assert (step["compute"], step["nodes"]) == ("prefixed", 2)
+
+
 class TestRefused:
     """Pipelines that the service refuses, or the emulator doesn't run. The body is changed after the SDK has made it."""
 
     @pytest.fixture
     def nodes(self, emulator: Emulator, ml: Any) -> dict[str, Any]:
-        names = [name for name, run in emulator.azure.store.list("run") if run["job"] and run["job"]["jobType"] == "Pipeline"]
+        names = [name for name, run in emulator.azure.store.list("run") if run["job"] and "both" in (run["job"].get("jobs") or {})]
         if not names:
             names = [wait_for_job(ml, ml.jobs.create_or_update(pipeline()).name).name]
         properties: dict[str, Any] = emulator.azure.store.get("run", names[0])["job"]  # type: ignore[index]
@@ -138,6 +245,14 @@ class TestRefused:
             ("first", {"componentId": "azureml:nothing:1"}, 404, "Not found component nothing (version: 1)"),
             ("first", {"computeId": "nowhere"}, 404, "Compute nowhere not found"),
             ("first", {"type": "sweep"}, 501, "the node first of type sweep"),
+            ("first", {"componentId": "azureml://registries/azureml/components/x/versions/1"}, 501, "with a component of a registry"),
+            (
+                "both",
+                {"inputs": {"first": {"value": "${{parent.inputs.word}}/file.csv"}, "second": {"value": "x"}}},
+                400,
+                "input first for component job both does not exist",
+            ),
+            ("first", {"inputs": {"text": {"value": "a${{parent.jobs.second.outputs.folder}}"}}}, 400, "Invalid expression parent.jobs"),
             (
                 "first",
                 {"inputs": {"text": {"job_input_type": "uri_folder", "uri": "azureml://jobs/earlier/outputs/joined"}}},
