@@ -86,7 +86,9 @@ def _find_pairs(sketches: _Sketches, trained: _Sketches) -> list[tuple[int, int]
         order = np.argsort(theirs, kind="stable")
         theirs = theirs[order]
         begin, end = (np.searchsorted(theirs, ours, side=side) for side in ("left", "right"))
-        for index in np.flatnonzero(end > begin).tolist():
+        # The sort is stable, so that the first candidate has the lowest index. Within a file, it may be the row itself.
+        lowest = order[np.minimum(begin, len(order) - 1)] if len(order) else begin
+        for index in np.flatnonzero((end > begin) & (lowest < limits)).tolist():
             limit = first.get(index, limits[index])
             candidates = order[begin[index] : end[index]]
             for start in range(0, np.searchsorted(candidates, limit), _BATCH):
