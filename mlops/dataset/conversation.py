@@ -29,11 +29,12 @@ __all__ = [
     "content_id",
     "convert",
     "decode",
-    "decode_block",
     "decode_any",
+    "decode_block",
     "encode",
     "hash64",
     "hash_conversation",
+    "hash_ends",
     "hash_text",
     "lines",
     "lines_of",
@@ -103,6 +104,8 @@ _KEYS_OF_ROW, _KEYS_OF_MESSAGE = (b'"prompt"', b'"messages"', b'"prompt_id"'), (
 _ESCAPED_LETTER = re.compile(rb"\\u00[4-7]")
 _IGNORED_CHARACTERS = re.compile(r"[\x00-/:-@\[-`{-\x7f\s\u2000-\u206f\u3000-\u303f]+")
 _IGNORED_BYTES = bytes(byte for byte in range(128) if not chr(byte).isalnum())
+_PIECE, _END = 64, 24
+"""Of how many characters at the beginning and at the end of a text how many normalized bytes are hashed."""
 _TO_LOWER_CASE = bytes(byte + 32 if 65 <= byte <= 90 else byte for byte in range(256))
 
 
@@ -283,6 +286,26 @@ def hash_text(text: str) -> TextHash:
     """Hash a text, normalized."""
     normalized = normalize(text)
     return TextHash(xxhash.xxh3_64_intdigest(normalized), len(normalized))
+
+
+def hash_ends(texts: Sequence[str]) -> tuple[list[int], list[int]]:
+    """Hash the beginning and the end of normalized texts: texts whose hashes differ are different. Much faster than :func:`hash_text`.
+
+    Returns:
+        The hashes, the same in every process, and the sizes of what was hashed: that of the normalized text if it is below 48 bytes.
+    """
+    ends = [_text_ends(text) for text in texts]
+    return list(map(xxhash.xxh3_64_intdigest, ends)), list(map(len, ends))
+
+
+def _text_ends(text: str) -> bytes:
+    if len(text) > 2 * _PIECE and text.isascii():
+        pieces = (text[:_PIECE] + text[-_PIECE:]).encode().translate(_TO_LOWER_CASE, _IGNORED_BYTES)
+        # So much of it that either piece has an end.
+        if len(pieces) >= _PIECE + _END:
+            return pieces[:_END] + pieces[-_END:]
+    normalized = normalize(text)
+    return normalized if len(normalized) < 2 * _END else normalized[:_END] + normalized[-_END:]
 
 
 def hash_conversation(messages: Sequence[Message], texts: Sequence[TextHash]) -> int:

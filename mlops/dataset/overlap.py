@@ -20,18 +20,28 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
-from mlops.dataset.conversation import Conversation, InvalidRow, Message, TextHash, hash_text, read_jsonl
-from mlops.dataset.passages import RUN_WORDS, STOCK_QUESTIONS, RunIndex
+from mlops.dataset.conversation import Conversation, InvalidRow, Message, TextHash, hash_ends, hash_text, read_jsonl
+from mlops.dataset.filters import BloomFilter
+from mlops.dataset.passages import RUN_WORDS, STOCK_QUESTIONS, Answers, RunIndex
 
-__all__ = ["BATCH", "Leak", "LeakIndex", "Leaks", "Screen", "Shared", "find_leaks", "resolve"]
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Codes = npt.NDArray[np.uint8]
+
+__all__ = ["BATCH", "EvaluatedRows", "Leak", "LeakIndex", "Leaks", "Screen", "Shared", "find_leaks", "resolve"]
 
 T = TypeVar("T")
 
 BATCH = 32
 """How many training rows to look up at once: enough for numpy, and few enough to stay in the processor's cache."""
 _MASK = 2**64 - 1
+_WAITING = 256
+"""How many evaluation rows are worked on at once."""
+_ENDS_PER_ELEMENT = 0.25
 LEAKED_SHARE = 0.5
 """The share of an answer's runs of words that one training row must contain."""
 LONG_PAIR, LONG_ANSWER = 30, 45
@@ -119,30 +129,55 @@ class _Positions:
         return positions
 
 
+class EvaluatedRows(NamedTuple):
+    """Evaluation rows in the form that :class:`LeakIndex` keeps, which another process can prepare. Everything is by answer."""
+
+    lines: Sequence[int]
+    pairs: Sequence[int]
+    answers: Sequence[int]
+    ends: Sequence[int]
+    """Hashes of the beginnings and ends of those that are compared as a whole."""
+    runs: Answers
+
+    @classmethod
+    def encode(cls, rows: Iterable[tuple[int, Sequence[Message]]]) -> EvaluatedRows:
+        """Prepare rows: line and messages."""
+        turns = [(line, turn) for line, messages in rows for turn in _turns(messages, _hash_texts(messages))]
+        return cls(
+            [line for line, _ in turns],
+            [turn.pair for _, turn in turns],
+            [turn.answer for _, turn in turns],
+            hash_ends([turn.text for _, turn in turns if turn.pair or turn.answer])[0],
+            Answers.encode([turn.text for _, turn in turns], [turn.question for _, turn in turns]),
+        )
+
+
 class LeakIndex:
     """The answers of evaluation rows, to look training rows up in. All are added before the first one is looked up."""
 
     def __init__(self) -> None:
         self._places: list[tuple[str, int]] = []
-        self._pairs, self._answers = array("Q"), array("Q")
+        self._pairs, self._answers, self._ends = array("Q"), array("Q"), array("Q")
         self._runs = RunIndex()
+        self._waiting: list[tuple[int, Sequence[Message]]] = []
+        self._suite = ""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what another process needs to look rows up."""
+        self._flush()
+        return self.__dict__
 
     def add(self, suite: str, line: int, messages: Sequence[Message]) -> None:
         """Add an evaluation row."""
-        place = suite, line
-        for turn in _turns(messages, [hash_text(message.content) for message in messages]):
-            self._places.append(place)
-            self._pairs.append(turn.pair)
-            self._answers.append(turn.answer)
-            self._runs.add(turn.text, turn.question)
+        if suite != self._suite or len(self._waiting) == _WAITING:
+            self._flush()
+        self._suite = suite
+        self._waiting.append((line, messages))
 
-    @cached_property
-    def _by_pair(self) -> _Positions:
-        return _Positions(self._pairs)
-
-    @cached_property
-    def _by_answer(self) -> _Positions:
-        return _Positions(self._answers)
+    def add_encoded(self, suite: str, rows: EvaluatedRows, lines_before: int = 0) -> None:
+        """Add evaluation rows that have been prepared. Their lines are counted from the one after ``lines_before``."""
+        self._flush()
+        self._add(suite, rows._replace(lines=[lines_before + line for line in rows.lines]))
 
     def add_file(self, suite: str, path: Path) -> int:
         """Add the rows of a JSON Lines file, and return their number; invalid ones are reported elsewhere."""
@@ -151,6 +186,55 @@ class LeakIndex:
             if not isinstance(row, InvalidRow):
                 self.add(suite, line, row.messages)
         return line
+
+    def _flush(self) -> None:
+        if self._waiting:
+            rows, self._waiting = self._waiting, []
+            self._add(self._suite, EvaluatedRows.encode(rows))
+
+    def _add(self, suite: str, rows: EvaluatedRows) -> None:
+        self._places += [(suite, line) for line in rows.lines]
+        self._pairs.extend(rows.pairs)
+        self._answers.extend(rows.answers)
+        self._ends.extend(rows.ends)
+        self._runs.add(rows.runs)
+
+    @cached_property
+    def _by_pair(self) -> _Positions:
+        self._flush()
+        return _Positions(self._pairs)
+
+    @cached_property
+    def _by_answer(self) -> _Positions:
+        self._flush()
+        return _Positions(self._answers)
+
+    @cached_property
+    def _end_filter(self) -> BloomFilter:
+        import numpy as np
+
+        self._flush()
+        ends = BloomFilter.create(len(self._ends), _ENDS_PER_ELEMENT)
+        ends.add(np.sort(np.array(self._ends, dtype=np.uint64)))
+        return ends
+
+    def screen(self, rows: Sequence[Sequence[str]], ends: Sequence[Sequence[int]]) -> tuple[list[int], Codes]:
+        """Return the numbers of the training rows that may give something away, which nearly all others don't, and what to expect.
+
+        Args:
+            rows: the texts of their messages.
+            ends: the hashes of the beginnings and ends of those.
+        """
+        import numpy as np
+
+        hits = np.flatnonzero(self._end_filter.contains(np.array([end for each in ends for end in each], dtype=np.uint64)))
+        owners = np.searchsorted(np.cumsum([len(each) for each in ends]), hits, side="right")
+        suspects, codes = self._runs.screen(rows)
+        return sorted({*suspects, *owners.tolist()}), codes
+
+    def expect(self, codes: Sequence[Codes]) -> None:
+        """Announce some rows to be looked up; see :meth:`RunIndex.expect`."""
+        self._runs.expect(codes)
 
     def questions(self, evidence: Evidence) -> set[int]:
         """Return the hashes of the questions before an answer in the suites."""
@@ -163,6 +247,7 @@ class LeakIndex:
         Args:
             rows: their messages, and the hashes of those.
         """
+        self._flush()
         turns = [list(_turns(messages, hashes)) for messages, hashes in rows]
         pairs = iter(self._by_pair.find_first([turn.pair for each in turns for turn in each]))
         answers = iter(self._by_answer.find_first([turn.answer for each in turns for turn in each]))
@@ -249,7 +334,7 @@ def find_leaks(training: Path, suites: Mapping[str, Path]) -> Leaks:
 def _search(index: LeakIndex, training: Path) -> Iterator[tuple[int, Shared]]:
     valid = ((number, row.messages) for number, row in read_jsonl(training, Conversation) if not isinstance(row, InvalidRow))
     while batch := list(islice(valid, BATCH)):
-        shared = index.find([(messages, [hash_text(message.content) for message in messages]) for _, messages in batch])
+        shared = index.find([(messages, _hash_texts(messages)) for _, messages in batch])
         yield from zip((number for number, _ in batch), shared, strict=True)
 
 
@@ -280,6 +365,10 @@ def resolve(index: LeakIndex, shared: Iterable[tuple[int, Shared]], rows: Mappin
         passages={suite: {line: first for (name, line), first in sorted(touched.items()) if name == suite} for suite in rows},
         rows=rows,
     )
+
+
+def _hash_texts(messages: Sequence[Message]) -> list[TextHash]:
+    return [hash_text(message.content) for message in messages]
 
 
 class _Turn(NamedTuple):

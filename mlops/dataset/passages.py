@@ -9,21 +9,27 @@ import tempfile
 import weakref
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
-from mlops.dataset.words import hash_runs
+from mlops.dataset.filters import BloomFilter, find_changes
+from mlops.dataset.screening import RUN_WORDS, filter_grams, find_grams, owners_of
+from mlops.dataset.words import code_words, hash_runs
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    Codes = npt.NDArray[np.uint8]
     Hashes = npt.NDArray[np.uint64]
+    Positions = npt.NDArray[np.intp]
 
-__all__ = ["RUN_WORDS", "STOCK_QUESTIONS", "RunIndex"]
+__all__ = ["RUN_WORDS", "STOCK_QUESTIONS", "Answers", "RunIndex"]
 
-RUN_WORDS = 13
 STOCK_QUESTIONS = 4
 """What follows so many different questions, in the suites and the training data together, is a stock phrase."""
 RUNS_PER_ELEMENT = 4
@@ -32,12 +38,33 @@ _PART_BITS = 4
 """Runs are collected and sorted in parts that have these highest bits in common, so that little memory is needed."""
 _RECORD = [("run", "<u8"), ("owner", "<u4")]
 _WAITING = 256
-"""How many answers are collected before their runs are hashed."""
+"""How many answers are worked on at once."""
+
+
+class Answers(NamedTuple):
+    """Answers to index, in a form that another process can prepare."""
+
+    questions: Sequence[int]
+    """Hashes of the questions before them."""
+    text: bytes
+    """All of them in UTF-8, one after another."""
+    sizes: Sequence[int]
+    """In bytes."""
+    codes: Codes
+    """Of all words."""
+    words: Positions
+    """Answer → its number of words."""
+
+    @classmethod
+    def encode(cls, texts: Sequence[str], questions: Sequence[int]) -> Answers:
+        """Prepare answers."""
+        encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
+        return cls(questions, b"".join(encoded), list(map(len, encoded)), *code_words(texts))
 
 
 @dataclass(frozen=True)
 class _Lookup:
-    """The runs of words of all answers, without stock phrases."""
+    """The runs of words of answers, without stock phrases."""
 
     runs: Hashes
     """In ascending order."""
@@ -45,63 +72,70 @@ class _Lookup:
     """The answer that each run belongs to."""
     sizes: npt.NDArray[np.intp]
     """Answer → its number of runs."""
-    filter: Hashes
-    """A Bloom filter: two bits for every run, both in the element that its highest bits denote."""
-
-    @classmethod
-    def load(cls, folder: Path) -> _Lookup:
-        """Map the files into memory, of which all processes share one copy."""
-        import numpy as np
-
-        def open_array(name: str, dtype: type[np.generic]) -> Any:
-            path = folder / name
-            # An empty file can't be mapped.
-            return np.memmap(path, dtype, mode="r").view(np.ndarray) if path.stat().st_size else np.empty(0, dtype)
-
-        return cls(
-            open_array("runs", np.uint64), open_array("owners", np.uint32), open_array("sizes", np.intp), open_array("filter", np.uint64)
-        )
+    filter: BloomFilter
+    """The runs."""
 
 
 class RunIndex:
-    """The runs of words of answers, which are numbered from 0. Every run takes 14 bytes, in files.
+    """The runs of words of answers, which are numbered from 0. All answers are added before the first text is looked up.
 
-    All answers are added before the first text is looked up.
+    Files keep the answers, and the runs of those that may be found, 12 bytes each. All processes share one copy in memory.
     """
 
     def __init__(self) -> None:
         self.questions = array("Q")
         """Answer → hash of its question."""
-        self._waiting: list[str] = []
-        self._count = 0
-        self._lookup: _Lookup | None = None
+        self._ends, self._words = array("Q"), array("Q")
+        self._expected: list[Codes] | None = None
         folder = tempfile.TemporaryDirectory(prefix="mlops-")
         weakref.finalize(self, folder.cleanup)
         self._folder = Path(folder.name)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what another process needs to look texts up. It maps the same files into its memory."""
-        self._open_lookup()
-        return self.__dict__ | {"_lookup": None}
+        if not (self._folder / "grams").exists():
+            filter_grams(self._codes).elements.tofile(self._folder / "grams")
+        state = self.__dict__ | {"_expected": None}
+        return {name: value for name, value in state.items() if name not in ("_grams", "_codes", "_lookup")}
 
-    def add(self, answer: str, question: int) -> None:
-        """Add an answer and the hash of its question."""
-        self.questions.append(question)
-        self._waiting.append(answer)
-        if len(self._waiting) >= _WAITING:
-            self._hash_waiting()
+    def add(self, answers: Answers) -> None:
+        """Add answers."""
+        last = self._ends[-1] if self._ends else 0
+        self._ends.extend(last + end for end in accumulate(answers.sizes))
+        self.questions.extend(answers.questions)
+        self._words.extend(answers.words.tolist())
+        for name, content in (("text", answers.text), ("codes", answers.codes)):
+            with (self._folder / name).open("ab") as file:
+                file.write(content)
+
+    def screen(self, rows: Sequence[Sequence[str]]) -> tuple[list[int], Codes]:
+        """Return the numbers of the rows, as their texts, for which :meth:`find` may find answers, and what to :meth:`expect`."""
+        import numpy as np
+
+        codes, words = code_words([text for texts in rows for text in texts])
+        positions = find_grams(codes, self._grams)
+        if not len(positions):
+            return [], codes[:0]
+        begin = np.concatenate([np.zeros(1, np.intp), np.cumsum(words)])[np.cumsum([0, *map(len, rows)])]
+        suspects = np.unique(np.searchsorted(begin, positions, side="right") - 1)
+        return suspects.tolist(), np.concatenate([codes[begin[row] : begin[row + 1]] for row in suspects])
+
+    def expect(self, codes: Sequence[Codes]) -> None:
+        """Announce the texts of some rows. If all that will be looked up are announced, only answers that they may contain are indexed."""
+        self.__dict__.pop("_lookup", None)
+        (self._folder / "runs").unlink(missing_ok=True)
+        self._expected = [*(self._expected or ()), *codes]
 
     def find(self, rows: Sequence[Sequence[str]]) -> Iterator[Mapping[int, float]]:
         """Yield for each row, as its texts, the answers with which it has runs in common → the share of the answer's runs."""
         import numpy as np
 
-        lookup = self._open_lookup()
+        lookup = self._lookup
         runs, begin = hash_runs([text for texts in rows for text in texts], RUN_WORDS)
         begin = begin[np.cumsum([0, *map(len, rows)])]
-        bits = _filter_bits(runs)
-        candidates = np.flatnonzero(lookup.filter[_filter_place(runs, len(lookup.filter))] & bits == bits)
+        candidates = np.flatnonzero(lookup.filter.contains(runs))
         first = np.searchsorted(lookup.runs, runs[candidates])
-        hits = np.flatnonzero(lookup.runs[np.minimum(first, len(lookup.runs) - 1)] == runs[candidates]) if len(lookup.runs) else first
+        hits = np.flatnonzero(lookup.runs[np.minimum(first, len(lookup.runs) - 1)] == runs[candidates]) if len(lookup.runs) else first[:0]
         found: list[dict[int, set[int]]] = [{} for _ in rows]
         for hit in hits:
             run = runs[candidates[hit]]
@@ -111,49 +145,94 @@ class RunIndex:
         for owners in found:
             yield {owner: len(owners[owner]) / int(lookup.sizes[owner]) for owner in sorted(owners)}
 
-    def _hash_waiting(self) -> None:
+    @cached_property
+    def _codes(self) -> Codes:
         import numpy as np
 
-        runs, begin = hash_runs(self._waiting, RUN_WORDS)
-        records = np.empty(len(runs), dtype=_RECORD)
-        records["run"] = runs
-        records["owner"] = np.repeat(np.arange(len(self.questions) - len(self._waiting), len(self.questions)), np.diff(begin))
-        parts = runs >> np.uint64(64 - _PART_BITS)
-        for part in range(1 << _PART_BITS):
-            with self._path(part).open("ab") as file:
-                records[parts == part].tofile(file)
-        self._count += len(runs)
-        self._waiting = []
+        return _map_file(self._folder / "codes", np.uint8)
 
-    def _path(self, part: int) -> Path:
-        return self._folder / f"part-{part}"
+    @cached_property
+    def _grams(self) -> BloomFilter:
+        import numpy as np
 
-    def _open_lookup(self) -> _Lookup:
+        path = self._folder / "grams"
+        return BloomFilter(_map_file(path, np.uint64)) if path.exists() else filter_grams(self._codes)
+
+    @cached_property
+    def _lookup(self) -> _Lookup:
+        import numpy as np
+
         if not (self._folder / "runs").exists():
-            self._hash_waiting()
-            self._write_lookup()
-        if self._lookup is None:
-            self._lookup = _Lookup.load(self._folder)
-        return self._lookup
+            self._write_lookup(self._find_expected())
+        runs, owners = _map_file(self._folder / "runs", np.uint64), _map_file(self._folder / "owners", np.uint32)
+        sizes, elements = _map_file(self._folder / "sizes", np.intp), _map_file(self._folder / "filter", np.uint64)
+        return _Lookup(runs, owners, sizes, BloomFilter(elements))
 
-    def _write_lookup(self) -> None:
-        """Sort the runs, and leave out those that follow :data:`STOCK_QUESTIONS` different questions in the suites."""
+    def _find_expected(self) -> Sequence[int]:
+        """Return the answers of which a run may be in an expected text, and all others that have a run in common with one of those."""
         import numpy as np
 
+        everything = range(len(self.questions))
+        if self._expected is None or sum(map(len, self._expected)) > len(self._codes):
+            return everything
+        words = np.frombuffer(self._words, dtype=np.uint64).astype(np.intp) if self._words else np.empty(0, np.intp)
+        codes = [*self._expected, self._codes[:0]]
+        # Once more, because a run of an answer may be a stock phrase because of other answers.
+        for _ in range(2):
+            answers = owners_of(find_grams(self._codes, filter_grams(np.concatenate(codes))), words)
+            end = np.cumsum(words)
+            codes = [self._codes[end[answer] - words[answer] : end[answer]] for answer in answers] or codes[-1:]
+        return answers.tolist()
+
+    def _write_lookup(self, answers: Sequence[int]) -> None:
+        """Sort the runs of answers, and leave out those that follow :data:`STOCK_QUESTIONS` different questions in the suites."""
+        import numpy as np
+
+        with ExitStack() as files:
+            parts = [files.enter_context(self._part(number).open("wb")) for number in range(1 << _PART_BITS)]
+            count = sum(self._write_runs(answers[start : start + _WAITING], parts) for start in range(0, len(answers), _WAITING))
         questions = np.frombuffer(self.questions, dtype=np.uint64) if self.questions else np.empty(0, dtype=np.uint64)
         sizes = np.zeros(len(questions), dtype=np.intp)
-        elements = np.zeros(1 << (self._count // RUNS_PER_ELEMENT).bit_length(), dtype=np.uint64)
+        runs_filter = BloomFilter.create(count, RUNS_PER_ELEMENT)
         with (self._folder / "runs").open("wb") as all_runs, (self._folder / "owners").open("wb") as all_owners:
-            for part in range(1 << _PART_BITS):
-                records = np.fromfile(self._path(part), dtype=_RECORD)
-                self._path(part).unlink()
+            for number in range(1 << _PART_BITS):
+                records = np.fromfile(self._part(number), dtype=_RECORD)
+                self._part(number).unlink()
                 runs, owners = _sort_runs(records["run"], records["owner"], questions)
                 runs.tofile(all_runs)
                 owners.tofile(all_owners)
                 sizes += np.bincount(owners, minlength=len(sizes))
-                _add_to_filter(elements, runs)
+                runs_filter.add(runs)
         sizes.tofile(self._folder / "sizes")
-        elements.tofile(self._folder / "filter")
+        runs_filter.elements.tofile(self._folder / "filter")
+
+    def _write_runs(self, answers: Sequence[int], parts: Sequence[IO[bytes]]) -> int:
+        """Write the runs of some answers to files by their highest bits; return their number."""
+        import numpy as np
+
+        texts = []
+        with (self._folder / "text").open("rb") as file:
+            for answer in answers:
+                begin = file.seek(self._ends[answer - 1] if answer else 0)
+                texts.append(file.read(self._ends[answer] - begin).decode("utf-8", "surrogatepass"))
+        runs, begins = hash_runs(texts, RUN_WORDS)
+        records = np.empty(len(runs), dtype=_RECORD)
+        records["run"], records["owner"] = runs, np.repeat(np.array(answers, np.uint32), np.diff(begins))
+        numbers = runs >> np.uint64(64 - _PART_BITS)
+        for number, file in enumerate(parts):
+            records[numbers == number].tofile(file)
+        return len(runs)
+
+    def _part(self, number: int) -> Path:
+        return self._folder / f"part-{number}"
+
+
+def _map_file(path: Path, dtype: type[np.generic]) -> Any:
+    """Map a file into memory, of which all processes share one copy."""
+    import numpy as np
+
+    # An empty file can't be mapped.
+    return np.memmap(path, dtype, mode="r").view(np.ndarray) if path.exists() and path.stat().st_size else np.empty(0, dtype)
 
 
 def _sort_runs(runs: Hashes, owners: npt.NDArray[np.uint32], questions: Hashes) -> tuple[Hashes, npt.NDArray[np.uint32]]:
@@ -171,7 +250,7 @@ def _sort_runs(runs: Hashes, owners: npt.NDArray[np.uint32], questions: Hashes) 
     kept = np.ones(len(runs), dtype=np.bool_)
     kept[1:] = (runs[1:] != runs[:-1]) | (owners[1:] != owners[:-1])
     runs, owners = runs[kept], owners[kept]
-    first = _find_changes(runs)
+    first = find_changes(runs)
     sizes = np.diff(np.r_[first, len(runs)])
     kept = np.ones(len(runs), dtype=np.bool_)
     # Few runs occur so often, so a loop is good enough.
@@ -179,34 +258,3 @@ def _sort_runs(runs: Hashes, owners: npt.NDArray[np.uint32], questions: Hashes) 
         if len(np.unique(questions[owners[start : start + size]])) >= STOCK_QUESTIONS:
             kept[start : start + size] = False
     return runs[kept], owners[kept]
-
-
-def _add_to_filter(elements: Hashes, runs: Hashes) -> None:
-    """Add sorted runs to a Bloom filter."""
-    import numpy as np
-
-    places = _filter_place(runs, len(elements))
-    first = _find_changes(places)
-    if len(first):
-        elements[places[first]] |= np.bitwise_or.reduceat(_filter_bits(runs), first)
-
-
-def _filter_place(runs: Hashes, size: int) -> Hashes:
-    import numpy as np
-
-    # In two steps, because a shift by 64 bits has no defined result.
-    return runs >> np.uint64(32) >> np.uint64(33 - size.bit_length())
-
-
-def _filter_bits(runs: Hashes) -> Hashes:
-    import numpy as np
-
-    one, lowest = np.uint64(1), np.uint64(63)
-    return one << (runs & lowest) | one << (runs >> np.uint64(6) & lowest)
-
-
-def _find_changes(values: Hashes) -> npt.NDArray[np.intp]:
-    """Return where each group of equal values begins."""
-    import numpy as np
-
-    return np.flatnonzero(np.r_[True, values[1:] != values[:-1]][: len(values)])

@@ -16,10 +16,11 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    Codes = npt.NDArray[np.uint8]
     Hashes = npt.NDArray[np.uint64]
     Positions = npt.NDArray[np.intp]
 
-__all__ = ["hash_runs", "mix"]
+__all__ = ["code_words", "hash_runs", "mix"]
 
 _SEPARATOR = re.compile(r"[^\x00-\x7f\w]")
 """Beyond ASCII, what is not part of a word."""
@@ -37,12 +38,10 @@ def hash_runs(texts: Sequence[str], length: int) -> tuple[Hashes, Positions]:
     """
     import numpy as np
 
-    parts = [text.encode() if text.isascii() else _SEPARATOR.sub(" ", text.casefold()).encode("utf-8", "surrogatepass") for text in texts]
-    joined = b" ".join([b"", *parts, b"        "]).translate(_TO_WORDS)
+    joined, text_ends = _join(texts)
     is_letter = np.frombuffer(joined, dtype=np.uint8) != 32
     edges = np.flatnonzero(is_letter[1:] != is_letter[:-1]) + 1
     starts, ends = edges[::2], edges[1::2]
-    text_ends = np.cumsum([len(part) + 1 for part in parts], dtype=np.intp) if parts else np.empty(0, dtype=np.intp)
     last = np.searchsorted(starts, text_ends, side="right")
     counts = np.maximum(np.diff(last, prepend=0) - length + 1, 0)
     begin = np.concatenate([np.zeros(1, dtype=np.intp), np.cumsum(counts)])
@@ -56,12 +55,44 @@ def hash_runs(texts: Sequence[str], length: int) -> tuple[Hashes, Positions]:
     return runs[inside], begin
 
 
+def code_words(texts: Sequence[str]) -> tuple[Codes, Positions]:
+    """Reduce every word to a byte that depends on its first two letters: ten times as fast as a hash, and enough to rule words out.
+
+    Returns:
+        The codes of all words, and for each text the number of its words.
+    """
+    import numpy as np
+
+    joined, text_ends = _join(texts)
+    letters = np.frombuffer(joined, dtype=np.uint8)
+    is_letter = letters != 32
+    is_start = is_letter[1:] > is_letter[:-1]
+    starts = np.flatnonzero(is_start)
+    # After the single letter of a word there is always the same separator.
+    codes = np.take(letters[1:-1] * np.uint8(8) ^ letters[2:], starts)
+    return codes, np.diff(np.searchsorted(starts, text_ends - 1), prepend=0)
+
+
 def mix(hashes: Hashes) -> Hashes:
     """Spread every bit of the hashes over all bits."""
     import numpy as np
 
     hashes = (hashes ^ (hashes >> np.uint64(32))) * np.uint64(_FACTOR)
     return hashes ^ (hashes >> np.uint64(29))
+
+
+def _join(texts: Sequence[str]) -> tuple[bytes, Positions]:
+    """Return the words of texts in lower case, with a space for each other character, and where each text ends."""
+    import numpy as np
+
+    joined = " ".join(texts)
+    if joined.isascii():
+        text, sizes = joined.encode(), [len(text) + 1 for text in texts]
+    else:
+        parts = [text if text.isascii() else _SEPARATOR.sub(" ", text.casefold()) for text in texts]
+        encoded = [part.encode("utf-8", "surrogatepass") for part in parts]
+        text, sizes = b" ".join(encoded), [len(part) + 1 for part in encoded]
+    return b" %b        " % text.translate(_TO_WORDS), np.cumsum(np.array(sizes, dtype=np.intp))
 
 
 def _hash_words(text: bytes, starts: Positions, lengths: Positions) -> Hashes:
