@@ -220,10 +220,9 @@ def _check_chunk(chunk: Chunk, split: str, index: LeakIndex | None, is_suite: bo
             part.problems += [(line, rule, f"{message} (prompt_id {row.prompt_id!r})") for rule, message in problems]
             if not problems and not for_training and row.messages[-1].role != "assistant":
                 part.ends_with_user.append(line)
-        texts = [[message.content for message in row.messages] for _, row in valid]
-        ends = part.hashes.add(valid, texts, chunk.start)
+        ends = part.hashes.add(valid, chunk.start)
         if index is not None and valid:
-            suspects, codes = index.screen(texts, ends)
+            suspects, codes = index.screen([[message.content for message in row.messages] for _, row in valid], ends)
             part.suspects += [valid[number][0] for number in suspects]
             part.codes += [codes] if len(codes) else []
         evaluated += [(line, row.messages) for line, row in valid] if is_suite else ()

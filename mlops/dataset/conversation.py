@@ -294,18 +294,17 @@ def hash_ends(texts: Sequence[str]) -> tuple[list[int], list[int]]:
     Returns:
         The hashes, the same in every process, and the sizes of what was hashed: that of the normalized text if it is below 48 bytes.
     """
-    ends = [_text_ends(text) for text in texts]
+    ends: list[bytes] = []
+    for text in texts:
+        if len(text) > 2 * _PIECE and text.isascii():
+            pieces = (text[:_PIECE] + text[-_PIECE:]).encode().translate(_TO_LOWER_CASE, _IGNORED_BYTES)
+            # So much of it that either piece has an end.
+            if len(pieces) >= _PIECE + _END:
+                ends.append(pieces[:_END] + pieces[-_END:])
+                continue
+        normalized = normalize(text)
+        ends.append(normalized if len(normalized) < 2 * _END else normalized[:_END] + normalized[-_END:])
     return list(map(xxhash.xxh3_64_intdigest, ends)), list(map(len, ends))
-
-
-def _text_ends(text: str) -> bytes:
-    if len(text) > 2 * _PIECE and text.isascii():
-        pieces = (text[:_PIECE] + text[-_PIECE:]).encode().translate(_TO_LOWER_CASE, _IGNORED_BYTES)
-        # So much of it that either piece has an end.
-        if len(pieces) >= _PIECE + _END:
-            return pieces[:_END] + pieces[-_END:]
-    normalized = normalize(text)
-    return normalized if len(normalized) < 2 * _END else normalized[:_END] + normalized[-_END:]
 
 
 def hash_conversation(messages: Sequence[Message], texts: Sequence[TextHash]) -> int:

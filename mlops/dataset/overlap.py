@@ -223,7 +223,7 @@ class LeakIndex:
 
         Args:
             rows: the texts of their messages.
-            ends: the hashes of the beginnings and ends of those.
+            ends: the hashes of the beginnings and ends of their answers, and perhaps of other messages.
         """
         import numpy as np
 

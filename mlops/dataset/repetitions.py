@@ -1,6 +1,6 @@
 """Rows that are equal to others, within a file and across files.
 
-At first, rows are compared by a hash of the beginnings and ends of their messages, which is fast. Rows that are equal in this respect are
+At first, rows are compared by a hash of the beginnings and ends of their first message and their answers, which is fast. Rows that are equal in this respect are
 looked at again, and compared as a whole. Memory: four 64-bit numbers per row and no text. Two rows are equal if their hashes are equal.
 """
 
@@ -59,7 +59,7 @@ class RowHashes:
     numbers: array[int] = field(default_factory=lambda: array("Q"))
     ids: array[int] = field(default_factory=lambda: array("Q"))
     keys: array[int] = field(default_factory=lambda: array("Q"))
-    """Of the beginnings and ends of all messages. Rows whose keys differ are different."""
+    """Of the roles, and the beginnings and ends of the first message and of the answers. Rows whose keys differ are different."""
     prompts: array[int] = field(default_factory=lambda: array("Q"))
     """Of the beginning and end of the first prompt; 0 for prompts shorter than :data:`LONG_PROMPT`."""
     whole: dict[int, WholeRow] = field(default_factory=dict)
@@ -69,26 +69,30 @@ class RowHashes:
         """Return the place of a line: in the source, if it is known."""
         return self.places[number - 1] if number <= len(self.places) else f"{self.path}:{number}"
 
-    def add(self, rows: Sequence[tuple[int, Conversation]], texts: Sequence[Sequence[str]], unique: int) -> list[list[int]]:
-        """Add rows, and return for each message the hash of its beginning and end.
+    def add(self, rows: Sequence[tuple[int, Conversation]], unique: int) -> list[list[int]]:
+        """Add rows, and return for each the hashes of the beginnings and ends of its answers, among other texts.
 
         Args:
             rows: line and row.
-            texts: of their messages.
             unique: a number that no other part of the file has.
         """
+        texts = [[m.content for n, m in enumerate(row.messages) if n == 0 or m.role == "assistant"] for _, row in rows]
         hashes, sizes = hash_ends(list(chain.from_iterable(texts)))
         ends: list[list[int]] = []
         begin = 0
         for (number, row), own in zip(rows, texts, strict=True):
-            ends.append(hashes[begin : begin + len(own)])
-            (prompt,), (size,) = (ends[-1][:1], sizes[begin : begin + 1]) if own and row.prompt == own[0] else hash_ends([row.prompt])
+            mine = hashes[begin : begin + len(own)]
+            if own and row.prompt == own[0]:
+                prompt, size = mine[0], sizes[begin]
+            else:
+                (prompt,), (size,) = hash_ends([row.prompt])
             # A row without messages has already been reported. Its own number keeps it from being reported as a duplicate, too.
-            key = hash((_hash_roles(tuple([message.role for message in row.messages])), *ends[-1])) & _MASK if own else unique + number
+            key = hash((_hash_roles(tuple([message.role for message in row.messages])), *mine)) & _MASK if own else unique + number
             self.numbers.append(number)
             self.ids.append(xxh3_64_intdigest(row.prompt_id.encode()))
             self.keys.append(key)
             self.prompts.append(prompt if size >= LONG_PROMPT else 0)
+            ends.append(mine)
             begin += len(own)
         return ends
 

@@ -1,4 +1,4 @@
-"""A quick search for texts that may have a run of words in common with others. Only those need the exact one, which costs ten times as much.
+"""A quick search for texts that may have a run of words in common with others. Only those need the exact one, which costs much more.
 
 Words are reduced to codes of one byte, and the codes of eight words in a row are one 64-bit number, a gram. All grams of the indexed texts
 are in a Bloom filter. Of the texts to search, only every sixth gram is looked up, because any run of 13 words contains one of those. A
@@ -56,6 +56,14 @@ def _find_grams(codes: Codes, grams: BloomFilter) -> Positions:
     if not len(hits):
         return hits
     every = _grams(codes, 1)
+    # Nearly all hits are chance, and most of these have no neighbor.
+    is_near = np.zeros(len(hits), dtype=np.bool_)
+    for neighbor in (hits - 1, hits + 1):
+        inside = (neighbor >= 0) & (neighbor < len(every))
+        is_near |= grams.contains(mix(every[np.where(inside, neighbor, 0)])) & inside
+    hits = hits[is_near]
+    if not len(hits):
+        return hits
     around = hits[:, None] + np.arange(1 - _STRIDE, _STRIDE)
     inside = (around >= 0) & (around < len(every))
     found = grams.contains(mix(every[np.where(inside, around, 0)])) & inside
