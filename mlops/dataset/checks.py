@@ -281,7 +281,8 @@ def _look_at_lines(lines: _Lines, index: LeakIndex | None) -> _Closer:
             hashes += [(line, WholeRow.of(row, texts))] if line in lines.hashed else []
             suspects += [(line, row.messages, texts)] if line in lines.searched else []
     shared: list[tuple[int, Shared]] = []
-    for start in range(0, len(suspects) if index is not None else 0, BATCH):
+    for start in range(0, len(suspects), BATCH):
+        assert index is not None
         batch = suspects[start : start + BATCH]
         found = index.find([(messages, texts) for _, messages, texts in batch])
         shared += [(line, each) for (line, _, _), each in zip(batch, found, strict=True) if each.matches or each.passages]

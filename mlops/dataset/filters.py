@@ -50,7 +50,7 @@ class BloomFilter:
     def contains(self, hashes: Hashes) -> npt.NDArray[np.bool_]:
         """Return for each hash whether it may be in the set."""
         bits = _bits(hashes)
-        found: Any = self.elements[self._places(hashes)] & bits == bits
+        found: npt.NDArray[np.bool_] = self.elements[self._places(hashes)] & bits == bits
         return found
 
     def _places(self, hashes: Hashes) -> npt.NDArray[np.int64]:

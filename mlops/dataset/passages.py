@@ -104,7 +104,7 @@ class RunIndex:
         self._ends.extend(last + end for end in accumulate(answers.sizes))
         self.questions.extend(answers.questions)
         self._words.extend(answers.words.tolist())
-        for name, content in (("text", answers.text), ("codes", answers.codes)):
+        for name, content in (("text", answers.text), ("codes", answers.codes.tobytes())):
             with (self._folder / name).open("ab") as file:
                 file.write(content)
 
@@ -149,7 +149,8 @@ class RunIndex:
     def _codes(self) -> Codes:
         import numpy as np
 
-        return _map_file(self._folder / "codes", np.uint8)
+        codes: Codes = _map_file(self._folder / "codes", np.uint8)
+        return codes
 
     @cached_property
     def _grams(self) -> BloomFilter:
@@ -182,7 +183,8 @@ class RunIndex:
             answers = owners_of(find_grams(self._codes, filter_grams(np.concatenate(codes))), words)
             end = np.cumsum(words)
             codes = [self._codes[end[answer] - words[answer] : end[answer]] for answer in answers] or codes[-1:]
-        return answers.tolist()
+        found: list[int] = answers.tolist()
+        return found
 
     def _write_lookup(self, answers: Sequence[int]) -> None:
         """Sort the runs of answers, and leave out those that follow :data:`STOCK_QUESTIONS` different questions in the suites."""
@@ -211,10 +213,10 @@ class RunIndex:
         import numpy as np
 
         texts = []
-        with (self._folder / "text").open("rb") as file:
+        with (self._folder / "text").open("rb") as text:
             for answer in answers:
-                begin = file.seek(self._ends[answer - 1] if answer else 0)
-                texts.append(file.read(self._ends[answer] - begin).decode("utf-8", "surrogatepass"))
+                begin = text.seek(self._ends[answer - 1] if answer else 0)
+                texts.append(text.read(self._ends[answer] - begin).decode("utf-8", "surrogatepass"))
         runs, begins = hash_runs(texts, RUN_WORDS)
         records = np.empty(len(runs), dtype=_RECORD)
         records["run"], records["owner"] = runs, np.repeat(np.array(answers, np.uint32), np.diff(begins))

@@ -1,7 +1,8 @@
 """Rows that are equal to others, within a file and across files.
 
-At first, rows are compared by a hash of the beginnings and ends of their first message and their answers, which is fast. Rows that are equal in this respect are
-looked at again, and compared as a whole. Memory: four 64-bit numbers per row and no text. Two rows are equal if their hashes are equal.
+At first, rows are compared by a hash of the beginnings and ends of their first message and their answers, which is fast. Rows that are
+equal in this respect are looked at again, and compared as a whole. Two rows are equal if their hashes are equal. Memory: four 64-bit
+numbers per row and no text.
 """
 
 from __future__ import annotations

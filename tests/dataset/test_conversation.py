@@ -163,3 +163,36 @@ def test_very_long_numbers_and_deep_nesting_elsewhere_do_not_matter_or_are_findi
     row = line(extra={"role": "x"})[:-1] + b', "number": ' + b"9" * 5000 + b"}"
     assert decode(row).prompt == "Hi"
     assert rule_of(b'{"x": ' + b"[" * 100_000) == "json.malformed"
+
+
+KINDS_OF_LINE = [
+    encode(convert(ROW)), encode(convert({**ROW, "prompt_id": "é\n"})), line() + b"\n", line(extra={"role": 1}) + b"\n", line() + b"\r\n",
+    b"\n", b" \n", b"null\n", line() + line() + b"\n", line()[:20] + b"\n", line()[20:] + b"\n", b"\xef\xbb\xbf" + line() + b"\n",
+    b'{"prompt":"No",' + line()[1:] + b"\n", line(prompt="\u2028") + b"\n", b"x" * 300 + b"\n", line(messages=[]) + b"\n",
+    line().replace(b"Hello", b"\xff") + b"\n", line().replace(b'"prompt_id"', b'"prompt_i\\u0064": "2", "prompt_id"') + b"\n",
+]  # fmt: skip
+
+
+@given(
+    chosen=st.lists(st.sampled_from(KINDS_OF_LINE)), block=st.integers(1, 700), limit=st.sampled_from([250, 1 << 26]), whole=st.booleans()
+)
+def test_lines_are_the_same_in_blocks_as_one_by_one(
+    chosen: list[bytes], block: int, limit: int, whole: bool, tmp_path_factory: Any
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "blocks.jsonl"
+    content = b"".join(chosen)
+    path.write_bytes(content if whole else content.removesuffix(b"\n"))
+
+    def describe(row: Conversation | InvalidRow) -> object:
+        return (row.rule, str(row)) if isinstance(row, InvalidRow) else row
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "MAX_LINE_BYTES", limit)
+        expected = []
+        for number, _, raw in lines(path):
+            try:
+                expected.append((number, describe(decode(raw))))
+            except InvalidRow as problem:
+                expected.append((number, describe(problem)))
+        patch.setattr(module, "_BLOCK_BYTES", block)
+        assert [(number, describe(row)) for number, row in read_jsonl(path)] == expected
