@@ -27,7 +27,8 @@ LOCAL = Path(".nox/local")
 """The environment that types, tests and the pipeline share, since it takes 2 GB."""
 STATE = ".mlops/azure"
 """Where ``nox -s pipeline`` keeps the emulated subscription between runs."""
-PYTEST = ("-m", "pytest", "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")
+PYTEST = ("-m", "pytest", "-n", str(max(3, os.cpu_count() or 1)), "--dist", "loadfile", "--no-loadscope-reorder")
+"""More workers than the two cores of a small machine: a test often waits for a process of the emulator, or for a deadline."""
 
 
 @nox.session

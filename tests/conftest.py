@@ -16,6 +16,7 @@ from mlops.cloud.workspace import Workspace
 from mlops.core.config import Config, load
 from mlops.emulator.base.azure import Options
 from mlops.emulator.base.faults import Faults
+from mlops.emulator.base.fork_servers import ForkServers
 from mlops.emulator.server import Emulator
 from tests.support.deployments import model_job
 from tests.support.project import client_of, enter
@@ -29,9 +30,19 @@ def weights_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def shared_emulator(tmp_path_factory: pytest.TempPathFactory, weights_cache: Path) -> Iterator[Emulator]:
+def fork_servers(weights_cache: Path) -> Iterator[ForkServers]:
+    """What the emulators of all tests share, in all worker processes: processes that have imported torch, transformers and MLflow."""
+    weights_cache.mkdir(parents=True, exist_ok=True)
+    servers = ForkServers(weights_cache)
+    yield servers
+    servers.stop()
+
+
+@pytest.fixture(scope="session")
+def shared_emulator(tmp_path_factory: pytest.TempPathFactory, weights_cache: Path, fork_servers: ForkServers) -> Iterator[Emulator]:
     """One emulator for all tests that don't disturb each other."""
-    with Emulator(tmp_path_factory.mktemp("azure"), Options(weights="tiny-llama", cache=weights_cache)) as running:
+    options = Options(weights="tiny-llama", cache=weights_cache)
+    with Emulator(tmp_path_factory.mktemp("azure"), options, fork_servers=fork_servers) as running:
         yield running
 
 
@@ -51,14 +62,15 @@ def fault(inside: Emulator) -> Iterator[Callable[[str], None]]:
 
 @pytest.fixture
 def start_emulator(
-    tmp_path_factory: pytest.TempPathFactory, weights_cache: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path_factory: pytest.TempPathFactory, weights_cache: Path, fork_servers: ForkServers, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., Emulator]]:
     """Start a separate emulator: ``start_emulator(*faults, catalog=...)``. This process becomes its client."""
     with ExitStack() as stack:
 
         def start(*faults: str, **options: Any) -> Emulator:
             chosen = Options(**{"weights": "tiny-llama", "cache": weights_cache, **options})
-            emulator = stack.enter_context(Emulator(tmp_path_factory.mktemp("emulator"), chosen, Faults(faults)))
+            folder = tmp_path_factory.mktemp("emulator")
+            emulator = stack.enter_context(Emulator(folder, chosen, Faults(faults), fork_servers=fork_servers))
             enter(emulator, monkeypatch)
             return emulator
 

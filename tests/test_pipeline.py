@@ -15,6 +15,7 @@ import pytest
 
 from mlops.core.records import RECORDS, Evaluated, Judged, Promoted, Registered, Smoked, TornDown, Trained, Validated, Verdict
 from mlops.emulator.base.azure import Options
+from mlops.emulator.base.fork_servers import ForkServers
 from mlops.emulator.server import Emulator
 from tests.support.project import Project, client_of, write_rows
 from tests.support.roles import restricted
@@ -114,11 +115,12 @@ def promoted(tmp_path_factory: pytest.TempPathFactory, shared_emulator: Emulator
 
 
 @pytest.fixture(scope="module")
-def untrained(tmp_path_factory: pytest.TempPathFactory, weights_cache: Path) -> Iterator[Project]:
+def untrained(tmp_path_factory: pytest.TempPathFactory, weights_cache: Path, fork_servers: ForkServers) -> Iterator[Project]:
     """A project on a subscription in which nothing has been made. Shared by tests that stop before anything costs money."""
     folder = tmp_path_factory.mktemp("untrained")
     options = Options(weights="tiny-llama", cache=weights_cache)
-    with Emulator(tmp_path_factory.mktemp("emulator"), options) as emulator, client_of(emulator, folder):
+    state = tmp_path_factory.mktemp("emulator")
+    with Emulator(state, options, fork_servers=fork_servers) as emulator, client_of(emulator, folder):
         yield make_project(folder, emulator)
 
 

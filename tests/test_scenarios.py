@@ -16,6 +16,7 @@ import pytest
 from benchmarks.scenarios import shuffle_answers
 from mlops.core.records import Judged, Judgement, Outcome, Verdict
 from mlops.emulator.base.azure import Options
+from mlops.emulator.base.fork_servers import ForkServers
 from mlops.emulator.server import Emulator
 from tests.support.project import Project, client_of, write_rows
 from tests.support.toy_model import food_rows, pretrain, retention_rows, weather_rows
@@ -121,13 +122,14 @@ class Scenarios(Project):
 
 
 @pytest.fixture(scope="module")
-def scenarios(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scenarios]:
+def scenarios(tmp_path_factory: pytest.TempPathFactory, fork_servers: ForkServers) -> Iterator[Scenarios]:
     """An emulated Azure whose base model knows something."""
     folder, cache = tmp_path_factory.mktemp("project"), tmp_path_factory.mktemp("weights")
     with warnings.catch_warnings():
         warnings.simplefilter("default")
         pretrain(cache)
-    with Emulator(tmp_path_factory.mktemp("emulator"), Options(weights="tiny-llama", cache=cache)) as emulator, client_of(emulator, folder):
+    state, options = tmp_path_factory.mktemp("emulator"), Options(weights="tiny-llama", cache=cache)
+    with Emulator(state, options, fork_servers=fork_servers) as emulator, client_of(emulator, folder):
         yield Scenarios(folder, emulator)
 
 

@@ -14,6 +14,7 @@ import uvicorn
 from mlops.emulator.base.azure import Azure, Identity, Options
 from mlops.emulator.base.children import Children
 from mlops.emulator.base.faults import Faults
+from mlops.emulator.base.fork_servers import ForkServers
 from mlops.emulator.base.store import Store
 from mlops.emulator.wire import operations
 from mlops.emulator.wire.app import App, Route
@@ -55,15 +56,25 @@ class Emulator:
         options: see :class:`Options`.
         faults: faults to inject.
         port: port of the proxy; 0 for any free one.
+        fork_servers: processes that have imported what children need, shared with others; its own by default.
     """
 
-    def __init__(self, state: Path, options: Options | None = None, faults: Faults | None = None, port: int = 0) -> None:
+    def __init__(
+        self,
+        state: Path,
+        options: Options | None = None,
+        faults: Faults | None = None,
+        port: int = 0,
+        fork_servers: ForkServers | None = None,
+    ) -> None:
         self.state = state.resolve()
         self.state.mkdir(mode=0o700, parents=True, exist_ok=True)
         # Client secret and keys are in it, and whoever could write to it could run code as this user: also a folder of an earlier version.
         self.state.chmod(0o700)
         store = Store(self.state / "emulator.db")
-        self.azure = Azure(self.state, store, Identity.load_or_create(store), options or Options(), faults or Faults(), Children())
+        self._own_fork_servers = ForkServers()  # none runs until it is used
+        children = Children((fork_servers or self._own_fork_servers).connect)
+        self.azure = Azure(self.state, store, Identity.load_or_create(store), options or Options(), faults or Faults(), children)
         self.contacted_hosts: dict[str, bool] = {}
         """Host name → whether it was allowed, for every host that a client has contacted."""
         self._port = port
@@ -107,6 +118,7 @@ class Emulator:
             self._failure = failure
         finally:
             self.azure.children.stop()
+            self._own_fork_servers.stop()
             self._ready.set()
             self._loop.close()
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from mlops.emulator.base.azure import Options
+from mlops.emulator.base.fork_servers import ForkServers
 from mlops.emulator.server import Emulator
 from tests.support.project import enter
 
@@ -20,9 +21,9 @@ def options(weights_cache: Path) -> Options:
 
 
 @pytest.fixture(scope="module")
-def emulator(tmp_path_factory: pytest.TempPathFactory, options: Options) -> Iterator[Emulator]:
+def emulator(tmp_path_factory: pytest.TempPathFactory, options: Options, fork_servers: ForkServers) -> Iterator[Emulator]:
     """A running emulator."""
-    with Emulator(tmp_path_factory.mktemp("emulator"), options) as running:
+    with Emulator(tmp_path_factory.mktemp("emulator"), options, fork_servers=fork_servers) as running:
         yield running
 
 

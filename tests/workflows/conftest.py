@@ -10,6 +10,7 @@ import pytest
 from mlops.cloud.workspace import Workspace
 from mlops.core.config import load
 from mlops.emulator.base.azure import Options
+from mlops.emulator.base.fork_servers import ForkServers
 from mlops.emulator.identity import entra, github_oidc
 from mlops.emulator.server import Emulator
 from tests.support.workflows.harness import PULL_REQUESTS, Harness
@@ -22,10 +23,10 @@ TRUSTED_PR = f"repo:{REPOSITORY}:environment:pr"
 
 
 @pytest.fixture(scope="module")
-def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
+def emulator(tmp_path_factory: pytest.TempPathFactory, fork_servers: ForkServers) -> Iterator[Emulator]:
     """Start Azure and GitHub."""
     options = Options(weights="tiny-llama", github=REPOSITORY, federated_subjects=TRUSTED)
-    with Emulator(tmp_path_factory.mktemp("emulator"), options) as running:
+    with Emulator(tmp_path_factory.mktemp("emulator"), options, fork_servers=fork_servers) as running:
         entra.add_application(running.azure, PULL_REQUESTS)
         entra.federate(running.azure, github_oidc.ISSUER, TRUSTED_PR, github_oidc.public_keys(running.azure), PULL_REQUESTS)
         yield running

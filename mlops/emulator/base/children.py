@@ -8,16 +8,20 @@ This file may import the standard library only, because the guard runs without s
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import select
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Child", "Children", "base_environment", "package_environment"]
+__all__ = ["Child", "Children", "Preload", "base_environment", "package_environment"]
 
 INHERITED = ("HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "OMP_NUM_THREADS")
 """Variables that a child inherits from the emulator."""
@@ -35,6 +39,24 @@ def base_environment() -> dict[str, str]:
 def package_environment() -> dict[str, str]:
     """Return the environment of a child that runs this package: a step of the component, or the conversion of weights."""
     return base_environment() | {"PYTHONPATH": str(Path(__file__).parents[3])}
+
+
+@dataclass(frozen=True)
+class Preload:
+    """What a fork server imports, and where.
+
+    Args:
+        imports: modules, in this order.
+        environment: all environment variables, in their order by name; libraries read some of them when they are imported.
+    """
+
+    imports: tuple[str, ...]
+    environment: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def of(cls, imports: Sequence[str], environment: Mapping[str, str]) -> Preload:
+        """Return the preload of these modules in this environment."""
+        return cls(tuple(imports), tuple(sorted(environment.items())))
 
 
 class Child:
@@ -73,32 +95,48 @@ class Child:
 
 
 class Children:
-    """All child processes of one emulator, so that they can be stopped together."""
+    """All child processes of one emulator, so that they can be stopped together.
 
-    def __init__(self) -> None:
+    Args:
+        connect: returns the socket of a fork server for a child with a ``preload``; without it, every child is an ordinary process.
+    """
+
+    def __init__(self, connect: Callable[[Preload], socket.socket | None] | None = None) -> None:
+        self._connect = connect
         self._lock = threading.Lock()
         self._running: list[Child] = []
         self._closed = False
 
-    def start(self, command: Sequence[str], *, cwd: Path, environment: Mapping[str, str], log: Path) -> Child:
+    def start(
+        self, command: Sequence[str], *, cwd: Path, environment: Mapping[str, str], log: Path, preload: Preload | None = None
+    ) -> Child:
         """Start ``command`` with exactly this environment, appending its stdout and stderr to ``log``.
+
+        Args:
+            command: the command with its arguments.
+            cwd: working directory.
+            environment: all environment variables.
+            log: receives the output.
+            preload: for the command ``PYTHON -m MODULE …``: what it imports, so that it can start as a fork of a process that has done so.
 
         Raises:
             RuntimeError: the emulator is shutting down.
         """
         read, write = os.pipe()
         try:
-            with self._lock, log.open("ab") as output:
+            with self._lock, log.open("ab") as output, contextlib.ExitStack() as stack:
                 if self._closed:
                     raise RuntimeError("the emulator is shutting down")
+                server = self._connect(preload) if self._connect and preload else None
+                descriptors = (read,) if server is None else (read, stack.enter_context(server).fileno())
                 process = subprocess.Popen(
-                    [sys.executable, "-I", "-S", __file__, str(read), "--", *command],
+                    [sys.executable, "-I", "-S", __file__, ",".join(map(str, descriptors)), "--", *command],
                     cwd=cwd,
                     env=dict(environment),
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,
-                    pass_fds=(read,),
+                    pass_fds=descriptors,
                     start_new_session=True,
                 )
                 child = Child(process, write)
@@ -122,25 +160,72 @@ class Children:
             thread.join()
 
 
-def guard(pipe: int, command: Sequence[str], *, attached: bool = False) -> int:
+class _Fork:
+    """A process of a fork server (``fork_server.py``), with the interface of Popen.
+
+    Args:
+        server: the socket on which the fork server waits for a request.
+        pipe: read end of the guard's pipe.
+        command: ``PYTHON -m MODULE …``. Working directory, environment and streams are those of this process.
+
+    Raises:
+        OSError: the fork server has ended.
+        SystemExit: the pipe was closed before the fork server was ready.
+    """
+
+    def __init__(self, server: socket.socket, pipe: int, command: Sequence[str]) -> None:
+        self._server = server
+        request = json.dumps({"command": list(command), "cwd": str(Path.cwd()), "environment": dict(os.environ)}).encode()
+        socket.send_fds(server, [len(request).to_bytes(4, "big")], [0, 1, 2])
+        server.sendall(request)
+        poll = select.poll()
+        for file in (server, pipe):
+            poll.register(file, select.POLLIN)
+        if [number for number, _ in poll.poll()] == [pipe]:
+            sys.exit(128 + signal.SIGTERM)
+        self.pid = self._receive()
+
+    def wait(self) -> int:
+        """Return the exit code. The process stays a zombie until this object closes its socket, at the end of the guard."""
+        try:
+            return self._receive()
+        except OSError:  # the fork server's part of it was killed, and nobody else knows how it ends
+            return 128 + signal.SIGKILL
+
+    def _receive(self) -> int:
+        answer = self._server.recv(4, socket.MSG_WAITALL)
+        if len(answer) != 4:
+            raise OSError("the fork server has ended")
+        return int.from_bytes(answer, "big")
+
+
+def guard(pipe: int, command: Sequence[str], *, attached: bool = False, server: socket.socket | None = None) -> int:
     """Run ``command`` in its own process group until it exits or the pipe closes, and return the exit code.
 
     Args:
         pipe: read end of the pipe.
         command: the command with its arguments.
         attached: stay in the terminal's foreground group, so that the command can read from the terminal, and forward signals to it.
+        server: a fork server's socket: the command starts as its fork, or as an ordinary process if it has ended.
     """
     if attached:
         return _guard_attached(pipe, command)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # A child must not inherit the signals that the guard ignores.
-    child = subprocess.Popen(command, start_new_session=True, close_fds=True, preexec_fn=_reset_signals)
+    child = _start(command, server, pipe)
     threading.Thread(target=_kill_when_closed, args=(pipe, child.pid, _signal_group), daemon=True).start()
     code = child.wait()
     # Helpers that the child left running are part of the job and end with it.
     _signal_group(child.pid, signal.SIGKILL)
     return 128 - code if code < 0 else code
+
+
+def _start(command: Sequence[str], server: socket.socket | None, pipe: int) -> subprocess.Popen[bytes] | _Fork:
+    if server is not None:
+        with contextlib.suppress(OSError):
+            return _Fork(server, pipe, command)
+    # A child must not inherit the signals that the guard ignores.
+    return subprocess.Popen(command, start_new_session=True, close_fds=True, preexec_fn=_reset_signals)
 
 
 def _guard_attached(pipe: int, command: Sequence[str]) -> int:
@@ -183,4 +268,6 @@ def _signal_process(process: int, number: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(guard(int(sys.argv[1]), sys.argv[3:], attached=sys.argv[2] == "--attached"))
+    descriptors = [int(number) for number in sys.argv[1].split(",")]
+    server = socket.socket(fileno=descriptors[1]) if len(descriptors) > 1 else None
+    sys.exit(guard(descriptors[0], sys.argv[3:], attached=sys.argv[2] == "--attached", server=server))

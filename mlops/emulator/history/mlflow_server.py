@@ -26,7 +26,7 @@ from typing import Any
 import httpx
 
 from mlops.emulator.base.azure import Azure
-from mlops.emulator.base.children import Child
+from mlops.emulator.base.children import Child, Preload
 from mlops.emulator.base.errors import AzureFault
 from mlops.emulator.base.loopback import open_client
 from mlops.emulator.storage import blobs
@@ -36,6 +36,8 @@ __all__ = ["MlflowServer", "get_server", "shutdown", "startup"]
 KIND = {"key": "mlflow.experimentKind", "value": "custom_model_development"}
 """Tag that makes MLflow's page open an experiment at its runs, not at the traces of an application."""
 
+IMPORTS = ("uvicorn.main", "fastapi", "flask", "graphene", "mlflow", "mlflow.store.tracking.sqlalchemy_store")
+"""What MLflow's application imports; not the application itself, which is different for every database."""
 API = "/api/2.0/mlflow/"
 POLL_S = 0.02
 
@@ -75,20 +77,23 @@ class MlflowServer:
 
     def _spawn(self, database: Path) -> Child:
         uri = f"sqlite:///{database}"
-        # What `mlflow server` sets for its uvicorn; MLflow is pinned, so these names are as stable as its options.
-        environment = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ} | {
-            "_MLFLOW_SERVER_FILE_STORE": uri,
-            "_MLFLOW_SERVER_REGISTRY_STORE": uri,
-            "_MLFLOW_SERVER_ARTIFACT_ROOT": str(self._folder / "artifacts"),
-            "_MLFLOW_SGI_NAME": "uvicorn",
+        general = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ} | {
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "DO_NOT_TRACK": "true",
         }
+        # What `mlflow server` sets for its uvicorn; MLflow is pinned, so these names are as stable as its options.
+        environment = general | {
+            "_MLFLOW_SERVER_FILE_STORE": uri,
+            "_MLFLOW_SERVER_REGISTRY_STORE": uri,
+            "_MLFLOW_SERVER_ARTIFACT_ROOT": str(self._folder / "artifacts"),
+            "_MLFLOW_SGI_NAME": "uvicorn",
+        }
         command = [sys.executable, "-m", "uvicorn", "mlflow.server.fastapi_app:app", "--host", "127.0.0.1", "--port", str(self._port)]
         # When the emulator stops, nobody is left to wait for a response.
         command += ["--log-level", "warning", "--timeout-graceful-shutdown", "0"]
-        return self._azure.children.start(command, cwd=self._folder, environment=environment, log=self._log)
+        preload = Preload.of(IMPORTS, general)
+        return self._azure.children.start(command, cwd=self._folder, environment=environment, log=self._log, preload=preload)
 
     async def _wait(self, child: Child) -> None:
         while True:

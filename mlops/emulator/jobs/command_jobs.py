@@ -16,6 +16,7 @@ from pydantic import Field
 
 from mlops.emulator.base.azure import Azure
 from mlops.emulator.base.errors import AzureFault, not_implemented, user_error
+from mlops.emulator.base.libraries import preload_for_job, split_command
 from mlops.emulator.base.store import Document
 from mlops.emulator.history import runstore
 from mlops.emulator.jobs.body import AssetInput, Filled, JobProperties, Output, Resources
@@ -146,9 +147,14 @@ async def execute(worker: Worker, document: Document, job: CommandProperties) ->
         timeout_s = job.limits.timeout_s if job.limits else None
         own_python = create_overlay(folder.parent / "python")
         environment = job_environment(azure, document) | own_python | _argument_variables(values) | distribution | job.environment_variables
+        words, preload = ["/bin/bash", "-c", command], None
+        if (module := split_command(command, f"{own_python['VIRTUAL_ENV']}/bin/python")) and environment["PATH"] == own_python["PATH"]:
+            # For a single command, the shell becomes it.
+            words, preload = module, preload_for_job(job.environment_variables)
+            environment |= {"PWD": str(folder), "SHLVL": "0", "_": module[0]}
         code = await worker.execute(
-            ["/bin/bash", "-c", command], run=name, compute_name=compute_name(job), cwd=folder, environment=environment, output=log,
-            timeout_s=timeout_s,
+            words, run=name, compute_name=compute_name(job), cwd=folder, environment=environment, output=log, timeout_s=timeout_s,
+            preload=preload,
         )  # fmt: skip
     if code != 0:
         raise JobFailure("UserError", describe_exit(command.split()[0], code, log), "UserProcessError")

@@ -19,6 +19,7 @@ from pydantic import Field
 from mlops.emulator.base.azure import Azure
 from mlops.emulator.base.children import package_environment
 from mlops.emulator.base.errors import AzureFault, not_implemented, user_error
+from mlops.emulator.base.libraries import preload_for_package
 from mlops.emulator.base.store import Document
 from mlops.emulator.component import spec
 from mlops.emulator.component.inputs import PATH_TYPES
@@ -255,8 +256,9 @@ async def _execute(
     forward = _LogForwarder(output, log, node.name)
     command = [sys.executable, "-m", "mlops.emulator.component", node.name, "spec.json"]
     code = await worker.execute(
-        command, run=step["name"], compute_name=step["compute"], cwd=folder, environment=environment, output=output, on_poll=forward
-    )
+        command, run=step["name"], compute_name=step["compute"], cwd=folder, environment=environment, output=output, on_poll=forward,
+        preload=preload_for_package(),
+    )  # fmt: skip
     forward()
     if code != 0:
         raise _step_failure(folder, output, code)

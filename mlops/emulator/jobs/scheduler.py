@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mlops.emulator.base.azure import LOCATION, Azure
+from mlops.emulator.base.children import Preload
 from mlops.emulator.base.errors import AzureFault
 from mlops.emulator.history import runstore
 from mlops.emulator.workspace import compute, quota
@@ -196,6 +197,7 @@ class Worker:
         environment: Mapping[str, str],
         output: Path,
         timeout_s: float | None = None,
+        preload: Preload | None = None,
         on_poll: Callable[[], None] | None = None,
     ) -> int:
         """Run a child process and return its exit code. Its output is appended to ``output``.
@@ -210,6 +212,7 @@ class Worker:
             environment: all environment variables of the process.
             output: log file.
             timeout_s: seconds after which the job is canceled.
+            preload: see :meth:`Children.start`.
             on_poll: called regularly while the process runs.
 
         Raises:
@@ -217,7 +220,7 @@ class Worker:
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
-            child = self.azure.children.start(command, cwd=cwd, environment=environment, log=output)
+            child = self.azure.children.start(command, cwd=cwd, environment=environment, log=output, preload=preload)
             try:
                 while child.returncode is None and not self._is_preempted(run, compute_name):
                     await self.pause()

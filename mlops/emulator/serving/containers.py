@@ -20,6 +20,7 @@ import httpx
 
 from mlops.emulator.base.azure import Azure
 from mlops.emulator.base.children import Child, package_environment
+from mlops.emulator.base.libraries import preload_for_package
 
 __all__ = ["POLL_S", "Container", "ContainerSpec", "Unhealthy", "find", "log_file", "start", "stop", "stop_all"]
 
@@ -105,6 +106,8 @@ class Container:
             cwd=self._folder,
             environment=self._environment(),
             log=self._folder / "container.log",
+            # A script may import whatever it likes, with all that its host has.
+            preload=None if self.spec.script else preload_for_package(self.spec.variables),
         )
         deadline = time.monotonic() + self.spec.startup_timeout_s
         while not ready.is_file():

@@ -15,6 +15,7 @@ from typing import cast
 from mlops.emulator.base.azure import Azure
 from mlops.emulator.base.children import package_environment
 from mlops.emulator.base.errors import AzureFault, not_found, not_implemented, user_error
+from mlops.emulator.base.libraries import preload_for_package
 from mlops.emulator.base.store import Document
 from mlops.emulator.history import runstore
 from mlops.emulator.registry import weights
@@ -207,7 +208,8 @@ async def _make_weights(azure: Azure) -> None:
     # In a child process, so that torch doesn't stay in the emulator's memory.
     log = azure.folder("weights") / "standin.log"
     command = [sys.executable, "-m", "mlops.emulator.registry.weights", kind, str(cache)]
-    child = azure.children.start(command, cwd=log.parent, environment=package_environment(), log=log)
+    preload = preload_for_package()
+    child = azure.children.start(command, cwd=log.parent, environment=package_environment(), log=log, preload=preload)
     while child.returncode is None:
         await asyncio.sleep(POLL_S)
     if child.returncode != 0:

@@ -14,6 +14,7 @@ import pytest
 import requests
 
 from mlops.emulator.base.azure import Options
+from mlops.emulator.base.fork_servers import ForkServers
 from mlops.emulator.history import mlflow_api, mlflow_server
 from mlops.emulator.server import Emulator
 
@@ -266,7 +267,9 @@ def test_run_ids_become_job_names_in_answers() -> None:
     }
 
 
-def test_the_server_is_the_same_after_a_restart(tmp_path: Path, weights_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_server_is_the_same_after_a_restart(
+    tmp_path: Path, weights_cache: Path, fork_servers: ForkServers, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from mlflow import MlflowClient
 
     def client(emulator: Emulator) -> Any:
@@ -275,18 +278,20 @@ def test_the_server_is_the_same_after_a_restart(tmp_path: Path, weights_cache: P
         return MlflowClient(tracking_uri=emulator.azure.tracking_uri)
 
     options = Options(cache=weights_cache)
-    with Emulator(tmp_path, options) as emulator:
+    with Emulator(tmp_path, options, fork_servers=fork_servers) as emulator:
         url = mlflow_api.get_url(emulator.azure)
         run = client(emulator).create_run("0", run_name="kept").info.run_id
     assert not (tmp_path / "mlflow.json").exists()
-    with Emulator(tmp_path, options) as emulator:
+    with Emulator(tmp_path, options, fork_servers=fork_servers) as emulator:
         assert mlflow_api.get_url(emulator.azure) == url
         assert client(emulator).get_run(run).info.run_name == "kept"
 
 
-def test_the_server_starts_with_the_emulator_only_if_the_options_say_so(tmp_path: Path, weights_cache: Path) -> None:
+def test_the_server_starts_with_the_emulator_only_if_the_options_say_so(
+    tmp_path: Path, weights_cache: Path, fork_servers: ForkServers
+) -> None:
     log = Path("mlflow", "server.log")
-    with Emulator(tmp_path / "eager", Options(cache=weights_cache, mlflow_at_start=True)):
+    with Emulator(tmp_path / "eager", Options(cache=weights_cache, mlflow_at_start=True), fork_servers=fork_servers):
         end = time.monotonic() + 60
         while not (tmp_path / "eager" / log).exists():
             assert time.monotonic() < end
@@ -297,13 +302,13 @@ def test_the_server_starts_with_the_emulator_only_if_the_options_say_so(tmp_path
 
 
 def test_a_database_from_the_template_has_its_own_default_experiment(
-    tmp_path: Path, weights_cache: Path, emulator: Emulator, experiment: str
+    tmp_path: Path, weights_cache: Path, fork_servers: ForkServers, emulator: Emulator, experiment: str
 ) -> None:
     (template,) = weights_cache.glob("mlflow-*.db")
     with contextlib.closing(sqlite3.connect(template)) as database:
         assert database.execute("SELECT COUNT(*) FROM experiments").fetchone() == (0,)
         assert database.execute("SELECT COUNT(*) FROM alembic_version").fetchone() == (1,)
-    with Emulator(tmp_path, Options(cache=weights_cache)) as other:
+    with Emulator(tmp_path, Options(cache=weights_cache), fork_servers=fork_servers) as other:
         server = mlflow_server.get_server(other.azure)
         answer = asyncio.run_coroutine_threadsafe(server.call("POST", "experiments/search", {"max_results": 5}), other._loop).result(120)
     assert [each["name"] for each in answer["experiments"]] == ["Default"]

@@ -19,6 +19,7 @@ import pytest
 import requests
 
 from mlops.emulator.base.azure import Options
+from mlops.emulator.base.fork_servers import ForkServers
 from mlops.emulator.jobs import jobs
 from mlops.emulator.server import Emulator
 from mlops.emulator.workspace import uris
@@ -692,7 +693,7 @@ def test_injected_faults_change_how_a_job_ends(emulator: Emulator, ml: Any) -> N
 
 
 def test_a_job_that_was_running_when_the_emulator_stopped_has_failed(
-    tmp_path: Path, options: Options, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, options: Options, fork_servers: ForkServers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from azure.ai.ml import MLClient
     from azure.ai.ml.exceptions import JobException
@@ -704,7 +705,7 @@ def test_a_job_that_was_running_when_the_emulator_stopped_has_failed(
         i = emulator.azure.identity
         return MLClient(DefaultAzureCredential(), i.subscription, i.group, i.workspace)
 
-    with Emulator(tmp_path / "state", options) as emulator:
+    with Emulator(tmp_path / "state", options, fork_servers=fork_servers) as emulator:
         ml = client(emulator)
         done = wait_for_job(ml, submit_command(ml, "true").name).name
         name = submit_command(ml, "echo $$ > outputs/pid; sleep 600").name
@@ -712,7 +713,7 @@ def test_a_job_that_was_running_when_the_emulator_stopped_has_failed(
         pid = int(wait_for(lambda: file.is_file() and file.read_text().strip()))
         assert is_running(pid)
     assert not is_running(pid)
-    with Emulator(tmp_path / "state", options) as emulator:
+    with Emulator(tmp_path / "state", options, fork_servers=fork_servers) as emulator:
         ml = client(emulator)
         assert ml.jobs.get(done).status == "Completed"
         assert ml.jobs.get(name).status == "Failed"

@@ -75,8 +75,10 @@ def test_a_scikit_learn_model_is_served_with_tables_and_tensors(client: MLClient
 
         table = pandas.DataFrame({"area": [1.0, 2.0, 3.0], "rooms": [1.0, 1.0, 2.0]})
         fitted = LinearRegression().fit(table, 10 * table["area"] + table["rooms"])
-        mlflow.sklearn.save_model(fitted, tmp_path / "table", signature=infer_signature(table, fitted.predict(table)))
-        mlflow.sklearn.save_model(LinearRegression().fit(table.values, table["area"]), tmp_path / "tensor")
+        # Without the requirements, MLflow loads each model in a process of its own to find them.
+        requirements = {"pip_requirements": ["scikit-learn"]}
+        mlflow.sklearn.save_model(fitted, tmp_path / "table", signature=infer_signature(table, fitted.predict(table)), **requirements)
+        mlflow.sklearn.save_model(LinearRegression().fit(table.values, table["area"]), tmp_path / "tensor", **requirements)
     for name in ("table", "tensor"):
         model = client.models.create_or_update(Model(name=name, path=str(tmp_path / name), type="mlflow_model"))
         assert deploy(client, name, model=model.id).provisioning_state == "Succeeded"

@@ -19,6 +19,7 @@ from azure.core.exceptions import HttpResponseError
 from azure.identity import DefaultAzureCredential
 
 from mlops.emulator.base.azure import Options
+from mlops.emulator.base.fork_servers import ForkServers
 from mlops.emulator.identity.entra import MANAGEMENT, ML, issue
 from mlops.emulator.server import Emulator
 from mlops.emulator.serving import containers
@@ -311,14 +312,14 @@ def test_a_mirror_that_does_not_answer_does_not_delay_the_client(client: MLClien
 
 
 @pytest.fixture
-def restart(tmp_path: Path, options: Options, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Any]]:
+def restart(tmp_path: Path, options: Options, fork_servers: ForkServers, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Any]]:
     """Start an emulator, or restart it on the same state; return it and a client."""
     running: list[Emulator] = []
 
     def start() -> tuple[Emulator, MLClient]:
         while running:
             running.pop().stop()
-        running.append(Emulator(tmp_path / "state", options).start())
+        running.append(Emulator(tmp_path / "state", options, fork_servers=fork_servers).start())
         for name, value in running[0].environment().items():
             monkeypatch.setenv(name, value)
         i = running[0].azure.identity

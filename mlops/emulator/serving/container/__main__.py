@@ -18,7 +18,6 @@ import socket
 import sys
 import time
 import traceback
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -88,7 +87,7 @@ def _load_model(folder: Path) -> Any:
     start = time.monotonic()
     # All that is imported stays in use: looking for garbage in it takes 0.2 s.
     gc.disable()
-    _hide_mlflow_plugin()
+    libraries.hide_mlflow_plugin()
     import mlflow.pyfunc
 
     # Not torch: a model imports its own framework, whose threads OMP_NUM_THREADS limits.
@@ -99,12 +98,6 @@ def _load_model(folder: Path) -> Any:
     digest = (model.metadata.metadata or {}).get("weights_digest", "unknown")
     console.info(f"model loaded from {folder} in {time.monotonic() - start:.1f} s, {memory_gb:.2f} GB, weights sha256 {digest}")
     return model
-
-
-def _hide_mlflow_plugin() -> None:
-    """Make MLflow skip the plugin azureml-mlflow, whose import takes 0.6 s. The environment of a model doesn't have it on Azure either."""
-    sys.modules["azureml.mlflow"] = None  # type: ignore[assignment]
-    warnings.filterwarnings("ignore", "Failure attempting to register .*azureml")
 
 
 async def _serve(scorer: Scorer, listener: socket.socket, ready_file: Path) -> None:

@@ -1,0 +1,195 @@
+"""Processes that start at once: forks of a process that has already imported what they need.
+
+The import of torch, transformers and MLflow takes ten times as long as what a step of a tiny training does. A fork server imports them
+once, in the environment in which its processes would import them, and forks for every process. The fork becomes what ``python -m MODULE``
+would have been: with its own session, environment, working directory, streams, arguments and ``__main__``, and none of the emulator's
+state, which the fork server doesn't have. If there is no fork server, as on macOS, or it has died, the guard starts an ordinary process.
+
+The guard of a process (:mod:`mlops.emulator.base.children`) talks to it on a socket of its own: request with the three streams → process
+id, then the exit code. If the guard is killed, its process ends with it. One thing is not as in an ordinary process: ``/proc/PID/environ``
+shows the environment of the fork server. This file is also the program of the fork server; it may import the standard library only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import importlib
+import io
+import json
+import os
+import runpy
+import select
+import signal
+import socket
+import sys
+import sysconfig
+import types
+import warnings
+from collections.abc import Generator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Serve until the emulator ends; in a fork, become the requested process and end with its exit code."""
+    control, imports = int(arguments[0]), arguments[1].split(",")
+    # The folder of this file is no place to import from.
+    del sys.path[0]
+    request = _serve(control, imports)
+    if request is None:
+        return 0
+    module = _become(request)
+    try:
+        runpy._run_module_as_main(module)  # type: ignore[attr-defined]
+    except Exception as problem:
+        # As the interpreter would, without the lines of this file.
+        trace = problem.__traceback__ and problem.__traceback__.tb_next
+        sys.excepthook(type(problem), problem.with_traceback(trace), trace)
+        return 1
+    return 0
+
+
+def _serve(control: int, imports: Sequence[str]) -> dict[str, Any] | None:
+    """Import, then fork for every request. Return None at the end, and in each fork the request that it has to fulfill."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name in imports:
+            # A process that needs what can't be imported says so itself.
+            with contextlib.suppress(Exception):
+                importlib.import_module(name)
+    gc.collect()
+    gc.freeze()
+    connections = _accept(socket.socket(fileno=control))
+    for connection in connections:
+        with connection, warnings.catch_warnings():
+            # Python 3.12 warns if there are other threads. Those of OpenBLAS are: it ends and starts them around a fork.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            if os.fork() == 0:
+                connections.close()
+                return _fork(connection)
+        _reap()
+    _reap()
+    return None
+
+
+def _accept(server: socket.socket) -> Generator[socket.socket]:
+    """Return a socket for every process that is to be started, until nobody uses the server any longer."""
+    is_shared = server.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    controls = [server.accept()[0]] if is_shared else [server]
+    try:
+        while controls:
+            numbers = _wait(*controls, *([server] if is_shared else []))
+            if is_shared and server.fileno() in numbers:
+                controls.append(server.accept()[0])
+            for ready in [control for control in controls if control.fileno() in numbers]:
+                message, files, _, _ = socket.recv_fds(ready, 1, 1)
+                if message:
+                    yield socket.socket(fileno=files[0])
+                else:
+                    controls.remove(ready)
+                    ready.close()
+    finally:
+        for each in (server, *controls):
+            each.close()
+
+
+def _wait(*files: socket.socket | int) -> list[int]:
+    """Wait until files can be read, and return their descriptors. Not select(), which takes no descriptor above 1023."""
+    poll = select.poll()
+    for file in files:
+        poll.register(file, select.POLLIN)
+    return [number for number, _ in poll.poll()]
+
+
+def _reap() -> None:
+    """Take note of all forks that have ended."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
+def _fork(connection: socket.socket) -> dict[str, Any]:
+    """Fork once more: return the request in the new process, and stay as its parent until it has ended."""
+    header, files, _, _ = socket.recv_fds(connection, 4, 3)
+    size, content = int.from_bytes(header, "big"), b""
+    while len(content) < size and (part := connection.recv(1 << 16)):
+        content += part
+    if len(files) != 3 or len(content) != size:
+        os._exit(1)  # the guard is gone
+    read, write = os.pipe()
+    process = os.fork()
+    if process == 0:
+        os.setsid()
+        os.close(read)
+        os.close(write)
+        connection.close()
+        for number, file in enumerate(files):
+            os.dup2(file, number)
+            os.close(file)
+        request: dict[str, Any] = json.loads(content)
+        return request
+    for file in (*files, write):
+        os.close(file)
+    os.read(read, 1)  # until it leads its own group, which the guard may end from now on
+    with contextlib.suppress(OSError):
+        connection.sendall(process.to_bytes(4, "big"))
+        # Without a guard, nobody would ever stop it.
+        if connection.fileno() in _wait(connection, os.pidfd_open(process)):
+            os.killpg(process, signal.SIGKILL)
+        # The process stays a zombie, so that its id isn't used again before the guard has ended its group.
+        end = os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT)
+        assert end is not None
+        connection.sendall((end.si_status if end.si_code == os.CLD_EXITED else 128 + end.si_status).to_bytes(4, "big"))
+        connection.recv(1)
+    os.waitpid(process, 0)
+    os._exit(0)
+
+
+def _become(request: Mapping[str, Any]) -> str:
+    """Become the requested process, and return the module that it runs."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    inherited = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    os.chdir(request["cwd"])
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    command: list[str] = request["command"]
+    executable, _, module, *arguments = command
+    _set_title(command)
+    sys.argv, sys.orig_argv = [module, *arguments], command
+    own = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    sys.path[: len(inherited)] = [request["cwd"], *own]
+    if executable != sys.executable:
+        _enter(Path(executable))
+    streams = [open(number, "wb", 0, closefd=False) for number in (1, 2)]  # noqa: SIM115
+    sys.stdout = sys.__stdout__ = io.TextIOWrapper(streams[0], sys.stdout.encoding, write_through=True)  # type: ignore[misc]
+    sys.stderr = sys.__stderr__ = io.TextIOWrapper(streams[1], sys.stdout.encoding, "backslashreplace", write_through=True)  # type: ignore[misc]
+    if numpy := sys.modules.get("numpy"):
+        # Python seeds random anew in a fork, but not this one.
+        numpy.random.seed()
+    main_module = sys.modules["__main__"] = types.ModuleType("__main__")
+    main_module.__annotations__ = {}
+    return module
+
+
+def _enter(executable: Path) -> None:
+    """Enter the virtual environment of an interpreter, whose site-packages come before those of the fork server's Python."""
+    root = executable.parents[1]
+    sys.executable, sys.prefix, sys.exec_prefix = str(executable), str(root), str(root)
+    parent = sysconfig.get_path("purelib")
+    packages = root / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
+    sys.path.insert(sys.path.index(parent) if parent in sys.path else len(sys.path), str(packages))
+
+
+def _set_title(command: Sequence[str]) -> None:
+    """Overwrite the arguments of this process, so that /proc and ps show the command that it runs."""
+    start, end = map(int, Path("/proc/self/stat").read_text().rpartition(")")[2].split()[45:47])
+    title = b"".join(os.fsencode(word) + b"\0" for word in command)[: end - start - 1]
+    ctypes.memmove(start, title.ljust(end - start, b"\0"), end - start)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
