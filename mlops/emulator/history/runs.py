@@ -11,7 +11,7 @@ from typing import Any
 from starlette.requests import Request
 
 from mlops.emulator.base.azure import API_HOST, LOCATION, Azure
-from mlops.emulator.base.errors import AzureFault, user_error
+from mlops.emulator.base.errors import AzureFault, not_implemented, user_error
 from mlops.emulator.base.store import Document
 from mlops.emulator.history import artifacts, runstore
 from mlops.emulator.storage import blobs
@@ -129,6 +129,16 @@ async def patch_tags(azure: Azure, request: Request) -> Answer:
         document["tags"] = {k: v for k, v in document["tags"].items() if k not in (content.get("remove") or [])} | values
     await runstore.send_tags(azure, run["name"], values)
     return to_run(azure, get_existing(azure, run["name"]))
+
+
+async def get_service_instances(azure: Azure, request: Request) -> Answer:
+    """Return the services of a run on one of its nodes: none, since a job that asks for some does not get them here."""
+    run, node = get_existing(azure, request.path_params["run"]), request.path_params["node"]
+    if not node.isdecimal() or int(node) >= run["nodes"]:
+        raise user_error(f"The run {run['name']} has no node {node}: it has {run['nodes']}, counted from 0.")
+    if (run["job"] or {}).get("services"):
+        raise not_implemented(f"interactive services on the nodes of a job, such as those of {run['name']}")
+    return {"instances": {}}
 
 
 def _check_tags(tags: dict[str, Any]) -> None:
@@ -333,6 +343,7 @@ ROUTES = [
     *(Route("api", "PATCH", _HISTORY + base + "/tags", patch_tags) for base in _BASES),
     *(Route("api", "GET", _HISTORY + base + "/details", get_details) for base in _BASES),
     *(Route("api", "GET", _HISTORY + base + "/children", get_children) for base in _BASES),
+    Route("api", "GET", _HISTORY + "/runs/{run}/serviceinstances/{node}", get_service_instances),
     Route("api", "POST", _HISTORY + "/rundata", post_rundata),
     Route("api", "POST", _HISTORY + "/batchrundata", post_batch_rundata),
 ]

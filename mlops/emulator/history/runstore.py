@@ -14,7 +14,7 @@ from mlops.emulator.base.store import Document
 from mlops.emulator.history import mlflow_server
 
 __all__ = [
-    "TERMINAL", "add", "apply_status", "change", "create", "find_name", "get", "get_for_client", "list_all", "list_children",
+    "ACTIVE", "TERMINAL", "add", "apply_status", "change", "create", "find_name", "get", "get_for_client", "list_all", "list_children",
     "new_document", "now", "send_status", "send_tags", "set_status",
 ]  # fmt: skip
 

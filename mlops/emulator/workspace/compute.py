@@ -7,6 +7,7 @@ processes. Its provisioning still is an operation, with the states and errors th
 from __future__ import annotations
 
 import re
+import uuid
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
@@ -16,6 +17,7 @@ from starlette.responses import Response
 from mlops.emulator.base.azure import LOCATION, Azure, arm_id, object_id
 from mlops.emulator.base.errors import AzureFault, not_implemented
 from mlops.emulator.base.store import Document
+from mlops.emulator.history import runstore
 from mlops.emulator.wire import operations
 from mlops.emulator.wire.app import PROVIDER, WS, Answer, Route
 from mlops.emulator.wire.limits import ResourceTags
@@ -48,7 +50,7 @@ class ScaleSettings(Body):
 
 
 class UserAccount(Body):
-    """``userAccountCredentials``: who may sign in to a node. The password and the key are never returned."""
+    """``userAccountCredentials``: who may sign in to a node. The password is never returned."""
 
     admin_user_name: str
     admin_user_password: str | None = None
@@ -237,6 +239,30 @@ async def post_operation(azure: Azure, request: Request) -> Answer:
     return operations.accept(202, path, request.query_params["api-version"], None)
 
 
+async def list_nodes(azure: Azure, request: Request) -> Answer:
+    """List the nodes of a cluster: those that jobs are running on, since others are released at once."""
+    name = request.path_params["compute"]
+    stored = find(azure, name)
+    if stored is None:
+        return Response(status_code=404)
+    if "aml" not in stored:
+        raise not_implemented(f"the nodes of a compute instance, {name}")
+    runs = [run for run in runstore.list_all(azure) if str(run["compute"]).lower() == name.lower() and run["status"] in runstore.ACTIVE]
+    busy = [(run["name"], number) for run in runs for number in range(run["nodes"])]
+    return {"nodes": [_render_node(run, number, position) for position, (run, number) in enumerate(busy)], "nextLink": None}
+
+
+def _render_node(run: str, number: int, position: int) -> dict[str, Any]:
+    return {
+        "nodeId": f"tvmps_{uuid.uuid5(uuid.NAMESPACE_OID, f'{run}/{number}').hex}_d",
+        "privateIpAddress": f"10.0.0.{4 + position}",
+        "publicIpAddress": None,
+        "port": None,
+        "nodeState": "running",
+        "runId": run,
+    }
+
+
 async def _provision(azure: Azure, name: str) -> None:
     fault = _find_fault(azure, name)
     with azure.store.change("compute", name.lower()) as stored:
@@ -354,5 +380,6 @@ ROUTES = [
     Route("arm", "GET", _COMPUTE, get_compute, VERSIONS),
     Route("arm", "PUT", _COMPUTE, put_compute, VERSIONS),
     Route("arm", "DELETE", _COMPUTE, delete_compute, VERSIONS),
+    Route("arm", "POST", _COMPUTE + "/listNodes", list_nodes, VERSIONS),
     *(Route("arm", "POST", f"{_COMPUTE}/{operation}", post_operation, VERSIONS) for operation in ("start", "stop", "restart")),
 ]

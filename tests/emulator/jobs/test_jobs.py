@@ -513,9 +513,26 @@ def test_jobs_wait_for_a_node(ml: Any, tmp_path: Path) -> None:
     third = submit_command(ml, "true")
     assert wait_for_job(ml, third.name).status == "Completed"  # It runs on another compute.
     assert ml.jobs.get(second.name).status == "Queued"
+    (node,) = ml.compute.list_nodes("one-node")
+    # The SDK sets attributes by their names on the wire.
+    assert (node.nodeState, node.runId) == ("running", first.name)
     gate.touch()
     assert wait_for_job(ml, first.name).status == "Completed"
     assert wait_for_job(ml, second.name).status == "Completed"
+    assert list(ml.compute.list_nodes("one-node")) == []
+
+
+def test_the_services_on_the_nodes_of_a_job(ml: Any) -> None:
+    from azure.ai.ml.entities import SshJobService
+    from azure.core.exceptions import HttpResponseError
+
+    name = submit_command(ml, "true").name
+    assert ml.jobs.show_services(name) is None
+    with pytest.raises(HttpResponseError, match=f"The run {name} has no node 1"):
+        ml.jobs.show_services(name, 1)
+    asked = submit_command(ml, "true", services={"shell": SshJobService(ssh_public_keys="ssh-rsa AAAA")}).name
+    with pytest.raises(HttpResponseError, match="interactive services on the nodes of a job"):
+        ml.jobs.show_services(asked)
 
 
 def test_a_job_that_requires_more_nodes_than_the_compute_has_fails(ml: Any) -> None:
