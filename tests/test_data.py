@@ -101,10 +101,26 @@ def test_readme_states_the_shares_of_the_splits() -> None:
     assert f"{SPLIT_SHARES['train_sft']:.0%} `train_sft`, {SPLIT_SHARES['test_sft']:.0%} `test_sft`".replace("%", " %") in README
 
 
-def test_items_are_short() -> None:
-    words = [sum(len(message.content.split()) for message in item.messages) for item in items()]
-    assert f"{sum(words) / len(words):.0f} words on average" in README
-    assert max(words) < 70
+def count_words(item: RetentionItem) -> int:
+    return sum(len(message.content.split()) for message in item.messages)
+
+
+def test_items_are_short_except_those_of_one_kind() -> None:
+    short, long = ([count_words(item) for item in items() if (item.kind == "long_context") is is_long] for is_long in (False, True))
+    assert f"({sum(short) / len(short):.0f} words on average)" in README
+    assert max(short) < 70
+    assert f"({sum(long) / len(long):.0f} on average)" in README
+    assert f"have {min(long)} to {max(long):,} words" in README
+    assert max(long[:24]) < 160, "a laptop takes the first ones"
+
+
+def test_the_answer_to_a_long_document_stands_in_it_and_not_in_the_question() -> None:
+    for item in (item for item in items() if item.kind == "long_context"):
+        document, *others = (message.content for message in item.messages)
+        question = others[-2] if len(others) > 1 else document.rpartition("\n\n")[2]
+        answer = item.messages[-1].content
+        assert normalize(answer.removeprefix("the ").removeprefix("in ")) in normalize(document.removesuffix(question))
+        assert normalize(answer) not in normalize(question)
 
 
 def test_arithmetic_is_right() -> None:

@@ -24,7 +24,7 @@ from mlops.prepare import prepare
 from mlops.validate import MAX_PRINTED, MAX_RECORDED, validate
 
 RETENTION = Path(__file__).parent.parent / "data" / "retention.jsonl"
-KINDS = ("instruction", "fact", "arithmetic", "multi_turn", "refusal", "format", "tool_call")
+KINDS = ("instruction", "fact", "arithmetic", "multi_turn", "refusal", "format", "tool_call", "long_context")
 A100 = "Standard_NC24ads_A100_v4"
 ENVIRONMENTS = "azureml://registries/azureml/environments"
 PHI_3 = 'model={name="Phi-3-mini-4k-instruct", version="15"}'
@@ -92,7 +92,7 @@ def test_a_valid_setup_is_recorded(inside: Emulator, configure: Make, open_works
     assert run.read(Validated) == record
     assert record.inputs == {"prepare": prepared.digest()}
     assert record.data_fingerprint == prepared.fingerprint
-    assert record.rows_checked == {**dict.fromkeys(SPLITS, 8), "retention": 1069}
+    assert record.rows_checked == {**dict.fromkeys(SPLITS, 8), "retention": 1221}
     assert record.findings == ()
     assert record.base_model == "azureml://registries/azureml/models/Phi-4/versions/8"
     assert record.component == "azureml://registries/azureml/components/chat_completion_pipeline/versions/0.0.81"

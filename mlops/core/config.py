@@ -178,7 +178,7 @@ class EvaluationConfig(Table):
     retention_rows: int | None = Field(None, ge=1, description="of the retention suite; unset: all")
     generate_rows: int = Field(20, ge=0, description="rows of the target suite for which an answer is generated")
     task_rows: int = Field(20, ge=0, description="rows of the retention suite with checks for which an answer is generated")
-    max_tokens: int = Field(1024, ge=8, description="per row; longer rows are cut at the end")
+    max_tokens: int = Field(4096, ge=8, description="per row; longer rows are cut at the end, which the metric overlong counts")
     max_new_tokens: int = Field(128, ge=1)
     batch_tokens: int = Field(8192, ge=1, description="per batch, padding included")
     precision: Literal["float32", "bfloat16", "float16"] = "bfloat16"

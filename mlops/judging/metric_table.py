@@ -30,9 +30,11 @@ class Column:
     counts_tokens: bool = False
     """Whether it is an integer between 0 and the row's tokens."""
     nullable: bool = False
-    """Whether it may be null. A row with null has no valid value."""
+    """Whether it may be null or absent. Such a row has no valid value."""
     sampled: bool = False
     """Whether it is measured for a sample of the rows only. A row without it doesn't count."""
+    of_input: bool = False
+    """Whether it describes the row and not its answer, so that a row without tokens counts, too."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,10 @@ METRICS = {
         MetricDefinition(
             "rouge_l", "ROUGE-L of the generated answers to a sample of rows", "0 to 1, mean over rows", "higher",
             column=Column("rouge_l", nullable=True, sampled=True), fraction=True, suites=(TARGET,), headline=(TARGET,),
+        ),
+        MetricDefinition(
+            "overlong", "share of rows that are longer than `evaluation.max_tokens`, so that their end is not scored", "fraction of rows",
+            "lower", column=Column("overlong", nullable=True, of_input=True), fraction=True, binary=True, headline=(TARGET,),
         ),
         _of_answers("empty", "share of generated answers without a letter or digit"),
         _of_answers("truncated", "share of generated answers that are cut off at the length limit", headline=(TARGET,)),

@@ -52,8 +52,10 @@ class Metric:
         return self if transform is None else replace(self, definition=METRICS[transform[0]])
 
     def selects(self, rows: Rows) -> npt.NDArray[np.bool_]:
-        """Return which rows count: those of its kind that have tokens or, for a sampled column, a value."""
+        """Return which rows count: those of its kind that have tokens; for a sampled column, a value; for one of the input, all."""
         column = self.column
+        if column is not None and column.of_input:
+            return self._has_kind(rows)
         is_scored = rows.measured[column.name] if column is not None and column.sampled else rows.tokens > 0
         return self._has_kind(rows) & is_scored
 

@@ -164,6 +164,7 @@ def _score_suite(
             "nll": result.nll,
             "kl": 0.0 if is_base else result.kl,
             "greedy_tokens": result.greedy_tokens,
+            "overlong": float(any(sequence.cut for sequence in sequences)),
         }
         for row, sequences, result in zip(suite.rows, encoded, scores, strict=True)
     ]

@@ -18,6 +18,8 @@ class EncodedSequence:
 
     ids: tuple[int, ...]
     labeled: tuple[bool, ...]
+    cut: bool = False
+    """Whether it was longer than the limit, so that its end is missing."""
 
     @property
     def tokens(self) -> int:
@@ -82,7 +84,7 @@ def _label_answers(tokenizer: Any, whole: str, spans: Sequence[tuple[str, str]],
         labeled[start:end] = [True] * (end - start)
     # No token precedes the first one, so nothing predicts it.
     labeled[:1] = [False]
-    return EncodedSequence(tuple(ids[:max_tokens]), tuple(labeled[:max_tokens]))
+    return EncodedSequence(tuple(ids[:max_tokens]), tuple(labeled[:max_tokens]), cut=len(ids) > max_tokens)
 
 
 def _common_prefix_length(left: Sequence[object], right: Sequence[object]) -> int:

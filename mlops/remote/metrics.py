@@ -6,9 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["OF_ANSWERS", "aggregate"]
+__all__ = ["MEANS", "aggregate"]
 
-OF_ANSWERS = (
+MEANS = (
+    "overlong",
     "rouge_l",
     "empty",
     "truncated",
@@ -18,7 +19,7 @@ OF_ANSWERS = (
     "length_ratio",
     "passed",
 )
-"""Fields of rows with a generated answer; the metric is their mean over these rows."""
+"""Fields whose metric is their mean over the rows that have them. All but the first belong to generated answers."""
 
 
 def aggregate(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -26,8 +27,7 @@ def aggregate(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
     Returns:
         ``{suite}.nll`` (nats per token), ``.perplexity``, ``.token_accuracy`` (share of tokens that are the model's first choice),
-        ``.rows``, ``.tokens``, the means of :data:`OF_ANSWERS` over the rows with generated answers (``target.rouge_l``,
-        ``retention.passed``, …), ``retention.kl_base`` (nats per token), and the same for each kind, as in ``{suite}.{kind}.nll``.
+        ``.rows``, ``.tokens``, the means of :data:`MEANS` (``target.rouge_l``, ``retention.passed``, …), ``retention.kl_base`` (nats per token), and the same for each kind, as in ``{suite}.{kind}.nll``.
     """
     metrics: dict[str, float] = {}
     for suite in sorted({row["suite"] for row in rows}):
@@ -48,7 +48,7 @@ def _aggregate_group(name: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, 
         metrics[f"{name}.token_accuracy"] = sum(row["greedy_tokens"] for row in rows) / tokens
         if all(row["kl"] is not None for row in rows):
             metrics[f"{name}.kl_base"] = math.fsum(row["kl"] for row in rows) / tokens
-    for measure in OF_ANSWERS:
+    for measure in MEANS:
         values = [row[measure] for row in rows if row.get(measure) is not None]
         if values:
             metrics[f"{name}.{measure}"] = math.fsum(values) / len(values)
