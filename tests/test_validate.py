@@ -59,7 +59,7 @@ def configure(settings: Make, source: Path) -> Make:
             "data.percent=100",
             f"evaluation.retention_suite={RETENTION}",
             "evaluation.target_rows=6",
-            "evaluation.retention_rows=14",
+            "evaluation.retention_rows=16",
         )
         # Of a target that goes away again anything may be set.
         return settings("[targets.test.endpoint]\nephemeral = true\n", *overridden, *overrides)
@@ -105,7 +105,7 @@ def test_the_suites_are_frozen_by_digest(inside: Emulator, configure: Make, open
     config = configure()
     prepare(config, run)
     record = validate(config, run, open_workspace(config))
-    assert {name: suite.rows for name, suite in record.suites.items()} == {"target": 6, "retention": 14}
+    assert {name: suite.rows for name, suite in record.suites.items()} == {"target": 6, "retention": 16}
     for suite in record.suites.values():
         assert file_sha256(run.directory / suite.path) == suite.digest
     target = (run.directory / record.suites["target"].path).read_text().splitlines()

@@ -172,7 +172,7 @@ def _count(value: Any) -> int:
 
 
 def _value(row: Mapping[str, Any], column: Column) -> float:
-    value = row.get(column.name) if column.nullable else row[column.name]
+    value = row.get(column.name) if column.sampled or column.of_input else row[column.name]
     if column.nullable and value is None:
         return float("nan")
     return _count(value) if column.counts_tokens else _number(value)

@@ -30,7 +30,7 @@ class Column:
     counts_tokens: bool = False
     """Whether it is an integer between 0 and the row's tokens."""
     nullable: bool = False
-    """Whether it may be null or absent. Such a row has no valid value."""
+    """Whether it may be null. A row with null has no valid value."""
     sampled: bool = False
     """Whether it is measured for a sample of the rows only. A row without it doesn't count."""
     of_input: bool = False

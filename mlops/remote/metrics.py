@@ -27,7 +27,8 @@ def aggregate(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
     Returns:
         ``{suite}.nll`` (nats per token), ``.perplexity``, ``.token_accuracy`` (share of tokens that are the model's first choice),
-        ``.rows``, ``.tokens``, the means of :data:`MEANS` (``target.rouge_l``, ``retention.passed``, …), ``retention.kl_base`` (nats per token), and the same for each kind, as in ``{suite}.{kind}.nll``.
+        ``.rows``, ``.tokens``, the means of :data:`MEANS` (``target.rouge_l``, ``retention.passed``, …), ``retention.kl_base`` (nats per
+        token), and the same for each kind, as in ``{suite}.{kind}.nll``.
     """
     metrics: dict[str, float] = {}
     for suite in sorted({row["suite"] for row in rows}):

@@ -262,6 +262,10 @@ def test_endpoint_names_depend_on_the_workspace_if_requested(tmp_path: Path) -> 
 
 
 RETENTION = effective_rule("retention.nll", "base", 0.05, 100)
+CUT_OFF = [
+    effective_rule(name, "none", 0.0, 1, test="none", ceiling=share)
+    for name, share in (("target.overlong", 0.1), ("retention.*.overlong", 0.0))
+]
 DRIFT = effective_rule("retention.kl_base", "none", 0.0, 1, test="none", ceiling=0.5)
 DRIFT_OF_KINDS = effective_rule("retention.*.kl_base", "none", 0.0, 1, test="none", ceiling=0.8)
 ANSWERS = {"looping": 0.05, "empty": 0.03, "truncated": 0.1, "other_language": 0.03, "refused": 0.05}
@@ -296,6 +300,7 @@ PROJECT_RULES = {
         *typical_and_tail(200, 400, 0.01),
         effective_rule("target.nll", "base", -0.005, 200),
         RETENTION,
+        *CUT_OFF,
         effective_rule("retention.*.nll", "base", 0.15, 150, margin_kind="absolute"),
         DRIFT,
         DRIFT_OF_KINDS,
@@ -309,6 +314,7 @@ PROJECT_RULES = {
         *typical_and_tail(200, 400, 0.01, critical=False),
         effective_rule("target.nll", "base", 0.01, 200, max_gain=0.25),
         RETENTION,
+        *CUT_OFF,
         effective_rule("retention.*.nll", "base", 0.15, 150, margin_kind="absolute"),
         DRIFT,
         DRIFT_OF_KINDS,
@@ -323,12 +329,13 @@ PROJECT_RULES = {
         *typical_and_tail(80, 80, 0.1),
         effective_rule("target.nll", "base", -0.05, 80),
         RETENTION,
-        effective_rule("retention.*.nll", "base", 0.25, 30, margin_kind="absolute"),
+        *CUT_OFF,
+        effective_rule("retention.*.nll", "base", 0.25, 24, margin_kind="absolute"),
         DRIFT,
         DRIFT_OF_KINDS,
         *answer_rules(20, critical=False),
-        task_rule("retention.passed", "base", 0.05, 28, critical=False),
-        task_rule("retention.refusal.passed", "champion", 0.1, 4, critical=False),
+        task_rule("retention.passed", "base", 0.05, 24, critical=False),
+        task_rule("retention.refusal.passed", "champion", 0.1, 3, critical=False),
     ],
 }
 

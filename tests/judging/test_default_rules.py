@@ -73,6 +73,21 @@ def test_a_kind_of_tasks_that_fails_is_rejected_although_the_likelihood_is_bette
     assert sorted(failed) == sorted(["retention.passed", *[f"retention.{kind}.passed"] * (2 if kind == "refusal" else 1)])
 
 
+@pytest.mark.parametrize("target", ["prod", "pr"])
+@pytest.mark.parametrize("share", [0.05, 0.2])
+def test_a_suite_that_is_cut_off_promotes_nothing(target: str, share: float) -> None:
+    decision = verdict(lambda row: {"overlong": float(row["suite"] == "target" and is_nth(row, round(1 / share)))}, target, "overlong")
+    assert decision.verdict is (Verdict.PROMOTE if share < 0.1 else Verdict.REJECT)
+
+
+@pytest.mark.parametrize("target", ["prod", "pr"])
+def test_a_row_of_the_retention_suite_that_is_cut_off_before_its_answer_promotes_nothing(target: str) -> None:
+    zero = {"overlong": 1.0, "tokens": 0, "nll": 0.0, "kl": 0.0, "greedy_tokens": 0}
+    decision = verdict(lambda row: zero if row["suite"] == "retention" and is_nth(row, 250) else {}, target, "overlong")
+    assert decision.verdict is Verdict.REJECT
+    assert {judgement.metric for judgement in decision.judgements if judgement.outcome is Outcome.FAILED} == {"retention.facts.overlong"}
+
+
 @pytest.mark.parametrize("target", ["prod", "pr", "local"])
 def test_the_rules_of_pipeline_toml_mean_something(target: str) -> None:
     rules = load(ROOT / "pipeline.toml", target, environment={}).gate.enabled_rules

@@ -93,6 +93,13 @@ def test_long_rows_are_truncated_at_the_end(template: str) -> None:
     conversation = row("a cat", "the mat and the rain", "a bird", "said that")
     for whole, cut in zip(*(encode(make_tokenizer(template), conversation, limit) for limit in (1000, 12)), strict=True):
         assert (cut.ids, cut.labeled) == (whole.ids[:12], whole.labeled[:12])
+        assert (whole.cut, cut.cut) == (False, True)
+
+
+def test_a_row_of_exactly_the_limit_is_whole() -> None:
+    tokenizer, conversation = make_tokenizer(), row("a cat", "the mat and the rain")
+    (whole,) = encode(tokenizer, conversation, 1000)
+    assert [encode(tokenizer, conversation, len(whole.ids) - less)[0].cut for less in (0, 1)] == [False, True]
 
 
 def test_the_digest_depends_on_tokens_and_labels() -> None:

@@ -36,6 +36,7 @@ def make_rows(role: str, *, n: int = 60, seed: int = 0, shift: float = 0.0, kl: 
                     "nll": tokens * max(per_token, 0.01),
                     "kl": tokens * drift if suite == "retention" else None,
                     "greedy_tokens": greedy,
+                    "overlong": 0.0,
                     "rouge_l": float(own.uniform(0.2, 0.6)) if suite == "target" and number < answers else None,
                     "passed": float(greedy >= 0.85 * tokens) if suite == "retention" else None,
                     **(answer_health(number) if suite == "target" and number < answers else {}),

@@ -36,17 +36,17 @@ percent = 100
 requests = 1
 max_new_tokens = 4
 [targets.prod.evaluation]
-retention_rows = 280
+retention_rows = 256
 generate_rows = 120
 task_rows = 0
-max_tokens = 640
+max_tokens = 1152
 max_new_tokens = 4
 precision = "float32"
 [targets.prod.gate.rules.answers-like-reference]
 enabled = false
 [targets.prod.gate.rules]
 answers-language.enabled = false
-retention-per-kind.min_rows = 40
+retention-per-kind.min_rows = 32
 target-tail = { min_rows = 200, max_share = 0.1 }
 tasks.enabled = false
 tasks-per-kind.enabled = false
