@@ -36,7 +36,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "environmentType": "UserCreated",
         "osType": "Linux",
         "image": None,
-        "condaFile": None,
+        "condaFile": "",
         "build": None,
         "inferenceConfig": None,
         "autoDeleteSetting": None,

@@ -28,6 +28,8 @@ CLIENT_FIELDS = ("_source", "compute", "experiment_name", "settings", "source_jo
 """Fields of a specification that the service does not keep."""
 ANONYMOUS = "azureml_anonymous"
 """Name of all components that a client doesn't name."""
+DISTRIBUTIONS = {"mpi": "Mpi", "pytorch": "Pytorch", "tensorflow": "TensorFlow"}
+"""Type of a distribution in lower case → as the service spells it."""
 NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_\-.]{0,254}")
 
 
@@ -108,6 +110,8 @@ def _normalize(spec: Document) -> Document:
     inputs = {name: {key: value for key, value in item.items() if key != "mode"} for name, item in (normal.get("inputs") or {}).items()}
     normal["inputs"] = {name: {"optional": "False"} | item for name, item in inputs.items()}
     normal["outputs"] = {name: {"type": "uri_folder"} | item for name, item in (normal.get("outputs") or {}).items()}
+    if isinstance(distribution := normal.get("distribution"), dict) and "type" in distribution:
+        normal["distribution"] = distribution | {"type": DISTRIBUTIONS.get(distribution["type"].lower(), distribution["type"])}
     if kind == "command":
         normal["resources"] = {"instance_count": "1"} | (normal.get("resources") or {})
         name, _, version = str(normal.get("environment")).removeprefix("azureml:").partition(":")

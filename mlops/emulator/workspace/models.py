@@ -123,7 +123,7 @@ async def put_version(azure: Azure, request: Request) -> Answer:
             "archived": sent.is_archived,
             "description": sent.description,
             "properties": sent.properties or {},
-            "stage": sent.stage,
+            "stage": sent.stage or "Development",
             "tags": sent.tags or {},
         },
     )

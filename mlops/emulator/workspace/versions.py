@@ -167,8 +167,8 @@ class Collection:
         numbers = [int(version) for version in (key.partition("/")[2] for key, _ in versions) if version.isdecimal()]
         properties: dict[str, Any] = {
             "description": None,
-            "tags": {},
-            "properties": {},
+            "tags": None if self.kind == "data" else {},
+            "properties": None if self.kind == "data" else {},
             "isArchived": all(stored["properties"].get("isArchived") for _, stored in versions),
             "latestVersion": key.partition("/")[2],
             "nextVersion": str(max(numbers, default=0) + 1),

@@ -48,6 +48,7 @@ def test_a_log_grows_while_the_job_runs(ml: Any, tmp_path: Path) -> None:
     details = history.get_run_details(name)
     assert read_log(details) == "one\ntwo\n"
     assert details.end_time_utc >= details.start_time_utc
+    assert (details.effective_start_time_utc, details.last_start_time_utc) == (None, None)
 
 
 def test_a_failed_run_has_an_error_object(ml: Any) -> None:

@@ -52,6 +52,7 @@ class TestEnvironments:
     def test_a_version_that_is_sent_again_is_created_again(self, send: Send) -> None:
         first, second = (send("PUT", "environments", "again", "versions", "1", properties={"image": IMAGE}) for _ in range(2))
         assert (first.status_code, second.status_code) == (201, 201)
+        assert first.json()["properties"]["condaFile"] == ""
         assert second.headers["Location"].endswith("/environments/again/versions/1?api-version=2023-04-01")
         changed = send("PUT", "environments", "again", "versions", "1", properties={"image": "another"})
         assert (changed.status_code, "cannot be changed" in changed.text) == (409, True)
@@ -146,6 +147,8 @@ def test_a_table_is_answered_with_null_for_what_is_unknown(send: Send) -> None:
         uri = {"dataUri": "azureml://datastores/workspaceblobstore/paths/x", "dataType": kind}
         created = send("PUT", "data", f"null-{kind}", "versions", "1", properties=uri).json()["properties"]
         assert {name for name, value in created.items() if value is None} == missing | {"description"}
+        container = send("GET", "data", f"null-{kind}").json()["properties"]
+        assert (container["tags"], container["properties"], container["dataType"]) == (None, None, kind)
 
 
 class TestComponents:
@@ -157,14 +160,18 @@ class TestComponents:
         return answer.json()["properties"]["componentSpec"]
 
     def test_defaults_are_filled_and_numbers_are_text(self, send: Send) -> None:
-        spec = {"type": "spark", "inputs": {"data": {"type": "uri_file", "mode": "direct"}}, "conf": {"spark.driver.cores": 1}}
+        spec = {
+            "type": "spark",
+            "inputs": {"data": {"type": "uri_file", "mode": "direct"}},
+            "distribution": {"type": "pytorch", "count": 1},
+        }
         assert self.stored_spec(send, "filled", spec) == {
             "name": "filled",
             "version": "1",
             "type": "spark",
             "is_deterministic": "True",
             "inputs": {"data": {"type": "uri_file", "optional": "False"}},
-            "conf": {"spark.driver.cores": "1"},
+            "distribution": {"type": "Pytorch", "count": "1"},
         }
 
     def test_the_nodes_of_a_pipeline_are_not_shown(self, send: Send) -> None:

@@ -59,6 +59,7 @@ def test_a_folder_is_registered_where_it_was_uploaded(ml: Any, folder: Path, tmp
     assert model.path.endswith("/trained")
     assert model.flavors == {"python_function": {"loader_module": "mlflow.pyfunc.model", "python_version": "3.11.7"}}
     assert ml.models.get("uploaded", version="1").tags == {"stage": "dev"}
+    assert [model.version for model in ml.models.list("uploaded", stage="Development")] == ["1"]
     ml.models.download("uploaded", "1", download_path=str(tmp_path / "again"))
     assert [file.read_bytes() for file in (tmp_path / "again").rglob("weights.bin")] == [b"12345"]
 
