@@ -23,7 +23,7 @@ from mlops.core.records import Prepared
 from mlops.core.reuse import reuse_key
 from mlops.core.run import Run, file_sha256
 from mlops.dataset import fingerprint
-from mlops.dataset.candidates import Reader, sample
+from mlops.dataset.candidates import Candidate, Reader, sample
 from mlops.dataset.checks import RETENTION, TARGET_SPLIT, TRAINING_SPLIT
 from mlops.dataset.conversation import SPLITS, decode
 from mlops.dataset.overlap import LeakIndex, Screen
@@ -86,13 +86,13 @@ def prepare(config: Config, run: Run) -> Prepared:
     _check_splits(source, splits)
 
     dropped: dict[str, Counter[str]] = {split: Counter() for split in ORDER}
-    hashes: set[int] = set()
+    seen = SeenConversations()
     evaluated = LeakIndex()
     if retention.is_file():
         evaluated.add_file(RETENTION, retention)
     with _removed_on_failure(run) as temporary:
         written = {
-            split: _write(run, split, splits[split], config.data, hashes, evaluated, dropped[split], bad, temporary) for split in ORDER
+            split: _write(run, split, splits[split], config.data, seen, evaluated, dropped[split], bad, temporary) for split in ORDER
         }
         bad.write(run, temporary)
         bad.stop()
@@ -193,6 +193,33 @@ class BadRows:
         console.warning(f"{len(self):,} row(s) with errors are left out (data.on_bad_row). They are listed in run/data/{QUARANTINE}.")
 
 
+class SeenConversations:
+    """Tells which conversations are repeated, in any split. Most have a key of their own; the others are compared as a whole."""
+
+    def __init__(self) -> None:
+        self._readers: list[Reader] = []
+        self._first: dict[int, int] = {}
+        """Key → the first row: its index, times the number of splits, plus that of the split."""
+        self._whole: dict[int, set[int]] = {}
+        """Key → the hashes of all rows with this key, if there are several."""
+
+    def contains(self, candidate: Candidate, reader: Reader) -> bool:
+        """Return whether the conversation has been added before, and add it."""
+        if not self._readers or self._readers[-1] is not reader:
+            self._readers.append(reader)
+        place = candidate.number * len(SPLITS) + len(self._readers) - 1
+        first = self._first.setdefault(candidate.key, place)
+        if first == place:
+            return False
+        if candidate.key not in self._whole:
+            index, split = divmod(first, len(SPLITS))
+            self._whole[candidate.key] = {self._readers[split].find_key(index)}
+        whole = reader.find_key(candidate.number)
+        is_repeated = whole in self._whole[candidate.key]
+        self._whole[candidate.key].add(whole)
+        return is_repeated
+
+
 @contextmanager
 def _removed_on_failure(run: Run) -> Iterator[list[Path]]:
     """Collect temporary files, which are removed if they are not moved into place. Remove the list of an earlier run, too."""
@@ -206,7 +233,7 @@ def _removed_on_failure(run: Run) -> Iterator[list[Path]]:
 
 
 def _select(
-    split: str, rows: Rows, data: DataConfig, hashes: set[int], evaluated: LeakIndex, dropped: Counter[str], bad: BadRows
+    split: str, rows: Rows, data: DataConfig, seen: SeenConversations, evaluated: LeakIndex, dropped: Counter[str], bad: BadRows
 ) -> Iterator[tuple[int, bytes]]:
     """Yield the rows of a split that pass the limits, ordered by hash, each as its index and a line of JSON.
 
@@ -214,14 +241,14 @@ def _select(
         split: its name.
         rows: all of its rows.
         data: percentage and limits.
-        hashes: of the conversations kept so far, in any split; is added to.
+        seen: the conversations kept so far, in any split; is added to.
         evaluated: the answers of the rows that models are evaluated on; is added to.
         dropped: reason → number of dropped rows; is added to.
         bad: rows with errors; is added to.
     """
     order = sample(rows, data.percent, data.seed)
     screens = data.deduplicate and split == TRAINING_SPLIT
-    screen: Screen[tuple[int, bytes]] = Screen(evaluated)
+    screen: Screen[tuple[int, bytes | None]] = Screen(evaluated)
     reader = Reader(rows, split, data.max_messages, bad.drop, evaluated if screens else None)
     for candidate in reader.read(order, data.max_rows.get(split)):  # type: ignore[call-overload]
         index, line = candidate.number, candidate.line
@@ -232,21 +259,26 @@ def _select(
         if data.max_characters is not None and candidate.characters > data.max_characters:
             dropped["longer than max_characters"] += 1
             continue
-        if data.deduplicate:
-            # After the cut, because it can make two conversations equal.
-            if candidate.key in hashes:
-                dropped["repeated"] += 1
-                continue
-            hashes.add(candidate.key)
+        # After the cut, because it can make two conversations equal.
+        if data.deduplicate and seen.contains(candidate, reader):
+            dropped["repeated"] += 1
+            continue
         if screens:
             released = screen.put((index, line), candidate.matches)
             # Fewer than none: a row that was held back is used after all.
             dropped[LEAK] += 1 - len(released)
-            yield from released
+            yield from ((number, text if text is not None else _line(rows, number)) for number, text in released)
             continue
+        text = line if line is not None else _line(rows, index)
         if split == TARGET_SPLIT:
-            evaluated.add(split, index, decode(line).messages)
-        yield index, line
+            evaluated.add(split, index, decode(text).messages)
+        yield index, text
+
+
+def _line(rows: Rows, index: int) -> bytes:
+    (line,) = rows.lines([index])
+    assert line is not None
+    return line
 
 
 def _write(
@@ -254,7 +286,7 @@ def _write(
     split: str,
     rows: Rows,
     data: DataConfig,
-    hashes: set[int],
+    seen: SeenConversations,
     evaluated: LeakIndex,
     dropped: Counter[str],
     bad: BadRows,
@@ -266,7 +298,7 @@ def _write(
     temporary += paths
     progress = console.Progress(f"rows of {split}")
     with paths[0].open("wb") as file, paths[1].open("w", encoding="utf-8", errors="backslashreplace") as origins:
-        for index, line in _select(split, rows, data, hashes, evaluated, dropped, bad):
+        for index, line in _select(split, rows, data, seen, evaluated, dropped, bad):
             if progress.done == limit:
                 break
             file.write(line)

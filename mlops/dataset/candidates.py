@@ -5,18 +5,37 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from mlops.dataset.checks import RULES, check_row
-from mlops.dataset.conversation import Conversation, InvalidRow, encode, hash64, hash_conversation, hash_text
+from mlops.dataset.checks import RULES, check_row, is_clean
+from mlops.dataset.conversation import (
+    Conversation,
+    InvalidRow,
+    decode_written,
+    encode,
+    hash64,
+    hash_conversation,
+    hash_row_ends,
+    hash_text,
+)
 from mlops.dataset.overlap import BATCH, LeakIndex, Match
 from mlops.dataset.processes import map_items
 from mlops.dataset.rows import Rows
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Codes = npt.NDArray[np.uint8]
 
 __all__ = ["Candidate", "Reader", "sample", "shorten"]
 
 PARALLEL_ROWS = 10_000
 """From this number on, several processes are faster than one."""
+_BATCH = 64
+"""How many rows to read at once."""
+_HELD = 1 << 15
+"""How many rows may wait until some of them are looked up."""
 
 
 class Candidate(NamedTuple):
@@ -26,13 +45,15 @@ class Candidate(NamedTuple):
     """Its index among the rows of the split."""
     problem: tuple[str, str] | None
     """Rule and description, if it is not a conversation or must not be trained on."""
-    line: bytes = b""
-    """The row, shortened, as a line of JSON."""
+    line: bytes | None = None
+    """The row, shortened, as a line of JSON; None if that is its line in the source."""
     characters: int = 0
     key: int = 0
-    """Hash of the conversation, ignoring case, white space and punctuation."""
+    """See :class:`mlops.dataset.conversation.RowEnds`: conversations whose keys differ are different."""
     matches: Sequence[Match] = ()
     """What it gives away of the evaluated rows."""
+    is_suspect: bool = False
+    """Whether it may give something away, so that it has to be looked up."""
 
 
 @dataclass(frozen=True)
@@ -55,39 +76,77 @@ class Reader:
 
     def read(self, order: Sequence[int], limit: int | None = None) -> Iterator[Candidate]:
         """Yield the rows with these indices, in this order. After about ``limit`` rows there may be no need for more."""
-        batches = [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
+        batches = [order[start : start + _BATCH] for start in range(0, len(order), _BATCH)]
         parallel = self.rows.is_sendable and min(len(order), limit or len(order)) >= PARALLEL_ROWS
-        for candidates in map_items(batches, _read_batch, self, parallel=parallel):
-            yield from candidates
+        held: list[Candidate] = []
+        expected: list[Codes] = []
+        for candidates, codes in map_items(batches, _read_batch, self, parallel=parallel):
+            held += candidates
+            expected += codes
+            # Once there is a suspect, many are collected, because each look-up needs an index of what they may contain.
+            if len(held) >= min(_HELD, limit or _HELD) or not any(candidate.is_suspect for candidate in held):
+                yield from self._look_up(held, expected)
+                held, expected = [], []
+        yield from self._look_up(held, expected)
+
+    def find_key(self, index: int) -> int:
+        """Return the hash of a conversation as a whole, ignoring case, white space and punctuation."""
+        row = self._take(index)
+        return hash_conversation(row.messages, [hash_text(message.content) for message in row.messages])
+
+    def _take(self, index: int) -> Conversation:
+        row = next(self.rows.take([index]))
+        assert not isinstance(row, InvalidRow)
+        return shorten(row, self.max_messages, self.split)
+
+    def _look_up(self, candidates: list[Candidate], expected: Sequence[Codes]) -> Iterator[Candidate]:
+        suspects = [place for place, candidate in enumerate(candidates) if candidate.is_suspect]
+        if suspects and self.evaluated is not None:
+            self.evaluated.expect(expected)
+            for start in range(0, len(suspects), BATCH):
+                places = suspects[start : start + BATCH]
+                messages = [self._take(candidates[place].number).messages for place in places]
+                texts = [[hash_text(message.content) for message in each] for each in messages]
+                for place, shared in zip(places, self.evaluated.find(list(zip(messages, texts, strict=True))), strict=True):
+                    candidates[place] = candidates[place]._replace(matches=shared.matches)
+        yield from candidates
 
 
-def _read_batch(indices: Sequence[int], reader: Reader) -> list[Candidate]:
-    short: list[Conversation | InvalidRow] = []
-    for row in reader.rows.take(indices):
-        short.append(row if isinstance(row, InvalidRow) else shorten(row, reader.max_messages, reader.split))
+def _read_batch(indices: Sequence[int], reader: Reader) -> tuple[list[Candidate], list[Codes]]:
+    """Return rows without what they give away, and what to expect of the suspects among them."""
+    lines = list(reader.rows.lines(indices))
+    written: list[Conversation] | None = None if None in lines else decode_written(b"".join(line for line in lines if line is not None))
+    rows: Sequence[Conversation | InvalidRow] = list(reader.rows.take(indices)) if written is None else written
+    short = [row if isinstance(row, InvalidRow) else shorten(row, reader.max_messages, reader.split) for row in rows]
     messages = [() if isinstance(row, InvalidRow) else row.messages for row in short]
-    texts = [[hash_text(message.content) for message in each] for each in messages]
-    matches: list[Sequence[Match]] = [()] * len(indices)
+    ends = hash_row_ends(messages)
+    suspects: list[int] = []
+    codes: list[Codes] = []
     if reader.evaluated is not None:
-        matches = [shared.matches for shared in reader.evaluated.find(list(zip(messages, texts, strict=True)))]
-    return [
+        texts = [[message.content for message in each] for each in messages]
+        suspects, expected = reader.evaluated.screen(texts, [own.values for own in ends])
+        codes = [expected] if len(expected) else []
+    candidates = [
         Candidate(index, (row.rule, str(row)))
         if isinstance(row, InvalidRow)
         else Candidate(
             index,
             _find_error(row, reader.split) if reader.finds_errors else None,
-            encode(row),
-            sum(len(message.content) for message in row.messages),
-            hash_conversation(row.messages, hashes),
-            found,
+            None if written is not None and row is original else encode(row),
+            sum([len(message.content) for message in row.messages]),
+            own.key,
         )
-        for index, row, hashes, found in zip(indices, short, texts, matches, strict=True)
+        for index, row, original, own in zip(indices, short, rows, ends, strict=True)
     ]
+    for suspect in suspects:
+        candidates[suspect] = candidates[suspect]._replace(is_suspect=True)
+    return candidates, codes
 
 
 def _find_error(row: Conversation, split: str) -> tuple[str, str] | None:
     """Return the first error of a row that has been read, as `mlops validate` would report it."""
-    problems = check_row(row, for_training=not split.endswith("_gen"))
+    for_training = not split.endswith("_gen")
+    problems = () if is_clean(row, for_training=for_training) else check_row(row, for_training=for_training)
     return next((problem for problem in problems if RULES[problem[0]][0] == "error"), None)
 
 

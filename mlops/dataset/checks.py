@@ -222,7 +222,9 @@ def _check_chunk(chunk: Chunk, split: str, index: LeakIndex | None, is_suite: bo
                 part.ends_with_user.append(line)
         ends = part.hashes.add(valid, chunk.start)
         if index is not None and valid:
-            suspects, codes = index.screen([[message.content for message in row.messages] for _, row in valid], ends)
+            suspects, codes = index.screen(
+                [[message.content for message in row.messages] for _, row in valid], [own.values for own in ends]
+            )
             part.suspects += [valid[number][0] for number in suspects]
             part.codes += [codes] if len(codes) else []
         evaluated += [(line, row.messages) for line, row in valid] if is_suite else ()

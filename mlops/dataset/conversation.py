@@ -12,6 +12,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeVar
 
@@ -31,15 +32,18 @@ __all__ = [
     "decode",
     "decode_any",
     "decode_block",
+    "decode_written",
     "encode",
     "hash64",
     "hash_conversation",
     "hash_ends",
+    "hash_row_ends",
     "hash_text",
     "lines",
     "lines_of",
     "normalize",
     "read_batches",
+    "read_blocks",
     "read_jsonl",
 ]
 
@@ -214,35 +218,56 @@ def read_batches(
         OSError: the file can't be opened or read.
     """
     with path.open("rb") as file:
-        number, offset = 1, file.seek(start)
-        while block := file.read(_BLOCK_BYTES if end is None else min(_BLOCK_BYTES, end - offset)):
-            last = offset + len(block)
-            if not block.endswith(b"\n"):
-                block += file.readline(MAX_LINE_BYTES + 1)
+        number = 1
+        for begin, last, block in read_blocks(file, start, end):
             rows: Sequence[R | InvalidRow] | None = decode_block(block, kind)
             if rows is None:
-                rows = [_try_decode(line, kind) for _, _, line in lines_of(file, offset, last)]
+                rows = [_try_decode(line, kind) for _, _, line in lines_of(file, begin, last)]
             yield number, rows
-            number, offset = number + len(rows), file.tell()
+            number += len(rows)
+
+
+def read_blocks(file: IO[bytes], start: int = 0, end: int | None = None) -> Iterator[tuple[int, int, bytes]]:
+    """Yield whole lines of a file that is open: the range of bytes in which they begin, and the lines. See :func:`lines_of`."""
+    begin = file.seek(start)
+    while block := file.read(_BLOCK_BYTES if end is None else min(_BLOCK_BYTES, end - begin)):
+        last = begin + len(block)
+        after = last
+        while not block.endswith(b"\n") and (piece := file.readline(MAX_LINE_BYTES + 1)):
+            after += len(piece)
+            # The rest of a line that is too long anyway is skipped.
+            block = block + piece if len(block) <= MAX_LINE_BYTES else block[:-1] + piece[-1:]
+        yield begin, last, block
+        begin = file.seek(after)
 
 
 def decode_block(block: bytes, kind: type[R] = Conversation) -> list[R] | None:  # type: ignore[assignment]
     """Decode whole lines at once, with the same result as :func:`decode` for each; None if one of them may be invalid."""
     if len(block) > MAX_LINE_BYTES:
         return None
+    if (written := decode_written(block, kind)) is not None:
+        return written
     decoder = _DECODERS[kind]
     try:
-        first = block[: block.find(b"\n") + 1] or block
-        if _ENCODER.encode(decoder.decode(first)) == first[:-1]:
-            # Probably all of it was written by this package. The decoder is lenient about line breaks, so that is verified.
-            rows: list[R] = decoder.decode_lines(block)
-            if _ENCODER.encode_lines(rows) == block:
-                return rows
-        rows = [decoder.decode(line) for line in block.removesuffix(b"\n").split(b"\n")]
+        rows: list[R] = [decoder.decode(line) for line in block.removesuffix(b"\n").split(b"\n")]
     except (UnicodeDecodeError, msgspec.DecodeError, RecursionError):
         return None
     # Every row has the expected keys, so there is no other if there are as many as expected.
     return rows if kind is Conversation and _has_expected_keys(block, rows) else None
+
+
+def decode_written(block: bytes, kind: type[R] = Conversation) -> list[R] | None:  # type: ignore[assignment]
+    """Decode whole lines at once if all of them are what :func:`encode` makes of their rows; else return None."""
+    decoder = _DECODERS[kind]
+    first = block[: block.find(b"\n") + 1]
+    try:
+        if not first or _ENCODER.encode(decoder.decode(first)) != first[:-1]:
+            return None
+        # The decoder is lenient about line breaks, but the encoder is not.
+        rows: list[R] = decoder.decode_lines(block)
+    except (UnicodeDecodeError, msgspec.DecodeError, RecursionError):
+        return None
+    return rows if _ENCODER.encode_lines(rows) == block else None
 
 
 def _try_decode(line: bytes, kind: type[R]) -> R | InvalidRow:
@@ -288,23 +313,54 @@ def hash_text(text: str) -> TextHash:
     return TextHash(xxhash.xxh3_64_intdigest(normalized), len(normalized))
 
 
+class RowEnds(NamedTuple):
+    """Hashes of the beginnings and ends of the texts of a row."""
+
+    key: int
+    """Of all of them, and the roles. Rows whose keys differ are different."""
+    values: Sequence[int]
+    """Of the first message, and of each other that is the assistant's."""
+    first_size: int
+    """See :func:`hash_ends`."""
+
+
 def hash_ends(texts: Sequence[str]) -> tuple[list[int], list[int]]:
     """Hash the beginning and the end of normalized texts: texts whose hashes differ are different. Much faster than :func:`hash_text`.
 
     Returns:
         The hashes, the same in every process, and the sizes of what was hashed: that of the normalized text if it is below 48 bytes.
     """
+    # All pieces at once, because each call of `translate` prepares a table.
+    pieces = "\0".join([text[:_PIECE] + text[-_PIECE:] if len(text) > 2 * _PIECE and text.isascii() else "" for text in texts])
+    bare = pieces.encode().translate(_TO_LOWER_CASE, _IGNORED_BYTES.replace(b"\0", b"")).split(b"\0")
     ends: list[bytes] = []
-    for text in texts:
-        if len(text) > 2 * _PIECE and text.isascii():
-            pieces = (text[:_PIECE] + text[-_PIECE:]).encode().translate(_TO_LOWER_CASE, _IGNORED_BYTES)
-            # So much of it that either piece has an end.
-            if len(pieces) >= _PIECE + _END:
-                ends.append(pieces[:_END] + pieces[-_END:])
-                continue
+    for text, both in zip(texts, bare if len(bare) == len(texts) else [b""] * len(texts), strict=True):
+        # So much of it that either piece has an end.
+        if len(both) >= _PIECE + _END:
+            ends.append(both[:_END] + both[-_END:])
+            continue
         normalized = normalize(text)
         ends.append(normalized if len(normalized) < 2 * _END else normalized[:_END] + normalized[-_END:])
     return list(map(xxhash.xxh3_64_intdigest, ends)), list(map(len, ends))
+
+
+def hash_row_ends(rows: Sequence[Sequence[Message]]) -> list[RowEnds]:
+    """Hash the beginnings and ends of the first messages and the answers of rows."""
+    texts = [[message.content for place, message in enumerate(row) if place == 0 or message.role == "assistant"] for row in rows]
+    hashes, sizes = hash_ends([text for own in texts for text in own])
+    ends: list[RowEnds] = []
+    begin = 0
+    for row, own in zip(rows, texts, strict=True):
+        values = hashes[begin : begin + len(own)]
+        key = hash((_hash_roles(tuple([message.role for message in row])), *values)) & _MASK
+        ends.append(RowEnds(key, values, sizes[begin] if own else 0))
+        begin += len(own)
+    return ends
+
+
+@lru_cache(maxsize=1024)
+def _hash_roles(roles: tuple[str, ...]) -> int:
+    return xxhash.xxh3_64_intdigest("\n".join(roles).encode())
 
 
 def hash_conversation(messages: Sequence[Message], texts: Sequence[TextHash]) -> int:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import weakref
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import IO, Any
 
 from mlops.core.config import DataConfig
 from mlops.dataset.chunks import Chunk, map_chunks
 from mlops.dataset.contents import check_content, decompress
-from mlops.dataset.conversation import Conversation, InvalidRow, lines_of
+from mlops.dataset.conversation import Conversation, InvalidRow, decode_block, lines_of, read_blocks
 from mlops.dataset.layouts import Layout
 from mlops.dataset.rows import decode_row, find_layout, id_hash
 
@@ -37,7 +39,7 @@ class JsonLinesRows:
         self._invalid_rows: dict[int, InvalidRow] = {}
         self._notes: Counter[str] = Counter()
         lines = 0
-        for part in iter([_scan(_lines(self._file), self._layout)]) if compression else map_chunks(path, _scan_chunk, self._layout):
+        for part in iter([_scan(self._file, self._layout)]) if compression else map_chunks(path, _scan_chunk, self._layout):
             self._invalid_rows |= {len(self._ids) + index: problem for index, problem in part.invalid_rows.items()}
             self._numbers.extend(lines + number for number in part.numbers)
             self._offsets += part.offsets
@@ -78,6 +80,20 @@ class JsonLinesRows:
             self._file.seek(self._offsets[index])
             yield decode_row(self._file.readline(), self._layout)
 
+    def lines(self, indices: Sequence[int]) -> Iterator[bytes | None]:
+        """See :class:`Rows`."""
+        is_plain = self._layout.kind == "ultrachat" and not self._compression
+        for index in indices:
+            if not is_plain or index in self._invalid_rows:
+                yield None
+                continue
+            begin = self._offsets[index]
+            # Up to the next row there may also be empty lines.
+            is_last = index + 1 == len(self._offsets)
+            end = os.fstat(self._file.fileno()).st_size if is_last else self._offsets[index + 1]
+            text = os.pread(self._file.fileno(), end - begin, begin)
+            yield text[: text.find(b"\n") + 1] or text
+
     def invalid_rows(self) -> dict[int, InvalidRow]:
         """See :class:`Rows`. The result is complete."""
         return self._invalid_rows
@@ -101,13 +117,30 @@ class _Scan:
 
 def _scan_chunk(chunk: Chunk, layout: Layout) -> _Scan:
     with chunk.path.open("rb") as file:
-        return _scan(_lines(file, chunk.start, chunk.end), layout)
+        return _scan(file, layout, chunk.start, chunk.end)
 
 
-def _scan(lines: Iterator[tuple[int, int, bytes]], layout: Layout) -> _Scan:
+def _scan(file: IO[bytes], layout: Layout, start: int = 0, end: int | None = None) -> _Scan:
     scan = _Scan()
     layout.notes.clear()
-    for scan.lines, offset, line in lines:
+    for begin, last, block in read_blocks(file, _skip_mark(file, start), end):
+        rows: list[Conversation] | None = decode_block(block) if layout.kind == "ultrachat" else None
+        if rows is None:
+            _scan_lines(scan, lines_of(file, begin, last), layout)
+            continue
+        sizes = [len(line) + 1 for line in block.split(b"\n", len(rows) - 1)]
+        scan.numbers.extend(range(scan.lines + 1, scan.lines + len(rows) + 1))
+        scan.offsets.extend(accumulate(sizes[:-1], initial=begin))
+        scan.ids.extend(map(id_hash, rows))
+        scan.lines += len(rows)
+    scan.notes.update(layout.notes)
+    return scan
+
+
+def _scan_lines(scan: _Scan, lines: Iterator[tuple[int, int, bytes]], layout: Layout) -> None:
+    before = scan.lines
+    for number, offset, line in lines:
+        scan.lines = before + number
         if line.isspace():
             continue
         row: Conversation | InvalidRow
@@ -118,12 +151,13 @@ def _scan(lines: Iterator[tuple[int, int, bytes]], layout: Layout) -> _Scan:
         scan.numbers.append(scan.lines)
         scan.offsets.append(offset)
         scan.ids.append(id_hash(row))
-    scan.notes.update(layout.notes)
-    return scan
 
 
-def _lines(file: IO[bytes], start: int = 0, end: int | None = None) -> Iterator[tuple[int, int, bytes]]:
-    """Yield number, offset and bytes of the lines that begin in a range of bytes, without a byte order mark at the file's beginning."""
-    if start == 0 and file.seek(0) == 0 and file.read(3) == b"\xef\xbb\xbf":
-        start = 3
-    yield from lines_of(file, start, end)
+def _skip_mark(file: IO[bytes], start: int) -> int:
+    """Return where to begin instead of at ``start``: behind a byte order mark at the file's beginning."""
+    return 3 if start == 0 and file.seek(0) == 0 and file.read(3) == b"\xef\xbb\xbf" else start
+
+
+def _lines(file: IO[bytes]) -> Iterator[tuple[int, int, bytes]]:
+    """Yield number, offset and bytes of the lines, without a byte order mark at the file's beginning."""
+    yield from lines_of(file, _skip_mark(file, 0))

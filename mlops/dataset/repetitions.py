@@ -11,14 +11,12 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from xxhash import xxh3_64_intdigest
 
-from mlops.dataset.conversation import Conversation, TextHash, hash_conversation, hash_ends, hash_text
+from mlops.dataset.conversation import Conversation, RowEnds, TextHash, hash_conversation, hash_ends, hash_row_ends, hash_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,7 +25,6 @@ __all__ = ["RowHashes", "WholeRow"]
 
 LONG_PROMPT = 40
 """In normalized bytes. A first prompt that is shared by training and test is only reported if it is longer than a mere greeting."""
-_MASK = 2**64 - 1
 
 Problem = tuple[str, str, str]
 """Rule, place and description."""
@@ -70,31 +67,24 @@ class RowHashes:
         """Return the place of a line: in the source, if it is known."""
         return self.places[number - 1] if number <= len(self.places) else f"{self.path}:{number}"
 
-    def add(self, rows: Sequence[tuple[int, Conversation]], unique: int) -> list[list[int]]:
-        """Add rows, and return for each the hashes of the beginnings and ends of its answers, among other texts.
+    def add(self, rows: Sequence[tuple[int, Conversation]], unique: int) -> list[RowEnds]:
+        """Add rows, and return the hashes of their ends.
 
         Args:
             rows: line and row.
             unique: a number that no other part of the file has.
         """
-        texts = [[m.content for n, m in enumerate(row.messages) if n == 0 or m.role == "assistant"] for _, row in rows]
-        hashes, sizes = hash_ends(list(chain.from_iterable(texts)))
-        ends: list[list[int]] = []
-        begin = 0
-        for (number, row), own in zip(rows, texts, strict=True):
-            mine = hashes[begin : begin + len(own)]
-            if own and row.prompt == own[0]:
-                prompt, size = mine[0], sizes[begin]
+        ends = hash_row_ends([row.messages for _, row in rows])
+        for (number, row), own in zip(rows, ends, strict=True):
+            if row.messages and row.prompt == row.messages[0].content:
+                prompt, size = own.values[0], own.first_size
             else:
                 (prompt,), (size,) = hash_ends([row.prompt])
-            # A row without messages has already been reported. Its own number keeps it from being reported as a duplicate, too.
-            key = hash((_hash_roles(tuple([message.role for message in row.messages])), *mine)) & _MASK if own else unique + number
             self.numbers.append(number)
             self.ids.append(xxh3_64_intdigest(row.prompt_id.encode()))
-            self.keys.append(key)
+            # A row without messages has already been reported. Its own number keeps it from being reported as a duplicate, too.
+            self.keys.append(own.key if row.messages else unique + number)
             self.prompts.append(prompt if size >= LONG_PROMPT else 0)
-            ends.append(mine)
-            begin += len(own)
         return ends
 
     def extend(self, other: RowHashes, lines_before: int) -> None:
@@ -170,11 +160,6 @@ class RowHashes:
 
     def _line(self, index: int) -> str:
         return self._place(index) if self.places else f"line {self.numbers[index]}"
-
-
-@lru_cache(maxsize=1024)
-def _hash_roles(roles: tuple[str, ...]) -> int:
-    return xxh3_64_intdigest("\n".join(roles).encode())
 
 
 def _replace(keys: array[int], values: Mapping[int, int]) -> array[int]:

@@ -8,6 +8,7 @@ import weakref
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import repeat
 from typing import Any, Protocol
 
 from mlops.core.config import DataConfig
@@ -44,6 +45,9 @@ class Rows(Protocol):
     def take(self, indices: Sequence[int]) -> Iterator[Conversation | InvalidRow]:
         """Yield the rows at these indices, in this order. A row that is not a conversation is an :class:`InvalidRow`."""
 
+    def lines(self, indices: Sequence[int]) -> Iterator[bytes | None]:
+        """Yield the lines of JSON Lines at these indices, which are read as they are; None where a source has none."""
+
     def invalid_rows(self) -> dict[int, InvalidRow]:
         """Return the rows that are not conversations, as far as they can be detected without reading all rows."""
 
@@ -72,6 +76,10 @@ class ListRows:
     def take(self, indices: Sequence[int]) -> Iterator[Conversation | InvalidRow]:
         """See :class:`Rows`."""
         return (self._rows[index][1] for index in indices)
+
+    def lines(self, indices: Sequence[int]) -> Iterator[bytes | None]:
+        """See :class:`Rows`."""
+        return repeat(None, len(indices))
 
     def invalid_rows(self) -> dict[int, InvalidRow]:
         """See :class:`Rows`. The result is complete."""
@@ -150,6 +158,10 @@ class ArrowRows:
                     rows[position] = row
             yield from self._convert(rows)
 
+    def lines(self, indices: Sequence[int]) -> Iterator[bytes | None]:
+        """See :class:`Rows`."""
+        return repeat(None, len(indices))
+
     def invalid_rows(self) -> dict[int, InvalidRow]:
         """See :class:`Rows`. Complete if the ids had to be computed from the rows; else rows are only checked when they are read."""
         return self._invalid_rows
@@ -203,6 +215,11 @@ class ChainedRows:
             taken = {part: self._parts[part].take([local for owner, local in located if owner == part]) for part, _ in located}
             yield from (next(taken[part]) for part, _ in located)
 
+    def lines(self, indices: Sequence[int]) -> Iterator[bytes | None]:
+        """See :class:`Rows`."""
+        for part, local in map(self._locate, indices):
+            yield from self._parts[part].lines([local])
+
     def invalid_rows(self) -> dict[int, InvalidRow]:
         """See :class:`Rows`."""
         return {
@@ -236,6 +253,10 @@ class SelectedRows:
     def take(self, indices: Sequence[int]) -> Iterator[Conversation | InvalidRow]:
         """See :class:`Rows`."""
         return self._rows.take([self._indices[index] for index in indices])
+
+    def lines(self, indices: Sequence[int]) -> Iterator[bytes | None]:
+        """See :class:`Rows`."""
+        return self._rows.lines([self._indices[index] for index in indices])
 
     def invalid_rows(self) -> dict[int, InvalidRow]:
         """See :class:`Rows`."""
