@@ -296,15 +296,17 @@ def list_outputs(azure: Azure, run: Document) -> dict[str, dict[str, str]]:
         return {}
     default = {} if run["kind"] == "mlflow" else {DEFAULT_OUTPUT: _asset(azure, run["name"], DEFAULT_OUTPUT, "uri_folder")}
     return default | {
-        name: _asset(azure, output.get("run", run["name"]), output.get("output", name), output["type"])
+        name: _asset(azure, output.get("run", run["name"]), output.get("output", name), output["type"], output.get("asset"))
         for name, output in run["outputs"].items()
     }
 
 
-def _asset(azure: Azure, run: str, output: str, kind: str) -> dict[str, str]:
+def _asset(azure: Azure, run: str, output: str, kind: str, named: dict[str, str] | None = None) -> dict[str, str]:
+    """Return the asset of an output: the one that the job has ``named``, or one whose name is generated."""
     collection, middle = ("models", "") if kind.endswith("_model") else ("data", "data_")
     prefix = f"azureml://locations/{LOCATION}/workspaces/{azure.identity.workspace_guid}/{collection}"
-    return {"assetId": f"{prefix}/azureml_{run}_output_{middle}{output}/versions/1", "type": ASSET_TYPES[kind]}
+    asset = named or {"name": f"azureml_{run}_output_{middle}{output}", "version": "1"}
+    return {"assetId": f"{prefix}/{asset['name']}/versions/{asset['version']}", "type": ASSET_TYPES[kind]}
 
 
 def _without_outputs(run: dict[str, Any]) -> dict[str, Any]:

@@ -94,6 +94,10 @@ class JobProperties(Body):
     status: str | None = Field(default=None, exclude=True)
     """Read-only: accepted, because a client sends back what it has read, and ignored."""
 
+    def asset_names(self) -> dict[str, tuple[str | None, str | None]]:
+        """Return output → name and version of the asset that it becomes."""
+        return {name: (output.asset_name, output.asset_version) for name, output in self.outputs.items()}
+
     def output_locations(self, job: str) -> dict[str, dict[str, str]]:
         """Return type and URI of each output, for a job or step of this name."""
         return {

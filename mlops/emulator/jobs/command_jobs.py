@@ -22,6 +22,7 @@ from mlops.emulator.history import runstore
 from mlops.emulator.jobs.body import AssetInput, Filled, JobProperties, Output, Resources
 from mlops.emulator.jobs.environment import job_environment
 from mlops.emulator.jobs.overlay import create_overlay
+from mlops.emulator.jobs.registration import register_outputs
 from mlops.emulator.jobs.scheduler import SERVERLESS, STD_LOG, JobFailure, Worker, describe_exit
 from mlops.emulator.storage import blobs
 from mlops.emulator.wire.resources import Body
@@ -130,6 +131,7 @@ async def run(worker: Worker, job: CommandProperties) -> None:
     assert document is not None
     await execute(worker, document, job)
     await runstore.set_status(worker.azure, worker.name, "Finalizing")
+    register_outputs(worker.azure, worker.name, job.asset_names())
 
 
 async def execute(worker: Worker, document: Document, job: CommandProperties) -> None:

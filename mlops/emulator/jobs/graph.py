@@ -22,8 +22,8 @@ from mlops.emulator.wire.resources import Body, Labels, validate_body
 from mlops.emulator.workspace import components, compute, uris
 
 __all__ = [
-    "PATHS", "Node", "Scope", "check", "compute_name", "find_spec", "input_value", "invalid_binding", "invalid_pipeline", "literal_input",
-    "needs", "nested_inputs", "output_bindings", "output_uri", "read_nodes", "sort",
+    "PATHS", "Node", "Scope", "asset_names", "check", "compute_name", "find_spec", "input_value", "invalid_binding", "invalid_pipeline",
+    "literal_input", "needs", "nested_inputs", "output_bindings", "output_uri", "read_nodes", "sort",
 ]  # fmt: skip
 
 EXPRESSION = re.compile(r"\$\{\{\s*(.*?)\s*\}\}")
@@ -197,6 +197,11 @@ def output_bindings(node: Node) -> dict[str, str]:
     """Return output of the node → output of the pipeline that it is bound to."""
     matches = {name: EXPRESSION.fullmatch(_text(item)) for name, item in node.outputs.items()}
     return {name: match[1].removeprefix("parent.outputs.") for name, match in matches.items() if match}
+
+
+def asset_names(node: Node) -> dict[str, tuple[str | None, str | None]]:
+    """Return output of the node → name and version of the asset that it becomes."""
+    return {key: (item.get("name"), item.get("version")) for key, item in node.outputs.items() if isinstance(item, dict)}
 
 
 def needs(node: Node) -> set[str]:

@@ -16,6 +16,7 @@ from mlops.emulator.history import runstore
 from mlops.emulator.jobs import command_jobs, graph
 from mlops.emulator.jobs.body import AssetInput, JobProperties
 from mlops.emulator.jobs.command_jobs import CommandProperties
+from mlops.emulator.jobs.registration import register_outputs
 from mlops.emulator.jobs.scheduler import JobCanceled, JobFailure, Worker, error_object
 from mlops.emulator.jobs.steps import ExecutionLog, link_outputs, record_stages, step_properties, step_tags
 from mlops.emulator.wire.resources import validate_body
@@ -161,6 +162,7 @@ class _Level:
                 await command_jobs.execute(self._worker, document, body)
             else:
                 await self._run_pipeline(step, node, spec)
+            register_outputs(azure, step, graph.asset_names(node))
             await runstore.set_status(azure, step, "Completed")
         except JobCanceled:
             await runstore.set_status(azure, step, "Canceled")

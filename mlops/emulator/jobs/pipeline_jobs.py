@@ -26,6 +26,7 @@ from mlops.emulator.component.inputs import PATH_TYPES
 from mlops.emulator.history import mlflow_server, runstore
 from mlops.emulator.jobs import graph, graph_jobs
 from mlops.emulator.jobs.body import AssetInput, Filled, JobProperties
+from mlops.emulator.jobs.registration import register_outputs
 from mlops.emulator.jobs.scheduler import SERVERLESS, STD_LOG, JobCanceled, JobFailure, Worker, describe_exit, error_object
 from mlops.emulator.jobs.steps import ExecutionLog, link_outputs, record_stages, step_properties, step_tags
 from mlops.emulator.registry import catalog, registry
@@ -118,6 +119,7 @@ async def run(worker: Worker, job: PipelineProperties) -> None:
         await graph_jobs.run(worker, job, job.jobs, job.settings.continue_on_step_failure is not False)
     else:
         await _run_component(worker, job)
+    register_outputs(worker.azure, worker.name, job.asset_names())
 
 
 def _validate_component(azure: Azure, job: PipelineProperties) -> None:

@@ -16,7 +16,7 @@ from mlops.emulator.wire.resources import Body, Labels, validate_body
 from mlops.emulator.workspace.datastores import long_uri
 from mlops.emulator.workspace.versions import Collection
 
-__all__ = ["ROUTES", "get_version"]
+__all__ = ["COLLECTION", "ROUTES", "get_version"]
 
 IMMUTABLE = ("dataUri", "dataType")
 

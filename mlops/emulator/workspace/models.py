@@ -27,7 +27,7 @@ from mlops.emulator.workspace import uris
 from mlops.emulator.workspace.datastores import containers
 from mlops.emulator.workspace.uris import get_model, get_model_version
 
-__all__ = ["ROUTES"]
+__all__ = ["ROUTES", "VersionProperties", "next_version", "register"]
 
 VERSIONS = published_since("2022-02-01-preview")
 NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9\-._]{0,254}")
@@ -94,11 +94,21 @@ class PutContainer(Proxy):
 async def put_version(azure: Azure, request: Request) -> Answer:
     """Register a version, or change an existing one where that is allowed."""
     name, version = request.path_params["model"], request.path_params["version"]
+    is_new = azure.store.get("model", f"{name}/{version}") is None
+    stored = register(azure, name, version, (await parse_body(request, PutVersion)).properties)
+    return put_response(request, to_version_resource(azure, stored), is_new=is_new)
+
+
+def register(azure: Azure, name: str, version: str, sent: VersionProperties) -> Document:
+    """Register a version, or change an existing one where that is allowed, and return its document.
+
+    Raises:
+        AzureFault: 400 or 404, name, version or files are invalid, or the change is not allowed.
+    """
     if not NAME.fullmatch(name):
         raise user_error(f"The model name {name} has other characters than letters, digits, '-', '_' and '.'.")
     if not VERSION.fullmatch(version) or int(version) > MAX_VERSION:
         raise user_error(f"The model version '{version}' is invalid: the version of a model must be a positive integer.")
-    sent = (await parse_body(request, PutVersion)).properties
     existing = azure.store.get("model", f"{name}/{version}")
     if not sent.model_uri:
         raise user_error("The field modelUri is required.")
@@ -131,7 +141,12 @@ async def put_version(azure: Azure, request: Request) -> Answer:
     if azure.store.get("model-container", name) is None:
         blank: Document = {"archived": False, "description": None, "properties": {}, "tags": {}}
         azure.store.put("model-container", name, add_system_data(azure, None, blank))
-    return put_response(request, to_version_resource(azure, stored), is_new=existing is None)
+    return stored
+
+
+def next_version(azure: Azure, name: str) -> str:
+    """Return the version that follows the highest one of a model."""
+    return str(max((int(stored["version"]) for _, stored in azure.store.list("model", f"{name}/")), default=0) + 1)
 
 
 async def get_version(azure: Azure, request: Request) -> Answer:
@@ -242,7 +257,7 @@ def to_container_resource(azure: Azure, name: str, stored: Document) -> dict[str
             "properties": stored["properties"],
             "isArchived": stored["archived"],
             "latestVersion": versions[-1] if versions else None,
-            "nextVersion": str(max((int(number) for number in versions), default=0) + 1),
+            "nextVersion": next_version(azure, name),
             "provisioningState": "Succeeded",
         },
     )

@@ -66,6 +66,21 @@ class Collection:
         versions = azure.store.list(self.kind, f"{name}/")
         return versions[-1][0].partition("/")[2] if versions else None
 
+    def next_version(self, azure: Azure, name: str) -> str:
+        """Return the version that follows the highest number."""
+        versions = [key.partition("/")[2] for key, _ in azure.store.list(self.kind, f"{name}/")]
+        return str(max((int(version) for version in versions if version.isdecimal()), default=0) + 1)
+
+    def store(self, azure: Azure, name: str, version: str, sent: Any) -> Document:
+        """Store a version and return its document.
+
+        Raises:
+            AzureFault: 400 or 409, the properties are invalid, or the version exists and they can't be changed.
+        """
+        existing = self.get(azure, name, version)
+        content = {"properties": self._read(azure, name, version, sent, existing)}
+        return azure.store.put(self.kind, f"{name}/{version}", add_system_data(azure, existing, content))
+
     def routes(self) -> list[Route]:
         """Return the routes."""
         base = f"{WS}/{self.kind}"
@@ -133,9 +148,8 @@ class Collection:
         if self._version_of is not None:
             version = self._version_of(name, sent) or version
         existing = self.get(azure, name, version)
-        properties = self._read(azure, name, version, sent, existing)
-        stored = azure.store.put(self.kind, f"{name}/{version}", add_system_data(azure, existing, {"properties": properties}))
-        is_new = existing is None or bool(properties.get("isAnonymous"))
+        stored = self.store(azure, name, version, sent)
+        is_new = existing is None or bool(stored["properties"].get("isAnonymous"))
         return put_response(request, self._render(azure, name, version, stored), is_new=is_new)
 
     async def delete_version(self, azure: Azure, request: Request) -> Answer:
@@ -164,14 +178,13 @@ class Collection:
 
     def _render_name(self, azure: Azure, name: str, versions: list[tuple[str, Document]]) -> dict[str, Any]:
         key, newest = versions[-1]
-        numbers = [int(version) for version in (key.partition("/")[2] for key, _ in versions) if version.isdecimal()]
         properties: dict[str, Any] = {
             "description": None,
             "tags": None if self.kind == "data" else {},
             "properties": None if self.kind == "data" else {},
             "isArchived": all(stored["properties"].get("isArchived") for _, stored in versions),
             "latestVersion": key.partition("/")[2],
-            "nextVersion": str(max(numbers, default=0) + 1),
+            "nextVersion": self.next_version(azure, name),
             **({"dataType": newest["properties"]["dataType"]} if "dataType" in newest["properties"] else {}),
         }
         return render_resource(arm_id(azure, self.kind, name), self.kind, name, newest, properties=properties)

@@ -287,3 +287,43 @@ def test_a_data_asset_is_an_input(emulator: Emulator, ml: Any, tmp_path: Path) -
     assert (job.status, log.read_text()) == ("Completed", "from an asset")
     ml.data.archive("words", version="1")
     assert [data.version for data in ml.data.list(name="words")] == ["2"]
+
+
+class TestNamedOutputs:
+    """Outputs that a job gives a name become assets."""
+
+    def test_of_a_pipeline_and_of_its_nodes(self, emulator: Emulator, ml: Any) -> None:
+        from azure.ai.ml import Output, dsl
+
+        @dsl.pipeline
+        def naming(word):  # type: ignore[no-untyped-def]
+            first, second = write()(text=word), write()(text="two")
+            second.outputs.folder = Output(type="uri_folder", name="of-node", version="v1")
+            return {"first": first.outputs.folder}
+
+        pipeline_job = naming(word="one")
+        pipeline_job.settings.default_compute = "serverless"
+        pipeline_job.outputs.first = Output(type="uri_folder", name="of-pipeline")
+        job = wait_for_job(ml, ml.jobs.create_or_update(pipeline_job).name)
+        assert job.status == "Completed"
+        for name, version, text in (("of-pipeline", "1", "one"), ("of-node", "v1", "two")):
+            folder = uris.resolve(emulator.azure, ml.data.get(name, version=version).path)
+            assert (folder / "text.txt").read_text() == text
+        asset = ml.jobs._runs_operations.get_run_data(job.name).run_metadata.outputs["first"].asset_id
+        assert asset.endswith("/data/of-pipeline/versions/1")
+
+    def test_of_a_command(self, emulator: Emulator, ml: Any, tmp_path: Path) -> None:
+        from azure.ai.ml import Output, command
+
+        def submit(text: str, **output: Any) -> Any:
+            outputs = {"out": Output(**output)}
+            line = f"printf '%s' '{text}' > ${{{{outputs.out}}}}/MLmodel"
+            return wait_for_job(ml, ml.jobs.create_or_update(command(command=line, outputs=outputs, environment=ENVIRONMENT)).name)
+
+        flavors = "flavors: {python_function: {loader_module: x}}"
+        assert [submit(flavors, type="mlflow_model", name="trained").status for _ in range(2)] == ["Completed", "Completed"]
+        newest = ml.models.get("trained", version="2")
+        assert (newest.type, list(newest.flavors)) == ("mlflow_model", ["python_function"])
+        assert submit("no model", type="mlflow_model", name="broken").status == "Failed"
+        again = [submit("x", type="uri_folder", name="once", version="7").status for _ in range(2)]
+        assert again == ["Completed", "Failed"], "a version is never replaced"
