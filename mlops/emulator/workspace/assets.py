@@ -15,9 +15,10 @@ from urllib.parse import unquote, urlsplit
 import yaml
 from pydantic import Field
 from starlette.requests import Request
+from starlette.responses import Response
 
 from mlops.emulator.base.azure import BLOB_SUFFIX, Azure, arm_id
-from mlops.emulator.base.errors import not_found, user_error
+from mlops.emulator.base.errors import AzureFault, not_found, user_error
 from mlops.emulator.base.store import Document
 from mlops.emulator.storage import blobs
 from mlops.emulator.storage.files import BlobError
@@ -25,6 +26,7 @@ from mlops.emulator.wire.app import WS, Answer, Route, read_json
 from mlops.emulator.wire.resources import Body, Labels, add_system_data, list_response, put_response, render_resource, validate_body
 from mlops.emulator.wire.versions import published_since
 from mlops.emulator.workspace import curated
+from mlops.emulator.workspace.versions import read_archival, select_view
 
 __all__ = ["ROUTES", "code_folder", "has_environment"]
 
@@ -114,8 +116,8 @@ async def list_versions(azure: Azure, request: Request) -> Answer:
     ]
     if not versions and kind == "environments" and (latest := curated.find_latest(name)):
         versions = [(name, latest, curated.document(name, latest))]
-    count = int(request.query_params.get("$top") or len(versions))
-    return {"value": [_resource(azure, kind, *version) for version in versions[:count]], "nextLink": None}
+    items = select_view(request, [_resource(azure, kind, *version) for version in versions])
+    return list_response(items[: int(request.query_params.get("$top") or len(items))])
 
 
 async def get_version(azure: Azure, request: Request) -> Answer:
@@ -123,7 +125,7 @@ async def get_version(azure: Azure, request: Request) -> Answer:
     kind, name, version = _kind(request), request.path_params["name"], request.path_params["version"]
     stored = _find(azure, kind, name, version)
     if stored is None and kind == "environments":
-        raise not_found(f"No environment exists for name: {name}, version: {version}, label: ", "NotFoundError")
+        raise _no_environment(name, version)
     if stored is None:
         raise not_found(f"Not found {KINDS[kind].lower()} {name}:{version}.", "NotFound", f"{KINDS[kind]}NotFound")
     return _resource(azure, kind, name, version, stored)
@@ -164,8 +166,7 @@ async def get_container(azure: Azure, request: Request) -> Answer:
     if not versions and kind == "environments" and (latest := curated.find_latest(name)):
         versions = [(f"{name}/{latest}", curated.document(name, latest))]
     if not versions:
-        message = f"No environment exists for name: {name}, version: , label: " if kind == "environments" else f"Not found code {name}."
-        raise not_found(message, *(("NotFoundError",) if kind == "environments" else ("NotFound", "CodeNotFound")))
+        raise _no_environment(name, "") if kind == "environments" else not_found(f"Not found code {name}.", "NotFound", "CodeNotFound")
     return _render_container(azure, kind, name, versions)
 
 
@@ -179,7 +180,27 @@ async def list_containers(azure: Azure, request: Request) -> Answer:
     for key, stored in azure.store.list(kind):
         if not stored["properties"].get("isAnonymous"):
             names.setdefault(key.partition("/")[0], []).append((key, stored))
-    return list_response([_render_container(azure, kind, name, versions) for name, versions in reversed(names.items())])
+    return list_response(select_view(request, [_render_container(azure, kind, *named) for named in reversed(names.items())]))
+
+
+async def put_environment(azure: Azure, request: Request) -> Answer:
+    """Archive or restore all versions of an environment."""
+    name, is_archived = request.path_params["name"], await read_archival(request)
+    versions = azure.store.list("environments", f"{name}/")
+    if not versions:
+        raise _no_environment(name, "")
+    for key, stored in versions:
+        azure.store.put("environments", key, stored | {"properties": stored["properties"] | {"isArchived": is_archived}})
+    return _render_container(azure, "environments", name, azure.store.list("environments", f"{name}/"))
+
+
+async def delete_environment(azure: Azure, request: Request) -> Answer:
+    """Delete a version of an environment, or all of them. 204 if there is none."""
+    name, version = request.path_params["name"], request.path_params.get("version")
+    keys = [key for key, _ in azure.store.list("environments", f"{name}/") if version in (None, key.partition("/")[2])]
+    for key in keys:
+        azure.store.delete("environments", key)
+    return Response(status_code=200 if keys else 204)
 
 
 def code_folder(azure: Azure, asset: str) -> Path:
@@ -215,6 +236,10 @@ def _find(azure: Azure, kind: str, name: str, version: str) -> Document | None:
     return stored
 
 
+def _no_environment(name: str, version: str) -> AzureFault:
+    return not_found(f"No environment exists for name: {name}, version: {version}, label: ", "NotFoundError")
+
+
 def _container(stored: Document) -> str:
     return unquote(urlsplit(stored["properties"]["codeUri"]).path).strip("/").partition("/")[0]
 
@@ -225,7 +250,7 @@ def _normalize_conda(conda_file: str | None) -> str | None:
     Raises:
         AzureFault: 400, it is no YAML mapping.
     """
-    if conda_file is None:
+    if not conda_file:  # a client sends back the empty text that it has read
         return None
     try:
         content = yaml.safe_load(conda_file)
@@ -296,4 +321,7 @@ ROUTES = [
     *_routes("codes"),
     Route("arm", "POST", WS + "/codes/{name}/versions/{version}/startPendingUpload", start_pending_upload, VERSIONS),
     *_routes("environments"),
+    Route("arm", "PUT", WS + "/environments/{name}", put_environment, VERSIONS),
+    Route("arm", "DELETE", WS + "/environments/{name}", delete_environment, VERSIONS),
+    Route("arm", "DELETE", WS + "/environments/{name}/versions/{version}", delete_environment, VERSIONS),
 ]

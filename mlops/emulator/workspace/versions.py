@@ -19,7 +19,7 @@ from mlops.emulator.wire.app import WS, Answer, Route, read_json
 from mlops.emulator.wire.resources import add_system_data, list_response, put_response, render_resource
 from mlops.emulator.wire.versions import published_since
 
-__all__ = ["Collection"]
+__all__ = ["Collection", "read_archival", "select_view"]
 
 VERSIONS = published_since("2022-05-01")
 PARAMETERS = {"api-version", "$orderBy", "$top", "listViewType", "$skip", "stage", "hash", "hashVersion"}
@@ -27,6 +27,31 @@ VIEWS = {"ActiveOnly": {False}, "ArchivedOnly": {True}, "All": {False, True}}
 PAGE = 40
 DEFAULT = "azureml_default"
 """What a client asks for that names no version, as recorded for components."""
+
+
+def select_view(request: Request, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return those resources that the ``listViewType`` of a request includes: by default the ones that aren't archived.
+
+    Raises:
+        AzureFault: 400, it is none of the three.
+    """
+    view = request.query_params.get("listViewType", "ActiveOnly")
+    if view not in VIEWS:
+        raise user_error(f"listViewType '{view}' is none of {', '.join(VIEWS)}.")
+    return [item for item in items if bool(item["properties"]["isArchived"]) in VIEWS[view]]
+
+
+async def read_archival(request: Request) -> bool:
+    """Return ``isArchived`` of the body of a PUT of a name: nothing else of a name can be changed.
+
+    Raises:
+        AzureFault: 400, it is missing.
+    """
+    properties = (await read_json(request)).get("properties")
+    if not isinstance(properties, dict) or not isinstance(properties.get("isArchived"), bool):
+        raise user_error("The request is invalid: properties.isArchived is missing.")
+    return bool(properties["isArchived"])
+
 
 Read = Callable[[Azure, str, str, Any, Document | None], Document]
 
@@ -89,6 +114,7 @@ class Collection:
             Route("arm", "GET", base, self.list_names, VERSIONS),
             Route("arm", "GET", base + "/{name}", self.get_name, VERSIONS),
             Route("arm", "PUT", base + "/{name}", self.put_name, VERSIONS),
+            Route("arm", "DELETE", base + "/{name}", self.delete_name, VERSIONS),
             Route("arm", "GET", base + "/{name}/versions", self.list_versions, VERSIONS),
             Route("arm", "GET", version, self.get_version, VERSIONS),
             Route("arm", "PUT", version, self.put_version, VERSIONS),
@@ -113,17 +139,21 @@ class Collection:
         return self._render_name(azure, name, versions)
 
     async def put_name(self, azure: Azure, request: Request) -> Answer:
-        """Archive or restore all versions of a name: nothing else of it can be changed."""
-        name = request.path_params["name"]
-        properties = (await read_json(request)).get("properties")
+        """Archive or restore all versions of a name."""
+        name, is_archived = request.path_params["name"], await read_archival(request)
         versions = azure.store.list(self.kind, f"{name}/")
         if not versions:
             raise self._absent(name, "")
-        if not isinstance(properties, dict) or not isinstance(properties.get("isArchived"), bool):
-            raise user_error("The request is invalid: properties.isArchived is missing.")
         for key, stored in versions:
-            azure.store.put(self.kind, key, stored | {"properties": stored["properties"] | {"isArchived": properties["isArchived"]}})
+            azure.store.put(self.kind, key, stored | {"properties": stored["properties"] | {"isArchived": is_archived}})
         return self._render_name(azure, name, azure.store.list(self.kind, f"{name}/"))
+
+    async def delete_name(self, azure: Azure, request: Request) -> Answer:
+        """Delete a name with all its versions. 204 if it does not exist."""
+        versions = azure.store.list(self.kind, f"{request.path_params['name']}/")
+        for key, _ in versions:
+            azure.store.delete(self.kind, key)
+        return Response(status_code=200 if versions else 204)
 
     async def list_versions(self, azure: Azure, request: Request) -> Answer:
         """List the versions of a name, newest first."""
@@ -161,10 +191,7 @@ class Collection:
         query = request.query_params
         if unsupported := sorted(set(query) - PARAMETERS):
             raise not_implemented(f"listing {self.kind} by {', '.join(unsupported)}")
-        view = query.get("listViewType", "ActiveOnly")
-        if view not in VIEWS:
-            raise user_error(f"listViewType '{view}' is none of {', '.join(VIEWS)}.")
-        items = [item for item in items if bool(item["properties"]["isArchived"]) in VIEWS[view]]
+        items = select_view(request, items)
         if query.get("$orderBy", "createdtime desc").lower().endswith("asc"):
             items.reverse()
         top, begin = query.get("$top", ""), query.get("$skip", "0")

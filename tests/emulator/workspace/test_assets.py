@@ -80,6 +80,30 @@ class TestEnvironments:
             ml.environments.get("AzureML-own", version="1")
         assert ml.environments.get("AzureML-ACPT-pytorch-1.12-py39-cuda11.6-gpu", version="8").version == "8"
 
+    def test_archived_environments_are_found_but_not_listed(self, ml: Any) -> None:
+        for version in ("1", "2"):
+            ml.environments.create_or_update(environment_of(name="aging", version=version))
+        versions = lambda: [environment.version for environment in ml.environments.list("aging")]  # noqa: E731
+        ml.environments.archive("aging", version="1")
+        assert versions() == ["2"]
+        assert [each.version for each in ml.environments.list("aging", list_view_type="ArchivedOnly")] == ["1"]
+        ml.environments.archive("aging")
+        assert versions() == []
+        assert "aging" not in [environment.name for environment in ml.environments.list()]
+        assert ml.environments.get("aging", version="2").version == "2"
+        ml.environments.restore("aging")
+        assert versions() == ["2", "1"]
+
+    def test_a_deleted_asset_is_not_found(self, ml: Any, send: Send) -> None:
+        for version in ("1", "2"):
+            ml.environments.create_or_update(environment_of(name="gone", version=version))
+        paths = (("environments", "gone", "versions", "1"), ("environments", "gone"))
+        assert [send("DELETE", *path).status_code for path in (*paths, *paths)] == [200, 200, 204, 204]
+        assert send("GET", "environments", "gone").status_code == 404
+        assert send("PUT", "environments", "gone", properties={"isArchived": True}).status_code == 404
+        send("PUT", "data", "gone", "versions", "1", properties={"dataUri": "azureml://datastores/x/paths/y"})
+        assert [send("DELETE", "data", "gone").status_code for _ in range(2)] == [200, 204]
+
     def test_curated_environments_are_listed_after_ones_own(self, ml: Any) -> None:
         ml.environments.create_or_update(environment_of(name="listed", version="1"))
         names = [environment.name for environment in ml.environments.list()]
