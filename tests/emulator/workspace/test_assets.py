@@ -83,7 +83,10 @@ class TestEnvironments:
     def test_archived_environments_are_found_but_not_listed(self, ml: Any) -> None:
         for version in ("1", "2"):
             ml.environments.create_or_update(environment_of(name="aging", version=version))
-        versions = lambda: [environment.version for environment in ml.environments.list("aging")]  # noqa: E731
+
+        def versions() -> list[str]:
+            return [environment.version for environment in ml.environments.list("aging")]
+
         ml.environments.archive("aging", version="1")
         assert versions() == ["2"]
         assert [each.version for each in ml.environments.list("aging", list_view_type="ArchivedOnly")] == ["1"]
