@@ -738,6 +738,25 @@ def test_a_first_promotion_that_fails_or_is_interrupted_ends_without_traffic(
     assert stage.traffic() == {deployed.deployment: 0}
 
 
+def test_a_first_promotion_that_is_interrupted_after_it_was_confirmed_stays_live(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = stage.registered()
+    config, workspace = stage.session()
+    deployed = deploy(config, run, workspace)
+    smoke_test(config, run, workspace)
+    confirm = traffic.finish
+
+    def interrupted(*arguments: Any) -> None:
+        confirm(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mlops.promote.traffic.finish", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            promote(config, run, workspace)
+    assert stage.traffic() == {deployed.deployment: 100}
+    assert promote(config, run, workspace).traffic_now == {deployed.deployment: 100}
+
+
 @pytest.mark.parametrize("verdict", [Verdict.HOLD, Verdict.REJECT])
 def test_without_promote_nothing_is_registered_deployed_or_promoted(verdict: Verdict, stage: Stage) -> None:
     run = behind_the_gate(stage.tmp_path / "run", stage.job, verdict)
