@@ -12,7 +12,7 @@ from mlops.emulator.base.errors import not_implemented, user_error
 from mlops.emulator.base.store import Document
 from mlops.emulator.registry import catalog
 from mlops.emulator.wire.limits import ResourceTags
-from mlops.emulator.wire.resources import Body, add_system_data, inference_error
+from mlops.emulator.wire.resources import Body, SentResource, add_system_data, inference_error
 from mlops.emulator.workspace import vm_sizes
 
 __all__ = ["Count", "Patch", "Put", "apply_patch", "build_document", "parse_duration", "probe_settings"]
@@ -112,7 +112,7 @@ class Sku(Body):
     family: str | None = None
 
 
-class Put(Body):
+class Put(SentResource):
     """``OnlineDeploymentTrackedResource``."""
 
     location: str

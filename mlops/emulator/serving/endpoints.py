@@ -24,7 +24,16 @@ from mlops.emulator.serving import containers
 from mlops.emulator.wire import operations
 from mlops.emulator.wire.app import WS, Answer, Route
 from mlops.emulator.wire.limits import ResourceTags
-from mlops.emulator.wire.resources import Body, add_system_data, conflict, inference_error, list_response, parse_body, render_resource
+from mlops.emulator.wire.resources import (
+    Body,
+    SentResource,
+    add_system_data,
+    conflict,
+    inference_error,
+    list_response,
+    parse_body,
+    render_resource,
+)
 from mlops.emulator.wire.versions import published_since
 
 __all__ = ["BUSY", "ROUTES", "VERSIONS", "audience", "is_valid_name", "load_endpoint", "startup"]
@@ -79,7 +88,7 @@ class Identity(Body):
     user_assigned_identities: dict[str, Any] | None = None
 
 
-class Put(Body):
+class Put(SentResource):
     """``OnlineEndpointTrackedResource``."""
 
     location: str

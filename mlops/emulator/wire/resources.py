@@ -21,8 +21,8 @@ from mlops.emulator.base.store import Document
 from mlops.emulator.wire.app import read_json
 
 __all__ = [
-    "Body", "Labels", "add_system_data", "conflict", "inference_error", "list_response", "now", "parse_body", "put_response",
-    "render_resource", "validate_body",
+    "Body", "Labels", "SentResource", "add_system_data", "conflict", "inference_error", "list_response",
+    "now", "parse_body", "put_response", "render_resource", "validate_body",
 ]  # fmt: skip
 
 PROVIDER_TYPE = "Microsoft.MachineLearningServices/workspaces"
@@ -32,6 +32,15 @@ class Body(BaseModel):
     """A JSON object in a request: camelCase on the wire, without any field that the service's schema doesn't have."""
 
     model_config = ConfigDict(extra="forbid", alias_generator=to_camel, protected_namespaces=(), strict=True)
+
+
+class SentResource(Body):
+    """A resource in a request, with the read-only fields that a client sends back as it has read them, and that are ignored."""
+
+    id: str | None = None
+    name: str | None = None
+    type: str | None = None
+    system_data: dict[str, Any] | None = None
 
 
 B = TypeVar("B", bound=Body)

@@ -21,7 +21,17 @@ from mlops.emulator.history import runstore
 from mlops.emulator.wire import operations
 from mlops.emulator.wire.app import PROVIDER, WS, Answer, Route
 from mlops.emulator.wire.limits import ResourceTags
-from mlops.emulator.wire.resources import Body, add_system_data, conflict, list_response, now, parse_body, render_resource, validate_body
+from mlops.emulator.wire.resources import (
+    Body,
+    SentResource,
+    add_system_data,
+    conflict,
+    list_response,
+    now,
+    parse_body,
+    render_resource,
+    validate_body,
+)
 from mlops.emulator.wire.versions import published_since
 from mlops.emulator.workspace import instances, quota, vm_sizes
 
@@ -104,17 +114,13 @@ class ComputeProperties(Body):
     resource_id: str | None = None
 
 
-class ComputeBody(Body):
+class ComputeBody(SentResource):
     """The body of a PUT."""
 
     location: str
     properties: ComputeProperties
     identity: dict[str, Any] | None = None
     tags: ResourceTags = None
-    id: str | None = None
-    name: str | None = None
-    type: str | None = None
-    system_data: dict[str, Any] | None = None
 
 
 async def startup(azure: Azure) -> None:

@@ -18,7 +18,7 @@ from mlops.emulator.base.errors import not_found, user_error
 from mlops.emulator.base.store import Document
 from mlops.emulator.storage import blobs
 from mlops.emulator.wire.app import WS, Answer, Route
-from mlops.emulator.wire.resources import Body, add_system_data, list_response, parse_body, put_response, render_resource
+from mlops.emulator.wire.resources import Body, SentResource, add_system_data, list_response, parse_body, put_response, render_resource
 from mlops.emulator.wire.versions import published_since
 
 __all__ = ["ARTIFACT_STORE", "BLOB_STORE", "ROUTES", "containers", "long_uri"]
@@ -71,14 +71,10 @@ class Properties(Body):
     resource_group: str | None = None
 
 
-class Put(Body):
-    """The body of a PUT; a client sends back the read-only fields that it has read."""
+class Put(SentResource):
+    """The body of a PUT."""
 
     properties: Properties
-    id: str | None = None
-    name: str | None = None
-    type: str | None = None
-    system_data: dict[str, Any] | None = None
 
 
 class SecretExpiry(Body):

@@ -21,7 +21,7 @@ from mlops.emulator.base.store import Document
 from mlops.emulator.storage import blobs
 from mlops.emulator.wire.app import WS, Answer, Route
 from mlops.emulator.wire.limits import AssetTags
-from mlops.emulator.wire.resources import Body, add_system_data, list_response, parse_body, put_response, render_resource
+from mlops.emulator.wire.resources import Body, SentResource, add_system_data, list_response, parse_body, put_response, render_resource
 from mlops.emulator.wire.versions import published_since
 from mlops.emulator.workspace import uris
 from mlops.emulator.workspace.datastores import containers
@@ -70,22 +70,13 @@ class ContainerProperties(Body):
     tags: AssetTags = None
 
 
-class Proxy(Body):
-    """``ProxyResource``: read-only fields that a client sends back."""
-
-    id: str | None = None
-    name: str | None = None
-    type: str | None = None
-    system_data: dict[str, Any] | None = None
-
-
-class PutVersion(Proxy):
+class PutVersion(SentResource):
     """``ModelVersionResource``."""
 
     properties: VersionProperties
 
 
-class PutContainer(Proxy):
+class PutContainer(SentResource):
     """``ModelContainerResource``."""
 
     properties: ContainerProperties

@@ -145,6 +145,9 @@ def test_a_deployment_has_the_fields_of_the_service(send_request: SendRequest, g
     assert (properties["privateNetworkConnection"], properties["environmentId"], properties["codeConfiguration"]) == (False, None, None)
     refused = send_request("PUT", "shop/deployments/private", body(good, privateNetworkConnection=True))
     assert refused.status_code == 501
+    # The read-only fields of what was read can be sent back; it is still the connection that is refused.
+    refused = send_request("PUT", "shop/deployments/private", answer | {"properties": properties | {"privateNetworkConnection": True}})
+    assert refused.status_code == 501, refused.text
 
 
 @pytest.mark.usefixtures("blue")

@@ -77,6 +77,9 @@ def test_a_new_endpoint_has_no_address_until_it_is_ready(send_request: SendReque
     update = send_request("PUT", "early", body(description="new"))
     assert (update.status_code, update.json()["properties"]["description"]) == (201, "new"), "an update, too; with the new values at once"
     assert update.headers["x-ms-async-operation-timeout"] == "PT30M"
+    assert wait_for_operation(update, emulator)["status"] == "Succeeded"
+    again = send_request("PUT", "early", send_request("GET", "early").json())
+    assert again.status_code == 201, f"what was read can be sent back: {again.text}"
 
 
 def test_an_update_keeps_the_keys(ml: Any) -> None:
