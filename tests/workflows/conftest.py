@@ -33,9 +33,9 @@ def emulator(tmp_path_factory: pytest.TempPathFactory, fork_servers: ForkServers
 
 
 @pytest.fixture(scope="module")
-def repository(emulator: Emulator, tmp_path_factory: pytest.TempPathFactory) -> Harness:
+def repository(emulator: Emulator, tmp_path_factory: pytest.TempPathFactory, fork_servers: ForkServers) -> Harness:
     """A repository with Azure variables and this project's own workflows."""
-    return Harness(emulator, tmp_path_factory.mktemp("repository"))
+    return Harness(emulator, tmp_path_factory.mktemp("repository"), fork_servers=fork_servers)
 
 
 @pytest.fixture

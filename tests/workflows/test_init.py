@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from mlops.cli.init import CALLERS
+from mlops.emulator.base.fork_servers import ForkServers
 from mlops.emulator.server import Emulator
 from tests.support.workflows.harness import Harness
 from tests.support.workflows.trees import ROOT, commit, git
@@ -89,10 +90,10 @@ def mine(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def called(mine: Path, emulator: Emulator) -> Harness:
+def called(mine: Path, emulator: Emulator, fork_servers: ForkServers) -> Harness:
     """The harness of that repository. Its workflows call this project at the commit that they name."""
     project = f"{PROJECT}@{git(ROOT, 'rev-parse', 'HEAD')}"
-    return Harness(emulator, mine.parent, mine, project, configuration=mine / "pipeline.toml")
+    return Harness(emulator, mine.parent, mine, project, configuration=mine / "pipeline.toml", fork_servers=fork_servers)
 
 
 def test_it_holds_callers_configuration_and_data_and_no_code(mine: Path) -> None:

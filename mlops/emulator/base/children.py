@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Child", "Children", "Preload", "base_environment", "package_environment"]
+__all__ = ["Child", "Children", "Fork", "Preload", "base_environment", "package_environment"]
 
 INHERITED = ("HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "OMP_NUM_THREADS")
 """Variables that a child inherits from the emulator."""
@@ -160,7 +160,7 @@ class Children:
             thread.join()
 
 
-class _Fork:
+class Fork:
     """A process of a fork server (``fork_server.py``), with the interface of Popen.
 
     Args:
@@ -220,10 +220,10 @@ def guard(pipe: int, command: Sequence[str], *, attached: bool = False, server: 
     return 128 - code if code < 0 else code
 
 
-def _start(command: Sequence[str], server: socket.socket | None, pipe: int) -> subprocess.Popen[bytes] | _Fork:
+def _start(command: Sequence[str], server: socket.socket | None, pipe: int) -> subprocess.Popen[bytes] | Fork:
     if server is not None:
         with contextlib.suppress(OSError):
-            return _Fork(server, pipe, command)
+            return Fork(server, pipe, command)
     # A child must not inherit the signals that the guard ignores.
     return subprocess.Popen(command, start_new_session=True, close_fds=True, preexec_fn=_reset_signals)
 

@@ -164,9 +164,11 @@ def _become(request: Mapping[str, Any]) -> str:
     sys.path[: len(inherited)] = [request["cwd"], *own]
     if executable != sys.executable:
         _enter(Path(executable))
-    streams = [open(number, "wb", 0, closefd=False) for number in (1, 2)]  # noqa: SIM115
-    sys.stdout = sys.__stdout__ = io.TextIOWrapper(streams[0], sys.stdout.encoding, write_through=True)  # type: ignore[misc]
-    sys.stderr = sys.__stderr__ = io.TextIOWrapper(streams[1], sys.stdout.encoding, "backslashreplace", write_through=True)  # type: ignore[misc]
+    encoding, is_unbuffered = sys.stdout.encoding, bool(os.environ.get("PYTHONUNBUFFERED"))
+    out, errors = (open(number, "wb", 0 if is_unbuffered else -1, closefd=False) for number in (1, 2))  # noqa: SIM115
+    how: dict[str, Any] = {"write_through": is_unbuffered}
+    sys.stdout = sys.__stdout__ = io.TextIOWrapper(out, encoding, line_buffering=os.isatty(1), **how)  # type: ignore[misc]
+    sys.stderr = sys.__stderr__ = io.TextIOWrapper(errors, encoding, "backslashreplace", line_buffering=True, **how)  # type: ignore[misc]
     if numpy := sys.modules.get("numpy"):
         # Python seeds random anew in a fork, but not this one.
         numpy.random.seed()

@@ -28,7 +28,7 @@ class ForkServers:
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        self._folder = folder
+        self.folder = folder
         self._lock = threading.Lock()
         self._controls: dict[Preload, socket.socket] = {}
         self._processes: list[subprocess.Popen[bytes]] = []
@@ -56,16 +56,16 @@ class ForkServers:
         for control in controls.values():
             control.close()
         for process in processes:
-            if self._folder is None:
+            if self.folder is None:
                 process.kill()  # it may be in the middle of its imports
             process.wait()
 
     def _open(self, preload: Preload) -> socket.socket:
-        if self._folder is None:
+        if self.folder is None:
             own, other = socket.socketpair()
             self._start(preload, other)
             return own
-        path = self._folder / hashlib.sha256(repr(preload).encode()).hexdigest()[:16]
+        path = self.folder / hashlib.sha256(repr(preload).encode()).hexdigest()[:16]
         with path.with_suffix(".lock").open("w") as lock, contextlib.ExitStack() as stack:
             fcntl.flock(lock, fcntl.LOCK_EX)
             own = stack.enter_context(socket.socket(socket.AF_UNIX))

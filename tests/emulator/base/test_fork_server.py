@@ -130,6 +130,7 @@ def test_a_fork_can_be_started_from_many_at_once(start: Start, tmp_path: Path) -
         ("import os; os.kill(os.getpid(), 9)", 137, ""),
         ("raise SystemExit('a last word')", 1, "a last word\n"),
         ("def f():\n    raise ValueError('no')\nf()", 1, "ValueError: no\n"),
+        ("import sys; print('out'); print('error', file=sys.stderr)", 0, "out\n"),
         ("import atexit; atexit.register(print, 'the end')", 0, "the end\n"),
     ],
 )

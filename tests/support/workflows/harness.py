@@ -24,10 +24,12 @@ from pathlib import Path
 from typing import Any
 
 from mlops.emulator import github_api
+from mlops.emulator.base.fork_servers import ForkServers
 from mlops.emulator.history import runstore
 from mlops.emulator.identity.github_oidc import WorkflowRun, job_environment
 from mlops.emulator.server import Emulator
 from tests.support.project import write_rows
+from tests.support.workflows.forks import write_python
 from tests.support.workflows.trees import REPOSITORY, ROOT, commit, copy_tree, inlined, make_repository, read_workflow, write_workflow
 
 DOUBLES = Path(__file__).parent / "doubles"
@@ -76,9 +78,19 @@ class Harness:
         source: the repository whose files it runs.
         project: how ``source`` names this project (``OWNER/NAME@REF``), if it is another repository that calls it.
         configuration: the repository's pipeline.toml.
+        fork_servers: what the commands of its steps start from.
     """
 
-    def __init__(self, emulator: Emulator, folder: Path, source: Path = ROOT, project: str = "", configuration: Path = TINY) -> None:
+    def __init__(
+        self,
+        emulator: Emulator,
+        folder: Path,
+        source: Path = ROOT,
+        project: str = "",
+        configuration: Path = TINY,
+        *,
+        fork_servers: ForkServers,
+    ) -> None:
         self.emulator = emulator
         self.tree = folder / "tree"
         self.artifacts = folder / "artifacts"
@@ -86,6 +98,7 @@ class Harness:
         self._project = project or f"{REPOSITORY}@main"
         self._home = folder / "project" if project else self.tree
         self._runs = 100
+        self._python = write_python(folder / "python", fork_servers)
         copy_tree(source, self.tree)
         self._configuration = configuration.read_text()
         (self.tree / "pipeline.toml").write_text(self._configuration)
@@ -190,7 +203,9 @@ class Harness:
         event_file.write_text(json.dumps({"repository": names, **payload}))
         variables = self._variables(event, result.run_id, payload) if configured and not fork else {}
         path = self._inlined(workflow) if inline else self.tree / ".github/workflows" / workflow
-        command = self._command(event, path, event_file, result.run_id, variables, job)
+        # A step that is canceled is a process like any other.
+        python = sys.executable if during else str(self._python)
+        command = self._command(event, path, event_file, result.run_id, variables, job, python)
         home = self._folder / "home"
         home.mkdir(exist_ok=True)
         origin: dict[str, Any] = {"file": workflow, "event": event, "branch": "change" if "pull_request" in payload else "main"}
@@ -247,7 +262,9 @@ class Harness:
             "EMULATED_ID_TOKEN_TOKEN": identity["ACTIONS_ID_TOKEN_REQUEST_TOKEN"],
         }
 
-    def _command(self, event: str, workflow: Path, payload: Path, run_id: str, variables: Mapping[str, str], job: str) -> list[str]:
+    def _command(
+        self, event: str, workflow: Path, payload: Path, run_id: str, variables: Mapping[str, str], job: str, python: str
+    ) -> list[str]:
         act = shutil.which("act", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
         assert act, "act is not installed: it comes with the dependency group `workflows`"
         empty = self._folder / "empty"
@@ -255,7 +272,7 @@ class Harness:
         environment = {name: value for name, value in self.emulator.environment().items() if not name.startswith("AZURE")}
         environment |= {
             "GITHUB_RUN_ID": run_id,
-            "MLOPS_PYTHON": sys.executable,
+            "MLOPS_PYTHON": python,
             "MLOPS_EMULATOR_WEIGHTS": "tiny-llama",
             "ARTIFACT_STORE": str(self.artifacts),
             "DOUBLES": str(DOUBLES),
