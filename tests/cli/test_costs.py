@@ -22,6 +22,7 @@ instance_count = 2
 """
 
 
+@pytest.mark.slow
 def test_a_deployment_costs_money_whatever_its_traffic_and_is_gone_afterwards(
     inside: object, settings: Settings, open_workspace: Open, trained_job: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -72,6 +72,7 @@ def test_foreign_tags_are_ignored() -> None:
     assert verdict_tags.past(runs) == []
 
 
+@pytest.mark.slow
 def test_the_oldest_decisions_make_room_for_a_new_one(tmp_path: Path, workspace: Workspace) -> None:
     run = make_run(tmp_path / "run", mlflow_run=new_run(workspace))
     for number in range(12):

@@ -90,6 +90,7 @@ def test_every_text_is_read_in_every_shape(text: str, shape: str) -> None:
     assert parse_answer(json.dumps(build(shape, text), ensure_ascii=False).encode()) == Answer(text, shape)
 
 
+@pytest.mark.slow
 @given(st.binary() | JSON.map(lambda value: json.dumps(value).encode()))
 def test_any_bytes_are_an_answer_or_foreign(content: bytes) -> None:
     try:

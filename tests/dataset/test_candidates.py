@@ -48,6 +48,7 @@ def row(number: int, answer: str, **extra: Any) -> dict[str, Any]:
     return {"messages": messages, "prompt_id": f"row-{number}"}
 
 
+@pytest.mark.slow
 def test_processes_prepare_the_same_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With blank lines, a byte order mark, rows with errors, repetitions, leaks and notes, in two files of one split."""
     source = tmp_path / "source"

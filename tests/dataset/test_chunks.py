@@ -44,6 +44,7 @@ def first_byte(chunk: Chunk, suffix: str) -> str:
     return text[0] + suffix
 
 
+@pytest.mark.slow
 def test_results_of_processes_are_in_order_and_faults_are_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chunks, "CHUNK_BYTES", 4)
     monkeypatch.setattr(chunks, "PARALLEL_BYTES", 0)
@@ -59,6 +60,7 @@ def test_results_of_processes_are_in_order_and_faults_are_raised(tmp_path: Path,
         list(map_chunks(path, first_byte, "!"))
 
 
+@pytest.mark.slow
 def test_findings_do_not_depend_on_the_number_of_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     long = " ".join(f"word{number}" for number in range(60))
     training: list[Any] = [row(number) for number in range(40)]

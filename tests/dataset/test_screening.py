@@ -29,6 +29,7 @@ def spell(words: list[str], data: st.DataObject) -> str:
     return "".join(data.draw(st.sampled_from([word, word.upper()])) + data.draw(spaces) for word in words)
 
 
+@pytest.mark.slow
 @given(evaluated=texts, trained=texts, run=st.lists(words, min_size=RUN_WORDS, max_size=RUN_WORDS), data=st.data())
 @settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 def test_every_shared_run_of_words_is_found(evaluated: list[list[str]], trained: list[list[str]], run: list[str], data: Any) -> None:

@@ -13,6 +13,7 @@ from mlops.judging.statistics.sequential import Finding
 GOOD = Measured(usable=1.0, rouge_l=0.4, in_time=1.0, latency_ms=10.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "end"),
     [

@@ -77,6 +77,7 @@ def misses(kind: str, rows: int, trials: int, confidence: float, truth: float = 
     return above / trials, below / trials
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "rows"), [("light", 60), ("light", 2500), ("heavy", 60), ("skewed", 60)], ids=["by row", "pooled", "heavy", "skewed"]
 )
@@ -276,6 +277,7 @@ def test_the_minimum_detectable_effect_is_detected_with_its_power() -> None:
     assert 0.73 < shown / trials < 0.87
 
 
+@pytest.mark.slow
 def test_the_number_of_rows_needed_shows_the_distance_with_its_power() -> None:
     generator, distance = np.random.default_rng(6), 0.25
     seen = generator.normal(distance, 1, 60)
