@@ -28,6 +28,8 @@ CLIENT_FIELDS = ("_source", "compute", "experiment_name", "settings", "source_jo
 """Fields of a specification that the service does not keep."""
 ANONYMOUS = "azureml_anonymous"
 """Name of all components that a client doesn't name."""
+PARALLEL = {"retry_settings": {"max_retries": 3, "timeout": 60}, "error_threshold": -1, "logging_level": "INFO"}
+"""What the service adds to the specification of a parallel component."""
 DISTRIBUTIONS = {"mpi": "Mpi", "pytorch": "Pytorch", "tensorflow": "TensorFlow"}
 """Type of a distribution in lower case → as the service spells it."""
 NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_\-.]{0,254}")
@@ -104,7 +106,7 @@ def _check_command(azure: Azure, spec: Document) -> None:
 def _normalize(spec: Document) -> Document:
     """Return a specification as the service stores it: with its defaults, scalars as strings, without what only the SDK needs."""
     kind = spec.get("type")
-    defaults: Document = {"version": "1", "is_deterministic": kind != "pipeline"}
+    defaults: Document = {"version": "1", "is_deterministic": kind != "pipeline"} | (PARALLEL if kind == "parallel" else {})
     normal: Document = {key: _to_text(value) for key, value in (defaults | spec).items() if key not in CLIENT_FIELDS}
     # How an input is read is up to the node.
     inputs = {name: {key: value for key, value in item.items() if key != "mode"} for name, item in (normal.get("inputs") or {}).items()}

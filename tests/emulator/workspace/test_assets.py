@@ -201,6 +201,11 @@ class TestComponents:
             "distribution": {"type": "Pytorch", "count": "1"},
         }
 
+    def test_a_parallel_component_is_retried_and_logged(self, send: Send) -> None:
+        spec = self.stored_spec(send, "parallel", {"type": "parallel", "error_threshold": 5})
+        assert (spec["error_threshold"], spec["logging_level"]) == ("5", "INFO")
+        assert spec["retry_settings"] == {"max_retries": "3", "timeout": "60"}
+
     def test_the_nodes_of_a_pipeline_are_not_shown(self, send: Send) -> None:
         spec: dict[str, Any] = {"type": "pipeline", "jobs": {"a": {"type": "command"}}, "outputs": {"out": {}}, "sourceJobId": None}
         assert self.stored_spec(send, "graph", spec) == {
