@@ -27,18 +27,9 @@ from mlops.report.comment import LIMIT, MARKER
 from mlops.report.comment import text as render
 from mlops.report.html import write
 from mlops.report.markdown import self_test_line
-from tests.support.evidence import RULES
-from tests.support.run_directories import judge_run, make_run
+from tests.support.run_directories import make_run
 
 URL = "https://github.com/octo/chat/actions/runs/5"
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Run:
-    """A run that the gate has judged."""
-    run = make_run(tmp_path / "run")
-    judge_run(run, *RULES)
-    return run
 
 
 def text(run: Run, *, planned: bool = True) -> str:

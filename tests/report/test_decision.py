@@ -3,21 +3,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from mlops.core.records import Evaluated, Judged, Sample
 from mlops.core.run import Run
 from mlops.report import comment, markdown, screen
 from mlops.report.decision import decision, find_nearest, find_worse, most_changed
-from tests.support.evidence import RULES, make_rows, make_rule
+from tests.support.evidence import make_rows, make_rule
 from tests.support.run_directories import judge_run, make_run
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Run:
-    run = make_run(tmp_path)
-    judge_run(run, *RULES)
-    return run
 
 
 def test_every_report_begins_with_the_decision(run: Run) -> None:

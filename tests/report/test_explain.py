@@ -20,9 +20,9 @@ RULES = (
 )
 
 
-@pytest.fixture
-def judged(tmp_path: Path) -> Judged:
-    return judge_run(make_run(tmp_path), *RULES)
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory: pytest.TempPathFactory) -> Judged:
+    return judge_run(make_run(tmp_path_factory.mktemp("judged")), *RULES)
 
 
 def changed(judged: Judged, **changes: Any) -> Judged:

@@ -23,11 +23,12 @@ RULES = (
 )
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Run:
-    run = make_run(tmp_path)
+@pytest.fixture(scope="module")
+def judged_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of this module's rules, which the fixture ``run`` copies."""
+    run = make_run(tmp_path_factory.mktemp("judged") / "run")
     judge_run(run, *RULES)
-    return run
+    return run.directory
 
 
 def judgement(**changes: Any) -> Judgement:
