@@ -10,13 +10,12 @@ Memory: a sketch is 512 bytes, and the sketches of the training data and of one 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from mlops.core.records import Finding
 from mlops.dataset.chunks import Chunk, map_chunks
-from mlops.dataset.conversation import Conversation, hash_text, read_jsonl
+from mlops.dataset.conversation import Conversation, hash_text, read_batches
 from mlops.dataset.words import hash_runs, mix
 
 if TYPE_CHECKING:
@@ -129,10 +128,13 @@ def _sketch_chunk(chunk: Chunk) -> tuple[_Sketches, int]:
     import rensa
 
     numbers, texts, values, lines = [], [], [np.empty((0, _PERMUTATIONS), np.uint32)], 0
-    rows = read_jsonl(chunk.path, Conversation, chunk.start, chunk.end)
-    while batch := list(islice(rows, _BATCH)):
-        lines = batch[-1][0]
-        valid = [(line, "\n".join([m.content for m in row.messages])) for line, row in batch if isinstance(row, Conversation)]
+    for first, rows in read_batches(chunk.path, Conversation, chunk.start, chunk.end):
+        lines = first + len(rows) - 1
+        valid = [
+            (line, "\n".join([message.content for message in row.messages]))
+            for line, row in enumerate(rows, first)
+            if isinstance(row, Conversation)
+        ]
         hashes, begin = hash_runs([text for _, text in valid], SHINGLE_WORDS)
         matrix = rensa.RMinHash.digest_matrix_from_flat_token_hashes(hashes, begin.astype(np.uint64), _PERMUTATIONS, _SEED)
         long = np.flatnonzero(np.diff(begin) >= MIN_SHINGLES)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 from mlops.core.records import Finding
 from mlops.dataset.chunks import Chunk, map_chunks
-from mlops.dataset.conversation import Conversation, read_jsonl
+from mlops.dataset.conversation import Conversation, read_batches
 
 __all__ = ["check_privacy", "find_kinds", "possible_kinds"]
 
@@ -65,9 +65,14 @@ EXAMPLE_HOSTS = re.compile(r"@(?:[\w-]+\.)*(?:example\.(?:com|org|net)|[\w-]+\.(
 """Addresses that belong to nobody (RFC 2606)."""
 
 
-def find_kinds(text: str) -> Iterator[tuple[str, str]]:
-    """Yield rule and kind of what a text seems to contain, each kind once. The text itself is never repeated."""
-    possible = possible_kinds(text)
+def find_kinds(text: str, kinds: Collection[str] | None = None) -> Iterator[tuple[str, str]]:
+    """Yield rule and kind of what a text seems to contain, each kind once. The text itself is never repeated.
+
+    Args:
+        text: to be searched.
+        kinds: those that are possible, if something is known about it.
+    """
+    possible = possible_kinds(text, kinds)
     for rule, kind, pattern, confirm in _COMPILED:
         if kind not in possible:
             continue
@@ -77,14 +82,20 @@ def find_kinds(text: str) -> Iterator[tuple[str, str]]:
                 break
 
 
-def possible_kinds(text: str) -> set[str]:
-    """Return the kinds for which a text must be searched."""
+def possible_kinds(text: str, kinds: Collection[str] | None = None) -> set[str]:
+    """Return the kinds, among those that are given, for which a text must be searched. It has all that a part of the text has."""
     raw = text.encode("utf-8", "surrogatepass")
-    shape = raw.translate(_TO_SHAPE)
-    digits = shape.count(b"0")
-    possible = {kind for kind, hints in HINTS.items() if all(hint in raw for hint in hints)}
-    shapes = {kind for kind, (count, part, ignored) in SHAPES.items() if digits >= count and part in shape.translate(None, ignored)}
-    return possible | shapes
+    hints = HINTS if kinds is None else HINTS.keys() & kinds
+    possible = {kind for kind in hints if all(hint in raw for hint in HINTS[kind])}
+    shapes = SHAPES if kinds is None else SHAPES.keys() & kinds
+    if shapes:
+        shape = raw.translate(_TO_SHAPE)
+        digits = shape.count(b"0")
+        for kind in shapes:
+            count, part, ignored = SHAPES[kind]
+            if digits >= count and part in shape.translate(None, ignored):
+                possible.add(kind)
+    return possible
 
 
 def check_privacy(files: Mapping[str, Path], locate: Callable[[str, int], str]) -> list[Finding]:
@@ -116,9 +127,14 @@ def check_privacy(files: Mapping[str, Path], locate: Callable[[str, int], str]) 
 def _search_chunk(chunk: Chunk) -> tuple[dict[tuple[str, str], list[int]], int]:
     """Return rule and kind → lines, counted from the beginning of a part of a file, and its number of lines."""
     found: dict[tuple[str, str], list[int]] = {}
-    number = 0
-    for number, row in read_jsonl(chunk.path, Conversation, chunk.start, chunk.end):
-        if isinstance(row, Conversation):
-            for key in find_kinds("\n".join([message.content for message in row.messages])):
-                found.setdefault(key, []).append(number)
-    return found, number
+    lines = 0
+    for first, rows in read_batches(chunk.path, Conversation, chunk.start, chunk.end):
+        lines = first + len(rows) - 1
+        valid = [(line, row.messages) for line, row in enumerate(rows, first) if isinstance(row, Conversation)]
+        texts = ["\n".join([message.content for message in messages]) for _, messages in valid]
+        # Most kinds are in none of the rows, which is seen at once.
+        kinds = possible_kinds("\n".join(texts))
+        for (line, _), text in zip(valid, texts if kinds else [], strict=False):
+            for key in find_kinds(text, kinds):
+                found.setdefault(key, []).append(line)
+    return found, lines

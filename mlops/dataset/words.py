@@ -101,15 +101,15 @@ def _hash_words(text: bytes, starts: Positions, lengths: Positions) -> Hashes:
     # Every position of the text as an integer of the eight bytes that begin there.
     eights = np.ndarray((len(text) - 7,), dtype="<u8", buffer=text, strides=(1,))
     masks = np.array([(1 << 8 * size) - 1 for size in range(9)], dtype=np.uint64)
-    hashes = mix(eights[starts] & masks[np.minimum(lengths, 8)])
-    rest = np.flatnonzero((lengths > 8) & (lengths <= _LONG_WORD))
-    offset = 8
+    hashes = mix(eights[starts] & np.take(masks, lengths, mode="clip"))
+    beyond = np.flatnonzero(lengths > 8)
+    rest, offset = beyond[lengths[beyond] <= _LONG_WORD], 8
     while len(rest):
-        piece = eights[starts[rest] + offset] & masks[np.minimum(lengths[rest] - offset, 8)]
+        piece = eights[starts[rest] + offset] & np.take(masks, lengths[rest] - offset, mode="clip")
         hashes[rest] = mix(hashes[rest] * np.uint64(_FACTOR) + piece)
         offset += 8
         rest = rest[lengths[rest] > offset]
-    for word in np.flatnonzero(lengths > _LONG_WORD):
+    for word in beyond[lengths[beyond] > _LONG_WORD]:
         hashes[word] = xxhash.xxh3_64_intdigest(text[starts[word] : starts[word] + lengths[word]])
     return hashes
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from mlops.core.config import Config
 from mlops.core.run import Run
 from mlops.dataset import candidates, chunks, processes
 from mlops.dataset.candidates import sample, shorten
-from mlops.dataset.conversation import Conversation, Message
+from mlops.dataset.conversation import Conversation, Message, convert, encode
 from mlops.dataset.rows import ListRows
 from mlops.prepare import prepare
 
@@ -84,3 +85,47 @@ def test_processes_prepare_the_same_rows(tmp_path: Path, monkeypatch: pytest.Mon
     assert b"has an answer of an evaluation row" in expected["record"]
     assert b"weight 0" in expected["record"]
     assert len(expected["quarantine.jsonl"].splitlines()) == 3
+
+
+@pytest.mark.parametrize("held", [1, 3, 1000])
+def test_rows_are_the_same_whether_they_are_copied_or_written_anew(held: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With conversations that differ in the middle only, repetitions, leaks, stock phrases, an empty line and no line break at the end."""
+    monkeypatch.setattr(candidates, "_BATCH", 4)
+    monkeypatch.setattr(candidates, "_HELD", held)
+    source = tmp_path / "source"
+    source.mkdir()
+    ends = "the beginning and the end are the same in many of these answers, and long enough for the quick look " * 2
+    leak = "Give it six hours of light, water it from below when the soil feels dry, and pinch off the tops every two weeks or so."
+    stock = "I am sorry, but I can not help with a request like this one, because it could hurt somebody, and that must not be."
+    answers = [f"{ends} {number % 9} {ends}" if number % 3 else f"Answer {number}" for number in range(40)]
+    answers[5], answers[8], answers[11:17] = leak, f"They say: {leak.upper()}", [stock] * 6
+    rows = {
+        "train_sft": answers,
+        "test_sft": [leak, stock, f"{ends} 4 {ends}"],
+        "train_gen": ["Fine"],
+        "test_gen": ["Well", f"{ends} 5 {ends}"],
+    }
+
+    def contents(write: Callable[[dict[str, Any]], bytes]) -> dict[str, bytes]:
+        for split, texts in rows.items():
+            lines = [
+                write({"prompt": turns["messages"][0]["content"], **turns})
+                for turns in (row(1 if ends in text else number, text) for number, text in enumerate(texts))
+            ]
+            lines[-1:-1] = [b""] if split == "train_sft" else []
+            (source / f"{split}.jsonl").write_bytes(b"\n".join(lines))
+        config = Config.model_validate({"target": "test", "data": {"dataset": str(source), "percent": 100, "max_messages": 2}})
+        run = Run(tmp_path / write.__name__)
+        record = prepare(config, run)
+        return {path.name: path.read_bytes() for path in run.path("data").iterdir()} | {"dropped": json.dumps(record.dropped).encode()}
+
+    def as_written(row: dict[str, Any]) -> bytes:
+        return encode(convert(row)).removesuffix(b"\n")
+
+    def with_spaces(row: dict[str, Any]) -> bytes:
+        return json.dumps(row).encode()
+
+    expected = contents(with_spaces)
+    assert contents(as_written) == expected
+    dropped = json.loads(expected["dropped"])
+    assert dropped["train_sft"] == {"has an answer of an evaluation row": 6, "repeated": 16}

@@ -65,3 +65,24 @@ def test_a_kind_is_reported_once_per_split_without_the_text(tmp_path: Path) -> N
 def test_the_quick_search_misses_no_match(kind: str, pattern: str, data: st.DataObject) -> None:
     text = data.draw(st.from_regex(pattern, alphabet=st.characters(codec="utf-8")))
     assert kind in possible_kinds(text)
+
+
+@given(texts=st.lists(st.sampled_from([*SAMPLES.values(), *HARMLESS, "Hello"]), min_size=1, max_size=12))
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_row_is_reported_whatever_rows_are_around_it(texts: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "train.jsonl"
+    rows = [{"prompt": "p", "messages": [{"role": "user", "content": text}], "prompt_id": "1"} for text in texts]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    expected: dict[str, list[int]] = {}
+    for line, text in enumerate(texts, 1):
+        for _, kind in find_kinds(text):
+            expected.setdefault(kind, []).append(line)
+    findings = check_privacy({"train_sft": path}, lambda split, line: str(line))
+    found = {finding.message.split("this: ")[1].split(";")[0]: (finding.where, finding.message.split()[0]) for finding in findings}
+    assert found == {kind: (str(lines[0]), str(len(lines))) for kind, lines in expected.items()}
+
+
+@pytest.mark.parametrize("kind", SAMPLES)
+def test_a_text_is_searched_for_what_is_possible_only(kind: str) -> None:
+    assert possible_kinds(SAMPLES[kind], {kind}) == {kind}
+    assert kind not in possible_kinds(SAMPLES[kind], SAMPLES.keys() - {kind})
