@@ -101,12 +101,13 @@ def _hash_words(text: bytes, starts: Positions, lengths: Positions) -> Hashes:
     # Every position of the text as an integer of the eight bytes that begin there.
     eights = np.ndarray((len(text) - 7,), dtype="<u8", buffer=text, strides=(1,))
     masks = np.array([(1 << 8 * size) - 1 for size in range(9)], dtype=np.uint64)
-    hashes = mix(eights[starts] & np.take(masks, lengths, mode="clip"))
+    mask: Hashes = np.take(masks, lengths, mode="clip")
+    hashes = mix(eights[starts] & mask)
     beyond = np.flatnonzero(lengths > 8)
     rest, offset = beyond[lengths[beyond] <= _LONG_WORD], 8
     while len(rest):
-        piece = eights[starts[rest] + offset] & np.take(masks, lengths[rest] - offset, mode="clip")
-        hashes[rest] = mix(hashes[rest] * np.uint64(_FACTOR) + piece)
+        mask = np.take(masks, lengths[rest] - offset, mode="clip")
+        hashes[rest] = mix(hashes[rest] * np.uint64(_FACTOR) + (eights[starts[rest] + offset] & mask))
         offset += 8
         rest = rest[lengths[rest] > offset]
     for word in beyond[lengths[beyond] > _LONG_WORD]:
