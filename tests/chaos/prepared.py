@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import hashlib
 import json
-import shlex
 import shutil
 import sqlite3
 import time
@@ -118,14 +117,15 @@ async def _execute(
     environment: Mapping[str, str],
     output: Path,
     timeout_s: float | None = None,
+    preload: Any = None,
     on_poll: Any = None,
 ) -> int:
     """Write what the process of a job would write. Takes the place of :meth:`Worker.execute`."""
     await self.pause()
     with output.open("a") as log:
         log.write("prepared\n")
-    if command[0] == "/bin/bash":
-        await asyncio.to_thread(_score, shlex.split(command[2]))
+    if command[1:3] == ["-m", "mlops.remote"]:
+        await asyncio.to_thread(_score, command)
         return 0
     outputs = json.loads((cwd / "spec.json").read_text())["outputs"]
     for path in map(Path, outputs.values()):
