@@ -137,7 +137,7 @@ METRICS = {
             column=Column("length_ratio", nullable=True, sampled=True), largest=10.0, suites=(TARGET,),
         ),
         MetricDefinition(
-            "judge_win", "how often a [judge model](#a-judge-model) prefers the answer to the base model's; a tie counts half",
+            "judge_win", "how often a judge model prefers the answer to the base model's; a tie counts half",
             "0 to 1, mean over rows", "higher",
             column=Column("judge_win", nullable=True, sampled=True), fraction=True, by_judge=True, suites=(TARGET,),
         ),
