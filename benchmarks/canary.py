@@ -15,7 +15,7 @@ from collections import Counter
 from dataclasses import dataclass
 from statistics import mean, median
 
-from mlops.cli.canary import PAIRS_PER_STEP
+from mlops.cli.canary import pairs_of_steps
 from mlops.core import console
 from mlops.core.config import PromotionConfig
 from mlops.judging.canary import Canary, Measured
@@ -64,7 +64,7 @@ def roll_out(old: Deployment, new: Deployment, rows: int, generator: random.Rand
     """Simulate a rollout; return how it ended (``promoted``, ``stopped before 5 %``, ``stopped later``) and the pairs at 0 %."""
     settings = PromotionConfig()
     canary = Canary(settings.margin)
-    kept = PAIRS_PER_STEP * (len(settings.steps) - 1)
+    kept = pairs_of_steps(settings)
 
     while canary.finding is Finding.OPEN and canary.pairs < rows - kept:
         ask(canary, old, new, generator)

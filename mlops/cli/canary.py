@@ -12,7 +12,7 @@ from mlops.cloud.endpoints import EndpointView
 from mlops.cloud.invoke import EndpointClient, build_payload
 from mlops.cloud.workspace import Workspace
 from mlops.core import console
-from mlops.core.config import Config
+from mlops.core.config import Config, PromotionConfig
 from mlops.core.errors import CanaryStopped, RecordError
 from mlops.core.records import CanaryEvidence, CanaryMeasure, Validated
 from mlops.core.run import Run, file_sha256
@@ -23,7 +23,7 @@ from mlops.judging.statistics.sequential import Finding
 from mlops.remote.health import is_loop
 from mlops.remote.rouge import rouge_l
 
-__all__ = ["Rollout", "rows_needed"]
+__all__ = ["Rollout", "pairs_of_steps", "rows_needed"]
 
 SUITE = "target"
 PAIRS_PER_STEP = 5
@@ -54,7 +54,7 @@ class Rollout:
         if not path.is_file() or file_sha256(path) != suite.digest:
             raise RecordError(f"{path} is missing or is not the suite that validation froze.", "run `mlops validate` again")
         rows = questions(path, config.evaluation.target_rows, config.data.seed)
-        self._kept = PAIRS_PER_STEP * (len(config.promotion.steps) - 1)
+        self._kept = pairs_of_steps(config.promotion)
         needed = rows_needed(config)
         if len(rows) < needed:
             raise CanaryStopped(
@@ -139,7 +139,12 @@ def rows_needed(config: Config) -> int:
     promotion = config.promotion
     if config.endpoint.ephemeral or promotion.steps == (100,):
         return 0
-    return fewest_pairs(promotion.margin) + PAIRS_PER_STEP * (len(promotion.steps) - 1)
+    return fewest_pairs(promotion.margin) + pairs_of_steps(promotion)
+
+
+def pairs_of_steps(promotion: PromotionConfig) -> int:
+    """Return how many requests are kept for the steps at which both deployments take traffic."""
+    return PAIRS_PER_STEP * (len(promotion.steps) - 1)
 
 
 def _points(config: Config) -> str:
