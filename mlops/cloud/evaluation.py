@@ -17,7 +17,7 @@ from mlops.cloud.jobs import JobInput, JobView
 from mlops.cloud.tags import EVALUATION_VERSION, MODEL_IDENTITY, ROLE, RUN_KEY
 from mlops.cloud.workspace import Workspace
 from mlops.core import console
-from mlops.core.errors import AzureError, EvidenceError, MlopsError
+from mlops.core.errors import EvidenceError, MlopsError
 from mlops.core.evaluation_version import scoring_code
 from mlops.core.records import Sample
 from mlops.core.run import file_sha256
@@ -144,12 +144,12 @@ class Scoring:
         return {subject.role: results[subject.key] for subject in subjects if subject.key in results}
 
     def _reuse(self, subject: Subject) -> Scored | None:
-        """Return an equal score from an earlier job, if it can still be read and is valid."""
+        """Return an equal score from an earlier job, if it is still there and valid. If the service fails, nothing is paid for again."""
         for job in self._find_jobs(subject):
             if job.status == "Completed":
                 try:
                     scored = self._collect(job.name, subject, reused=True)
-                except (EvidenceError, AzureError) as problem:
+                except EvidenceError as problem:
                     console.warning(f"The score in job {job.name} can't be reused: {problem.what}")
                     continue
                 console.info(f"  reusing the score of the {subject.role} from job {job.name}")

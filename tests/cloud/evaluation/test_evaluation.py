@@ -17,7 +17,7 @@ from mlops.cloud.tags import RUN
 from mlops.cloud.workspace import Workspace
 from mlops.core import console
 from mlops.core.config import Config
-from mlops.core.errors import EvidenceError, JobCanceled, JobFailed, JobStatusUnknown
+from mlops.core.errors import AzureError, EvidenceError, JobCanceled, JobFailed, JobStatusUnknown
 from mlops.core.records import Evaluated
 from mlops.emulator.history import runstore
 from mlops.evaluate import main
@@ -55,6 +55,17 @@ def test_a_stored_score_that_was_tampered_with_is_computed_again(what: str, make
     assert evaluation.names("candidate") == [stored, record.models["candidate"].job]
     assert record.models["candidate"].metrics == before.models["candidate"].metrics
     assert (record.models["candidate"].reused, record.models["base"].reused) == (False, True)
+
+
+def test_a_stored_score_that_the_service_does_not_return_is_not_paid_for_again(make: Make, fault: Fault) -> None:
+    evaluation = make(at="nowhere")
+    evaluation.evaluate()
+    jobs = evaluation.names("candidate")
+    fault("403@blob GET *scores/result.json x1")
+    with pytest.raises(AzureError, match="403"):
+        make(at="nowhere", folder="other").evaluate()
+    assert evaluation.names("candidate") == jobs
+    assert make(at="nowhere", folder="other").evaluate().models["candidate"].reused
 
 
 @pytest.mark.parametrize(
