@@ -60,7 +60,9 @@ class Kind:
 CONNECTION = ("connection", "no response", "closed", "reset", "aborted", "remote end")
 KINDS = {
     "403": Kind("refused for lack of a permission, this time and every time after", ("authorizationfailed", "403", "not accept")),
-    "404": Kind("it is not there, this time", ("notfound", "not found", "no longer", "does not exist", "404", "is gone", "reports it deleted")),
+    "404": Kind(
+        "it is not there, this time", ("notfound", "not found", "no longer", "does not exist", "404", "is gone", "reports it deleted")
+    ),
     "409": Kind("another operation is in progress, two times", ("conflict",), writes_only=True),
     "429": Kind("throttled with Retry-After, two times", ("toomanyrequests", "throttled", "429")),
     "500": Kind("the service fails, this time and every time after", ("internalservererror", "500")),
