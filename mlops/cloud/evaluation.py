@@ -117,6 +117,7 @@ class Scoring:
             EvidenceError: a job completed and its result is missing or is not what was requested.
             JobFailed, JobCanceled, JobStatusUnknown: a job did not complete.
             ConfigError: the cluster is not the one that was validated.
+            AzureError: the service fails, also while an earlier score is read.
         """
         unique: dict[str, Subject] = {}
         for subject in subjects:

@@ -8,13 +8,13 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from mlops.emulator.base.children import Child, Children
+from tests.support.processes import alive, wait_until
 
 # A child with a grandchild. The child writes both process ids.
 FAMILY = """
@@ -50,21 +50,6 @@ def start(children: Children, tmp_path: Path) -> Callable[[str], Child]:
 def pids(folder: Path) -> list[int]:
     wait_until(lambda: (folder / "pids").exists())
     return [int(pid) for pid in (folder / "pids").read_text().split()]
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):  # gone before or while it was read
-        return False
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    for _ in range(600):
-        if condition():
-            return
-        time.sleep(0.05)
-    raise AssertionError("timed out")
 
 
 def test_a_child_gets_its_environment_folder_and_log(start: Callable[[str], Child], tmp_path: Path) -> None:

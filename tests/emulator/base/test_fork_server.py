@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import pytest
 from mlops.emulator.base import libraries
 from mlops.emulator.base.children import Child, Children, Preload
 from mlops.emulator.base.fork_servers import ForkServers
+from tests.support.processes import alive, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="fork servers are for Linux only")
 
@@ -74,21 +74,6 @@ def report(child: Child, folder: Path) -> dict[str, Any]:
     content: dict[str, Any] = json.loads((folder / "log").read_text())
     (folder / "log").unlink()
     return content
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    for _ in range(600):
-        if condition():
-            return
-        time.sleep(0.05)
-    raise AssertionError("timed out")
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def list_servers() -> list[int]:
