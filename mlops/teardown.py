@@ -127,6 +127,8 @@ def _delete_idle_deployments(workspace: Workspace, endpoint: EndpointView, log: 
             log.refused[resource] = "was not created by this pipeline for this target"
         elif share := endpoint.traffic.get(deployment.name):
             log.refused[resource] = f"takes {share} % of the traffic"
+        elif share := endpoint.mirror.get(deployment.name):
+            log.refused[resource] = f"gets a copy of {share} % of the traffic"
         elif deployment.name in needed:
             log.refused[resource] = "is part of an unfinished change of the traffic: run `mlops recover`"
         elif (deployment.name, deployment.identity) == kept:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from mlops.cli import canary as canaries
 from mlops.cli.reap import reap
 from mlops.cli.recover import recover
 from mlops.cli.rollback import rollback
@@ -48,6 +49,7 @@ from mlops.core.errors import (
 )
 from mlops.core.records import Deployed, Promoted, Registered, Smoked, TornDown, Verdict
 from mlops.core.run import Run
+from mlops.dataset.questions import Question
 from mlops.deploy import deploy, deployment_name
 from mlops.emulator.server import Emulator
 from mlops.promote import promote
@@ -445,7 +447,7 @@ Rollout = tuple[Config, Run, Workspace, str]
 
 
 @contextmanager
-def users(stage: Stage) -> Iterator[list[ScoringResponse]]:
+def users(stage: Stage, pause_s: float = 0.0) -> Iterator[list[ScoringResponse]]:
     """Somebody who sends one request after another, without naming a deployment; the responses, complete after the block."""
     responses: list[ScoringResponse] = []
     client = stage.workspace.endpoints.open_client(stage.workspace.endpoints.get(stage.name), timeout_s=30)
@@ -454,6 +456,7 @@ def users(stage: Stage) -> Iterator[list[ScoringResponse]]:
     def send() -> None:
         while not is_over.is_set():
             responses.append(client.invoke(build_payload([{"role": "user", "content": "Hello?"}], 4)))
+            is_over.wait(pause_s)
 
     thread = threading.Thread(target=send)
     thread.start()
@@ -556,6 +559,141 @@ def test_a_canary_that_was_killed_at_a_step_is_undone_and_no_user_notices(
     assert CHANGE not in workspace.endpoints.get(beside.name).tags
     assert {response.deployment for response in responses} == {champion, new}
     assert [response.reason for response in responses if response.status != 200] == []
+
+
+def mirroring(config: Config, share: int = 50) -> Config:
+    return config.model_copy(update={"promotion": config.promotion.model_copy(update={"mirror": share})})
+
+
+def answers_of(workspace: Workspace, endpoint: str, deployment: str) -> int:
+    log = workspace.session.ml.online_deployments.get_logs(deployment, endpoint, lines=5000)
+    return str(log).count("POST /score 200")
+
+
+def test_the_new_deployment_is_compared_while_it_gets_a_copy_of_the_requests(
+    beside: Stage, canary: Rollout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    champion = beside.champion()
+    config, run, workspace, new = canary
+    changes: list[tuple[dict[str, int], dict[str, int]]] = []
+    copies: list[int] = []
+    apply, ask = Endpoints.set_traffic, canaries.Rollout._ask
+
+    def record(self: Endpoints, *arguments: Any, **options: Any) -> EndpointView:
+        after = apply(self, *arguments, **options)
+        changes.append((traffic.nonzero(after.traffic), dict(after.mirror)))
+        return after
+
+    def ask_when_copies_have_arrived(self: canaries.Rollout, question: Question) -> None:
+        while not copies:
+            copies.extend(range(answers_of(workspace, beside.name, new) - before))
+        ask(self, question)
+
+    before = answers_of(workspace, beside.name, new)
+    monkeypatch.setattr(Endpoints, "set_traffic", record)
+    monkeypatch.setattr(canaries.Rollout, "_ask", ask_when_copies_have_arrived)
+    with users(beside, pause_s=0.1) as responses:
+        promoted = promote(mirroring(config), run, workspace)
+    assert [response.reason for response in responses if response.status != 200] == []
+    assert changes == [
+        ({champion: 100}, {new: 50}),
+        ({champion: 100}, {}),
+        ({champion: 95, new: 5}, {}),
+        ({champion: 75, new: 25}, {}),
+        ({new: 100}, {}),
+        ({new: 100}, {}),
+    ]
+    assert copies, "the first request that it got was a copy of a user's"
+    assert promoted.canary is not None
+    assert promoted.canary.mirrored == 50
+
+
+def test_the_copies_end_when_the_comparison_fails(beside: Stage, canary: Rollout, fault: Fault) -> None:
+    champion = beside.champion()
+    config, run, workspace, new = canary
+    fault(f"scoring-424@{new} x10")
+    with pytest.raises(CanaryStopped, match=f"{new} is worse than .* {new} gets no copies of requests any more"):
+        promote(mirroring(config), run, workspace)
+    endpoint = workspace.endpoints.get(beside.name)
+    assert (traffic.nonzero(endpoint.traffic), dict(endpoint.mirror), CHANGE in endpoint.tags) == ({champion: 100}, {}, False)
+
+
+def test_copies_of_a_comparison_that_was_killed_are_ended_by_another_machine(
+    beside: Stage, canary: Rollout, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    champion = beside.champion()
+    config, run, workspace, new = canary
+    config = mirroring(config, 10)
+
+    def kill() -> None:
+        """Lose the runner: not even clean-up code runs."""
+        with monkeypatch.context() as patch:
+            patch.setattr(canaries.Rollout, "_compare", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            patch.setattr("mlops.cloud.traffic._try_to_end_mirroring", lambda *_: "")
+            with pytest.raises(KeyboardInterrupt):
+                promote(config, run, workspace)
+        assert workspace.endpoints.get(beside.name).mirror == {new: 10}
+
+    kill()
+    torn = teardown(config, Run(beside.tmp_path / "champion"), workspace)
+    assert torn.refused[f"deployment {new} of {beside.name}"] == "gets a copy of 10 % of the traffic"
+    with pytest.raises(TrafficError, match="gets a copy of 10 % of the traffic of common and was not deleted"):
+        workspace.endpoints.delete_deployment(beside.name, new)
+    # Another run must not touch it before its time is over.
+    with monkeypatch.context() as patch:
+        patch.setenv("GITHUB_RUN_ID", "another")
+        other = beside.open(config)
+        with pytest.raises(traffic.Busy, match=f"is comparing {new} with a copy of 10 % of the requests to common"):
+            rollback(config, other)
+        recover(config, other)
+        assert workspace.endpoints.get(beside.name).mirror == {new: 10}
+        expire(workspace, beside.name)
+        recover(config, other)
+    endpoint = workspace.endpoints.get(beside.name)
+    assert (traffic.nonzero(endpoint.traffic), dict(endpoint.mirror), CHANGE in endpoint.tags) == ({champion: 100}, {}, False)
+    assert f"stopped while {new} got a copy of 10 % of the requests to common. That was ended" in capsys.readouterr().err
+    # The same run, started again, ends it itself and compares again.
+    kill()
+    promoted = promote(config, run, workspace)
+    assert promoted.canary is not None
+    assert (promoted.canary.mirrored, dict(workspace.endpoints.get(beside.name).mirror)) == (10, {})
+
+
+def test_what_the_user_mirrors_is_not_touched(beside: Stage, canary: Rollout, monkeypatch: pytest.MonkeyPatch) -> None:
+    champion = beside.champion()
+    config, run, workspace, new = canary
+    workspace.endpoints.set_traffic(beside.name, {champion: 100}, mirror={new: 20})
+    for settings in (config, mirroring(config)):
+        with pytest.raises(traffic.Busy, match=f"already mirrors 20 % of its traffic to {new}, which this pipeline did not begin"):
+            promote(settings, run, workspace)
+    with pytest.raises(traffic.Busy, match="already mirrors") as refused:
+        traffic.change_traffic(workspace, workspace.endpoints.get(beside.name), new)
+    assert refused.value.fix == f"end it: `az ml online-endpoint update -n common --mirror-traffic {new}=0`"
+    assert workspace.endpoints.get(beside.name).mirror == {new: 20}
+
+    # Mirrored to somebody else: fine without promotion.mirror, and it stays.
+    shadow = workspace.endpoints.find_deployment(beside.name, new)
+    assert shadow is not None
+    workspace.endpoints.deploy(config.endpoint, "shadow", shadow.model, {})
+    workspace.endpoints.set_traffic(beside.name, {champion: 100}, mirror={"shadow": 20})
+    with pytest.raises(traffic.Busy, match="to shadow, which this pipeline did not begin") as refused:
+        promote(mirroring(config), run, workspace)
+    assert "or set promotion.mirror = 0" in refused.value.fix
+    promoted = promote(config, run, workspace)
+    assert (promoted.traffic_now[new], workspace.endpoints.get(beside.name).mirror) == (100, {"shadow": 20})
+    workspace.endpoints.set_traffic(beside.name, {champion: 100}, mirror={}, tags={PREVIOUS: "", PREVIOUS_ID: ""})
+
+    # Changed by hand during the comparison: what it has shown is not what was asked for.
+    def interfere(self: canaries.Rollout) -> None:
+        workspace.endpoints.set_traffic(beside.name, {champion: 100}, mirror={"shadow": 5})
+
+    monkeypatch.setattr(canaries.Rollout, "_compare", interfere)
+    with pytest.raises(TrafficError, match="Somebody else has changed what common mirrors"):
+        promote(mirroring(config), run, workspace)
+    after = workspace.endpoints.get(beside.name)
+    assert (dict(after.mirror), CHANGE in after.tags, after.traffic[new]) == ({"shadow": 5}, False, 0)
+    workspace.endpoints.set_traffic(beside.name, {champion: 100}, mirror={})
+    workspace.endpoints.delete_deployment(beside.name, "shadow")
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ class Rollout:
     """
 
     def __init__(self, config: Config, run: Run, workspace: Workspace, endpoint: EndpointView, old: str, new: str) -> None:
-        self._config, self._endpoint, self._old, self._new = config, endpoint, old, new
+        self._config, self._workspace, self._endpoint, self._old, self._new = config, workspace, endpoint, old, new
         self._canary = Canary(config.promotion.margin)
         suite = run.read(Validated).suites[SUITE]
         path = run.directory / suite.path
@@ -70,9 +70,16 @@ class Rollout:
     def compare(self) -> None:
         """Compare before the new deployment takes any traffic, until it is shown to be worse, or not to be.
 
+        With ``promotion.mirror``, it gets a copy of a part of the users' requests meanwhile.
+
         Raises:
             CanaryStopped: it is worse, or all requests are too few to show that it isn't.
+            TrafficError: the endpoint mirrors traffic already, or the mirroring could not be ended. The traffic is unchanged.
         """
+        with traffic.mirror_traffic(self._workspace, self._endpoint, self._new, self._config.promotion.mirror):
+            self._compare()
+
+    def _compare(self) -> None:
         console.info(f"  comparing {self._new} with {self._old}: the same requests to both, {self._new} at 0 %")
         progress = console.Progress("pairs", len(self._first))
         for question in self._first:
@@ -116,6 +123,7 @@ class Rollout:
             measures=measures,
             latency_p95_old_ms=old,
             latency_p95_new_ms=new,
+            mirrored=self._config.promotion.mirror,
         )
 
     def _ask(self, question: Question) -> None:

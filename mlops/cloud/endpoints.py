@@ -21,7 +21,7 @@ from mlops.core import console
 from mlops.core.config import EndpointConfig
 from mlops.core.errors import AzureError, ConfigError, DeploymentFailed, TrafficError
 
-__all__ = ["DeploymentView", "EndpointView", "Endpoints", "LiveModels"]
+__all__ = ["DeploymentView", "EndpointView", "Endpoints", "LiveModels", "end_mirroring_command"]
 
 TERMINAL_STATES = frozenset({"Succeeded", "Failed", "Canceled"})
 """Provisioning states in which no operation is running."""
@@ -46,6 +46,8 @@ class EndpointView:
     """As in pipeline.toml."""
     traffic: Mapping[str, int] = field(default_factory=dict)
     """Deployment → percent; includes deployments without traffic, at 0."""
+    mirror: Mapping[str, int] = field(default_factory=dict)
+    """Deployment → percent of the requests of which it gets a copy, whose answers nobody gets; without those at 0."""
     tags: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -237,7 +239,13 @@ class Endpoints:
         return "\n".join(parts)
 
     def set_traffic(
-        self, endpoint: str, traffic: Mapping[str, int], *, tags: Mapping[str, str] | None = None, allow_none: bool = False
+        self,
+        endpoint: str,
+        traffic: Mapping[str, int],
+        *,
+        mirror: Mapping[str, int] | None = None,
+        tags: Mapping[str, str] | None = None,
+        allow_none: bool = False,
     ) -> EndpointView:
         """Set the percentage of each deployment, and verify that the service applied it.
 
@@ -246,6 +254,7 @@ class Endpoints:
         Args:
             endpoint: its name.
             traffic: deployment → percent; all others get 0.
+            mirror: deployment → percent of which it gets a copy, without those at 0; None leaves it as it is.
             tags: set on the endpoint with the same request; a tag with an empty value is removed.
             allow_none: whether all deployments may end up without traffic.
 
@@ -260,6 +269,8 @@ class Endpoints:
             if missing := shares.keys() - set(entity.traffic):
                 raise TrafficError(f"Endpoint {endpoint} has no deployment {', '.join(sorted(missing))}.", "run `mlops deploy`")
             entity.traffic = dict(shares)
+            if mirror is not None:
+                entity.mirror_traffic = dict(mirror)
             entity.tags = {name: value for name, value in {**(entity.tags or {}), **(tags or {})}.items() if value}
             _wait(self._session.ml.online_endpoints.begin_create_or_update(entity), f"traffic of {endpoint}")
         after = self.get(endpoint)
@@ -267,13 +278,19 @@ class Endpoints:
             raise TrafficError(
                 f"Endpoint {endpoint} should have traffic {shares} but has {dict(after.traffic)}.", "look at its page in the studio"
             )
+        if mirror is not None and after.mirror != mirror:
+            raise TrafficError(
+                f"Endpoint {endpoint} should mirror its traffic to {dict(mirror) or 'nothing'} but mirrors it to"
+                f" {dict(after.mirror) or 'nothing'}.",
+                f"run `az ml online-endpoint show -n {endpoint}`",
+            )
         return after
 
     def delete_deployment(self, endpoint: str, deployment: str) -> None:
         """Delete a deployment and wait until it is gone.
 
         Raises:
-            TrafficError: it still takes traffic.
+            TrafficError: it still takes traffic, or gets a copy of it.
         """
         view = self.find(endpoint)
         if view is None:
@@ -282,6 +299,11 @@ class Endpoints:
             raise TrafficError(
                 f"Deployment {deployment} takes {view.traffic[deployment]} % of the traffic of {endpoint} and was not deleted.",
                 "move the traffic first (`mlops promote`), or delete the whole endpoint",
+            )
+        if view.mirror.get(deployment):
+            raise TrafficError(
+                f"Deployment {deployment} gets a copy of {view.mirror[deployment]} % of the traffic of {endpoint} and was not deleted.",
+                f"end that first: `{end_mirroring_command(endpoint, deployment)}`",
             )
         console.info(f"  deleting deployment {deployment} of {endpoint}")
         with translate_errors(f"deleting deployment {deployment}", f"run `az ml online-deployment delete -n {deployment} -e {endpoint}`"):
@@ -351,6 +373,11 @@ class Endpoints:
         )
 
 
+def end_mirroring_command(endpoint: str, deployment: str) -> str:
+    """Return the Azure CLI's command that ends what an endpoint mirrors to a deployment."""
+    return f"az ml online-endpoint update -n {endpoint} --mirror-traffic {deployment}=0"
+
+
 def _wait(poller: Any, what: str, timeout_s: float = 3600.0) -> None:
     """Wait for a long-running operation and report its progress.
 
@@ -397,6 +424,7 @@ def _endpoint_view(entity: Any) -> EndpointView:
         auth_mode=as_text(entity.auth_mode),
         public_network_access=as_text(entity.public_network_access, "enabled").lower(),
         traffic={str(name): int(share) for name, share in (entity.traffic or {}).items()},
+        mirror={str(name): int(share) for name, share in (entity.mirror_traffic or {}).items() if share},
         tags=dict(entity.tags or {}),
     )
 

@@ -26,9 +26,9 @@ def standby_tags(settings: EndpointConfig, name: str, identity: str) -> dict[str
 
 
 def find_standby(workspace: Workspace, endpoint: EndpointView) -> DeploymentView | None:
-    """Return the deployment that the endpoint's last promotion or rollback kept, unless it takes traffic or only its name is the same."""
+    """Return the deployment that the endpoint's last promotion or rollback kept, unless it gets requests, or only its name is the same."""
     name = endpoint.tags.get(PREVIOUS, "")
-    if not name or endpoint.traffic.get(name):
+    if not name or endpoint.traffic.get(name) or endpoint.mirror.get(name):
         return None
     deployment = workspace.endpoints.find_deployment(endpoint.name, name)
     return deployment if deployment is not None and deployment.identity == endpoint.tags.get(PREVIOUS_ID, "") else None

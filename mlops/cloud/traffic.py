@@ -11,11 +11,12 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mlops.cloud.anchor import rollback_tags
-from mlops.cloud.endpoints import EndpointView
+from mlops.cloud.endpoints import EndpointView, end_mirroring_command
 from mlops.cloud.invoke import build_payload
 from mlops.cloud.standby import standby_tags
 from mlops.cloud.tags import CHANGE, PREVIOUS_MODEL, ROLLED_BACK, ROLLED_BACK_BY, RUN, shorten_model
@@ -31,6 +32,7 @@ __all__ = [
     "check_idle",
     "current_run",
     "finish",
+    "mirror_traffic",
     "nonzero",
     "previous_tags",
     "read_change",
@@ -67,12 +69,16 @@ class Change(BaseModel):
     """The deployment that gets the traffic."""
     share: int = 100
     """How much of it, in percent; less than all is a step on the way, after which the change goes on."""
+    mirror: int = 0
+    """If not 0, it gets no traffic, but a copy of so many percent of the requests, as long as it is compared."""
     back: bool = False
     """Whether it is a rollback."""
 
     @property
     def traffic(self) -> dict[str, int]:
         """Deployment → percent that this change sets. The others share the rest as before; the busiest takes what can't be divided."""
+        if self.mirror:
+            return self.was
         if not self.was:
             return {self.to: self.share}
         rest = 100 - self.share
@@ -114,9 +120,13 @@ def check_idle(endpoint: EndpointView) -> None:
     """
     change = read_change(endpoint)
     if change is not None:
+        action = (
+            f"comparing {change.to} with a copy of {change.mirror} % of the requests to {endpoint.name}"
+            if change.mirror
+            else f"moving the traffic of {endpoint.name} from {change.was or 'nothing'} to {change.to}"
+        )
         raise Busy(
-            f"Run {change.run} is moving the traffic of {endpoint.name} from {change.was or 'nothing'} to {change.to}. Nothing was changed"
-            " here.",
+            f"Run {change.run} is {action}. Nothing was changed here.",
             f"wait until it has ended and run the command again; if it was stopped, run `mlops recover` after {change.until:%H:%M} UTC",
         )
 
@@ -124,7 +134,7 @@ def check_idle(endpoint: EndpointView) -> None:
 def recover(config: Config, workspace: Workspace, endpoint: EndpointView) -> EndpointView:
     """Finish or undo a change that its run has not: finish it if the deployment answers, otherwise restore the traffic from before.
 
-    Does nothing if no change is unfinished.
+    If the run only mirrored the traffic for a comparison, the mirroring is ended. Does nothing if no change is unfinished.
 
     Raises:
         Busy: its run is another one and may still be at work.
@@ -136,6 +146,13 @@ def recover(config: Config, workspace: Workspace, endpoint: EndpointView) -> End
     if not change.is_abandoned and change.run != current_run(workspace):
         check_idle(endpoint)
     live = nonzero(endpoint.traffic)
+    if change.mirror:
+        after, _ = _end_mirroring(workspace, endpoint.name, change)
+        console.warning(
+            f"Run {change.run} stopped while {change.to} got a copy of {change.mirror} % of the requests to {endpoint.name}. That was"
+            f" ended; the traffic is unchanged: {live or 'none'}."
+        )
+        return after
     if change.share < 100 and live == change.traffic:
         return _undo_abandoned(workspace, endpoint, change, f"Its comparison at {change.share} % was not completed.")
     if live != {change.to: 100}:
@@ -219,33 +236,116 @@ def change_traffic(workspace: Workspace, before: EndpointView, deployment: str, 
         TrafficError: the service did not apply it.
     """
     now = workspace.endpoints.get(before.name)
+    _check_mirroring(now, deployment)
     earlier = read_change(now)
     was = nonzero(before.traffic)
     is_next_step = earlier is not None and (earlier.run, earlier.to, earlier.was) == (current_run(workspace), deployment, was)
     if not is_next_step:
         check_idle(now)
-    expected = earlier.traffic if earlier is not None else was
-    if nonzero(now.traffic) != expected:
-        raise Busy(
-            f"The traffic of {before.name} was {expected or 'none'} and is {nonzero(now.traffic) or 'none'} now: somebody else"
-            " has changed it. Nothing was changed here.",
+    _check_unchanged(now, earlier.traffic if earlier is not None else was)
+    return _begin(workspace, before.name, _change(workspace, was=was, to=deployment, share=share, back=back))
+
+
+@contextmanager
+def mirror_traffic(workspace: Workspace, before: EndpointView, deployment: str, share: int) -> Iterator[None]:
+    """Let a deployment without traffic get a copy of a part of the requests while the block runs. Nobody gets the answers to the copies.
+
+    Azure gives no traffic to a deployment that gets a copy of it, so the mirroring has ended after the block, however that ends.
+
+    Args:
+        workspace: where the endpoint is.
+        before: the endpoint as it was when the comparison was decided.
+        deployment: gets the copies.
+        share: of how many percent of the requests; 0 for none.
+
+    Raises:
+        Busy: the endpoint mirrors its traffic already, or somebody else is changing it; nothing was changed.
+        TrafficError: somebody else has changed the mirroring since, or it could not be ended.
+    """
+    _check_mirroring(before, "" if share else deployment)
+    if not share:
+        yield
+        return
+    now, was = workspace.endpoints.get(before.name), nonzero(before.traffic)
+    check_idle(now)
+    _check_unchanged(now, was)
+    _check_mirroring(now)
+    change = _change(workspace, was=was, to=deployment, mirror=share)
+    try:
+        _begin(workspace, before.name, change)
+        console.info(f"  {deployment} gets a copy of {share} % of the requests to {before.name}")
+        yield
+    except BaseException as problem:
+        outcome = _try_to_end_mirroring(workspace, before.name, change)
+        if isinstance(problem, MlopsError):
+            raise type(problem)(f"{problem.what} {outcome}", problem.fix) from problem
+        console.warning(outcome)
+        raise
+    _, as_begun = _end_mirroring(workspace, before.name, change)
+    if not as_begun:
+        raise TrafficError(
+            f"Somebody else has changed what {before.name} mirrors during the comparison, so {deployment} was not compared under load."
+            f" {deployment} has no traffic.",
             "run the command again",
         )
-    change = Change(
-        run=current_run(workspace),
-        until=(datetime.now(UTC) + LEASE).replace(microsecond=0),
-        was=was,
-        to=deployment,
-        share=share,
-        back=back,
-    )
-    return workspace.endpoints.set_traffic(before.name, change.traffic, tags={CHANGE: change.model_dump_json(exclude_defaults=True)})
+
+
+def _end_mirroring(workspace: Workspace, endpoint: str, change: Change) -> tuple[EndpointView, bool]:
+    """End the mirroring that a change has begun, unless it has been ended. Return the endpoint, and whether the mirroring was as begun."""
+    now = workspace.endpoints.get(endpoint)
+    if read_change(now) != change:
+        return now, False
+    others = {name: share for name, share in now.mirror.items() if name != change.to}
+    after = workspace.endpoints.set_traffic(endpoint, now.traffic, mirror=others, tags={CHANGE: ""}, allow_none=True)
+    return after, now.mirror == {change.to: change.mirror}
+
+
+def _try_to_end_mirroring(workspace: Workspace, endpoint: str, change: Change) -> str:
+    """End the mirroring, and describe the outcome. Raises nothing of ours."""
+    try:
+        _end_mirroring(workspace, endpoint, change)
+    except MlopsError as problem:
+        return f"{change.to} may still get a copy of {change.mirror} % of the requests: {problem.what} Run `mlops recover`."
+    return f"{change.to} gets no copies of requests any more."
 
 
 def finish(workspace: Workspace, endpoint: str, tags: Mapping[str, str]) -> EndpointView:
     """Confirm a change: its tag is removed, others are set, and the traffic stays."""
     now = workspace.endpoints.get(endpoint)
     return workspace.endpoints.set_traffic(endpoint, now.traffic, tags={**tags, CHANGE: ""}, allow_none=True)
+
+
+def _change(workspace: Workspace, **fields: Any) -> Change:
+    return Change(run=current_run(workspace), until=(datetime.now(UTC) + LEASE).replace(microsecond=0), **fields)
+
+
+def _begin(workspace: Workspace, endpoint: str, change: Change) -> EndpointView:
+    """Apply a change together with the tag that describes it."""
+    mirror = {change.to: change.mirror} if change.mirror else None
+    return workspace.endpoints.set_traffic(
+        endpoint, change.traffic, mirror=mirror, tags={CHANGE: change.model_dump_json(exclude_defaults=True)}
+    )
+
+
+def _check_unchanged(now: EndpointView, expected: Mapping[str, int]) -> None:
+    if nonzero(now.traffic) != expected:
+        raise Busy(
+            f"The traffic of {now.name} was {expected or 'none'} and is {nonzero(now.traffic) or 'none'} now: somebody else"
+            " has changed it. Nothing was changed here.",
+            "run the command again",
+        )
+
+
+def _check_mirroring(endpoint: EndpointView, deployment: str = "") -> None:
+    """Refuse an endpoint that already mirrors its traffic: to this deployment, or to any if none is named."""
+    for name, share in endpoint.mirror.items():
+        if deployment in ("", name):
+            other = "" if deployment else ", or set promotion.mirror = 0 in pipeline.toml"
+            raise Busy(
+                f"Endpoint {endpoint.name} already mirrors {share} % of its traffic to {name}, which this pipeline did not begin. Azure"
+                " mirrors to one deployment only, and gives no other traffic to it. Nothing was changed here.",
+                f"end it: `{end_mirroring_command(endpoint.name, name)}`{other}",
+            )
 
 
 @contextmanager

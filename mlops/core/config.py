@@ -325,6 +325,13 @@ class PromotionConfig(Table):
         description="percent of the traffic, after the new deployment was compared with the old one; `[100]`: without a comparison, as on "
         "a first deployment and on ephemeral endpoints",
     )
+    mirror: int = Field(
+        0,
+        ge=0,
+        le=50,
+        description="percent of the live requests of which the new deployment gets a copy while it is compared before it has traffic, so"
+        " that it is compared under load; nobody gets the answers to the copies",
+    )
     margin: float = Field(
         0.05, gt=0, lt=1, description="the comparison must show that the new deployment is not worse by this much, as a fraction"
     )

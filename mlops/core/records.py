@@ -465,6 +465,7 @@ class CanaryEvidence(Frozen):
     measures: tuple[CanaryMeasure, ...]
     latency_p95_old_ms: float
     latency_p95_new_ms: float
+    mirrored: int = Field(0, description="percent of the live requests of which the new deployment got a copy before it had traffic")
 
 
 class Promoted(Record):

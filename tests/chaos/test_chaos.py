@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 
-from mlops.cloud.tags import CREATION_ID, MARK, PIPELINE, PREVIOUS, RUN_KEY
+from mlops.cloud.tags import CHANGE, CREATION_ID, MARK, PIPELINE, PREVIOUS, RUN_KEY
 from mlops.emulator.base.azure import Azure
 from mlops.emulator.base.store import Store
 from tests.chaos import trial as trials
@@ -35,7 +35,7 @@ def test_a_sample_of_faults_at_changes_of_the_traffic(world: World) -> None:
     stage = STAGES[SAMPLED]
     requests, expected = trials.record(world, stage)
     changes = [point for point in points(requests) if is_write(point.request)]
-    assert len(changes) == 3, "one for each step of the traffic, and one that confirms it"
+    assert len(changes) == 5, "two for the mirroring, one for each step of the traffic, and one that confirms it"
     possible = [Trial(SAMPLED, point, kind) for point in changes for kind in kinds_for(point.request)]
     for trial in random.Random(12).sample(possible, SIZE):
         result = trials.run(world, stage, trial, expected)
@@ -80,7 +80,7 @@ class Scene:
 
     def __init__(self, path: Path) -> None:
         self.store = Store(path)
-        self.put("endpoint", "e", name="e", traffic={"old": 100}, tags={**OURS, PREVIOUS: "older"})
+        self.put("endpoint", "e", name="e", traffic={"old": 100}, mirror={}, tags={**OURS, PREVIOUS: "older"})
         for name in ("old", "older"):
             self.put("deployment", f"e/{name}", name=name, state="Succeeded", tags={**OURS, CREATION_ID: name}, model="m")
         self.put("deployment", "e/theirs", name="theirs", state="Succeeded", tags={}, model="m")
@@ -142,6 +142,15 @@ def test_what_somebody_else_has_must_not_change(scene: Scene) -> None:
     scene.store.delete("deployment", "e/theirs")
     scene.observer.check("later")
     assert [violation.split(":")[0] for violation in scene.observer.violations] == ["now", "later"]
+
+
+def test_mirroring_that_no_change_of_the_traffic_explains_is_noticed(scene: Scene) -> None:
+    scene.put("endpoint", "e", mirror={"older": 10}, tags={**OURS, PREVIOUS: "older", CHANGE: "{}"})
+    scene.observer.check("now")
+    assert scene.observer.violations == []
+    scene.put("endpoint", "e", tags=OURS)
+    scene.observer.check("later")
+    assert scene.observer.violations == ["later: the traffic is mirrored, and no tag says so: {'older': 10}"]
 
 
 def test_a_second_job_of_a_key_and_an_orphan_are_noticed(scene: Scene) -> None:

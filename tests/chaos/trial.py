@@ -126,6 +126,9 @@ class Observer:
                 self.violations.append(f"{when}: {' '.join(key)} of somebody else was changed")
         if gone := self._foreign.keys() - self._read_foreign().keys():
             self.violations.append(f"{when}: {gone} of somebody else is gone")
+        endpoint = self._azure.store.get("endpoint", self._endpoint)
+        if endpoint is not None and any(endpoint["mirror"].values()) and CHANGE not in endpoint["tags"]:
+            self.violations.append(f"{when}: the traffic is mirrored, and no tag says so: {endpoint['mirror']}")
         completed = Counter(
             run["tags"].get(RUN_KEY, "") for run in runstore.list_all(self._azure) if run["kind"] == "job" and run["status"] == "Completed"
         )
@@ -153,7 +156,12 @@ class Observer:
         endpoints, deployments = {}, []
         for name, endpoint in store.list("endpoint"):
             tags = endpoint["tags"] or {}
-            endpoints[name] = {"state": endpoint["state"], "change": CHANGE in tags, "previous": PREVIOUS in tags}
+            endpoints[name] = {
+                "state": endpoint["state"],
+                "change": CHANGE in tags,
+                "previous": PREVIOUS in tags,
+                "mirrors": any(endpoint["mirror"].values()),
+            }
             for _, deployment in store.list("deployment", f"{name}/"):
                 model = "/".join(deployment["model"].lower().split("/models/")[-1].split("/versions/"))
                 role = "standby" if tags.get(PREVIOUS) == deployment["name"] else "theirs" if not _is_ours(deployment) else ""

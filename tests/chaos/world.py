@@ -61,6 +61,7 @@ max_latency_ms = 60000
 [defaults.promotion]
 steps = [5, 100]
 margin = 0.4
+mirror = 10
 
 [targets.prod]
 
@@ -128,8 +129,9 @@ JOBS = (
 FIRST = (_job("deploy", name="first deploy", target="first"), _job("promote", name="first promote", target="first", recovers=True))
 TEARDOWN_PR = Stage("teardown of a pull request", TEARDOWN, "pr", is_job=False)
 AFTER = (Stage("teardown", TEARDOWN, is_job=False), Stage("rollback", ("rollback",), recovers=True, is_job=False))
-RECOVER = (Stage("recover to the new", ("recover",), is_job=False), Stage("recover to the old", ("recover",), is_job=False))
-"""After a promotion that was killed when the new deployment had all of the traffic, and when it had a part."""
+KILLED = {"recover to the new": 4, "recover to the old": 3, "recover a comparison": 1}
+"""After a promotion that was killed at a change of the endpoint: when the new deployment had all of the traffic, a part, and a copy."""
+RECOVER = tuple(Stage(name, ("recover",), is_job=False) for name in KILLED)
 STAGES = {stage.name: stage for stage in (*JOBS, *AFTER, *RECOVER, *FIRST, TEARDOWN_PR)}
 
 
@@ -280,10 +282,10 @@ class World:
                 self._save(site, stage.name)
 
     def _prepare_recovery(self, wanted: Collection[Stage]) -> None:
-        """Make the states after a promotion that was killed: at its last step, and at its first."""
+        """Make the states after a promotion that was killed."""
         for stage in wanted:
             site = self.copy("promote")
-            injector = Injector(Point("arm PUT ~/onlineEndpoints/chaos", 2 if stage is RECOVER[0] else 1), "kill-after")
+            injector = Injector(Point("arm PUT ~/onlineEndpoints/chaos", KILLED[stage.name]), "kill-after")
             with site.emulator(injector):
                 site.run(*STAGES["promote"].command, started=injector.follow)
             self._save(site, stage.name)
