@@ -296,8 +296,11 @@ def _write(
     limit = data.max_rows.get(split)  # type: ignore[call-overload]
     paths = [run.path("data", f".{split}{suffix}.new") for suffix in (".jsonl", ".origin.txt")]
     temporary += paths
-    progress = console.Progress(f"rows of {split}")
-    with paths[0].open("wb") as file, paths[1].open("w", encoding="utf-8", errors="backslashreplace") as origins:
+    with (
+        console.Progress(f"rows of {split}") as progress,
+        paths[0].open("wb") as file,
+        paths[1].open("w", encoding="utf-8", errors="backslashreplace") as origins,
+    ):
         for index, line in _select(split, rows, data, seen, evaluated, dropped, bad):
             if progress.done == limit:
                 break
@@ -306,7 +309,6 @@ def _write(
             progress.advance()
         file.flush()
         os.fsync(file.fileno())
-    progress.close()
     dropped += Counter()  # without reasons that apply to no row
     for reason, count in sorted(dropped.items()):
         console.info(f"    dropped: {count} {reason}")

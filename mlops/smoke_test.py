@@ -65,18 +65,17 @@ def smoke_test(config: Config, run: Run, workspace: Workspace) -> Smoked:
     )
 
     rows: list[dict[str, Any]] = []
-    progress = console.Progress("answers", len(sampled))
-    for question in sampled:
-        try:
-            response = client.invoke(build_payload(question.messages, config.smoke.max_new_tokens), deployed.deployment)
-        except Forbidden as problem:
-            # The deployment can't be tested by this identity, so it would only cost money.
-            raise SmokeTestFailed(f"{problem.what} {_remove_deployment(config, run, workspace, deployed)}", problem.fix) from problem
-        rows.append(_row(question, response))
-        progress.advance()
-        if rows[-1]["shape"] == FOREIGN:
-            break  # every other answer has the shape of the same serving image
-    progress.close()
+    with console.Progress("answers", len(sampled)) as progress:
+        for question in sampled:
+            try:
+                response = client.invoke(build_payload(question.messages, config.smoke.max_new_tokens), deployed.deployment)
+            except Forbidden as problem:
+                # The deployment can't be tested by this identity, so it would only cost money.
+                raise SmokeTestFailed(f"{problem.what} {_remove_deployment(config, run, workspace, deployed)}", problem.fix) from problem
+            rows.append(_row(question, response))
+            progress.advance()
+            if rows[-1]["shape"] == FOREIGN:
+                break  # every other answer has the shape of the same serving image
 
     path = run.path("smoke.jsonl")
     write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())

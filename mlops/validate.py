@@ -328,11 +328,8 @@ def _report(run: Run, findings: Sequence[Finding]) -> None:
     path = run.path("findings.json")
     write_atomically(path, json.dumps([finding.model_dump() for finding in findings], indent=1, ensure_ascii=False).encode() + b"\n")
     if printed := list(_limit_per_rule(findings, MAX_PRINTED)):
-        rows = [("severity", "rule", "where", "message")]
-        rows += [(finding.severity, finding.rule, finding.where, finding.message) for finding in printed]
-        widths = [max(len(row[column]) for row in rows) for column in range(3)]
-        for row in rows:
-            console.info("  " + "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]))
+        rows = [(finding.severity, finding.rule, finding.where, finding.message) for finding in printed]
+        console.table(rows, ("severity", "rule", "where", "message"))
     errors = [finding for finding in findings if finding.severity == "error"]
     if not errors:
         return

@@ -81,13 +81,12 @@ class Rollout:
 
     def _compare(self) -> None:
         console.info(f"  comparing {self._new} with {self._old}: the same requests to both, {self._new} at 0 %")
-        progress = console.Progress("pairs", len(self._first))
-        for question in self._first:
-            self._ask(question)
-            progress.advance()
-            if self._canary.finding is not Finding.OPEN:
-                break
-        progress.close()
+        with console.Progress("pairs", len(self._first)) as progress:
+            for question in self._first:
+                self._ask(question)
+                progress.advance()
+                if self._canary.finding is not Finding.OPEN:
+                    break
         console.info(f"  {self._canary}")
         unchanged = f"It had no traffic. The traffic is unchanged: {traffic.nonzero(self._endpoint.traffic)}."
         self._stop_if_worse(unchanged)

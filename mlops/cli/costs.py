@@ -37,9 +37,8 @@ def costs(config: Config, workspace: Workspace) -> list[Item]:
     if not items:
         console.info("  nothing is running that costs money")
         return items
-    width = max(len(item.name) for item in items)
-    for item in items:
-        console.info(f"  {item.name:<{width}}  {_price(item.usd_per_hour):>14}  since {item.since or 'unknown'}  {item.owner}")
+    rows = [(item.name, _price(item.usd_per_hour), item.since or "unknown", item.owner) for item in items]
+    console.table(rows, ("what", "price", "since", "whose"))
     total = sum(item.usd_per_hour or 0.0 for item in items)
     unknown = sum(item.usd_per_hour is None for item in items)
     note = f", and {unknown} without a price in pipeline.toml" if unknown else ""

@@ -6,7 +6,6 @@ mlops data show --split test_sft --rows 3
 from __future__ import annotations
 
 import json
-import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
@@ -19,7 +18,6 @@ from mlops.dataset.conversation import SPLITS, Conversation, read_jsonl
 
 __all__ = ["conversations", "main", "statistics"]
 
-WIDTH = 100
 MAX_TEXT = 1200
 """Characters of a message that are shown."""
 
@@ -43,12 +41,10 @@ def main(argv: Sequence[str]) -> int:
             console.info(json.dumps({"dataset": record.dataset, "splits": numbers, "conversations": rows}, indent=1, ensure_ascii=False))
             return 0
         console.info(f"{record.dataset} ({record.revision}), data fingerprint {record.fingerprint[:12]}\n")
-        for line in _table(numbers):
-            console.info(line)
+        _print_statistics(numbers)
         for where, row in chosen:
-            console.info()
-            for line in _chat(where, row):
-                console.info(line)
+            console.info(f"\n▸ {where}")
+            console.table([(message.role, _shorten(message.content)) for message in row.messages])
         return 0
 
     return stage.guarded(show)
@@ -82,28 +78,18 @@ def conversations(run: Run, record: Prepared, split: str) -> Iterator[tuple[str,
             yield places[number - 1], row
 
 
-def _table(numbers: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+def _print_statistics(numbers: Mapping[str, Mapping[str, Any]]) -> None:
     names = [name for name in next(iter(numbers.values())) if name != "left_out"]
-    widths = [max(len(split), *(len(_cell(row[name])) for name in names)) for split, row in numbers.items()]
-    yield f"{'':18}" + "  ".join(split.rjust(width) for split, width in zip(numbers, widths, strict=True))
-    for name in names:
-        cells = (_cell(row[name]).rjust(width) for row, width in zip(numbers.values(), widths, strict=True))
-        yield f"{name.replace('_', ' '):18}" + "  ".join(cells)
+    rows = [(name.replace("_", " "), *(_cell(split[name]) for split in numbers.values())) for name in names]
+    console.table(rows, ("", *numbers), indent=0, numbers=True)
     for split, row in numbers.items():
         if row["left_out"]:
-            yield f"left out of {split}: {', '.join(f'{count:,} {reason}' for reason, count in row['left_out'].items())}"
+            console.info(f"left out of {split}: {', '.join(f'{count:,} {reason}' for reason, count in row['left_out'].items())}")
 
 
 def _cell(value: Any) -> str:
     return value if isinstance(value, str) else f"{value:,g}" if isinstance(value, float) else f"{value:,}"
 
 
-def _chat(where: str, row: Conversation) -> Iterator[str]:
-    yield f"▸ {where}"
-    for message in row.messages:
-        text = (
-            message.content if len(message.content) <= MAX_TEXT else f"{message.content[:MAX_TEXT]} … ({len(message.content):,} characters)"
-        )
-        lines = [part for line in text.splitlines() for part in textwrap.wrap(line, WIDTH - 12) or [""]] or [""]
-        for position, line in enumerate(lines):
-            yield f"  {message.role if not position else '':10}{line}".rstrip()
+def _shorten(text: str) -> str:
+    return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]} … ({len(text):,} characters)"

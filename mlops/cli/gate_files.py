@@ -48,9 +48,11 @@ def judge_files(files: Sequence[Path], rules: Path | None, *, as_json: bool) -> 
 
 def print_judgements(judgements: Sequence[Judgement]) -> None:
     """Print the outcome of each rule with its reason."""
+    rows = []
     for judgement in judgements:
-        console.info(f"  {judgement.outcome.value:9} {judgement.title}{'' if judgement.critical else ' (not critical)'}")
-        console.info(f"            {judgement.reason}")
+        rows.append((judgement.outcome.value, f"{judgement.title}{'' if judgement.critical else ' (not critical)'}"))
+        rows.append(("", judgement.reason))
+    console.table(rows)
 
 
 def announce(verdict: Verdict, explanation: str) -> None:

@@ -61,10 +61,10 @@ def reap(config: Config, workspace: Workspace, delete: bool) -> dict[str, str]:
         if not job.is_over:
             candidates.append((f"job {job.name}", _reason_to_keep_job(workspace, job), partial(workspace.jobs.cancel, job.name)))
 
+    console.table([(name, reason) for name, reason, _ in candidates if reason], ("kept", "why"))
     expired, failures = [], []
     for name, reason, remove in candidates:
         if reason:
-            console.info(f"  kept: {name}: {reason}")
             continue
         expired.append(name)
         if delete:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from mlops.cli import stage
 from mlops.core import console
@@ -12,9 +12,6 @@ from mlops.core.records import Record, describe
 from mlops.core.run import Run
 
 __all__ = ["main", "schema"]
-
-WIDTH = 100
-"""Maximum number of characters of a value that `mlops show` prints."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -32,33 +29,25 @@ def main(argv: Sequence[str]) -> int:
             console.info(f"{arguments.run} has no records yet; `mlops prepare` writes the first one.")
         for record in records:
             console.info(f"▸ {record.stage}  ({record.created_at:%Y-%m-%d %H:%M:%S} UTC)")
-            for line in _lines(record):
-                console.info(f"  {line}")
+            console.table(_rows(record), clip=True)
         return 0
 
     return stage.guarded(show)
 
 
-def _lines(record: Record) -> list[str]:
-    content = {key: value for key, value in describe(record).items() if key not in ("schema_version", "created_at", "inputs", "self_test")}
-    width = max(len(key) for key in content)
-    lines = []
-    for key, value in content.items():
+def _rows(record: Record) -> Iterator[tuple[str, str]]:
+    for key, value in describe(record).items():
+        if key in ("schema_version", "created_at", "inputs", "self_test"):
+            continue
         if isinstance(value, list) and value and isinstance(value[0], Mapping):
-            lines.append(f"{key}:")
-            lines += [f"  - {_short(', '.join(f'{name}={_plain(part)}' for name, part in entry.items()))}" for entry in value]
+            for number, entry in enumerate(value):
+                yield "" if number else key, ", ".join(f"{name}={_plain(part)}" for name, part in entry.items())
         else:
-            lines.append(f"{key:<{width}}  {_short(_plain(value))}")
-    return lines
+            yield key, _plain(value)
 
 
 def _plain(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _short(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= WIDTH else f"{line[: WIDTH - 1]}…"
+    return " ".join((value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)).split())
 
 
 def schema(argv: Sequence[str]) -> int:

@@ -131,19 +131,18 @@ class Outputs:
             return self._session.ml.datastores.get_default(include_secrets=True)
 
     def _fetch(self, location: _Location, into: Path) -> int:
-        count = 0
-        progress = console.Progress("files")
-        with translate_errors(f"downloading {location.path}"), self._container(location.datastore) as container:
+        with (
+            translate_errors(f"downloading {location.path}"),
+            self._container(location.datastore) as container,
+            console.Progress("files") as progress,
+        ):
             for name, relative in _names(container, location.path):
                 target = _safe_path(into, relative)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with target.open("wb") as file:
                     container.download_blob(name, max_concurrency=2).readinto(file)
-                count += 1
                 progress.advance()
-        if count:
-            progress.close()
-        return count
+        return progress.done
 
     def _container(self, datastore: Any) -> Any:
         from azure.storage.blob import ContainerClient

@@ -107,9 +107,8 @@ class _Opinions:
         keys = [_digest(self._settings.url, self._settings.model, INSTRUCTIONS, *vars(pair).values()) for pair in pairs]
         new = {key: pair for key, pair in zip(keys, pairs, strict=True) if key not in self._known}
         if new:
-            progress = console.Progress(f"{what} judged", len(new))
-            scores = self._judge.compare(list(new.values()), lambda _: progress.advance())
-            progress.close()
+            with console.Progress(f"{what} judged", len(new)) as progress:
+                scores = self._judge.compare(list(new.values()), lambda _: progress.advance())
             self._known |= dict(zip(new, scores, strict=True))
             text = "".join(json.dumps({"pair": key, "score": score}) + "\n" for key, score in self._known.items())
             write_atomically(self._store, text.encode())

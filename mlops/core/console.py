@@ -13,16 +13,25 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
-from typing import TextIO
+from types import TracebackType
+from typing import Self, TextIO
+
+from rich import progress
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
 
 from mlops.core.errors import StorageFailed
 
 __all__ = [
     "OutputClosed",
     "Progress",
+    "columns",
     "did_you_mean",
     "error",
     "in_github",
@@ -34,12 +43,21 @@ __all__ = [
     "output",
     "step",
     "summary",
+    "table",
     "warning",
 ]
 
 
 ASCII_SIGNS = str.maketrans({"→": "->", "–": "-", "−": "-", "…": "...", "×": "x", "▸": ">", "≥": ">=", "≤": "<=", "ü": "ue"})
 """What a terminal without UTF-8 shows instead of our own signs."""
+STYLES = {
+    **dict.fromkeys(("PROMOTE", "shown", "detected"), "green"),
+    **dict.fromkeys(("HOLD", "unproven", "warning"), "yellow"),
+    **dict.fromkeys(("REJECT", "failed", "invalid", "MISSED", "error"), "red"),
+}  # fmt: skip
+"""Cell of a table → its color at a terminal."""
+UNLIMITED = 1_000_000
+"""The width of a file: its lines are neither wrapped nor cut."""
 
 
 class OutputClosed(KeyboardInterrupt):
@@ -75,7 +93,11 @@ def neutralize(text: str) -> str:
 
     A zero-width space inside ``::`` and ``##[`` breaks a command up, ``::stop-commands::``, which would hide our own ones, among them.
     """
-    return _COMMAND.sub(lambda match: f"{match[0]}\u200b", _CONTROL.sub(" ", text))
+    return _break_commands(_CONTROL.sub(" ", text))
+
+
+def _break_commands(text: str) -> str:
+    return _COMMAND.sub(lambda match: f"{match[0]}\u200b", text)
 
 
 def info(text: str = "") -> None:
@@ -135,22 +157,67 @@ def summary(markdown: str) -> None:
             warning(f"GITHUB_STEP_SUMMARY ({path}) can't be written: {problem.strerror}.")
 
 
+def columns(
+    rows: Iterable[Sequence[str]],
+    header: Sequence[str] = (),
+    *,
+    indent: int = 2,
+    gap: int = 2,
+    numbers: bool = False,
+    clip: bool = False,
+    colored: bool = False,
+) -> str:
+    """Return text in columns. At a terminal it is wrapped to its width; in files and logs every row has the width that it needs.
+
+    Args:
+        rows: cells of equal number in each row. They may be foreign: markup in them has no effect.
+        header: names of the columns, if they have names.
+        indent: number of spaces in front of each line.
+        gap: number of spaces between columns.
+        numbers: right-align all columns but the first.
+        clip: at a terminal, cut the last column instead of wrapping.
+        colored: at a terminal, with colors; :func:`info` would remove them.
+    """
+    cells = [[Text(neutralize(cell), STYLES.get(cell, "")) for cell in row] for row in rows]
+    if not cells:
+        return ""
+    if clip:
+        used = indent + sum(gap + max(cell.cell_len for cell in column) for column in [*zip(*cells, strict=True)][:-1])
+        for row in cells:
+            row[-1].truncate(max(20, _rich(sys.stdout).width - used), overflow="ellipsis")
+    grid = Table(box=None, show_header=bool(header), pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
+    for position in range(len(cells[0])):
+        name = Text(neutralize(header[position])) if header else ""
+        grid.add_column(name, justify="right" if numbers and position else "left", overflow="fold")
+    for row in cells:
+        grid.add_row(*row)
+    text = _render(Padding.indent(grid, indent), sys.stdout, colored=colored)
+    # Again, because a wrapped line can begin with what was in the middle of a cell.
+    return _break_commands("\n".join(line.rstrip() for line in text.splitlines()))
+
+
+def table(rows: Iterable[Sequence[str]], header: Sequence[str] = (), *, indent: int = 2, numbers: bool = False, clip: bool = False) -> None:
+    """Print text in columns as :func:`columns` arranges it, and with colors."""
+    if text := columns(rows, header, indent=indent, numbers=numbers, clip=clip, colored=True):
+        _print(text)
+
+
 @contextmanager
 def step(title: str) -> Iterator[None]:
     """Print a titled section, folded on GitHub, and how long it took, even if it fails."""
     start = time.monotonic()
-    _print(f"::group::{title}" if in_github() else _styled("1", f"▸ {title}"))
+    _print(f"::group::{title}" if in_github() else _styled("bold", f"▸ {title}", sys.stdout))
     try:
         yield
     finally:
         seconds = time.monotonic() - start
-        _print(_styled("2", f"  {title}: {seconds:.1f} s"))
+        _print(_styled("dim", f"  {title}: {seconds:.1f} s", sys.stdout))
         if in_github():
             _print("::endgroup::")
 
 
 class Progress:
-    """A running count for long work: one line that is rewritten at a terminal, a line every ten seconds elsewhere.
+    """A running count for long work: a bar at a terminal, a line every ten seconds elsewhere. Use it in a ``with`` statement.
 
     Args:
         what: what is being counted, e.g. ``"rows"``.
@@ -161,25 +228,41 @@ class Progress:
         self.what = what
         self.total = total
         self.done = 0
-        self._start = self._printed = time.monotonic()
+        self._start = self._shown = time.monotonic()
+        # Without a thread of its own, so that an interrupt or a closed terminal is noticed here.
+        count = progress.TextColumn("{task.description}", markup=False)
+        self._bar = progress.Progress(
+            *(() if total is None else (progress.BarColumn(),)), count,
+            console=_rich(sys.stdout), auto_refresh=False, redirect_stderr=is_terminal(sys.stderr), disable=not is_terminal(),
+        )  # fmt: skip
+        self._task = self._bar.add_task("", total=total)
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None) -> None:
+        if self.done:
+            self._show()
+        self._bar.stop()
 
     def advance(self, by: int = 1) -> None:
         """Add to the count."""
         self.done += by
-        now = time.monotonic()
-        if (waited := now - self._printed) >= 0.2 and (waited >= 10.0 or is_terminal()):
-            self._printed = now
-            self._print("\r" if is_terminal() else "", "" if is_terminal() else "\n")
+        if (waited := time.monotonic() - self._shown) >= 0.2 and (waited >= 10.0 or not self._bar.disable):
+            self._show()
 
-    def close(self) -> None:
-        """Print the final count."""
-        self._print("\r" if is_terminal() else "", "\n")
-
-    def _print(self, start: str, end: str) -> None:
+    def _show(self) -> None:
+        self._shown = time.monotonic()
         of = f"/{self.total:,}" if self.total is not None else ""
-        rate = self.done / max(time.monotonic() - self._start, 1e-9)
-        left = f", {(self.total - self.done) / rate:,.0f} s left" if self.total and 0 < self.done < self.total else ""
-        _print(f"{start}  {self.done:,}{of} {self.what} ({rate:,.0f}/s{left})", end=end)
+        rate = self.done / max(self._shown - self._start, 1e-9)
+        unfinished = self.total is not None and 0 < self.done < self.total
+        left = f", {timedelta(seconds=round(((self.total or 0) - self.done) / rate))} left" if unfinished else ""
+        text = f"  {self.done:,}{of} {self.what} ({rate:,.0f}/s{left})"
+        if self._bar.disable:
+            _print(text)
+        else:
+            self._bar.update(self._task, completed=self.done, description=text, refresh=True)
 
 
 def _annotate(level: str, text: str) -> None:
@@ -188,19 +271,14 @@ def _annotate(level: str, text: str) -> None:
         escaped = text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
         _print(f"::{level}::{escaped}")
     else:
-        color = {"notice": "36", "warning": "33", "error": "31"}[level]
+        color = {"notice": "cyan", "warning": "yellow", "error": "red"}[level]
         _print(_styled(color, f"{level}: {neutralize(text)}", sys.stderr), file=sys.stderr)
 
 
-def _print(text: str, *, end: str = "\n", file: TextIO | None = None) -> None:
+def _print(text: str, *, file: TextIO | None = None) -> None:
     stream = file or sys.stdout
     try:
-        print(text, end=end, file=stream, flush=True)
-    except UnicodeEncodeError:
-        # The terminal is not UTF-8. Its replacement must not fail again, so this doesn't recurse without end.
-        encoding = stream.encoding or "ascii"
-        plain = text.translate(ASCII_SIGNS).encode(encoding, "backslashreplace").decode(encoding)
-        _print(plain, end=end, file=file)
+        print(_encodable(text, stream), file=stream, flush=True)
     except OSError as problem:
         # Further output goes nowhere: cleaning up must not fail on the closed pipe, nor Python's own flush at exit.
         nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -211,7 +289,32 @@ def _print(text: str, *, end: str = "\n", file: TextIO | None = None) -> None:
         raise  # a full disk, for example
 
 
-def _styled(code: str, text: str, stream: TextIO | None = None) -> str:
-    # https://no-color.org: an empty value doesn't count.
-    plain = not is_terminal(stream) or bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
-    return text if plain else f"\033[{code}m{text}\033[0m"
+def _encodable(text: str, stream: TextIO) -> str:
+    """Return what a terminal can show that is not UTF-8."""
+    # While there is a bar, the stream is a proxy that does not know its encoding.
+    encoding = getattr(stream, "rich_proxied_file", stream).encoding or "utf-8"
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return text.translate(ASCII_SIGNS).encode(encoding, "backslashreplace").decode(encoding)
+    return text
+
+
+def _render(content: Padding | Text, stream: TextIO, *, colored: bool = True) -> str:
+    console = _rich(stream, colored=colored)
+    with console.capture() as captured:
+        console.print(content, soft_wrap=isinstance(content, Text))
+    return captured.get().removesuffix("\n")
+
+
+def _rich(stream: TextIO, *, colored: bool = True) -> Console:
+    """Return a console that decides by the stream alone: nothing in the environment makes it take a log for a terminal."""
+    watched = is_terminal(stream)
+    return Console(
+        file=stream, force_terminal=watched, force_jupyter=False, width=None if watched else UNLIMITED,
+        color_system="auto" if colored else None, markup=False, emoji=False, highlight=False,
+    )  # fmt: skip
+
+
+def _styled(style: str, text: str, stream: TextIO) -> str:
+    return _render(Text(text, style), stream) if is_terminal(stream) else text

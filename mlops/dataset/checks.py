@@ -163,19 +163,18 @@ def _scan(split: str, path: Path, places: Sequence[str], index: LeakIndex, *, se
     scan = _Scan(RowHashes(path, places))
     where = scan.hashes.where
     ends_with_user: list[int] = []
-    progress = console.Progress(f"rows of {split} checked")
-    for chunk, part in zip(split_file(path), map_chunks(path, _check_chunk, split, index if searches else None, is_suite), strict=True):
-        scan.findings += [_finding(rule, where(progress.done + line), message) for line, rule, message in part.problems]
-        ends_with_user += [progress.done + line for line in part.ends_with_user]
-        scan.hashes.extend(part.hashes, progress.done)
-        scan.chunks.append((chunk, progress.done))
-        scan.suspects |= {progress.done + line for line in part.suspects}
-        if searches:
-            index.expect(part.codes)
-        if part.evaluated is not None:
-            index.add_encoded(split, part.evaluated, lines_before=progress.done)
-        progress.advance(part.lines)
-    progress.close()
+    with console.Progress(f"rows of {split} checked") as progress:
+        for chunk, part in zip(split_file(path), map_chunks(path, _check_chunk, split, index if searches else None, is_suite), strict=True):
+            scan.findings += [_finding(rule, where(progress.done + line), message) for line, rule, message in part.problems]
+            ends_with_user += [progress.done + line for line in part.ends_with_user]
+            scan.hashes.extend(part.hashes, progress.done)
+            scan.chunks.append((chunk, progress.done))
+            scan.suspects |= {progress.done + line for line in part.suspects}
+            if searches:
+                index.expect(part.codes)
+            if part.evaluated is not None:
+                index.add_encoded(split, part.evaluated, lines_before=progress.done)
+            progress.advance(part.lines)
     scan.lines = progress.done
     if not progress.done:
         scan.findings.append(_finding("split.empty", f"{path}:1", "the file has no rows"))

@@ -231,8 +231,7 @@ class HubSource:
         prefix = f"hf://datasets/{self.name}@{self.revision}/"
         # A data set from the cache lists no files.
         urls = [url for urls in (builder.config.data_files or {}).values() for url in urls if url.startswith(prefix)]
-        progress = console.Progress("files downloaded", len(urls))
-        for url in urls:
-            hf_hub_download(self.name, url.removeprefix(prefix), repo_type="dataset", revision=self.revision)
-            progress.advance()
-        progress.close()
+        with console.Progress("files downloaded", len(urls)) as progress:
+            for url in urls:
+                hf_hub_download(self.name, url.removeprefix(prefix), repo_type="dataset", revision=self.revision)
+                progress.advance()

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
+from mlops.core import console
 from mlops.core.records import Interval, Judged, Judgement, Outcome, Probe, Verdict
 from mlops.judging.wording import hidden_share, number, percent
 from mlops.report.markdown import meaning, override_line, self_test_line
 
 __all__ = ["explain", "probes", "what_if"]
 
-WIDTH = 100
 AXIS_WIDTH = 60
 Key = tuple[str, str, int]
 
@@ -37,7 +36,7 @@ def what_if(before: Judged | None, now: Judged) -> str:
     """
     past = f"The gate's verdict was {before.verdict}" if before else "The gate has not judged this evaluation"
     lines = [f"{past}; under the current rules it would be {now.verdict}."]
-    lines += _wrapped(now.reasons, "  - ")
+    lines += _wrapped(now.reasons, "-")
     old, new = _keyed(before.judgements if before else ()), _keyed(now.judgements)
     lines += ["", "Rule by rule:"]
     for key in [*new, *(key for key in old if key not in new)]:
@@ -47,12 +46,12 @@ def what_if(before: Judged | None, now: Judged) -> str:
 
 def probes(results: Sequence[Probe]) -> str:
     """Describe each probe of the self-test."""
-    marks = {"detected": "detected", "missed": "MISSED  ", "not applicable": "n/a     "}
-    lines = []
+    marks = {"detected": "detected", "missed": "MISSED", "not applicable": "n/a"}
+    rows = []
     for probe in results:
-        lines.append(f"  {marks[probe.result]}  {probe.name}")
-        lines += _wrapped([f"{probe.mutation}; expected: {probe.expected}; actual: {probe.actual}"], "            ")
-    return "\n".join([*lines, f"  {self_test_line(results)}"])
+        rows.append((marks[probe.result], probe.name))
+        rows.append(("", f"{probe.mutation}; expected: {probe.expected}; actual: {probe.actual}"))
+    return "\n".join([console.columns(rows), f"  {self_test_line(results)}"])
 
 
 def _matches(judgement: Judgement, metric: str) -> bool:
@@ -61,11 +60,8 @@ def _matches(judgement: Judgement, metric: str) -> bool:
 
 def _rule(judgement: Judgement) -> list[str]:
     head = f"{judgement.title}{'' if judgement.critical else ' (not critical)'}"
-    lines = [f"▸ {head}: {judgement.outcome.value.upper()}"]
-    lines += [f"  {label:<11} {text}" for label, text in _steps(judgement)]
-    lines += [f"  {'':<11} {line}" for line in _axis(judgement)]
-    lines += [f"  {'so':<11} {_why(judgement)}"]
-    return [*lines, *_wrapped([judgement.reason], "  ")]
+    rows = [*_steps(judgement), *(("", line) for line in _axis(judgement)), ("so", _why(judgement)), ("", judgement.reason)]
+    return [f"▸ {head}: {judgement.outcome.value.upper()}", console.columns(rows)]
 
 
 def _steps(judgement: Judgement) -> Iterable[tuple[str, str]]:
@@ -229,10 +225,10 @@ def _verdict(judged: Judged) -> list[str]:
         here = holds and not taken
         lines.append(f"  {'→' if here else ' '} {condition}: {verdict}{'' if here else (' (not so)' if not taken else '')}")
         taken = taken or holds
-    lines += _wrapped(judged.reasons, "  - ")
-    lines += _wrapped(judged.notes, "  - ")
+    lines += _wrapped(judged.reasons, "-")
+    lines += _wrapped(judged.notes, "-")
     if warning := override_line(judged):
-        lines += _wrapped([warning], "  ! ")
+        lines += _wrapped([warning], "!")
     lines.append(f"  {self_test_line(judged.self_test)}")
     return lines
 
@@ -253,17 +249,19 @@ def _change(old: Judgement | None, new: Judgement | None) -> list[str]:
         assert old is not None
         return [f"  − {old.rule}: was {_outcome(old)}, no longer a rule"]
     if old is None:
-        return [f"  + {new.rule}: {_outcome(new)}, a new rule", *_wrapped([new.reason], "      ")]
+        return [f"  + {new.rule}: {_outcome(new)}, a new rule", *_wrapped([new.reason], "", 5)]
     if (old.rule, _outcome(old)) == (new.rule, _outcome(new)):
         return [f"  = {new.rule}: {_outcome(new)}"]
     renamed = "" if old.rule == new.rule else f" (was: {old.rule.removeprefix(f'{old.metric}: ')})"
     outcome = _outcome(new) if _outcome(old) == _outcome(new) else f"{_outcome(old)} → {_outcome(new)}"
-    return [f"  ~ {new.rule}{renamed}: {outcome}", *_wrapped([new.reason], "      ")]
+    return [f"  ~ {new.rule}{renamed}: {outcome}", *_wrapped([new.reason], "", 5)]
 
 
 def _outcome(judgement: Judgement) -> str:
     return judgement.outcome.value if judgement.critical else f"{judgement.outcome.value}, not critical"
 
 
-def _wrapped(texts: Iterable[str], indent: str) -> list[str]:
-    return [line for text in texts for line in textwrap.wrap(text, WIDTH, initial_indent=indent, subsequent_indent=" " * len(indent))]
+def _wrapped(texts: Iterable[str], mark: str, indent: int = 2) -> list[str]:
+    """Return a list with a mark in front of each text."""
+    text = console.columns([(mark, text) for text in texts], indent=indent, gap=1)
+    return [text] if text else []

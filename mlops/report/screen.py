@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 import textwrap
 from collections.abc import Sequence
 
+from mlops.core import console
 from mlops.core.records import Deployed, Evaluated, Judged, Promoted, Record, Smoked, TornDown, Trained, Validated
 from mlops.core.run import Run
 from mlops.judging.metrics import HEADLINE
@@ -14,6 +14,9 @@ from mlops.report.decision import decision, most_changed
 from mlops.report.markdown import find_record, meaning, override_line, roles, self_test_line
 
 __all__ = ["screen"]
+
+MAX_TEXT = 300
+"""Characters of a question or an answer that are shown."""
 
 
 def screen(run: Run, mlflow_page: str = "") -> str:
@@ -24,22 +27,19 @@ def screen(run: Run, mlflow_page: str = "") -> str:
         mlflow_page: the command that opens the MLflow page; if empty, the studio URL of the training job is shown.
     """
     records = list(run.records())
-    width = max(60, min(100, shutil.get_terminal_size().columns))
-    parts = [_verdict(records, width), _metrics(records), _sample(records, width), _live(records), _cost(records)]
+    parts = [_verdict(records), _metrics(records), _sample(records), _live(records), _cost(records)]
     return "\n\n".join(part for part in [*parts, _places(run, records, mlflow_page)] if part) + "\n"
 
 
-def _verdict(records: Sequence[Record], width: int) -> str:
+def _verdict(records: Sequence[Record]) -> str:
     judged = find_record(records, Judged)
     if judged is None:
         return "No verdict yet: the gate has not judged this run."
     lines = [f"{judged.verdict.value}: {meaning(judged)}"]
     if warning := override_line(judged):
-        lines.append(textwrap.fill(warning, width, initial_indent="  ! ", subsequent_indent="    "))
-    for label, text in decision(judged, records):
-        lines.append(textwrap.fill(f"{label:16}{text}", width, initial_indent="  ", subsequent_indent=" " * 18))
-    bullets = (*judged.reasons, *judged.notes, self_test_line(judged.self_test))
-    lines += [textwrap.fill(line, width, initial_indent="  - ", subsequent_indent="    ") for line in bullets]
+        lines.append(console.columns([("!", warning)], gap=1))
+    lines.append(console.columns(decision(judged, records)))
+    lines.append(console.columns([("-", text) for text in (*judged.reasons, *judged.notes, self_test_line(judged.self_test))], gap=1))
     return "\n".join(lines)
 
 
@@ -47,20 +47,18 @@ def _metrics(records: Sequence[Record]) -> str:
     evaluated = find_record(records, Evaluated)
     if evaluated is None:
         return ""
-    columns = roles(evaluated)
-    lines = [f"{'':20}" + "".join(f"{role:>12}" for role in columns)]
-    for name in HEADLINE:
-        lines.append(f"{name:20}" + "".join(f"{number(evaluated.models[role].metrics.get(name)):>12}" for role in columns))
-    return "\n".join(lines)
+    models = roles(evaluated)
+    rows = [(name, *(number(evaluated.models[role].metrics.get(name)) for role in models)) for name in HEADLINE]
+    return console.columns(rows, ("", *models), indent=0, numbers=True)
 
 
-def _sample(records: Sequence[Record], width: int) -> str:
+def _sample(records: Sequence[Record]) -> str:
     """Show the question whose answers by old and new model have least in common."""
     current, sample = most_changed(find_record(records, Evaluated))
     if sample is None:
         return ""
     rows = (("question", sample.prompt), (f"old ({current})", sample.before), ("new (candidate)", sample.after))
-    return "\n".join(_labeled(label, text, width) for label, text in rows)
+    return console.columns([(label, textwrap.shorten(text, MAX_TEXT, placeholder=" …") or "(nothing)") for label, text in rows], indent=0)
 
 
 def _live(records: Sequence[Record]) -> str:
@@ -93,12 +91,8 @@ def _cost(records: Sequence[Record]) -> str:
 
 def _places(run: Run, records: Sequence[Record], mlflow_page: str) -> str:
     report, trained = run.directory / "report.html", find_record(records, Trained)
+    # Not wrapped: a link must stay in one piece.
     lines = [f"report   {report}"] if report.is_file() else []
     if mlflow_page or trained:
         lines.append(f"MLflow   {mlflow_page or (trained.studio_url if trained else '')}")
     return "\n".join([*lines, f"records  {run.directory}/   (read them with `mlops show`)"])
-
-
-def _labeled(label: str, text: str, width: int) -> str:
-    wrapped = textwrap.wrap(" ".join(text.split()) or "(nothing)", width - 18, max_lines=4, placeholder=" …")
-    return "\n".join(f"{label if number == 0 else '':18}{line}" for number, line in enumerate(wrapped))

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from mlops.core import console
 from mlops.core.records import Evaluated, Judged, Outcome, Verdict
 from mlops.judging.wording import number
 
@@ -98,9 +99,7 @@ def count_tries(runs: Mapping[str, Mapping[str, str]], target: str, champion: st
 def screen(decisions: Sequence[Past]) -> str:
     """Render decisions as a table for a terminal."""
     header = ("judged (UTC)", "verdict", "target", "training job", "record", "candidate − baseline", "override")
-    rows = [header, *(_row(decision) for decision in decisions)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return console.columns([_row(decision) for decision in decisions], header, indent=0)
 
 
 def _row(decision: Past) -> tuple[str, ...]:

@@ -111,12 +111,120 @@ def test_nothing_is_masked_outside_github(capsys: pytest.CaptureFixture[str]) ->
     assert capsys.readouterr().out == ""
 
 
-def test_progress_counts(capsys: pytest.CaptureFixture[str]) -> None:
-    progress = console.Progress("rows", total=3)
-    progress.advance()
-    progress.advance(2)
-    progress.close()
-    assert "3/3 rows" in capsys.readouterr().out
+class Screen(io.StringIO):
+    """A terminal."""
+
+    def __init__(self, encoding: str = "utf-8") -> None:
+        super().__init__()
+        self._encoding = encoding
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return self._encoding
+
+    def write(self, text: str) -> int:
+        text.encode(self._encoding)
+        return super().write(text)
+
+    def isatty(self) -> bool:
+        return True
+
+    def lines(self) -> list[str]:
+        """What is printed, without colors, with one line for each time that a line is rewritten."""
+        return [line.rstrip() for line in re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", self.getvalue()))]
+
+
+def open_screen(monkeypatch: pytest.MonkeyPatch, columns: int = 40, encoding: str = "utf-8") -> Screen:
+    """Replace stdout. Not a fixture, because pytest sets stdout between the fixtures and the test."""
+    for name in ("GITHUB_ACTIONS", "NO_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", str(columns))
+    screen = Screen(encoding)
+    monkeypatch.setattr("sys.stdout", screen)
+    return screen
+
+
+LONG = "word " * 30
+MARKUP = "[red]no[/red] [link=file:///etc]x[/link] :smile: [/nothing]"
+
+
+def test_a_table_is_wrapped_to_the_width_of_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = open_screen(monkeypatch)
+    console.table([("shown", LONG), ("of another kind", "short")], ("outcome", "why"))
+    lines = screen.lines()
+    assert lines[0].split() == ["outcome", "why"]
+    assert max(map(len, lines)) <= 40
+    assert " ".join(" ".join(lines).split()).count("word") == 30
+    assert "\x1b[32mshown" in screen.getvalue()
+    assert console.columns([("key", LONG)], clip=True) == "  key  word word word word word word wo…"
+
+
+@pytest.mark.usefixtures("terminal")
+def test_a_log_has_whole_lines_whatever_the_environment_says(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, value in (("FORCE_COLOR", "1"), ("TTY_COMPATIBLE", "1"), ("TTY_INTERACTIVE", "1"), ("COLUMNS", "20")):
+        monkeypatch.setenv(name, value)
+    console.table([("a", LONG * 9 + "."), ("b", "")], ("name", "text"), clip=True)
+    with console.Progress("rows", 1) as progress:
+        progress.advance()
+    assert capsys.readouterr().out.startswith(f"  name  text\n  a     {LONG * 9}.\n  b\n  1/1 rows (")
+
+
+def test_markup_in_foreign_text_has_no_effect(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = open_screen(monkeypatch, 100)
+    monkeypatch.setattr("sys.stderr", errors := Screen())
+    console.info(MARKUP)
+    console.error(MARKUP)
+    with console.step(MARKUP), console.Progress(MARKUP, 2) as progress:
+        progress.advance()
+        console.info(f"meanwhile {MARKUP}")
+    console.table([(MARKUP,), ("\x1b[31mred",)], (MARKUP,), indent=0)
+    lines = screen.lines()
+    assert lines[:2] == [MARKUP, f"▸ {MARKUP}"]
+    assert f"meanwhile {MARKUP}" in lines
+    assert any(f"1/2 {MARKUP} (" in line for line in lines)
+    assert lines[-4:-1] == [MARKUP, MARKUP, " [31mred"]
+    assert errors.lines()[0] == f"error: {MARKUP}"
+    assert "\x1b]8" not in screen.getvalue() + errors.getvalue(), "a link"
+
+
+@pytest.mark.parametrize("foreign", COMMANDS)
+def test_no_cell_of_a_table_is_a_command_to_github(foreign: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = open_screen(monkeypatch)
+    for rows in ([(foreign,)], [("", foreign)], [("word", f"{'x' * 30} {foreign}")]):
+        console.table(rows)
+        console.table(rows, ("", foreign)[-len(rows[0]) :])
+        console.info(console.columns(rows, indent=0))
+    assert commands(re.sub(r"\x1b\[[0-9;]*m", "", screen.getvalue())) == []
+
+
+def test_progress_is_one_line_at_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = open_screen(monkeypatch, 90)
+    monkeypatch.setattr("sys.stderr", errors := io.StringIO())
+    monkeypatch.setattr("time.monotonic", iter(range(0, 1000, 10)).__next__)
+    with pytest.raises(KeyboardInterrupt), console.Progress("rows", total=3) as progress:  # noqa: PT012
+        progress.advance()
+        console.warning("careful")
+        progress.advance(2)
+        raise KeyboardInterrupt
+    assert errors.getvalue() == "warning: careful\n", "the errors are a file, so they stay there"
+    lines = screen.lines()
+    assert any(line.endswith(" 1/3 rows (0/s, 0:00:40 left)") and "━" in line for line in lines)
+    assert any(line.endswith(" 3/3 rows (0/s)") for line in lines)
+    assert screen.getvalue().endswith("\x1b[?25h"), "the cursor is visible again"
+
+
+def test_a_terminal_without_utf_8_gets_other_signs(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = open_screen(monkeypatch, 60, "ascii")
+    console.table([("a → b", LONG)], ("name", "text"), clip=True)
+    with console.step("work"), console.Progress("rows", total=2) as progress:
+        progress.advance()
+        console.info("1 × 2 ≥ é")
+    lines = plain.lines()
+    assert lines[1].startswith("  a -> b  word")
+    assert "> work" in lines
+    assert "1 x 2 >= \\xe9" in lines
+    assert any("---" in line and "1/2 rows" in line for line in lines)
 
 
 @pytest.mark.usefixtures("terminal")
@@ -136,12 +244,17 @@ def test_each_stream_has_colors_if_it_is_a_terminal(name: str, value: str, color
     assert "\033" not in output.getvalue(), "the output is a file"
 
 
+@pytest.mark.usefixtures("terminal")
 def test_progress_says_how_much_time_is_left(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    now = iter([0.0, 20.0, 20.0, 40.0])
+    now = iter([0.0, 5.0, 20.0, 20.0, 40.0, 50.0])
     monkeypatch.setattr("time.monotonic", lambda: next(now))
-    progress = console.Progress("rows", total=4000)
-    progress.advance(1000)
-    assert capsys.readouterr().out == "  1,000/4,000 rows (50/s, 60 s left)\n"
-    progress.done = 4000
-    progress.close()
+    with console.Progress("rows", total=4000) as progress:
+        progress.advance(500)
+        assert capsys.readouterr().out == "", "a log has a line every ten seconds"
+        progress.advance(500)
+        assert capsys.readouterr().out == "  1,000/4,000 rows (50/s, 0:01:00 left)\n"
+        progress.done = 4000
     assert capsys.readouterr().out == "  4,000/4,000 rows (100/s)\n"
+    with console.Progress("rows"):
+        pass
+    assert capsys.readouterr().out == ""

