@@ -33,7 +33,8 @@ from mlops.core.records import Judged, Judgement, Outcome, Verdict
 from mlops.core.run import Run
 from mlops.dataset import chitchat
 from mlops.dataset.candidates import shorten
-from mlops.dataset.conversation import Conversation, Message, content_id, encode
+from mlops.dataset.conversation import Conversation, Message, encode
+from mlops.dataset.hashes import content_id
 from mlops.emulator.base.azure import Options
 from mlops.emulator.server import Emulator
 from mlops.judging.wording import number

@@ -11,7 +11,8 @@ import pytest
 
 from mlops.core.config import DataConfig
 from mlops.dataset.checks import RETENTION, check
-from mlops.dataset.conversation import Conversation, RetentionItem, content_id, normalize, read_jsonl
+from mlops.dataset.conversation import Conversation, RetentionItem, read_jsonl
+from mlops.dataset.hashes import content_id, normalize
 from mlops.dataset.near_duplicates import check_near_duplicates
 from mlops.dataset.sources import find_source
 from mlops.dataset.splits import SPLIT_SHARES

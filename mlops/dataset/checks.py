@@ -10,33 +10,22 @@ A file is read once, and only rows that may be equal to others, or give an evalu
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from bisect import bisect_right
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from mlops.core import console
 from mlops.core.records import Finding
 from mlops.dataset.chunks import PARALLEL_BYTES, Chunk, map_chunks, split_file
-from mlops.dataset.conversation import (
-    Conversation,
-    InvalidRow,
-    Message,
-    RetentionItem,
-    TextHash,
-    hash_text,
-    read_batches,
-    read_jsonl,
-)
+from mlops.dataset.conversation import Conversation, InvalidRow, Message, RetentionItem, read_batches, read_jsonl
+from mlops.dataset.hashes import TextHash, hash_text
 from mlops.dataset.overlap import BATCH, EvaluatedRows, LeakIndex, Leaks, Shared, resolve
 from mlops.dataset.passages import RUN_WORDS
 from mlops.dataset.processes import map_items
 from mlops.dataset.repetitions import RowHashes, WholeRow
-from mlops.remote.tasks import parse_checks, passes
+from mlops.dataset.row_checks import check_row, check_task, is_clean
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,7 +33,7 @@ if TYPE_CHECKING:
 
     Codes = npt.NDArray[np.uint8]
 
-__all__ = ["RETENTION", "RULES", "TRAINING_SPLIT", "CheckResult", "check", "check_row", "is_clean"]
+__all__ = ["RETENTION", "RULES", "TRAINING_SPLIT", "CheckResult", "check"]
 
 RETENTION = "retention"
 """The name of the retention suite when it is checked together with the splits."""
@@ -84,13 +73,6 @@ RULES: Mapping[str, tuple[Literal["error", "warning"], str]] = {
     "overlap.prompt": ("warning", "training and test share no long first prompt"),
 }
 """Rule → severity and requirement."""
-
-CONTROL_TOKEN = re.compile(
-    r"<\|[A-Za-z_0-9]{2,40}\|>|</?s>|<(?:start|end)_of_turn>|\[/?INST\]|<</?SYS>>|<(?:bos|eos|pad|unk)>|\[(?:CLS|SEP|MASK|PAD)\]"
-)
-"""Tokens that chat templates put between messages, as they are spelled in the template of one model family or another."""
-INVISIBLE = "\u115f\u1160\u2800\u3164\uffa0"
-"""Letters without ink: Hangul fillers and the empty Braille pattern."""
 
 TRAINING_SPLIT, TARGET_SPLIT = "train_sft", "test_sft"
 EVALUATION_SPLITS = ("test_sft", "test_gen", RETENTION)
@@ -215,7 +197,7 @@ def _check_chunk(chunk: Chunk, split: str, index: LeakIndex | None, is_suite: bo
             valid.append((line, row))
             problems = () if is_clean(row, for_training=for_training) else list(check_row(row, for_training=for_training))
             if isinstance(row, RetentionItem):
-                problems = [*problems, *_check_task(row)]
+                problems = [*problems, *check_task(row)]
             part.problems += [(line, rule, f"{message} (prompt_id {row.prompt_id!r})") for rule, message in problems]
             if not problems and not for_training and row.messages[-1].role != "assistant":
                 part.ends_with_user.append(line)
@@ -309,106 +291,6 @@ def _report_leaks(leaks: Leaks, hashes: Mapping[str, RowHashes], findings: Seque
                 f"the training data, the first one with {training.where(first)}: its score may show memory instead of ability"
             )
             yield _finding("overlap.passage", hashes[split].where(line), message)
-
-
-def check_row(row: Conversation, *, for_training: bool) -> Iterator[tuple[str, str]]:
-    """Yield the rules that a row breaks, each with a description of the problem.
-
-    Args:
-        row: a conversation.
-        for_training: whether it is used for training or scoring, so that it must end with the assistant.
-    """
-    if is_blank(row.prompt_id):
-        yield "id.empty", "prompt_id is empty"
-    if is_blank(row.prompt):
-        yield "text.empty", "prompt is empty"
-    if not row.messages:
-        yield "messages.empty", "messages is empty"
-        return
-    for position, message in enumerate(row.messages):
-        content = message.content
-        if not "!" <= content[:1] <= "~" and is_blank(content):
-            invisible = " (it has invisible characters only)" if content.strip() else ""
-            yield "text.empty", f"messages[{position}].content ({message.role}) is empty{invisible}"
-        elif ("<" in content or "[" in content) and (token := CONTROL_TOKEN.search(content)):
-            message_text = "a tokenizer may read it as the end of the turn or as another role"
-            yield "text.control-token", f"messages[{position}].content ({message.role}) contains {token[0]}: {message_text}"
-        elif "\ufffd" in content:
-            yield "text.replacement", f"messages[{position}].content ({message.role}) contains U+FFFD: its encoding was damaged before"
-    yield from _check_roles([message.role for message in row.messages], for_training)
-    first = next((message.content for message in row.messages if message.role == "user"), None)
-    if first is not None and row.prompt.strip() and first.strip() != row.prompt.strip():
-        yield "prompt.mismatch", "prompt differs from the first user message"
-
-
-def is_clean(row: Conversation, *, for_training: bool) -> bool:
-    """Return whether :func:`check_row` certainly finds nothing. It is several times as fast, and nearly all rows are clean."""
-    messages = row.messages
-    roles = tuple([message.role for message in messages])
-    if not (_are_roles_valid(roles, for_training) and "!" <= row.prompt_id[:1] <= "~" and "!" <= row.prompt[:1] <= "~"):
-        return False
-    if row.prompt != messages[roles[0] == "system"].content:
-        return False
-    for message in messages:
-        content = message.content
-        if not "!" <= content[:1] <= "~" or "<" in content or "[" in content or not (content.isascii() or "\ufffd" not in content):
-            return False
-    return True
-
-
-def is_blank(text: str) -> bool:
-    """Return whether a text has nothing that a reader could see: only white space, or characters of width zero."""
-    bare = text.strip()
-    if bare and not bare.isascii() and len(bare) < 64:
-        return all(unicodedata.category(letter) in ("Cf", "Mn", "Cc") or letter in INVISIBLE or letter.isspace() for letter in bare)
-    return not bare
-
-
-def _check_task(row: RetentionItem) -> Iterator[tuple[str, str]]:
-    """Yield what is wrong with the checks of a row, by the code that scores it."""
-    try:
-        checks = parse_checks(row.checks)
-    except ValueError as problem:
-        yield "task.checks", str(problem)
-        return
-    if row.messages and not passes(row.messages[-1].content, checks):
-        yield "task.reference", f"the reference answer does not pass its own checks: {row.messages[-1].content[:60]!r}"
-
-
-@lru_cache(maxsize=1024)
-def _are_roles_valid(roles: tuple[str, ...], for_training: bool) -> bool:
-    return bool(roles) and not list(_check_roles(list(roles), for_training))
-
-
-_ROLES = ("system", "user", "assistant")
-
-
-def _check_roles(roles: list[str], for_training: bool) -> Iterator[tuple[str, str]]:
-    after_system = roles[1:] if roles[0] == "system" else roles
-    if after_system and after_system == ["user", "assistant"] * (len(after_system) // 2):
-        return
-    unknown = [(position, role) for position, role in enumerate(roles) if role not in _ROLES]
-    for position, role in unknown:
-        yield "role.unknown", f"messages[{position}].role is {role!r}, not one of {', '.join(_ROLES)}"
-    if unknown:
-        return
-    for position, role in enumerate(roles):
-        if role == "system" and position:
-            yield "role.system", f"messages[{position}] is a system message, which may only be the first"
-    turns = [(position, role) for position, role in enumerate(roles) if role != "system"]
-    if not turns:
-        yield "role.order", "there is a system message, but no user turn"
-        return
-    expected = "user"
-    for position, role in turns:
-        if role != expected:
-            yield "role.order", f"messages[{position}] has role {role}, but the next turn should be the {expected}'s"
-            return
-        expected = "assistant" if role == "user" else "user"
-    if for_training and len(turns) == 1:
-        yield "assistant.missing", "there is no assistant turn, so there is nothing to learn"
-    elif for_training and turns[-1][1] != "assistant":
-        yield "role.ending", f"the last message, messages[{turns[-1][0]}], has role {turns[-1][1]}; it must be the assistant's"
 
 
 def _finding(rule: str, where: str, message: str) -> Finding:

@@ -17,7 +17,8 @@ from pathlib import Path
 import msgspec
 
 from mlops.core.errors import ConfigError
-from mlops.dataset.conversation import Conversation, Message, content_id
+from mlops.dataset.conversation import Conversation, Message
+from mlops.dataset.hashes import content_id
 
 __all__ = ["PERSONAL_DATA", "find_data_file", "package_version", "read_conversations", "to_conversation"]
 

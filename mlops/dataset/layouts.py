@@ -25,7 +25,8 @@ import msgspec
 from mlops.core.config import DataConfig
 from mlops.core.console import did_you_mean
 from mlops.core.errors import DataError
-from mlops.dataset.conversation import Conversation, InvalidRow, Message, content_id
+from mlops.dataset.conversation import Conversation, InvalidRow, Message
+from mlops.dataset.hashes import content_id
 
 __all__ = ["FIELDS", "Layout", "recognize"]
 

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mlops.core.records import Finding
 from mlops.dataset.chunks import Chunk, map_chunks
-from mlops.dataset.conversation import Conversation, hash_text, read_batches
+from mlops.dataset.conversation import Conversation, read_batches
+from mlops.dataset.hashes import hash_text
 from mlops.dataset.words import hash_runs, mix
 
 if TYPE_CHECKING:

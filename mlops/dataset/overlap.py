@@ -22,8 +22,9 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
-from mlops.dataset.conversation import Conversation, InvalidRow, Message, TextHash, hash_ends, hash_text, read_jsonl
+from mlops.dataset.conversation import Conversation, InvalidRow, Message, read_jsonl
 from mlops.dataset.filters import BloomFilter
+from mlops.dataset.hashes import TextHash, hash_ends, hash_text
 from mlops.dataset.passages import RUN_WORDS, STOCK_QUESTIONS, Answers, RunIndex
 
 if TYPE_CHECKING:

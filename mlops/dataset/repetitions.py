@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from xxhash import xxh3_64_intdigest
 
-from mlops.dataset.conversation import Conversation, RowEnds, TextHash, hash_conversation, hash_ends, hash_row_ends, hash_text
+from mlops.dataset.conversation import Conversation
+from mlops.dataset.hashes import RowEnds, TextHash, hash_conversation, hash_ends, hash_row_ends, hash_text
+from mlops.dataset.row_checks import is_blank
 
 if TYPE_CHECKING:
     import numpy as np
@@ -81,8 +83,8 @@ class RowHashes:
             else:
                 (prompt,), (size,) = hash_ends([row.prompt])
             self.numbers.append(number)
-            self.ids.append(xxh3_64_intdigest(row.prompt_id.encode()))
-            # A row without messages has already been reported. Its own number keeps it from being reported as a duplicate, too.
+            # A row without an id or without messages has already been reported. Its own number keeps it from being a duplicate, too.
+            self.ids.append(unique + number if is_blank(row.prompt_id) else xxh3_64_intdigest(row.prompt_id.encode()))
             self.keys.append(own.key if row.messages else unique + number)
             self.prompts.append(prompt if size >= LONG_PROMPT else 0)
         return ends

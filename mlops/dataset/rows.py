@@ -12,7 +12,8 @@ from itertools import repeat
 from typing import Any, Protocol
 
 from mlops.core.config import DataConfig
-from mlops.dataset.conversation import Conversation, InvalidRow, convert, decode, decode_any, hash64
+from mlops.dataset.conversation import Conversation, InvalidRow, convert, decode, decode_any
+from mlops.dataset.hashes import hash64
 from mlops.dataset.layouts import Layout, recognize
 
 __all__ = ["SAMPLE", "ArrowRows", "ChainedRows", "ListRows", "Rows", "SelectedRows", "decode_row", "find_layout", "id_hash"]

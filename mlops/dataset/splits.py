@@ -7,7 +7,8 @@ from itertools import accumulate
 
 from mlops.core import console
 from mlops.core.errors import DataError
-from mlops.dataset.conversation import SPLITS, Conversation, InvalidRow, hash64, normalize
+from mlops.dataset.conversation import SPLITS, Conversation, InvalidRow
+from mlops.dataset.hashes import hash64, normalize
 from mlops.dataset.rows import ChainedRows, Rows, SelectedRows
 
 __all__ = ["SPLIT_SHARES", "TEST_NAMES", "arrange", "assign_splits"]

@@ -16,7 +16,7 @@ from mlops.core.records import Evaluated, Judged, ModelScores, Prepared, Probe, 
 from mlops.core.reuse import reuse_key
 from mlops.core.run import Run, file_sha256
 from mlops.dataset.checks import RETENTION, TRAINING_SPLIT, check
-from mlops.dataset.conversation import hash64, normalize
+from mlops.dataset.hashes import hash64, normalize
 from mlops.judging.evidence import Evidence, FrozenSuite, ModelEvidence, Rows
 from mlops.judging.rules import expand
 from mlops.judging.selftest.probes import self_test

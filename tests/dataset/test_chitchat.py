@@ -10,9 +10,10 @@ import pytest
 
 from mlops.core.errors import ConfigError
 from mlops.dataset import chitchat
-from mlops.dataset.checks import check_row
 from mlops.dataset.chitchat import to_conversation
-from mlops.dataset.conversation import Conversation, Message, content_id
+from mlops.dataset.conversation import Conversation, Message
+from mlops.dataset.hashes import content_id
+from mlops.dataset.row_checks import check_row
 
 
 def blocks(*turns: str) -> list[list[tuple[str, str]]]:

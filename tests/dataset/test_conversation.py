@@ -11,20 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlops.dataset import conversation as module
-from mlops.dataset.conversation import (
-    Conversation,
-    InvalidRow,
-    Message,
-    RetentionItem,
-    content_id,
-    convert,
-    decode,
-    encode,
-    hash64,
-    lines,
-    normalize,
-    read_jsonl,
-)
+from mlops.dataset.conversation import Conversation, InvalidRow, Message, RetentionItem, convert, decode, encode, lines, read_jsonl
 
 ROW = {
     "prompt": "Hi",
@@ -128,34 +115,6 @@ def test_a_line_that_exceeds_the_limit_is_rejected_and_the_next_is_read(tmp_path
     assert isinstance(long, InvalidRow)
     assert long.rule == "json.too-long"
     assert fine == decode(line())
-
-
-@given(text)
-def test_case_white_space_and_punctuation_are_ignored(value: str) -> None:
-    assert normalize(value) == normalize(f"  {value}\n")
-    if value.isascii() and any(letter.isalnum() for letter in value):
-        assert normalize(value) == normalize(value.upper() + " !?") == normalize(value + "\u2026\u3000")
-
-
-def test_equivalent_texts_normalize_to_the_same_bytes() -> None:
-    assert normalize("Hello, World!") == normalize("hello world") == normalize("ＨＥＬＬＯ\u3000ｗｏｒｌｄ")
-    assert normalize("Straße.") == normalize("STRASSE")
-    assert normalize(":)") != normalize(":(")
-    assert normalize("क") != normalize("कि")
-    assert normalize(" ") == b""
-
-
-def test_hashes_depend_on_the_boundaries_of_parts() -> None:
-    assert hash64(b"ab", b"c") != hash64(b"a", b"bc")
-    assert hash64(b"a") != hash64(b"a", b"")
-    assert 0 <= hash64(b"a") < 2**64
-
-
-def test_the_content_id_depends_on_texts_and_roles() -> None:
-    row: Conversation = decode(line())
-    assert content_id(row.messages) == content_id(decode(line(prompt_id="2")).messages)
-    assert content_id(row.messages) != content_id(row.messages[::-1])
-    assert len(content_id(row.messages)) == 64
 
 
 def test_very_long_numbers_and_deep_nesting_elsewhere_do_not_matter_or_are_findings() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from mlops.core.config import Config
@@ -304,6 +304,7 @@ READABLE = {
 
 
 @given(planted=st.dictionaries(st.integers(1, ROWS), st.sampled_from(sorted(KINDS)), min_size=1), form=st.sampled_from(["jsonl", "gz"]))
+@example(planted={1: "prompt_id is blank", 2: "prompt_id is blank"}, form="jsonl")
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_combination_of_defects_is_found_line_by_line(planted: dict[int, str], form: str, tmp_path: Path) -> None:
     folder = source(tmp_path / form, form, {index: KINDS[kind][1] for index, kind in planted.items()})

@@ -11,7 +11,8 @@ import pytest
 
 from mlops.core.config import DataConfig
 from mlops.core.errors import DataError
-from mlops.dataset.conversation import Conversation, InvalidRow, content_id
+from mlops.dataset.conversation import Conversation, InvalidRow
+from mlops.dataset.hashes import content_id
 from mlops.dataset.layouts import Layout, recognize
 
 U, A, S = "user", "assistant", "system"

