@@ -26,11 +26,12 @@ __all__ = ["Emulator", "load_routes"]
 
 MODULES = (
     "identity.entra", "identity.roles", "registry.registry", "workspace.workspace", "workspace.datastores", "workspace.compute",
-    "workspace.quota", "storage.blobs", "history.mlflow_api", "history.runs", "history.artifacts", "workspace.assets",
-    "workspace.data", "workspace.components", "workspace.models", "workspace.resolved_uris", "jobs.scheduler", "jobs.jobs",
-    "serving.endpoints", "serving.deployments", "serving.scoring",
+    "workspace.quota", "storage.blobs", "workspace.mlflow_models", "history.mlflow_api", "history.runs", "history.artifacts",
+    "workspace.assets", "workspace.data", "workspace.components", "workspace.models", "workspace.resolved_uris", "jobs.scheduler",
+    "jobs.jobs", "serving.endpoints", "serving.deployments", "serving.scoring",
 )  # fmt: skip
-"""Modules of the services, with ``ROUTES``, ``startup(azure)`` and ``shutdown(azure)`` as needed; shut down in reverse order."""
+"""Modules of the services, with ``ROUTES``, ``startup(azure)`` and ``shutdown(azure)`` as needed; shut down in reverse order.
+A path that several routes match belongs to the first: MLflow's model registry comes before the rest of its API."""
 GITHUB_MODULES = ("identity.github_oidc", "github_api")
 """Additional modules if GitHub is emulated as well."""
 

@@ -18,7 +18,7 @@ from pydantic import AfterValidator
 from mlops.emulator.base.azure import LOCATION
 from mlops.emulator.base.errors import AzureFault, user_error
 
-__all__ = ["AssetTags", "ResourceTags", "check_metrics", "check_parameters", "check_run_tags", "mlflow_fault"]
+__all__ = ["AssetTags", "ResourceTags", "check_asset_tags", "check_metrics", "check_parameters", "check_run_tags", "mlflow_fault"]
 
 Tags = dict[str, str | None] | None
 
@@ -52,7 +52,12 @@ def _check_resource_tags(tags: Tags) -> Tags:
     return tags
 
 
-def _check_asset_tags(tags: Tags) -> Tags:
+def check_asset_tags(tags: Tags) -> Tags:
+    """Return the tags of an asset.
+
+    Raises:
+        AzureFault: 400, they are too many or too long.
+    """
     if problem := _find_excess(tags or {}, RESOURCE_KEY):
         raise user_error(problem)
     return tags
@@ -61,7 +66,7 @@ def _check_asset_tags(tags: Tags) -> Tags:
 # Pydantic passes on what is not a ValueError, so the client sees the fault.
 ResourceTags = Annotated[Tags, AfterValidator(_check_resource_tags)]
 """Tags of a resource that ARM keeps (a compute, an endpoint, a deployment), in a body. Too many or too long ones are answered with 400."""
-AssetTags = Annotated[Tags, AfterValidator(_check_asset_tags)]
+AssetTags = Annotated[Tags, AfterValidator(check_asset_tags)]
 """Tags of an asset (a model), in a body."""
 
 
@@ -88,22 +93,29 @@ def check_metrics(names: Collection[str]) -> str:
     return ""
 
 
-def mlflow_fault(problem: str) -> AzureFault:
-    """Return a 400 in the envelope of the workspace's MLflow service, which has no ``message`` of its own."""
+def mlflow_fault(problem: str, error_code: str = "INVALID_PARAMETER_VALUE", status: int = 400, code: str = "ValidationError") -> AzureFault:
+    """Return an error in the envelope of the workspace's MLflow service, which has no ``message`` of its own.
+
+    Args:
+        problem: the sentence that the user sees.
+        error_code: MLflow's, e.g. ``"RESOURCE_DOES_NOT_EXIST"``.
+        status: HTTP status.
+        code: the class of error, ``ValidationError`` or ``UserError``.
+    """
     empty = dict.fromkeys(("Severity", "MessageFormat", "MessageParameters", "ReferenceCode", "DetailsUri", "Target", "InnerError"))
     return AzureFault(
-        400,
-        "ValidationError",
+        status,
+        code,
         problem,
         body={
-            "Error": {"Code": "ValidationError", "Message": problem, "Details": [], **empty},
+            "Error": {"Code": code, "Message": problem, "Details": [], **empty},
             "Correlation": {"operation": uuid.uuid4().hex, "request": uuid.uuid4().hex[:16]},
             "Environment": LOCATION,
             "Location": LOCATION,
             "Time": datetime.now(UTC).isoformat(),
             "ComponentName": "mlflow",
-            "statusCode": 400,
-            "error_code": "INVALID_PARAMETER_VALUE",
+            "statusCode": status,
+            "error_code": error_code,
         },
     )
 

@@ -27,7 +27,7 @@ from mlops.emulator.workspace import uris
 from mlops.emulator.workspace.datastores import containers
 from mlops.emulator.workspace.uris import get_model, get_model_version
 
-__all__ = ["ROUTES", "VersionProperties", "next_version", "register"]
+__all__ = ["ROUTES", "VersionProperties", "check_name", "next_version", "register"]
 
 VERSIONS = published_since("2022-02-01-preview")
 NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9\-._]{0,254}")
@@ -96,8 +96,7 @@ def register(azure: Azure, name: str, version: str, sent: VersionProperties) -> 
     Raises:
         AzureFault: 400 or 404, name, version or files are invalid, or the change is not allowed.
     """
-    if not NAME.fullmatch(name):
-        raise user_error(f"The model name {name} has other characters than letters, digits, '-', '_' and '.'.")
+    check_name(name)
     if not VERSION.fullmatch(version) or int(version) > MAX_VERSION:
         raise user_error(f"The model version '{version}' is invalid: the version of a model must be a positive integer.")
     existing = azure.store.get("model", f"{name}/{version}")
@@ -123,6 +122,7 @@ def register(azure: Azure, name: str, version: str, sent: VersionProperties) -> 
             "anonymous": sent.is_anonymous,
             "archived": sent.is_archived,
             "description": sent.description,
+            "mlflow_stage": existing["mlflow_stage"] if existing else "None",
             "properties": sent.properties or {},
             "stage": sent.stage or "Development",
             "tags": sent.tags or {},
@@ -133,6 +133,16 @@ def register(azure: Azure, name: str, version: str, sent: VersionProperties) -> 
         blank: Document = {"archived": False, "description": None, "properties": {}, "tags": {}}
         azure.store.put("model-container", name, add_system_data(azure, None, blank))
     return stored
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that a model can't have.
+
+    Raises:
+        AzureFault: 400.
+    """
+    if not NAME.fullmatch(name):
+        raise user_error(f"The model name {name} has other characters than letters, digits, '-', '_' and '.'.")
 
 
 def next_version(azure: Azure, name: str) -> str:
@@ -174,8 +184,7 @@ async def list_versions(azure: Azure, request: Request) -> Answer:
 async def put_container(azure: Azure, request: Request) -> Answer:
     """Create a model without versions, or change its description, tags and archival."""
     name = request.path_params["model"]
-    if not NAME.fullmatch(name):
-        raise user_error(f"The model name {name} has other characters than letters, digits, '-', '_' and '.'.")
+    check_name(name)
     sent = (await parse_body(request, PutContainer)).properties
     existing = azure.store.get("model-container", name)
     content = {

@@ -155,8 +155,8 @@ def test_a_missing_run_is_not_found(client: Any) -> None:
 def test_an_unsupported_request_is_refused(client: Any) -> None:
     from mlflow.exceptions import MlflowException
 
-    with pytest.raises(MlflowException, match="does not implement GET registered-models/get of the MLflow API"):
-        client.get_registered_model("nothing")
+    with pytest.raises(MlflowException, match="does not implement GET registered-models/alias of the MLflow API"):
+        client.get_model_version_by_alias("nothing", "best")
 
 
 def test_logged_models_and_traces_are_not_there_as_on_azure(client: Any, experiment: str, tmp_path: Path) -> None:
