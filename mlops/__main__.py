@@ -16,7 +16,7 @@
     mlops completion       print a script that completes commands and options in bash, zsh or fish
     mlops plan, comment    for workflows: which jobs have something to do; the comment on a pull request
 
-Every command takes --target, --config, --run and --set; see `mlops COMMAND --help`.
+Every command that needs them takes --target, --config, --run and --set, and every command --json; see `mlops COMMAND --help`.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
         console.info(f"mlops {version('azureml-chat-mlops')}")
         return 0
     if command not in COMMANDS:
-        return stage.guarded(lambda: _unknown(command))
+        return stage.finish(lambda: _unknown(command), as_json="--json" in rest)
     module, function = COMMANDS[command]
     code: int = getattr(importlib.import_module(module), function)(rest)
     return code

@@ -116,33 +116,28 @@ def _print_verdict(judged: Judged, page: str, report: Path) -> None:
     console.info(f"  report: {report}")
 
 
-def _answer_query(arguments: argparse.Namespace) -> int | None:
-    """Judge score files, or answer a question about verdicts, if the arguments say so, and return the exit code."""
+def _answer_query(arguments: argparse.Namespace) -> stage.Answer | None:
+    """Judge score files, or answer a question about verdicts, if the arguments say so."""
     if arguments.files or arguments.rules:
-        return gate_files.judge_files(arguments.files, arguments.rules, as_json=arguments.json)
-    if arguments.json:
-        raise UsageError("--json is for score files.", "the record of a verdict is run/gate.json")
+        decision = gate_files.judge_files(arguments.files, arguments.rules)
+        return stage.Answer(decision, exit_code=decision.verdict.exit_code)
     if arguments.rule and not arguments.what_if:
         raise UsageError("--rule edits rules for --what-if only.", "add --what-if, or edit pipeline.toml")
     if arguments.explain is not None:
-        gate_queries.explain(Run(arguments.run), arguments.explain)
-        return 0
+        return gate_queries.explain(Run(arguments.run), arguments.explain)
     if not arguments.what_if and not arguments.self_test and arguments.history is None:
         return None
     context = stage.load_context(arguments)
     if arguments.what_if:
-        gate_queries.what_if(context.config, context.run, arguments.rule)
-    elif arguments.history is not None:
-        gate_queries.history(context.config, context.workspace, arguments.history)
-    else:
-        gate_queries.self_test(context.config, context.run)
-    return 0
+        return gate_queries.what_if(context.config, context.run, arguments.rule)
+    if arguments.history is not None:
+        return gate_queries.history(context.config, context.workspace, arguments.history)
+    return gate_queries.self_test(context.config, context.run)
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", nargs="*", type=Path, metavar="FILE", help="score files: the candidate's, and the base's")
     parser.add_argument("--rules", type=Path, metavar="FILE", help="the rules for score files: TOML with tables [rules.NAME]")
-    parser.add_argument("--json", action="store_true", help="with score files: print one JSON object; everything else goes to stderr")
     query = parser.add_mutually_exclusive_group()
     query.add_argument(
         "--override", default=os.environ.get("MLOPS_OVERRIDE", ""), metavar="REASON",

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from mlops.__main__ import COMMANDS, main
 from mlops.core.records import RECORDS, Evaluated, Judged, Promoted, Registered, Smoked, TornDown, Trained, Validated, Verdict
 from mlops.emulator.base.azure import Options
 from mlops.emulator.base.fork_servers import ForkServers
@@ -137,6 +138,37 @@ def test_from_conversations_to_live_traffic(promoted: Project) -> None:
     live = run.read(Promoted)
     assert promoted.traffic() == {live.deployment: 100}
     assert (run.directory / "report.html").is_file()
+
+
+JSON: dict[str, tuple[str, str]] = {
+    "prepare": ("", "fingerprint"), "validate": ("", "rows_checked"), "train": ("", "job"), "evaluate": ("", "models"),
+    "gate": ("", "verdict"), "register": ("", "model"), "deploy": ("", "deployment"), "smoke-test": ("", "requests"),
+    "promote": ("", "traffic_now"), "teardown": ("--target ephemeral", "remaining"), "evaluate-gate": ("", "verdict"),
+    "run": ("--until promote", "promote"), "schema": ("", "properties"), "show": ("", "gate"), "rollback": ("--to @live", "traffic"),
+    "recover": ("", "traffic"), "costs": ("", ""), "resume": ("", ""), "reap": ("", ""), "data": ("show", "splits"), "plan": ("", "jobs"),
+    "comment": ("--summary-only", "markdown"), "completion": ("bash", ""), "roles": ("", "Name"),
+    "init": ("repository --project a/b", "written"),
+    "gate --explain": ("", "judgements"), "gate --what-if": ("", "now"), "gate --history": ("", ""), "gate --self-test": ("", ""),
+}  # fmt: skip
+"""Command → its options, and a key of its result."""
+
+
+def test_every_command_prints_its_result_as_json(
+    promoted: Project, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert JSON.keys() >= COMMANDS.keys()
+    monkeypatch.setenv("MLOPS_TARGET", "test")
+    (promoted.folder / "repository" / ".git").mkdir(parents=True)
+    live = promoted.records().read(Promoted).deployment
+    before = promoted.assets()
+    # The last run in this folder must be the complete one.
+    for command, (options, key) in sorted(JSON.items(), key=lambda item: item[0] == "run"):
+        capsys.readouterr()
+        code = main([*command.split(), *options.replace("@live", live).split(), "--json"])
+        output = capsys.readouterr().out
+        assert code == 0, (command, output)
+        assert not key or key in json.loads(output), command
+    assert promoted.assets() == before
 
 
 def test_a_second_run_makes_nothing_a_second_time(promoted: Project, capsys: pytest.CaptureFixture[str]) -> None:

@@ -35,14 +35,15 @@ def main(argv: Sequence[str]) -> int:
     if (arguments.pull_request is None) == (not arguments.summary_only):
         parser.error("use either --pull-request NUMBER or --summary-only")
 
-    def comment() -> int:
+    def comment() -> dict[str, str]:
         run = Run(arguments.run)
         document = plan.read(run)
         changes = _rule_changes(arguments.config)
         markdown = text(run, planned=bool(document), workflow_run=str(document.get("workflow_run") or run_url()), changes=changes)
         console.summary(markdown)
         if arguments.pull_request is None:
-            return 0
+            return {"markdown": markdown, "url": ""}
+        url = ""
         try:
             url = Repository().update_comment(arguments.pull_request, MARKER, markdown)
         except GitHubRefused as problem:
@@ -50,9 +51,9 @@ def main(argv: Sequence[str]) -> int:
             console.warning(f"No comment on pull request {arguments.pull_request}: {problem}")
         else:
             console.info(f"  {url}")
-        return 0
+        return {"markdown": markdown, "url": url}
 
-    return stage.guarded(comment)
+    return stage.finish(comment, as_json=arguments.json)
 
 
 def _rule_changes(file: Path) -> str:

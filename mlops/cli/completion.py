@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 from mlops.cli import stage
 from mlops.cli.commands import COMMANDS
-from mlops.core import console
 
 __all__ = ["main"]
 
@@ -49,5 +48,6 @@ def main(argv: Sequence[str]) -> int:
     """Print the script."""
     parser = stage.bare_parser(__doc__ or "", prog="mlops completion")
     parser.add_argument("shell", choices=SHELLS)
-    console.info(SHELLS[parser.parse_args(argv).shell].replace("@COMMANDS@", " ".join(COMMANDS)).rstrip())
-    return 0
+    arguments = parser.parse_args(argv)
+    script = SHELLS[arguments.shell].replace("@COMMANDS@", " ".join(COMMANDS)).rstrip()
+    return stage.finish(lambda: stage.Answer(script, script), as_json=arguments.json)

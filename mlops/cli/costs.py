@@ -7,7 +7,7 @@ mlops costs --target prod --json
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from mlops.cli import stage
 from mlops.cloud.errors import NotFound
@@ -84,4 +84,4 @@ def _price(usd: float | None) -> str:
     return "price unknown" if usd is None else f"{usd:.2f} USD/h"
 
 
-main = stage.command(costs, to_json=lambda items: [asdict(item) for item in items])
+main = stage.command(costs)

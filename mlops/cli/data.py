@@ -5,7 +5,6 @@ mlops data show --split test_sft --rows 3
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
@@ -28,26 +27,20 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("action", choices=["show"], help="what to do")
     parser.add_argument("--split", choices=SPLITS, default="train_sft", help="whose conversations are shown (default: train_sft)")
     parser.add_argument("--rows", type=int, default=1, metavar="N", help="how many conversations (default: 1)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead")
     arguments = parser.parse_args(argv)
 
-    def show() -> int:
+    def show() -> stage.Answer:
         run = Run(arguments.run)
         record = run.read(Prepared)
         chosen = list(islice(conversations(run, record, arguments.split), max(0, arguments.rows)))
         numbers = {split: statistics(record, run, split) for split in SPLITS}
-        if arguments.json:
-            rows = [{"where": where, "messages": [[message.role, message.content] for message in row.messages]} for where, row in chosen]
-            console.info(json.dumps({"dataset": record.dataset, "splits": numbers, "conversations": rows}, indent=1, ensure_ascii=False))
-            return 0
-        console.info(f"{record.dataset} ({record.revision}), data fingerprint {record.fingerprint[:12]}\n")
-        _print_statistics(numbers)
+        rows = [{"where": where, "messages": [[message.role, message.content] for message in row.messages]} for where, row in chosen]
+        lines = [f"{record.dataset} ({record.revision}), data fingerprint {record.fingerprint[:12]}\n", *_render_statistics(numbers)]
         for where, row in chosen:
-            console.info(f"\n▸ {where}")
-            console.table([(message.role, _shorten(message.content)) for message in row.messages])
-        return 0
+            lines += [f"\n▸ {where}", console.columns([(message.role, _shorten(message.content)) for message in row.messages])]
+        return stage.Answer({"dataset": record.dataset, "splits": numbers, "conversations": rows}, "\n".join(lines))
 
-    return stage.guarded(show)
+    return stage.finish(show, as_json=arguments.json)
 
 
 def statistics(record: Prepared, run: Run, split: str) -> dict[str, Any]:
@@ -78,13 +71,13 @@ def conversations(run: Run, record: Prepared, split: str) -> Iterator[tuple[str,
             yield places[number - 1], row
 
 
-def _print_statistics(numbers: Mapping[str, Mapping[str, Any]]) -> None:
+def _render_statistics(numbers: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     names = [name for name in next(iter(numbers.values())) if name != "left_out"]
     rows = [(name.replace("_", " "), *(_cell(split[name]) for split in numbers.values())) for name in names]
-    console.table(rows, ("", *numbers), indent=0, numbers=True)
+    yield console.columns(rows, ("", *numbers), indent=0, numbers=True)
     for split, row in numbers.items():
         if row["left_out"]:
-            console.info(f"left out of {split}: {', '.join(f'{count:,} {reason}' for reason, count in row['left_out'].items())}")
+            yield f"left out of {split}: {', '.join(f'{count:,} {reason}' for reason, count in row['left_out'].items())}"
 
 
 def _cell(value: Any) -> str:

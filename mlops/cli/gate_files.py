@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,13 +15,12 @@ from mlops.judging.wording import number
 __all__ = ["announce", "judge_files", "print_judgements"]
 
 
-def judge_files(files: Sequence[Path], rules: Path | None, *, as_json: bool) -> int:
-    """Print the verdict, and return its exit code.
+def judge_files(files: Sequence[Path], rules: Path | None) -> Decision:
+    """Judge, print and return the verdict.
 
     Args:
         files: the candidate's scores, and those of the base if there are any.
         rules: TOML with tables ``[rules.NAME]``.
-        as_json: print JSON on stdout, and everything else on stderr.
 
     Raises:
         UsageError: files or rules are missing.
@@ -37,13 +33,11 @@ def judge_files(files: Sequence[Path], rules: Path | None, *, as_json: bool) -> 
         )
     scores = [read_scores(path) for path in files]
     decision = judge_scores(read_rules(rules), scores[0], scores[1] if len(scores) > 1 else None)
-    with contextlib.redirect_stdout(sys.stderr if as_json else sys.stdout):
-        _print(decision)
-    if as_json:
-        judgements = [judgement.model_dump(mode="json") for judgement in decision.judgements]
-        content = {"verdict": decision.verdict.value, "reasons": decision.reasons, "judgements": judgements}
-        console.info(json.dumps(content, indent=1, ensure_ascii=False))
-    return decision.verdict.exit_code
+    print_judgements(decision.judgements)
+    announce(decision.verdict, "; ".join(decision.reasons))
+    console.output("verdict", decision.verdict.value)
+    console.summary(_table(decision))
+    return decision
 
 
 def print_judgements(judgements: Sequence[Judgement]) -> None:
@@ -59,13 +53,6 @@ def announce(verdict: Verdict, explanation: str) -> None:
     """Print the verdict, as GitHub should show it."""
     show = {Verdict.PROMOTE: console.notice, Verdict.HOLD: console.warning, Verdict.REJECT: console.error}[verdict]
     show(f"{verdict.value}: {explanation}")
-
-
-def _print(decision: Decision) -> None:
-    print_judgements(decision.judgements)
-    announce(decision.verdict, "; ".join(decision.reasons))
-    console.output("verdict", decision.verdict.value)
-    console.summary(_table(decision))
 
 
 def _table(decision: Decision) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from mlops.cli.stage import Answer
 from mlops.cloud.workspace import Workspace
 from mlops.core import console
 from mlops.core.config import Config, Rule, parse_override
@@ -21,26 +22,25 @@ from mlops.report import verdict_tags
 __all__ = ["edit_rules", "explain", "history", "self_test", "what_if"]
 
 
-def explain(run: Run, metric: str = "") -> None:
-    """Print how the verdict in run/gate.json follows from the numbers in it. Nothing is compared again.
+def explain(run: Run, metric: str = "") -> Answer:
+    """Explain how the verdict in run/gate.json follows from the numbers in it. Nothing is compared again.
 
     Raises:
         RecordError: the gate has not judged.
         UsageError: no rule is about this metric.
     """
     judged = run.read_unchecked(Judged)
-    text = explanation.explain(judged, metric)
-    if not text:
+    if not (text := explanation.explain(judged, metric)):
         metrics = ", ".join(sorted({judgement.metric for judgement in judged.judgements}))
         raise UsageError(
             f"The gate has judged no metric {metric!r}.",
             f"choose one of {metrics or 'none'}; `target.*` selects all of the target suite",
         )
-    console.info(text)
+    return Answer(judged.model_copy(update={"judgements": tuple(explanation.select(judged, metric))}), text)
 
 
-def what_if(config: Config, run: Run, edits: Sequence[str] = ()) -> None:
-    """Judge the stored evaluation by the current rules and print what would change. Nothing is written.
+def what_if(config: Config, run: Run, edits: Sequence[str] = ()) -> Answer:
+    """Judge the stored evaluation by the current rules and say what would change. Nothing is written.
 
     Raises:
         RecordError, EvidenceError, SelfTestFailed: as :func:`mlops.judging.judge.judge`.
@@ -48,26 +48,30 @@ def what_if(config: Config, run: Run, edits: Sequence[str] = ()) -> None:
     """
     gate = config.gate.model_copy(update={"rules": edit_rules(config.gate.rules, edits)})
     judged = judge.judge(config.model_copy(update={"gate": gate}), run)
-    console.info(explanation.what_if(run.read_unchecked(Judged) if run.has(Judged) else None, judged))
+    before = run.read_unchecked(Judged) if run.has(Judged) else None
+    return Answer({"before": before, "now": judged}, explanation.what_if(before, judged))
 
 
-def history(config: Config, workspace: Workspace, limit: int) -> None:
-    """Print the last verdicts on training jobs of this experiment, from MLflow."""
+def history(config: Config, workspace: Workspace, limit: int) -> Answer:
+    """Return the last verdicts on training jobs of this experiment, from MLflow."""
     experiment = config.training.experiment
     runs = workspace.tracking.find_runs(experiment, verdict_tags.VERDICT, [verdict.value for verdict in Verdict], limit)
     decisions = verdict_tags.past(runs)[:limit]
-    console.info(verdict_tags.screen(decisions) if decisions else f"MLflow has no verdict in experiment {experiment} yet.")
+    return Answer(decisions, verdict_tags.screen(decisions) if decisions else f"MLflow has no verdict in experiment {experiment} yet.")
 
 
-def self_test(config: Config, run: Run) -> None:
-    """Print how the gate judges each mutation of the stored evidence.
+def self_test(config: Config, run: Run) -> Answer:
+    """Say how the gate judges each mutation of the stored evidence.
 
     Raises:
         SelfTestFailed: it misses one.
     """
     probes = judge.run_self_test(config, run)
-    console.info(explanation.probes(probes))
+    text = explanation.probes(probes)
+    if any(probe.result == "missed" for probe in probes):
+        console.info(text)
     judge.require_all_detected(probes)
+    return Answer(probes, text)
 
 
 def edit_rules(rules: Mapping[str, Rule], edits: Sequence[str]) -> dict[str, Rule]:

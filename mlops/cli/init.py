@@ -80,7 +80,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--project", default="", metavar="OWNER/NAME", help="this project on GitHub (default: this checkout's origin)")
     arguments = parser.parse_args(argv)
 
-    def init() -> int:
+    def init() -> dict[str, list[str]]:
         directory: Path = arguments.directory.resolve()
         if not (directory / ".git").exists():
             raise UsageError(f"{directory} is not a git repository.", "create one there with `git init`, or name another folder")
@@ -89,9 +89,11 @@ def main(argv: Sequence[str]) -> int:
         if not (ROOT / ".github" / "workflows" / "pipeline.yml").is_file():
             raise UsageError("The workflows are not in an installed package.", "clone the project and run `python -m mlops init` there")
         commit = _git("rev-parse", "HEAD")
+        written: dict[str, list[str]] = {"written": [], "kept": []}
         project = arguments.project or _project(_git("remote", "get-url", "origin"))
         for name, text in generate_files(ROOT, project, commit, _endpoint(arguments.endpoint or directory.name)).items():
             path = directory / name
+            written["kept" if path.exists() else "written"].append(name)
             if path.exists():
                 console.info(f"  exists, not changed: {name}")
                 continue
@@ -99,9 +101,9 @@ def main(argv: Sequence[str]) -> int:
             path.write_text(text, encoding="utf-8")
             console.info(f"  wrote {name}")
         console.info(f"The workflows call {project} at {commit[:12]}. Next: docs/workflows.md, section 'In a repository of your own'.")
-        return 0
+        return written
 
-    return stage.guarded(init)
+    return stage.finish(init, as_json=arguments.json)
 
 
 def _endpoint(name: str) -> str:

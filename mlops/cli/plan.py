@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--until", dest="last", default="teardown", metavar="JOB", help="the last job (default: teardown)")
     arguments = parser.parse_args(argv)
 
-    def plan() -> int:
+    def plan() -> dict[str, Any]:
         jobs = select_jobs(arguments.first, arguments.last)
         context = stage.load_context(arguments)
         target, settings = context.config.target, [*environment_overrides(), *arguments.set]
@@ -79,9 +79,9 @@ def main(argv: Sequence[str]) -> int:
         _print_costs(context.config)
         if "AZURE_CLIENT_ID" in os.environ and not os.environ["AZURE_CLIENT_ID"]:
             console.warning("The repository's variable AZURE_CLIENT_ID is empty, so no job can sign in to Azure.")
-        return 0
+        return document
 
-    return stage.guarded(plan)
+    return stage.finish(plan, as_json=arguments.json)
 
 
 def _print_costs(config: Config) -> None:

@@ -146,4 +146,4 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-main = stage.command(reap, add_options=_add_options, to_json=lambda reasons: reasons)
+main = stage.command(reap, add_options=_add_options)

@@ -5,6 +5,8 @@ mlops recover --target prod
 
 from __future__ import annotations
 
+from typing import Any
+
 from mlops.cli import stage
 from mlops.cloud import traffic
 from mlops.cloud.workspace import Workspace
@@ -14,10 +16,13 @@ from mlops.core.config import Config
 __all__ = ["main", "recover"]
 
 
-def recover(config: Config, workspace: Workspace) -> None:
+def recover(config: Config, workspace: Workspace) -> dict[str, Any]:
     """Read the endpoint's tag about an unfinished change, and act on it: finish it if the deployment answers, otherwise undo it.
 
     A change of another run that may still be at work is left alone.
+
+    Returns:
+        The endpoint and its traffic, None if there is no endpoint.
 
     Raises:
         NotPromoted: the endpoint is another target's.
@@ -26,17 +31,18 @@ def recover(config: Config, workspace: Workspace) -> None:
     endpoint = workspace.endpoints.find(config.endpoint.name)
     if endpoint is None:
         console.info(f"  nothing to do: endpoint {config.endpoint.name} does not exist")
-        return
+        return {"endpoint": config.endpoint.name, "traffic": None}
     workspace.check_endpoint(endpoint.name, endpoint.tags)
     if traffic.read_change(endpoint) is None:
         console.info(f"  nothing to do: the traffic of {endpoint.name} is {traffic.nonzero(endpoint.traffic) or 'none'}")
-        return
+        return {"endpoint": endpoint.name, "traffic": endpoint.traffic}
     try:
         after = traffic.recover(config, workspace, endpoint)
     except traffic.Busy as problem:
         console.info(f"  nothing to do: {problem.what}")
-        return
+        return {"endpoint": endpoint.name, "traffic": endpoint.traffic}
     console.summary(f"## Recovered\n\nThe traffic of {after.name} is {traffic.nonzero(after.traffic) or 'none'}.")
+    return {"endpoint": after.name, "traffic": after.traffic}
 
 
 main = stage.command(recover)

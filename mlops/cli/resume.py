@@ -24,7 +24,7 @@ DISPATCH_TIMEOUT = timedelta(days=1)
 """After this time without a started run, e.g. because it was canceled in the queue, another one is dispatched."""
 
 
-def resume(workspace: Workspace) -> None:
+def resume(workspace: Workspace) -> dict[str, str]:
     """Check every detached training job of this repository that a trusted identity created, whatever its target.
 
     Tags only say which run to look up: the dispatched run takes the records of that run, after it has checked where they come from, and
@@ -33,11 +33,15 @@ def resume(workspace: Workspace) -> None:
     The run that takes a job over marks it. Until then that run may wait for hours, in a queue or for reviewers, so a job for which a run
     was dispatched is left alone for a day.
 
+    Returns:
+        Detached job → its status, or why it is not continued.
+
     Raises:
         JobFailed: a job has ended without completing since the last time; all others have been handled.
         GitHubRefused: a pipeline could not be started and will be tried again next time; all others have been handled.
     """
     failures: list[str] = []
+    jobs: dict[str, str] = {}
     refusals: list[GitHubRefused] = []
     # The tags of the runs, not those of the jobs: a job's tags don't show what was tagged after its creation.
     for name, tags in workspace.tracking.find_all_runs(DETACHED, WAITING).items():
@@ -45,10 +49,12 @@ def resume(workspace: Workspace) -> None:
             continue
         job = workspace.jobs.get(name)
         if not workspace.session.trusts(job.creator):
-            console.info(f"  {job.name} is not continued: it was created by {job.creator or 'an unknown identity'}")
+            jobs[job.name] = f"created by {job.creator or 'an unknown identity'}"
+            console.info(f"  {job.name} is not continued: it was {jobs[job.name]}")
             continue
         if not _is_of_this_repository(job.tags.get(RUN, "")):
             continue
+        jobs[job.name] = job.status
         if not job.is_over:
             console.info(f"  {job.name} is {job.status}: {job.studio_url}")
         elif job.status != "Completed":
@@ -69,6 +75,7 @@ def resume(workspace: Workspace) -> None:
         )
     if refusals:
         raise refusals[0]
+    return jobs
 
 
 def _dispatch_time(tags: Mapping[str, str]) -> str:

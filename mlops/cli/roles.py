@@ -18,7 +18,6 @@ from typing import Any
 
 from mlops.cli import stage
 from mlops.cloud.permissions import ENVIRONMENTS, SCOPES, make_role
-from mlops.core import console
 from mlops.core.config import COORDINATES
 from mlops.core.errors import UsageError
 
@@ -36,18 +35,15 @@ def main(argv: Sequence[str]) -> int:
         parser.add_argument(f"--{option}", dest=name, default=os.environ.get(variable, ""), help=f"{help_text} (default: {variable})")
     options = parser.parse_args(argv)
 
-    def run() -> int:
-        console.info(FORMATS[options.format](options))
-        return 0
-
-    return stage.guarded(run)
+    return stage.finish(lambda: FORMATS[options.format](options), as_json=options.json)
 
 
-def _print_role(options: Any) -> str:
-    return _to_json(make_role(options.environment, options.scope, _assignable(options, options.scope)))
+def _role(options: Any) -> stage.Answer:
+    role = make_role(options.environment, options.scope, _assignable(options, options.scope))
+    return stage.Answer(role, _to_json(role))
 
 
-def _print_commands(options: Any) -> str:
+def _commands(options: Any) -> stage.Answer:
     lines = []
     for scope in SCOPES:
         role = make_role(options.environment, scope, _assignable(options, scope))
@@ -58,13 +54,14 @@ def _print_commands(options: Any) -> str:
             f"az role definition create --role-definition {shlex.quote(_to_json(role))}",
             f"az role assignment create --assignee {assignee} --role {name} --scope {place}",
         ]
-    return "\n".join(lines)
+    return stage.Answer(lines, "\n".join(lines))
 
 
-def _print_file(options: Any) -> str:
+def _file(options: Any) -> stage.Answer:
     roles = {scope: make_role(options.environment, scope, "/") for scope in SCOPES}
     assignments = [{"role": role["Name"], "scope": scope} for scope, role in roles.items()]
-    return _to_json({"definitions": list(roles.values()), "assignments": assignments})
+    content = {"definitions": list(roles.values()), "assignments": assignments}
+    return stage.Answer(content, _to_json(content))
 
 
 def _assignable(options: Any, scope: str) -> str:
@@ -99,4 +96,4 @@ OPTIONS = {
 """What the options select → the option's name, and what it is."""
 VARIABLES = {**COORDINATES, "client": "AZURE_CLIENT_ID"}
 """The same → the environment variable that is its default."""
-FORMATS = {"json": _print_role, "commands": _print_commands, "file": _print_file}
+FORMATS = {"json": _role, "commands": _commands, "file": _file}

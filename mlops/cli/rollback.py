@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+from typing import Any
 
 from mlops.cli import stage
 from mlops.cloud import traffic
@@ -29,11 +30,14 @@ TO = "MLOPS_ROLLBACK_TO"
 QUESTIONS = ("Are you there?", "What is two plus two?", "Name a color, please.")
 
 
-def rollback(config: Config, workspace: Workspace, to: str = "") -> None:
+def rollback(config: Config, workspace: Workspace, to: str = "") -> dict[str, Any]:
     """Move the traffic back once the deployment has answered. The replaced one is kept at 0 % as the standby.
 
     If the deployment is gone, its model is deployed again first. Without ``to`` only the last promotion can be undone, and only once: going
     back twice would go forward to the bad model. To undo a rollback, name the deployment.
+
+    Returns:
+        The endpoint and its traffic.
 
     Raises:
         NotPromoted: the endpoint is another target's.
@@ -44,19 +48,20 @@ def rollback(config: Config, workspace: Workspace, to: str = "") -> None:
     workspace.check_endpoint(endpoint.name, endpoint.tags)
     endpoint = traffic.recover(config, workspace, endpoint)
     live = traffic.nonzero(endpoint.traffic)
+    unchanged = {"endpoint": endpoint.name, "traffic": endpoint.traffic}
     if console.in_github() and endpoint.tags.get(ROLLED_BACK_BY) == traffic.current_run(workspace):
         console.info(f"  nothing to do: this run has already rolled {endpoint.name} back; its traffic is {live}")
-        return
+        return unchanged
     if not to and (replaced := endpoint.tags.get(ROLLED_BACK)):
         console.notice(
             f"Nothing to do: {endpoint.name} has already been rolled back from {replaced}; its traffic is {live}."
             f" To undo that: `mlops rollback --target {config.target} --to {replaced}`."
         )
-        return
+        return unchanged
     deployment = _find_deployment(workspace, endpoint, to)
     if deployment is not None and live == {deployment.name: 100}:
         console.info(f"  nothing to do: {deployment.name} takes all of the traffic of {endpoint.name}")
-        return
+        return unchanged
     created = deployment is None
     if deployment is None:
         deployment = _deploy_model(config, workspace, _find_model(workspace, endpoint, to))
@@ -71,6 +76,7 @@ def rollback(config: Config, workspace: Workspace, to: str = "") -> None:
     message = _switch(config, workspace, endpoint, deployment.name, replaced)
     console.notice(message)
     console.summary(f"## Rolled back\n\n{message}")
+    return {"endpoint": endpoint.name, "traffic": workspace.endpoints.get(endpoint.name).traffic}
 
 
 def _find_deployment(workspace: Workspace, endpoint: EndpointView, to: str) -> DeploymentView | None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from mlops.cli import stage
 from mlops.core import console
 from mlops.core.errors import Detached, MlopsError, UsageError
+from mlops.core.records import Judged
 from mlops.core.run import Run
 from mlops.report.html import write
 from mlops.report.screen import screen
@@ -30,60 +31,51 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--keep", action="store_true", help="don't tear an ephemeral target down: a later job does")
     arguments = parser.parse_args(argv)
 
-    def chain() -> int:
+    def chain() -> stage.Answer:
         first, last = STAGES.index(arguments.first), STAGES.index(arguments.last)
         if first > last:
             raise UsageError(f"--from {arguments.first} comes after --until {arguments.last}.", f"the order is {', '.join(STAGES)}")
         context = stage.load_context(arguments)
+        failures: list[MlopsError] = []
         with context.run.locked():
-            return run_selected(context, STAGES[first : last + 1])
+            code = run_selected(context, STAGES[first : last + 1], failures)
+        decisive = next((failure for failure in failures if failure.exit_code == code), None)
+        records = {} if decisive else {record.stage: record for record in context.run.records()}
+        return stage.Answer(records, exit_code=code, failure=decisive)
 
-    def run_selected(context: stage.Context, selected: Sequence[str]) -> int:
-        try:
-            code = _run_stages_guarded(context, [name for name in selected if name != "teardown"])
-        except Detached as detached:
+    def run_selected(context: stage.Context, selected: Sequence[str], failures: list[MlopsError]) -> int:
+        code = stage.guarded(lambda: _run_stages(context, [name for name in selected if name != "teardown"]), failures)
+        if failures and isinstance(failures[0], Detached):
             # Nothing is torn down, since that would cancel the training job.
-            console.notice(str(detached))
             console.output("state", "detached")
-            return detached.exit_code
+            return code
         if "train" in selected and code == 0:
             console.output("state", "completed")
         ephemeral = context.config.endpoint.ephemeral and not arguments.keep
         if "teardown" in selected if code == 0 else ephemeral:
-            cleanup_code = stage.guarded(lambda: _run_stages(context, ["teardown"]))
+            cleanup_code = stage.guarded(lambda: _run_stages(context, ["teardown"]), failures)
             # The first failure decides; one while cleaning up has been reported, and counts only if there is no other.
             code = code or cleanup_code
         elif ephemeral:
             console.warning(
                 f"Endpoint {context.config.endpoint.name} is left standing and bills by the hour. End it with `mlops teardown`."
             )
-        report_code = stage.guarded(lambda: _report(context.run))
+        report_code = stage.guarded(lambda: _report(context.run), failures)
         return code or report_code
 
-    return stage.guarded(chain)
+    return stage.finish(chain, as_json=arguments.json)
 
 
 def evaluate_gate(argv: Sequence[str]) -> int:
     """Score the models, then judge them. Exit code: 0 PROMOTE, 10 HOLD, 20 REJECT."""
     arguments = stage.parser((evaluate_gate.__doc__ or ""), prog="mlops evaluate-gate").parse_args(argv)
-    return stage.guarded(lambda: _run_stages(stage.load_context(arguments), ("evaluate", "gate")))
 
+    def chain() -> Judged:
+        context = stage.load_context(arguments)
+        _run_stages(context, ("evaluate", "gate"))
+        return context.run.read_unchecked(Judged)
 
-def _run_stages_guarded(context: stage.Context, names: Sequence[str]) -> int:
-    """As :func:`_run_stages`, but turn failures into exit codes, except a detached training job."""
-    detachments: list[Detached] = []
-
-    def chain() -> int:
-        try:
-            return _run_stages(context, names)
-        except Detached as detached:
-            detachments.append(detached)
-            return detached.exit_code
-
-    code = stage.guarded(chain)
-    if detachments:
-        raise detachments[0]
-    return code
+    return stage.finish(chain, as_json=arguments.json)
 
 
 def _run_stages(context: stage.Context, names: Sequence[str]) -> int:
@@ -91,7 +83,7 @@ def _run_stages(context: stage.Context, names: Sequence[str]) -> int:
     for name in names:
         command: stage.Command = importlib.import_module(f"mlops.{name.replace('-', '_')}").main
         try:
-            code = command.execute(context)
+            code = int(getattr(command.execute(context), "exit_code", 0))
         except Detached:
             raise
         except (MlopsError, KeyboardInterrupt) as problem:

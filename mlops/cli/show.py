@@ -17,22 +17,16 @@ __all__ = ["main", "schema"]
 def main(argv: Sequence[str]) -> int:
     """Show the records that the stages have written to the run directory."""
     parser = stage.parser((main.__doc__ or ""), prog="mlops show")
-    parser.add_argument("--json", action="store_true", help="print one JSON object: stage → record")
     arguments = parser.parse_args(argv)
 
-    def show() -> int:
+    def show() -> stage.Answer:
         records = list(Run(arguments.run).records())
-        if arguments.json:
-            console.info(json.dumps({record.stage: record.model_dump(mode="json") for record in records}, indent=1, ensure_ascii=False))
-            return 0
-        if not records:
-            console.info(f"{arguments.run} has no records yet; `mlops prepare` writes the first one.")
+        lines = [] if records else [f"{arguments.run} has no records yet; `mlops prepare` writes the first one."]
         for record in records:
-            console.info(f"▸ {record.stage}  ({record.created_at:%Y-%m-%d %H:%M:%S} UTC)")
-            console.table(_rows(record), clip=True)
-        return 0
+            lines += [f"▸ {record.stage}  ({record.created_at:%Y-%m-%d %H:%M:%S} UTC)", console.columns(_rows(record), clip=True)]
+        return stage.Answer({record.stage: record for record in records}, "\n".join(lines))
 
-    return stage.guarded(show)
+    return stage.finish(show, as_json=arguments.json)
 
 
 def _rows(record: Record) -> Iterator[tuple[str, str]]:
@@ -53,5 +47,4 @@ def _plain(value: object) -> str:
 def schema(argv: Sequence[str]) -> int:
     """Print the JSON Schema of pipeline.toml."""
     stage.parser((schema.__doc__ or ""), prog="mlops schema").parse_args(argv)
-    console.info(json.dumps(json_schema(), indent=2))
-    return 0
+    return stage.finish(json_schema, as_json=True)

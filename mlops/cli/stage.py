@@ -1,4 +1,4 @@
-"""How a function becomes a command: arguments, configuration, run directory, workspace, exit code.
+"""How a function becomes a command: arguments, configuration, run directory, workspace, output, exit code.
 
 A stage is a function that names what it needs as parameters: ``config``, ``run``, ``workspace``, or an option of its command::
 
@@ -14,24 +14,26 @@ import argparse
 import contextlib
 import errno
 import inspect
-import json
 import os
 import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
+
+from pydantic_core import to_json
 
 from mlops.cloud.workspace import Workspace
 from mlops.core import console
 from mlops.core.config import Config, load
-from mlops.core.errors import INTERRUPTED, OUTPUT_CLOSED, Detached, MlopsError, StorageFailed
+from mlops.core.errors import OUTPUT_CLOSED, Detached, Interrupted, MlopsError, StorageFailed, UsageError
 from mlops.core.records import Record
 from mlops.core.run import Run
 
-__all__ = ["Command", "Context", "bare_parser", "command", "guarded", "load_context", "parser"]
+__all__ = ["Answer", "Command", "Context", "bare_parser", "command", "finish", "guarded", "load_context", "parser"]
 
 
 _PERMISSION = "change its permissions, or use another folder (--run for the records)"
@@ -48,6 +50,19 @@ STORAGE_FIXES = {
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 """Signals that interrupt a command. It cleans up after the first, and ignores further ones while it does."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The result of a command that is not only a record."""
+
+    content: object
+    """What ``--json`` prints."""
+    text: str = ""
+    """What is printed without ``--json``."""
+    exit_code: int = 0
+    failure: MlopsError | None = None
+    """A failure that has been reported already. ``--json`` prints it instead of the content."""
 
 
 class Context:
@@ -90,12 +105,10 @@ class Command:
         function: Callable[..., Any],
         needs: Sequence[type[Record]],
         add_options: Callable[[argparse.ArgumentParser], object] | None,
-        answer_query: Callable[[argparse.Namespace], int | None] | None,
-        to_json: Callable[[Any], object] | None = None,
+        answer_query: Callable[[argparse.Namespace], Answer | None] | None,
     ) -> None:
         self.function = function
         self.needs = needs
-        self._to_json = to_json
         self.name = function.__name__.replace("_", "-")
         self._add_options = add_options
         self._answer_query = answer_query
@@ -107,37 +120,29 @@ class Command:
         options = parser(description, prog=f"mlops {self.name}")
         if self._add_options:
             self._add_options(options)
-        if self._to_json:
-            options.add_argument("--json", action="store_true", help="print one JSON value; everything else goes to stderr")
         arguments = options.parse_args(argv)
 
-        def run() -> int:
-            code = self._answer_query(arguments) if self._answer_query else None
-            if code is not None:
-                return code
-            return self.execute(load_context(arguments))
+        def run() -> object:
+            answer = self._answer_query(arguments) if self._answer_query else None
+            return self.execute(load_context(arguments)) if answer is None else answer
 
-        return guarded(run)
+        return finish(run, as_json=arguments.json)
 
-    def execute(self, context: Context) -> int:
-        """Run the function in a titled section. The gate's record decides the exit code; every other result is success.
+    def execute(self, context: Context) -> Any:
+        """Run the function in a titled section and return its result.
 
         Raises:
             RecordError: a record that the function needs is missing. Checked first, before the workspace is opened.
         """
-        as_json = self._to_json if context.options.get("json") else None
-        with contextlib.redirect_stdout(sys.stderr if as_json else sys.stdout), console.step(self.name):
+        with console.step(self.name):
             context.run.require(self.needs)
             try:
                 with context.run.locked():
-                    result = context.call(self.function)
+                    return context.call(self.function)
             except OSError as problem:
                 if failure := explain_storage_failure(problem):
                     raise failure from problem
                 raise
-        if as_json:
-            console.info(json.dumps(as_json(result), indent=1, ensure_ascii=False))
-        return int(getattr(result, "exit_code", 0))
 
 
 def command(
@@ -145,8 +150,7 @@ def command(
     *,
     needs: Sequence[type[Record]] = (),
     add_options: Callable[[argparse.ArgumentParser], object] | None = None,
-    answer_query: Callable[[argparse.Namespace], int | None] | None = None,
-    to_json: Callable[[Any], object] | None = None,
+    answer_query: Callable[[argparse.Namespace], Answer | None] | None = None,
 ) -> Command:
     """Make a command of a function.
 
@@ -154,19 +158,33 @@ def command(
         function: its name is the command's, its parameters are what it needs, its module's docstring is the help text.
         needs: records that must exist, in the order of the stages; checked before any credential is needed.
         add_options: adds options beside the common ones; the function can name them as parameters.
-        answer_query: called first with the parsed arguments; an exit code if it did what they request, so the function isn't called.
-        to_json: adds the option ``--json``, which prints what this makes of the function's result.
+        answer_query: called first with the parsed arguments; the answer if they are a question, so the function isn't called.
     """
-    return Command(function, needs, add_options, answer_query, to_json)
+    return Command(function, needs, add_options, answer_query)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Arguments that can't be parsed are a failure like others: as JSON if that is requested."""
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: None = None) -> argparse.Namespace:  # type: ignore[override]
+        self._wants_json = "--json" in (sys.argv if args is None else args)
+        return super().parse_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        if self._wants_json:
+            _print_json(UsageError(message, f"see `{self.prog} --help`"))
+        super().error(message)
 
 
 def bare_parser(description: str, prog: str | None = None) -> argparse.ArgumentParser:
-    """A parser without options that keeps the description's line breaks."""
-    return argparse.ArgumentParser(description=description, prog=prog, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """A parser that keeps the description's line breaks, with the one option of all commands, ``--json``."""
+    bare = _Parser(description=description, prog=prog, formatter_class=argparse.RawDescriptionHelpFormatter)
+    bare.add_argument("--json", action="store_true", help="print the result, or the failure, as one JSON value; all else goes to stderr")
+    return bare
 
 
 def parser(description: str, prog: str | None = None) -> argparse.ArgumentParser:
-    """A parser with the options that every command has."""
+    """A parser with the options of every command that reads pipeline.toml or the run directory."""
     common = bare_parser(description, prog)
     common.add_argument("--target", default=os.environ.get("MLOPS_TARGET", "local"), help="a table under [targets] (default: local)")
     common.add_argument("--config", type=Path, default=Path("pipeline.toml"), metavar="FILE", help="default: pipeline.toml")
@@ -187,32 +205,74 @@ def load_context(arguments: argparse.Namespace) -> Context:
     return Context(load(arguments.config, arguments.target, arguments.set), Run(arguments.run), options)
 
 
-def guarded(function: Callable[[], int]) -> int:
-    """Turn every way to fail into a message and an exit code."""
+def finish(function: Callable[[], object], *, as_json: bool) -> int:
+    """Run a command and print its result, or why it failed.
+
+    Args:
+        function: the command. It may return anything that pydantic can turn into JSON, or an :class:`Answer`.
+        as_json: print nothing on stdout but the result, or the failure as ``{"error": …}``.
+
+    Returns:
+        The exit code: that of the failure, or the result's attribute ``exit_code``, or 0.
+    """
+    failures: list[MlopsError] = []
+    results: list[object] = []
+
+    def run() -> int:
+        result = function()
+        results.append(result.content if isinstance(result, Answer) else result)
+        if isinstance(result, Answer) and result.failure:
+            failures.append(result.failure)
+        if isinstance(result, Answer) and result.text and not as_json:
+            console.info(result.text)
+        return int(getattr(result, "exit_code", 0))
+
+    def show() -> int:
+        _print_json((failures or results)[0])
+        return code
+
+    with contextlib.redirect_stdout(sys.stderr if as_json else sys.stdout):
+        code = guarded(run, failures)
+    return guarded(show) if as_json and code != OUTPUT_CLOSED else code
+
+
+def guarded(function: Callable[[], int], failures: list[MlopsError] | None = None) -> int:
+    """Turn every way to fail into a message and an exit code, and add the failure to a list."""
     previous = {number: signal.signal(number, _interrupt) for number in SIGNALS}
     try:
         return function()
-    except Detached as notice:
-        console.notice(str(notice))
-        return notice.exit_code
-    except MlopsError as problem:
-        console.error(str(problem))
-        return problem.exit_code
     except console.OutputClosed:
         return OUTPUT_CLOSED
-    except KeyboardInterrupt:
-        console.error("Interrupted.")
-        return INTERRUPTED
-    except OSError as problem:
-        if (failure := explain_storage_failure(problem)) is None:
-            return _report_bug(problem)
-        console.error(str(failure))
+    except (Exception, KeyboardInterrupt) as problem:
+        failure = _translate(problem)
+        (console.notice if isinstance(failure, Detached) else console.error)(str(failure))
+        if failures is not None:
+            failures.append(failure)
         return failure.exit_code
-    except Exception as problem:
-        return _report_bug(problem)
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def _print_json(content: object) -> None:
+    if isinstance(content, MlopsError):
+        kind = "notice" if isinstance(content, Detached) else "error"
+        description = {"class": type(content).__name__, "message": content.what, "fix": content.fix, "exit_code": content.exit_code}
+        content = {kind: description}
+    text = to_json(content, indent=1, ensure_ascii=True, inf_nan_mode="null").decode()
+    # Escaped, because the console would break up what is a command to GitHub.
+    console.info(text.replace("##[", r"#\u0023["))
+
+
+def _translate(problem: BaseException) -> MlopsError:
+    if isinstance(problem, MlopsError):
+        return problem
+    if isinstance(problem, KeyboardInterrupt):
+        return Interrupted("Interrupted.")
+    if isinstance(problem, OSError) and (failure := explain_storage_failure(problem)):
+        return failure
+    console.info(traceback.format_exc().rstrip())
+    return MlopsError(f"Unexpected error: {type(problem).__name__}: {problem}", "this is a bug; please report it with the lines above.")
 
 
 def explain_storage_failure(problem: OSError) -> StorageFailed | None:
@@ -222,12 +282,6 @@ def explain_storage_failure(problem: OSError) -> StorageFailed | None:
         return None
     where = f"{problem.filename}: " if problem.filename else ""
     return StorageFailed(f"{where}{problem.strerror}. What was being written is incomplete and has been removed.", fix)
-
-
-def _report_bug(problem: Exception) -> int:
-    console.info(traceback.format_exc().rstrip())
-    console.error(f"Unexpected error: {type(problem).__name__}: {problem}\nFix: this is a bug; please report it with the lines above.")
-    return 1
 
 
 def _interrupt(_signum: int, _frame: FrameType | None) -> None:

@@ -25,10 +25,11 @@ The class is the meaning, the exit code is for workflows, the message is for the
     ├── SelfTestFailed             19   the gate misses faults that it must detect, so it gives no verdict
     ├── GitHubRefused              21   GitHub's REST API answered with an error
     ├── StorageFailed              22   a file or folder can't be read or written: full disk, permissions
-    └── RunInUse                   23   another command is writing to the run directory
+    ├── RunInUse                   23   another command is writing to the run directory
+    └── Interrupted               130   Ctrl-C or SIGTERM, as in a shell
 
-`mlops gate` exits with 10 for HOLD and 20 for REJECT. As in a shell, 130 means an interrupt (Ctrl-C, SIGTERM), and 141 that the reader of
-the output has closed it (`mlops show | head`); the latter prints nothing.
+`mlops gate` exits with 10 for HOLD and 20 for REJECT. As in a shell, 141 means that the reader of the output has closed it
+(`mlops show | head`); this prints nothing.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ __all__ = [
     "Detached",
     "EvidenceError",
     "GitHubRefused",
+    "Interrupted",
     "JobCanceled",
     "JobFailed",
     "JobStatusUnknown",
@@ -223,3 +225,9 @@ class RunInUse(MlopsError):
     """Another command is writing to the run directory."""
 
     exit_code = 23
+
+
+class Interrupted(MlopsError):
+    """Ctrl-C, or a SIGTERM."""
+
+    exit_code = INTERRUPTED

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from mlops.core import console
 from mlops.core.records import Interval, Judged, Judgement, Outcome, Probe, Verdict
 from mlops.judging.wording import hidden_share, number, percent
 from mlops.report.markdown import meaning, override_line, self_test_line
 
-__all__ = ["explain", "probes", "what_if"]
+__all__ = ["explain", "probes", "select", "what_if"]
 
 AXIS_WIDTH = 60
 Key = tuple[str, str, int]
@@ -23,8 +23,15 @@ def explain(judged: Judged, metric: str = "") -> str:
         judged: the gate's record.
         metric: explain only rules about this metric, or with ``target.*`` about all metrics with this prefix; empty for everything.
     """
-    parts = ["\n".join(_rule(judgement)) for judgement in judged.judgements if _matches(judgement, metric)]
+    parts = ["\n".join(_rule(judgement)) for judgement in select(judged, metric)]
     return "\n\n".join(parts if metric else [*parts, "\n".join(_verdict(judged))])
+
+
+def select(judged: Judged, metric: str = "") -> Iterator[Judgement]:
+    """Yield the judgements that :func:`explain` explains."""
+    for judgement in judged.judgements:
+        if judgement.metric.startswith(metric[:-1]) if metric.endswith("*") or not metric else judgement.metric == metric:
+            yield judgement
 
 
 def what_if(before: Judged | None, now: Judged) -> str:
@@ -52,10 +59,6 @@ def probes(results: Sequence[Probe]) -> str:
         rows.append((marks[probe.result], probe.name))
         rows.append(("", f"{probe.mutation}; expected: {probe.expected}; actual: {probe.actual}"))
     return "\n".join([console.columns(rows), f"  {self_test_line(results)}"])
-
-
-def _matches(judgement: Judgement, metric: str) -> bool:
-    return judgement.metric.startswith(metric[:-1]) if metric.endswith("*") or not metric else judgement.metric == metric
 
 
 def _rule(judgement: Judgement) -> list[str]:

@@ -46,13 +46,10 @@ def test_past_verdicts_newest_first(tmp_path: Path, workspace: Workspace, capsys
     assert [decision.verdict for decision in decisions] == ["PROMOTE", "REJECT"]
     assert {decision.job for decision in decisions} == {"train-1"}
 
-    capsys.readouterr()
-    history(settings(), workspace, 5)
-    lines = capsys.readouterr().out.splitlines()
+    lines = history(settings(), workspace, 5).text.splitlines()
     assert lines[0].split()[:2] == ["judged", "(UTC)"]
     assert len(lines) == 3
-    history(settings(), workspace, 1)
-    assert len(capsys.readouterr().out.splitlines()) == 2
+    assert len(history(settings(), workspace, 1).text.splitlines()) == 2
 
 
 def test_the_command_prints_past_verdicts(tmp_path: Path, workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:

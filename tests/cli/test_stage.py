@@ -16,7 +16,7 @@ from mlops.cli import stage
 from mlops.core import console
 from mlops.core.config import COORDINATES, Config
 from mlops.core.errors import INTERRUPTED, Detached, JobFailed, TrafficError
-from mlops.core.records import Judged, Verdict
+from mlops.core.records import Judged, TornDown, Verdict
 from mlops.core.run import Run
 
 
@@ -59,14 +59,14 @@ def test_each_failure_has_its_exit_code(problem: BaseException, code: int, capsy
 
 @pytest.mark.usefixtures("project")
 def test_with_json_the_result_alone_is_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
-    def count() -> list[int]:
+    def count() -> TornDown:
         console.info("counting")
-        return [1, 2]
+        return TornDown(deleted=("a",), refused={}, remaining=())
 
-    command = stage.command(count, to_json=lambda numbers: {"numbers": numbers})
+    command = stage.command(count)
     assert command(["--json"]) == 0
     captured = capsys.readouterr()
-    assert json.loads(captured.out) == {"numbers": [1, 2]}
+    assert json.loads(captured.out)["deleted"] == ["a"]
     assert "counting" in captured.err
     assert command([]) == 0
     assert "counting" in capsys.readouterr().out

@@ -196,7 +196,7 @@ def test_the_command_prints_the_verdict_and_exits_with_its_code(
     assert json.loads(capsys.readouterr().out)["verdict"] == "REJECT"
 
 
-@pytest.mark.parametrize("arguments", [["a.jsonl"], ["--rules", "r.toml"], ["a", "b", "c", "--rules", "r.toml"], ["--json"]])
+@pytest.mark.parametrize("arguments", [["a.jsonl"], ["--rules", "r.toml"], ["a", "b", "c", "--rules", "r.toml"]])
 def test_wrong_arguments_are_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["gate", *arguments]) == 2
     assert "error:" in capsys.readouterr().err
