@@ -11,6 +11,8 @@ from mlops.emulator.base.azure import LOCATION, Azure
 from mlops.emulator.base.errors import not_implemented, user_error
 from mlops.emulator.base.store import Document
 from mlops.emulator.registry import catalog
+from mlops.emulator.serving import collection
+from mlops.emulator.serving.collection import DataCollector
 from mlops.emulator.wire.limits import ResourceTags
 from mlops.emulator.wire.resources import Body, SentResource, add_system_data, inference_error
 from mlops.emulator.workspace import vm_sizes
@@ -85,7 +87,7 @@ class Properties(Body):
     endpoint_compute_type: Literal["Managed"]
     app_insights_enabled: bool | None = None
     code_configuration: CodeConfiguration | None = None
-    data_collector: dict[str, Any] | None = None
+    data_collector: DataCollector | None = None
     description: str | None = None
     egress_public_network_access: Literal["Enabled", "Disabled"] | None = None
     environment_id: str | None = None
@@ -198,6 +200,7 @@ def build_document(azure: Azure, body: Put, previous: Document | None, name: str
             "variables": properties.environment_variables or {},
             "app_insights": bool(properties.app_insights_enabled),
             "egress": properties.egress_public_network_access or "Enabled",
+            "collector": collection.describe(azure, properties.data_collector),
             "mount": properties.model_mount_path,
             "description": properties.description,
             "properties": {k: v for k, v in (properties.properties or {}).items() if k != "AzureAsyncOperationUri"},
@@ -218,8 +221,6 @@ def _validate(body: Put, capacity: int) -> None:
         raise not_implemented(f"deployments without a scoring script in the environment {properties.environment_id}, only in {images}")
     if properties.private_network_connection:
         raise not_implemented("deployments with a private network connection")
-    if properties.data_collector is not None:
-        raise not_implemented("data collectors")
     if code is None and not properties.model:
         raise inference_error("A deployment without codeConfiguration and environmentId must have a model.")
     if not properties.instance_type:

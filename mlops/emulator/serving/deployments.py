@@ -204,7 +204,7 @@ def _render(azure: Azure, stored: Document) -> dict[str, Any]:
             "endpointComputeType": "Managed",
             "appInsightsEnabled": stored["app_insights"],
             "codeConfiguration": stored["code"],
-            "dataCollector": None,
+            "dataCollector": stored.get("collector"),
             "description": stored["description"],
             "egressPublicNetworkAccess": stored["egress"],
             "environmentId": stored["environment"],

@@ -26,7 +26,7 @@ from mlops.emulator.base.errors import AzureFault
 from mlops.emulator.base.store import Document
 from mlops.emulator.identity import entra, roles
 from mlops.emulator.identity.permissions import Permission
-from mlops.emulator.serving import containers
+from mlops.emulator.serving import collection, containers
 from mlops.emulator.serving.containers import Container
 from mlops.emulator.serving.deployments import request_timeout_s
 from mlops.emulator.serving.endpoints import audience
@@ -70,6 +70,7 @@ async def score(azure: Azure, request: Request) -> Answer:
     _inject_faults(azure, deployment["name"])
     if not requested and (mirror := choose_mirror(endpoint["mirror"], source)) is not None:
         azure.start_task(_mirror(azure, endpoint["name"], mirror, await request.body(), _relayed_headers(request)))
+    collected = await request.body() if collection.is_collected(deployment, source) else None
     deadline = time.monotonic() + request_timeout_s(deployment)
     while True:
         container = await _wait_until_ready(azure, key, deployment, deadline)
@@ -86,6 +87,8 @@ async def score(azure: Azure, request: Request) -> Answer:
         except BaseException:
             container.in_flight -= 1
             raise
+        if collected is not None:
+            collection.write(azure, deployment, collected)
         return _RelayedResponse(container, response, deployment["name"])
 
 
@@ -147,6 +150,8 @@ async def _mirror(azure: Azure, endpoint: str, name: str, body: bytes, headers: 
     try:
         async with asyncio.timeout(request_timeout_s(deployment)):
             await container.client.post("/score", content=body, headers=headers)
+        if collection.is_collected(deployment, azure.services.get(LoadBalancer).random):
+            collection.write(azure, deployment, body)
     except (httpx.HTTPError, TimeoutError) as problem:
         container.write_log(f"A mirrored request has failed: {problem!r}.")
     finally:
