@@ -1,13 +1,18 @@
 """Sends the same requests to the old and the new deployment, and stops a promotion if the new one's answers are worse.
 
-The requests are the rows of the frozen target suite, each once, in the order of the file, which is random. The deployment header chooses
-who answers, so no user's request goes to the new deployment before it has passed.
+The requests are the rows of the frozen target suite, each once, in the order of the file, which is random, and before them, where the user
+allows it, requests that users have sent to the old deployment. The deployment header chooses who answers, so nobody gets an answer of the
+new deployment before it has passed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from mlops.cloud import traffic
 from mlops.cloud.answers import ForeignAnswer
+from mlops.cloud.collected import CollectedRequests, digest, read_requests
 from mlops.cloud.endpoints import EndpointView
 from mlops.cloud.invoke import EndpointClient, build_payload
 from mlops.cloud.workspace import Workspace
@@ -28,6 +33,8 @@ __all__ = ["Rollout", "pairs_of_steps", "rows_needed"]
 SUITE = "target"
 PAIRS_PER_STEP = 5
 """Requests that are kept for each step at which both deployments take traffic."""
+UNKNOWN = Question(({"role": "user", "content": ""},), "")
+"""The question of a user, of which nothing is looked at."""
 STEPS_FIX = "read the answers of both deployments; to promote without a comparison, set promotion.steps = [100] in pipeline.toml"
 
 
@@ -48,7 +55,7 @@ class Rollout:
 
     def __init__(self, config: Config, run: Run, workspace: Workspace, endpoint: EndpointView, old: str, new: str) -> None:
         self._config, self._workspace, self._endpoint, self._old, self._new = config, workspace, endpoint, old, new
-        self._canary = Canary(config.promotion.margin)
+        self._live = CollectedRequests((), 0)
         suite = run.read(Validated).suites[SUITE]
         path = run.directory / suite.path
         if not path.is_file() or file_sha256(path) != suite.digest:
@@ -66,6 +73,10 @@ class Rollout:
         self._first, self._rest = rows[: len(rows) - self._kept], iter(rows[len(rows) - self._kept :])
         slowest_ms = max(config.smoke.max_latency_ms, config.endpoint.request_timeout_ms)
         self._client = workspace.endpoints.open_client(endpoint, timeout_s=slowest_ms / 1000 + 10)
+        if config.promotion.live_requests:
+            self._live = self._read_live([build_payload(each.messages, config.evaluation.max_new_tokens) for each in rows])
+        self._canary = Canary(config.promotion.margin, live=bool(self._live.payloads))
+        self._answered_live = 0
 
     def compare(self) -> None:
         """Compare before the new deployment takes any traffic, until it is shown to be worse, or not to be.
@@ -81,6 +92,13 @@ class Rollout:
 
     def _compare(self) -> None:
         console.info(f"  comparing {self._new} with {self._old}: the same requests to both, {self._new} at 0 %")
+        if self._live.payloads:
+            with console.Progress("pairs of users' requests", len(self._live.payloads)) as progress:
+                for payload in self._live.payloads:
+                    self._ask(payload)
+                    self._answered_live += 1
+                    progress.advance()
+                    self._stop_if_worse(self._unchanged)
         with console.Progress("pairs", len(self._first)) as progress:
             for question in self._first:
                 self._ask(question)
@@ -88,12 +106,11 @@ class Rollout:
                 if self._canary.finding is not Finding.OPEN:
                     break
         console.info(f"  {self._canary}")
-        unchanged = f"It had no traffic. The traffic is unchanged: {traffic.nonzero(self._endpoint.traffic)}."
-        self._stop_if_worse(unchanged)
+        self._stop_if_worse(self._unchanged)
         if self._canary.finding is Finding.OPEN:
             raise CanaryStopped(
                 f"{self._canary.pairs} pairs don't show that {self._new} is not {_points(self._config)} worse than"
-                f" {self._old} ({self._canary}). {unchanged}",
+                f" {self._old} ({self._canary}). {self._unchanged}",
                 f"raise evaluation.target_rows or promotion.margin; {STEPS_FIX}",
             )
 
@@ -122,14 +139,41 @@ class Rollout:
             measures=measures,
             latency_p95_old_ms=old,
             latency_p95_new_ms=new,
+            live_requested=self._config.promotion.live_requests,
+            live=self._answered_live,
+            live_digest=self._live.digest,
             mirrored=self._config.promotion.mirror,
         )
 
-    def _ask(self, question: Question) -> None:
+    @property
+    def _unchanged(self) -> str:
+        return f"It had no traffic. The traffic is unchanged: {traffic.nonzero(self._endpoint.traffic)}."
+
+    def _read_live(self, own: Sequence[Mapping[str, Any]]) -> CollectedRequests:
+        """Read the newest requests of users that the old deployment has collected, without those that the comparison itself sends."""
+        wanted, old = self._config.promotion.live_requests, self._old
+        deployment = self._workspace.endpoints.find_deployment(self._endpoint.name, old)
+        if deployment is None or not deployment.collects:
+            console.notice(
+                f"No requests of users are compared: {old} does not collect them. It was deployed without endpoint.collect_requests = true."
+            )
+            return CollectedRequests((), 0)
+        found = read_requests(self._workspace.outputs, self._endpoint.name, old, wanted, {digest(payload) for payload in own})
+        passed_over = f" {found.unreadable} lines could not be read." if found.unreadable else ""
+        if not found.payloads:
+            raise CanaryStopped(
+                f"{old} collects its requests, but none of a user is in the workspace's storage.{passed_over} {self._unchanged}",
+                "wait until users have sent requests, or set promotion.live_requests = 0 in pipeline.toml",
+            )
+        if len(found.payloads) < wanted:
+            console.notice(f"Only {len(found.payloads)} of {wanted} requests of users are compared: {old} has no more.{passed_over}")
+        return found
+
+    def _ask(self, request: Question | Mapping[str, Any]) -> None:
         # The old one first in every other pair, so that a cache or a slow moment favors neither.
         order = (self._old, self._new) if self._canary.pairs % 2 == 0 else (self._new, self._old)
-        answers = {deployment: _measure(self._config, self._client, question, deployment) for deployment in order}
-        self._canary.add(answers[self._old], answers[self._new])
+        answers = {deployment: _measure(self._config, self._client, request, deployment) for deployment in order}
+        self._canary.add(answers[self._old], answers[self._new], live=not isinstance(request, Question))
 
     def _stop_if_worse(self, consequence: str) -> None:
         if self._canary.finding is not Finding.WORSE:
@@ -158,14 +202,19 @@ def _points(config: Config) -> str:
     return f"{100 * config.promotion.margin:g} points"
 
 
-def _measure(config: Config, client: EndpointClient, question: Question, deployment: str) -> Measured:
-    response = client.invoke(build_payload(question.messages, config.evaluation.max_new_tokens), deployment)
+def _measure(config: Config, client: EndpointClient, request: Question | Mapping[str, Any], deployment: str) -> Measured:
+    """Let a deployment answer a row of the suite, or the payload of a user, of which nothing may be printed."""
+    if isinstance(request, Question):
+        question, payload = request, build_payload(request.messages, config.evaluation.max_new_tokens)
+    else:
+        question, payload = UNKNOWN, dict(request)
+    response = client.invoke(payload, deployment)
     text = ""
     if response.status == 200:
         try:
             text = response.answer().text
         except ForeignAnswer as foreign:
-            console.info(f"  {deployment}: {foreign}")
+            console.info(f"  {deployment}: {foreign if question is request else 'an answer to a user has none of the known shapes'}")
     is_usable = bool(text) and not fault(question, text) and not is_loop(text)
     return Measured(
         usable=float(is_usable),

@@ -21,10 +21,12 @@ from mlops.core import console
 from mlops.core.config import EndpointConfig
 from mlops.core.errors import AzureError, ConfigError, DeploymentFailed, TrafficError
 
-__all__ = ["DeploymentView", "EndpointView", "Endpoints", "LiveModels", "end_mirroring_command"]
+__all__ = ["COLLECTION", "DeploymentView", "EndpointView", "Endpoints", "LiveModels", "end_mirroring_command"]
 
 TERMINAL_STATES = frozenset({"Succeeded", "Failed", "Canceled"})
 """Provisioning states in which no operation is running."""
+COLLECTION = "request"
+"""What a deployment collects of its requests: the payloads as they were sent."""
 LOG_LINES = 200
 PROGRESS_S = 15.0
 POLL_S = 2.0
@@ -68,6 +70,8 @@ class DeploymentView:
     sku: str
     instances: int
     tags: Mapping[str, str] = field(default_factory=dict)
+    collects: bool = False
+    """Whether its requests are collected."""
     creator: str = ""
     """Who created it, as Azure says (see :mod:`mlops.cloud.creators`)."""
     created: str = ""
@@ -182,9 +186,16 @@ class Endpoints:
                 still exists.
             Forbidden: our identity may not create it.
         """
-        from azure.ai.ml.entities import ManagedOnlineDeployment, OnlineRequestSettings, ProbeSettings
+        from azure.ai.ml.entities import (
+            DataCollector,
+            DeploymentCollection,
+            ManagedOnlineDeployment,
+            OnlineRequestSettings,
+            ProbeSettings,
+        )
         from azure.core.exceptions import AzureError as CoreError
 
+        collector = DataCollector({COLLECTION: DeploymentCollection(enabled="true")}, sampling_rate=1.0, rolling_rate="hour")
         entity = ManagedOnlineDeployment(
             name=deployment,
             endpoint_name=config.name,
@@ -194,6 +205,7 @@ class Endpoints:
             instance_count=config.instance_count,
             liveness_probe=ProbeSettings(initial_delay=config.probe_initial_delay_s),
             request_settings=OnlineRequestSettings(request_timeout_ms=config.request_timeout_ms),
+            data_collector=collector if config.collect_requests else None,
             tags=self._creation_tags(tags),
         )
         console.info(f"  creating deployment {deployment}: {config.instance_count} × {config.instance_type}, no traffic")
@@ -439,6 +451,12 @@ def _deployment_view(entity: Any) -> DeploymentView:
         sku=as_text(entity.instance_type),
         instances=int(entity.instance_count or 0),
         tags=dict(entity.tags or {}),
+        collects=_collects(entity.data_collector),
         creator=creator_of(entity.creation_context),
         created=created.astimezone(UTC).isoformat()[:16] if created else "",
     )
+
+
+def _collects(collector: Any) -> bool:
+    collection = collector.collections.get(COLLECTION) if collector is not None else None
+    return collection is not None and str(collection.enabled).lower() == "true"

@@ -103,6 +103,19 @@ class Outputs:
         with translate_errors(f"listing {path} of datastore {datastore.name}"), self._container(datastore) as container:
             return next(_names(container, path), None) is not None
 
+    def read_newest(self, uri: str, limit: int) -> Iterator[bytes]:
+        """Yield the content of the files below a folder of a datastore, the last name first; of a large one only the last bytes.
+
+        Args:
+            uri: of the folder.
+            limit: bytes of one file.
+        """
+        location = self._locate(uri, "", "")
+        with translate_errors(f"reading {location.path}"), self._container(location.datastore) as container:
+            for name, _ in sorted(_names(container, location.path), reverse=True):
+                size = int(container.get_blob_client(name).get_blob_properties().size)
+                yield bytes(container.download_blob(name, offset=max(0, size - limit)).readall()) if size else b""
+
     def has_keys(self) -> bool:
         """Return whether the default datastore gives access by keys or signatures; otherwise only identities can read and write it."""
         from azure.ai.ml.entities import NoneCredentialConfiguration

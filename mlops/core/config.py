@@ -292,6 +292,11 @@ class EndpointConfig(Table):
     probe_initial_delay_s: int = Field(600, ge=0)
     request_timeout_ms: int = Field(90_000, ge=1, le=180_000)
     deploy_timeout_minutes: float = Field(60.0, gt=0)
+    collect_requests: bool = Field(
+        False,
+        description="let Azure write each request to a new deployment to the workspace's storage, for `promotion.live_requests`. They are"
+        " personal data: you are responsible for their deletion",
+    )
     keep_previous: bool = Field(True, description="keep the old deployment at 0 %, ready for rollback; it costs as much as a live one")
     keep_previous_hours: float = Field(24.0, gt=0, description="after which `mlops reap --delete` may delete the old deployment")
 
@@ -331,6 +336,13 @@ class PromotionConfig(Table):
         le=50,
         description="percent of the live requests of which the new deployment gets a copy while it is compared before it has traffic, so"
         " that it is compared under load; nobody gets the answers to the copies",
+    )
+    live_requests: int = Field(
+        0,
+        ge=0,
+        le=1000,
+        description="how many of the newest requests that the old deployment has collected (`endpoint.collect_requests`) both deployments"
+        " answer again before the new one has traffic; they can stop a promotion only. 0: none",
     )
     margin: float = Field(
         0.05, gt=0, lt=1, description="the comparison must show that the new deployment is not worse by this much, as a fraction"

@@ -465,6 +465,9 @@ class CanaryEvidence(Frozen):
     measures: tuple[CanaryMeasure, ...]
     latency_p95_old_ms: float
     latency_p95_new_ms: float
+    live_requested: int = Field(0, description="how many requests of users both deployments were to answer")
+    live: int = Field(0, description="how many they have answered")
+    live_digest: str = Field("", description="sha256 of these requests, which are not stored anywhere; empty for none")
     mirrored: int = Field(0, description="percent of the live requests of which the new deployment got a copy before it had traffic")
 
 

@@ -3,6 +3,9 @@
 Three measures are compared pair by pair, each by a test that may stop after any pair (:mod:`mlops.judging.statistics.sequential`): whether
 an answer is usable (the error rate), its ROUGE-L against the answer in the data (the gate's metric), and whether it came in time: the 95th
 percentile of the latency is below a limit exactly if at most 5 % of the answers take longer.
+
+Requests of users have no answer to compare with, and are usually few. So the first and the last measure are compared of them apart, and
+they can only show that a deployment is worse, never take the place of the suite.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ __all__ = ["ALPHA", "Canary", "Measure", "Measured", "fewest_pairs"]
 ALPHA = 0.025
 """A canary that is worse by the margin passes, and one that is equal is stopped as worse, with at most this probability each."""
 MEASURES = ("usable answers", "ROUGE-L", "answers in time")
+LIVE = ("usable answers to live requests", "answers to live requests in time")
 
 
 @dataclass(frozen=True)
@@ -48,18 +52,21 @@ class Canary:
 
     Args:
         margin: how much worse must be excluded, as a fraction.
+        live: whether there are also requests of users.
     """
 
-    def __init__(self, margin: float) -> None:
+    def __init__(self, margin: float, *, live: bool = False) -> None:
         self.pairs = 0
         self.latencies_ms: tuple[list[float], list[float]] = ([], [])
         """Of the old deployment, and of the new one."""
-        self._comparisons = {name: SequentialComparison(margin, ALPHA, len(MEASURES)) for name in MEASURES}
+        names = (*MEASURES, *(LIVE if live else ()))
+        self._comparisons = {name: SequentialComparison(margin, ALPHA, len(names)) for name in names}
 
-    def add(self, old: Measured, new: Measured) -> None:
-        """Take the answers of both deployments to one request into account."""
+    def add(self, old: Measured, new: Measured, *, live: bool = False) -> None:
+        """Take the answers of both deployments to one request into account, which may be a user's."""
         self.pairs += 1
-        differences = {"usable answers": new.usable - old.usable, "answers in time": new.in_time - old.in_time}
+        usable, in_time = LIVE if live else (MEASURES[0], MEASURES[2])
+        differences = {usable: new.usable - old.usable, in_time: new.in_time - old.in_time}
         if old.rouge_l is not None and new.rouge_l is not None:
             differences["ROUGE-L"] = new.rouge_l - old.rouge_l
         for name, difference in differences.items():
@@ -74,10 +81,10 @@ class Canary:
 
     @property
     def finding(self) -> Finding:
-        """WORSE if any measure is worse, NOT_WORSE if none is, by the margin."""
-        findings = {measure.finding for measure in self.measures}
-        if Finding.WORSE in findings:
+        """WORSE if any measure is worse, NOT_WORSE if none of the suite's is, by the margin."""
+        if any(measure.finding is Finding.WORSE for measure in self.measures):
             return Finding.WORSE
+        findings = {measure.finding for measure in self.measures if measure.name not in LIVE}
         return Finding.NOT_WORSE if findings == {Finding.NOT_WORSE} else Finding.OPEN
 
     def __str__(self) -> str:

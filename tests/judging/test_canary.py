@@ -53,3 +53,23 @@ def test_without_references_the_answers_are_compared_by_the_other_measures() -> 
         canary.add(answer, answer)
     assert canary.finding is Finding.NOT_WORSE
     assert [each.name for each in canary.measures] == ["usable answers", "answers in time"]
+
+
+def test_requests_of_users_can_stop_it_and_never_take_the_place_of_the_suite() -> None:
+    canary, answer = Canary(0.05, live=True), Measured(usable=1.0, rouge_l=None, in_time=1.0, latency_ms=10.0)
+    for _ in range(2 * fewest_pairs(0.05)):
+        canary.add(answer, answer, live=True)
+    assert canary.finding is Finding.OPEN
+    for _ in range(fewest_pairs(0.05)):
+        canary.add(answer, answer)
+    assert canary.finding is Finding.NOT_WORSE
+    # A few requests of users show nothing, and then the suite decides; but if they show that it is worse, nothing else counts.
+    canary = Canary(0.05, live=True)
+    canary.add(answer, answer, live=True)
+    for _ in range(fewest_pairs(0.05)):
+        canary.add(answer, answer)
+    assert canary.finding is Finding.NOT_WORSE
+    for _ in range(40):
+        canary.add(GOOD, Measured(usable=0.0, rouge_l=None, in_time=1.0, latency_ms=10.0), live=True)
+    assert [each.name for each in canary.measures if each.finding is Finding.WORSE] == ["usable answers to live requests"]
+    assert canary.finding is Finding.WORSE
