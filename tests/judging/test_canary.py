@@ -56,20 +56,23 @@ def test_without_references_the_answers_are_compared_by_the_other_measures() -> 
 
 
 def test_requests_of_users_can_stop_it_and_never_take_the_place_of_the_suite() -> None:
-    canary, answer = Canary(0.05, live=True), Measured(usable=1.0, rouge_l=None, in_time=1.0, latency_ms=10.0)
-    for _ in range(2 * fewest_pairs(0.05)):
-        canary.add(answer, answer, live=True)
-    assert canary.finding is Finding.OPEN
-    for _ in range(fewest_pairs(0.05)):
-        canary.add(answer, answer)
-    assert canary.finding is Finding.NOT_WORSE
-    # A few requests of users show nothing, and then the suite decides; but if they show that it is worse, nothing else counts.
-    canary = Canary(0.05, live=True)
-    canary.add(answer, answer, live=True)
-    for _ in range(fewest_pairs(0.05)):
-        canary.add(answer, answer)
-    assert canary.finding is Finding.NOT_WORSE
-    for _ in range(40):
-        canary.add(GOOD, Measured(usable=0.0, rouge_l=None, in_time=1.0, latency_ms=10.0), live=True)
-    assert [each.name for each in canary.measures if each.finding is Finding.WORSE] == ["usable answers to live requests"]
-    assert canary.finding is Finding.WORSE
+    answer, bad = (Measured(usable=usable, rouge_l=None, in_time=1.0, latency_ms=10.0) for usable in (1.0, 0.0))
+
+    def compare(live: int, suite: int, worse: int = 0) -> Canary:
+        canary = Canary(0.05, live=True)
+        for _ in range(live):
+            canary.add(answer, answer, live=True)
+        for _ in range(suite):
+            canary.add(answer, answer)
+        for _ in range(worse):
+            canary.add(answer, bad, live=True)
+        return canary
+
+    enough = fewest_pairs(0.05)
+    assert compare(2 * enough, 0).finding is Finding.OPEN
+    assert compare(2 * enough, enough).finding is Finding.NOT_WORSE
+    # A few show nothing, and then the suite decides; but if they show that it is worse, nothing else counts.
+    assert compare(1, enough).finding is Finding.NOT_WORSE
+    stopped = compare(1, enough, worse=40)
+    assert [each.name for each in stopped.measures if each.finding is Finding.WORSE] == ["usable answers to live requests"]
+    assert stopped.finding is Finding.WORSE

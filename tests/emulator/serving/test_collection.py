@@ -132,7 +132,7 @@ def test_a_collector_that_the_service_or_the_emulator_would_not_take_is_refused(
 ) -> None:
     url = f"https://management.azure.com{emulator.azure.workspace_id}/onlineEndpoints/watched/deployments/rejected"
     properties = {"endpointComputeType": "Managed", "model": client.models.get("echo", "1").id, "instanceType": SIZE}
-    body = {"location": "eastus", "sku": {"name": "Default", "capacity": 1}, "properties": properties | {"dataCollector": collector}}
+    body: Any = {"location": "eastus", "sku": {"name": "Default", "capacity": 1}, "properties": properties | {"dataCollector": collector}}
     headers = {"Authorization": f"Bearer {issue(emulator.azure, MANAGEMENT)}"}
     answer = requests.put(url, params={"api-version": "2023-04-01-preview"}, json=body, headers=headers, timeout=60)
     assert answer.status_code == status, answer.text
