@@ -40,6 +40,7 @@ from mlops.dataset.conversation import SPLITS
 from mlops.dataset.lengths import check_prompt_lengths
 from mlops.dataset.near_duplicates import check_near_duplicates
 from mlops.dataset.privacy import check_privacy
+from mlops.dataset.tokenizer import load_counter
 from mlops.judging.metrics import EVERY_KIND, parse
 from mlops.judging.validity import rule_problem
 from mlops.judging.wording import describe
@@ -60,7 +61,7 @@ def validate(config: Config, run: Run, workspace: Workspace) -> Validated:
 
     Raises:
         RecordError: there is no data yet.
-        ConfigError: the retention suite does not exist.
+        ConfigError, DataError: the retention suite does not exist, or the tokenizer can't be read.
         ValidationFailed: there are errors. No record is written.
         CredentialError: Azure doesn't accept our identity.
     """
@@ -68,6 +69,7 @@ def validate(config: Config, run: Run, workspace: Workspace) -> Validated:
     retention = Path(config.evaluation.retention_suite)
     if not retention.is_file():
         raise ConfigError(f"There is no retention suite {retention}.", "set evaluation.retention_suite in pipeline.toml to a file")
+    count = load_counter(config.model.tokenizer) if config.model.tokenizer else None
     files = {split: run.directory / prepared.files[split].path for split in SPLITS}
     origins = {split: run.directory / file.path for split in SPLITS if (file := prepared.files.get(f"origin.{split}"))}
     checked = check({**files, RETENTION: retention}, origins)
@@ -87,7 +89,7 @@ def validate(config: Config, run: Run, workspace: Workspace) -> Validated:
     }
     findings += _check_rules(config, {name: _count_kinds(path) for name, (path, _) in frozen.items()}, answered)
     findings += _check_judge(config, workspace)
-    snapshot = _check_workspace(config, workspace, findings, partial(check_prompt_lengths, files, origins))
+    snapshot = _check_workspace(config, workspace, findings, partial(check_prompt_lengths, files, origins, count))
     _report(run, findings)
 
     model, component, cluster = snapshot.complete()

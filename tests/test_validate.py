@@ -444,6 +444,10 @@ def test_without_data_or_suite_the_error_names_the_command_to_run(
     missing = configure("evaluation.retention_suite=nowhere.jsonl")
     with pytest.raises(ConfigError, match=r"no retention suite nowhere\.jsonl"):
         validate(missing, run, workspace)
+    unreadable = configure("model.tokenizer=nowhere.json", "compute.name=unpaid")
+    with pytest.raises(ConfigError, match=r"model\.tokenizer is 'nowhere\.json', which can't be read"):
+        validate(unreadable, run, workspace)
+    assert workspace.compute.find("unpaid") is None
 
 
 def test_an_identity_that_azure_refuses_is_an_error_and_not_a_finding(

@@ -114,6 +114,11 @@ class ModelConfig(Table):
     name: str = "Phi-4"
     version: str = Field("8", description="a version, or `latest`")
     allow_archived: bool = False
+    tokenizer: str = Field(
+        "",
+        description="the base model's `tokenizer.json`, its folder, or `hub:OWNER/NAME@COMMIT`: `validate` then counts the tokens of long "
+        "prompts; empty: it estimates them",
+    )
 
 
 class ComputeConfig(Table):

@@ -1,14 +1,15 @@
 """Prompts that don't fit into the base model's context, so that fine-tuning would learn nothing from their conversations.
 
 The component ``chat_completion_pipeline`` cuts every conversation at the context length. It drops conversations whose first answer begins
-later, and fails if none remains, after the cluster has been paid for. The base model's tokenizer is part of its weights, which stay in the
-registry; so tokens are estimated, cautiously: hardly any tokenizer needs fewer.
+later, and fails if none remains, after the cluster has been paid for. Tokens of the texts are counted if ``model.tokenizer`` is set.
+Otherwise they are estimated, cautiously: hardly any tokenizer needs fewer. What the chat template adds to each message, a few tokens, is
+left out.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from mlops.core.records import Finding
@@ -26,13 +27,19 @@ def estimate_tokens(text: str) -> int:
 
 
 def check_prompt_lengths(
-    files: Mapping[str, Path], origins: Mapping[str, Path], limit: int, source: str, splits: Sequence[str] = ("train_sft", "test_sft")
+    files: Mapping[str, Path],
+    origins: Mapping[str, Path],
+    count: Callable[[str], int] | None,
+    limit: int,
+    source: str,
+    splits: Sequence[str] = ("train_sft", "test_sft"),
 ) -> list[Finding]:
     """Find conversations whose first answer begins after the context length.
 
     Args:
         files: split → JSON Lines.
         origins: split → the place of each row in its source, one per line.
+        count: counts the tokens of a text; None to estimate them.
         limit: in tokens.
         source: where the limit comes from, for the message.
         splits: those to check.
@@ -46,24 +53,25 @@ def check_prompt_lengths(
         for number, _, line in lines(files[split]):
             total += 1
             # A token has at least one byte.
-            if len(line) > limit and _is_too_long(line, limit):
+            if len(line) > limit and _is_too_long(line, limit, count or estimate_tokens):
                 long.append(number)
         if not long:
             continue
         places = origins[split].read_text(encoding="utf-8").split("\n") if split in origins else []
         where = places[long[0] - 1] if long[0] <= len(places) else f"{files[split]}:{long[0]}"
         everything = len(long) == total
+        how = "estimated; model.tokenizer lets it be counted" if count is None else "counted by model.tokenizer, without the chat template"
         how_many = f"all {total:,}" if everything else f"{len(long):,} of {total:,}"
         message = (
             f"{how_many} prompts of {split} are longer than {limit:,} tokens ({source}), so nothing of their conversations can be learned; "
-            "this is the first one. The length is estimated without the model's tokenizer. Shorten these prompts, set data.max_characters, "
+            f"this is the first one. The length is {how}. Shorten these prompts, set data.max_characters, "
             "or choose a model with a longer context"
         )
         findings.append(Finding(rule="prompt.length", severity="error" if everything else "warning", where=where, message=message))
     return findings
 
 
-def _is_too_long(line: bytes, limit: int) -> bool:
+def _is_too_long(line: bytes, limit: int, count: Callable[[str], int]) -> bool:
     try:
         row: Conversation = decode(line)
     except InvalidRow:
@@ -72,5 +80,5 @@ def _is_too_long(line: bytes, limit: int) -> bool:
     for message in row.messages:
         if message.role == "assistant":
             break
-        tokens += estimate_tokens(message.content) if len(message.content) > 8 else 1
+        tokens += count(message.content) if len(message.content) > 8 else 1
     return tokens >= limit

@@ -24,7 +24,7 @@ from mlops.dataset.readers import FORMATS, is_data_file, read_file, read_saved
 from mlops.dataset.rows import ArrowRows, ChainedRows, ListRows, Rows
 from mlops.dataset.splits import arrange, assign_splits
 
-__all__ = ["ChitchatSource", "FileSource", "HubSource", "Source", "find_source"]
+__all__ = ["ChitchatSource", "FileSource", "HubSource", "Source", "find_source", "is_hub_failure"]
 
 
 class Source(Protocol):
@@ -78,6 +78,12 @@ def find_source(data: DataConfig) -> Source:
             f"use `chitchat`, a hub id such as HuggingFaceH4/ultrachat_200k, or a folder, file or pattern ({', '.join(FORMATS)})",
         )
     return HubSource(name, data)
+
+
+def is_hub_failure(problem: Exception) -> bool:
+    """Whether loading from the hub failed. The exceptions of its libraries have no common base class, and changed with the HTTP client."""
+    libraries = {"datasets", "huggingface_hub", "httpx", "httpx2", "pyarrow", "fsspec"}
+    return isinstance(problem, OSError) or type(problem).__module__.split(".")[0] in libraries
 
 
 def _match(pattern: Path) -> list[Path]:
@@ -202,9 +208,7 @@ class HubSource:
                 "correct data.dataset and data.revision; for a gated data set, accept its terms and set HF_TOKEN",
             ) from problem
         except Exception as problem:
-            # The exceptions of the hub's libraries have no common base class, and they changed with the HTTP client.
-            is_from_hub = type(problem).__module__.split(".")[0] in {"datasets", "huggingface_hub", "httpx", "httpx2", "pyarrow", "fsspec"}
-            if not (is_from_hub or isinstance(problem, OSError)):
+            if not is_hub_failure(problem):
                 raise
             raise DataError(
                 f"{self.name} can't be loaded from the hub: {type(problem).__name__}: {problem}",

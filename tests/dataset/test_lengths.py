@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlops.dataset.lengths import check_prompt_lengths, estimate_tokens
+from mlops.dataset.tokenizer import load_counter
 from tests.support.tiny import make_tokenizer
 
 
@@ -40,7 +41,7 @@ def test_long_prompts_are_a_warning_and_only_long_ones_an_error(
     files = write(tmp_path / "train.jsonl", prompts)
     origins = tmp_path / "origins.txt"
     origins.write_text("".join(f"source:{number + 10}\n" for number in range(len(prompts))))
-    findings = check_prompt_lengths(files, {"train_sft": origins}, 200, "the context of X", ("train_sft",))
+    findings = check_prompt_lengths(files, {"train_sft": origins}, None, 200, "the context of X", ("train_sft",))
     assert [finding.severity for finding in findings] == ([severity] if severity else [])
     if findings:
         assert findings[0].where == f"source:{10 + prompts.index(LONG)}"
@@ -49,8 +50,8 @@ def test_long_prompts_are_a_warning_and_only_long_ones_an_error(
 
 
 def test_the_answer_does_not_count_but_the_system_message_does(tmp_path: Path) -> None:
-    assert not check_prompt_lengths(write(tmp_path / "a.jsonl", [SHORT]), {}, 200, "x", ("train_sft",))
-    (finding,) = check_prompt_lengths(write(tmp_path / "b.jsonl", [SHORT], system=LONG), {}, 200, "x", ("train_sft",))
+    assert not check_prompt_lengths(write(tmp_path / "a.jsonl", [SHORT]), {}, None, 200, "x", ("train_sft",))
+    (finding,) = check_prompt_lengths(write(tmp_path / "b.jsonl", [SHORT], system=LONG), {}, None, 200, "x", ("train_sft",))
     assert finding.where == f"{tmp_path}/b.jsonl:1"
 
 
@@ -64,3 +65,17 @@ def test_the_estimate_never_exceeds_the_bytes(text: str) -> None:
 )
 def test_a_tokenizer_with_a_small_vocabulary_needs_more(text: str) -> None:
     assert 0 < estimate_tokens(text) <= len(make_tokenizer()(text)["input_ids"])
+
+
+def test_with_a_tokenizer_the_tokens_are_counted(tmp_path: Path) -> None:
+    make_tokenizer().backend_tokenizer.save(str(tmp_path / "tokenizer.json"))
+    count = load_counter(str(tmp_path))
+    prompt = "Xylophone quizzes vex. " * 30  # its words are whole to the estimate, but not to this tokenizer
+    tokens = count(prompt)
+    assert tokens == len(make_tokenizer()(prompt)["input_ids"]) > estimate_tokens(prompt) + 100
+    files = write(tmp_path / "train.jsonl", [prompt, SHORT])
+    assert not check_prompt_lengths(files, {}, None, tokens, "x", ("train_sft",))
+    assert not check_prompt_lengths(files, {}, count, tokens + 1, "x", ("train_sft",))
+    (finding,) = check_prompt_lengths(files, {}, count, tokens, "x", ("train_sft",))
+    assert "1 of 2 prompts" in finding.message
+    assert "counted by model.tokenizer" in finding.message

@@ -1,8 +1,8 @@
-"""A Hugging Face hub on loopback, with the part of its protocol that ``datasets`` needs to load a data set of Parquet files.
+"""A Hugging Face hub on loopback, with the part of its protocol that is needed to load a data set of Parquet files, or a file of a model.
 
 Routes and headers follow https://huggingface.co/docs/hub/api and the requests of huggingface_hub: repository info and tree under
-``/api/datasets/{id}``, files under ``/datasets/{id}/resolve/{revision}/{path}`` with ``ETag``, ``X-Repo-Commit`` and ranges. The header
-``X-Error-Code`` identifies errors.
+``/api/datasets/{id}``, files under ``/datasets/{id}/resolve/{revision}/{path}``, for a model without ``/datasets``, with ``ETag``,
+``X-Repo-Commit`` and ranges. The header ``X-Error-Code`` identifies errors.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["Hub"]
 
 
 class Hub(LoopbackServer):
-    """A server of one data set repository at one commit, also called ``main``. Other revisions are answered with 404.
+    """A server of one repository at one commit, also called ``main``. Other revisions are answered with 404.
 
     Args:
         repository: e.g. ``"tester/chats"``.
@@ -84,7 +84,7 @@ class _Handler(BaseHTTPRequestHandler):
         path = unquote(parts.path)
         self.hub.requests.append(f"{self.command} {path}")
         name = re.escape(self.hub.repository)
-        if match := re.fullmatch(rf"/datasets/{name}/resolve/([^/]+)/(.+)", path):
+        if match := re.fullmatch(rf"(?:/datasets)?/{name}/resolve/([^/]+)/(.+)", path):
             self._send_file(*match.groups())
         elif match := re.fullmatch(rf"/api/datasets/{name}(?:/(revision|tree|paths-info)/([^/]+)(?:/(.+))?)?", path):
             self._answer_api(match[1] or "revision", match[2] or "main", match[3] or "", parts.query, body)
