@@ -22,6 +22,7 @@ from mlops.dataset.conversation import SPLITS
 from mlops.emulator.server import Emulator
 from mlops.prepare import prepare
 from mlops.validate import MAX_PRINTED, MAX_RECORDED, validate
+from tests.support.tiny import make_tokenizer
 
 RETENTION = Path(__file__).parent.parent / "data" / "retention.jsonl"
 KINDS = ("instruction", "fact", "arithmetic", "multi_turn", "refusal", "format", "tool_call", "long_context")
@@ -490,3 +491,7 @@ def test_a_single_prompt_that_does_not_fit_is_a_warning(
         ("prompt.length", "warning", f"{source}/train_sft.jsonl:5")
     ]
     assert "1 of 5 prompts of train_sft are longer than 1,024 tokens" in record.findings[0].message
+    assert "is estimated" in record.findings[0].message
+    make_tokenizer().backend_tokenizer.save(str(source / "tokenizer.json"))
+    counted = configure(f"model.tokenizer={source / 'tokenizer.json'}")
+    assert "is counted by model.tokenizer" in validate(counted, run, open_workspace(counted)).findings[0].message
