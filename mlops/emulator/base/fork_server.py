@@ -135,11 +135,10 @@ def _fork(connection: socket.socket) -> dict[str, Any]:
     for file in (*files, write):
         os.close(file)
     os.read(read, 1)  # until it leads its own group, which the guard may end from now on
+    # Without a guard, nobody would ever stop it. The guard may have ended while this server was importing.
+    if not _is_guarded_to_its_end(connection, process):
+        os.killpg(process, signal.SIGKILL)
     with contextlib.suppress(OSError):
-        connection.sendall(process.to_bytes(4, "big"))
-        # Without a guard, nobody would ever stop it.
-        if connection.fileno() in _wait(connection, os.pidfd_open(process)):
-            os.killpg(process, signal.SIGKILL)
         # The process stays a zombie, so that its id isn't used again before the guard has ended its group.
         end = os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT)
         assert end is not None
@@ -147,6 +146,15 @@ def _fork(connection: socket.socket) -> dict[str, Any]:
         connection.recv(1)
     os.waitpid(process, 0)
     os._exit(0)
+
+
+def _is_guarded_to_its_end(connection: socket.socket, process: int) -> bool:
+    """Send the guard the id of its process and wait for the end of either. Return whether the process was the first to end."""
+    try:
+        connection.sendall(process.to_bytes(4, "big"))
+    except OSError:
+        return False
+    return connection.fileno() not in _wait(connection, os.pidfd_open(process))
 
 
 def _become(request: Mapping[str, Any]) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -164,6 +166,38 @@ def test_stop_does_not_wait_for_a_server_that_still_imports(start: Start, tmp_pa
     child.stop()
     assert child.returncode == 143
     assert not (tmp_path / "log").read_text()
+
+
+def test_a_fork_whose_guard_ended_before_the_server_was_ready_does_not_stay(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text("import os, time\nwhile not os.path.exists('go'): time.sleep(0.01)")
+    (tmp_path / "program.py").write_text("import sys, time\ntime.sleep(600 if sys.argv[1:] == ['stay'] else 0)")
+    (tmp_path / "shared").mkdir()
+    servers = ForkServers(tmp_path / "shared")
+    children = Children(servers.connect)
+    slow = Preload.of(("slow",), {"PYTHONPATH": str(tmp_path)})
+
+    def start(*arguments: str) -> Child:
+        command = [sys.executable, "-m", "program", *arguments]
+        return children.start(command, cwd=tmp_path, environment={}, log=tmp_path / "log", preload=slow)
+
+    def left() -> list[psutil.Process]:
+        return [
+            each for each in psutil.process_iter(["cwd", "cmdline"]) if each.info["cwd"] == str(tmp_path) and "stay" in each.info["cmdline"]
+        ]
+
+    try:
+        with contextlib.chdir(tmp_path):
+            stays = start("stay")
+            time.sleep(0.2)
+            stays.stop()
+            (tmp_path / "go").touch()
+            assert start().wait() == 0
+        wait_until(lambda: not left())
+    finally:
+        for process in left():
+            process.kill()
+        children.stop()
+        servers.stop()
 
 
 def test_an_ordinary_process_starts_if_the_fork_server_has_ended(start: Start, tmp_path: Path) -> None:
