@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
 from mlops.cli import guard, stage
-from mlops.cloud.endpoints import DeploymentView, EndpointView
+from mlops.cloud.endpoints import FAILED_STATES, DeploymentView, EndpointView
 from mlops.cloud.standby import remove_standby
 from mlops.cloud.tags import EXPIRES, SERVED_MODEL, fit
 from mlops.cloud.workspace import Workspace
@@ -104,6 +104,10 @@ def _find_or_create_endpoint(config: Config, workspace: Workspace) -> tuple[Endp
     if endpoint is None:
         return workspace.endpoints.create(config.endpoint, {EXPIRES: expiry} if expiry else {}), True
     workspace.check_endpoint(endpoint.name, endpoint.tags)
+    if endpoint.state in FAILED_STATES:
+        # It serves as before, but Azure calls it Failed until an update succeeds.
+        console.info(f"  endpoint {endpoint.name} is {endpoint.state}: its last update failed; writing it again as it is")
+        endpoint = workspace.endpoints.set_traffic(endpoint.name, endpoint.traffic, allow_none=True)
     usable = workspace.endpoints.check_usable(endpoint, config.endpoint)
     if expiry and EXPIRES in usable.tags:
         # An earlier run left it behind; the reaper must not delete it while this run uses it.
@@ -113,11 +117,11 @@ def _find_or_create_endpoint(config: Config, workspace: Workspace) -> tuple[Endp
 
 def _delete_if_never_created(workspace: Workspace, endpoint: EndpointView | None) -> EndpointView | None:
     """Delete our own endpoint if its creation failed, since Azure can't repair it and no later run could deploy; return what is left."""
-    if endpoint is None or endpoint.state != "Failed" or not workspace.session.owns(endpoint.tags):
+    if endpoint is None or endpoint.state not in FAILED_STATES or not workspace.session.owns(endpoint.tags):
         return endpoint
     if workspace.endpoints.list_deployments(endpoint.name):
         return endpoint
-    console.info(f"  endpoint {endpoint.name} is Failed and has no deployment: an earlier creation failed; creating it again")
+    console.info(f"  endpoint {endpoint.name} is {endpoint.state} and has no deployment: an earlier creation failed; creating it again")
     workspace.endpoints.delete(endpoint.name)
     return None
 
@@ -143,7 +147,7 @@ def _find_or_create_deployment(
             f"Endpoint {settings.name} has a deployment {name} that this pipeline did not create for this model.",
             "set another endpoint.deployment_prefix in pipeline.toml",
         )
-    if deployment is not None and deployment.state in ("Failed", "Canceled"):
+    if deployment is not None and deployment.state in FAILED_STATES:
         console.info(f"  {name} is {deployment.state} from an earlier run; creating it again")
         workspace.endpoints.delete_deployment(settings.name, name)
         deployment = None

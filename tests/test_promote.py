@@ -750,17 +750,32 @@ def test_without_keep_previous_an_interrupted_deletion_leaves_nothing_that_teard
     assert teardown(config, Run(stage.tmp_path / "champion"), workspace).deleted == (f"deployment {first} of {stage.name}",)
 
 
-def test_an_endpoint_whose_creation_failed_is_created_again(stage: Stage, fault: Fault) -> None:
+@pytest.mark.parametrize(("fault_name", "state"), [("endpoint-failed", "Failed"), ("operation-canceled", "Canceled")])
+def test_an_endpoint_whose_creation_failed_is_created_again(stage: Stage, fault: Fault, fault_name: str, state: str) -> None:
     run = stage.registered()
     config, workspace = stage.session()
-    fault(f"endpoint-failed@{stage.name}")
+    fault(f"{fault_name}@{stage.name}")
     with pytest.raises(AzureError):
         deploy(config, run, workspace)
     left = workspace.endpoints.find(stage.name)
     assert left is not None
-    assert left.state == "Failed"
+    assert left.state == state
     assert deploy(config, run, workspace).endpoint_created
     assert workspace.endpoints.get(stage.name).state == "Succeeded"
+
+
+def test_a_live_endpoint_whose_last_update_failed_serves_and_is_deployed_to(beside: Stage, fault: Fault) -> None:
+    champion = beside.champion()
+    config, workspace = beside.session("endpoint.deployment_prefix=next")
+    before = workspace.endpoints.get(beside.name)
+    for name, state in (("operation-failed", "Failed"), ("operation-canceled", "Canceled")):
+        fault(f"{name}@{beside.name}")
+        with pytest.raises(AzureError, match=f"The operation on {beside.name}"):
+            workspace.endpoints.set_traffic(beside.name, before.traffic, tags={"note": "x"})
+        assert workspace.endpoints.get(beside.name).state == state
+        deploy(config, beside.registered(state, workspace.endpoints.get_live_model(beside.name)), workspace)
+        after = workspace.endpoints.get(beside.name)
+        assert (after.state, after.identity, beside.champion()) == ("Succeeded", before.identity, champion)
 
 
 def test_production_is_deleted_only_on_request(stage: Stage) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from mlops.cli import stage
 from mlops.cloud import traffic
-from mlops.cloud.endpoints import DeploymentView, EndpointView
+from mlops.cloud.endpoints import FAILED_STATES, DeploymentView, EndpointView
 from mlops.cloud.errors import NotFound
 from mlops.cloud.invoke import build_payload
 from mlops.cloud.tags import PREVIOUS, PREVIOUS_ID, PREVIOUS_MODEL, ROLLED_BACK, ROLLED_BACK_BY, SERVED_MODEL
@@ -137,7 +137,7 @@ def _deploy_model(config: Config, workspace: Workspace, model: str) -> Deploymen
             " The traffic is unchanged.",
             "set another endpoint.deployment_prefix in pipeline.toml",
         )
-    if existing is not None and existing.state in ("Failed", "Canceled"):
+    if existing is not None and existing.state in FAILED_STATES:
         workspace.endpoints.delete_deployment(settings.name, name)
         existing = None
     console.info(f"  the deployment is gone; deploying {model} again")

@@ -168,7 +168,7 @@ class Computes:
     def _delete_failed(self, name: str) -> str:
         """Delete what is left of a cluster that could not be provisioned, and say if that fails."""
         try:
-            if (cluster := self.find(name)) is not None and cluster.state.lower() == "failed" and not cluster.foreign:
+            if (cluster := self.find(name)) is not None and cluster.state.lower() in ("failed", "canceled") and not cluster.foreign:
                 with translate_errors(f"deleting compute {name}"):
                     self._session.ml.compute.begin_delete(name).result()
         except AzureError as problem:

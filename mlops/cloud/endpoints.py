@@ -21,9 +21,11 @@ from mlops.core import console
 from mlops.core.config import EndpointConfig
 from mlops.core.errors import AzureError, ConfigError, DeploymentFailed, TrafficError
 
-__all__ = ["COLLECTION", "DeploymentView", "EndpointView", "Endpoints", "LiveModels", "end_mirroring_command"]
+__all__ = ["COLLECTION", "FAILED_STATES", "DeploymentView", "EndpointView", "Endpoints", "LiveModels", "end_mirroring_command"]
 
-TERMINAL_STATES = frozenset({"Succeeded", "Failed", "Canceled"})
+FAILED_STATES = frozenset({"Failed", "Canceled"})
+"""Provisioning states after an operation that did not succeed."""
+TERMINAL_STATES = FAILED_STATES | {"Succeeded"}
 """Provisioning states in which no operation is running."""
 COLLECTION = "request"
 """What a deployment collects of its requests: the payloads as they were sent."""
@@ -161,7 +163,7 @@ class Endpoints:
         if endpoint.state != "Succeeded":
             raise DeploymentFailed(
                 f"Endpoint {endpoint.name} is {endpoint.state}.",
-                "wait until no operation is running there; if it is Failed, delete it and run the command again",
+                "wait until no operation is running there, and run the command again; otherwise look at its page in the studio",
             )
         return endpoint
 

@@ -48,6 +48,7 @@ class Kind:
         writes_only: whether the state of Azure is the same with a simpler kind if the request only reads.
         ends_process: whether the stage can't end by itself.
         loses_runner: whether the records that the stage wrote are lost, too, and nothing of its job runs any more.
+        fails_operation: whether the request is accepted, and the operation that it starts fails; only at requests that start one.
     """
 
     meaning: str
@@ -55,6 +56,7 @@ class Kind:
     writes_only: bool = False
     ends_process: bool = False
     loses_runner: bool = False
+    fails_operation: bool = False
 
 
 CONNECTION = ("connection", "no response", "closed", "reset", "aborted", "remote end")
@@ -78,8 +80,16 @@ KINDS = {
     "runner-lost": Kind(
         "SIGKILL after the request is handled, and the runner's disk is gone", writes_only=True, ends_process=True, loses_runner=True
     ),
+    "operation-failed": Kind(
+        "accepted, and then the operation ends Failed", ("internalservererror", "has failed"), writes_only=True, fails_operation=True
+    ),
+    "operation-canceled": Kind(
+        "accepted, and then the operation ends Canceled", ("operationcanceled", "was canceled"), writes_only=True, fails_operation=True
+    ),
 }  # fmt: skip
 """Name → kind."""
+OPERATION = re.compile(r"arm (PUT|PATCH|DELETE) ~/(onlineEndpoints|computes)/")
+"""Requests that start a long-running operation."""
 
 READS = {"token", "listkeys", "listsecrets", "getlogs", "score", "search", "query", "startpendingupload", "credentials", "getbypath"}
 """Last parts of the path of a POST that changes nothing."""
@@ -106,7 +116,12 @@ def is_write(request: str) -> bool:
 
 def kinds_for(request: str) -> list[str]:
     """Return the names of the kinds that can happen at a request and are not the same as another one."""
-    return [name for name, kind in KINDS.items() if is_write(request) or not kind.writes_only]
+    starts_operation = OPERATION.match(request) is not None
+    return [
+        name
+        for name, kind in KINDS.items()
+        if (is_write(request) or not kind.writes_only) and (starts_operation or not kind.fails_operation)
+    ]
 
 
 def points(requests: Sequence[str]) -> list[Point]:
@@ -177,6 +192,8 @@ class Injector(Faults):
             await Faults([kind]).inject(request, host)
         elif kind == "offline" or (kind == "drop" and is_here):
             await drop(request)
+        elif is_here and KINDS[kind].fails_operation:
+            self.add(kind)
         elif kind == "kill-before" and is_here:
             await self._kill(request)
         elif kind in ("term-before", "term-kill") and is_here:

@@ -65,8 +65,9 @@ mirror = 10
 
 [targets.prod]
 
-[targets.first.endpoint]
-name = "chaos-first"
+[targets.first]
+compute.name = "chaos-first"
+endpoint.name = "chaos-first"
 
 [targets.pr.endpoint]
 name = "chaos-pr"
@@ -126,7 +127,11 @@ JOBS = (
     _job("promote", recovers=True),
 )  # fmt: skip
 """The jobs of a push, in their order."""
-FIRST = (_job("deploy", name="first deploy", target="first"), _job("promote", name="first promote", target="first", recovers=True))
+FIRST = (
+    _job("prepare", "validate", name="first validate", target="first"),
+    _job("deploy", name="first deploy", target="first"),
+    _job("promote", name="first promote", target="first", recovers=True),
+)
 TEARDOWN_PR = Stage("teardown of a pull request", TEARDOWN, "pr", is_job=False)
 AFTER = (Stage("teardown", TEARDOWN, is_job=False), Stage("rollback", ("rollback",), recovers=True, is_job=False))
 KILLED = {"recover to the new": 4, "recover to the old": 3, "recover a comparison": 1}
@@ -291,11 +296,12 @@ class World:
             self._save(site, stage.name)
 
     def _prepare_first(self, wanted: Collection[Stage]) -> None:
-        """Make the states of a target whose endpoint does not exist yet."""
+        """Make the states of a target whose cluster and endpoint do not exist yet."""
         if not wanted:
             return
         site = self.copy("champion")
-        for stage, (first, last) in zip(FIRST, (("prepare", "register"), ("deploy", "smoke-test")), strict=True):
+        self._save(site, FIRST[0].name)
+        for stage, (first, last) in zip(FIRST[1:], (("prepare", "register"), ("deploy", "smoke-test")), strict=True):
             with site.emulator(Injector()):
                 site.check("run", "--from", first, "--until", last, "--keep", target="first")
             self._save(site, stage.name)

@@ -97,10 +97,13 @@ def test_missing_quota_in_both_tiers_is_an_error(start_emulator: Start, settings
     assert workspace.compute.find("cluster") is None
 
 
-def test_another_failure_is_no_reason_for_low_priority(start_emulator: Start, settings: Settings, open_workspace: Open) -> None:
-    start_emulator("compute-failed@cluster")
+@pytest.mark.parametrize(("fault", "message"), [("compute-failed", "no capacity"), ("operation-canceled", "was canceled")])
+def test_another_failure_is_no_reason_for_low_priority(
+    start_emulator: Start, settings: Settings, open_workspace: Open, fault: str, message: str
+) -> None:
+    start_emulator(f"{fault}@cluster")
     workspace = open_workspace(settings())
-    with pytest.raises(AzureError, match="no capacity"):
+    with pytest.raises(AzureError, match=message):
         workspace.compute.ensure(CLUSTER.model_copy(update={"allow_low_priority": True}))
     assert workspace.compute.find("cluster") is None
 

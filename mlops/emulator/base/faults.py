@@ -40,6 +40,8 @@ RESOURCE = {
     "assertion-expired": "GitHub issues a token that has already expired; subject: the token's subject",
     "compute-quota": "provisioning of a compute ends Failed for lack of quota; subject: compute, or 'Dedicated NAME', 'LowPriority NAME'",
     "compute-failed": "provisioning of a compute ends Failed; subject: compute",
+    "operation-failed": "a long-running operation is accepted, changes nothing and ends Failed; subject: resource",
+    "operation-canceled": "the same, and it ends Canceled; subject: resource",
     "operation-slow": "a long-running operation takes three more polls; subject: resource",
     "job-failed": "a job fails when it starts running; subject: job, or its display name",
     "job-queued": "a job stays Queued for three reads of its status; subject: job, or its display name",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -117,7 +118,8 @@ def _check_changeable(stored: Document) -> None:
 def _start_provisioning(azure: Azure, request: Request, key: str, changed: Document, previous: Document | None) -> tuple[str, Document]:
     """Start an operation; return the path of its status, and what it changes in the document at once."""
     version = request.query_params["api-version"]
-    path = operations.start(azure, "mfeOperationsStatus", "od:", _provision(azure, key, changed), changed["name"])
+    end = partial(_end, azure, key)
+    path = operations.start(azure, "mfeOperationsStatus", "od:", _provision(azure, key, changed), changed["name"], end=end)
     state = {
         "state": "Updating" if previous else "Creating",
         "unrecoverable": previous is None,
@@ -156,7 +158,7 @@ async def delete_deployment(azure: Azure, request: Request) -> Answer:
             what = "the endpoint's traffic" if kind == "traffic" else "the mirrored traffic"
             raise inference_error(f"Deployment [{stored['name']}] takes {percent} % of {what}. Set it to 0 before deleting the deployment.")
     azure.store.put("deployment", key, stored | {"state": "Deleting"})
-    return operations.start_deletion(azure, request, "od:", _delete(azure, key), stored["name"])
+    return operations.start_deletion(azure, request, "od:", _delete(azure, key), stored["name"], partial(_end, azure, key))
 
 
 async def get_logs(azure: Azure, request: Request) -> Answer:
@@ -232,11 +234,15 @@ async def _provision(azure: Azure, key: str, changed: Document) -> None:
         probe_failure = PROBE_FAILURE if azure.faults.take("deployment-unhealthy", changed["name"]) else None
         await containers.start(azure, key, _container_spec(azure, changed), probe_failure)
     except (AzureFault, Unhealthy) as problem:
-        with azure.store.change("deployment", key) as stored:
-            stored["state"] = "Failed"
+        _end(azure, key, "Failed")
         raise _failure("ResourceNotReady", str(problem)) if isinstance(problem, Unhealthy) else problem from None
     with azure.store.change("deployment", key) as stored:
         stored |= changed | {"state": "Succeeded", "unrecoverable": False}
+
+
+def _end(azure: Azure, key: str, state: str) -> None:
+    with azure.store.change("deployment", key) as stored:
+        stored["state"] = state
 
 
 def _inject_faults(azure: Azure, changed: Document) -> None:

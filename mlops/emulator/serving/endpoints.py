@@ -225,7 +225,11 @@ async def delete_endpoint(azure: Azure, request: Request) -> Answer:
         if deployment["state"] in BUSY:
             raise conflict(f"Deployment {deployment['name']}", deployment["state"])
     azure.store.put("endpoint", key, stored | {"state": "Deleting"})
-    return operations.start_deletion(azure, request, "oe:", _delete(azure, key), stored["name"])
+
+    def end(state: str) -> None:
+        azure.store.put("endpoint", key, stored | {"state": state})
+
+    return operations.start_deletion(azure, request, "oe:", _delete(azure, key), stored["name"], end)
 
 
 async def list_keys(azure: Azure, request: Request) -> Answer:
@@ -334,15 +338,18 @@ def _resolve_names(key: str, deployments: dict[str, Document], percentages: dict
 def _start_provisioning(azure: Azure, request: Request, key: str, changed: Document, previous: Document | None) -> Response:
     before = previous or changed
 
+    def end(state: str) -> None:
+        """After a failed update the endpoint is unchanged; after a failed creation it can only be deleted."""
+        azure.store.put("endpoint", key, before | {"state": state, "operation": url, "unrecoverable": previous is None})
+
     async def provision() -> None:
         if azure.faults.take("endpoint-failed", changed["name"]):
-            # After a failed update the endpoint is unchanged; after a failed creation it can only be deleted.
-            azure.store.put("endpoint", key, before | {"state": "Failed", "operation": url, "unrecoverable": previous is None})
+            end("Failed")
             raise AzureFault(500, "InternalServerError", f"Provisioning of endpoint {changed['name']} failed.")
         azure.store.put("endpoint", key, changed | {"state": "Succeeded", "operation": url, "unrecoverable": False})
 
     version = request.query_params["api-version"]
-    path = operations.start(azure, "mfeOperationsStatus", "oe:", provision(), changed["name"])
+    path = operations.start(azure, "mfeOperationsStatus", "oe:", provision(), changed["name"], end=end)
     url = f"https://management.azure.com{path}?api-version={version}"
     state = {"state": "Updating" if previous else "Creating", "operation": url, "unrecoverable": previous is None}
     azure.store.put("endpoint", key, before | state | {"modified": changed["modified"]})

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import Awaitable
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -30,6 +30,11 @@ Kind = Literal["computeOperationsStatus", "mfeOperationsStatus", "mfeOperationRe
 RETRY_AFTER = {"Retry-After": "1"}
 """Azure sends none with a status, and the SDK then waits 30 seconds; it ignores 0."""
 
+FAULTS = {
+    "operation-failed": ("Failed", "InternalServerError", "The operation on {} has failed."),
+    "operation-canceled": ("Canceled", "OperationCanceled", "The operation on {} was canceled."),
+}
+"""Fault → status in which an operation ends that was accepted, the code of its error, and the text."""
 SLOW_POLLS = 3
 """Additional status reads of an operation that the fault ``operation-slow`` hits."""
 
@@ -40,10 +45,11 @@ def start(
     azure: Azure,
     kind: Kind,
     prefix: str,
-    work: Awaitable[None],
+    work: Coroutine[Any, Any, None],
     subject: str = "",
     *,
     name: str = "",
+    end: Callable[[str], object] = lambda _: None,
 ) -> str:
     """Start ``work`` in the background and return the path of its status.
 
@@ -52,15 +58,20 @@ def start(
         kind: resource type of the status.
         prefix: prefix of the operation's id, e.g. ``"od:"`` for an online deployment; empty for compute.
         work: ends when the resource is ready, or raises AzureFault with the reason why it never will be.
-        subject: the resource's name, for the fault ``operation-slow``.
+        subject: the resource's name, for the faults ``operation-slow``, ``operation-failed`` and ``operation-canceled``.
         name: last part of the operation's id; random by default.
+        end: is called with ``Failed`` or ``Canceled`` if such a fault takes the place of the work; marks the resource.
     """
+    fault = next((each for each in FAULTS if azure.faults.take(each, subject)), None)
     polls = azure.options.polls + (SLOW_POLLS if azure.faults.take("operation-slow", subject) else 0)
     name = name or str(uuid.uuid4())
     operation = f"{prefix}{azure.identity.workspace_guid}:{name}" if prefix else name
     document = {"status": "InProgress", "polls": polls, "start": _now(), "end": None, "error": None}
     azure.store.put("operation", operation, document)
-    azure.start_task(_finish(azure, operation, work))
+    if fault is not None:
+        work.close()
+        work = _end(fault, subject, end)
+    azure.start_task(_finish(azure, operation, work, FAULTS[fault][0] if fault is not None else "Failed"))
     return f"/subscriptions/{azure.identity.subscription}{PROVIDER}/locations/{LOCATION}/{kind}/{operation}"
 
 
@@ -77,13 +88,15 @@ def accept(status: int, path: str, version: str, content: Any, location: str | N
     )
 
 
-def start_deletion(azure: Azure, request: Request, prefix: str, work: Awaitable[None], subject: str) -> Response:
+def start_deletion(
+    azure: Azure, request: Request, prefix: str, work: Coroutine[Any, Any, None], subject: str, end: Callable[[str], object]
+) -> Response:
     """Start a deletion: respond 202 with the URLs of its status and of its result. Arguments as for :func:`start`."""
-    path, version = start(azure, "mfeOperationsStatus", prefix, work, subject), request.query_params["api-version"]
+    path, version = start(azure, "mfeOperationsStatus", prefix, work, subject, end=end), request.query_params["api-version"]
     return accept(202, path, version, None, _url(path.replace("mfeOperationsStatus", RESULTS), version))
 
 
-def start_cancellation(azure: Azure, request: Request, work: Awaitable[None], job: str) -> Response:
+def start_cancellation(azure: Azure, request: Request, work: Coroutine[Any, Any, None], job: str) -> Response:
     """Start the cancellation of a job: respond 202 with the URL of its result, which is all there is."""
     path, version = start(azure, RESULTS, "jc:", work, job, name=job), request.query_params["api-version"]
     headers = {"Location": _url(path, version), "x-ms-async-operation-timeout": "PT1H"}
@@ -104,7 +117,7 @@ async def get_status(azure: Azure, request: Request) -> Answer:
             answer["endTime"] = document["end"]
     if document["is_done"]:
         answer["percentComplete"] = 100.0
-    if status == "Failed":
+    if document["is_done"] and document["error"]:
         answer["error"] = document["error"]
     return JSONResponse(answer, headers=RETRY_AFTER)
 
@@ -150,7 +163,14 @@ def _url(path: str, version: str) -> str:
     return f"https://management.azure.com{path}?api-version={version}"
 
 
-async def _finish(azure: Azure, operation: str, work: Awaitable[None]) -> None:
+async def _end(fault: str, subject: str, end: Callable[[str], object]) -> None:
+    """Take the place of an operation's work."""
+    status, code, text = FAULTS[fault]
+    end(status)
+    raise AzureFault(500, code, text.format(subject))
+
+
+async def _finish(azure: Azure, operation: str, work: Coroutine[Any, Any, None], failed: str) -> None:
     error = None
     try:
         await work
@@ -162,7 +182,7 @@ async def _finish(azure: Azure, operation: str, work: Awaitable[None]) -> None:
         log.exception("operation %s", operation)
         error = AzureFault(500, "InternalServerError", f"{type(problem).__name__}: {problem}").envelope(LOCATION)["error"]
     with azure.store.change("operation", operation) as document:
-        document |= {"status": "Failed" if error else "Succeeded", "end": _now(), "error": error}
+        document |= {"status": failed if error else "Succeeded", "end": _now(), "error": error}
 
 
 def _now() -> str:

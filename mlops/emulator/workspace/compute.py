@@ -209,7 +209,11 @@ async def put_compute(azure: Azure, request: Request) -> Answer:
     }
     stored = azure.store.put(_kind(document), name.lower(), add_system_data(azure, existing, document))
     work = _provision(azure, name) if "aml" in stored else instances.operate(azure, name, "Create")
-    path = operations.start(azure, "computeOperationsStatus", "", work, subject=name)
+
+    def end(state: str) -> None:
+        azure.store.put(_kind(stored), name.lower(), stored | {"state": state})
+
+    path = operations.start(azure, "computeOperationsStatus", "", work, subject=name, end=end)
     # The answer shows the new values at once, but no node yet.
     return operations.accept(201, path, request.query_params["api-version"], _resource(azure, stored))
 
@@ -226,8 +230,12 @@ async def delete_compute(azure: Azure, request: Request) -> Answer:
         return Response(status_code=204)
     if stored["state"] == "Deleting":
         raise conflict(f"Compute {stored['name']}", "Deleting")
-    azure.store.put(_kind(stored), stored["name"].lower(), stored | {"state": "Deleting"})
-    path = operations.start(azure, "computeOperationsStatus", "", _remove(azure, stored), subject=stored["name"])
+
+    def end(state: str) -> None:
+        azure.store.put(_kind(stored), stored["name"].lower(), stored | {"state": state})
+
+    end("Deleting")
+    path = operations.start(azure, "computeOperationsStatus", "", _remove(azure, stored), subject=stored["name"], end=end)
     return operations.accept(202, path, request.query_params["api-version"], None)
 
 

@@ -187,6 +187,28 @@ def test_an_endpoint_that_failed_must_be_recreated(ml: Any, emulator: Emulator) 
     assert create(ml, "failing").provisioning_state == "Succeeded"
 
 
+@pytest.mark.parametrize(("fault", "state"), [("operation-failed", "Failed"), ("operation-canceled", "Canceled")])
+def test_an_operation_that_fails_leaves_the_endpoint_as_it_was(ml: Any, emulator: Emulator, fault: str, state: str) -> None:
+    create(ml, "unlucky")
+    entity = ml.online_endpoints.get("unlucky")
+    entity.tags = {"new": "yes"}
+    for change in (lambda: ml.online_endpoints.begin_create_or_update(entity), lambda: ml.online_endpoints.begin_delete("unlucky")):
+        emulator.azure.faults.add(f"{fault}@unlucky")
+        with pytest.raises(HttpResponseError, match="The operation on unlucky"):
+            change().result()
+        after = ml.online_endpoints.get("unlucky")
+        assert (after.provisioning_state, "new" in after.tags) == (state, False)
+    assert ml.online_endpoints.begin_create_or_update(entity).result().tags == {"new": "yes"}
+    ml.online_endpoints.begin_delete("unlucky").result()
+    # A creation that was canceled can only be deleted, like one that failed.
+    emulator.azure.faults.add(f"{fault}@unlucky")
+    with pytest.raises(HttpResponseError, match="The operation on unlucky"):
+        create(ml, "unlucky")
+    with pytest.raises(HttpResponseError, match="Please recreate the endpoint"):
+        create(ml, "unlucky")
+    ml.online_endpoints.begin_delete("unlucky").result()
+
+
 def test_a_name_that_another_user_of_the_region_has_is_refused(ml: Any, emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
     create(ml, "mine-already")
     monkeypatch.setattr(emulator.azure, "options", replace(emulator.azure.options, endpoints_taken=("Popular", "mine-already")))

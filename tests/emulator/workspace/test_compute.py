@@ -124,6 +124,20 @@ def test_failed_provisioning(ml: Any, emulator: Emulator) -> None:
     assert failed.provisioning_errors == "AllocationFailed"
 
 
+def test_an_operation_that_was_accepted_can_fail_or_be_canceled_and_changes_nothing(ml: Any, emulator: Emulator) -> None:
+    for fault, state, message in (("operation-failed", "Failed", "has failed"), ("operation-canceled", "Canceled", "was canceled")):
+        emulator.azure.faults = Faults([f"{fault}@gpu-cluster"])
+        with pytest.raises(HttpResponseError, match=f"The operation on gpu-cluster {message}"):
+            ml.compute.begin_create_or_update(cluster()).result()
+        assert ml.compute.get("gpu-cluster").provisioning_state == state
+        ml.compute.begin_create_or_update(cluster()).result()
+        emulator.azure.faults = Faults([f"{fault}@gpu-cluster"])
+        with pytest.raises(HttpResponseError, match=message):
+            ml.compute.begin_delete("gpu-cluster").result()
+        assert ml.compute.get("gpu-cluster").provisioning_state == state
+        ml.compute.begin_delete("gpu-cluster").result()
+
+
 def test_a_slow_operation_is_in_progress_for_a_while(emulator: Emulator, environment: object) -> None:
     emulator.azure.faults = Faults(["operation-slow@gpu-cluster"])
     first = put(emulator)
