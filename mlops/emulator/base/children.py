@@ -165,22 +165,33 @@ class Fork:
 
     Args:
         server: the socket on which the fork server waits for a request.
-        pipe: read end of the guard's pipe.
-        command: ``PYTHON -m MODULE …``. Working directory, environment and streams are those of this process.
+        command: ``PYTHON -m MODULE …``.
+        pipe: read end of the guard's pipe; None if there is no guard.
+        cwd, environment, streams: of the process; by default those of this one.
 
     Raises:
         OSError: the fork server has ended.
         SystemExit: the pipe was closed before the fork server was ready.
     """
 
-    def __init__(self, server: socket.socket, pipe: int, command: Sequence[str]) -> None:
+    def __init__(
+        self,
+        server: socket.socket,
+        command: Sequence[str],
+        pipe: int | None = None,
+        *,
+        cwd: Path | None = None,
+        environment: Mapping[str, str] = os.environ,
+        streams: tuple[int, int, int] = (0, 1, 2),
+    ) -> None:
         self._server = server
-        request = json.dumps({"command": list(command), "cwd": str(Path.cwd()), "environment": dict(os.environ)}).encode()
-        socket.send_fds(server, [len(request).to_bytes(4, "big")], [0, 1, 2])
+        request = json.dumps({"command": list(command), "cwd": str(cwd or Path.cwd()), "environment": dict(environment)}).encode()
+        socket.send_fds(server, [len(request).to_bytes(4, "big")], streams)
         server.sendall(request)
         poll = select.poll()
         for file in (server, pipe):
-            poll.register(file, select.POLLIN)
+            if file is not None:
+                poll.register(file, select.POLLIN)
         if [number for number, _ in poll.poll()] == [pipe]:
             sys.exit(128 + signal.SIGTERM)
         self.pid = self._receive()
@@ -223,7 +234,7 @@ def guard(pipe: int, command: Sequence[str], *, attached: bool = False, server: 
 def _start(command: Sequence[str], server: socket.socket | None, pipe: int) -> subprocess.Popen[bytes] | Fork:
     if server is not None:
         with contextlib.suppress(OSError):
-            return Fork(server, pipe, command)
+            return Fork(server, command, pipe)
     # A child must not inherit the signals that the guard ignores.
     return subprocess.Popen(command, start_new_session=True, close_fds=True, preexec_fn=_reset_signals)
 

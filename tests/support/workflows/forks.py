@@ -52,9 +52,8 @@ def main(folder: str) -> None:
     command = [sys.executable, *sys.argv[1:]]
     read = {name: value for name, value in os.environ.items() if READ_ON_IMPORT.match(name) and not name.startswith(OTHERS)}
     if command[1:3] == ["-m", "mlops"] and read == READ and (connection := ForkServers(Path(folder)).connect(PRELOAD)):
-        pipe, _ = os.pipe()
         with contextlib.suppress(OSError):
-            os._exit(_follow(Fork(connection, pipe, command)))
+            os._exit(_follow(Fork(connection, command)))
     os.execv(sys.executable, command)
 
 
