@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -192,7 +193,8 @@ def test_an_operation_that_fails_leaves_the_endpoint_as_it_was(ml: Any, emulator
     create(ml, "unlucky")
     entity = ml.online_endpoints.get("unlucky")
     entity.tags = {"new": "yes"}
-    for change in (lambda: ml.online_endpoints.begin_create_or_update(entity), lambda: ml.online_endpoints.begin_delete("unlucky")):
+    endpoints = ml.online_endpoints
+    for change in (partial(endpoints.begin_create_or_update, entity), partial(endpoints.begin_delete, "unlucky")):
         emulator.azure.faults.add(f"{fault}@unlucky")
         with pytest.raises(HttpResponseError, match="The operation on unlucky"):
             change().result()

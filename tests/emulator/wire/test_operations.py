@@ -30,8 +30,11 @@ class Work:
     def __init__(self, emulator: Emulator, kind: Any, prefix: str, **options: Any) -> None:
         self._loop = emulator._loop
         self._end: asyncio.Future[None] = self._loop.create_future()
-        start = lambda: operations.start(emulator.azure, kind, prefix, self._end, **options)  # noqa: E731
+        start = lambda: operations.start(emulator.azure, kind, prefix, self._work(), **options)  # noqa: E731
         self.path = asyncio.run_coroutine_threadsafe(self._call(start), self._loop).result()
+
+    async def _work(self) -> None:
+        await self._end
 
     async def _call(self, function: Callable[[], Any]) -> Any:
         result = function()
