@@ -40,6 +40,7 @@ from mlops.dataset.conversation import SPLITS
 from mlops.dataset.lengths import check_prompt_lengths
 from mlops.dataset.near_duplicates import check_near_duplicates
 from mlops.dataset.privacy import check_privacy
+from mlops.dataset.statistics import summarize
 from mlops.dataset.tokenizer import load_counter
 from mlops.judging.metrics import EVERY_KIND, parse
 from mlops.judging.validity import rule_problem
@@ -100,6 +101,7 @@ def validate(config: Config, run: Run, workspace: Workspace) -> Validated:
         files={f"suite.{name}": run.describe_file(path, rows=rows) for name, (path, rows) in frozen.items()},
         data_fingerprint=prepared.fingerprint,
         rows_checked=dict(checked.rows),
+        statistics={split: summarize(path, checked.rows[split]) for split, path in files.items()},
         findings=tuple(_limit_per_rule(findings, MAX_RECORDED)),
         suites={name: _build_suite(run, name, path, rows) for name, (path, rows) in frozen.items()},
         base_model=model.id,

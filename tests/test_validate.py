@@ -94,6 +94,9 @@ def test_a_valid_setup_is_recorded(inside: Emulator, configure: Make, open_works
     assert record.inputs == {"prepare": prepared.digest()}
     assert record.data_fingerprint == prepared.fingerprint
     assert record.rows_checked == {**dict.fromkeys(SPLITS, 8), "retention": 1221}
+    assert {split: (each.rows, each.sampled, each.messages) for split, each in record.statistics.items()} == dict.fromkeys(
+        SPLITS, (8, 8, {2: 8})
+    )
     assert record.findings == ()
     assert record.base_model == "azureml://registries/azureml/models/Phi-4/versions/8"
     assert record.component == "azureml://registries/azureml/components/chat_completion_pipeline/versions/0.0.81"

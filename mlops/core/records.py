@@ -41,6 +41,7 @@ __all__ = [
     "Registered",
     "Sample",
     "Smoked",
+    "SplitStatistics",
     "Suite",
     "TornDown",
     "Trained",
@@ -145,6 +146,16 @@ class Suite(Frozen):
     rows: int
 
 
+class SplitStatistics(Frozen):
+    """What a split looks like."""
+
+    rows: int
+    sampled: int = Field(description="rows that were looked at")
+    prompt_words: dict[int, int] = Field(description="smallest number of words of a bin → prompts; bins double")
+    answer_words: dict[int, int] = Field(description="the same → answers")
+    messages: dict[int, int] = Field(description="number of messages → conversations")
+
+
 class Validated(Record):
     """Data, configuration and workspace are fit for training."""
 
@@ -153,6 +164,7 @@ class Validated(Record):
     volatile: ClassVar[frozenset[str]] = Record.volatile | {"quota_note"}
     data_fingerprint: str
     rows_checked: dict[str, int]
+    statistics: dict[str, SplitStatistics] = Field(default_factory=dict, description="split → what it looks like")
     findings: tuple[Finding, ...] = ()
     suites: dict[str, Suite] = Field(description="'target' and 'retention'")
     base_model: str = Field(description="azureml://registries/…/models/…/versions/…")

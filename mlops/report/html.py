@@ -5,7 +5,8 @@ The page loads nothing: styles and plots are inline. All text from models and da
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -18,10 +19,12 @@ from mlops.judging.wording import hidden_share, number
 from mlops.report.decision import decision
 from mlops.report.markdown import data_line, difference, find_record, meaning, override_line, roles, self_test_line
 
-__all__ = ["Plot", "plot", "render", "write"]
+__all__ = ["Chart", "Plot", "charts", "plot", "render", "write"]
 
 WIDTH = 260
 """Width of a plot in pixels."""
+MOST_MESSAGES = 12
+"""Longer conversations are counted together."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,18 @@ class Plot:
     limit: float
     good_start: float
     good_width: float
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Horizontal bars, one for each label and series."""
+
+    title: str
+    labels: tuple[str, ...]
+    series: dict[str, tuple[float, ...]]
+    """Name → length of the bar at each label, at most 1."""
+    values: dict[str, tuple[str, ...]]
+    """Name → what is written at each bar."""
 
 
 def write(run: Run) -> Path:
@@ -66,6 +81,7 @@ def render(records: Sequence[Record]) -> str:
         roles=roles(evaluated),
         metrics=_metrics(evaluated),
         samples=_samples(evaluated),
+        charts=charts(find_record(records, Validated)),
         cost=_cost(find_record(records, Prepared), find_record(records, Validated), find_record(records, Trained)),
         lineage=_lineage(records),
         number=number,
@@ -95,6 +111,48 @@ def plot(judgement: Judgement) -> Plot | None:
 
     good = (0.0, x(limit)) if judgement.direction == "lower" else (x(limit), round(WIDTH - x(limit), 1))
     return Plot(x(0), x(interval.low) if interval else None, x(interval.high) if interval else None, x(point), x(limit), *good)
+
+
+def charts(validated: Validated | None) -> list[Chart]:
+    """Return charts of the data: rows of each split, and the lengths of training and test rows beside each other."""
+    if validated is None or not validated.statistics:
+        return []
+    splits = {name: each for name, each in validated.statistics.items() if each.rows}
+    most = max((each.rows for each in splits.values()), default=1)
+    counts = {"rows": tuple(each.rows / most for each in splits.values())}
+    rows = Chart("Rows of each split", tuple(splits), counts, {"rows": tuple(f"{each.rows:,}" for each in splits.values())})
+    shown = {name: each for name, each in splits.items() if name.endswith("_sft") and each.sampled}
+    messages = {name: _merge(each.messages, MOST_MESSAGES) for name, each in shown.items()}
+    return [
+        rows,
+        _compare("Words of a prompt", {name: each.prompt_words for name, each in shown.items()}, _words_label),
+        _compare("Words of an answer", {name: each.answer_words for name, each in shown.items()}, _words_label),
+        _compare("Messages of a conversation", messages, lambda count: f"{count}{' or more' if count == MOST_MESSAGES else ''}"),
+    ]
+
+
+def _compare(title: str, counts: Mapping[str, Mapping[int, int]], label: Callable[[int], str]) -> Chart:
+    """Compare the shares of the splits, since their numbers of rows differ."""
+    bins = sorted({start for each in counts.values() for start in each})
+    shares = {name: [each.get(start, 0) / (sum(each.values()) or 1) for start in bins] for name, each in counts.items()}
+    most = max((share for each in shares.values() for share in each), default=1.0)
+    return Chart(
+        title,
+        tuple(label(start) for start in bins),
+        {name: tuple(share / most for share in each) for name, each in shares.items()},
+        {name: tuple(f"{share:.1%}" if share else "" for share in each) for name, each in shares.items()},
+    )
+
+
+def _words_label(smallest: int) -> str:
+    return f"{smallest:,}" if smallest < 2 else f"{smallest:,}–{2 * smallest - 1:,}"
+
+
+def _merge(counts: Mapping[int, int], limit: int) -> dict[int, int]:
+    merged: Counter[int] = Counter()
+    for size, count in counts.items():
+        merged[min(size, limit)] += count
+    return dict(merged)
 
 
 def _metrics(evaluated: Evaluated | None) -> list[tuple[str, list[str]]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mlops.core.records import Evaluated, Interval, Judged, Judgement, Outcome, Override, Verdict
+from mlops.core.records import Evaluated, Interval, Judged, Judgement, Outcome, Override, SplitStatistics, Validated, Verdict
 from mlops.core.run import Run
 from mlops.report import html, markdown
 from mlops.report.screen import screen
@@ -184,6 +184,35 @@ def test_html_escapes_answers_of_models(run: Run) -> None:
     assert "<script>" not in text
     assert "<b>rain</b>" not in text
     assert "Rain, says the base & <script>alert(1)</script>" in Page(text).text
+
+
+def test_the_data_is_shown_as_charts(run: Run) -> None:
+    validated = run.read(Validated)
+    assert html.charts(validated) == []
+    train = SplitStatistics(rows=3000, sampled=4, prompt_words={1: 1, 8: 3}, answer_words={64: 8}, messages={2: 2, 11: 1, 40: 1})
+    splits = {
+        "train_sft": train,
+        "test_sft": SplitStatistics(rows=300, sampled=2, prompt_words={8: 2}, answer_words={1024: 2}, messages={12: 1, 14: 1}),
+        "test_gen": train.model_copy(update={"rows": 30}),
+        "train_gen": train.model_copy(update={"rows": 0, "sampled": 0}),
+    }
+    charts = html.charts(validated.model_copy(update={"statistics": splits}))
+    rows, prompts, answers, messages = charts
+    assert (rows.labels, rows.values["rows"]) == (("train_sft", "test_sft", "test_gen"), ("3,000", "300", "30"))
+    assert rows.series["rows"] == (1.0, 0.1, 0.01)
+    assert prompts.labels == ("1", "8–15")
+    assert prompts.values == {"train_sft": ("25.0%", "75.0%"), "test_sft": ("", "100.0%")}
+    assert prompts.series == {"train_sft": (0.25, 0.75), "test_sft": (0.0, 1.0)}
+    assert answers.labels == ("64–127", "1,024–2,047")
+    assert messages.labels == ("2", "11", "12 or more")
+    assert messages.values == {"train_sft": ("50.0%", "25.0%", "25.0%"), "test_sft": ("", "", "100.0%")}
+
+    run.write(validated.model_copy(update={"statistics": splits}))
+    page = Page(html.write(run).read_text())
+    bars = [attributes for tag, attributes in page.tags if tag == "rect" and attributes.get("class") in ("first", "second")]
+    assert len(bars) == 3 + 2 * (2 + 2 + 3)
+    assert all(94 + float(bar["width"]) <= 310 for bar in bars), "there is room for the number beside it"
+    assert "1,024–2,047" in page.text
 
 
 def test_html_of_an_unfinished_run(tmp_path: Path) -> None:
