@@ -11,7 +11,7 @@ from mlops.dataset.statistics import MAX_ROWS, summarize
 
 
 def write(path: Path, conversations: list[list[str]]) -> Path:
-    rows = []
+    rows: list[dict[str, object]] = []
     for texts in conversations:
         messages = [{"role": ("user", "assistant")[turn % 2], "content": text} for turn, text in enumerate(texts)]
         rows.append({"prompt": texts[0], "prompt_id": str(len(rows)), "messages": messages})
