@@ -219,3 +219,15 @@ def test_a_name_that_another_user_of_the_region_has_is_refused(ml: Any, emulator
     with pytest.raises(ResourceNotFoundError):
         ml.online_endpoints.get("popular")
     assert create(ml, "mine-already", tags={"changed": "yes"}).tags == {"changed": "yes"}, "an update is no new name"
+
+
+def test_mlflows_deployment_client_manages_endpoints(emulator: Emulator, environment: Mapping[str, str]) -> None:
+    """It sends api-versions that azure-ai-ml does not send."""
+    from mlflow.deployments import get_deploy_client
+
+    client = get_deploy_client(emulator.azure.tracking_uri)
+    assert client.create_endpoint("by-mlflow")["name"] == "by-mlflow"
+    assert "by-mlflow" in [endpoint["name"] for endpoint in client.list_endpoints()]
+    assert client.get_endpoint("by-mlflow")["name"] == "by-mlflow"
+    client.delete_endpoint("by-mlflow")
+    assert "by-mlflow" not in [endpoint["name"] for endpoint in client.list_endpoints()]
