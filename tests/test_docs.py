@@ -64,6 +64,9 @@ def test_a_pull_request_is_small_and_leaves_nothing() -> None:
     assert pr.endpoint.expires_after_hours is not None
     assert pr.champion_endpoint == prod.champion_endpoint == prod.endpoint.name != pr.endpoint.name
     assert not prod.endpoint.ephemeral
+    # A pull request does not wait behind a training of hours, and no step waits for a node that was released a moment ago.
+    assert pr.compute.name != prod.compute.name
+    assert min(pr.compute.idle_seconds, prod.compute.idle_seconds) >= 900
 
 
 def test_generated_documents_are_fresh(request: pytest.FixtureRequest) -> None:
@@ -71,6 +74,20 @@ def test_generated_documents_are_fresh(request: pytest.FixtureRequest) -> None:
         if request.config.getoption("--write-docs"):
             path.write_text(fresh)
         assert path.read_text() == fresh, f"{path} is stale: pytest tests/test_docs.py --write-docs"
+
+
+@pytest.mark.parametrize(
+    ("page", "text"),
+    [
+        ("azure", "Only Azure's public cloud is supported"),
+        ("azure", "## If your workspace has no storage keys"),
+        ("azure", "## If your workspace is private"),
+        ("workflows", "GitHub Enterprise for a private one"),
+        ("workflows", "without a commit for 60 days"),
+    ],
+)
+def test_what_the_code_cannot_change_is_documented(page: str, text: str) -> None:
+    assert text in " ".join((ROOT / "docs" / f"{page}.md").read_text().split())
 
 
 def test_all_inputs_of_the_component_are_documented() -> None:

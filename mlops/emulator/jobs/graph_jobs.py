@@ -17,8 +17,8 @@ from mlops.emulator.jobs import command_jobs, graph
 from mlops.emulator.jobs.body import AssetInput, JobProperties
 from mlops.emulator.jobs.command_jobs import CommandProperties
 from mlops.emulator.jobs.registration import register_outputs
-from mlops.emulator.jobs.scheduler import JobCanceled, JobFailure, Worker, error_object
-from mlops.emulator.jobs.steps import ExecutionLog, link_outputs, record_stages, step_properties, step_tags
+from mlops.emulator.jobs.scheduler import JobFailure, Worker
+from mlops.emulator.jobs.steps import ExecutionLog, link_outputs, record_stages, record_status, step_properties, step_tags
 from mlops.emulator.wire.resources import validate_body
 from mlops.emulator.workspace import components, uris
 
@@ -156,24 +156,13 @@ class _Level:
             if body
             else {name: {"type": _path_type(item), "uri": ""} for name, item in spec["outputs"].items()},
         )
-        try:
+        async with record_status(azure, step):
             if body:
                 link_outputs(azure, self._parent, document, graph.output_bindings(node))
                 await command_jobs.execute(self._worker, document, body)
             else:
                 await self._run_pipeline(step, node, spec)
             register_outputs(azure, step, graph.asset_names(node))
-            await runstore.set_status(azure, step, "Completed")
-        except JobCanceled:
-            await runstore.set_status(azure, step, "Canceled")
-            raise
-        except AzureFault as refused:
-            failure = JobFailure("UserError", refused.message, *refused.inner)
-            await runstore.set_status(azure, step, "Failed", error_object(failure))
-            raise failure from refused
-        except JobFailure as failure:
-            await runstore.set_status(azure, step, "Failed", error_object(failure))
-            raise
         finished = runstore.get(azure, step)
         assert finished is not None
         if body is None:

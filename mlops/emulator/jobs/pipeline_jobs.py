@@ -27,8 +27,8 @@ from mlops.emulator.history import mlflow_server, runstore
 from mlops.emulator.jobs import graph, graph_jobs
 from mlops.emulator.jobs.body import AssetInput, Filled, JobProperties
 from mlops.emulator.jobs.registration import register_outputs
-from mlops.emulator.jobs.scheduler import SERVERLESS, STD_LOG, JobCanceled, JobFailure, Worker, describe_exit, error_object
-from mlops.emulator.jobs.steps import ExecutionLog, link_outputs, record_stages, step_properties, step_tags
+from mlops.emulator.jobs.scheduler import SERVERLESS, STD_LOG, JobFailure, Worker, describe_exit
+from mlops.emulator.jobs.steps import ExecutionLog, link_outputs, record_stages, record_status, step_properties, step_tags
 from mlops.emulator.registry import catalog, registry
 from mlops.emulator.storage import blobs
 from mlops.emulator.wire.resources import Body, Labels, validate_body
@@ -226,17 +226,12 @@ async def _run_step(
     written = {output: bindings[kind.pipeline] for output, kind in node.outputs.items() if kind.pipeline in bindings}
     link_outputs(azure, worker.name, document, written)
     try:
-        async with worker.nodes(name, target, nodes):
+        async with record_status(azure, name), worker.nodes(name, target, nodes):
             await runstore.set_status(azure, name, "Running")
             release = spec.RELEASES[_component_version(azure, job.node)]
             specification = {"inputs": dict(inputs), "outputs": outputs, "transformers": release.transformers}
             await _execute(worker, node, document, root, specification, log)
-        await runstore.set_status(azure, name, "Completed")
-    except JobCanceled:
-        await runstore.set_status(azure, name, "Canceled")
-        raise
     except JobFailure as failure:
-        await runstore.set_status(azure, name, "Failed", error_object(failure))
         log.write(f"Step {node.name} has failed: {failure.message}")
         message = "Pipeline has failed child jobs. For more details and logs, please go to the job detail page and check the child jobs."
         raise JobFailure(failure.code, f"{message} Failed nodes: /{node.name} ({name}). {failure.message}", *failure.inner) from failure

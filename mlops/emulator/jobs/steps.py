@@ -1,16 +1,19 @@
-"""What all steps of pipelines have in common: the properties and tags of their runs, and the pipeline's execution log."""
+"""What all steps of pipelines have in common: properties, tags and final status of their runs, and the pipeline's execution log."""
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 
 from mlops.emulator.base.azure import Azure
+from mlops.emulator.base.errors import AzureFault
 from mlops.emulator.base.store import Document
 from mlops.emulator.history import runstore
+from mlops.emulator.jobs.scheduler import JobCanceled, JobFailure, error_object
 from mlops.emulator.storage import blobs
 
-__all__ = ["ExecutionLog", "link_outputs", "record_stages", "step_properties", "step_tags"]
+__all__ = ["ExecutionLog", "link_outputs", "record_stages", "record_status", "step_properties", "step_tags"]
 
 EXECUTION_LOG = "logs/azureml/executionlogs.txt"
 
@@ -68,6 +71,26 @@ def step_tags(step: str, pipeline: str) -> dict[str, str]:
         "azureml.pipeline": pipeline,
         "_aml_system_ComputeTargetStatus": json.dumps(target, separators=(",", ":")),
     }
+
+
+@contextlib.asynccontextmanager
+async def record_status(azure: Azure, step: str) -> AsyncIterator[None]:
+    """Record how the run of a step ends. A request of the step that is refused is a failure of the step.
+
+    Raises:
+        JobCanceled: the job was canceled.
+        JobFailure: the step has failed.
+    """
+    try:
+        yield
+    except JobCanceled:
+        await runstore.set_status(azure, step, "Canceled")
+        raise
+    except (AzureFault, JobFailure) as problem:
+        failure = problem if isinstance(problem, JobFailure) else JobFailure("UserError", problem.message, *problem.inner)
+        await runstore.set_status(azure, step, "Failed", error_object(failure))
+        raise failure from problem
+    await runstore.set_status(azure, step, "Completed")
 
 
 def link_outputs(azure: Azure, pipeline: str, step: Document, bindings: Mapping[str, str]) -> None:
