@@ -277,6 +277,8 @@ def _annotate(level: str, text: str) -> None:
 
 def _print(text: str, *, file: TextIO | None = None) -> None:
     stream = file or sys.stdout
+    if stream is None:
+        return  # it was closed before this process began
     try:
         print(_encodable(text, stream), file=stream, flush=True)
     except OSError as problem:
