@@ -115,7 +115,9 @@ def test_the_name_of_a_size_ignores_case_and_the_error_names_the_setting(
     start_emulator()
     config = CLUSTER.model_copy(update={"size": size})
     if size.lower() == CLUSTER.size.lower():
-        assert open_workspace(settings()).compute.ensure(config).size == CLUSTER.size
+        compute = open_workspace(settings()).compute
+        assert compute.ensure(config).size == CLUSTER.size
+        compute.check_unchanged(config.name, size)
     else:
         with pytest.raises(AzureError, match="is not supported in eastus") as caught:
             open_workspace(settings()).compute.ensure(config)
