@@ -20,7 +20,7 @@ from mlops.core.run import Run
 FAILURES: dict[str, tuple[str, str, int]] = {
     **dict.fromkeys(COMMANDS, ("", "ConfigError", 2)),
     "data": ("show", "RecordError", 3),
-    "comment": ("", "UsageError", 2),
+    "comment": ("--summary-only", "RecordError", 3),
     "completion": ("tcsh", "UsageError", 2),
     "init": ("", "UsageError", 2),
     "roles": ("", "UsageError", 2),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
+from tokenizers.processors import TemplateProcessing
 
 from mlops.core.errors import ConfigError, DataError
 from mlops.dataset.tokenizer import load_counter
@@ -18,7 +19,10 @@ COMMIT, OTHER = "0123456789abcdef0123456789abcdef01234567", "f" * 40
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     path = tmp_path / "tokenizer.json"
-    make_tokenizer().backend_tokenizer.save(str(path))
+    tokenizer = make_tokenizer().backend_tokenizer
+    tokenizer.post_processor = TemplateProcessing(single="<|im_start|> $A", special_tokens=[("<|im_start|>", 0)])
+    tokenizer.enable_truncation(512)
+    tokenizer.save(str(path))
     return path
 
 
