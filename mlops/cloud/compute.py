@@ -177,13 +177,13 @@ class Computes:
 
     def _view(self, entity: Any, *, created: bool) -> ComputeView:
         size = as_text(getattr(entity, "size", None))
-        known = vm_sizes.find(size, self.sizes)
+        vm = vm_sizes.find(size, self.sizes)
         return ComputeView(
             name=entity.name,
-            size=known.name if known else size,
+            size=vm.name if vm else size,
             state=as_text(entity.provisioning_state, "Unknown"),
             tier=as_text(getattr(entity, "tier", None)).lower().replace("lowpriority", "low_priority"),
-            gpus_per_node=known.gpus if known else None,
+            gpus_per_node=vm.gpus if vm else None,
             created=created,
             identities=tuple(as_text(each.resource_id) for each in getattr(entity.identity, "user_assigned_identities", None) or ()),
             foreign=(entity.tags or {}).get(PIPELINE) != MARK,

@@ -79,13 +79,13 @@ def find_needs(config: Config, training: Need, offered: Mapping[str, VmSize], ex
 
 def count_cores(purpose: str, size: str, count: int, offered: Mapping[str, VmSize], state: State = "new") -> Need:
     """Return the cores of so many nodes or instances of a VM size."""
-    known = find(size, offered)
+    vm = find(size, offered)
     return Need(
         purpose=purpose,
         size=size,
         count=count,
-        cores=known.cores * count if known else None,
-        family=known.family if known else "",
+        cores=vm.cores * count if vm else None,
+        family=vm.family if vm else "",
         state=state,
     )
 

@@ -59,7 +59,7 @@ class Scope:
     """What the nodes of one level can be bound to: the pipeline job itself, or a node that is a pipeline.
 
     Args:
-        inputs: name → input; a literal without a value is one that isn't given.
+        inputs: name → input; a literal without a value is a missing input.
         outputs: name → the URI where it must be, or None where the node that writes it decides.
         compute: id of the compute of nodes that name none, or None.
     """
@@ -152,20 +152,20 @@ def check(azure: Azure, scope: Scope, nodes: Mapping[str, Document]) -> None:
 
 
 def literal_input(value: str | None) -> LiteralInput:
-    """Return a literal; without a value it is an input that isn't given."""
+    """Return a literal; without a value it is a missing input."""
     return validate_body({"jobInputType": "literal", "value": value}, LiteralInput)
 
 
-def nested_inputs(spec: Document, given: Mapping[str, Input]) -> dict[str, Input]:
-    """Return the inputs of a pipeline component: those that are given, and its defaults."""
+def nested_inputs(spec: Document, values: Mapping[str, Input]) -> dict[str, Input]:
+    """Return the inputs of a pipeline component: these values, and its defaults for the others."""
     inputs: dict[str, Input] = {}
     for name, item in spec["inputs"].items():
-        inputs[name] = given.get(name) or literal_input(item.get("default"))
+        inputs[name] = values.get(name) or literal_input(item.get("default"))
     return inputs
 
 
 def input_value(scope: Scope, item: Document | None, outputs: Mapping[str, Mapping[str, str]]) -> Input | None:
-    """Return a node's input with its binding resolved, or None if it isn't given.
+    """Return a node's input with its binding resolved, or None if it is missing.
 
     Args:
         scope: what the node is bound to.

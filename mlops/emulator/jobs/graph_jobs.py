@@ -74,8 +74,8 @@ def _read_job(azure: Azure, job: JobProperties, nodes: dict[str, Document]) -> t
     _, _, spec = components.find(azure, job.component_id)
     if nodes or spec.get("type") != "pipeline":
         raise graph.invalid_pipeline("A pipeline job of a component has no jobs, and its component is a pipeline.", "InvalidPipelineJob")
-    for kind, given in (("inputs", job.inputs), ("outputs", job.outputs)):
-        if unknown := sorted(given.keys() - spec[kind].keys()):
+    for kind, values in (("inputs", job.inputs), ("outputs", job.outputs)):
+        if unknown := sorted(values.keys() - spec[kind].keys()):
             raise graph.invalid_pipeline(f"The component {job.component_id} has no {kind[:-1]} {unknown[0]}.", "InvalidPipelineJob")
     for name, item in spec["inputs"].items():
         if name not in job.inputs and item.get("optional") != "True" and "default" not in item:
@@ -171,9 +171,9 @@ class _Level:
 
     async def _run_pipeline(self, step: str, node: graph.Node, spec: Document) -> None:
         """Run the nodes of a node that is a pipeline."""
-        given = {name: value for name, item in node.inputs.items() if (value := graph.input_value(self._scope, item, self._outputs))}
+        values = {name: value for name, item in node.inputs.items() if (value := graph.input_value(self._scope, item, self._outputs))}
         outputs = {name: graph.output_uri(self._scope, node.outputs.get(name)) for name in spec["outputs"]}
-        scope = graph.Scope(graph.nested_inputs(spec, given), outputs, node.compute_id or self._scope.compute)
+        scope = graph.Scope(graph.nested_inputs(spec, values), outputs, node.compute_id or self._scope.compute)
         await runstore.set_status(self._azure, step, "Running")
         await _Level(self._worker, self.log, step, scope, spec.get("jobs") or {}, self._continues).run()
 

@@ -82,10 +82,10 @@ def commit(
             committed[block] = (existing.file, begin, begin + size)
             begin += size
     uncommitted = {block: (folder / block.encode().hex(), 0, size) for block, size in list_uncommitted(azure, container, name)}
-    known = {"Committed": committed, "Uncommitted": uncommitted, "Latest": committed | uncommitted}
-    if not all(kind in known and block in known[kind] for kind, block in entries):
+    blocks = {"Committed": committed, "Uncommitted": uncommitted, "Latest": committed | uncommitted}
+    if not all(kind in blocks and block in blocks[kind] for kind, block in entries):
         raise BlobError(400, "InvalidBlockList", "The specified block list is invalid.")
-    parts = [known[kind][block] for kind, block in entries]
+    parts = [blocks[kind][block] for kind, block in entries]
     whole = azure.folder("uploads") / uuid.uuid4().hex
     with whole.open("wb") as output:
         for part in parts:

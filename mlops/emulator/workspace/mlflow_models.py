@@ -124,12 +124,12 @@ async def get_model(azure: Azure, request: Request) -> Answer:
 async def search_models(azure: Azure, request: Request) -> Answer:
     """Return a page of all registered models, or the one of a name."""
     name = _read_filter(request)
-    found = [
+    models = [
         _render_model(azure, key, stored)
         for key, stored in azure.store.list("model-container")
         if not stored["archived"] and name in (None, key)
     ]
-    return _page(request, "registered_models", _sort(found, request.query_params.getlist("order_by") or ["name"]))
+    return _page(request, "registered_models", _sort(models, request.query_params.getlist("order_by") or ["name"]))
 
 
 async def update_model(azure: Azure, request: Request) -> Answer:
@@ -207,8 +207,8 @@ async def search_versions(azure: Azure, request: Request) -> Answer:
     name = _read_filter(request)
     if name is None:
         raise not_implemented("a search for model versions without the name of their model")
-    found = [_render_version(stored) for _, stored in reversed(azure.store.list("model", f"{name}/")) if not stored["archived"]]
-    return _page(request, "model_versions", _sort(found, request.query_params.getlist("order_by")))
+    versions = [_render_version(stored) for _, stored in reversed(azure.store.list("model", f"{name}/")) if not stored["archived"]]
+    return _page(request, "model_versions", _sort(versions, request.query_params.getlist("order_by")))
 
 
 async def update_version(azure: Azure, request: Request) -> Answer:
@@ -245,7 +245,7 @@ async def transition_stage(azure: Azure, request: Request) -> Answer:
     chosen = _get_version(azure, sent)
     if sent.archive_existing_versions:
         for key, other in azure.store.list("model", f"{sent.name}/"):
-            if other["mlflow_stage"] == sent.stage and other["version"] != chosen["version"]:
+            if other.get("mlflow_stage") == sent.stage and other["version"] != chosen["version"]:
                 _change(azure, "model", key, other | {"mlflow_stage": "Archived"})
     return {"model_version": _render_version(_change_version(azure, sent, mlflow_stage=sent.stage))}
 
@@ -362,7 +362,7 @@ def _change(azure: Azure, kind: str, key: str, changed: Document) -> Document:
 
 def _latest_versions(azure: Azure, name: str, stages: Sequence[str] = STAGES) -> list[dict[str, Any]]:
     # Later ones replace earlier ones.
-    newest = {stored["mlflow_stage"]: stored for _, stored in azure.store.list("model", f"{name}/")}
+    newest = {stored.get("mlflow_stage", "None"): stored for _, stored in azure.store.list("model", f"{name}/")}
     return [_render_version(newest[stage]) for stage in stages if stage in newest]
 
 
@@ -374,7 +374,7 @@ def _render_version(stored: Document) -> dict[str, Any]:
     return {
         "name": stored["name"],
         "version": stored["version"],
-        "current_stage": stored["mlflow_stage"],
+        "current_stage": stored.get("mlflow_stage", "None"),
         "source": _source(stored),
         "run_id": stored["job"] or "",
         "status": "READY",

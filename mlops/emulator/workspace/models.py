@@ -122,7 +122,7 @@ def register(azure: Azure, name: str, version: str, sent: VersionProperties) -> 
             "anonymous": sent.is_anonymous,
             "archived": sent.is_archived,
             "description": sent.description,
-            "mlflow_stage": existing["mlflow_stage"] if existing else "None",
+            "mlflow_stage": (existing or {}).get("mlflow_stage", "None"),
             "properties": sent.properties or {},
             "stage": sent.stage or "Development",
             "tags": sent.tags or {},
