@@ -17,7 +17,7 @@ from statistics import mean, median
 
 from mlops.cli.canary import pairs_of_steps
 from mlops.core import console
-from mlops.core.config import PromotionConfig
+from mlops.core.settings import PromotionConfig
 from mlops.judging.canary import Canary, Measured
 from mlops.judging.statistics.sequential import Finding
 

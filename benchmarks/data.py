@@ -28,8 +28,8 @@ import msgspec
 import psutil
 
 from mlops.core import console
-from mlops.core.config import Config
 from mlops.core.run import Run
+from mlops.core.settings import Config
 from mlops.dataset.checks import check
 from mlops.dataset.conversation import SPLITS
 from mlops.dataset.near_duplicates import check_near_duplicates

@@ -18,8 +18,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from mlops.core.config import Config, load
+from mlops.core.config import load
 from mlops.core.run import Run
+from mlops.core.settings import Config
 from mlops.dataset.suites import freeze
 from mlops.emulator.registry.weights import ensure_standin
 from mlops.prepare import prepare

@@ -25,8 +25,9 @@ import numpy as np
 from benchmarks.gate import percent, table_head, table_row
 from benchmarks.gate_pairs import Floats, evidence
 from mlops.cloud.anchor import promotion_tags
-from mlops.core.config import Rule, load
+from mlops.core.config import load
 from mlops.core.records import Evaluated, Judged, Registered, Verdict
+from mlops.core.settings import Rule
 from mlops.judging.evidence import Evidence
 from mlops.judging.statistics.spending import spend
 from mlops.judging.verdict import decide

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mlops.core.config import Rule
+from mlops.core.settings import Rule
 from mlops.judging.evidence import Evidence, FrozenSuite, ModelEvidence, Rows
 from mlops.judging.metric_table import COLUMNS
 from mlops.judging.metrics import parse

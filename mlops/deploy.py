@@ -15,11 +15,11 @@ from mlops.cloud.standby import remove_standby
 from mlops.cloud.tags import EXPIRES, SERVED_MODEL, fit
 from mlops.cloud.workspace import Workspace
 from mlops.core import console
-from mlops.core.config import Config, EndpointConfig
 from mlops.core.errors import DeploymentFailed, MlopsError, TrafficError
 from mlops.core.records import Deployed, Judged, Registered
 from mlops.core.reuse import reuse_key
 from mlops.core.run import Run
+from mlops.core.settings import Config, EndpointConfig
 
 __all__ = ["EXCLUDED", "deploy", "deployment_name", "main"]
 

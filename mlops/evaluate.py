@@ -24,12 +24,12 @@ from mlops.cloud.jobs import JobInput
 from mlops.cloud.preferences import COLUMN, METRIC, Preferences, collect_preferences, judge_digest
 from mlops.cloud.workspace import Workspace
 from mlops.core import console
-from mlops.core.config import Config
 from mlops.core.errors import EvidenceError
 from mlops.core.evaluation_version import evaluation_version
 from mlops.core.records import Evaluated, FileDigest, ModelScores, Registered, Suite, Trained, Validated
 from mlops.core.reuse import reuse_key
 from mlops.core.run import Run, file_sha256
+from mlops.core.settings import Config
 from mlops.judging import metrics
 from mlops.judging.evidence import InvalidScores, Rows
 from mlops.report import verdict_tags

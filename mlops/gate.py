@@ -22,10 +22,10 @@ from pathlib import Path
 from mlops.cli import gate_files, gate_queries, stage
 from mlops.cloud.workspace import Workspace
 from mlops.core import console
-from mlops.core.config import Config
 from mlops.core.errors import AzureError, UsageError
 from mlops.core.records import Evaluated, Judged, Trained, Verdict
 from mlops.core.run import Run, write_atomically
+from mlops.core.settings import Config
 from mlops.github import override as overrides
 from mlops.judging.judge import judge
 from mlops.report import html, markdown, verdict_tags

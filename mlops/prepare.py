@@ -17,11 +17,11 @@ from pathlib import Path
 
 from mlops.cli import stage
 from mlops.core import console
-from mlops.core.config import Config, DataConfig
 from mlops.core.errors import DataError, ValidationFailed
 from mlops.core.records import Prepared
 from mlops.core.reuse import reuse_key
 from mlops.core.run import Run, file_sha256
+from mlops.core.settings import Config, DataConfig
 from mlops.dataset import fingerprint
 from mlops.dataset.candidates import Candidate, Reader, sample
 from mlops.dataset.checks import RETENTION, TARGET_SPLIT, TRAINING_SPLIT

@@ -16,10 +16,10 @@ from mlops.cloud.endpoints import EndpointView
 from mlops.cloud.tags import PREVIOUS, PREVIOUS_ID
 from mlops.cloud.workspace import Workspace
 from mlops.core import console
-from mlops.core.config import Config
 from mlops.core.errors import NotPromoted, RecordError, TrafficError
 from mlops.core.records import CanaryEvidence, Deployed, Evaluated, Judged, Promoted, Registered, Smoked
 from mlops.core.run import Run
+from mlops.core.settings import Config
 from mlops.github.review import require_review
 
 __all__ = ["main", "promote"]

@@ -31,12 +31,12 @@ from mlops.cloud.tags import (
 )
 from mlops.cloud.workspace import Workspace
 from mlops.core import console
-from mlops.core.config import Config
 from mlops.core.errors import ConfigError, RegistrationError
 from mlops.core.git import commit
 from mlops.core.records import Evaluated, Judged, Registered, Trained
 from mlops.core.reuse import reuse_key
 from mlops.core.run import Run
+from mlops.core.settings import Config
 
 __all__ = ["EXCLUDED", "main", "register", "registration_key"]
 

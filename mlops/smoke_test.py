@@ -17,11 +17,11 @@ from mlops.cloud.errors import Forbidden
 from mlops.cloud.invoke import ScoringResponse, build_payload
 from mlops.cloud.workspace import Workspace
 from mlops.core import console
-from mlops.core.config import Config
 from mlops.core.errors import MlopsError, RecordError, SmokeTestFailed
 from mlops.core.records import Deployed, Prepared, Sample, Smoked
 from mlops.core.reuse import reuse_key
 from mlops.core.run import Run, write_atomically
+from mlops.core.settings import Config
 from mlops.dataset.questions import Question, fault, questions
 from mlops.judging.statistics.percentile import percentile
 

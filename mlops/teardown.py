@@ -16,10 +16,10 @@ from mlops.cloud.tags import PREVIOUS, PREVIOUS_ID, RUN
 from mlops.cloud.traffic import read_change
 from mlops.cloud.workspace import Workspace
 from mlops.core import console
-from mlops.core.config import Config
 from mlops.core.errors import MlopsError, TeardownIncomplete
 from mlops.core.records import TornDown
 from mlops.core.run import Run
+from mlops.core.settings import Config
 
 __all__ = ["main", "teardown"]
 

@@ -22,12 +22,12 @@ from mlops.cloud.parameters import COMPUTES, Resolved, resolve, typed
 from mlops.cloud.tags import BASE_MODEL, COMMIT, COMPONENT, DATA_FINGERPRINT, DETACHED, RUN, RUN_KEY, SETTINGS, WAITING
 from mlops.cloud.workspace import Workspace
 from mlops.core import console
-from mlops.core.config import Config
 from mlops.core.errors import ConfigError, Detached
 from mlops.core.git import commit
 from mlops.core.records import Parameter, Prepared, Trained, Validated
 from mlops.core.reuse import reuse_key
 from mlops.core.run import Run
+from mlops.core.settings import Config
 
 __all__ = ["EXCLUDED", "display_name", "main", "run_key", "train"]
 

@@ -30,10 +30,10 @@ from mlops.cloud.quota import describe as describe_needs
 from mlops.cloud.standby import find_standby
 from mlops.cloud.workspace import Workspace
 from mlops.core import console
-from mlops.core.config import Config, Rule
 from mlops.core.errors import AzureError, ConfigError, NotPromoted, ValidationFailed
 from mlops.core.records import Finding, Prepared, Suite, Validated
 from mlops.core.run import Run, write_atomically
+from mlops.core.settings import Config, Rule
 from mlops.dataset import suites
 from mlops.dataset.checks import RETENTION, TRAINING_SPLIT, check
 from mlops.dataset.conversation import SPLITS

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from mlops.cloud.workspace import Workspace
-from mlops.core.config import Config, load
+from mlops.core.config import load
+from mlops.core.settings import Config
 from mlops.emulator.base.azure import Options
 from mlops.emulator.base.faults import Faults
 from mlops.emulator.base.fork_servers import ForkServers

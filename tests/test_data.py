@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mlops.core.config import DataConfig
+from mlops.core.settings import DataConfig
 from mlops.dataset.checks import RETENTION, check
 from mlops.dataset.conversation import Conversation, RetentionItem, read_jsonl
 from mlops.dataset.hashes import content_id, normalize

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import re
 
-from mlops.core.config import EndpointConfig
+from mlops.core.settings import EndpointConfig
 from mlops.deploy import deployment_name
 
 MODEL = "/subscriptions/s/resourceGroups/g/providers/Microsoft.MachineLearningServices/workspaces/w/models/m/versions/1"

@@ -15,7 +15,8 @@ import yaml
 
 from mlops.__main__ import COMMANDS, main
 from mlops.cloud.permissions import SCOPES, role_name
-from mlops.core.config import COORDINATES, load
+from mlops.core.config import load
+from mlops.core.settings import COORDINATES
 from mlops.emulator.identity.github_oidc import ISSUER
 from mlops.github.oidc import AUDIENCE
 from tests.live.conftest import LIVE

@@ -11,10 +11,10 @@ import pytest
 
 from mlops.cli import guard
 from mlops.cloud.workspace import Workspace
-from mlops.core.config import Config, EndpointConfig, GateConfig, Rule
 from mlops.core.errors import AzureError, ConfigError, EvidenceError, NotPromoted, RecordError, SelfTestFailed
 from mlops.core.records import Evaluated, Judged, Outcome, Override, Trained, Validated, Verdict
 from mlops.core.run import Run
+from mlops.core.settings import Config, EndpointConfig, GateConfig, Rule
 from mlops.gate import gate, main
 from mlops.judging import validity
 from mlops.judging.judge import judge

@@ -15,10 +15,10 @@ from typing import Any
 import datasets
 import pytest
 
-from mlops.core.config import Config
 from mlops.core.errors import ConfigError, DataError, ValidationFailed
 from mlops.core.records import Prepared
 from mlops.core.run import Run, file_sha256
+from mlops.core.settings import Config
 from mlops.dataset.checks import check
 from mlops.dataset.conversation import SPLITS, Conversation, read_jsonl
 from mlops.prepare import ORDER, prepare

@@ -36,7 +36,6 @@ from mlops.cloud.tags import (
     TRAINING_JOB,
 )  # fmt: skip
 from mlops.cloud.workspace import Workspace
-from mlops.core.config import Config
 from mlops.core.errors import (
     AzureError,
     CanaryStopped,
@@ -49,6 +48,7 @@ from mlops.core.errors import (
 )
 from mlops.core.records import Deployed, Promoted, Registered, Smoked, TornDown, Verdict
 from mlops.core.run import Run
+from mlops.core.settings import Config
 from mlops.dataset.questions import Question
 from mlops.deploy import deploy, deployment_name
 from mlops.emulator.server import Emulator

@@ -12,9 +12,9 @@ import pytest
 from mlops.cloud.collected import read_requests
 from mlops.cloud.invoke import EndpointClient, ScoringResponse, build_payload
 from mlops.cloud.workspace import Workspace
-from mlops.core.config import Config
 from mlops.core.errors import CanaryStopped
 from mlops.core.run import Run
+from mlops.core.settings import Config
 from mlops.deploy import deploy
 from mlops.emulator.storage import blobs
 from mlops.promote import promote

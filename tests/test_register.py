@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from mlops.cloud.workspace import Workspace
-from mlops.core.config import Config
 from mlops.core.errors import NotPromoted
 from mlops.core.records import Evaluated, Judged, Override, Registered, Trained, Verdict
 from mlops.core.run import Run
+from mlops.core.settings import Config
 from mlops.emulator.server import Emulator
 from mlops.emulator.workspace import uris
 from mlops.register import NAME, register

@@ -10,8 +10,8 @@ from pydantic import BaseModel, create_model
 
 from mlops import deploy, prepare, register, smoke_test, train
 from mlops.core import evaluation_version
-from mlops.core.config import Config, JudgeConfig, Tables
 from mlops.core.records import Trained, Validated
+from mlops.core.settings import Config, JudgeConfig, Tables
 from mlops.dataset.sources import find_source
 
 NEVER_COUNTED = {

@@ -10,10 +10,10 @@ import pytest
 from mlops.cloud.answers import SHAPES
 from mlops.cloud.invoke import build_payload
 from mlops.cloud.workspace import Workspace
-from mlops.core.config import Config
 from mlops.core.errors import SmokeTestFailed
 from mlops.core.records import Deployed, Judged, Registered, Trained
 from mlops.core.run import Run
+from mlops.core.settings import Config
 from mlops.emulator.server import Emulator
 from mlops.judging.statistics.percentile import percentile
 from mlops.smoke_test import smoke_test

@@ -10,9 +10,9 @@ from mlops.cloud.jobs import Jobs
 from mlops.cloud.tags import RUN_KEY
 from mlops.cloud.watch import Watch
 from mlops.cloud.workspace import Workspace
-from mlops.core.config import ComputeConfig, Config
 from mlops.core.errors import ConfigError, JobCanceled, JobFailed
 from mlops.core.records import Parameter, Trained
+from mlops.core.settings import ComputeConfig, Config
 from mlops.train import display_name, run_key, train
 from tests.support.deployments import ready_to_train
 

@@ -14,10 +14,10 @@ from azure.core.exceptions import HttpResponseError
 
 from mlops.cloud.tags import MARK, PIPELINE, TARGET
 from mlops.cloud.workspace import Workspace
-from mlops.core.config import Config
 from mlops.core.errors import ConfigError, CredentialError, RecordError, ValidationFailed
 from mlops.core.records import Prepared, Validated
 from mlops.core.run import Run, file_sha256
+from mlops.core.settings import Config
 from mlops.dataset.conversation import SPLITS
 from mlops.emulator.server import Emulator
 from mlops.prepare import prepare

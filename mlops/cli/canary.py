@@ -17,10 +17,10 @@ from mlops.cloud.endpoints import EndpointView
 from mlops.cloud.invoke import EndpointClient, build_payload
 from mlops.cloud.workspace import Workspace
 from mlops.core import console
-from mlops.core.config import Config, PromotionConfig
 from mlops.core.errors import CanaryStopped, RecordError
 from mlops.core.records import CanaryEvidence, CanaryMeasure, Validated
 from mlops.core.run import Run, file_sha256
+from mlops.core.settings import Config, PromotionConfig
 from mlops.dataset.questions import Question, fault, questions
 from mlops.judging.canary import Canary, Measured, fewest_pairs
 from mlops.judging.statistics.percentile import percentile

@@ -13,9 +13,10 @@ from pathlib import Path
 
 from mlops.cli import plan, stage
 from mlops.core import console
-from mlops.core.config import Config, load, targets
+from mlops.core.config import load, targets
 from mlops.core.errors import ConfigError, GitHubRefused, UsageError
 from mlops.core.run import Run
+from mlops.core.settings import Config
 from mlops.github.client import Repository, run_url
 from mlops.report import rule_changes
 from mlops.report.comment import MARKER, text

@@ -14,7 +14,7 @@ from mlops.cloud.errors import NotFound
 from mlops.cloud.tags import MARK, OWNER, PIPELINE, RUN, TARGET
 from mlops.cloud.workspace import Workspace
 from mlops.core import console
-from mlops.core.config import Config
+from mlops.core.settings import Config
 
 __all__ = ["Item", "costs", "list_items", "main"]
 

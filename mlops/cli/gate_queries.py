@@ -11,10 +11,11 @@ from pydantic import ValidationError
 from mlops.cli.stage import Answer
 from mlops.cloud.workspace import Workspace
 from mlops.core import console
-from mlops.core.config import Config, Rule, parse_override
+from mlops.core.config import parse_override
 from mlops.core.errors import UsageError
 from mlops.core.records import Judged, Verdict
 from mlops.core.run import Run
+from mlops.core.settings import Config, Rule
 from mlops.judging import judge
 from mlops.report import explain as explanation
 from mlops.report import verdict_tags

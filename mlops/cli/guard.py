@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from mlops.cli import plan
 from mlops.core import console
-from mlops.core.config import Config
 from mlops.core.errors import NotPromoted
 from mlops.core.records import Judged, Override
 from mlops.core.run import Run
+from mlops.core.settings import Config
 from mlops.github import override as overrides
 from mlops.judging.replay import check_verdict
 

@@ -19,11 +19,12 @@ from pydantic import BaseModel, Field
 from mlops.cli import stage
 from mlops.cloud.preflight import estimate_cost
 from mlops.core import console
-from mlops.core.config import Config, environment_overrides
+from mlops.core.config import environment_overrides
 from mlops.core.errors import UsageError
 from mlops.core.git import commit
 from mlops.core.records import Judged, Verdict
 from mlops.core.run import Run, read_checked, write_atomically
+from mlops.core.settings import Config
 from mlops.github.client import run_url
 from mlops.github.provenance import check_runs
 

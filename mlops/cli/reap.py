@@ -22,8 +22,9 @@ from mlops.cloud.standby import find_standby, is_expired
 from mlops.cloud.tags import DETACHED, EXPIRES, MARK, PIPELINE, RUN, TARGET, WAITING
 from mlops.cloud.workspace import Workspace
 from mlops.core import console
-from mlops.core.config import Config, ephemeral_targets
+from mlops.core.config import ephemeral_targets
 from mlops.core.errors import GitHubRefused, MlopsError, TeardownIncomplete
+from mlops.core.settings import Config
 from mlops.github.client import Repository
 
 __all__ = ["main", "reap"]

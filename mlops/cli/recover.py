@@ -11,7 +11,7 @@ from mlops.cli import stage
 from mlops.cloud import traffic
 from mlops.cloud.workspace import Workspace
 from mlops.core import console
-from mlops.core.config import Config
+from mlops.core.settings import Config
 
 __all__ = ["main", "recover"]
 

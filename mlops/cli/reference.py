@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mlops.core.config import COORDINATES, Tables
+from mlops.core.settings import COORDINATES, Tables
 
 __all__ = ["markdown"]
 

@@ -18,8 +18,8 @@ from typing import Any
 
 from mlops.cli import stage
 from mlops.cloud.permissions import ENVIRONMENTS, SCOPES, make_role
-from mlops.core.config import COORDINATES
 from mlops.core.errors import UsageError
+from mlops.core.settings import COORDINATES
 
 __all__ = ["main"]
 

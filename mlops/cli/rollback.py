@@ -20,8 +20,8 @@ from mlops.cloud.invoke import build_payload
 from mlops.cloud.tags import PREVIOUS, PREVIOUS_ID, PREVIOUS_MODEL, ROLLED_BACK, ROLLED_BACK_BY, SERVED_MODEL
 from mlops.cloud.workspace import Workspace
 from mlops.core import console
-from mlops.core.config import Config
 from mlops.core.errors import TrafficError
+from mlops.core.settings import Config
 
 __all__ = ["main", "rollback"]
 

@@ -28,10 +28,11 @@ from pydantic_core import to_json
 
 from mlops.cloud.workspace import Workspace
 from mlops.core import console
-from mlops.core.config import Config, load
+from mlops.core.config import load
 from mlops.core.errors import OUTPUT_CLOSED, Detached, Interrupted, MlopsError, StorageFailed, UsageError
 from mlops.core.records import Record
 from mlops.core.run import Run
+from mlops.core.settings import Config
 
 __all__ = ["Answer", "Command", "Context", "bare_parser", "command", "finish", "guarded", "load_context", "parser"]
 

@@ -15,8 +15,8 @@ from mlops.cloud.session import Session
 from mlops.cloud.tags import MARK, PIPELINE
 from mlops.cloud.vm_sizes import VmSize
 from mlops.core import console
-from mlops.core.config import ComputeConfig
 from mlops.core.errors import AzureError, ConfigError
+from mlops.core.settings import ComputeConfig
 
 __all__ = ["ComputeView", "Computes"]
 

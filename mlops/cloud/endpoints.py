@@ -18,8 +18,8 @@ from mlops.cloud.network import describe_difference
 from mlops.cloud.session import Session
 from mlops.cloud.tags import CREATION_ID
 from mlops.core import console
-from mlops.core.config import EndpointConfig
 from mlops.core.errors import AzureError, ConfigError, DeploymentFailed, TrafficError
+from mlops.core.settings import EndpointConfig
 
 __all__ = ["COLLECTION", "FAILED_STATES", "DeploymentView", "EndpointView", "Endpoints", "LiveModels", "end_mirroring_command"]
 

@@ -18,8 +18,8 @@ from urllib.parse import urlsplit
 
 from mlops.cloud.rest import Rest
 from mlops.core import console
-from mlops.core.config import JudgeConfig
 from mlops.core.errors import AzureError, ConfigError, EvidenceError
+from mlops.core.settings import JudgeConfig
 
 __all__ = ["INSTRUCTIONS", "KEY", "Agreement", "JudgeModel", "Pair", "agreement", "read_labeled_pairs"]
 

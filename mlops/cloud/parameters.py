@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mlops.cloud.assets import Component, ComponentInput
-from mlops.core.config import Scalar, TrainingConfig
 from mlops.core.console import did_you_mean
 from mlops.core.errors import ConfigError
 from mlops.core.records import Parameter
+from mlops.core.settings import Scalar, TrainingConfig
 
 __all__ = ["COMPUTES", "RESERVED", "Resolved", "resolve", "text", "typed"]
 

@@ -16,9 +16,9 @@ from typing import Any
 
 from mlops.cloud.judge_model import INSTRUCTIONS, JudgeModel, Pair, agreement, read_labeled_pairs
 from mlops.core import console
-from mlops.core.config import JudgeConfig
 from mlops.core.errors import ConfigError
 from mlops.core.run import write_atomically
+from mlops.core.settings import JudgeConfig
 
 __all__ = ["COLUMN", "METRIC", "Preferences", "collect_preferences", "judge_digest"]
 

@@ -17,9 +17,9 @@ from mlops.cloud.network import NetworkView
 from mlops.cloud.parameters import RESERVED
 from mlops.cloud.quota import Need, Usage, find_shortages
 from mlops.cloud.vm_sizes import VmSize
-from mlops.core.config import BudgetConfig, ComputeConfig, EndpointConfig, Scalar, TrainingConfig
 from mlops.core.console import did_you_mean
 from mlops.core.records import Finding
+from mlops.core.settings import BudgetConfig, ComputeConfig, EndpointConfig, Scalar, TrainingConfig
 
 __all__ = [
     "UNSUPPORTED_SIZES",

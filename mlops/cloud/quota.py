@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, cast
 
 from mlops.cloud.vm_sizes import VmSize, count_reserved_instances, find
-from mlops.core.config import Config
+from mlops.core.settings import Config
 
 __all__ = ["Deployment", "Need", "State", "Usage", "count_cores", "describe", "find_needs", "find_shortages", "lacks_limit"]
 

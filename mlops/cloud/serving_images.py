@@ -14,8 +14,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mlops.cloud.preflight import Locate, make_finding
-from mlops.core.config import Config
 from mlops.core.records import Finding
+from mlops.core.settings import Config
 
 __all__ = ["CHECKED", "IMAGES", "TRAININGS", "Image", "Training", "can_load", "check_images", "tables"]
 

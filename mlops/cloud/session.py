@@ -19,8 +19,8 @@ from mlops.cloud.credential import MANAGEMENT_SCOPE, sign_in
 from mlops.cloud.errors import translate_errors
 from mlops.cloud.retries import use_safe_retries
 from mlops.cloud.tags import MARK, OWNER, PIPELINE, RUN, TARGET, fit
-from mlops.core.config import COORDINATES, Config
 from mlops.core.errors import ConfigError
+from mlops.core.settings import COORDINATES, Config
 from mlops.core.user import current_user
 from mlops.github.oidc import decode_claims
 

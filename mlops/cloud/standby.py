@@ -12,7 +12,7 @@ from mlops.cloud.endpoints import DeploymentView, EndpointView
 from mlops.cloud.tags import PREVIOUS, PREVIOUS_ID, PREVIOUS_UNTIL
 from mlops.cloud.workspace import Workspace
 from mlops.core import console
-from mlops.core.config import EndpointConfig
+from mlops.core.settings import EndpointConfig
 
 __all__ = ["STANDBY_TAGS", "find_standby", "is_expired", "remove_standby", "standby_tags"]
 

@@ -22,8 +22,8 @@ from mlops.cloud.standby import standby_tags
 from mlops.cloud.tags import CHANGE, PREVIOUS_MODEL, ROLLED_BACK, ROLLED_BACK_BY, RUN, shorten_model
 from mlops.cloud.workspace import Workspace
 from mlops.core import console
-from mlops.core.config import Config
 from mlops.core.errors import MlopsError, TrafficError
+from mlops.core.settings import Config
 
 __all__ = [
     "Busy",

@@ -15,8 +15,8 @@ from mlops.cloud.session import Session
 from mlops.cloud.tags import MARK, PIPELINE, TARGET
 from mlops.cloud.tracking import Tracking
 from mlops.cloud.watch import Watch
-from mlops.core.config import Config
 from mlops.core.errors import NotPromoted
+from mlops.core.settings import Config
 
 __all__ = ["Workspace"]
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from mlops.core.console import did_you_mean
 
-__all__ = ["explain", "locate"]
+__all__ = ["explain", "locate", "sections"]
 
 
 def locate(file: str, sections: Sequence[str], overrides: Mapping[str, str], key: str) -> str:
@@ -100,3 +100,8 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
     """The model that an annotation is, or holds: ``Model``, ``Model | None``, ``dict[str, Model]``."""
     candidates = [annotation, *get_args(annotation)]
     return next((item for item in candidates if isinstance(item, type) and issubclass(item, BaseModel)), None)
+
+
+def sections(target: str) -> tuple[str, str]:
+    """Return the names of the tables that a target's settings may stand in: its own, and the defaults."""
+    return f"targets.{target}", "defaults"

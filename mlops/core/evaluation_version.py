@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mlops.core.config import Config
 from mlops.core.records import Validated
 from mlops.core.reuse import reuse_key
 from mlops.core.run import file_sha256
+from mlops.core.settings import Config
 
 __all__ = ["EXCLUDED", "evaluation_version", "scoring_code"]
 

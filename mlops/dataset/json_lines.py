@@ -12,7 +12,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import IO, Any
 
-from mlops.core.config import DataConfig
+from mlops.core.settings import DataConfig
 from mlops.dataset.chunks import Chunk, map_chunks
 from mlops.dataset.contents import check_content, decompress
 from mlops.dataset.conversation import Conversation, InvalidRow, decode_block, lines_of, read_blocks

@@ -22,9 +22,9 @@ from typing import Any
 
 import msgspec
 
-from mlops.core.config import DataConfig
 from mlops.core.console import did_you_mean
 from mlops.core.errors import DataError
+from mlops.core.settings import DataConfig
 from mlops.dataset.conversation import Conversation, InvalidRow, Message
 from mlops.dataset.hashes import content_id
 

@@ -12,8 +12,8 @@ from typing import IO, Any
 
 import msgspec
 
-from mlops.core.config import DataConfig
 from mlops.core.errors import DataError
+from mlops.core.settings import DataConfig
 from mlops.dataset.contents import check_content, decompress, suffixes
 from mlops.dataset.conversation import Conversation, InvalidRow
 from mlops.dataset.json_lines import JsonLinesRows

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import repeat
 from typing import Any, Protocol
 
-from mlops.core.config import DataConfig
+from mlops.core.settings import DataConfig
 from mlops.dataset.conversation import Conversation, InvalidRow, convert, decode, decode_any
 from mlops.dataset.hashes import hash64
 from mlops.dataset.layouts import Layout, recognize

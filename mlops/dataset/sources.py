@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from mlops.core import console
-from mlops.core.config import DataConfig
 from mlops.core.console import did_you_mean
 from mlops.core.errors import ConfigError, DataError
+from mlops.core.settings import DataConfig
 from mlops.dataset import chitchat
 from mlops.dataset.contents import COMPRESSIONS
 from mlops.dataset.conversation import SPLITS

@@ -8,9 +8,9 @@ from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import Literal
 
-from mlops.core.config import EvaluationConfig
 from mlops.core.records import Finding
 from mlops.core.run import write_atomically
+from mlops.core.settings import EvaluationConfig
 from mlops.dataset.conversation import Conversation, InvalidRow, RetentionItem, lines, read_jsonl
 from mlops.remote.tasks import sample
 

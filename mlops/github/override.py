@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from mlops.core import console
-from mlops.core.config import Config
 from mlops.core.errors import CredentialError, GitHubRefused, UsageError
 from mlops.core.records import Override, Verdict
+from mlops.core.settings import Config
 from mlops.core.user import current_user
 from mlops.github.client import Repository, run_url
 from mlops.github.oidc import request_claims

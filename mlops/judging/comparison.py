@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from mlops.core.config import Rule
 from mlops.core.records import Interval, Outcome
+from mlops.core.settings import Rule
 from mlops.judging.evidence import Rows
 from mlops.judging.metric_table import Floats
 from mlops.judging.metrics import Metric

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from mlops.core.config import Rule
+from mlops.core.settings import Rule
 from mlops.judging.metric_table import COLUMNS, Column, Floats
 
 __all__ = ["Evidence", "FrozenSuite", "InvalidScores", "ModelEvidence", "Reference", "Rows"]

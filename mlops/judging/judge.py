@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from mlops.core.config import Config, Rule
 from mlops.core.errors import ConfigError, EvidenceError, SelfTestFailed
 from mlops.core.evaluation_version import evaluation_version
 from mlops.core.records import Evaluated, Judged, ModelScores, Prepared, Probe, Suite, Trained, Validated
 from mlops.core.reuse import reuse_key
 from mlops.core.run import Run, file_sha256
+from mlops.core.settings import Config, Rule
 from mlops.dataset.checks import RETENTION, TRAINING_SPLIT, check
 from mlops.dataset.hashes import hash64, normalize
 from mlops.judging.evidence import Evidence, FrozenSuite, ModelEvidence, Rows

@@ -11,10 +11,10 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from mlops.core.config import Config
 from mlops.core.errors import EvidenceError, NotPromoted, SelfTestFailed
 from mlops.core.records import Judged
 from mlops.core.run import Run
+from mlops.core.settings import Config
 from mlops.judging.judge import judge
 
 __all__ = ["check_verdict"]

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from mlops.core.config import Rule
 from mlops.core.records import Judgement, Outcome
+from mlops.core.settings import Rule
 from mlops.judging.comparison import Comparison, MetricValues, compare_rows, compare_values, distance, gain
 from mlops.judging.evidence import Evidence, Reference, Rows
 from mlops.judging.metrics import EVERY_KIND, Metric, parse

@@ -20,9 +20,9 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from mlops.core import console
-from mlops.core.config import Rule, RuleName
 from mlops.core.errors import ConfigError, EvidenceError, SelfTestFailed
 from mlops.core.records import Judgement
+from mlops.core.settings import Rule, RuleName
 from mlops.judging.evidence import Evidence, ModelEvidence, Rows
 from mlops.judging.judge import reject_duplicates
 from mlops.judging.metric_table import Column, Floats, MetricDefinition

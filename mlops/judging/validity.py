@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from mlops.core.config import Rule
+from mlops.core.settings import Rule
 from mlops.judging.evidence import Evidence, FrozenSuite, ModelEvidence, Reference, Rows
 from mlops.judging.metric_table import METRICS, Floats, MetricDefinition
 from mlops.judging.metrics import EVERY_KIND, Metric, parse

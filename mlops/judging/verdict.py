@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
-from mlops.core.config import Rule
 from mlops.core.records import Judgement, Outcome, Verdict
+from mlops.core.settings import Rule
 from mlops.judging.evidence import Evidence
 from mlops.judging.rules import expand, judge_rule
 from mlops.judging.statistics.estimate import POWER, significance_level

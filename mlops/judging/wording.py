@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mlops.core.config import Rule
+from mlops.core.settings import Rule
 
 __all__ = ["describe", "describe_requirement", "hidden_share", "number", "percent"]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mlops.core.config import Config
+from mlops.core.settings import Config
 from mlops.report.markdown import table
 
 __all__ = ["Change", "compare", "render"]

@@ -8,7 +8,7 @@ import pytest
 
 from mlops.cli.costs import costs, list_items
 from mlops.cloud.workspace import Workspace
-from mlops.core.config import Config, EndpointConfig
+from mlops.core.settings import Config, EndpointConfig
 from tests.support.deployments import registered_model
 
 Settings = Callable[..., Config]

@@ -9,9 +9,9 @@ import pytest
 
 from mlops.cli.gate_queries import edit_rules, history
 from mlops.cloud.workspace import Workspace
-from mlops.core.config import Config, GateConfig, Rule, TrainingConfig
 from mlops.core.errors import UsageError
 from mlops.core.records import Judged, Trained
+from mlops.core.settings import Config, GateConfig, Rule, TrainingConfig
 from mlops.gate import gate, main
 from mlops.report import verdict_tags
 from tests.support.evidence import make_rule, name_rules

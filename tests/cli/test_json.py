@@ -12,10 +12,10 @@ import pytest
 from mlops.__main__ import COMMANDS, main
 from mlops.cli import stage
 from mlops.core import console
-from mlops.core.config import COORDINATES
 from mlops.core.errors import Detached, JobFailed
 from mlops.core.records import TornDown
 from mlops.core.run import Run
+from mlops.core.settings import COORDINATES
 
 FAILURES: dict[str, tuple[str, str, int]] = {
     **dict.fromkeys(COMMANDS, ("", "ConfigError", 2)),

@@ -12,7 +12,7 @@ from mlops.cli.reap import reap
 from mlops.cloud.endpoints import Endpoints
 from mlops.cloud.tags import EXPIRES, TARGET
 from mlops.cloud.workspace import Workspace
-from mlops.core.config import Config, EndpointConfig
+from mlops.core.settings import Config, EndpointConfig
 
 Settings = Callable[..., Config]
 Open = Callable[[Config], Workspace]

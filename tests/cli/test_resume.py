@@ -12,8 +12,8 @@ import pytest
 from mlops.cli.resume import resume
 from mlops.cloud.tags import COMMIT, DETACHED, MARK, OWNER, PIPELINE, RUN, RUN_KEY, SETTINGS, TARGET, WAITING
 from mlops.cloud.workspace import Workspace
-from mlops.core.config import ComputeConfig, Config
 from mlops.core.errors import GitHubRefused, JobFailed
+from mlops.core.settings import ComputeConfig, Config
 from mlops.emulator import github_api
 from mlops.emulator.base.azure import Options
 from mlops.emulator.identity import entra

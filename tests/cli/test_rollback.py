@@ -14,9 +14,9 @@ from mlops.cli.rollback import rollback
 from mlops.cloud import traffic
 from mlops.cloud.tags import PREVIOUS, PREVIOUS_ID, PREVIOUS_MODEL, ROLLED_BACK, ROLLED_BACK_BY
 from mlops.cloud.workspace import Workspace
-from mlops.core.config import Config, EndpointConfig
 from mlops.core.errors import TrafficError
 from mlops.core.run import Run
+from mlops.core.settings import Config, EndpointConfig
 from mlops.emulator.identity import entra
 from mlops.emulator.server import Emulator
 from mlops.teardown import teardown

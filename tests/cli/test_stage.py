@@ -14,10 +14,10 @@ import pytest
 from mlops.__main__ import main
 from mlops.cli import stage
 from mlops.core import console
-from mlops.core.config import COORDINATES, Config
 from mlops.core.errors import INTERRUPTED, Detached, JobFailed, TrafficError
 from mlops.core.records import Judged, TornDown, Verdict
 from mlops.core.run import Run
+from mlops.core.settings import COORDINATES, Config
 
 
 @pytest.fixture

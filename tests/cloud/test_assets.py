@@ -8,8 +8,8 @@ import pytest
 from mlops.cloud.assets import _input, _mapping, _names
 from mlops.cloud.errors import NotFound
 from mlops.cloud.workspace import Workspace
-from mlops.core.config import Config
 from mlops.core.errors import AzureError
+from mlops.core.settings import Config
 from mlops.emulator.server import Emulator
 
 Settings = Callable[..., Config]

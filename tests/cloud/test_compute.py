@@ -6,8 +6,8 @@ import pytest
 
 from mlops.cloud import vm_sizes
 from mlops.cloud.workspace import Workspace
-from mlops.core.config import ComputeConfig, Config
 from mlops.core.errors import AzureError
+from mlops.core.settings import ComputeConfig, Config
 from mlops.emulator.server import Emulator
 
 Settings = Callable[..., Config]

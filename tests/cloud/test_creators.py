@@ -13,9 +13,9 @@ from mlops.cloud.creators import creator_of, creator_of_token
 from mlops.cloud.jobs import JobView
 from mlops.cloud.tags import RUN_KEY, SERVED_MODEL, TRAINING_JOB
 from mlops.cloud.workspace import Workspace
-from mlops.core.config import ComputeConfig, Config
 from mlops.core.errors import AzureError, DeploymentFailed
 from mlops.core.records import Registered
+from mlops.core.settings import ComputeConfig, Config
 from mlops.deploy import deploy, deployment_name
 from mlops.emulator.base.azure import object_id
 from mlops.emulator.identity import entra

@@ -14,8 +14,8 @@ from mlops.cloud.endpoints import EndpointView, LiveModels, _delete, _wait
 from mlops.cloud.errors import NotFound
 from mlops.cloud.invoke import build_payload
 from mlops.cloud.workspace import Workspace
-from mlops.core.config import EndpointConfig
 from mlops.core.errors import AzureError, ConfigError, DeploymentFailed, TrafficError
+from mlops.core.settings import EndpointConfig
 from mlops.emulator.server import Emulator
 from tests.support.deployments import registered_model
 

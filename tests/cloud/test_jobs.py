@@ -15,8 +15,8 @@ from mlops.cloud.session import Session
 from mlops.cloud.tags import RUN_KEY
 from mlops.cloud.watch import Watch
 from mlops.cloud.workspace import Workspace
-from mlops.core.config import ComputeConfig, Config
 from mlops.core.errors import AzureError, CredentialError, Detached, JobCanceled, JobFailed, JobStatusUnknown, MlopsError
+from mlops.core.settings import ComputeConfig, Config
 
 Settings = Callable[..., Config]
 Fault = Callable[[str], None]

@@ -10,8 +10,8 @@ import pytest
 from azure.core.credentials import AccessToken
 
 from mlops.cloud.judge_model import KEY, JudgeModel, Pair, agreement, read_labeled_pairs
-from mlops.core.config import JudgeConfig
 from mlops.core.errors import AzureError, ConfigError, EvidenceError
+from mlops.core.settings import JudgeConfig
 from tests.support import judge_server
 from tests.support.judge_server import JudgeServer
 

@@ -4,8 +4,8 @@ import pytest
 
 from mlops.cloud.assets import Component, ComponentInput
 from mlops.cloud.parameters import RESERVED, Resolved, resolve, text, typed
-from mlops.core.config import Scalar, TrainingConfig
 from mlops.core.errors import ConfigError
+from mlops.core.settings import Scalar, TrainingConfig
 
 
 def component(*inputs: ComponentInput) -> Component:

@@ -22,8 +22,8 @@ from mlops.cloud.preflight import (
     estimate_cost,
 )
 from mlops.cloud.vm_sizes import VmSize
-from mlops.core.config import Config
 from mlops.core.records import Finding
+from mlops.core.settings import Config
 
 NODES = "/subscriptions/s/resourceGroups/rg/providers/Microsoft.ManagedIdentity/userAssignedIdentities/nodes"
 TODAY = date(2026, 6, 15)

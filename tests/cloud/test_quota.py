@@ -10,7 +10,7 @@ import pytest
 
 from mlops.cloud.quota import Deployment, Need, Usage, count_cores, describe, find_needs, find_shortages, lacks_limit
 from mlops.cloud.vm_sizes import VmSize, count_reserved_instances
-from mlops.core.config import Config
+from mlops.core.settings import Config
 
 A100, DS3 = "Standard_NC24ads_A100_v4", "Standard_DS3_v2"
 FAMILY = "standardNCADSA100v4Family"

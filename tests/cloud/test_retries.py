@@ -11,8 +11,8 @@ from mlops.cloud import retries
 from mlops.cloud.errors import NotFound
 from mlops.cloud.rest import Rest
 from mlops.cloud.workspace import Workspace
-from mlops.core.config import ComputeConfig
 from mlops.core.errors import AzureError
+from mlops.core.settings import ComputeConfig
 
 Fault = Callable[[str], None]
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from mlops.cloud.serving_images import IMAGES, TRAININGS, can_load, check_images
-from mlops.core.config import Config
+from mlops.core.settings import Config
 from mlops.emulator.component import spec
 from mlops.emulator.registry import catalog
 

@@ -10,8 +10,8 @@ from mlops.cloud.errors import NotFound
 from mlops.cloud.session import Session, _check_cloud
 from mlops.cloud.tags import MARK, OWNER, PIPELINE, RUN, TARGET
 from mlops.cloud.workspace import Workspace
-from mlops.core.config import Config
 from mlops.core.errors import ConfigError, CredentialError
+from mlops.core.settings import Config
 from mlops.emulator.server import Emulator
 
 Settings = Callable[..., Config]

@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from mlops.core.config import Config, load, split_overrides
+from mlops.core.config import load, split_overrides
 from mlops.core.errors import ConfigError
+from mlops.core.settings import Config
 
 Make = Callable[..., Config]
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from mlops.core.config import Config
 from mlops.core.run import Run
+from mlops.core.settings import Config
 from mlops.dataset import candidates, chunks, processes
 from mlops.dataset.candidates import sample, shorten
 from mlops.dataset.conversation import Conversation, Message, convert, encode

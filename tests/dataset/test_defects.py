@@ -14,9 +14,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from mlops.core.config import Config
 from mlops.core.errors import DataError, ValidationFailed
 from mlops.core.run import Run
+from mlops.core.settings import Config
 from mlops.dataset.checks import RULES, check
 from mlops.dataset.conversation import SPLITS
 from mlops.prepare import prepare

@@ -18,8 +18,8 @@ import pyarrow
 import pytest
 from pyarrow import ipc, parquet
 
-from mlops.core.config import DataConfig
 from mlops.core.errors import ConfigError, DataError
+from mlops.core.settings import DataConfig
 from mlops.dataset.conversation import SPLITS, Conversation, InvalidRow
 from mlops.dataset.files import split_of
 from mlops.dataset.rows import Rows

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from mlops.core.config import DataConfig
 from mlops.core.errors import DataError
+from mlops.core.settings import DataConfig
 from mlops.dataset.conversation import Conversation, InvalidRow
 from mlops.dataset.hashes import content_id
 from mlops.dataset.layouts import Layout, recognize

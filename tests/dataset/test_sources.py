@@ -10,8 +10,8 @@ from typing import Any
 import datasets
 import pytest
 
-from mlops.core.config import DataConfig
 from mlops.core.errors import ConfigError, DataError
+from mlops.core.settings import DataConfig
 from mlops.dataset.conversation import SPLITS, Conversation, InvalidRow, Message, convert
 from mlops.dataset.hashes import hash64
 from mlops.dataset.rows import ListRows, Rows

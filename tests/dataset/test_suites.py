@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mlops.core.config import EvaluationConfig
+from mlops.core.settings import EvaluationConfig
 from mlops.dataset.suites import count_tasks, freeze, stratified_lines, target_lines
 
 

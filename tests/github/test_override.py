@@ -12,10 +12,11 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from mlops.cli import guard
 from mlops.cloud.workspace import Workspace
-from mlops.core.config import Config, load
+from mlops.core.config import load
 from mlops.core.errors import NotPromoted, UsageError
 from mlops.core.records import Judged, Verdict
 from mlops.core.run import Run
+from mlops.core.settings import Config
 from mlops.emulator import github_api
 from mlops.emulator.base.azure import Options
 from mlops.emulator.identity import github_oidc

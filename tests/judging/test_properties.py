@@ -18,8 +18,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from mlops.core.config import Rule
 from mlops.core.records import Judgement, Outcome, Verdict
+from mlops.core.settings import Rule
 from mlops.judging import comparison
 from mlops.judging.evidence import Evidence, ModelEvidence
 from mlops.judging.metrics import parse

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from mlops.core.config import Rule
 from mlops.core.records import Outcome, Verdict
+from mlops.core.settings import Rule
 from mlops.judging.evidence import ModelEvidence
 from mlops.judging.metric_table import METRICS
 from mlops.judging.metrics import parse

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from mlops.core.config import Rule
 from mlops.core.records import Outcome, Verdict
+from mlops.core.settings import Rule
 from mlops.judging.evidence import Evidence, ModelEvidence, Rows
 from mlops.judging.rules import judge_rule
 from mlops.judging.validity import rule_problem

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from mlops.core.config import Config, load
+from mlops.core.config import load
+from mlops.core.settings import Config
 from mlops.report.rule_changes import compare, render
 
 FILE = """

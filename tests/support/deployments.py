@@ -12,10 +12,10 @@ from pathlib import Path
 
 from mlops.cloud.tags import RUN_KEY
 from mlops.cloud.workspace import Workspace
-from mlops.core.config import ComputeConfig, Config, GateConfig, Rule
 from mlops.core.evaluation_version import evaluation_version
 from mlops.core.records import Evaluated, ModelScores, Override, Prepared, Suite, Trained, Validated, Verdict
 from mlops.core.run import Run
+from mlops.core.settings import ComputeConfig, Config, GateConfig, Rule
 from mlops.judging.judge import judge
 from mlops.remote.metrics import aggregate
 

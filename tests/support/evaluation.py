@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from mlops.cloud.workspace import Workspace
-from mlops.core.config import ComputeConfig, Config
 from mlops.core.records import Evaluated, Judged, Registered, Suite, Trained, Validated, Verdict
+from mlops.core.settings import ComputeConfig, Config
 from mlops.emulator.history import runstore
 from mlops.emulator.server import Emulator
 from mlops.emulator.storage import blobs

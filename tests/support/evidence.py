@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mlops.core.config import Rule
+from mlops.core.settings import Rule
 from mlops.judging.evidence import Evidence, FrozenSuite, ModelEvidence, Rows
 from mlops.remote.metrics import aggregate
 

@@ -21,7 +21,7 @@ import pytest
 from mlops.cli.run import STAGES
 from mlops.cloud.permissions import FILE
 from mlops.cloud.tags import DETACHED, RUN, RUN_KEY, WAITING
-from mlops.core.config import ComputeConfig
+from mlops.core.settings import ComputeConfig
 from mlops.emulator import github_api
 from mlops.emulator.base.azure import Options
 from mlops.emulator.identity.roles import Ledger

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from mlops.core.config import Config, GateConfig, Rule
 from mlops.core.evaluation_version import evaluation_version
 from mlops.core.records import Evaluated, Judged, ModelScores, Prepared, Sample, Suite, Trained, Validated
 from mlops.core.run import Run
+from mlops.core.settings import Config, GateConfig, Rule
 from mlops.judging.judge import judge
 from mlops.remote.metrics import aggregate
 from mlops.report import html, markdown

@@ -18,7 +18,7 @@ import pytest
 from mlops.__main__ import main
 from mlops.cli.plan import JOBS
 from mlops.cli.run import STAGES
-from mlops.core.config import GateConfig
+from mlops.core.settings import GateConfig
 from tests.support.workflows.harness import COORDINATES
 from tests.support.workflows.trees import ROOT, inlined, read_workflow
 from tests.workflows.conftest import TRUSTED, TRUSTED_PR

@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
-from mlops.core.config import Rule
 from mlops.core.records import Interval, Judgement, Outcome, Verdict
+from mlops.core.settings import Rule
 from mlops.judging.evidence import Evidence, Reference
 from mlops.judging.metrics import Metric
 from mlops.judging.statistics.wilcoxon import signed_rank

@@ -12,8 +12,8 @@ import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
-from mlops.core.config import Rule
 from mlops.core.records import Outcome, Probe, Verdict
+from mlops.core.settings import Rule
 from mlops.judging.evidence import Evidence
 from mlops.judging.metrics import parse
 from mlops.judging.rules import expand

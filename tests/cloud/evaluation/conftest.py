@@ -12,7 +12,8 @@ import pytest
 from mlops.cloud import watch
 from mlops.cloud.workspace import Workspace
 from mlops.core import evaluation_version
-from mlops.core.config import Config, EndpointConfig, load
+from mlops.core.config import load
+from mlops.core.settings import Config, EndpointConfig
 from mlops.emulator.server import Emulator
 from tests.support.evaluation import ENDPOINT, FINGERPRINT_OF_OTHER_DATA, MODEL_NAME, VERSIONS, Evaluation, Make, write_scorer
 

@@ -16,9 +16,9 @@ from mlops.cloud.jobs import Jobs
 from mlops.cloud.tags import RUN
 from mlops.cloud.workspace import Workspace
 from mlops.core import console
-from mlops.core.config import Config
 from mlops.core.errors import AzureError, EvidenceError, JobCanceled, JobFailed, JobStatusUnknown
 from mlops.core.records import Evaluated
+from mlops.core.settings import Config
 from mlops.emulator.history import runstore
 from mlops.evaluate import main
 from tests.support.evaluation import Make

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mlops.core.config import Rule
 from mlops.core.records import Judgement, Outcome, Probe, Verdict
+from mlops.core.settings import Rule
 from mlops.judging import comparison, validity, verdict
 from mlops.judging.evidence import Evidence, ModelEvidence, Rows
 from mlops.judging.metrics import parse

@@ -1,0 +1,406 @@
+"""The settings of pipeline.toml as frozen models: a table of the file is a class, and its docstrings and descriptions are the reference.
+
+Field names follow Azure ML, MLflow and the Hugging Face hub. How the file becomes these models: :mod:`mlops.core.config`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
+
+from mlops.core import config_source
+from mlops.core.names import (
+    ComputeName,
+    DeploymentPrefix,
+    EndpointName,
+    ExperimentName,
+    ManagedIdentity,
+    ModelName,
+    NonEmpty,
+    OptionalEndpointName,
+    Tags,
+)
+
+__all__ = [
+    "COORDINATES",
+    "BudgetConfig",
+    "ComputeConfig",
+    "Config",
+    "DataConfig",
+    "EndpointConfig",
+    "EvaluationConfig",
+    "GateConfig",
+    "JudgeConfig",
+    "ModelConfig",
+    "PromotionConfig",
+    "RegistrationConfig",
+    "Rule",
+    "RuleName",
+    "Scalar",
+    "SmokeConfig",
+    "Table",
+    "Tables",
+    "TrainingConfig",
+    "WorkspaceConfig",
+]
+
+COORDINATES = {
+    "subscription_id": "AZURE_SUBSCRIPTION_ID",
+    "resource_group": "AZUREML_RESOURCE_GROUP",
+    "name": "AZUREML_WORKSPACE",
+}
+"""Workspace coordinate → environment variable."""
+
+Scalar = str | int | Annotated[float, Field(allow_inf_nan=True)] | bool
+"""Of a component's input; `mlops validate` checks the value against the component's specification."""
+
+
+class Table(BaseModel):
+    """A table of pipeline.toml."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+
+class WorkspaceConfig(Table):
+    """Which workspace. Empty coordinates are read from config.json, as the SDK does."""
+
+    subscription_id: str = ""
+    resource_group: str = ""
+    name: str = ""
+    trusted_creators: tuple[str, ...] = Field(
+        (),
+        description="object ids of other identities whose jobs, model versions and deployments may be reused; a target that is not "
+        "ephemeral otherwise reuses only what its own identity has created",
+    )
+
+
+class DataConfig(Table):
+    """Which conversations."""
+
+    dataset: NonEmpty = Field(
+        "HuggingFaceH4/ultrachat_200k",
+        description="hub id, `chitchat`, or a file, folder or pattern such as `chats/*.jsonl`; [formats](../data/README.md#your-own-data)",
+    )
+    revision: str = Field("8049631c405ae6576f93f445c6b8166f76f5505a", description="commit of the hub repository; ignored for files")
+    percent: float = Field(5.0, gt=0, le=100, description="of each split to keep")
+    max_rows: dict[Literal["train_sft", "test_sft", "train_gen", "test_gen"], Annotated[int, Field(ge=1)]] = Field(
+        default_factory=dict, description="split → maximum number of rows, applied after `percent`"
+    )
+    max_messages: int | None = Field(None, ge=2, description="cut conversations to this many messages")
+    max_characters: int | None = Field(None, ge=1, description="drop conversations longer than this")
+    deduplicate: bool = Field(
+        True, description="drop repeated conversations, and training rows with the conversation or an answer of an evaluation row"
+    )
+    seed: int = Field(42, ge=-(2**63), lt=2**63)
+    format: Literal["auto", "messages", "sharegpt", "pairs"] = Field(
+        "auto", description="layout of the rows; `auto`: recognized by their fields"
+    )
+    columns: dict[Literal["messages", "prompt", "response", "input", "system", "prompt_id", "tools"], str] = Field(
+        default_factory=dict, description="what is needed → the field that contains it, where the usual names are not used"
+    )
+    on_bad_row: Literal["stop", "drop"] = Field(
+        "stop", description="`drop`: leave rows with errors out, count them and list them in `run/data/quarantine.jsonl`"
+    )
+
+
+class ModelConfig(Table):
+    """Which base model."""
+
+    registry: str = "azureml"
+    name: str = "Phi-4"
+    version: str = Field("8", description="a version, or `latest`")
+    allow_archived: bool = False
+    tokenizer: str = Field(
+        "",
+        description="the base model's `tokenizer.json`, its folder, or `hub:OWNER/NAME@COMMIT`: `validate` then counts the tokens of long "
+        "prompts; empty: it estimates them",
+    )
+
+
+class ComputeConfig(Table):
+    """Where training runs."""
+
+    name: ComputeName = "gpu-cluster-big"
+    size: str = "Standard_NC24ads_A100_v4"
+    min_instances: int = Field(0, ge=0)
+    max_instances: int = Field(2, ge=1)
+    allow_low_priority: bool = Field(
+        False, description="without quota for dedicated nodes, use low-priority ones, which Azure may take away at any time"
+    )
+    identity: ManagedIdentity = Field(
+        "",
+        description="id of a user-assigned identity of the nodes; "
+        "needed if [the storage has no keys](azure.md#if-your-workspace-has-no-storage-keys)",
+    )
+    idle_seconds: int = Field(900, ge=0, description="before an idle node is released; with less than 900, each step may wait for a node")
+    price_per_hour_usd: float | None = Field(None, ge=0, description="of one node, for the cost estimate; see the Azure price list")
+
+
+class TrainingConfig(Table):
+    """How it is fine-tuned."""
+
+    component: str = "chat_completion_pipeline"
+    component_version: str = Field(
+        "0.0.81", description="pinned, since `latest` can change, and [serving images](serving.md) load some only"
+    )
+    experiment: ExperimentName = "chat-completion-ultrachat"
+    parameters: dict[str, Scalar] = Field(default_factory=dict, description="component inputs")
+    expected_hours: float | None = Field(None, ge=0, description="for the cost estimate")
+    detach_after_minutes: float | None = Field(
+        None, ge=0, description="stop waiting for a longer training and continue the pipeline later; unset: wait for it"
+    )
+    timeout_hours: float = Field(24.0, gt=0, description="after which the job is canceled")
+
+
+class JudgeConfig(Table):
+    """A chat model that compares each model's answers with the base model's. Off by default: it reads them, and costs money."""
+
+    url: str = Field(
+        "",
+        pattern=r"^(https://.+|http://(localhost|127\.0\.0\.1)[:/].*)?$",
+        description="of an API like OpenAI's, e.g. `https://NAME.openai.azure.com/openai/v1`; empty: no judge. "
+        "`MLOPS_JUDGE_KEY` has the key, which Azure OpenAI does not need",
+    )
+    model: str = Field("", description="of the judge, as the API names it")
+    rows: int = Field(200, ge=1, description="rows whose generated answers are compared, each twice")
+    labeled_pairs: str = Field(
+        "data/judge_pairs.jsonl", description="pairs of answers with the better one, with which the judge is calibrated"
+    )
+    min_agreement: float = Field(
+        0.8, gt=0.5, lt=1, description="the judge must be shown to agree with that share of the labels, or there is no `target.judge_win`"
+    )
+
+
+class EvaluationConfig(Table):
+    """How models are scored."""
+
+    target_rows: int = Field(500, ge=1, description="rows of test_sft in the target suite")
+    retention_suite: str = "data/retention.jsonl"
+    retention_rows: int | None = Field(None, ge=1, description="of the retention suite; unset: all")
+    generate_rows: int = Field(20, ge=0, description="rows of the target suite for which an answer is generated")
+    task_rows: int = Field(20, ge=0, description="rows of the retention suite with checks for which an answer is generated")
+    max_tokens: int = Field(4096, ge=8, description="per row; longer rows are cut at the end, which the metric overlong counts")
+    max_new_tokens: int = Field(128, ge=1)
+    batch_tokens: int = Field(8192, ge=1, description="per batch, padding included")
+    precision: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    trust_remote_code: bool = Field(False, description="run Python code that comes with a model, if transformers can't load it without")
+    judge: JudgeConfig = JudgeConfig()
+    champion_endpoint: OptionalEndpointName = Field("", description="its live model is the champion; empty: the endpoint that we deploy to")
+    environment: str = Field(
+        "azureml://registries/azureml/environments/acft-hf-nlp-gpu/versions/105", description="curated environment of the command job"
+    )
+
+
+class Rule(Table):
+    """A gate rule. Names follow MLflow's MetricThreshold and TFMA's MetricThreshold where those have one."""
+
+    # Strict: `critical = "no"` is an error. Read leniently, it would switch the rule off.
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), strict=True)
+
+    enabled: bool = Field(True, description="`false` drops the rule, e.g. for one target")
+    metric: str = Field(
+        description="`SUITE.METRIC`, `SUITE.KIND.METRIC` for one kind of its rows, or `SUITE.*.METRIC` for each kind on its own; "
+        "[gate.md](gate.md#what-is-measured) lists the metrics"
+    )
+    direction: Literal["lower", "higher"] = Field(description="which is better")
+    baseline: Literal["champion", "anchor", "base", "none"] = Field(
+        "none",
+        description="`champion`: what the endpoint serves; `anchor`: the best model that it has served, so that small losses can't add up; "
+        "on a first run the base model replaces both",
+    )
+    margin: float = Field(0.0, allow_inf_nan=False, description="> 0 tolerates that much worse, < 0 demands that much better")
+    margin_kind: Literal["relative", "absolute"] = Field("relative", description="to the baseline's value, or in the metric's unit")
+    test: Literal["paired_bootstrap", "wilcoxon", "mcnemar", "tango", "tail", "none"] = Field(
+        "none",
+        description="`paired_bootstrap` tests the metric itself; `wilcoxon` the typical row, where the value over all rows must agree; "
+        "`mcnemar` rows that are right or wrong, with margin 0; `tango` shares of such rows, with an absolute margin, also if hardly a row "
+        "differs; `tail` the share of rows that are worse by more than an absolute margin; `none` compares two numbers",
+    )
+    max_share: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        allow_inf_nan=False,
+        description='of `test = "tail"`: the largest share of rows that may be worse by more than the margin',
+    )
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="of the two-sided interval")
+    min_rows: int = Field(1, ge=1, description="with fewer rows (of each kind, for `*`) nothing is shown: HOLD")
+    critical: bool = Field(True, description="whether the rule decides; otherwise it is only reported")
+    max_gain: float | None = Field(None, gt=0, allow_inf_nan=False, description="better than this is suspicious: HOLD; `inf`: no limit")
+    floor: float | None = Field(None, allow_inf_nan=False, description="inclusive lower bound; `-inf`: none")
+    ceiling: float | None = Field(None, allow_inf_nan=False, description="inclusive upper bound; `inf`: none")
+
+    @field_validator("max_gain", "ceiling", mode="before")
+    @classmethod
+    def _infinity_is_no_upper_limit(cls, value: Any) -> Any:
+        # TOML has no null: a target removes the limit of [defaults] with `inf`.
+        return None if value == math.inf else value
+
+    @field_validator("floor", mode="before")
+    @classmethod
+    def _minus_infinity_is_no_lower_limit(cls, value: Any) -> Any:
+        return None if value == -math.inf else value
+
+
+RuleName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+$")]
+
+
+class GateConfig(Table):
+    """When a candidate may be promoted."""
+
+    rules: dict[RuleName, Rule] = Field(default_factory=dict, description="name → rule")
+    correct_retries: bool = Field(
+        True,
+        description="require more confidence at each further try on the same target suite against the same champion, so that any number of "
+        "tries has at most twice the error of one; `false` where a verdict leads to nothing that lasts",
+    )
+    override_environment: str = Field(
+        "gate-override", min_length=1, description="GitHub environment with required reviewers in which a HOLD may be overridden"
+    )
+
+    @property
+    def enabled_rules(self) -> dict[str, Rule]:
+        """The rules that apply, by name, in the order of the file."""
+        return {name: rule for name, rule in self.rules.items() if rule.enabled}
+
+
+class RegistrationConfig(Table):
+    """The name under which the model is registered."""
+
+    name: ModelName = "ultrachat-chat"
+
+
+class EndpointConfig(Table):
+    """Where it is served. Probe and request settings are the tutorial's."""
+
+    name: EndpointName = "ultrachat-completion"
+    workspace_suffix: bool = Field(
+        False, description="append 6 digits that depend on the workspace, because names are unique in a region, across all of Azure's users"
+    )
+    ephemeral: bool = Field(False, description="created for one run: teardown deletes the whole endpoint")
+    expires_after_hours: float | None = Field(None, gt=0, description="after which `mlops reap --delete` may delete it")
+    deployment_prefix: DeploymentPrefix = "d"
+    environment: str = Field(
+        "", description="of the serving image, a registry's id; empty: [Azure's default for MLflow models](serving.md)"
+    )
+    allow_unknown_image: bool = Field(False, description="deploy although it is not known whether the serving image can load the model")
+    public_network_access: Literal["enabled", "disabled"] = Field(
+        "enabled", description="disabled: only [the workspace's private endpoint](azure.md) leads to it; an existing endpoint must agree"
+    )
+    instance_type: str = "Standard_NC24ads_A100_v4"
+    instance_count: int = Field(1, ge=1)
+    price_per_hour_usd: float | None = Field(None, ge=0)
+    probe_initial_delay_s: int = Field(600, ge=0)
+    request_timeout_ms: int = Field(90_000, ge=1, le=180_000)
+    deploy_timeout_minutes: float = Field(60.0, gt=0)
+    collect_requests: bool = Field(
+        False,
+        description="let Azure write each request to a new deployment to the workspace's storage, for `promotion.live_requests`. They are"
+        " personal data: you are responsible for their deletion",
+    )
+    keep_previous: bool = Field(True, description="keep the old deployment at 0 %, ready for rollback; it costs as much as a live one")
+    keep_previous_hours: float = Field(24.0, gt=0, description="after which `mlops reap --delete` may delete the old deployment")
+
+
+class BudgetConfig(Table):
+    """What a run may cost at most, by the prices in this file. Checked before anything is paid for."""
+
+    training_usd: float | None = Field(None, ge=0, allow_inf_nan=False, description="of one training; unset: no limit")
+    endpoint_usd_per_hour: float | None = Field(
+        None, ge=0, allow_inf_nan=False, description="of all instances of one deployment; unset: no limit"
+    )
+
+
+class SmokeConfig(Table):
+    """The test that the new deployment must pass before it takes traffic."""
+
+    requests: int = Field(10, ge=1)
+    max_failures: int = Field(0, ge=0)
+    max_latency_ms: float = Field(60_000, gt=0, description="95th percentile")
+    max_new_tokens: int = Field(64, ge=1)
+
+
+class PromotionConfig(Table):
+    """What must hold before the new deployment takes traffic, besides the gate's verdict and the smoke test."""
+
+    require_review: bool = Field(
+        False, description="stop unless the job runs in a GitHub environment with required reviewers, as GitHub reports them"
+    )
+    steps: tuple[Annotated[int, Field(ge=1, le=100)], ...] = Field(
+        (5, 25, 100),
+        description="percent of the traffic, after the new deployment was compared with the old one; `[100]`: without a comparison, as on "
+        "a first deployment and on ephemeral endpoints",
+    )
+    mirror: int = Field(
+        0,
+        ge=0,
+        le=50,
+        description="percent of the live requests of which the new deployment gets a copy while it is compared before it has traffic, so"
+        " that it is compared under load; nobody gets the answers to the copies",
+    )
+    live_requests: int = Field(
+        0,
+        ge=0,
+        le=1000,
+        description="how many of the newest requests that the old deployment has collected (`endpoint.collect_requests`) both deployments"
+        " answer again before the new one has traffic; they can stop a promotion only. 0: none",
+    )
+    margin: float = Field(
+        0.05, gt=0, lt=1, description="the comparison must show that the new deployment is not worse by this much, as a fraction"
+    )
+
+    @field_validator("steps")
+    @classmethod
+    def _steps_rise_to_100(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if not value or value[-1] != 100 or list(value) != sorted(set(value)):
+            raise ValueError("the steps must rise and end with 100, e.g. [5, 25, 100]")
+        return value
+
+
+class Tables(Table):
+    """The tables that the file may have for one target."""
+
+    workspace: WorkspaceConfig = WorkspaceConfig()
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    compute: ComputeConfig = ComputeConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    gate: GateConfig = GateConfig()
+    registration: RegistrationConfig = RegistrationConfig()
+    endpoint: EndpointConfig = EndpointConfig()
+    smoke: SmokeConfig = SmokeConfig()
+    promotion: PromotionConfig = PromotionConfig()
+    budget: BudgetConfig = BudgetConfig()
+    tags: Tags = Field(default_factory=dict, description="put on everything that the pipeline creates")
+
+
+class Config(Tables):
+    """The settings of one target, and where they come from."""
+
+    target: str
+    file: str = Field("pipeline.toml", description="the file that was read", exclude=True)
+    overrides: dict[str, str] = Field(
+        default_factory=dict, description="dotted key → the option or environment variable that sets it", exclude=True
+    )
+
+    @property
+    def champion_endpoint(self) -> str:
+        """The endpoint whose live model is the champion."""
+        return self.evaluation.champion_endpoint or self.endpoint.name
+
+    @property
+    def command_line_parameters(self) -> tuple[str, ...]:
+        """The names of training.parameters that are set with --set."""
+        prefix = "training.parameters."
+        return tuple(key.removeprefix(prefix) for key in self.overrides if key.startswith(prefix))
+
+    def locate(self, key: str) -> str:
+        """Return where a setting comes from: ``file:line``, an option, an environment variable, or the file alone for a default.
+
+        Args:
+            key: dotted, e.g. ``"training.parameters.max_steps"``.
+        """
+        return config_source.locate(self.file, config_source.sections(self.target), self.overrides, key)
