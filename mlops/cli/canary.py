@@ -151,23 +151,23 @@ class Rollout:
 
     def _read_live(self, own: Sequence[Mapping[str, Any]]) -> CollectedRequests:
         """Read the newest requests of users that the old deployment has collected, without those that the comparison itself sends."""
-        wanted, old = self._config.promotion.live_requests, self._old
+        count, old = self._config.promotion.live_requests, self._old
         deployment = self._workspace.endpoints.find_deployment(self._endpoint.name, old)
         if deployment is None or not deployment.collects:
             console.notice(
                 f"No requests of users are compared: {old} does not collect them. It was deployed without endpoint.collect_requests = true."
             )
             return CollectedRequests((), 0)
-        found = read_requests(self._workspace.outputs, self._endpoint.name, old, wanted, {digest(payload) for payload in own})
-        passed_over = f" {found.unreadable} lines could not be read." if found.unreadable else ""
-        if not found.payloads:
+        collected = read_requests(self._workspace.outputs, self._endpoint.name, old, count, {digest(payload) for payload in own})
+        passed_over = f" {collected.unreadable} lines could not be read." if collected.unreadable else ""
+        if not collected.payloads:
             raise CanaryStopped(
                 f"{old} collects its requests, but none of a user is in the workspace's storage.{passed_over} {self._unchanged}",
                 "wait until users have sent requests, or set promotion.live_requests = 0 in pipeline.toml",
             )
-        if len(found.payloads) < wanted:
-            console.notice(f"Only {len(found.payloads)} of {wanted} requests of users are compared: {old} has no more.{passed_over}")
-        return found
+        if len(collected.payloads) < count:
+            console.notice(f"Only {len(collected.payloads)} of {count} requests of users are compared: {old} has no more.{passed_over}")
+        return collected
 
     def _ask(self, request: Question | Mapping[str, Any]) -> None:
         # The old one first in every other pair, so that a cache or a slow moment favors neither.

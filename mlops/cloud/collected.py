@@ -44,14 +44,14 @@ def digest(payload: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(payload, sort_keys=True).encode()).hexdigest()
 
 
-def read_requests(outputs: Outputs, endpoint: str, deployment: str, count: int, known: Collection[str]) -> CollectedRequests:
+def read_requests(outputs: Outputs, endpoint: str, deployment: str, count: int, own: Collection[str]) -> CollectedRequests:
     """Read the newest requests that a deployment has collected, each once.
 
     Args:
         outputs: reads the workspace's storage.
         endpoint, deployment: their names.
         count: how many, at most.
-        known: digests of requests that are not users': the pipeline sends them itself.
+        own: digests of requests that the pipeline sends itself, so that they are no users'.
 
     Raises:
         AzureError: the storage can't be read.
@@ -63,7 +63,7 @@ def read_requests(outputs: Outputs, endpoint: str, deployment: str, count: int, 
             payload = _payload(line)
             if payload is None:
                 unreadable += bool(line.strip())
-            elif (key := digest(payload)) not in known and len(chosen) < count:
+            elif (key := digest(payload)) not in own and len(chosen) < count:
                 chosen.setdefault(key, payload)
         if len(chosen) == count:
             break
