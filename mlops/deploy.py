@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
 from mlops.cli import guard, stage
-from mlops.cloud.endpoints import FAILED_STATES, DeploymentView, EndpointView
+from mlops.cloud.endpoint_views import FAILED_STATES, DeploymentView, EndpointView
 from mlops.cloud.standby import remove_standby
 from mlops.cloud.tags import EXPIRES, SERVED_MODEL, fit
 from mlops.cloud.workspace import Workspace

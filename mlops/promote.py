@@ -12,8 +12,9 @@ from mlops.cli import guard, stage
 from mlops.cli.canary import Rollout
 from mlops.cloud import traffic
 from mlops.cloud.anchor import promotion_tags, read_anchor
-from mlops.cloud.endpoints import EndpointView
+from mlops.cloud.endpoint_views import EndpointView
 from mlops.cloud.tags import PREVIOUS, PREVIOUS_ID
+from mlops.cloud.traffic_change import nonzero
 from mlops.cloud.workspace import Workspace
 from mlops.core import console
 from mlops.core.errors import NotPromoted, RecordError, TrafficError
@@ -57,14 +58,14 @@ def promote(config: Config, run: Run, workspace: Workspace) -> Promoted:
         evaluated = run.read(Evaluated)
         _check_champion(evaluated, champion, config.champion_endpoint)
         _check_anchor(judged, evaluated, read_anchor(workspace, before), before.name)
-        previous = max(traffic.nonzero(before.traffic), key=lambda name: before.traffic[name], default=None)
+        previous = max(nonzero(before.traffic), key=lambda name: before.traffic[name], default=None)
         rollout = _plan_rollout(config, run, workspace, before, deployed, previous)
         if rollout is not None:
             rollout.compare()
         anchor = promotion_tags(judged, evaluated, run.read(Registered))
         steps = _switch_traffic(config, workspace, before, deployed, previous, rollout, anchor)
         canary = rollout.evidence if rollout is not None else None
-        console.info(f"  {new} is live on {deployed.endpoint}; before: {traffic.nonzero(before.traffic) or 'nothing'}")
+        console.info(f"  {new} is live on {deployed.endpoint}; before: {nonzero(before.traffic) or 'nothing'}")
     kept = _keep_or_delete_previous(config, workspace, deployed.endpoint, previous)
     return run.write(
         Promoted(
@@ -147,12 +148,12 @@ def _switch_traffic(
     with traffic.restored_on_failure(workspace, before, deployed.deployment):
         for share in config.promotion.steps[:-1] if rollout is not None else ():
             assert rollout is not None
-            steps.append(traffic.nonzero(traffic.change_traffic(workspace, before, deployed.deployment, share).traffic))
+            steps.append(nonzero(traffic.change_traffic(workspace, before, deployed.deployment, share).traffic))
             rollout.watch(share)
         after = traffic.change_traffic(workspace, before, deployed.deployment)
         _verify(config, workspace, after, deployed)
         tags = traffic.previous_tags(config, workspace, before.name, previous, keep=_keeps(config, workspace, before.name, previous))
-        return [*steps, traffic.nonzero(traffic.finish(workspace, before.name, {**tags, **anchor}).traffic)]
+        return [*steps, nonzero(traffic.finish(workspace, before.name, {**tags, **anchor}).traffic)]
 
 
 def _verify(config: Config, workspace: Workspace, after: EndpointView, deployed: Deployed) -> None:

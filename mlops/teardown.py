@@ -10,10 +10,10 @@ import sys
 from dataclasses import dataclass, field
 
 from mlops.cli import stage
-from mlops.cloud.endpoints import DeploymentView, EndpointView
+from mlops.cloud.endpoint_views import DeploymentView, EndpointView
 from mlops.cloud.errors import NotFound
 from mlops.cloud.tags import PREVIOUS, PREVIOUS_ID, RUN
-from mlops.cloud.traffic import read_change
+from mlops.cloud.traffic_change import read_change
 from mlops.cloud.workspace import Workspace
 from mlops.core import console
 from mlops.core.errors import MlopsError, TeardownIncomplete

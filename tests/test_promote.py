@@ -19,7 +19,8 @@ from mlops.cli.reap import reap
 from mlops.cli.recover import recover
 from mlops.cli.rollback import rollback
 from mlops.cloud import traffic
-from mlops.cloud.endpoints import Endpoints, EndpointView
+from mlops.cloud.endpoint_views import EndpointView
+from mlops.cloud.endpoints import Endpoints
 from mlops.cloud.invoke import ScoringResponse, build_payload
 from mlops.cloud.tags import (
     ANCHOR,
@@ -35,6 +36,7 @@ from mlops.cloud.tags import (
     TARGET,
     TRAINING_JOB,
 )  # fmt: skip
+from mlops.cloud.traffic_change import Busy, Change, nonzero, read_change
 from mlops.cloud.workspace import Workspace
 from mlops.core.errors import (
     AzureError,
@@ -475,7 +477,7 @@ def test_an_equal_deployment_takes_the_traffic_in_steps(beside: Stage, canary: R
     assert responses
     assert [response.reason for response in responses if response.status != 200] == []
     assert promoted.steps == ({champion: 95, new: 5}, {champion: 75, new: 25}, {new: 100})
-    assert traffic.nonzero(beside.traffic()) == {new: 100}
+    assert nonzero(beside.traffic()) == {new: 100}
     assert promoted.canary is not None
     assert {measure.name: (measure.difference, measure.finding) for measure in promoted.canary.measures} == dict.fromkeys(
         ("usable answers", "ROUGE-L", "answers in time"), (0.0, "not worse")
@@ -494,7 +496,7 @@ def test_a_worse_deployment_is_stopped_before_it_has_traffic(beside: Stage, cana
         promote(config, run, workspace)
     assert {(response.status, response.deployment) for response in responses} == {(200, champion)}
     assert "had no traffic" in stopped.value.what
-    assert traffic.nonzero(beside.traffic()) == {champion: 100}
+    assert nonzero(beside.traffic()) == {champion: 100}
     assert not run.has(Promoted)
     assert f"deployment {new} of {beside.name}" in teardown(config, run, workspace).deleted
 
@@ -507,7 +509,7 @@ def test_a_deployment_that_gets_worse_at_a_step_loses_its_traffic(beside: Stage,
 
     def fail_from_now_on(*arguments: Any) -> EndpointView:
         after = change_traffic(*arguments)
-        seen.append(traffic.nonzero(after.traffic))
+        seen.append(nonzero(after.traffic))
         beside.emulator.azure.faults.add(f"scoring-424@{new} x5")
         return after
 
@@ -518,7 +520,7 @@ def test_a_deployment_that_gets_worse_at_a_step_loses_its_traffic(beside: Stage,
         promote(config, run, workspace)
     assert "The traffic was restored" in stopped.value.what
     assert seen[0] == {champion: 95, new: 5}
-    assert traffic.nonzero(beside.traffic()) == {champion: 100}
+    assert nonzero(beside.traffic()) == {champion: 100}
     assert CHANGE not in workspace.endpoints.get(beside.name).tags
 
 
@@ -532,7 +534,7 @@ def test_too_few_rows_or_pairs_that_differ_too_much_show_nothing_and_stop_it(bes
     fault(f"scoring-424@{new} x1")
     with pytest.raises(CanaryStopped, match="20 pairs don't show"):
         promote(config.model_copy(update={"promotion": config.promotion.model_copy(update={"margin": 0.35})}), run, workspace)
-    assert traffic.nonzero(beside.traffic()) == {champion: 100}
+    assert nonzero(beside.traffic()) == {champion: 100}
 
 
 def test_a_canary_that_was_killed_at_a_step_is_undone_and_no_user_notices(
@@ -546,16 +548,16 @@ def test_a_canary_that_was_killed_at_a_step_is_undone_and_no_user_notices(
             patch.setattr("mlops.cloud.traffic.undo", lambda *_: "")
             with pytest.raises(KeyboardInterrupt):
                 promote(config, run, workspace)
-        assert traffic.nonzero(beside.traffic()) == {champion: 95, new: 5}
+        assert nonzero(beside.traffic()) == {champion: 95, new: 5}
         # Another run must not touch it before its time is over.
         monkeypatch.setenv("GITHUB_RUN_ID", "another")
         recover(config, beside.open(config))
-        assert traffic.nonzero(beside.traffic()) == {champion: 95, new: 5}
+        assert nonzero(beside.traffic()) == {champion: 95, new: 5}
         while new not in {response.deployment for response in responses} and len(responses) < 1000:
             time.sleep(0.01)
         expire(workspace, beside.name)
         recover(config, beside.open(config))
-    assert traffic.nonzero(beside.traffic()) == {champion: 100}
+    assert nonzero(beside.traffic()) == {champion: 100}
     assert CHANGE not in workspace.endpoints.get(beside.name).tags
     assert {response.deployment for response in responses} == {champion, new}
     assert [response.reason for response in responses if response.status != 200] == []
@@ -581,7 +583,7 @@ def test_the_new_deployment_is_compared_while_it_gets_a_copy_of_the_requests(
 
     def record(self: Endpoints, *arguments: Any, **options: Any) -> EndpointView:
         after = apply(self, *arguments, **options)
-        changes.append((traffic.nonzero(after.traffic), dict(after.mirror)))
+        changes.append((nonzero(after.traffic), dict(after.mirror)))
         return after
 
     def ask_when_copies_have_arrived(self: canaries.Rollout, question: Question) -> None:
@@ -615,7 +617,7 @@ def test_the_copies_end_when_the_comparison_fails(beside: Stage, canary: Rollout
     with pytest.raises(CanaryStopped, match=f"{new} is worse than .* {new} gets no copies of requests any more"):
         promote(mirroring(config), run, workspace)
     endpoint = workspace.endpoints.get(beside.name)
-    assert (traffic.nonzero(endpoint.traffic), dict(endpoint.mirror), CHANGE in endpoint.tags) == ({champion: 100}, {}, False)
+    assert (nonzero(endpoint.traffic), dict(endpoint.mirror), CHANGE in endpoint.tags) == ({champion: 100}, {}, False)
 
 
 def test_copies_of_a_comparison_that_was_killed_are_ended_by_another_machine(
@@ -643,14 +645,14 @@ def test_copies_of_a_comparison_that_was_killed_are_ended_by_another_machine(
     with monkeypatch.context() as patch:
         patch.setenv("GITHUB_RUN_ID", "another")
         other = beside.open(config)
-        with pytest.raises(traffic.Busy, match=f"is comparing {new} with a copy of 10 % of the requests to common"):
+        with pytest.raises(Busy, match=f"is comparing {new} with a copy of 10 % of the requests to common"):
             rollback(config, other)
         recover(config, other)
         assert workspace.endpoints.get(beside.name).mirror == {new: 10}
         expire(workspace, beside.name)
         recover(config, other)
     endpoint = workspace.endpoints.get(beside.name)
-    assert (traffic.nonzero(endpoint.traffic), dict(endpoint.mirror), CHANGE in endpoint.tags) == ({champion: 100}, {}, False)
+    assert (nonzero(endpoint.traffic), dict(endpoint.mirror), CHANGE in endpoint.tags) == ({champion: 100}, {}, False)
     assert f"stopped while {new} got a copy of 10 % of the requests to common. That was ended" in capsys.readouterr().err
     # The same run, started again, ends it itself and compares again.
     kill()
@@ -664,9 +666,9 @@ def test_what_the_user_mirrors_is_not_touched(beside: Stage, canary: Rollout, mo
     config, run, workspace, new = canary
     workspace.endpoints.set_traffic(beside.name, {champion: 100}, mirror={new: 20})
     for settings in (config, mirroring(config)):
-        with pytest.raises(traffic.Busy, match=f"already mirrors 20 % of its traffic to {new}, which this pipeline did not begin"):
+        with pytest.raises(Busy, match=f"already mirrors 20 % of its traffic to {new}, which this pipeline did not begin"):
             promote(settings, run, workspace)
-    with pytest.raises(traffic.Busy, match="already mirrors") as refused:
+    with pytest.raises(Busy, match="already mirrors") as refused:
         traffic.change_traffic(workspace, workspace.endpoints.get(beside.name), new)
     assert refused.value.fix == f"end it: `az ml online-endpoint update -n common --mirror-traffic {new}=0`"
     assert workspace.endpoints.get(beside.name).mirror == {new: 20}
@@ -676,7 +678,7 @@ def test_what_the_user_mirrors_is_not_touched(beside: Stage, canary: Rollout, mo
     assert shadow is not None
     workspace.endpoints.deploy(config.endpoint, "shadow", shadow.model, {})
     workspace.endpoints.set_traffic(beside.name, {champion: 100}, mirror={"shadow": 20})
-    with pytest.raises(traffic.Busy, match="to shadow, which this pipeline did not begin") as refused:
+    with pytest.raises(Busy, match="to shadow, which this pipeline did not begin") as refused:
         promote(mirroring(config), run, workspace)
     assert "or set promotion.mirror = 0" in refused.value.fix
     promoted = promote(config, run, workspace)
@@ -706,13 +708,13 @@ def test_what_the_user_mirrors_is_not_touched(beside: Stage, canary: Rollout, mo
     ],
 )
 def test_the_others_share_what_a_step_leaves(was: dict[str, int], share: int, expected: dict[str, int]) -> None:
-    assert traffic.Change(run="r", until=datetime.now(UTC), was=was, to="new", share=share).traffic == expected
+    assert Change(run="r", until=datetime.now(UTC), was=was, to="new", share=share).traffic == expected
 
 
 def expire(workspace: Workspace, endpoint: str) -> None:
     """Let the unfinished change of an endpoint be abandoned."""
     view = workspace.endpoints.get(endpoint)
-    change = traffic.read_change(view)
+    change = read_change(view)
     assert change is not None
     old = change.model_copy(update={"until": datetime.now(UTC) - timedelta(minutes=1)})
     workspace.endpoints.set_traffic(endpoint, view.traffic, tags={CHANGE: old.model_dump_json()})
@@ -723,7 +725,7 @@ def test_a_change_of_the_traffic_by_somebody_else_is_respected(beside: Stage) ->
     config, workspace = beside.session()
     before = workspace.endpoints.get(beside.name)
     other = dataclasses.replace(before, traffic={"somebody-else": 100})
-    with pytest.raises(traffic.Busy, match="somebody else has changed it"):
+    with pytest.raises(Busy, match="somebody else has changed it"):
         traffic.change_traffic(workspace, other, champion)
     assert beside.champion() == champion
     workspace.endpoints.set_traffic(beside.name, {champion: 100}, tags={CHANGE: "not json"})

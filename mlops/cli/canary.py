@@ -13,8 +13,9 @@ from typing import Any
 from mlops.cloud import traffic
 from mlops.cloud.answers import ForeignAnswer
 from mlops.cloud.collected import CollectedRequests, digest, read_requests
-from mlops.cloud.endpoints import EndpointView
+from mlops.cloud.endpoint_views import EndpointView
 from mlops.cloud.invoke import EndpointClient, build_payload
+from mlops.cloud.traffic_change import nonzero
 from mlops.cloud.workspace import Workspace
 from mlops.core import console
 from mlops.core.errors import CanaryStopped, RecordError
@@ -67,7 +68,7 @@ class Rollout:
             raise CanaryStopped(
                 f"{new} was not compared with {old}: {len(rows)} rows of the target suite can't show that it is not"
                 f" {_points(config)} worse; at least {needed} are necessary."
-                f" The traffic is unchanged: {traffic.nonzero(endpoint.traffic)}.",
+                f" The traffic is unchanged: {nonzero(endpoint.traffic)}.",
                 "raise evaluation.target_rows (and the rows of test_sft), or set promotion.steps = [100] in pipeline.toml",
             )
         self._first, self._rest = rows[: len(rows) - self._kept], iter(rows[len(rows) - self._kept :])
@@ -147,7 +148,7 @@ class Rollout:
 
     @property
     def _unchanged(self) -> str:
-        return f"It had no traffic. The traffic is unchanged: {traffic.nonzero(self._endpoint.traffic)}."
+        return f"It had no traffic. The traffic is unchanged: {nonzero(self._endpoint.traffic)}."
 
     def _read_live(self, own: Sequence[Mapping[str, Any]]) -> CollectedRequests:
         """Read the newest requests of users that the old deployment has collected, without those that the comparison itself sends."""

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from mlops.cli import stage
-from mlops.cloud.endpoints import DeploymentView, EndpointView
+from mlops.cloud.endpoint_views import DeploymentView, EndpointView
 from mlops.cloud.errors import NotFound
 from mlops.cloud.jobs import JobView
 from mlops.cloud.standby import find_standby, is_expired

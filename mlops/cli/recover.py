@@ -9,6 +9,7 @@ from typing import Any
 
 from mlops.cli import stage
 from mlops.cloud import traffic
+from mlops.cloud.traffic_change import Busy, nonzero, read_change
 from mlops.cloud.workspace import Workspace
 from mlops.core import console
 from mlops.core.settings import Config
@@ -33,15 +34,15 @@ def recover(config: Config, workspace: Workspace) -> dict[str, Any]:
         console.info(f"  nothing to do: endpoint {config.endpoint.name} does not exist")
         return {"endpoint": config.endpoint.name, "traffic": None}
     workspace.check_endpoint(endpoint.name, endpoint.tags)
-    if traffic.read_change(endpoint) is None:
-        console.info(f"  nothing to do: the traffic of {endpoint.name} is {traffic.nonzero(endpoint.traffic) or 'none'}")
+    if read_change(endpoint) is None:
+        console.info(f"  nothing to do: the traffic of {endpoint.name} is {nonzero(endpoint.traffic) or 'none'}")
         return {"endpoint": endpoint.name, "traffic": endpoint.traffic}
     try:
         after = traffic.recover(config, workspace, endpoint)
-    except traffic.Busy as problem:
+    except Busy as problem:
         console.info(f"  nothing to do: {problem.what}")
         return {"endpoint": endpoint.name, "traffic": endpoint.traffic}
-    console.summary(f"## Recovered\n\nThe traffic of {after.name} is {traffic.nonzero(after.traffic) or 'none'}.")
+    console.summary(f"## Recovered\n\nThe traffic of {after.name} is {nonzero(after.traffic) or 'none'}.")
     return {"endpoint": after.name, "traffic": after.traffic}
 
 

@@ -14,10 +14,11 @@ from typing import Any
 
 from mlops.cli import stage
 from mlops.cloud import traffic
-from mlops.cloud.endpoints import FAILED_STATES, DeploymentView, EndpointView
+from mlops.cloud.endpoint_views import FAILED_STATES, DeploymentView, EndpointView
 from mlops.cloud.errors import NotFound
 from mlops.cloud.invoke import build_payload
 from mlops.cloud.tags import PREVIOUS, PREVIOUS_ID, PREVIOUS_MODEL, ROLLED_BACK, ROLLED_BACK_BY, SERVED_MODEL
+from mlops.cloud.traffic_change import nonzero
 from mlops.cloud.workspace import Workspace
 from mlops.core import console
 from mlops.core.errors import TrafficError
@@ -47,7 +48,7 @@ def rollback(config: Config, workspace: Workspace, to: str = "") -> dict[str, An
     endpoint = workspace.endpoints.get(config.endpoint.name)
     workspace.check_endpoint(endpoint.name, endpoint.tags)
     endpoint = traffic.recover(config, workspace, endpoint)
-    live = traffic.nonzero(endpoint.traffic)
+    live = nonzero(endpoint.traffic)
     unchanged = {"endpoint": endpoint.name, "traffic": endpoint.traffic}
     if console.in_github() and endpoint.tags.get(ROLLED_BACK_BY) == traffic.current_run(workspace):
         console.info(f"  nothing to do: this run has already rolled {endpoint.name} back; its traffic is {live}")
@@ -173,7 +174,7 @@ def _switch(config: Config, workspace: Workspace, endpoint: EndpointView, deploy
 
 
 def _unchanged(endpoint: EndpointView) -> str:
-    return f"Its traffic is unchanged: {traffic.nonzero(endpoint.traffic) or 'none'}."
+    return f"Its traffic is unchanged: {nonzero(endpoint.traffic) or 'none'}."
 
 
 def _choices(endpoint: EndpointView) -> str:

@@ -7,7 +7,7 @@ anchor stays until a candidate is shown to be better, so many small losses can't
 from __future__ import annotations
 
 from mlops.cloud.champion import Champion, look_up
-from mlops.cloud.endpoints import EndpointView
+from mlops.cloud.endpoint_views import EndpointView
 from mlops.cloud.errors import NotFound
 from mlops.cloud.tags import ANCHOR, ANCHOR_ID, shorten_model
 from mlops.cloud.workspace import Workspace

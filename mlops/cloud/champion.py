@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from mlops.cloud.endpoints import LiveModels
+from mlops.cloud.endpoint_views import LiveModels
 from mlops.cloud.errors import NotFound
 from mlops.cloud.tags import DATA_FINGERPRINT
 from mlops.cloud.workspace import Workspace

@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from mlops.cloud.endpoints import COLLECTION
+from mlops.cloud.endpoint_views import COLLECTION
 from mlops.cloud.outputs import Outputs
 
 __all__ = ["CollectedRequests", "digest", "read_requests"]

@@ -5,12 +5,17 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from datetime import UTC
 from typing import Any
 
-from mlops.cloud.creators import creator_of
-from mlops.cloud.entities import as_text
+from mlops.cloud.endpoint_views import (
+    COLLECTION,
+    TERMINAL_STATES,
+    DeploymentView,
+    EndpointView,
+    LiveModels,
+    deployment_view,
+    endpoint_view,
+)
 from mlops.cloud.errors import ErrorDetails, Forbidden, NotFound, parse_error, translate_errors
 from mlops.cloud.failures import classify
 from mlops.cloud.invoke import EndpointClient
@@ -21,80 +26,14 @@ from mlops.core import console
 from mlops.core.errors import AzureError, ConfigError, DeploymentFailed, TrafficError
 from mlops.core.settings import EndpointConfig
 
-__all__ = ["COLLECTION", "FAILED_STATES", "DeploymentView", "EndpointView", "Endpoints", "LiveModels", "end_mirroring_command"]
+__all__ = ["Endpoints", "end_mirroring_command"]
 
-FAILED_STATES = frozenset({"Failed", "Canceled"})
-"""Provisioning states after an operation that did not succeed."""
-TERMINAL_STATES = FAILED_STATES | {"Succeeded"}
-"""Provisioning states in which no operation is running."""
-COLLECTION = "request"
-"""What a deployment collects of its requests: the payloads as they were sent."""
 LOG_LINES = 200
 PROGRESS_S = 15.0
 POLL_S = 2.0
 BUSY_TIMEOUT_S = 1800.0
 """How long a deletion waits for other operations on the endpoint. A deployment that never becomes healthy ends within that time."""
 BUSY_PAUSE_S = 5.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class EndpointView:
-    """The current state of an endpoint."""
-
-    name: str
-    state: str
-    """Provisioning state."""
-    scoring_uri: str
-    auth_mode: str
-    public_network_access: str = "enabled"
-    """As in pipeline.toml."""
-    traffic: Mapping[str, int] = field(default_factory=dict)
-    """Deployment → percent; includes deployments without traffic, at 0."""
-    mirror: Mapping[str, int] = field(default_factory=dict)
-    """Deployment → percent of the requests of which it gets a copy, whose answers nobody gets; without those at 0."""
-    tags: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def identity(self) -> str:
-        """Distinguishes this endpoint from others of the same name; empty if the pipeline did not create it."""
-        return self.tags.get(CREATION_ID, "")
-
-
-@dataclass(frozen=True, kw_only=True)
-class DeploymentView:
-    """The current state of a deployment."""
-
-    name: str
-    state: str
-    """Provisioning state."""
-    model: str
-    """Full id of the model that it serves."""
-    sku: str
-    instances: int
-    tags: Mapping[str, str] = field(default_factory=dict)
-    collects: bool = False
-    """Whether its requests are collected."""
-    creator: str = ""
-    """Who created it, as Azure says (see :mod:`mlops.cloud.creators`)."""
-    created: str = ""
-    """When (ISO 8601, UTC, to the minute)."""
-
-    @property
-    def identity(self) -> str:
-        """Distinguishes this deployment from others of the same name; empty if the pipeline did not create it."""
-        return self.tags.get(CREATION_ID, "")
-
-
-@dataclass(frozen=True, kw_only=True)
-class LiveModels:
-    """The models that an endpoint serves, by full id. A deployment without a model (it is inside its image) counts by its own id."""
-
-    model: str | None = None
-    """The model with more than half of the traffic; None if no deployment takes traffic."""
-    shares: Mapping[str, int] = field(default_factory=dict)
-    """Model → percent of the traffic, for models that take traffic."""
-    standby: tuple[str, ...] = ()
-    """If no deployment takes traffic: the models of all deployments."""
 
 
 class Endpoints:
@@ -117,12 +56,12 @@ class Endpoints:
             NotFound: there is no endpoint of this name.
         """
         with translate_errors(f"reading endpoint {endpoint}"):
-            return _endpoint_view(self._session.ml.online_endpoints.get(endpoint))
+            return endpoint_view(self._session.ml.online_endpoints.get(endpoint))
 
     def list_all(self) -> list[EndpointView]:
         """List the endpoints of the workspace. Their traffic lacks deployments at 0 %."""
         with translate_errors("listing endpoints"):
-            return [_endpoint_view(entity) for entity in self._session.ml.online_endpoints.list()]
+            return [endpoint_view(entity) for entity in self._session.ml.online_endpoints.list()]
 
     def create(self, config: EndpointConfig, tags: Mapping[str, str]) -> EndpointView:
         """Create an endpoint with key authentication and wait for it."""
@@ -170,13 +109,13 @@ class Endpoints:
     def list_deployments(self, endpoint: str) -> list[DeploymentView]:
         """List an endpoint's deployments."""
         with translate_errors(f"listing the deployments of {endpoint}"):
-            return [_deployment_view(entity) for entity in self._session.ml.online_deployments.list(endpoint)]
+            return [deployment_view(entity) for entity in self._session.ml.online_deployments.list(endpoint)]
 
     def find_deployment(self, endpoint: str, deployment: str) -> DeploymentView | None:
         """Return a deployment, or None."""
         try:
             with translate_errors(f"reading deployment {deployment} of {endpoint}"):
-                return _deployment_view(self._session.ml.online_deployments.get(deployment, endpoint))
+                return deployment_view(self._session.ml.online_deployments.get(deployment, endpoint))
         except NotFound:
             return None
 
@@ -428,37 +367,3 @@ def _delete(begin: Callable[[], Any], what: str) -> None:
                 raise
             console.info(f"  {what}: another operation is running; retrying in {BUSY_PAUSE_S:.0f} s")
         time.sleep(BUSY_PAUSE_S)
-
-
-def _endpoint_view(entity: Any) -> EndpointView:
-    return EndpointView(
-        name=str(entity.name),
-        state=as_text(entity.provisioning_state, "Unknown"),
-        scoring_uri=as_text(entity.scoring_uri),
-        auth_mode=as_text(entity.auth_mode),
-        public_network_access=as_text(entity.public_network_access, "enabled").lower(),
-        traffic={str(name): int(share) for name, share in (entity.traffic or {}).items()},
-        mirror={str(name): int(share) for name, share in (entity.mirror_traffic or {}).items() if share},
-        tags=dict(entity.tags or {}),
-    )
-
-
-def _deployment_view(entity: Any) -> DeploymentView:
-    model = entity.model
-    created = getattr(entity.creation_context, "created_at", None)
-    return DeploymentView(
-        name=str(entity.name),
-        state=as_text(entity.provisioning_state, "Unknown"),
-        model=as_text(getattr(model, "id", None) or model),
-        sku=as_text(entity.instance_type),
-        instances=int(entity.instance_count or 0),
-        tags=dict(entity.tags or {}),
-        collects=_collects(entity.data_collector),
-        creator=creator_of(entity.creation_context),
-        created=created.astimezone(UTC).isoformat()[:16] if created else "",
-    )
-
-
-def _collects(collector: Any) -> bool:
-    collection = collector.collections.get(COLLECTION) if collector is not None else None
-    return collection is not None and str(collection.enabled).lower() == "true"

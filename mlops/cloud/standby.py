@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from mlops.cloud.endpoints import DeploymentView, EndpointView
+from mlops.cloud.endpoint_views import DeploymentView, EndpointView
 from mlops.cloud.tags import PREVIOUS, PREVIOUS_ID, PREVIOUS_UNTIL
 from mlops.cloud.workspace import Workspace
 from mlops.core import console

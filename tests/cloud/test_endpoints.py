@@ -10,7 +10,8 @@ import pytest
 from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
 
 from mlops.cloud.answers import Answer
-from mlops.cloud.endpoints import EndpointView, LiveModels, _delete, _wait
+from mlops.cloud.endpoint_views import EndpointView, LiveModels
+from mlops.cloud.endpoints import _delete, _wait
 from mlops.cloud.errors import NotFound
 from mlops.cloud.invoke import build_payload
 from mlops.cloud.workspace import Workspace

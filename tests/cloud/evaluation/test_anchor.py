@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from mlops.cloud.anchor import promotion_tags, read_anchor, rollback_tags
-from mlops.cloud.endpoints import EndpointView
+from mlops.cloud.endpoint_views import EndpointView
 from mlops.cloud.tags import ANCHOR, ANCHOR_ID
 from mlops.cloud.workspace import Workspace
 from mlops.core.records import Evaluated, Interval, Judged, Judgement, ModelScores, Outcome, Registered
