@@ -12,11 +12,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from mlops.core.records import Evaluated, Judged, Judgement, Prepared, Record, Trained, Validated
+from mlops.core.records import Evaluated, Judged, Judgement, Outcome, Prepared, Record, Trained, Validated
 from mlops.core.run import Run, write_atomically
 from mlops.judging.metrics import HEADLINE
 from mlops.judging.wording import hidden_share, number
-from mlops.report.decision import decision
+from mlops.report.decision import decision, most_changed
 from mlops.report.markdown import data_line, difference, find_record, meaning, override_line, roles, self_test_line
 
 __all__ = ["Chart", "Plot", "charts", "plot", "render", "write"]
@@ -68,6 +68,8 @@ def render(records: Sequence[Record]) -> str:
     from jinja2 import Environment, StrictUndefined
 
     judged, evaluated = find_record(records, Judged), find_record(records, Evaluated)
+    rules = [(judgement, plot(judgement)) for judgement in judged.judgements] if judged else []
+    current, changed = most_changed(evaluated)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(resources.files("mlops.report").joinpath("report.html.jinja").read_text(encoding="utf-8"))
     return template.render(
@@ -76,7 +78,11 @@ def render(records: Sequence[Record]) -> str:
         meaning=meaning(judged) if judged else "",
         override=override_line(judged) if judged else "",
         self_test=self_test_line(judged.self_test) if judged else "",
-        rules=[(judgement, plot(judgement)) for judgement in judged.judgements] if judged else [],
+        current=current,
+        changed=changed,
+        rules=rules,
+        unshown=sum(rule.outcome is not Outcome.SHOWN for rule, _ in rules),
+        doubtful=[rule for rule in rules if rule[0].critical and rule[0].outcome is not Outcome.SHOWN],
         evaluated=evaluated,
         roles=roles(evaluated),
         metrics=_metrics(evaluated),

@@ -179,6 +179,29 @@ def test_html_is_one_self_contained_page(run: Run) -> None:
         assert expected in page.text
 
 
+def unfolded(page: str) -> str:
+    return Page(re.sub(r"<details>.*?</details>", "", page, flags=re.DOTALL)).text
+
+
+def test_only_the_decision_and_the_critical_rules_in_doubt_are_not_folded(run: Run) -> None:
+    page = (run.directory / "report.html").read_text()
+    judged = run.read(Judged)
+    assert "Rain, says the champion" in unfolded(page)
+    assert "Rain, says the candidate" in unfolded(page)
+    assert "reference" not in unfolded(page)
+    assert judged.judgements
+    for judgement in judged.judgements:
+        assert judgement.reason in Page(page).text
+        assert judgement.reason not in unfolded(page)
+    doubtful = [
+        judgement.model_copy(update={"outcome": Outcome.UNPROVEN, "critical": critical})
+        for judgement, critical in zip(judged.judgements, [True, False], strict=False)
+    ]
+    records = [record if record.stage != "gate" else judged.model_copy(update={"judgements": tuple(doubtful)}) for record in run.records()]
+    page = html.render(records)
+    assert [judgement.reason in unfolded(page) for judgement in doubtful] == [judgement.critical for judgement in doubtful]
+
+
 def test_html_escapes_answers_of_models(run: Run) -> None:
     text = (run.directory / "report.html").read_text()
     assert "<script>" not in text
