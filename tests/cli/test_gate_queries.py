@@ -31,9 +31,8 @@ def new_run(workspace: Workspace) -> str:
     return str(client.create_run(experiment.experiment_id if experiment else client.create_experiment(EXPERIMENT)).info.run_id)
 
 
-def test_past_verdicts_newest_first(tmp_path: Path, workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
-    history(settings(), workspace, 5)
-    assert "no verdict in experiment history-of-verdicts" in capsys.readouterr().out
+def test_past_verdicts_newest_first(tmp_path: Path, workspace: Workspace) -> None:
+    assert "no verdict in experiment history-of-verdicts" in history(settings(), workspace, 5).text
 
     first, second = (make_run(tmp_path / name, mlflow_run=new_run(workspace)) for name in ("one", "two"))
     second.write(second.read(Trained).model_copy(update={"job": "train-2"}))

@@ -330,12 +330,12 @@ PROJECT_RULES = {
         effective_rule("target.nll", "base", -0.05, 80),
         RETENTION,
         *CUT_OFF,
-        effective_rule("retention.*.nll", "base", 0.25, 24, margin_kind="absolute"),
+        effective_rule("retention.*.nll", "base", 0.25, 16, margin_kind="absolute"),
         DRIFT,
         DRIFT_OF_KINDS,
         *answer_rules(20, critical=False),
-        task_rule("retention.passed", "base", 0.05, 24, critical=False),
-        task_rule("retention.refusal.passed", "champion", 0.1, 3, critical=False),
+        task_rule("retention.passed", "base", 0.05, 16, critical=False),
+        task_rule("retention.refusal.passed", "champion", 0.1, 2, critical=False),
     ],
 }
 
