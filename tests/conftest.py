@@ -117,12 +117,12 @@ SLOW = (
     "chaos", "cli/test_resume.py", "cli/test_rollback.py", "cloud/evaluation", "cloud/test_endpoints.py", "cloud/test_jobs.py",
     "emulator/component", "emulator/history", "emulator/jobs", "emulator/registry/test_weights.py", "emulator/serving",
     "emulator/test_main.py", "emulator/test_tutorial.py", "github/test_override.py", "judging/selftest",
-    "judging/statistics/test_mcnemar.py", "judging/test_properties.py", "live", "remote/test_likelihood.py",
+    "judging/statistics", "judging/test_properties.py", "live", "remote/test_likelihood.py",
     "remote/test_main.py", "report/test_explain.py",
-    "test_add_a_metric.py", "test_gate.py", "test_pipeline.py", "test_promote.py", "test_register.py", "test_scenarios.py",
-    "test_train.py", "workflows",
+    "test_add_a_metric.py", "test_gate.py", "test_main.py", "test_pipeline.py", "test_promote.py", "test_register.py", "test_roles.py",
+    "test_scenarios.py", "test_train.py", "test_validate.py", "workflows",
 )  # fmt: skip
-"""Folders and files whose tests train, serve, score or simulate at length; a single slow test elsewhere has the marker itself."""
+"""Folders and files whose tests train, serve, score, simulate or start processes at length; single tests have the marker."""
 LONGEST = (
     "test_pipeline.py", "test_push.py", "test_scenarios.py", "test_pull_request.py", "test_promote.py", "test_jobs.py",
     "test_evaluate.py", "test_finetune.py", "test_training.py", "test_init.py", "test_deployments.py", "test_tutorial.py",

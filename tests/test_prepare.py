@@ -240,6 +240,7 @@ def test_a_single_file_is_divided_into_the_four_splits(run: Run) -> None:
     assert not check({split: run.directory / "data" / f"{split}.jsonl" for split in SPLITS}).findings
 
 
+@pytest.mark.slow
 def test_chitchat_passes_every_check(run: Run) -> None:
     record = prepare(config("chitchat", max_messages=4, max_characters=600, percent=20), run)
     assert record.revision == "chitchat-dataset 0.9.0"
@@ -293,6 +294,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.C
     return folder, done, server.requests
 
 
+@pytest.mark.slow
 def test_the_hub_is_read_at_the_pinned_revision_and_with_progress(loaded: Any, tmp_path: Path) -> None:
     folder, done, requests = loaded
     files = [request for request in requests if "parquet" in request]
@@ -306,6 +308,7 @@ def test_the_hub_is_read_at_the_pinned_revision_and_with_progress(loaded: Any, t
     assert local.fingerprint == record.fingerprint, "the same rows, whatever they come from"
 
 
+@pytest.mark.slow
 def test_a_data_set_with_train_and_test_in_another_layout_is_read_from_the_hub(tmp_path: Path) -> None:
     chats = {name: [{"messages": row(name, number)["messages"], "score": number} for number in range(12)] for name in ("train", "test")}
     with hub.Hub("tester/chats", COMMIT, repository(chats)) as server:
@@ -325,6 +328,7 @@ def test_a_second_run_does_not_contact_the_hub(loaded: Any, capsys: pytest.Captu
     assert "nothing to do" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_revision_that_the_hub_does_not_have_is_refused(loaded: Any) -> None:
     with hub.Hub("tester/chats", COMMIT, repository(rows(4))) as server:
         refused = from_hub(loaded[0], server.url, OTHER_COMMIT)
@@ -332,6 +336,7 @@ def test_a_revision_that_the_hub_does_not_have_is_refused(loaded: Any) -> None:
     assert f"no tester/chats at {OTHER_COMMIT}" in refused.stderr
 
 
+@pytest.mark.slow
 def test_the_cache_is_never_used_for_another_revision(loaded: Any) -> None:
     # `datasets` itself would use the cached revision here, whichever is requested.
     refused = from_hub(loaded[0], "http://127.0.0.1:9", OTHER_COMMIT, HF_HUB_OFFLINE="1")
@@ -339,6 +344,7 @@ def test_the_cache_is_never_used_for_another_revision(loaded: Any) -> None:
     assert f"contains revision {COMMIT} of tester/chats, not {OTHER_COMMIT}" in refused.stderr
 
 
+@pytest.mark.slow
 def test_the_cache_is_used_for_the_pinned_revision(loaded: Any) -> None:
     folder = loaded[0]
     cached = from_hub(folder, "http://127.0.0.1:9", COMMIT, "--run", "cached", HF_HUB_OFFLINE="1")
@@ -346,6 +352,7 @@ def test_the_cache_is_used_for_the_pinned_revision(loaded: Any) -> None:
     assert Run(folder / "cached").read(Prepared).fingerprint == Run(folder / "run").read(Prepared).fingerprint
 
 
+@pytest.mark.slow
 def test_an_unreachable_hub_is_an_error_with_a_fix(tmp_path: Path) -> None:
     result = from_hub(tmp_path, "http://127.0.0.1:9", HF_HUB_OFFLINE="1")
     assert result.returncode == DataError.exit_code, result.stderr
