@@ -76,3 +76,15 @@ def test_requests_of_users_can_stop_it_and_never_take_the_place_of_the_suite() -
     stopped = compare(1, enough, worse=40)
     assert [each.name for each in stopped.measures if each.finding is Finding.WORSE] == ["usable answers to live requests"]
     assert stopped.finding is Finding.WORSE
+
+
+def test_with_more_measures_each_needs_more_evidence_to_stop() -> None:
+    def pairs_needed(*, live: bool) -> int:
+        canary = Canary(0.05, live=live)
+        while canary.finding is Finding.OPEN:
+            canary.add(GOOD, Measured(usable=0.0, rouge_l=0.4, in_time=1.0, latency_ms=10.0))
+        assert canary.finding is Finding.WORSE
+        return canary.pairs
+
+    # Bonferroni's correction, for three and for five measures.
+    assert pairs_needed(live=False) < pairs_needed(live=True)

@@ -8,8 +8,9 @@ from statistics import NormalDist
 
 import numpy as np
 import pytest
+import scipy.stats
 
-from mlops.judging.statistics.wilcoxon import _p, signed_rank
+from mlops.judging.statistics.wilcoxon import _critical_rank_sum, _p, signed_rank
 
 
 def walsh(values: np.ndarray) -> np.ndarray:
@@ -138,3 +139,20 @@ def test_rows_without_information_have_no_interval(values: list[float]) -> None:
 def test_no_rows_are_refused() -> None:
     with pytest.raises(ValueError, match="rows"):
         signed_rank(np.array([]), confidence=0.95)
+
+
+@pytest.mark.parametrize("rows", [200, 1001])
+@pytest.mark.parametrize("limit", [0.025, 0.001])
+def test_the_critical_rank_sum_of_many_rows_is_that_of_scipy(rows: int, limit: float) -> None:
+    def p_value(rank_sum: int) -> float:
+        ranks, left = np.arange(1.0, rows + 1), rank_sum
+        for index in range(rows)[::-1]:
+            if ranks[index] <= left:
+                left -= int(ranks[index])
+            else:
+                ranks[index] *= -1
+        assert ranks[ranks > 0].sum() == rank_sum
+        return float(scipy.stats.wilcoxon(ranks, alternative="greater", correction=True, method="asymptotic").pvalue)
+
+    critical = _critical_rank_sum(np.arange(1.0, rows + 1), limit)
+    assert p_value(critical) <= limit < p_value(critical - 1)
