@@ -34,6 +34,12 @@ def test_without_a_differing_row_the_rule_of_three_applies(rows: int) -> None:
     assert estimate(0, 0, rows, both=rows // 2).high == result.high
 
 
+@pytest.mark.parametrize(("gained", "lost", "rows"), [(60, 40, 1000), (300, 100, 5000)])
+def test_the_standard_error_of_many_rows_is_that_of_a_difference_of_paired_proportions(gained: int, lost: int, rows: int) -> None:
+    expected = ((gained + lost) / rows - ((gained - lost) / rows) ** 2) ** 0.5 / rows**0.5
+    assert estimate(gained, lost, rows).standard_error == pytest.approx(expected, rel=0.02)
+
+
 @pytest.mark.parametrize(("gained", "lost", "rows"), [(0, 0, 40), (3, 1, 40), (7, 7, 100), (0, 9, 30), (40, 0, 40)])
 def test_swapped_models_give_exactly_the_negated_interval(gained: int, lost: int, rows: int) -> None:
     there, back = estimate(gained, lost, rows), estimate(lost, gained, rows)
