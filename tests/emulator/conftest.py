@@ -58,3 +58,17 @@ def azureml(credential: Any) -> Any:
     from azure.ai.ml import MLClient
 
     return MLClient(credential, registry_name="azureml")
+
+
+@pytest.fixture
+def mlflow_client(emulator: Emulator, environment: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A client of the workspace's tracking URI, which is also that of the registry."""
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    monkeypatch.setenv("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    import mlflow
+    from mlflow import MlflowClient
+
+    mlflow.set_tracking_uri(emulator.azure.tracking_uri)  # azureml-mlflow's artifact client reads the global URI
+    yield MlflowClient()
+    mlflow.set_tracking_uri(None)  # "" would hide MLFLOW_TRACKING_URI from later tests

@@ -22,7 +22,7 @@ from mlops.emulator.server import Emulator
 from mlops.emulator.storage import blobs
 from mlops.emulator.wire.app import host_role
 from mlops.emulator.wire.tls import HOSTS
-from tests.support.project import enter
+from tests.support.project import enter, open_sdk
 
 
 def send(emulator: Emulator, url: str, method: str = "GET", **query: str) -> requests.Response:
@@ -151,15 +151,11 @@ class TestRestart:
     """A second emulator on the same folder."""
 
     def test_everything_survives(self, tmp_path: Path, options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
-        from azure.ai.ml import MLClient
         from azure.ai.ml.entities import AmlCompute
-        from azure.identity import DefaultAzureCredential
         from azure.storage.blob import BlobClient
 
         def clients(emulator: Emulator) -> Any:
-            enter(emulator, monkeypatch)
-            i = emulator.azure.identity
-            return MLClient(DefaultAzureCredential(), i.subscription, i.group, i.workspace)
+            return open_sdk(emulator, monkeypatch)
 
         container = ""
         with Emulator(tmp_path, options) as emulator:

@@ -18,7 +18,7 @@ from mlops.core.run import Run
 from mlops.emulator.history import runstore
 from mlops.emulator.server import Emulator
 
-__all__ = ["Project", "client_of", "enter", "write_rows"]
+__all__ = ["Project", "client_of", "enter", "open_sdk", "write_rows"]
 
 TERMINAL = ("Completed", "Failed", "Canceled")
 
@@ -29,6 +29,16 @@ def enter(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
     for name, value in emulator.environment().items():
         monkeypatch.setenv(name, value)
+
+
+def open_sdk(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Make this process a client of an emulator, and return an SDK client of its workspace."""
+    from azure.ai.ml import MLClient
+    from azure.identity import DefaultAzureCredential
+
+    enter(emulator, monkeypatch)
+    identity = emulator.azure.identity
+    return MLClient(DefaultAzureCredential(), identity.subscription, identity.group, identity.workspace)
 
 
 @contextmanager

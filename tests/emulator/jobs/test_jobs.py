@@ -23,6 +23,7 @@ from mlops.emulator.base.fork_servers import ForkServers
 from mlops.emulator.jobs import jobs
 from mlops.emulator.server import Emulator
 from mlops.emulator.workspace import uris
+from tests.support.project import open_sdk
 
 ENVIRONMENT = "azureml://registries/azureml/environments/acft-hf-nlp-gpu/versions/112"
 STEPS = [
@@ -712,15 +713,10 @@ def test_injected_faults_change_how_a_job_ends(emulator: Emulator, ml: Any) -> N
 def test_a_job_that_was_running_when_the_emulator_stopped_has_failed(
     tmp_path: Path, options: Options, fork_servers: ForkServers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from azure.ai.ml import MLClient
     from azure.ai.ml.exceptions import JobException
-    from azure.identity import DefaultAzureCredential
 
     def client(emulator: Emulator) -> Any:
-        for name, value in emulator.environment().items():
-            monkeypatch.setenv(name, value)
-        i = emulator.azure.identity
-        return MLClient(DefaultAzureCredential(), i.subscription, i.group, i.workspace)
+        return open_sdk(emulator, monkeypatch)
 
     with Emulator(tmp_path / "state", options, fork_servers=fork_servers) as emulator:
         ml = client(emulator)

@@ -13,13 +13,12 @@ import pytest
 import requests
 from azure.ai.ml import MLClient
 from azure.ai.ml.entities import DataCollector, DeploymentCollection, ManagedOnlineDeployment, ManagedOnlineEndpoint, Model
-from azure.identity import DefaultAzureCredential
 
 from mlops.emulator.identity.entra import MANAGEMENT, issue
 from mlops.emulator.server import Emulator
 from mlops.emulator.serving.collection import MAX_INLINE
 from mlops.emulator.storage import blobs
-from tests.support.project import enter
+from tests.support.project import open_sdk
 
 pytestmark = [
     # The SDK does not close its connections.
@@ -33,9 +32,7 @@ SCORE = "https://watched.eastus.inference.ml.azure.com/score"
 def client(emulator: Emulator) -> Iterator[MLClient]:
     """A client of a workspace with an endpoint ``watched`` and a deployment ``blue`` whose requests are collected."""
     with pytest.MonkeyPatch.context() as patch:
-        enter(emulator, patch)
-        i = emulator.azure.identity
-        ml = MLClient(DefaultAzureCredential(), i.subscription, i.group, i.workspace)
+        ml = open_sdk(emulator, patch)
         ml.models.create_or_update(Model(name="echo", version="1", path=str(Path(__file__).with_name("echo")), type="mlflow_model"))
         ml.online_endpoints.begin_create_or_update(ManagedOnlineEndpoint(name="watched", auth_mode="key")).result()
         deploy(ml, "blue", sampling_rate=1.0)

@@ -17,13 +17,12 @@ import requests
 from azure.ai.ml import MLClient
 from azure.ai.ml.entities import ManagedOnlineDeployment, ManagedOnlineEndpoint, Model, OnlineRequestSettings, ProbeSettings
 from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
-from azure.identity import DefaultAzureCredential
 
 from mlops.emulator.identity.entra import MANAGEMENT, issue
 from mlops.emulator.server import Emulator
 from mlops.emulator.serving import containers
 from mlops.emulator.storage import blobs
-from tests.support.project import enter
+from tests.support.project import open_sdk
 
 pytestmark = [
     # The SDK does not close its connections.
@@ -39,9 +38,7 @@ ECHO = Path(__file__).with_name("echo")
 def client(emulator: Emulator) -> Iterator[MLClient]:
     """A client of a workspace with an endpoint ``shop``."""
     with pytest.MonkeyPatch.context() as patch:
-        enter(emulator, patch)
-        i = emulator.azure.identity
-        ml = MLClient(DefaultAzureCredential(), i.subscription, i.group, i.workspace)
+        ml = open_sdk(emulator, patch)
         ml.online_endpoints.begin_create_or_update(ManagedOnlineEndpoint(name="shop", auth_mode="key")).result()
         yield ml
 

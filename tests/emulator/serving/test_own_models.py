@@ -13,10 +13,9 @@ import requests
 from azure.ai.ml import MLClient
 from azure.ai.ml.entities import CodeConfiguration, Environment, ManagedOnlineDeployment, ManagedOnlineEndpoint, Model
 from azure.core.exceptions import HttpResponseError
-from azure.identity import DefaultAzureCredential
 
 from mlops.emulator.server import Emulator
-from tests.support.project import enter
+from tests.support.project import open_sdk
 
 pytestmark = [
     # The SDK does not close its connections.
@@ -47,9 +46,7 @@ Score = Callable[[Any], requests.Response]
 def client(emulator: Emulator) -> Iterator[MLClient]:
     """A client of a workspace with an endpoint ``own``."""
     with pytest.MonkeyPatch.context() as patch:
-        enter(emulator, patch)
-        i = emulator.azure.identity
-        ml = MLClient(DefaultAzureCredential(), i.subscription, i.group, i.workspace)
+        ml = open_sdk(emulator, patch)
         ml.online_endpoints.begin_create_or_update(ManagedOnlineEndpoint(name="own", auth_mode="key")).result()
         yield ml
 

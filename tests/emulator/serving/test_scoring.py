@@ -16,7 +16,6 @@ from azure.ai.ml import MLClient
 from azure.ai.ml.constants._endpoint import EndpointInvokeFields
 from azure.ai.ml.entities import ManagedOnlineDeployment, ManagedOnlineEndpoint, Model, OnlineRequestSettings
 from azure.core.exceptions import HttpResponseError
-from azure.identity import DefaultAzureCredential
 
 from mlops.emulator.base.azure import Options
 from mlops.emulator.base.fork_servers import ForkServers
@@ -25,7 +24,7 @@ from mlops.emulator.server import Emulator
 from mlops.emulator.serving import containers
 from mlops.emulator.serving.endpoints import audience
 from mlops.emulator.serving.scoring import LoadBalancer, choose_deployment, choose_mirror
-from tests.support.project import enter
+from tests.support.project import open_sdk
 
 pytestmark = [
     # The SDK does not close its connections.
@@ -40,9 +39,7 @@ Score = Callable[..., requests.Response]
 def client(emulator: Emulator) -> Iterator[MLClient]:
     """A client of a workspace with an endpoint ``talk`` and two deployments that answer with their name."""
     with pytest.MonkeyPatch.context() as patch:
-        enter(emulator, patch)
-        i = emulator.azure.identity
-        ml = MLClient(DefaultAzureCredential(), i.subscription, i.group, i.workspace)
+        ml = open_sdk(emulator, patch)
         model = ml.models.create_or_update(Model(name="echo", version="1", path=str(ECHO), type="mlflow_model"))
         ml.online_endpoints.begin_create_or_update(ManagedOnlineEndpoint(name="talk", auth_mode="key")).result()
         settings = OnlineRequestSettings(request_timeout_ms=60000, max_concurrent_requests_per_instance=2)
@@ -320,10 +317,7 @@ def restart(tmp_path: Path, options: Options, fork_servers: ForkServers, monkeyp
         while running:
             running.pop().stop()
         running.append(Emulator(tmp_path / "state", options, fork_servers=fork_servers).start())
-        for name, value in running[0].environment().items():
-            monkeypatch.setenv(name, value)
-        i = running[0].azure.identity
-        return running[0], MLClient(DefaultAzureCredential(), i.subscription, i.group, i.workspace)
+        return running[0], open_sdk(running[0], monkeypatch)
 
     yield start
     while running:
