@@ -22,6 +22,7 @@ from mlops.cli import canary, stage
 from mlops.cloud import permissions, preflight, serving_images
 from mlops.cloud.assets import BaseModel, Component
 from mlops.cloud.compute import ComputeView
+from mlops.cloud.endpoint_views import FAILED_STATES
 from mlops.cloud.judge_model import JudgeModel, read_labeled_pairs
 from mlops.cloud.network import describe_difference
 from mlops.cloud.preferences import judge_digest
@@ -308,7 +309,7 @@ def _find_quota_needs(config: Config, workspace: Workspace) -> list[Need]:
                 name=view.name, size=view.sku, instances=view.instances, is_standby=standby is not None and view.name == standby.name
             )
             for view in workspace.endpoints.list_deployments(endpoint.name)
-            if view.state not in ("Failed", "Canceled")
+            if view.state not in FAILED_STATES
         ]
     return find_needs(config, training, computes.sizes, existing)
 
