@@ -275,7 +275,7 @@ DISGUISES: list[tuple[str, bytes, str]] = [
     ("a.jsonl.zst", pyarrow.compress(JSONL, "zstd", asbytes=True)[:-9], "can't be decompressed as zst"),
     ("a.jsonl.gz", gzip.compress(gzip.compress(JSONL, mtime=0), mtime=0), "compressed with gzip"),
     ("a.json", b'[{"messages": []},\n{"messages": [}]', r"a\.json:2: this is not a JSON array"),
-    ("a.json", b"[" * 20000, "nested too deeply"),
+    ("a.json", b"[" * 1_000_000, "nested too deeply"),
     ("a.json", json.dumps(chats(1)[0], indent=1).encode(), "a single JSON object with the fields messages"),
     ("a.json", b'{"a": [1], "b": [2]}', "a single JSON object with the fields a, b"),
     ("a.csv", b"", "is empty"),

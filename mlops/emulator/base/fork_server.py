@@ -181,15 +181,16 @@ def _become(request: Mapping[str, Any]) -> str:
         # Python seeds random anew in a fork, but not this one.
         numpy.random.seed()
     main_module = sys.modules["__main__"] = types.ModuleType("__main__")
-    main_module.__annotations__ = {}
+    if sys.version_info < (3, 14):
+        main_module.__annotations__ = {}
     return module
 
 
 def _enter(executable: Path) -> None:
     """Enter the virtual environment of an interpreter, whose site-packages come before those of the fork server's Python."""
     root = executable.parents[1]
+    parent = sysconfig.get_path("purelib")  # before the prefix changes, which this path follows since Python 3.14
     sys.executable, sys.prefix, sys.exec_prefix = str(executable), str(root), str(root)
-    parent = sysconfig.get_path("purelib")
     packages = root / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
     sys.path.insert(sys.path.index(parent) if parent in sys.path else len(sys.path), str(packages))
 

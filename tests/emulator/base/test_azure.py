@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -22,9 +24,9 @@ class Counter:
 
 
 @pytest.fixture
-def azure(tmp_path: Path) -> Azure:
-    store = Store(tmp_path / "s.db")
-    return Azure(tmp_path, store, Identity.load_or_create(store), Options(), Faults(), Children())
+def azure(tmp_path: Path) -> Iterator[Azure]:
+    with closing(Store(tmp_path / "s.db")) as store:
+        yield Azure(tmp_path, store, Identity.load_or_create(store), Options(), Faults(), Children())
 
 
 def test_each_emulator_has_its_own_state() -> None:
@@ -60,4 +62,5 @@ def test_a_background_task_runs_although_nobody_holds_it(azure: Azure) -> None:
 
 def test_the_identity_survives(tmp_path: Path, azure: Azure) -> None:
     azure.store.close()
-    assert Identity.load_or_create(Store(tmp_path / "s.db")) == azure.identity
+    with closing(Store(tmp_path / "s.db")) as store:
+        assert Identity.load_or_create(store) == azure.identity

@@ -23,6 +23,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="fork servers ar
 
 PRELOAD = Preload.of(("colorsys", "no.such.module"), {"PYTHONPATH": "/nowhere", "OF_THE_SERVER": "1"})
 REPORT = """
+import ctypes  # libffi may keep a file open for it, which the fork has from the fork server
 import json, os, signal, sys
 report = {
     "argv": sys.argv, "name": __name__, "spec": __spec__.name, "path": sys.path, "cwd": os.getcwd(), "environment": dict(os.environ),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -11,8 +13,9 @@ from mlops.emulator.base.store import Store
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "deep" / "s.db")
+def store(tmp_path: Path) -> Iterator[Store]:
+    with closing(Store(tmp_path / "deep" / "s.db")) as opened:
+        yield opened
 
 
 def test_a_document_is_stored_and_deleted(store: Store) -> None:
@@ -36,7 +39,8 @@ def test_list_is_in_order_of_creation(store: Store) -> None:
 def test_documents_survive_closing_the_store(store: Store, tmp_path: Path) -> None:
     store.put("k", "a", {"kept": 1})
     store.close()
-    assert Store(tmp_path / "deep" / "s.db").get("k", "a") == {"kept": 1}
+    with closing(Store(tmp_path / "deep" / "s.db")) as again:
+        assert again.get("k", "a") == {"kept": 1}
 
 
 def test_changing_a_missing_document_raises(store: Store) -> None:
