@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
 import sys
 from pathlib import Path
 
 import nox
+from packaging.specifiers import SpecifierSet
 
 nox.needs_version = ">=2024.10.9"
 nox.options.sessions = ["lint", "types", "tests", "workflows"]
@@ -117,6 +119,9 @@ def _local(session: nox.Session) -> str:
     expected = hashlib.sha256(Path("requirements/local.lock").read_bytes() + TORCH.encode() + sys.version.encode()).hexdigest()
     if stamp.is_file() and stamp.read_text() == expected:
         return str(python.absolute())
+    supported = nox.project.load_toml("pyproject.toml")["project"]["requires-python"]
+    if platform.python_version() not in SpecifierSet(supported):
+        session.error(f"This is Python {platform.python_version()}, and the project needs {supported}. Install nox with another Python.")
     session.log("Installing the environment (2 GB; takes a few minutes the first time) …")
     session.run(sys.executable, "-m", "venv", "--clear", str(LOCAL), external=True)
     pip = (str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--progress-bar", "off")

@@ -31,9 +31,11 @@ def test_the_pre_commit_hooks_are_the_linters_of_nox() -> None:
     }
 
 
-def test_ci_starts_at_the_lowest_supported_python_version() -> None:
+def test_ci_runs_on_every_supported_python_version() -> None:
     matrix = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())["jobs"]["check"]["strategy"]["matrix"]
     required = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
-    assert required == f">={matrix['python'][0]}"
     minors = [int(version.removeprefix("3.")) for version in matrix["python"]]
-    assert minors == list(range(minors[0], minors[0] + len(minors)))
+    assert minors == list(range(minors[0], minors[-1] + 1))
+    assert required == f">=3.{minors[0]},<3.{minors[-1] + 1}"
+    for document in ("README.md", "docs/azure.md", "docs/first-run-on-azure.md", "docs/workflows.md"):
+        assert f"Python 3.{minors[0]} to 3.{minors[-1]}" in (ROOT / document).read_text().replace("\n", " "), document
