@@ -47,7 +47,7 @@ def deploy(config: Config, run: Run, workspace: Workspace) -> Deployed:
         DeploymentFailed: with the class of the failure and the containers' logs. What was created here is deleted, traffic is as before.
         TrafficError: traffic is not what it was before.
     """
-    judged, registered = guard.require_admission(run, config), run.read(Registered)
+    judged, registered = guard.require_admission(run, config, workspace), run.read(Registered)
     settings = config.endpoint
     endpoint, created = _find_or_create_endpoint(config, workspace)
     before = dict(endpoint.traffic)

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mlops.cli import stage
+from mlops.cli.tries import find_other_tries
 from mlops.cloud import champion as champions
 from mlops.cloud.anchor import find_anchor
 from mlops.cloud.champion import Champion
@@ -32,12 +33,8 @@ from mlops.core.run import Run, file_sha256
 from mlops.core.settings import Config
 from mlops.judging import metrics
 from mlops.judging.evidence import InvalidScores, Rows
-from mlops.report import verdict_tags
 
 __all__ = ["evaluate", "evaluation_key", "main"]
-
-_MOST_TRIES = 1_000
-"""More verdicts about one target suite are not counted; the correction for so many is beyond any test."""
 
 
 def evaluate(config: Config, run: Run, workspace: Workspace) -> Evaluated:
@@ -105,7 +102,7 @@ def evaluate(config: Config, run: Run, workspace: Workspace) -> Evaluated:
         champion=champion.model,
         anchor=anchor.model if anchor is not None else "",
         judge=judge,
-        tries=_count_tries(config, workspace, validated, trained, champion),
+        tries=1 + len(find_other_tries(config, workspace, validated, trained, champion.model)),
         champion_note="" if champion.model or champion.unavailable else f"Endpoint {endpoint} serves nothing: this is a first run.",
         notes=(
             *champion.notes,
@@ -134,13 +131,6 @@ def _find_anchor(config: Config, workspace: Workspace, champion: Champion) -> Ch
     if all(rule.baseline != "anchor" for rule in config.gate.enabled_rules.values()):
         return None
     return find_anchor(workspace, workspace.endpoints.find(config.champion_endpoint), champion)
-
-
-def _count_tries(config: Config, workspace: Workspace, validated: Validated, trained: Trained, champion: Champion) -> int:
-    """Count the candidates that were judged on this target suite against this champion, this one included."""
-    suite = validated.suites["target"].digest
-    judged = workspace.tracking.find_runs(config.training.experiment, verdict_tags.SUITE, [suite], _MOST_TRIES)
-    return verdict_tags.count_tries(judged, config.target, champion.model, trained.mlflow_run_id)
 
 
 def _is_candidate(champion: Champion, registered: Registered) -> bool:

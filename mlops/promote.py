@@ -38,7 +38,7 @@ def promote(config: Config, run: Run, workspace: Workspace) -> Promoted:
         CanaryStopped: the new deployment answers worse than the old one, or is not shown not to. The old one has the traffic.
         TrafficError: the new deployment is not live; says whether the traffic was restored. Or another run is changing the traffic.
     """
-    judged, deployed, smoked = guard.require_admission(run, config), run.read(Deployed), run.read(Smoked)
+    judged, deployed, smoked = guard.require_admission(run, config, workspace), run.read(Deployed), run.read(Smoked)
     if config.promotion.require_review:
         require_review()
     new = deployed.deployment

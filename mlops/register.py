@@ -54,7 +54,7 @@ def register(config: Config, run: Run, workspace: Workspace) -> Registered:
         NotPromoted: the gate does not admit the candidate.
         RegistrationError: the verdict is about another job, the job is not Completed, or the service stores something else.
     """
-    judged, trained, evaluated = guard.require_admission(run, config), run.read(Trained), run.read(Evaluated)
+    judged, trained, evaluated = guard.require_admission(run, config, workspace), run.read(Trained), run.read(Evaluated)
     name = config.registration.name
     if not NAME.fullmatch(name):
         raise ConfigError(

@@ -14,11 +14,12 @@ from mlops.cloud.workspace import Workspace
 from mlops.core.errors import AzureError, ConfigError, EvidenceError, NotPromoted, RecordError, SelfTestFailed
 from mlops.core.records import Evaluated, Judged, Outcome, Override, Trained, Validated, Verdict
 from mlops.core.run import Run
-from mlops.core.settings import Config, EndpointConfig, GateConfig, Rule
+from mlops.core.settings import Config, EndpointConfig, GateConfig, Rule, TrainingConfig
 from mlops.gate import gate, main
 from mlops.judging import validity
 from mlops.judging.judge import judge
 from mlops.remote.suites import read_suite
+from mlops.report import verdict_tags
 from tests.support.evidence import make_rows, make_rule, name_rules
 from tests.support.run_directories import make_run, write_evaluated
 
@@ -100,7 +101,7 @@ def test_each_further_try_on_the_same_data_needs_more_confidence(tmp_path: Path)
     run.write(judge_try(1, config(*rules)))
     run.write(evaluated.model_copy(update={"tries": 20}))
     with pytest.raises((NotPromoted, RecordError)):
-        guard.require_admission(run, config(*rules))
+        guard.require_admission(run, config(*rules), OFFLINE)
 
 
 def test_a_first_run_is_judged_against_the_base(tmp_path: Path) -> None:
@@ -286,6 +287,8 @@ def test_a_verdict_that_stops_is_recorded_even_if_mlflow_can_not_be_updated(
 # The lock -------------------------------------------------------------------------------------------------------------------------
 
 LOCAL = Override(reason="we know better", actor="somebody")
+OFFLINE: Any = None
+"""No workspace: MLflow is read only if the verdict is PROMOTE and follows from the evidence."""
 EPHEMERAL = config().model_copy(update={"endpoint": EndpointConfig(ephemeral=True)})
 
 
@@ -305,24 +308,84 @@ def edit(run: Run, **fields: Any) -> Run:
     return run
 
 
-def test_a_promoted_candidate_is_admitted(tmp_path: Path) -> None:
+def test_a_promoted_candidate_is_admitted(tmp_path: Path, workspace: Workspace) -> None:
     run = judged_run(tmp_path)
-    assert guard.require_admission(run, config()) == run.read(Judged)
+    assert guard.require_admission(run, config(), workspace) == run.read(Judged)
 
 
 @pytest.mark.parametrize("verdict", [Verdict.HOLD, Verdict.REJECT])
 def test_nothing_else_is_admitted(tmp_path: Path, verdict: Verdict) -> None:
     with pytest.raises(NotPromoted, match=f"The gate says {verdict}"):
-        guard.require_admission(judged_run(tmp_path, verdict), config())
+        guard.require_admission(judged_run(tmp_path, verdict), config(), OFFLINE)
 
 
 def test_an_override_from_a_laptop_admits_only_to_ephemeral_targets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = judged_run(tmp_path, Verdict.HOLD, LOCAL)
     with pytest.raises(NotPromoted, match=r"settings_digest|endpoint\.ephemeral"):
-        guard.require_admission(run, config())
-    admitted = guard.require_admission(run, EPHEMERAL)
+        guard.require_admission(run, config(), OFFLINE)
+    admitted = guard.require_admission(run, EPHEMERAL, OFFLINE)
     assert (admitted.override, admitted.is_admitted, admitted.exit_code, admitted.verdict) == (LOCAL, True, 0, Verdict.HOLD)
     assert "somebody has overridden it: we know better" in capsys.readouterr().err
+
+
+def test_candidates_that_were_evaluated_at_the_same_moment_count_each_other_before_they_are_admitted(
+    tmp_path: Path, workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = Config(
+        target="test",
+        gate=GateConfig(rules=name_rules((make_rule(baseline="champion", test="paired_bootstrap", min_rows=50),))),
+        training=TrainingConfig(experiment="same-moment"),
+    )
+    client = workspace.tracking.client
+    experiment = client.create_experiment("same-moment")
+    first, second, third = (client.create_run(experiment).info.run_id for _ in range(3))
+    # Neither evaluation could count the other candidate.
+    barely = make_run(tmp_path / "barely", candidate(shift=BARELY_BETTER), mlflow_run=first)
+    clearly = make_run(tmp_path / "clearly", mlflow_run=second)
+    assert [gate(settings, run, workspace).verdict for run in (barely, clearly)] == [Verdict.PROMOTE] * 2
+    assert [run.read(Evaluated).tries for run in (barely, clearly)] == [1, 1]
+
+    with pytest.raises(NotPromoted, match=f"The evaluation counted 1 .* but there are 2 by now: {second} and this one") as caught:
+        guard.require_admission(barely, settings, workspace)
+    assert "the verdict is HOLD" in str(caught.value)
+    assert "target.nll: It is not shown that the candidate is not worse than the champion" in str(caught.value)
+    assert guard.require_admission(clearly, settings, workspace).verdict is Verdict.PROMOTE
+    assert f"there are 2 by now: {first} and this one. The verdict is PROMOTE" in capsys.readouterr().out
+
+    # An evaluation that counted the others is not corrected twice, and neither is one whose verdict leads to nothing that lasts.
+    later = make_run(tmp_path / "later", mlflow_run=third)
+    later.write(later.read(Evaluated).model_copy(update={"tries": 3}))
+    gate(settings, later, workspace)
+    capsys.readouterr()
+    guard.require_admission(later, settings, workspace)
+    lenient = settings.model_copy(update={"gate": settings.gate.model_copy(update={"correct_retries": False})})
+    barely.write(judge(lenient, barely))
+    guard.require_admission(barely, lenient, workspace)
+    assert "by now" not in capsys.readouterr().out
+
+
+def test_many_further_candidates_are_named_in_part(tmp_path: Path, workspace: Workspace) -> None:
+    settings = config(make_rule(baseline="champion", test="paired_bootstrap", min_rows=50)).model_copy(
+        update={"training": TrainingConfig(experiment="many-at-once")}
+    )
+    run = make_run(tmp_path, candidate(shift=BARELY_BETTER))
+    run.write(judge(settings, run))
+    written = verdict_tags.tags(run.read(Judged), run.read(Evaluated))
+    client = workspace.tracking.client
+    experiment = client.create_experiment("many-at-once")
+    others = {client.create_run(experiment, tags=written).info.run_id for _ in range(7)}
+    for other_data in ({"mlops.verdict_target": "pr"}, {"mlops.champion": "azureml://models/older"}, {"mlops.suite.target": "0" * 64}):
+        client.create_run(experiment, tags=written | other_data)
+    with pytest.raises(NotPromoted, match=r"there are 8 by now: .* and 2 more and this one") as caught:
+        guard.require_admission(run, settings, workspace)
+    assert sum(other in str(caught.value) for other in others) == 5
+
+
+def test_a_promote_does_not_count_if_nobody_can_count_the_candidates(tmp_path: Path, workspace: Workspace, fault: Fault) -> None:
+    run = judged_run(tmp_path)
+    fault("403@api GET */experiments/get-by-name*")
+    with pytest.raises(AzureError):
+        guard.require_admission(run, config(), workspace)
 
 
 FORGERIES: dict[str, tuple[Verdict, dict[str, Any], str]] = {
@@ -351,40 +414,40 @@ def test_a_record_that_does_not_follow_from_the_evidence_is_refused(name: str, t
     monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
     verdict, fields, says = FORGERIES[name]
     with pytest.raises(NotPromoted, match=says):
-        guard.require_admission(edit(judged_run(tmp_path, verdict), **fields), config())
+        guard.require_admission(edit(judged_run(tmp_path, verdict), **fields), config(), OFFLINE)
 
 
-def test_numbers_that_differ_by_rounding_are_accepted_and_others_are_not(tmp_path: Path) -> None:
+def test_numbers_that_differ_by_rounding_are_accepted_and_others_are_not(tmp_path: Path, workspace: Workspace) -> None:
     run = judged_run(tmp_path)
     judgements = json.loads((tmp_path / "gate.json").read_bytes())["judgements"]
     judgements[0]["interval"]["low"] *= 1 + 1e-5
-    guard.require_admission(edit(run, judgements=judgements), config())
+    guard.require_admission(edit(run, judgements=judgements), config(), workspace)
     judgements[0]["interval"]["low"] *= 1.01
     with pytest.raises(NotPromoted, match=r"judgements\[0\]\.interval\.low"):
-        guard.require_admission(edit(run, judgements=judgements), config())
+        guard.require_admission(edit(run, judgements=judgements), config(), workspace)
 
 
 @pytest.mark.parametrize("inputs", [{}, {"validate": ""}])
 def test_a_record_that_does_not_say_what_it_was_made_from_is_refused(inputs: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(RecordError, match="doesn't say which records it was made from"):
-        guard.require_admission(edit(judged_run(tmp_path), inputs=inputs), config())
+        guard.require_admission(edit(judged_run(tmp_path), inputs=inputs), config(), OFFLINE)
 
 
-def test_a_verdict_by_other_rules_is_refused(tmp_path: Path) -> None:
+def test_a_verdict_by_other_rules_is_refused(tmp_path: Path, workspace: Workspace) -> None:
     """As with `--config` in one of two stages."""
     run = make_run(tmp_path, candidate(shift=0.0))
     lenient = config(make_rule(baseline="base", margin=0.3))
     run.write(judge(lenient, run))
-    assert guard.require_admission(run, lenient).verdict is Verdict.PROMOTE
+    assert guard.require_admission(run, lenient, workspace).verdict is Verdict.PROMOTE
     with pytest.raises(NotPromoted, match="does not follow"):
-        guard.require_admission(run, config())
+        guard.require_admission(run, config(), workspace)
 
 
 def test_a_plan_of_another_target_is_refused(tmp_path: Path) -> None:
     run = judged_run(tmp_path)
     run.path("plan.json").write_text('{"target": "pr", "jobs": [], "settings": []}')
     with pytest.raises(NotPromoted, match="are from a plan of target pr, but this is target test"):
-        guard.require_admission(run, config())
+        guard.require_admission(run, config(), OFFLINE)
 
 
 def test_scores_that_change_after_the_verdict_are_refused(tmp_path: Path) -> None:
@@ -395,13 +458,13 @@ def test_scores_that_change_after_the_verdict_are_refused(tmp_path: Path) -> Non
     edit(run, inputs=json.loads((tmp_path / "gate.json").read_bytes())["inputs"] | {"evaluate": run.read(Evaluated).digest()})
     assert run.read(Evaluated) != evaluated
     with pytest.raises(NotPromoted, match="does not follow"):
-        guard.require_admission(run, config())
+        guard.require_admission(run, config(), OFFLINE)
 
 
 def test_a_record_of_an_overridden_reject_is_invalid(tmp_path: Path) -> None:
     run = edit(judged_run(tmp_path, Verdict.REJECT), override=LOCAL.model_dump(mode="json"))
     with pytest.raises(RecordError, match="REJECT has no override"):
-        guard.require_admission(run, config())
+        guard.require_admission(run, config(), OFFLINE)
     assert not Judged.model_construct(**json.loads((tmp_path / "gate.json").read_bytes()) | {"verdict": Verdict.REJECT}).is_admitted
 
 
@@ -409,7 +472,7 @@ def test_a_record_of_an_overridden_reject_is_invalid(tmp_path: Path) -> None:
 def test_a_malformed_override_is_refused(tmp_path: Path, broken: dict[str, Any]) -> None:
     run = edit(judged_run(tmp_path, Verdict.HOLD), override=LOCAL.model_dump(mode="json") | broken)
     with pytest.raises(RecordError, match="override"):
-        guard.require_admission(run, EPHEMERAL)
+        guard.require_admission(run, EPHEMERAL, OFFLINE)
 
 
 # Evidence that is wrong in all files alike ------------------------------------------------------------------------------------------------

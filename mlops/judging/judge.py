@@ -22,10 +22,10 @@ from mlops.judging.rules import expand
 from mlops.judging.selftest.probes import self_test
 from mlops.judging.statistics.spending import spend
 from mlops.judging.validity import rule_problem
-from mlops.judging.verdict import decide
+from mlops.judging.verdict import Decision, decide
 from mlops.judging.wording import describe, percent
 
-__all__ = ["gather_evidence", "judge", "reject_duplicates", "require_all_detected", "run_self_test"]
+__all__ = ["decide_as_try", "gather_evidence", "judge", "reject_duplicates", "require_all_detected", "run_self_test"]
 
 _TEMPLATE_TOKENS = 64
 """At least as many tokens as a chat template adds to a message."""
@@ -42,7 +42,7 @@ def judge(config: Config, run: Run) -> Judged:
     """
     evaluated, validated, trained = run.read(Evaluated), run.read(Validated), run.read(Trained)
     evidence = _evidence(config, run, evaluated, validated, trained)
-    rules = _rules(config, evaluated)
+    rules = _rules(config, evaluated.tries)
     decision = decide(rules, evidence)
     names = [name for name, rule in config.gate.enabled_rules.items() for _ in expand(rule, evidence)]
     probes = self_test(rules, evidence, decision, decide)
@@ -71,12 +71,23 @@ def run_self_test(config: Config, run: Run) -> tuple[Probe, ...]:
     Raises:
         ConfigError, RecordError, EvidenceError: as :func:`judge`.
     """
-    evidence = _evidence(config, run, run.read(Evaluated), run.read(Validated), run.read(Trained))
-    rules = _rules(config, run.read(Evaluated))
+    evaluated = run.read(Evaluated)
+    evidence = _evidence(config, run, evaluated, run.read(Validated), run.read(Trained))
+    rules = _rules(config, evaluated.tries)
     return self_test(rules, evidence, decide(rules, evidence), decide)
 
 
-def _rules(config: Config, evaluated: Evaluated) -> tuple[Rule, ...]:
+def decide_as_try(config: Config, run: Run, tries: int) -> Decision:
+    """Judge the stored evaluation as if so many candidates had been counted, without the self-test.
+
+    Raises:
+        ConfigError, RecordError, EvidenceError: as :func:`judge`.
+    """
+    evidence = _evidence(config, run, run.read(Evaluated), run.read(Validated), run.read(Trained))
+    return decide(_rules(config, tries), evidence)
+
+
+def _rules(config: Config, tries: int) -> tuple[Rule, ...]:
     """Return the rules, with the confidence that this try needs.
 
     None may be meaningless; ``validate`` checks this too, but the rules may have changed since.
@@ -89,7 +100,7 @@ def _rules(config: Config, evaluated: Evaluated) -> tuple[Rule, ...]:
     rules = tuple(config.gate.enabled_rules.values())
     if not config.gate.correct_retries:
         return rules
-    return tuple(rule.model_copy(update={"confidence": spend(rule.confidence, evaluated.tries)}) for rule in rules)
+    return tuple(rule.model_copy(update={"confidence": spend(rule.confidence, tries)}) for rule in rules)
 
 
 def require_all_detected(probes: Sequence[Probe]) -> None:

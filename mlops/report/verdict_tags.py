@@ -17,7 +17,7 @@ from mlops.core import console
 from mlops.core.records import Evaluated, Judged, Outcome, Verdict
 from mlops.judging.wording import number
 
-__all__ = ["SUITE", "VERDICT", "Past", "count_tries", "outdated", "past", "screen", "tags"]
+__all__ = ["SUITE", "VERDICT", "Past", "find_tries", "outdated", "past", "screen", "tags"]
 
 VERDICT = "mlops.verdict"
 """The tag of the last verdict."""
@@ -83,8 +83,8 @@ def outdated(run_tags: Mapping[str, str]) -> list[str]:
     return [f"{_DECISION}{decision.record}" for decision in past({"": run_tags})[_MAX_DECISIONS - 1 :]]
 
 
-def count_tries(runs: Mapping[str, Mapping[str, str]], target: str, champion: str, own: str) -> int:
-    """Return how many candidates of a target have been judged against a champion, counting the own one, judged or not.
+def find_tries(runs: Mapping[str, Mapping[str, str]], target: str, champion: str, own: str) -> list[str]:
+    """Return the runs of the other candidates of a target that have been judged against a champion.
 
     Args:
         runs: MLflow run → tags, of trainings whose candidate was judged on the same target suite.
@@ -93,7 +93,7 @@ def count_tries(runs: Mapping[str, Mapping[str, str]], target: str, champion: st
         own: the MLflow run of the own candidate's training.
     """
     expected = {_TARGET: target, _CHAMPION: _champion(champion)}
-    return 1 + sum(run != own and expected.items() <= run_tags.items() for run, run_tags in runs.items())
+    return [run for run, run_tags in runs.items() if run != own and expected.items() <= run_tags.items()]
 
 
 def screen(decisions: Sequence[Past]) -> str:

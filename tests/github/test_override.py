@@ -222,7 +222,7 @@ def test_a_later_stage_asks_github_who_approved(
     run = write_evaluation(folder, workspace, HOLD)
     judged = gate(config, run, workspace, WHY)
     workflow("production", run="87")  # another job, even of another workflow run
-    assert guard.require_admission(run, config) == judged
+    assert guard.require_admission(run, config, workspace) == judged
     assert judged.override is not None
     for forged, says in (
         ({"approvers": ("hubot", "mallory")}, "mallory did not approve workflow run 86"),
@@ -233,7 +233,7 @@ def test_a_later_stage_asks_github_who_approved(
     ):
         run.write(judged.model_copy(update={"override": judged.override.model_copy(update=forged)}))
         with pytest.raises(NotPromoted, match=says):
-            guard.require_admission(run, config)
+            guard.require_admission(run, config, workspace)
 
 
 def test_a_token_that_github_did_not_sign_is_refused(
