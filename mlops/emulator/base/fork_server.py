@@ -6,12 +6,14 @@ would have been: with its own session, environment, working directory, streams, 
 state, which the fork server doesn't have. If there is no fork server, as on macOS, or it has died, the guard starts an ordinary process.
 
 The guard of a process (:mod:`mlops.emulator.base.children`) talks to it on a socket of its own: request with the three streams → process
-id, then the exit code. If the guard is killed, its process ends with it. One thing is not as in an ordinary process: ``/proc/PID/environ``
-shows the environment of the fork server. This file is also the program of the fork server; it may import the standard library only.
+id, then the exit code. If the guard is killed, its process ends with it. Two things are not as in an ordinary process:
+``/proc/PID/environ`` shows the environment of the fork server, and the libraries are not taken apart when the process ends. This file is
+also the program of the fork server; it may import the standard library only.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import gc
@@ -25,11 +27,12 @@ import signal
 import socket
 import sys
 import sysconfig
+import threading
 import types
 import warnings
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 __all__ = ["main"]
 
@@ -43,14 +46,17 @@ def main(arguments: Sequence[str]) -> int:
     if request is None:
         return 0
     module = _become(request)
+    code: object = 0
     try:
         runpy._run_module_as_main(module)  # type: ignore[attr-defined]
-    except Exception as problem:
+    except SystemExit as end:
+        code = end.code
+    except BaseException as problem:
         # As the interpreter would, without the lines of this file.
         trace = problem.__traceback__ and problem.__traceback__.tb_next
         sys.excepthook(type(problem), problem.with_traceback(trace), trace)
-        return 1
-    return 0
+        code = 128 + signal.SIGINT if isinstance(problem, KeyboardInterrupt) else 1
+    _end(code)
 
 
 def _serve(control: int, imports: Sequence[str]) -> dict[str, Any] | None:
@@ -184,6 +190,23 @@ def _become(request: Mapping[str, Any]) -> str:
     if sys.version_info < (3, 14):
         main_module.__annotations__ = {}
     return module
+
+
+def _end(code: object) -> NoReturn:
+    """End the process as the interpreter does, but without taking the imported libraries apart, which takes longer than most jobs."""
+    if not (code is None or isinstance(code, int)):
+        print(code, file=sys.stderr)
+        code = 1
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    sys.modules["__main__"].__dict__.clear()
+    gc.collect()
+    for left in gc.get_objects():
+        # A file that the process has written to and left open.
+        if isinstance(left, io.IOBase):
+            with contextlib.suppress(OSError, ValueError):
+                left.flush()
+    os._exit(int(code or 0) & 0xFF)
 
 
 def _enter(executable: Path) -> None:

@@ -120,6 +120,12 @@ def test_a_fork_can_be_started_from_many_at_once(start: Start, tmp_path: Path) -
         ("def f():\n    raise ValueError('no')\nf()", 1, "ValueError: no\n"),
         ("import sys; print('out'); print('error', file=sys.stderr)", 0, "out\n"),
         ("import atexit; atexit.register(print, 'the end')", 0, "the end\n"),
+        ("import threading, time; threading.Thread(target=lambda: time.sleep(0.1) or print('the end')).start()", 0, "the end\n"),
+        ("class Last:\n    def __del__(self): print('the end')\nlast = Last()", 0, "the end\n"),
+        ("log = open(1, 'a', closefd=False)\nlog.write('the end\\n')", 0, "the end\n"),
+        ("import json\njson.log = open(1, 'a', closefd=False)\njson.log.write('the end\\n')", 0, "the end\n"),
+        ("import sys; sys.exit(-1)", 255, ""),
+        ("raise KeyboardInterrupt", 130, "KeyboardInterrupt\n"),
     ],
 )
 def test_a_fork_ends_as_an_ordinary_process_does(start: Start, tmp_path: Path, source: str, code: int, says: str) -> None:

@@ -18,6 +18,9 @@ from typing import Any
 
 import pytest
 
+from mlops.emulator.base import libraries
+from mlops.emulator.base.children import Children, package_environment
+from mlops.emulator.base.fork_servers import ForkServers
 from mlops.emulator.component import spec
 from mlops.emulator.component.failures import SystemFailure
 from mlops.emulator.component.metrics import Metrics
@@ -25,14 +28,28 @@ from mlops.emulator.component.metrics import Metrics
 COMMAND = (sys.executable, "-m", "mlops.emulator.component")
 
 
-def environment(**more: str) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(Path(spec.__file__).parents[3]), **more}
+RunStep = Callable[..., tuple[int, str]]
 
 
-def step(name: str, folder: Path, inputs: Mapping[str, str], outputs: Mapping[str, str], **more: str) -> subprocess.CompletedProcess[str]:
-    folder.mkdir(exist_ok=True)
-    (folder / "spec.json").write_text(json.dumps({"inputs": inputs, "outputs": outputs}))
-    return subprocess.run([*COMMAND, name, "spec.json"], cwd=folder, env=environment(**more), capture_output=True, text=True)
+def environment() -> dict[str, str]:
+    return {**os.environ, **package_environment()}
+
+
+@pytest.fixture
+def run_step(fork_servers: ForkServers) -> Iterator[RunStep]:
+    """Run a step as the emulator does, and return its exit code and its log: ``run_step(name, folder, inputs, outputs, VARIABLE=...)``."""
+    children = Children(fork_servers.connect)
+
+    def run(name: str, folder: Path, inputs: Mapping[str, str], outputs: Mapping[str, str], **more: str) -> tuple[int, str]:
+        folder.mkdir(exist_ok=True)
+        (folder / "spec.json").write_text(json.dumps({"inputs": inputs, "outputs": outputs}))
+        everything = {**package_environment(), **libraries.ENVIRONMENT, **more}
+        log, preload = folder / "log.txt", libraries.preload_for_package(more)
+        child = children.start([*COMMAND, name, "spec.json"], cwd=folder, environment=everything, log=log, preload=preload)
+        return child.wait(), log.read_text()
+
+    yield run
+    children.stop()
 
 
 class Tracking(ThreadingHTTPServer):
@@ -88,7 +105,7 @@ def tracking() -> Iterator[Tracking]:
 
 
 def test_the_whole_pipeline_and_its_metrics(
-    tmp_path: Path, model: Callable[[str], Path], data: Mapping[str, Path], tracking: Tracking
+    tmp_path: Path, model: Callable[[str], Path], data: Mapping[str, Path], tracking: Tracking, run_step: RunStep
 ) -> None:
     runs = ["step", "root"]
     values = {"mlflow_model_path": str(model("tiny-phi4")), "learning_rate": "0.003", "logging_steps": "4", "apply_lora": "true"}
@@ -96,11 +113,11 @@ def test_the_whole_pipeline_and_its_metrics(
     outputs: dict[str, dict[str, str]] = {}
     for node in spec.NODES:
         outputs[node.name] = {name: str(tmp_path / f"{node.name}.{name}") for name in node.outputs}
-        done = step(
+        code, log = run_step(
             node.name, tmp_path / node.name, node.bind(parent, outputs), outputs[node.name],
             EMULATOR_MLFLOW_URI=tracking.url, EMULATOR_MLFLOW_RUNS=",".join(runs),
         )  # fmt: skip
-        assert done.returncode == 0, done.stdout + done.stderr
+        assert code == 0, log
         assert not (tmp_path / node.name / "error.json").exists()
     assert Path(outputs["ft_nlp_common_validation"]["validation_info"]).read_text() == "Validation Completed"
     assert Path(outputs["ft_nlp_model_converter"]["mlflow_model_folder"], "MLmodel").is_file()
@@ -149,14 +166,16 @@ def test_a_server_that_refuses_metrics_fails_the_step() -> None:
         ("chat_completion_finetune", {"model_selector_output": ".", "preprocess_output": "."}, ("SystemError", "FileNotFoundError")),
     ],
 )
-def test_a_failed_step_writes_its_error(name: str, inputs: dict[str, str], error: tuple[str, str], tmp_path: Path) -> None:
-    done = step(name, tmp_path, inputs, {"output_dir": "out", "mlflow_model_folder": "out", "pytorch_model_folder": "out"})
-    assert done.returncode == 1
+def test_a_failed_step_writes_its_error(
+    name: str, inputs: dict[str, str], error: tuple[str, str], tmp_path: Path, run_step: RunStep
+) -> None:
+    code, log = run_step(name, tmp_path, inputs, {"output_dir": "out", "mlflow_model_folder": "out", "pytorch_model_folder": "out"})
+    assert code == 1
     document: dict[str, Any] = json.loads((tmp_path / "error.json").read_text())
     assert set(document) == {"code", "message", "inner"}
     assert document["code"] == error[0]
     assert document["message"].startswith(error[1])
-    assert "Traceback" in done.stderr
+    assert "Traceback" in log
 
 
 def test_an_invalid_specification_or_step_name_fails(tmp_path: Path) -> None:
@@ -167,28 +186,28 @@ def test_an_invalid_specification_or_step_name_fails(tmp_path: Path) -> None:
     assert subprocess.run([*COMMAND, "no_such_step", "spec.json"], cwd=tmp_path, env=environment(), capture_output=True).returncode == 2
 
 
-def test_only_fine_tuning_needs_torch(tmp_path: Path, model: Callable[[str], Path], data: Mapping[str, Path]) -> None:
+def test_only_fine_tuning_needs_torch(tmp_path: Path, model: Callable[[str], Path], data: Mapping[str, Path], run_step: RunStep) -> None:
     (tmp_path / "torch.py").write_text("raise ImportError('this step must not import torch')")
-    path = os.pathsep.join([str(tmp_path), environment()["PYTHONPATH"]])
+    path = os.pathsep.join([str(tmp_path), package_environment()["PYTHONPATH"]])
     files = {f"{name}_file_path": str(file) for name, file in data.items()}
     for name, inputs, outputs in (
         ("chat_completion_model_import", {"mlflow_model_path": str(model("tiny-llama"))}, {"output_dir": "imported"}),
         ("chat_completion_datapreprocess", {"model_selector_output": "imported", **files}, {"output_dir": "preprocessed"}),
         ("ft_nlp_model_converter", {"model_path": "imported/model"}, {"mlflow_model_folder": "mlflow"}),
     ):
-        done = step(name, tmp_path, inputs, outputs, PYTHONPATH=path)
-        assert done.returncode == 0, done.stderr
+        code, log = run_step(name, tmp_path, inputs, outputs, PYTHONPATH=path)
+        assert code == 0, log
 
 
-def test_a_model_folder_wins_over_an_mlflow_model(tmp_path: Path, model: Callable[[str], Path]) -> None:
+def test_a_model_folder_wins_over_an_mlflow_model(tmp_path: Path, model: Callable[[str], Path], run_step: RunStep) -> None:
     (tmp_path / "config.json").write_text('{"chat_special_tokens": {}}')
     inputs = {"mlflow_model_path": str(model("tiny-llama")), "pytorch_model_path": str(model("tiny-phi4") / "artifacts" / "model")}
-    step("chat_completion_model_import", tmp_path, inputs | {"finetune_config_path": "config.json"}, {"output_dir": "out"})
+    run_step("chat_completion_model_import", tmp_path, inputs | {"finetune_config_path": "config.json"}, {"output_dir": "out"})
     metadata = json.loads((tmp_path / "out" / "finetune_args.json").read_text())
     assert (metadata["model_type"], metadata["finetune_config"]) == ("phi3", {"chat_special_tokens": {}})
     (tmp_path / "config.json").write_text("[]")
-    done = step("chat_completion_model_import", tmp_path, inputs | {"finetune_config_path": "config.json"}, {"output_dir": "out"})
-    assert done.returncode == 1
+    code, _ = run_step("chat_completion_model_import", tmp_path, inputs | {"finetune_config_path": "config.json"}, {"output_dir": "out"})
+    assert code == 1
 
 
 def test_sigterm_ends_training(tmp_path: Path, prepare: Callable[[str], dict[str, str]]) -> None:

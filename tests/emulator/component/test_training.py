@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -106,7 +107,12 @@ def hugging_face(training: Training, output: Path, **arguments: Any) -> Any:
         eval_dataset=data[1],
         data_collator=collate,
     )  # fmt: skip
-    trainer.train()
+    # Trainer collects garbage again and again. What is there already, all the libraries, need not be looked at each time.
+    gc.freeze()
+    try:
+        trainer.train()
+    finally:
+        gc.unfreeze()
     return trainer
 
 
