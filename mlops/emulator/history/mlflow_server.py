@@ -36,8 +36,8 @@ __all__ = ["MlflowServer", "get_server", "shutdown", "startup"]
 KIND = {"key": "mlflow.experimentKind", "value": "custom_model_development"}
 """Tag that makes MLflow's page open an experiment at its runs, not at the traces of an application."""
 
-IMPORTS = ("uvicorn.main", "fastapi", "flask", "graphene", "mlflow", "mlflow.store.tracking.sqlalchemy_store")
-"""What MLflow's application imports; not the application itself, which is different for every database."""
+IMPORTS = ("uvicorn.main", "graphene", "mlflow.store.tracking.sqlalchemy_store", "mlflow.server.fastapi_app")
+"""The application and what it imports later. It opens its database with the first request."""
 API = "/api/2.0/mlflow/"
 POLL_S = 0.02
 
@@ -81,13 +81,15 @@ class MlflowServer:
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "DO_NOT_TRACK": "true",
+            # What `mlflow server` sets for its uvicorn; MLflow is pinned, so these names are as stable as its options.
+            "_MLFLOW_SGI_NAME": "uvicorn",
+            # That there is a database makes the application a server's when it is imported, which may be before this one exists.
+            "_MLFLOW_SERVER_FILE_STORE": "sqlite://",
         }
-        # What `mlflow server` sets for its uvicorn; MLflow is pinned, so these names are as stable as its options.
         environment = general | {
             "_MLFLOW_SERVER_FILE_STORE": uri,
             "_MLFLOW_SERVER_REGISTRY_STORE": uri,
             "_MLFLOW_SERVER_ARTIFACT_ROOT": str(self._folder / "artifacts"),
-            "_MLFLOW_SGI_NAME": "uvicorn",
         }
         command = [sys.executable, "-m", "uvicorn", "mlflow.server.fastapi_app:app", "--host", "127.0.0.1", "--port", str(self._port)]
         # When the emulator stops, nobody is left to wait for a response.
