@@ -37,26 +37,14 @@ from typing import Any, NoReturn
 __all__ = ["main"]
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str]) -> None:
     """Serve until the emulator ends; in a fork, become the requested process and end with its exit code."""
     control, imports = int(arguments[0]), arguments[1].split(",")
     # The folder of this file is no place to import from.
     del sys.path[0]
     request = _serve(control, imports)
-    if request is None:
-        return 0
-    module = _become(request)
-    code: object = 0
-    try:
-        runpy._run_module_as_main(module)  # type: ignore[attr-defined]
-    except SystemExit as end:
-        code = end.code
-    except BaseException as problem:
-        # As the interpreter would, without the lines of this file.
-        trace = problem.__traceback__ and problem.__traceback__.tb_next
-        sys.excepthook(type(problem), problem.with_traceback(trace), trace)
-        code = 128 + signal.SIGINT if isinstance(problem, KeyboardInterrupt) else 1
-    _end(code)
+    if request is not None:
+        _end(_run(_become(request)))
 
 
 def _serve(control: int, imports: Sequence[str]) -> dict[str, Any] | None:
@@ -192,10 +180,24 @@ def _become(request: Mapping[str, Any]) -> str:
     return module
 
 
+def _run(module: str) -> object:
+    """Run the module as the interpreter would, and return what it exits with."""
+    try:
+        runpy._run_module_as_main(module)  # type: ignore[attr-defined]
+    except SystemExit as end:
+        return end.code
+    except BaseException as problem:
+        # Without the lines of this file.
+        trace = problem.__traceback__ and problem.__traceback__.tb_next
+        sys.excepthook(type(problem), problem.with_traceback(trace), trace)
+        return 128 + signal.SIGINT if isinstance(problem, KeyboardInterrupt) else 1
+    return 0
+
+
 def _end(code: object) -> NoReturn:
     """End the process as the interpreter does, but without taking the imported libraries apart, which takes longer than most jobs."""
     if not (code is None or isinstance(code, int)):
-        print(code, file=sys.stderr)
+        sys.stderr.write(f"{code}\n")
         code = 1
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
@@ -226,4 +228,4 @@ def _set_title(command: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main(sys.argv[1:])
