@@ -283,6 +283,53 @@ def test_a_judge_that_overlooks_rows_that_got_much_worse_is_caught() -> None:
     assert name.startswith("spoiled rows: target.nll: worse than the champion by more than 0.5")
 
 
+def test_a_judge_that_believes_the_models_about_the_digest_of_a_frozen_suite_is_caught() -> None:
+    def judge(rules: Sequence[Rule], evidence: Evidence) -> Decision:
+        """Judge what the candidate was scored on, if validation froze a suite of that name."""
+        digests = {suite: evidence.models["candidate"].suite_digests[suite] for suite in evidence.suite_digests.keys() & DIGESTS}
+        return decide(rules, replace(evidence, suite_digests=digests))
+
+    assert "validation froze a different suite" in missed(evidence_of(), judge)
+
+
+def test_rules_that_can_stop_nothing_are_caught() -> None:
+    assert missed(evidence_of(), rules=(make_rule(ceiling=19.0),)) == {"a ruined candidate: target suite"}
+    assert not missed(evidence_of(), rules=(make_rule(ceiling=3.0),))
+
+
+def test_a_judge_that_judges_a_ruined_candidate_inconsistently_is_caught() -> None:
+    judge = on_verdicts(lambda decision: Verdict.HOLD if decision.verdict is Verdict.REJECT else decision.verdict)
+    assert "a ruined candidate: target suite" in missed(evidence_of(), judge, rules=(make_rule(ceiling=3.0),))
+
+
+def test_a_regression_that_ends_exactly_on_the_margin_is_not_planted() -> None:
+    """A share can't be worse than 0, and there the candidate is worse by exactly the margin."""
+    rule = make_rule("retention.passed", "higher", baseline="base", margin=0.5, margin_kind="absolute", test="tango")
+    rows = {role: make_rows(role) for role in ("candidate", "base")}
+    for each in rows.values():
+        for number, row in enumerate(row for row in each if row["suite"] == "retention"):
+            row["passed"] = float(number % 2)
+    evidence = make_evidence(
+        *(make_model(role, rows["base" if role == "base" else "candidate"]) for role in ("candidate", "champion", "base"))
+    )
+    evidence = replace(evidence, models={role: model for role, model in evidence.models.items() if role != "champion"})
+    results = {probe.name.split(":")[0]: probe for probe in probes(evidence, on_judgements(always_shown), rules=(rule,))}
+    assert results["a planted regression"].actual == "can't be planted: no score can be that bad"
+    assert results["a planted regression"].result == "not applicable"
+
+
+def test_the_reason_why_nothing_is_planted_is_stated() -> None:
+    rule = make_rule(baseline="champion", test="paired_bootstrap", min_rows=100)
+
+    def actual(evidence: Evidence) -> str:
+        [probe] = [probe for probe in probes(evidence, rules=(rule,)) if probe.name.startswith("a planted regression")]
+        assert probe.result == "not applicable"
+        return probe.actual
+
+    assert actual(evidence_of()) == "these rows have no interval"
+    assert actual(replace(evidence_of(), overlapping={"target": "1 row"})) == "the rule has no valid evidence even without a mutation"
+
+
 CHECKS = {
     "_check_models": "the candidate is the base (id)",
     "_identical": "the candidate is the champion (scoring run)",
