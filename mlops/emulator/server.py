@@ -18,7 +18,7 @@ from mlops.emulator.base.fork_servers import ForkServers
 from mlops.emulator.base.store import Store
 from mlops.emulator.wire import operations
 from mlops.emulator.wire.app import App, Route
-from mlops.emulator.wire.https import HttpsServer, listen
+from mlops.emulator.wire.https import HttpsServer
 from mlops.emulator.wire.proxy import Proxy
 from mlops.emulator.wire.tls import GITHUB_HOSTS, HOSTS, certificates
 
@@ -132,7 +132,6 @@ class Emulator:
         roles = importlib.import_module("mlops.emulator.identity.roles")
         routes = load_routes(github)
         permissions.check_routes(routes)
-        listener = listen()
         config = uvicorn.Config(
             App(self.azure, routes, identity.authenticate, roles.authorize),
             lifespan="off",
@@ -143,9 +142,9 @@ class Emulator:
         )
         # uvicorn leaves signals to the main thread because this isn't it.
         server = HttpsServer(config)
-        proxy = Proxy(listener.getsockname()[1], self._record_host, hosts)
+        proxy = Proxy(server.adopt, self._record_host, hosts)
         try:
-            await server.start(listener)
+            await server.start()
             self._port = await proxy.start(self._port)
             self.azure.environment = self._client_environment()
             operations.fail_interrupted(self.azure)
@@ -157,7 +156,7 @@ class Emulator:
             await self._call_hooks(modules[::-1], "shutdown")
             # In another thread: a child that is being stopped may still send requests.
             await asyncio.to_thread(self.azure.children.stop)
-            await proxy.close_tunnels()
+            server.abort_connections()
             await server.stop()
             await self._cancel_tasks()
 

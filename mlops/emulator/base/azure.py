@@ -198,7 +198,8 @@ class Azure:
     def folder(self, *parts: str) -> Path:
         """Return a folder under the state folder, creating it if necessary."""
         path = self.state.joinpath(*parts)
-        path.mkdir(parents=True, exist_ok=True)
+        if not path.is_dir():
+            path.mkdir(parents=True, exist_ok=True)
         return path
 
 

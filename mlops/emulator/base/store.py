@@ -34,6 +34,7 @@ class Store:
         self._database.execute(
             "CREATE TABLE IF NOT EXISTS documents (kind TEXT, key TEXT, born INTEGER, body TEXT, PRIMARY KEY (kind, key)) WITHOUT ROWID"
         )
+        self._database.execute("CREATE INDEX IF NOT EXISTS documents_born ON documents (born)")
         self._database.execute("PRAGMA synchronous=NORMAL")
 
     def put(self, kind: str, key: str, document: Document) -> Document:

@@ -11,7 +11,7 @@ import functools
 import hashlib
 import re
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from email.utils import formatdate
 from itertools import islice
@@ -100,12 +100,14 @@ async def put_blob(azure: Azure, request: Request, container: str, name: str) ->
 async def put_block(azure: Azure, request: Request, container: str, name: str) -> Response:
     """Stage a block."""
     _refuse_conditions(request)
-    file, md5 = await _receive(azure, request)
+    file, md5 = await _receive(azure, request, with_md5="content-md5" in request.headers)
     try:
         blocks.stage(azure, container, name, request.query_params.get("blockid", ""), file)
     finally:
         file.unlink(missing_ok=True)
-    return Response(status_code=201, headers={"Content-MD5": md5, "x-ms-request-server-encrypted": "true"})
+    # Like Azure since version 2019-02-02, which returns this checksum only to clients that have sent it.
+    checksum = {"Content-MD5": md5} if md5 else {}
+    return Response(status_code=201, headers=checksum | {"x-ms-request-server-encrypted": "true"})
 
 
 async def put_block_list(azure: Azure, request: Request, container: str, name: str) -> Response:
@@ -164,11 +166,9 @@ async def get_blob(azure: Azure, request: Request, container: str, name: str) ->
         return Response(headers=headers | xml.md5_header(blob) | {"Content-Length": str(blob.size)})
     byte_range = request.headers.get("x-ms-range") or request.headers.get("range")
     if byte_range is None:
-        return StreamingResponse(
-            files.read_chunks(blob.file, 0, blob.size), headers=headers | xml.md5_header(blob) | {"Content-Length": str(blob.size)}
-        )
+        return _content_response(blob, 0, blob.size, 200, headers | xml.md5_header(blob))
     begin, end = _parse_range(byte_range, blob.size)
-    headers |= {"Content-Length": str(end - begin), "Content-Range": f"bytes {begin}-{end - 1}/{blob.size}"}
+    headers["Content-Range"] = f"bytes {begin}-{end - 1}/{blob.size}"
     if md5 := blob.properties.get("md5"):
         headers["x-ms-blob-content-md5"] = md5
     if request.headers.get("x-ms-range-get-content-md5") == "true":
@@ -176,7 +176,7 @@ async def get_blob(azure: Azure, request: Request, container: str, name: str) ->
             raise BlobError(400, "OutOfRangeInput", "One of the request inputs is out of range.")
         digest = hashlib.md5(b"".join(files.read_chunks(blob.file, begin, end)), usedforsecurity=False).digest()
         headers["Content-MD5"] = base64.b64encode(digest).decode()
-    return StreamingResponse(files.read_chunks(blob.file, begin, end), status_code=206, headers=headers)
+    return _content_response(blob, begin, end, 206, headers)
 
 
 async def delete_blob(azure: Azure, request: Request, container: str, name: str) -> Response:
@@ -295,14 +295,27 @@ def _check_md5(request: Request, md5: str) -> None:
         )
 
 
-async def _receive(azure: Azure, request: Request) -> tuple[Path, str]:
-    file, md5 = await files.save_upload(azure, request.stream())
+async def _receive(azure: Azure, request: Request, *, with_md5: bool = True) -> tuple[Path, str]:
+    file, md5 = await files.save_upload(azure, request.stream(), with_md5=with_md5)
     try:
         _check_md5(request, md5)
     except BlobError:
         file.unlink()
         raise
     return file, md5
+
+
+def _content_response(blob: Blob, begin: int, end: int, status: int, headers: dict[str, str]) -> Response:
+    """Return bytes of a blob. They are read from memory or a local disk: handing each chunk to a thread would cost more."""
+    chunks = files.read_chunks(blob.file, begin, end)
+    if end - begin <= files.CHUNK:
+        return Response(b"".join(chunks), status_code=status, headers=headers)
+
+    async def stream() -> AsyncIterator[bytes]:
+        for chunk in chunks:
+            yield chunk
+
+    return StreamingResponse(stream(), status_code=status, headers=headers | {"Content-Length": str(end - begin)})
 
 
 def _properties(request: Request) -> dict[str, Any]:

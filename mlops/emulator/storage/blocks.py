@@ -89,7 +89,7 @@ def commit(
     whole = azure.folder("uploads") / uuid.uuid4().hex
     with whole.open("wb") as output:
         for part in parts:
-            output.writelines(files.read_chunks(*part))
+            files.append(part, output)
     sizes = [[block, end - start] for (_, block), (_, start, end) in zip(entries, parts, strict=True)]
     blob = files.store_file(azure, container, name, whole, properties | {"blocks": sizes})
     discard(azure, container, name)

@@ -18,7 +18,7 @@ import re
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from mlops.emulator.base.azure import Azure
 from mlops.emulator.base.store import Document
@@ -26,6 +26,7 @@ from mlops.emulator.base.store import Document
 __all__ = [
     "Blob",
     "BlobError",
+    "append",
     "check_name",
     "container_folder",
     "delete",
@@ -102,8 +103,9 @@ def path(azure: Azure, container: str, blob: str = "") -> Path:
     if not _is_path(blob.removesuffix("/")):
         raise _invalid_uri()
     file = root.joinpath(*blob.removesuffix("/").split("/"))
-    # A job may have left links in its outputs.
-    if not file.resolve().is_relative_to(root.resolve()):
+    # A job may have left links in its outputs. To look for one takes less time than to resolve the path.
+    below = [file, *file.parents][: len(file.parts) - len(root.parts)]
+    if any(part.is_symlink() for part in below) and not file.resolve().is_relative_to(root.resolve()):
         raise _invalid_uri()
     return file
 
@@ -169,19 +171,20 @@ def walk(azure: Azure, container: str, prefix: str, delimiter: str, after: str) 
                 yield _blob(azure, container, name, paths[name])
 
 
-async def save_upload(azure: Azure, chunks: AsyncIterator[bytes]) -> tuple[Path, str]:
-    """Write an upload to a temporary file, and return the file and its MD5 in base64."""
+async def save_upload(azure: Azure, chunks: AsyncIterator[bytes], *, with_md5: bool = True) -> tuple[Path, str]:
+    """Write an upload to a temporary file, and return the file and its MD5 in base64; empty if it is not wanted."""
     file = azure.folder("uploads") / uuid.uuid4().hex
     digest = hashlib.md5(usedforsecurity=False)
     try:
         with file.open("wb") as output:
             async for chunk in chunks:
-                digest.update(chunk)
+                if with_md5:
+                    digest.update(chunk)
                 output.write(chunk)
     except BaseException:
         file.unlink(missing_ok=True)
         raise
-    return file, base64.b64encode(digest.digest()).decode()
+    return file, base64.b64encode(digest.digest()).decode() if with_md5 else ""
 
 
 def read_chunks(file: Path, begin: int, end: int) -> Iterator[bytes]:
@@ -192,6 +195,17 @@ def read_chunks(file: Path, begin: int, end: int) -> Iterator[bytes]:
         while remaining and (chunk := source.read(min(remaining, CHUNK))):
             remaining -= len(chunk)
             yield chunk
+
+
+def append(part: tuple[Path, int, int], output: BinaryIO) -> None:
+    """Append the bytes of a part (file, begin, end) to an open file, within the kernel where it can."""
+    file, begin, end = part
+    if not hasattr(os, "copy_file_range"):  # Linux only
+        output.writelines(read_chunks(file, begin, end))
+        return
+    with file.open("rb") as source:
+        while begin < end and (copied := os.copy_file_range(source.fileno(), output.fileno(), end - begin, begin)):
+            begin += copied
 
 
 def store_file(azure: Azure, container: str, name: str, file: Path, properties: dict[str, Any]) -> Blob:
@@ -210,7 +224,7 @@ def set_properties(azure: Azure, container: str, name: str, properties: dict[str
     defaults = {"created_ns": stamp.st_mtime_ns, "metadata": {}, "headers": {}, "md5": None, "blocks": []}
     document = defaults | blob.properties | properties | {"stamp": [stamp.st_mtime_ns, stamp.st_size]}
     azure.store.put("blob", f"{container}/{name}", document)
-    return find(azure, container, name)
+    return Blob(name, blob.file, stamp.st_size, stamp.st_mtime_ns, document)
 
 
 def delete(azure: Azure, container: str, name: str) -> None:

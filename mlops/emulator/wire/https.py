@@ -1,4 +1,4 @@
-"""The HTTPS server: uvicorn on loopback sockets, started and stopped without delay."""
+"""The HTTPS server: uvicorn on connections that the proxy has accepted, started and stopped without delay."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import contextlib
 import socket
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
-__all__ = ["HttpsServer", "close", "listen"]
+__all__ = ["HttpsServer", "Protocol", "listen"]
 
 GRACE_S = 2.0
 """Seconds that requests in progress get to finish when the server stops."""
@@ -30,17 +31,19 @@ def listen(port: int = 0) -> socket.socket:
     return listener
 
 
-async def close(server: asyncio.Server) -> None:
-    """Stop listening; established connections stay open.
+class Protocol(H11Protocol):
+    """uvicorn's protocol, which acknowledges what it has received at once instead of 40 ms later.
 
-    asyncio leaks the sockets that it has accepted but not yet handed to a protocol when a server is closed
-    (github.com/python/cpython/issues/109564), so those get two passes of the loop first.
+    urllib3 leaves Nagle's algorithm on for proxied connections: it holds a request's body back until its headers are acknowledged.
+    The kernel returns to delayed acknowledgements by itself, so this is repeated after every read.
     """
-    for listener in server.sockets:
-        asyncio.get_running_loop().remove_reader(listener.fileno())
-    for _ in range(2):
-        await asyncio.sleep(0)
-    server.close()
+
+    def data_received(self, data: bytes) -> None:
+        """Acknowledge and handle data."""
+        if hasattr(socket, "TCP_QUICKACK"):  # Linux only
+            with contextlib.suppress(OSError):
+                self.transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+        super().data_received(data)
 
 
 class HttpsServer(uvicorn.Server):
@@ -51,15 +54,31 @@ class HttpsServer(uvicorn.Server):
         self._stopping = asyncio.Event()
         self._serving: asyncio.Task[None] | None = None
 
-    async def start(self, listener: socket.socket) -> None:
-        """Start serving; return once requests are accepted."""
-        self._serving = asyncio.create_task(self.serve(sockets=[listener]))
-        # A server that is asked to exit before it has started leaves its socket open.
+    async def start(self) -> None:
+        """Start; return once connections can be adopted."""
+        self._serving = asyncio.create_task(self.serve(sockets=[]))
         while not (self.started or self._serving.done()):
             await asyncio.sleep(0.001)
 
+    async def adopt(self, connection: socket.socket) -> None:
+        """Serve an accepted connection, beginning with its TLS handshake if the server has certificates; return after the handshake.
+
+        Raises:
+            OSError: the handshake failed.
+        """
+
+        def make_protocol() -> asyncio.Protocol:
+            return Protocol(self.config, self.server_state, self.lifespan.state)
+
+        await asyncio.get_running_loop().connect_accepted_socket(make_protocol, connection, ssl=self.config.ssl)
+
+    def abort_connections(self) -> None:
+        """Close all connections at once. A client that keeps one open would not answer TLS's request to close it."""
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+
     async def stop(self) -> None:
-        """Stop listening, and let requests in progress finish for a moment."""
+        """Let requests in progress finish for a moment, and close the connections."""
         self.should_exit = True
         self._stopping.set()
         if self._serving is not None:
@@ -73,12 +92,8 @@ class HttpsServer(uvicorn.Server):
                 await asyncio.wait_for(self._stopping.wait(), timeout=1)
             ticks += 10
 
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Close the listeners and connections; requests that outlast the grace period are canceled with the emulator's other tasks."""
-        for server in self.servers:
-            await close(server)
-        for listener in sockets or []:
-            listener.close()
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002 - uvicorn passes them
+        """Close the connections; requests that outlast the grace period are canceled with the emulator's other tasks."""
         for connection in list(self.server_state.connections):
             connection.shutdown()
         with contextlib.suppress(TimeoutError):

@@ -1,7 +1,8 @@
-"""The way into the emulator: an HTTP proxy that tunnels Azure's host names to it and refuses every other host.
+"""The way into the emulator: an HTTP proxy that connects Azure's host names with it and refuses every other host.
 
 Only ``CONNECT`` (RFC 9110, 9.3.6) is served. A plain ``http://`` request through the proxy is refused as well, so a client that honors the
-proxy variables and gets a response is certain to have reached the emulator.
+proxy variables and gets a response is certain to have reached the emulator. There is no second connection behind the first: after the
+response to CONNECT, the HTTPS server continues on the same socket.
 """
 
 from __future__ import annotations
@@ -10,107 +11,111 @@ import asyncio
 import contextlib
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from fnmatch import fnmatch
 
-from mlops.emulator.wire.https import close, listen
+from mlops.emulator.wire.https import listen
 from mlops.emulator.wire.request_log import log_request
 from mlops.emulator.wire.tls import HOSTS
 
 __all__ = ["Proxy"]
+
+HEAD_MAX = 64 << 10
+"""Bytes of a CONNECT request, at most."""
 
 
 class Proxy:
     """A CONNECT proxy on loopback.
 
     Args:
-        target: port of the emulator's TLS server on 127.0.0.1.
+        serve: takes over a connection after the response to its CONNECT.
         record: called with (host, allowed) for each request.
         hosts: allowed host names; ``*`` stands for one label.
     """
 
-    def __init__(self, target: int, record: Callable[[str, bool], None], hosts: Sequence[str] = HOSTS) -> None:
-        self._target = target
+    def __init__(
+        self, serve: Callable[[socket.socket], Awaitable[None]], record: Callable[[str, bool], None], hosts: Sequence[str] = HOSTS
+    ) -> None:
+        self._serve = serve
         self._record = record
         self._hosts = hosts
-        self._server: asyncio.Server | None = None
-        self._tunnels: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
+        self._listener: socket.socket | None = None
+        self._tasks: dict[asyncio.Task[bool], socket.socket] = {}
 
     async def start(self, port: int = 0) -> int:
         """Start listening and return the port."""
-        listener = listen(port)
-        self._server = await asyncio.start_server(self._serve, sock=listener)
-        bound: int = listener.getsockname()[1]
+        self._listener = listen(port)
+        self._listener.listen(100)
+        self._listener.setblocking(False)
+        # asyncio's own server loses connections that it has accepted but not yet handed over when it is closed
+        # (github.com/python/cpython/issues/109564).
+        asyncio.get_running_loop().add_reader(self._listener, self._accept, self._listener)
+        bound: int = self._listener.getsockname()[1]
         return bound
 
     async def stop(self) -> None:
-        """Stop listening. Open tunnels stay open."""
-        if self._server is not None:
-            await close(self._server)
+        """Stop listening, and drop clients that are not connected yet. Connections that the server has taken over stay open."""
+        if self._listener is not None:
+            asyncio.get_running_loop().remove_reader(self._listener)
+            self._listener.close()
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def close_tunnels(self) -> None:
-        """Close the tunnels of clients that keep their connections open."""
-        tunnels = dict(self._tunnels)
-        for writer in tunnels.values():
-            writer.transport.abort()
-        await asyncio.gather(*tunnels, return_exceptions=True)
+    def _accept(self, listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):  # the client has hung up already
+            connection, _ = listener.accept()
+            connection.setblocking(False)
+            task = asyncio.create_task(self._connect(connection))
+            self._tasks[task] = connection
+            task.add_done_callback(self._finish)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        tunnel = asyncio.ensure_future(self._tunnel(reader, writer))
-        self._tunnels[tunnel] = writer
-        tunnel.add_done_callback(self._tunnels.pop)
-        await tunnel
+    def _finish(self, task: asyncio.Task[bool]) -> None:
+        connection = self._tasks.pop(task)
+        if task.cancelled() or task.exception() or not task.result():
+            connection.close()
 
-    async def _tunnel(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _connect(self, connection: socket.socket) -> bool:
+        """Answer the CONNECT of a client and hand its connection over. Return whether that was possible.
+
+        A client that doesn't speak HTTP gets no response.
+        """
+        loop = asyncio.get_running_loop()
         try:
-            head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), timeout=30)
+            head = await asyncio.wait_for(_read_head(connection), timeout=30)
             started = time.perf_counter()
             method, address, _ = head.split(b"\r\n", 1)[0].decode("latin-1").split(" ", 2)
             host = address.removeprefix("http://").split("/")[0].rpartition(":")[0] if method == "CONNECT" else address
             allowed = method == "CONNECT" and self._is_allowed(host)
             self._record(host, allowed)
-            if not allowed:
-                log_request(method, host, "-", 403, started)
-                text = f"The Azure ML emulator is offline: {host} is not one of the hosts it emulates.\n"
-                headers = f"Content-Type: text/plain\r\nContent-Length: {len(text)}\r\nConnection: close"
-                writer.write(f"HTTP/1.1 403 Forbidden\r\n{headers}\r\n\r\n{text}".encode())
-                await writer.drain()
-                return
-            upstream_reader, upstream_writer = await asyncio.open_connection("127.0.0.1", self._target)
-            writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
-            await asyncio.gather(_pump(reader, upstream_writer, acknowledge=writer), _pump(upstream_reader, writer))
-        except (TimeoutError, ValueError, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            # The client doesn't speak HTTP or has hung up: it gets no response.
+            if allowed:
+                await loop.sock_sendall(connection, b"HTTP/1.1 200 Connection established\r\n\r\n")
+                await self._serve(connection)
+                return True
+            log_request(method, host, "-", 403, started)
+            text = f"The Azure ML emulator is offline: {host} is not one of the hosts it emulates.\n"
+            headers = f"Content-Type: text/plain\r\nContent-Length: {len(text)}\r\nConnection: close"
+            await loop.sock_sendall(connection, f"HTTP/1.1 403 Forbidden\r\n{headers}\r\n\r\n{text}".encode())
+        except (TimeoutError, ValueError, OSError):
             pass
-        finally:
-            writer.close()
+        return False
 
     def _is_allowed(self, host: str) -> bool:
         # fnmatch's * would match dots as well, but Azure's wildcards cover one label.
         return any(fnmatch(host, name) and host.count(".") == name.count(".") for name in self._hosts)
 
 
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, acknowledge: asyncio.StreamWriter | None = None) -> None:
-    """Copy bytes until the reader ends, acknowledging what the connection of ``acknowledge`` has received at once."""
-    try:
-        while data := await reader.read(65536):
-            if acknowledge is not None:
-                _acknowledge_now(acknowledge)
-            writer.write(data)
-            await writer.drain()
-    except OSError:
-        pass
-    finally:
-        with contextlib.suppress(OSError):
-            writer.close()
+async def _read_head(connection: socket.socket) -> bytes:
+    """Return the request, which has no body: the client waits for the response before it sends anything else.
 
-
-def _acknowledge_now(writer: asyncio.StreamWriter) -> None:
-    """Send the pending acknowledgement instead of delaying it by 40 ms.
-
-    urllib3 leaves Nagle's algorithm on for proxied connections: it holds a request's body back until its headers are acknowledged.
-    The kernel returns to delayed acknowledgements by itself, so this is repeated after every read.
+    Raises:
+        ValueError: the client sends something else, or nothing.
     """
-    if hasattr(socket, "TCP_QUICKACK"):  # Linux only
-        with contextlib.suppress(OSError):
-            writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        data = await asyncio.get_running_loop().sock_recv(connection, HEAD_MAX)
+        if not data or len(head) > HEAD_MAX:
+            raise ValueError(head)
+        head += data
+    return head
