@@ -1,10 +1,11 @@
 """How often the canary stops a worse deployment, and lets an equal one through, on simulated answers.
 
-    python -m benchmarks.canary [--rollouts 1000] [--rows 500]
+    python -m benchmarks.canary [--rollouts 1000] [--rows 500] [--live 200 1000]
 
-Prints a Markdown table. A rollout compares two deployments as `mlops promote` does, with the default steps and margin: first at 0 % of the
-traffic, then at each step. ROUGE-L of both deployments' answers to a request has a common part, the request's difficulty, and a part of its
-own. "Before 5 %" counts rollouts that were stopped before the new deployment had any traffic. The random numbers are the same in every run.
+Prints a Markdown table. A rollout compares two deployments as `mlops promote` does, with the default steps and margin: at 0 % of the
+traffic, first with requests of users where there are any, then with those of the suite, then at each step. ROUGE-L of both
+deployments' answers to a request has a common part, the request's difficulty, and a part of its own. "Before 5 %" counts rollouts
+that were stopped before the new deployment had any traffic. The random numbers are the same in every run.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import argparse
 import random
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import mean, median
 
 from mlops.cli.canary import pairs_of_steps
@@ -44,41 +45,76 @@ class Deployment:
         return Measured(usable=1.0, rouge_l=score, in_time=float(generator.random() >= self.late), latency_ms=1.0)
 
 
+@dataclass(frozen=True)
+class Case:
+    """Two deployments, and the requests of users that both answer before the suite's."""
+
+    old: Deployment
+    new: Deployment
+    live: int = 0
+    answers_to_users: tuple[Deployment, Deployment] | None = None
+    """How both answer them; like the suite's if None."""
+
+
 OLD = Deployment()
+FAULTY, LATE = Deployment(faults=0.06), Deployment(late=0.05)
 CASES = {
-    "equal": (OLD, OLD),
-    "equal, answers differ more": (Deployment(spread=0.15), Deployment(spread=0.15)),
-    "equal, the same answers": (Deployment(spread=0.0, faults=0.0), Deployment(spread=0.0, faults=0.0)),
-    "better by 3 points": (OLD, Deployment(rouge_l=0.38)),
-    "ROUGE-L worse by 2 points": (OLD, Deployment(rouge_l=0.33)),
-    "ROUGE-L worse by 5 points": (OLD, Deployment(rouge_l=0.30)),
-    "ROUGE-L worse by 5 points, answers differ more": (Deployment(spread=0.15), Deployment(rouge_l=0.30, spread=0.15)),
-    "ROUGE-L worse by 10 points": (OLD, Deployment(rouge_l=0.25)),
-    "5 points more faults": (OLD, Deployment(faults=0.06)),
-    "5 points more late answers": (OLD, Deployment(late=0.05)),
-    "no usable answer": (OLD, Deployment(faults=1.0)),
+    "equal": Case(OLD, OLD),
+    "equal, answers differ more": Case(Deployment(spread=0.15), Deployment(spread=0.15)),
+    "equal, the same answers": Case(Deployment(spread=0.0, faults=0.0), Deployment(spread=0.0, faults=0.0)),
+    "better by 3 points": Case(OLD, Deployment(rouge_l=0.38)),
+    "ROUGE-L worse by 2 points": Case(OLD, Deployment(rouge_l=0.33)),
+    "ROUGE-L worse by 5 points": Case(OLD, Deployment(rouge_l=0.30)),
+    "ROUGE-L worse by 5 points, answers differ more": Case(Deployment(spread=0.15), Deployment(rouge_l=0.30, spread=0.15)),
+    "ROUGE-L worse by 10 points": Case(OLD, Deployment(rouge_l=0.25)),
+    "5 points more faults": Case(OLD, FAULTY),
+    "5 points more late answers": Case(OLD, LATE),
+    "no usable answer": Case(OLD, Deployment(faults=1.0)),
 }
+LIVE_CASES = {
+    "equal": (OLD, OLD),
+    "ROUGE-L worse by 5 points": (OLD, Deployment(rouge_l=0.30)),
+    "5 points more faults": (OLD, FAULTY),
+    "5 points more late answers": (OLD, LATE),
+}
+"""With requests of users, which the new deployment answers like the suite's."""
+LIVE_ONLY = {
+    "equal, 10 % faults": (Deployment(faults=0.1), Deployment(faults=0.1)),
+    "5 points more faults": (OLD, FAULTY),
+    "5 points more late answers": (OLD, LATE),
+    "20 points more faults": (OLD, Deployment(faults=0.21)),
+}
+"""How requests of users are answered, while both answer the suite's equally well."""
 
 
-def roll_out(old: Deployment, new: Deployment, rows: int, generator: random.Random) -> tuple[str, int]:
+def live_cases(count: int) -> dict[str, Case]:
+    """Return the cases with requests of users."""
+    cases = {f"{name}, {count} live requests": Case(old, new, count) for name, (old, new) in LIVE_CASES.items()}
+    return cases | {f"{name} in {count} live requests only": Case(OLD, OLD, count, both) for name, both in LIVE_ONLY.items()}
+
+
+def roll_out(case: Case, rows: int, generator: random.Random) -> tuple[str, int]:
     """Simulate a rollout; return how it ended (``promoted``, ``stopped before 5 %``, ``stopped later``) and the pairs at 0 %."""
     settings = PromotionConfig()
-    canary = Canary(settings.margin)
+    canary = Canary(settings.margin, live=bool(case.live))
     kept = pairs_of_steps(settings)
 
-    while canary.finding is Finding.OPEN and canary.pairs < rows - kept:
-        ask(canary, old, new, generator)
+    while canary.finding is not Finding.WORSE and canary.pairs < case.live:
+        ask(canary, *(case.answers_to_users or (case.old, case.new)), generator, live=True)
+    while canary.finding is Finding.OPEN and canary.pairs < case.live + rows - kept:
+        ask(canary, case.old, case.new, generator)
     pairs = canary.pairs
     if canary.finding is not Finding.NOT_WORSE:
         return "stopped before 5 %", pairs
-    findings = [ask(canary, old, new, generator) for _ in range(kept)]
+    findings = [ask(canary, case.old, case.new, generator) for _ in range(kept)]
     return "stopped later" if Finding.WORSE in findings else "promoted", pairs
 
 
-def ask(canary: Canary, old: Deployment, new: Deployment, generator: random.Random) -> Finding:
-    """Let both answer a request, and return what has been shown then."""
+def ask(canary: Canary, old: Deployment, new: Deployment, generator: random.Random, *, live: bool = False) -> Finding:
+    """Let both answer a request, and return what has been shown then. Requests of users have no answer to compare with."""
     difficulty = generator.gauss(0, 0.1)
-    canary.add(old.answer(generator, difficulty), new.answer(generator, difficulty))
+    answers = [each.answer(generator, difficulty) for each in (old, new)]
+    canary.add(*(replace(each, rouge_l=None) if live else each for each in answers), live=live)
     return canary.finding
 
 
@@ -87,11 +123,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rollouts", type=int, default=1000)
     parser.add_argument("--rows", type=int, default=500, help="of the target suite")
+    parser.add_argument("--live", type=int, nargs="*", default=[200, 1000], help="requests of users (`promotion.live_requests`)")
     options = parser.parse_args()
+    cases = CASES | {name: case for count in options.live for name, case in live_cases(count).items()}
     console.info("| new deployment | promoted | stopped before 5 % | stopped later | pairs at 0 %, median (mean) |\n|---|---|---|---|---|")
-    for name, (old, new) in CASES.items():
+    for name, case in cases.items():
         generator = random.Random(SEED)  # noqa: S311 - no secret
-        ends, pairs = zip(*(roll_out(old, new, options.rows, generator) for _ in range(options.rollouts)), strict=True)
+        ends, pairs = zip(*(roll_out(case, options.rows, generator) for _ in range(options.rollouts)), strict=True)
         counts = Counter(ends)
         shares = " | ".join(f"{100 * counts[end] / options.rollouts:.1f} %" for end in ("promoted", "stopped before 5 %", "stopped later"))
         console.info(f"| {name} | {shares} | {median(pairs):.0f} ({mean(pairs):.0f}) |")

@@ -5,8 +5,8 @@
 FOLDER is where ``npm install azurite`` was run; ``node`` must be on the PATH. The same client, azure-storage-blob in a process of
 its own, uploads, lists and downloads the same blobs with a container's signature; the servers take turns in every round. Requests
 to the emulator always pass the proxy and TLS, as those of a stage do; Azurite is measured over HTTP and over HTTPS. Both write to
-the same file system. The table has the median of the rounds in seconds, and Azurite's median divided by the emulator's: above 1,
-the emulator is faster.
+the same file system. The table has the median of the rounds in seconds, the processor time of the client with the emulator, which no
+server can shorten, and Azurite's median divided by the emulator's: above 1, the emulator is faster.
 """
 
 from __future__ import annotations
@@ -78,16 +78,16 @@ def workloads(container: ContainerClient, threads: int) -> dict[str, Callable[[]
     }
 
 
-def run_client(url: str, threads: int, only: list[str]) -> dict[str, float]:
-    """Return the seconds that each workload took."""
+def run_client(url: str, threads: int, only: list[str]) -> dict[str, tuple[float, float]]:
+    """Return how many seconds each workload took, and how many seconds of processor time this client."""
     times = {}
     with ContainerClient.from_container_url(url) as container:
         container.upload_blob("warm-up", b"x", overwrite=True)
         for name, function in workloads(container, threads).items():
             if not only or name in only:
-                begin = time.perf_counter()
+                begin, busy = time.perf_counter(), time.process_time()
                 function()
-                times[name] = time.perf_counter() - begin
+                times[name] = time.perf_counter() - begin, time.process_time() - busy
     return times
 
 
@@ -155,30 +155,26 @@ def main() -> None:
         if options.azurite:
             for label, with_tls in (("Azurite, HTTP", False), ("Azurite, HTTPS", True)):
                 servers[label] = stack.enter_context(start_azurite(options.azurite, folder / label, with_tls=with_tls))
-        times: dict[str, dict[str, list[float]]] = {server: {} for server in servers}
+        times: dict[str, dict[str, list[tuple[float, float]]]] = {server: {} for server in servers}
         for _ in range(options.rounds):
             for server, (url, environment) in servers.items():
                 arguments = json.dumps({"url": url, "threads": options.threads, "only": options.only})
-                busy = time.process_time()
                 output = subprocess.check_output([sys.executable, __file__, "--client", arguments], env=os.environ | environment, text=True)
-                busy = time.process_time() - busy
                 for workload, seconds in json.loads(output).items():
                     times[server].setdefault(workload, []).append(seconds)
-                if server == "emulator":
-                    write(f"# emulator: {busy:.1f} s of processor time; load {os.getloadavg()[0]:.1f}")
         report(times)
 
 
-def report(times: dict[str, dict[str, list[float]]]) -> None:
+def report(times: dict[str, dict[str, list[tuple[float, float]]]]) -> None:
     """Print the table."""
     others = [server for server in times if server != "emulator"]
-    write("| | emulator, s | " + " | ".join(f"{server}, s | ratio" for server in others) + " |")
-    write("|---" * (2 + 2 * len(others)) + "|")
+    write("| | emulator, s | of these, the client's | " + " | ".join(f"{server}, s | ratio" for server in others) + " |")
+    write("|---" * (3 + 2 * len(others)) + "|")
     for workload, own in times["emulator"].items():
-        ours = statistics.median(own)
-        cells = [f"{ours:.2f}"]
+        ours, busy = (statistics.median(values) for values in zip(*own, strict=True))
+        cells = [f"{ours:.2f}", f"{busy:.2f}"]
         for server in others:
-            theirs = statistics.median(times[server][workload])
+            theirs = statistics.median(seconds for seconds, _ in times[server][workload])
             cells += [f"{theirs:.2f}", f"{theirs / ours:.2f}"]
         write(f"| {workload} | " + " | ".join(cells) + " |")
 

@@ -83,6 +83,12 @@ KINDS = {
     "operation-failed": Kind(
         "accepted, and then the operation ends Failed", ("internalservererror", "has failed"), writes_only=True, fails_operation=True
     ),
+    "operation-applied": Kind(
+        "accepted and carried out, and then the operation ends Failed",
+        ("internalservererror", "has failed"),
+        writes_only=True,
+        fails_operation=True,
+    ),
     "operation-canceled": Kind(
         "accepted, and then the operation ends Canceled", ("operationcanceled", "was canceled"), writes_only=True, fails_operation=True
     ),

@@ -19,7 +19,7 @@ from tests.chaos.trial import Observer, Trial
 from tests.chaos.world import REQUESTS, STAGES, World
 
 SAMPLED = "promote"
-SIZE = 4
+SIZE = 3
 OURS = {PIPELINE: MARK}
 
 
@@ -37,8 +37,8 @@ def test_a_sample_of_faults_at_changes_of_the_traffic(world: World) -> None:
     changes = [point for point in points(requests) if is_write(point.request)]
     assert len(changes) == 5, "two for the mirroring, one for each step of the traffic, and one that confirms it"
     possible = [Trial(SAMPLED, point, kind) for point in changes for kind in kinds_for(point.request)]
-    failed = Trial(SAMPLED, changes[2], "operation-failed")
-    for trial in (failed, *random.Random(12).sample(possible, SIZE)):
+    failed, confirmed = Trial(SAMPLED, changes[2], "operation-failed"), Trial(SAMPLED, changes[4], "operation-applied")
+    for trial in (failed, confirmed, *random.Random(12).sample(possible, SIZE)):
         result = trials.run(world, stage, trial, expected)
         assert result.reached, trial
         assert result.violations == [], f"{trial}\n{result.text}"
@@ -71,7 +71,7 @@ def test_a_request_that_only_reads_is_not_a_change(request_: str, writes: bool) 
 
 
 def test_only_requests_that_start_a_long_running_operation_have_one_that_fails() -> None:
-    faults = {"operation-failed", "operation-canceled"}
+    faults = {"operation-failed", "operation-canceled", "operation-applied"}
     for request in ("PUT ~/onlineEndpoints/a", "DELETE ~/onlineEndpoints/a", "PUT ~/onlineEndpoints/a/deployments/b", "PUT ~/computes/a"):
         assert faults <= set(kinds_for(f"arm {request}"))
     for request in ("GET ~/onlineEndpoints/a", "PUT ~/jobs/a", "PUT ~/models/a/versions/1", "POST ~/onlineEndpoints/a/listKeys"):

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from benchmarks.canary import CASES, roll_out
+from benchmarks.canary import CASES, live_cases, roll_out
 from mlops.judging.canary import Canary, Measured, fewest_pairs
 from mlops.judging.statistics.sequential import Finding
 
@@ -19,6 +19,8 @@ GOOD = Measured(usable=1.0, rouge_l=0.4, in_time=1.0, latency_ms=10.0)
     [
         ("equal", "promoted"),
         ("equal, the same answers", "promoted"),
+        ("equal, 200 live requests", "promoted"),
+        ("20 points more faults in 200 live requests only", "stopped before 5 %"),
         ("ROUGE-L worse by 5 points", "stopped before 5 %"),
         ("5 points more faults", "stopped before 5 %"),
         ("5 points more late answers", "stopped before 5 %"),
@@ -26,7 +28,7 @@ GOOD = Measured(usable=1.0, rouge_l=0.4, in_time=1.0, latency_ms=10.0)
 )
 def test_95_of_100_rollouts_end_as_they_must(name: str, end: str) -> None:
     generator = random.Random(1)
-    ends = [roll_out(*CASES[name], 500, generator)[0] for _ in range(100)]
+    ends = [roll_out((CASES | live_cases(200))[name], 500, generator)[0] for _ in range(100)]
     assert ends.count(end) >= 95
 
 

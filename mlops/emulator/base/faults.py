@@ -42,6 +42,7 @@ RESOURCE = {
     "compute-failed": "provisioning of a compute ends Failed; subject: compute",
     "operation-failed": "a long-running operation is accepted, changes nothing and ends Failed; subject: resource",
     "operation-canceled": "the same, and it ends Canceled; subject: resource",
+    "operation-applied": "a long-running operation is accepted, does its work and ends Failed all the same; subject: resource",
     "operation-slow": "a long-running operation takes three more polls; subject: resource",
     "job-failed": "a job fails when it starts running; subject: job, or its display name",
     "job-queued": "a job stays Queued for three reads of its status; subject: job, or its display name",

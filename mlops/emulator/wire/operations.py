@@ -30,9 +30,12 @@ Kind = Literal["computeOperationsStatus", "mfeOperationsStatus", "mfeOperationRe
 RETRY_AFTER = {"Retry-After": "1"}
 """Azure sends none with a status, and the SDK then waits 30 seconds; it ignores 0."""
 
+APPLIED = "operation-applied"
+"""Fault of an operation that does its work before it fails."""
 FAULTS = {
     "operation-failed": ("Failed", "InternalServerError", "The operation on {} has failed."),
     "operation-canceled": ("Canceled", "OperationCanceled", "The operation on {} was canceled."),
+    APPLIED: ("Failed", "InternalServerError", "The operation on {} has failed."),
 }
 """Fault → status in which an operation ends that was accepted, the code of its error, and the text."""
 SLOW_POLLS = 3
@@ -58,7 +61,7 @@ def start(
         kind: resource type of the status.
         prefix: prefix of the operation's id, e.g. ``"od:"`` for an online deployment; empty for compute.
         work: ends when the resource is ready, or raises AzureFault with the reason why it never will be.
-        subject: the resource's name, for the faults ``operation-slow``, ``operation-failed`` and ``operation-canceled``.
+        subject: the resource's name, for the faults whose names begin with ``operation-``.
         name: last part of the operation's id; random by default.
         end: is called with ``Failed`` or ``Canceled`` if such a fault takes the place of the work; marks the resource.
     """
@@ -68,7 +71,9 @@ def start(
     operation = f"{prefix}{azure.identity.workspace_guid}:{name}" if prefix else name
     document = {"status": "InProgress", "polls": polls, "start": _now(), "end": None, "error": None}
     azure.store.put("operation", operation, document)
-    if fault is not None:
+    if fault == APPLIED:
+        work = _fail_after(work, subject)
+    elif fault is not None:
         work.close()
         work = _end(fault, subject, end)
     azure.start_task(_finish(azure, operation, work, FAULTS[fault][0] if fault is not None else "Failed"))
@@ -167,6 +172,13 @@ async def _end(fault: str, subject: str, end: Callable[[str], object]) -> None:
     """Take the place of an operation's work."""
     status, code, text = FAULTS[fault]
     end(status)
+    raise AzureFault(500, code, text.format(subject))
+
+
+async def _fail_after(work: Coroutine[Any, Any, None], subject: str) -> None:
+    """Do the work of an operation, and then let it fail."""
+    await work
+    _, code, text = FAULTS[APPLIED]
     raise AzureFault(500, code, text.format(subject))
 
 

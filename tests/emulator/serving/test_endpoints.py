@@ -211,6 +211,21 @@ def test_an_operation_that_fails_leaves_the_endpoint_as_it_was(ml: Any, emulator
     ml.online_endpoints.begin_delete("unlucky").result()
 
 
+def test_an_operation_that_fails_after_its_work_has_changed_the_endpoint(ml: Any, emulator: Emulator) -> None:
+    create(ml, "too-late")
+    entity = ml.online_endpoints.get("too-late")
+    entity.tags = {"new": "yes"}
+    emulator.azure.faults.add("operation-applied@too-late x2")
+    with pytest.raises(HttpResponseError, match="The operation on too-late has failed"):
+        ml.online_endpoints.begin_create_or_update(entity).result()
+    after = ml.online_endpoints.get("too-late")
+    assert (after.provisioning_state, after.tags) == ("Succeeded", {"new": "yes"})
+    with pytest.raises(HttpResponseError, match="The operation on too-late has failed"):
+        ml.online_endpoints.begin_delete("too-late").result()
+    with pytest.raises(ResourceNotFoundError):
+        ml.online_endpoints.get("too-late")
+
+
 def test_a_name_that_another_user_of_the_region_has_is_refused(ml: Any, emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
     create(ml, "mine-already")
     monkeypatch.setattr(emulator.azure, "options", replace(emulator.azure.options, endpoints_taken=("Popular", "mine-already")))
