@@ -138,8 +138,9 @@ def test_without_rules_the_verdict_is_hold(tmp_path: Path) -> None:
     assert "nothing is judged" in judged.reasons[0]
 
 
-def test_training_on_test_rows_gives_hold(tmp_path: Path) -> None:
-    judged = judge(config(), make_run(tmp_path, overlap=True))
+@pytest.mark.parametrize("overlap", ["exact", "normalized", "answer"])
+def test_training_on_test_rows_gives_hold(tmp_path: Path, overlap: Literal["exact", "normalized", "answer"]) -> None:
+    judged = judge(config(), make_run(tmp_path, overlap=overlap))
     assert judged.verdict is Verdict.HOLD
     assert "the target suite overlaps the training data: 1 rows" in judged.reasons[0]
 
@@ -548,12 +549,28 @@ def test_a_champion_whose_scores_are_gone_is_missing(tmp_path: Path) -> None:
     assert "azureml://models/champion is live, but the evaluation has no scores of it" in judged.reasons[0]
 
 
-def test_scores_of_another_model_than_the_champion_are_refused(tmp_path: Path) -> None:
+def test_an_anchor_whose_scores_are_gone_is_missing(tmp_path: Path) -> None:
     run = make_run(tmp_path)
-    run.write(run.read(Evaluated).model_copy(update={"champion": "azureml://models/other"}))
+    run.write(run.read(Evaluated).model_copy(update={"anchor": "azureml://models/anchor"}))
+    judged = judge(config(make_rule(baseline="anchor")), run)
+    assert (judged.verdict, judged.judgements[0].compared_with) == (Verdict.HOLD, "anchor")
+    assert "it is azureml://models/anchor, but the evaluation has no scores of it" in judged.reasons[0]
+
+
+@pytest.mark.parametrize("role", ["champion", "anchor"])
+def test_scores_of_another_model_than_the_champion_or_anchor_are_refused(tmp_path: Path, role: str) -> None:
+    run = make_run(tmp_path)
+    evaluated = run.read(Evaluated)
+    models = {
+        **evaluated.models,
+        "anchor": evaluated.models["base"].model_copy(update={"role": "anchor", "model": "azureml://models/anchor"}),
+    }
+    run.write(evaluated.model_copy(update={"models": models, role: "azureml://models/other"}))
     judged = judge(config(), run)
     assert judged.verdict is Verdict.HOLD
-    assert "but azureml://models/champion was evaluated as the champion" in judged.reasons[0]
+    assert f"but azureml://models/{role} was evaluated as the {role}" in judged.reasons[0]
+    run.write(evaluated.model_copy(update={"champion": "AZUREML://models/CHAMPION"}))
+    assert judge(config(), run).verdict is Verdict.PROMOTE, "Azure's ids are case-insensitive"
 
 
 def test_scores_by_other_code_or_settings_are_refused(tmp_path: Path) -> None:
@@ -629,7 +646,7 @@ def test_exit_code_output_and_summary(
 
 
 def test_hold_exits_with_10(tmp_path: Path, training: str) -> None:
-    make_run(tmp_path / "run", overlap=True, mlflow_run=training)
+    make_run(tmp_path / "run", overlap="exact", mlflow_run=training)
     settings = pipeline(tmp_path / "pipeline.toml", 3.0)
     assert main(["--target", "test", "--config", str(settings), "--run", str(tmp_path / "run")]) == 10
 

@@ -15,7 +15,6 @@ from mlops.core.records import Deployed, Judged, Registered, Trained
 from mlops.core.run import Run
 from mlops.core.settings import Config
 from mlops.emulator.server import Emulator
-from mlops.judging.statistics.percentile import percentile
 from mlops.smoke_test import smoke_test
 from tests.support.deployments import behind_the_gate, registered_model
 from tests.support.roles import restricted
@@ -84,11 +83,6 @@ def test_answers_of_an_unknown_shape_stop_the_test_at_once(
     assert 'it begins with: {"output":"That is a fine number."}' in str(caught.value)
     assert (run.directory / "smoke.jsonl").read_text().count("\n") == 1
     assert workspace.endpoints.find_deployment("shapes", "output") is None
-
-
-def test_a_percentile_is_one_of_the_values() -> None:
-    values = [float(value) for value in range(1, 101)]
-    assert (percentile(values, 50), percentile(values, 95), percentile([3.0], 95), percentile([1.0, 9.0], 95)) == (50.0, 95.0, 3.0, 9.0)
 
 
 def test_the_payload_is_the_flat_form_with_greedy_decoding() -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from mlops.judging.evidence import InvalidScores, Rows
-from tests.support.evidence import make_rows
+from tests.support.evidence import make_evidence, make_rows, make_rule
 
 
 def test_rows_are_columns_in_the_order_of_their_ids() -> None:
@@ -47,3 +48,24 @@ def test_an_invalid_row_is_refused(change: Callable[[dict[str, Any]], Any]) -> N
     change(scores[2])
     with pytest.raises(InvalidScores, match="invalid row of scores"):
         Rows.of(scores)
+
+
+def test_the_baseline_of_a_rule_is_the_model_that_exists() -> None:
+    evidence = make_evidence()
+    anchored = replace(evidence, models={**evidence.models, "anchor": evidence.models["champion"]})
+    alone = replace(evidence, models={role: model for role, model in evidence.models.items() if role != "champion"})
+    anchor, champion, base = (make_rule(baseline=role) for role in ("anchor", "champion", "base"))
+    ceiling = make_rule(ceiling=3.0)
+    assert [anchored.reference(rule) for rule in (anchor, champion, base, ceiling)] == ["anchor", "champion", "base", "none"]
+    assert [evidence.reference(rule) for rule in (anchor, champion, base)] == ["champion", "champion", "base"]
+    assert [alone.reference(rule) for rule in (anchor, champion, base)] == ["base", "base", "base"]
+    assert [each.is_first_run for each in (anchored, evidence, alone)] == [False, False, True]
+
+
+@pytest.mark.parametrize("role", ["champion", "anchor"])
+def test_a_model_that_exists_but_was_not_evaluated_is_not_replaced(role: str) -> None:
+    evidence = make_evidence()
+    others = {name: model for name, model in evidence.models.items() if name != role}
+    missing = replace(evidence, models=others, missing={role: "its files are gone"})
+    assert missing.reference(make_rule(baseline=role)) == role
+    assert not missing.is_first_run

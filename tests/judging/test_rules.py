@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from mlops.core.records import Outcome, Verdict
@@ -14,6 +15,9 @@ from mlops.judging.evidence import ModelEvidence
 from mlops.judging.metric_table import METRICS
 from mlops.judging.metrics import parse
 from mlops.judging.rules import expand, judge_rule
+from mlops.judging.statistics.bootstrap import SEED, paired_bootstrap
+from mlops.judging.statistics.estimate import minimum_detectable_effect
+from mlops.judging.statistics.tail import tail
 from mlops.judging.verdict import decide
 from mlops.remote.metrics import aggregate
 from tests.support.evidence import CANDIDATE, RULES, change_model, make_evidence, make_model, make_rows, make_rule
@@ -120,6 +124,20 @@ def test_only_a_whole_interval_shows_or_fails(shift: float, margin: float, kind:
     assert judgement.outcome is outcome, judgement.reason
 
 
+def test_a_relative_rule_has_its_distance_in_multiples_of_the_baseline_and_its_mde_in_the_unit_of_the_metric() -> None:
+    evidence, metric = make_evidence(), parse("target.nll")
+    assert metric is not None
+    (x, weight), (y, _) = (metric.sums(evidence.models[role].rows["target"]) for role in ("candidate", "champion"))
+    reference = y.sum() / weight.sum()
+    plain, relative = (paired_bootstrap(x - y, other, confidence=0.95) for other in (weight, y))
+    judgement = judge_rule(make_rule(baseline="champion", margin=0.1, test="paired_bootstrap"), evidence)
+    assert judgement.distance_interval is not None
+    ends = (judgement.distance_interval.low, judgement.distance_interval.high)
+    assert ends == pytest.approx((0.1 - relative.high, 0.1 - relative.low))
+    assert judgement.distance == pytest.approx(0.1 - relative.value)
+    assert judgement.mde == pytest.approx(max(minimum_detectable_effect(plain), minimum_detectable_effect(relative) * reference))
+
+
 @pytest.mark.parametrize(
     ("spoiled", "outcome"), [(0, Outcome.SHOWN), (3, Outcome.SHOWN), (4, Outcome.UNPROVEN), (12, Outcome.UNPROVEN), (25, Outcome.FAILED)]
 )
@@ -134,8 +152,27 @@ def test_a_few_rows_that_got_much_worse_are_seen_although_the_mean_is_better(spo
     judgement = judge_rule(rule, evidence)
     assert judgement.outcome is outcome, judgement.reason
     assert judgement.distance == pytest.approx(0.01 - spoiled / 1_000)
+    measured = tail(np.arange(1_000) < spoiled, 0.01, confidence=0.95)
+    assert judgement.distance_interval is not None
+    ends = (judgement.distance_interval.low, judgement.distance_interval.high)
+    assert ends == pytest.approx((0.01 - measured.high, 0.01 - measured.low))
     assert f"{spoiled / 10:g} % of the rows are worse by more than 0.5" in judgement.reason
     assert judge_rule(make_rule(baseline="champion", test="paired_bootstrap"), evidence).outcome is Outcome.SHOWN
+
+
+def test_rows_that_got_worse_by_less_than_the_margin_per_token_are_within_it_however_long_they_are() -> None:
+    evidence = make_evidence(make_model("candidate", make_rows("candidate", shift=0.2)))
+    rule = make_rule(baseline="champion", margin=0.5, margin_kind="absolute", test="tail", max_share=0.1)
+    judgement = judge_rule(rule, evidence)
+    assert (judgement.outcome, judgement.distance) == (Outcome.SHOWN, 0.1), judgement.reason
+
+
+def test_a_single_row_has_no_interval() -> None:
+    single = make_evidence(*(make_model(role, make_rows(role, n=1)) for role in ("candidate", "champion", "base")))
+    judgement = judge_rule(make_rule(baseline="champion", test="paired_bootstrap"), single)
+    assert (judgement.outcome, judgement.seed, judgement.interval) == (Outcome.UNPROVEN, SEED, None)
+    assert "a single row has no interval" in judgement.reason
+    assert judge_rule(make_rule(baseline="champion", test="wilcoxon"), single).seed is None
 
 
 def test_an_unproven_rule_says_how_many_rows_would_be_enough() -> None:
@@ -164,6 +201,14 @@ def test_a_suspicious_gain_is_unproven() -> None:
     assert judgement.outcome is Outcome.UNPROVEN
     assert "too good to be true" in judgement.reason
     assert judge_rule(make_rule(baseline="champion", max_gain=0.9), make_evidence()).outcome is Outcome.SHOWN
+
+
+def test_a_gain_that_is_as_large_as_allowed_is_not_suspicious() -> None:
+    candidate, champion = (change_model(lambda row, nll=nll: row.update(nll=nll * row["tokens"]), role)
+                           for nll, role in ((1.5, "candidate"), (2.0, "champion")))  # fmt: skip
+    rule = make_rule(baseline="champion", max_gain=0.5, margin_kind="absolute")
+    assert judge_rule(rule, make_evidence(candidate, champion)).outcome is Outcome.SHOWN
+    assert judge_rule(rule.model_copy(update={"max_gain": 0.49}), make_evidence(candidate, champion)).outcome is Outcome.UNPROVEN
 
 
 def test_rouge_is_judged_on_answered_rows_only() -> None:

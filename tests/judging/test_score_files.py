@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -116,6 +117,16 @@ def test_one_file_is_judged_by_floors_and_ceilings(write: Callable[..., Path]) -
     assert (good.verdict, bad.verdict) == (Verdict.PROMOTE, Verdict.REJECT)
 
 
+@pytest.mark.parametrize(("ceiling", "is_refused"), [(3.9, False), (4.1, True)])
+def test_a_ruined_candidate_is_as_far_above_the_worst_value_as_that_is_above_zero(
+    ceiling: float, is_refused: bool, write: Callable[..., Path]
+) -> None:
+    scores = read_scores(write("c.jsonl", [{"id": number, "loss": 1 + number % 2} for number in range(30)]))
+    rules = read_rules(write("rules.toml", f'[rules.n]\nmetric = "loss"\ndirection = "lower"\nceiling = {ceiling}\n'))
+    with pytest.raises(SelfTestFailed) if is_refused else nullcontext():
+        judge_scores(rules, scores, None)
+
+
 @pytest.mark.parametrize(
     "rule",
     [
@@ -136,6 +147,7 @@ def test_rules_that_a_ruined_candidate_satisfies_give_no_verdict(rule: str, writ
         ("[rules.a]\n", "rules.a.metric: Field required"),
         ('[rules.a]\nmetric = "x"\ndirection = "up"\n', "rules.a.direction"),
         ('[rules.a]\nmetric = "x"\ndirection = "lower"\nbaseline = "champion"\n', "there is no champion"),
+        ('[rules.a]\nmetric = "x"\ndirection = "lower"\nbaseline = "anchor"\n', "there is no anchor"),
         ("rules = 3\n", "valid dictionary"),
         ("[rules", "can't be read"),
     ],

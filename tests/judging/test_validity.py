@@ -241,6 +241,14 @@ INVALID: dict[str, tuple[Rule, Callable[[], Evidence], str]] = {
 }
 
 
+def test_drift_is_checked_by_rules_about_drift_only() -> None:
+    evidence = make_evidence(change_model(lambda row: row.update(kl=row["kl"] and 0.0)))
+    drift = judge_rule(make_rule("retention.kl_base", ceiling=0.5), evidence)
+    assert drift.outcome is Outcome.INVALID
+    assert "have no divergence from the base model" in drift.reason
+    assert judge_rule(make_rule("retention.nll", baseline="base"), evidence).outcome is Outcome.SHOWN
+
+
 RULE_PROBLEMS = (
     "relative to the drift",
     "between the bounds",

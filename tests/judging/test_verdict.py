@@ -98,6 +98,26 @@ def test_each_rule_uses_its_own_confidence() -> None:
     assert [each.outcome for each in correct([with_p(0.02), lax])] == [Outcome.UNPROVEN, Outcome.FAILED]
 
 
+@pytest.mark.parametrize(
+    ("fields", "needed"),
+    [
+        # One-sided 2.5 % and 80 % power: z = 1.960 + 0.842. Bonferroni for three tests: z = 2.394 + 0.842, which is 1.155 times as much.
+        ({"mde": 1.0, "distance": -0.5}, 54),
+        ({"mde": 1.0, "distance": -0.5, "margin_kind": "absolute", "reference": -2.0}, 54),
+        ({"mde": 2.0, "distance": -0.5, "margin_kind": "relative", "reference": -2.0}, 54),
+        ({"mde": 0.1, "distance": -5.0}, 11),
+        ({"mde": None, "distance": -0.5}, None),
+        ({"mde": 1.0, "distance": 0.0}, None),
+        ({"mde": 1.0, "distance": None}, None),
+        ({"mde": 1.0, "distance": -0.5, "n": None}, None),
+    ],
+)
+def test_a_failure_that_may_be_chance_says_how_many_rows_would_be_enough(fields: dict[str, Any], needed: int | None) -> None:
+    corrected = correct([with_p(0.02).model_copy(update={"margin_kind": "absolute", **fields}), with_p(0.5), with_p(0.9)])
+    assert corrected[0].rows_needed == needed
+    assert ("about" in corrected[0].reason) is (needed is not None)
+
+
 def test_real_evidence_is_corrected_too() -> None:
     """A candidate that is slightly worse on the target: enough for one rule alone, but not for one of eight."""
     evidence = make_evidence(make_model("candidate", make_rows("candidate", shift=0.025)))

@@ -39,7 +39,7 @@ def make_run(
     *,
     n: int = 60,
     copies: int = 1,
-    overlap: bool = False,
+    overlap: Literal["", "exact", "normalized", "answer"] = "",
     mlflow_run: str = "train-1",
 ) -> Run:
     """Make a run directory with all records up to Evaluated.
@@ -49,13 +49,14 @@ def make_run(
         scores: role → rows of scores.jsonl; by default those of all three models, with a candidate that is clearly better.
         n: number of rows per suite.
         copies: how often each input occurs, under different ids.
-        overlap: whether a row of the target suite is in the training data.
+        overlap: how a row of the target suite is in the training data: as it is, in capitals, or as the end of a longer chat.
         mlflow_run: the training's run.
     """
     run = Run(directory)
     target = [conversation(f"target-{number:05d}", text=f"target {number // copies}") for number in range(n)]
     retention = [conversation(f"retention-{number:05d}", KINDS[number % 2]) for number in range(n)]
-    training = [conversation(f"train-{number}") for number in range(20)] + target[: int(overlap)]
+    training = [conversation(f"train-{number}") for number in range(20)]
+    training += [_leak(target[0], overlap)] if overlap else []
     train = run.describe_file(write_jsonl(run.path("data", "train_sft.jsonl"), training), len(training))
     prepared = run.write(
         Prepared(files={"train_sft": train}, dataset="synthetic", revision="1", percent=100.0, seed=1, fingerprint="f" * 64)
@@ -74,6 +75,15 @@ def make_run(
     }
     write_evaluated(run, validated, trained, default if scores is None else scores)
     return run
+
+
+def _leak(row: dict[str, Any], overlap: str) -> dict[str, Any]:
+    if overlap == "exact":
+        return row
+    change = str.upper if overlap == "normalized" else str
+    messages = [message | {"content": change(message["content"])} for message in row["messages"]]
+    before = conversation("before")["messages"] if overlap == "answer" else []
+    return row | {"prompt_id": "leak", "messages": [*before, *messages]}
 
 
 def judge_run(run: Run, *rules: Rule, **changes: Any) -> Judged:

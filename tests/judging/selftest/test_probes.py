@@ -292,6 +292,32 @@ def test_a_judge_that_believes_the_models_about_the_digest_of_a_frozen_suite_is_
     assert "validation froze a different suite" in missed(evidence_of(), judge)
 
 
+def test_a_judge_that_checks_the_candidate_only_is_caught() -> None:
+    def judge(rules: Sequence[Rule], evidence: Evidence) -> Decision:
+        return decide(
+            rules, replace(evidence, models={role: each if role == "candidate" else repair(each) for role, each in evidence.models.items()})
+        )
+
+    def repair(each: ModelEvidence) -> ModelEvidence:
+        return recompute_from_rows(skip_nan(each))
+
+    names = missed(evidence_of(), judge)
+    assert {"a row of the baseline is NaN", "a metric value of the baseline is missing"} <= names
+    assert not any("candidate" in name and "swapped" not in name for name in names)
+
+
+def test_a_model_that_is_said_to_be_missing_is_not_there() -> None:
+    replayed: list[Evidence] = []
+
+    def judge(rules: Sequence[Rule], evidence: Evidence) -> Decision:
+        replayed.append(evidence)
+        return decide(rules, evidence)
+
+    probes(evidence_of(), judge)
+    without = [(role, evidence.models.keys()) for evidence in replayed for role in evidence.missing]
+    assert without == [("base", {"candidate", "champion"}), ("champion", {"candidate", "base"})]
+
+
 def test_rules_that_can_stop_nothing_are_caught() -> None:
     assert missed(evidence_of(), rules=(make_rule(ceiling=19.0),)) == {"a ruined candidate: target suite"}
     assert not missed(evidence_of(), rules=(make_rule(ceiling=3.0),))

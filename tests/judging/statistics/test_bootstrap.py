@@ -238,6 +238,12 @@ def test_estimates_with_equal_numbers_are_equal() -> None:
     assert "tails" not in repr(one)
 
 
+def test_weights_of_less_than_one_in_all_are_weights() -> None:
+    numerator, weights = sample(30)
+    small, large = (paired_bootstrap(numerator * factor, weights * factor, confidence=0.95) for factor in (2.0**-20, 1.0))
+    assert (small.low, small.value, small.high) == pytest.approx((large.low, large.value, large.high))
+
+
 def test_significance_levels_are_round_numbers() -> None:
     assert [significance_level(confidence) for confidence in (0.9, 0.95, 0.99, 0.98)] == [0.05, 0.025, 0.005, 0.01]
 

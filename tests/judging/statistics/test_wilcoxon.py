@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from mlops.judging.statistics import wilcoxon
 from mlops.judging.statistics.wilcoxon import _critical_rank_sum, _p, signed_rank
 
 
@@ -27,6 +28,15 @@ def sample(rows: int, seed: int = 1) -> np.ndarray:
 def test_the_value_is_the_median_of_all_pairwise_averages(rows: int) -> None:
     values = sample(rows)
     assert signed_rank(values, confidence=0.95).value == pytest.approx(np.median(walsh(values)), abs=1e-6)
+
+
+@pytest.mark.parametrize("rows", [2, 7, 40])
+def test_the_average_of_many_rows_is_searched_and_is_the_same_as_if_all_are_listed(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.sort(np.random.default_rng(rows).exponential(size=rows) - 0.2)
+    averages = walsh(values)
+    monkeypatch.setattr(wilcoxon, "_ENUMERATED_ROWS", 1)
+    for index in {0, 1, len(averages) // 3, len(averages) // 2, len(averages) - 1}:
+        assert wilcoxon._walsh_average(values, index) == pytest.approx(averages[index], abs=1e-9)
 
 
 def test_p_value_of_many_rows_is_the_normal_approximation_with_continuity_correction() -> None:
