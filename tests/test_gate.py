@@ -14,10 +14,10 @@ from mlops.cloud.workspace import Workspace
 from mlops.core.errors import AzureError, ConfigError, EvidenceError, NotPromoted, RecordError, SelfTestFailed
 from mlops.core.records import Evaluated, Judged, Outcome, Override, Trained, Validated, Verdict
 from mlops.core.run import Run
-from mlops.core.settings import Config, EndpointConfig, GateConfig, Rule, TrainingConfig
+from mlops.core.settings import Config, EndpointConfig, EvaluationConfig, GateConfig, Rule, TrainingConfig
 from mlops.gate import gate, main
 from mlops.judging import validity
-from mlops.judging.judge import judge
+from mlops.judging.judge import gather_evidence, judge
 from mlops.remote.suites import read_suite
 from mlops.report import verdict_tags
 from tests.support.evidence import make_rows, make_rule, name_rules
@@ -547,6 +547,23 @@ def test_a_champion_whose_scores_are_gone_is_missing(tmp_path: Path) -> None:
     judged = judge(config(), run)
     assert (judged.verdict, judged.first_run) == (Verdict.HOLD, False)
     assert "azureml://models/champion is live, but the evaluation has no scores of it" in judged.reasons[0]
+
+
+def test_a_row_may_have_as_many_tokens_as_its_text_allows(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    evaluated, validated = run.read(Evaluated), run.read(Validated)
+    question, answer = (
+        message["content"] for message in json.loads((tmp_path / "suites" / "target.jsonl").read_text().splitlines()[0])["messages"]
+    )
+    longest = len(question) + len(answer) + 2 * 64  # with what a chat template adds to each message
+
+    def tokens(max_tokens: int) -> tuple[float, float]:
+        settings = config().model_copy(update={"evaluation": EvaluationConfig(max_tokens=max_tokens)})
+        suite = gather_evidence(settings, run, evaluated, validated).suites["target"]
+        return float(suite.fewest_tokens[0]), float(suite.most_tokens[0])
+
+    assert tokens(longest) == (len(answer.split()) // 4, len(answer) + 64)
+    assert tokens(longest - 1) == (0, len(answer) + 64), "a text that is cut off may lose its answer"
 
 
 def test_an_anchor_whose_scores_are_gone_is_missing(tmp_path: Path) -> None:

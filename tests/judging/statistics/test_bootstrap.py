@@ -238,6 +238,13 @@ def test_estimates_with_equal_numbers_are_equal() -> None:
     assert "tails" not in repr(one)
 
 
+def test_a_resample_as_extreme_as_the_sample_counts_on_both_sides() -> None:
+    estimate = paired_bootstrap(np.array([1.0, -1.0] * 10), np.ones(20), confidence=0.95)
+    # A resample has as many rows of one kind as of the other in 17.6 % of the cases.
+    assert estimate.p_above(0.0) == pytest.approx(0.588, abs=0.02)
+    assert estimate.p_below(0.0) == pytest.approx(0.588, abs=0.02)
+
+
 def test_weights_of_less_than_one_in_all_are_weights() -> None:
     numerator, weights = sample(30)
     small, large = (paired_bootstrap(numerator * factor, weights * factor, confidence=0.95) for factor in (2.0**-20, 1.0))
