@@ -18,6 +18,7 @@ from mlops.core.settings import Config, EndpointConfig, EvaluationConfig, GateCo
 from mlops.gate import gate, main
 from mlops.judging import validity
 from mlops.judging.judge import gather_evidence, judge
+from mlops.judging.replay import check_verdict
 from mlops.remote.suites import read_suite
 from mlops.report import verdict_tags
 from tests.support.evidence import make_rows, make_rule, name_rules
@@ -418,14 +419,35 @@ def test_a_record_that_does_not_follow_from_the_evidence_is_refused(name: str, t
         guard.require_admission(edit(judged_run(tmp_path, verdict), **fields), config(), OFFLINE)
 
 
-def test_numbers_that_differ_by_rounding_are_accepted_and_others_are_not(tmp_path: Path, workspace: Workspace) -> None:
+def test_numbers_that_differ_by_rounding_are_accepted_and_others_are_not(tmp_path: Path) -> None:
     run = judged_run(tmp_path)
     judgements = json.loads((tmp_path / "gate.json").read_bytes())["judgements"]
-    judgements[0]["interval"]["low"] *= 1 + 1e-5
-    guard.require_admission(edit(run, judgements=judgements), config(), workspace)
-    judgements[0]["interval"]["low"] *= 1.01
-    with pytest.raises(NotPromoted, match=r"judgements\[0\]\.interval\.low"):
-        guard.require_admission(edit(run, judgements=judgements), config(), workspace)
+    low, reason = judgements[0]["interval"]["low"], judgements[0]["reason"]
+
+    def check(low: float, reason: str) -> None:
+        judgements[0]["interval"]["low"], judgements[0]["reason"] = low, reason
+        check_verdict(config(), run, edit(run, judgements=judgements).read(Judged))
+
+    check(low * (1 + 1e-5), reason)
+    check(low, reason.replace("1.656", "1.657"))
+    for other, says in ((low * 1.01, r"\.interval\.low"), (-low, r"\.interval\.low")):
+        with pytest.raises(NotPromoted, match=rf"judgements\[0\]{says} is .*, but .* follows"):
+            check(other, reason)
+    for other_reason in (reason.replace("1.656", "1.7"), reason.replace("not worse", "worse"), f"{reason} 1"):
+        with pytest.raises(NotPromoted, match=r"judgements\[0\]\.reason is"):
+            check(low, other_reason)
+
+
+def test_only_the_first_differences_are_named(tmp_path: Path) -> None:
+    run = judged_run(tmp_path)
+    forged = run.read(Judged).model_copy(
+        update={"first_run": True, "rules_digest": "0", "settings_digest": "0", "evaluation_version": "v1", "notes": ("x" * 99,)}
+    )
+    with pytest.raises(NotPromoted) as caught:
+        check_verdict(config(), run, forged)
+    assert "evaluation_version is 'v1'" in str(caught.value)
+    assert "first_run is True, but False follows" in str(caught.value)
+    assert f"notes is ['{'x' * 78}…, but [] follows and 2 more. Nothing was" in str(caught.value)
 
 
 @pytest.mark.parametrize("inputs", [{}, {"validate": ""}])

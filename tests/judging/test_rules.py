@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -203,9 +204,12 @@ def test_a_suspicious_gain_is_unproven() -> None:
     assert judge_rule(make_rule(baseline="champion", max_gain=0.9), make_evidence()).outcome is Outcome.SHOWN
 
 
+def set_loss(per_token: float, row: dict[str, Any]) -> None:
+    row["nll"] = per_token * row["tokens"]
+
+
 def test_a_gain_that_is_as_large_as_allowed_is_not_suspicious() -> None:
-    candidate, champion = (change_model(lambda row, nll=nll: row.update(nll=nll * row["tokens"]), role)
-                           for nll, role in ((1.5, "candidate"), (2.0, "champion")))  # fmt: skip
+    candidate, champion = (change_model(partial(set_loss, nll), role) for nll, role in ((1.5, "candidate"), (2.0, "champion")))
     rule = make_rule(baseline="champion", max_gain=0.5, margin_kind="absolute")
     assert judge_rule(rule, make_evidence(candidate, champion)).outcome is Outcome.SHOWN
     assert judge_rule(rule.model_copy(update={"max_gain": 0.49}), make_evidence(candidate, champion)).outcome is Outcome.UNPROVEN

@@ -241,6 +241,36 @@ INVALID: dict[str, tuple[Rule, Callable[[], Evidence], str]] = {
 }
 
 
+@pytest.mark.parametrize(("factor", "outcome"), [(1 + 1e-7, Outcome.SHOWN), (1 - 1e-7, Outcome.SHOWN), (1 - 1e-4, Outcome.INVALID)])
+def test_a_reported_value_may_differ_from_its_rows_by_rounding(factor: float, outcome: Outcome) -> None:
+    value = change_model().metrics["target.nll"]
+    assert judge_rule(NLL, make_evidence(with_metric("target.nll", value * factor))).outcome is outcome
+
+
+def test_rows_without_tokens_do_not_count() -> None:
+    def empty(row: dict[str, Any]) -> None:
+        if row["id"] in ("target-00003", "target-00004"):
+            row.update(tokens=0, nll=0.0, greedy_tokens=0)
+
+    judgement = judge_rule(NLL, make_evidence(*(change_model(empty, role) for role in ("candidate", "champion", "base"))))
+    assert (judgement.outcome, judgement.n) == (Outcome.SHOWN, 58)
+
+
+@pytest.mark.parametrize(
+    ("rule", "problem"),
+    [
+        (make_rule("target.empty", baseline="base", margin=0.5, margin_kind="absolute"), None),
+        (make_rule("target.empty", baseline="base", margin=0.51, margin_kind="absolute"), "between -0.5 and 0.5"),
+        (make_rule("target.empty", "higher", baseline="base"), "a better model has a lower empty"),
+        (make_rule("retention.passed", baseline="base"), "a better model has a higher passed"),
+        (make_rule("target.length_ratio", "higher", baseline="base"), None),
+    ],
+)
+def test_a_rule_about_shares_has_a_margin_and_a_direction_that_can_be_meant(rule: Rule, problem: str | None) -> None:
+    actual = rule_problem(rule)
+    assert actual is None if problem is None else problem in (actual or "")
+
+
 def test_drift_is_checked_by_rules_about_drift_only() -> None:
     evidence = make_evidence(change_model(lambda row: row.update(kl=row["kl"] and 0.0)))
     drift = judge_rule(make_rule("retention.kl_base", ceiling=0.5), evidence)

@@ -107,7 +107,8 @@ def test_swapped_models_must_negate_differences_and_both_ends_of_the_interval() 
 def test_a_reversed_direction_must_change_neither_difference_nor_interval() -> None:
     case = case_of(LOSS)
     assert checks.check_reversed(case, case.judgement) == ""
-    for changes in ({"difference": 0.5}, {"interval": Interval(low=0.0, high=1.0, confidence=0.95)}):
+    other: tuple[dict[str, Any], ...] = ({"difference": 0.5}, {"interval": Interval(low=0.0, high=1.0, confidence=0.95)})
+    for changes in other:
         wrong = checks.check_reversed(case, case.judgement.model_copy(update=changes))
         assert wrong.startswith("the difference was")
         assert wrong.endswith("although both models are unchanged")
@@ -120,7 +121,7 @@ def test_a_reversed_direction_must_change_neither_difference_nor_interval() -> N
      (-0.1, 0.0, "it is shown both ways")],
 )  # fmt: skip
 def test_only_a_demand_for_an_improvement_can_not_hold_both_ways(margin: float, difference: float, says: str) -> None:
-    shown = {"outcome": Outcome.SHOWN, "difference": difference, "interval": None}
+    shown: dict[str, Any] = {"outcome": Outcome.SHOWN, "difference": difference, "interval": None}
     case = case_of(make_rule(baseline="base", margin=margin, test="paired_bootstrap"), **shown)
     assert checks.check_reversed(case, case.judgement) == says
     for other in (Outcome.FAILED, Outcome.UNPROVEN):

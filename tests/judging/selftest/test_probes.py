@@ -314,7 +314,7 @@ def test_a_model_that_is_said_to_be_missing_is_not_there() -> None:
         return decide(rules, evidence)
 
     probes(evidence_of(), judge)
-    without = [(role, evidence.models.keys()) for evidence in replayed for role in evidence.missing]
+    without = [(role, set(evidence.models)) for evidence in replayed for role in evidence.missing]
     assert without == [("base", {"candidate", "champion"}), ("champion", {"candidate", "base"})]
 
 
