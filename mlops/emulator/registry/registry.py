@@ -144,7 +144,8 @@ def _get_version(assets: Sequence[Asset], request: Request, kind: str) -> Asset:
     for asset in _with_name(assets, request):
         if asset.version == version:
             return asset
-    raise not_found(f"Could not find asset with ID: {_id(kind, name, version)}", "NotFound")
+    # As recorded: the front end asks the registry of models itself.
+    raise not_found(f"Could not find asset with ID: {_id(kind, name, version)}", "NotFoundError" if kind == "models" else "NotFound")
 
 
 def _container_not_found(kind: str, name: str) -> AzureFault:

@@ -87,8 +87,10 @@ def test_unknown_version_of_a_model(azureml: Any) -> None:
     from azure.core.exceptions import ResourceNotFoundError
 
     message = "Could not find asset with ID: azureml://registries/azureml/models/Phi-3-mini-4k-instruct/versions/99"
-    with pytest.raises(ResourceNotFoundError, match=message):
+    with pytest.raises(ResourceNotFoundError, match=message) as raised:
         azureml.models.get("Phi-3-mini-4k-instruct", version="99")
+    more = {entry["type"]: entry["info"]["value"] for entry in raised.value.response.json()["error"]["additionalInfo"]}
+    assert more["InnerError"]["code"] == "NotFoundError"
 
 
 def test_unknown_component(azureml: Any) -> None:

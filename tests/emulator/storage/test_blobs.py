@@ -333,6 +333,13 @@ class TestBlocks:
         blob.commit_block_list([BlobBlock("a")])
         blob.stage_block("longer", b"2")
 
+    @pytest.mark.usefixtures("container")
+    def test_the_answer_has_the_checksum_of_a_block_only_if_the_client_has_sent_one(self, emulator: Emulator) -> None:
+        checksum = base64.b64encode(hashlib.md5(b"x").digest()).decode()
+        for headers in ({}, {"Content-MD5": checksum}):
+            answer = requests.put(url(emulator, "blocks6", query="comp=block&blockid=YQ=="), data=b"x", headers=headers, timeout=30)
+            assert (answer.status_code, answer.headers.get("Content-MD5")) == (201, headers.get("Content-MD5"))
+
     def test_a_block_list_that_is_no_xml_is_refused(self, container: ContainerClient, emulator: Emulator) -> None:
         for content, expected in (
             (b"<BlockList>", "InvalidXmlDocument"),
