@@ -59,6 +59,13 @@ def wait_for_job(ml: Any, name: str) -> Any:
     return ml.jobs.get(name)
 
 
+def stream_finished_job(ml: Any, name: str) -> None:
+    # While a command runs, the SDK signs the URLs of its logs with a SAS, as if that were the account's key, and Python 3.13.18 and 3.14.10
+    # refuse to decode it.
+    wait_for_job(ml, name)
+    ml.jobs.stream(name)
+
+
 def submit_command(ml: Any, command_line: str, **options: Any) -> Any:
     from azure.ai.ml import command
 
@@ -447,7 +454,7 @@ def test_a_failed_command_reports_its_log(ml: Any) -> None:
 
     name = submit_command(ml, "echo before; echo 'the disk is on fire' >&2; exit 3").name
     with pytest.raises(JobException, match=r"exited with status code 3.*the disk is on fire"):
-        ml.jobs.stream(name)
+        stream_finished_job(ml, name)
     assert ml.jobs.get(name).status == "Failed"
 
 
@@ -456,7 +463,7 @@ def test_a_killed_command_fails(ml: Any) -> None:
 
     name = submit_command(ml, "echo alive; kill -9 $$").name
     with pytest.raises(JobException, match=r"was ended by signal 9.*alive"):
-        ml.jobs.stream(name)
+        stream_finished_job(ml, name)
 
 
 def test_cancel_stops_the_process_and_its_children(emulator: Emulator, ml: Any) -> None:
