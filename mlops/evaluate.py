@@ -102,7 +102,7 @@ def evaluate(config: Config, run: Run, workspace: Workspace) -> Evaluated:
         champion=champion.model,
         anchor=anchor.model if anchor is not None else "",
         judge=judge,
-        tries=1 + len(find_other_tries(config, workspace, validated, trained, champion.model)),
+        tries=1 + len(find_other_tries(config.target, workspace, validated, trained, champion.model)),
         champion_note="" if champion.model or champion.unavailable else f"Endpoint {endpoint} serves nothing: this is a first run.",
         notes=(
             *champion.notes,

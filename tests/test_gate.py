@@ -333,29 +333,28 @@ def test_an_override_from_a_laptop_admits_only_to_ephemeral_targets(tmp_path: Pa
 def test_candidates_that_were_evaluated_at_the_same_moment_count_each_other_before_they_are_admitted(
     tmp_path: Path, workspace: Workspace, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = Config(
-        target="test",
-        gate=GateConfig(rules=name_rules((make_rule(baseline="champion", test="paired_bootstrap", min_rows=50),))),
-        training=TrainingConfig(experiment="same-moment"),
-    )
+    settings = config(make_rule(baseline="champion", test="paired_bootstrap", min_rows=50))
     client = workspace.tracking.client
     experiment = client.create_experiment("same-moment")
     first, second, third = (client.create_run(experiment).info.run_id for _ in range(3))
     # Neither evaluation could count the other candidate.
-    barely = make_run(tmp_path / "barely", candidate(shift=BARELY_BETTER), mlflow_run=first)
-    clearly = make_run(tmp_path / "clearly", mlflow_run=second)
+    barely = make_run(tmp_path / "barely", candidate(shift=BARELY_BETTER), mlflow_run=first, experiment="same-moment")
+    clearly = make_run(tmp_path / "clearly", mlflow_run=second, experiment="same-moment")
     assert [gate(settings, run, workspace).verdict for run in (barely, clearly)] == [Verdict.PROMOTE] * 2
     assert [run.read(Evaluated).tries for run in (barely, clearly)] == [1, 1]
 
     with pytest.raises(NotPromoted, match=f"The evaluation counted 1 .* but there are 2 by now: {second} and this one") as caught:
         guard.require_admission(barely, settings, workspace)
+    elsewhere = settings.model_copy(update={"training": TrainingConfig(experiment="elsewhere")})
+    with pytest.raises(NotPromoted, match="there are 2 by now"):
+        guard.require_admission(barely, elsewhere, workspace)
     assert "the verdict is HOLD" in str(caught.value)
     assert "target.nll: It is not shown that the candidate is not worse than the champion" in str(caught.value)
     assert guard.require_admission(clearly, settings, workspace).verdict is Verdict.PROMOTE
     assert f"there are 2 by now: {first} and this one. The verdict is PROMOTE" in capsys.readouterr().out
 
     # An evaluation that counted the others is not corrected twice, and neither is one whose verdict leads to nothing that lasts.
-    later = make_run(tmp_path / "later", mlflow_run=third)
+    later = make_run(tmp_path / "later", mlflow_run=third, experiment="same-moment")
     later.write(later.read(Evaluated).model_copy(update={"tries": 3}))
     gate(settings, later, workspace)
     capsys.readouterr()
@@ -367,10 +366,8 @@ def test_candidates_that_were_evaluated_at_the_same_moment_count_each_other_befo
 
 
 def test_many_further_candidates_are_named_in_part(tmp_path: Path, workspace: Workspace) -> None:
-    settings = config(make_rule(baseline="champion", test="paired_bootstrap", min_rows=50)).model_copy(
-        update={"training": TrainingConfig(experiment="many-at-once")}
-    )
-    run = make_run(tmp_path, candidate(shift=BARELY_BETTER))
+    settings = config(make_rule(baseline="champion", test="paired_bootstrap", min_rows=50))
+    run = make_run(tmp_path, candidate(shift=BARELY_BETTER), experiment="many-at-once")
     run.write(judge(settings, run))
     written = verdict_tags.tags(run.read(Judged), run.read(Evaluated))
     client = workspace.tracking.client

@@ -19,11 +19,14 @@ _NAMED = 5
 """How many runs a message names."""
 
 
-def find_other_tries(config: Config, workspace: Workspace, validated: Validated, trained: Trained, champion: str) -> list[str]:
-    """Return the MLflow runs of the other candidates that were judged on this target suite against this champion (id, or empty)."""
+def find_other_tries(target: str, workspace: Workspace, validated: Validated, trained: Trained, champion: str) -> list[str]:
+    """Return the MLflow runs of the other candidates that were judged on this target suite against this champion (id, or empty).
+
+    They are looked up in the experiment that the training was run in, whatever the settings of this stage say.
+    """
     suite = validated.suites["target"].digest
-    judged = workspace.tracking.find_runs(config.training.experiment, verdict_tags.SUITE, [suite], _MOST_TRIES)
-    return verdict_tags.find_tries(judged, config.target, champion, trained.mlflow_run_id)
+    judged = workspace.tracking.find_runs(trained.experiment, verdict_tags.SUITE, [suite], _MOST_TRIES)
+    return verdict_tags.find_tries(judged, target, champion, trained.mlflow_run_id)
 
 
 def recount_tries(config: Config, run: Run, workspace: Workspace) -> None:
@@ -39,7 +42,7 @@ def recount_tries(config: Config, run: Run, workspace: Workspace) -> None:
     if not config.gate.correct_retries:
         return
     evaluated = run.read(Evaluated)
-    others = find_other_tries(config, workspace, run.read(Validated), run.read(Trained), evaluated.champion)
+    others = find_other_tries(config.target, workspace, run.read(Validated), run.read(Trained), evaluated.champion)
     tries = 1 + len(others)
     if tries <= evaluated.tries:
         return

@@ -41,6 +41,7 @@ def make_run(
     copies: int = 1,
     overlap: Literal["", "exact", "normalized", "answer"] = "",
     mlflow_run: str = "train-1",
+    experiment: str = "e",
 ) -> Run:
     """Make a run directory with all records up to Evaluated.
 
@@ -51,6 +52,7 @@ def make_run(
         copies: how often each input occurs, under different ids.
         overlap: how a row of the target suite is in the training data: as it is, in capitals, or as the end of a longer chat.
         mlflow_run: the training's run.
+        experiment: the training's experiment.
     """
     run = Run(directory)
     target = [conversation(f"target-{number:05d}", text=f"target {number // copies}") for number in range(n)]
@@ -67,7 +69,7 @@ def make_run(
     validated = run.write(
         _validated(prepared, {name: Suite(name=name, path=file.path, digest=file.sha256, rows=n) for name, file in digests.items()})
     )
-    trained = run.write(_trained(prepared, validated, mlflow_run))
+    trained = run.write(_trained(prepared, validated, mlflow_run, experiment))
     default: dict[Role, Sequence[Mapping[str, Any]]] = {
         "candidate": make_rows("candidate", n=n, shift=-0.4),
         "champion": make_rows("champion", n=n),
@@ -143,13 +145,13 @@ def _validated(prepared: Prepared, suites: dict[str, Suite]) -> Validated:
     )
 
 
-def _trained(prepared: Prepared, validated: Validated, mlflow_run: str) -> Trained:
+def _trained(prepared: Prepared, validated: Validated, mlflow_run: str, experiment: str) -> Trained:
     return Trained(
         inputs={Prepared.stage: prepared.digest(), Validated.stage: validated.digest()},
         run_key="k" * 64,
         job="train-1",
         display_name="train",
-        experiment="e",
+        experiment=experiment,
         status="Completed",
         studio_url="https://ml.azure.com/runs/train-1",
         mlflow_run_id=mlflow_run,
