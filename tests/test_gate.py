@@ -19,10 +19,11 @@ from mlops.gate import gate, main
 from mlops.judging import validity
 from mlops.judging.judge import gather_evidence, judge
 from mlops.judging.replay import check_verdict
+from mlops.remote.metrics import aggregate
 from mlops.remote.suites import read_suite
 from mlops.report import verdict_tags
 from tests.support.evidence import make_rows, make_rule, name_rules
-from tests.support.run_directories import make_run, write_evaluated
+from tests.support.run_directories import make_run, write_evaluated, write_jsonl
 
 Fault = Callable[[str], None]
 
@@ -591,6 +592,20 @@ def test_an_anchor_whose_scores_are_gone_is_missing(tmp_path: Path) -> None:
     judged = judge(config(make_rule(baseline="anchor")), run)
     assert (judged.verdict, judged.judgements[0].compared_with) == (Verdict.HOLD, "anchor")
     assert "it is azureml://models/anchor, but the evaluation has no scores of it" in judged.reasons[0]
+
+
+def test_a_candidate_is_compared_with_an_anchor_that_was_evaluated(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    evaluated = run.read(Evaluated)
+    rows = run.describe_file(write_jsonl(tmp_path / "evaluate" / "anchor.jsonl", make_rows("anchor", shift=-0.2)))
+    scores = {"role": "anchor", "model": "azureml://models/anchor", "job": "score-anchor", "weights_digest": "a", "scores": "scores.anchor"}
+    metrics = aggregate(make_rows("anchor", shift=-0.2))
+    models = evaluated.models | {"anchor": evaluated.models["base"].model_copy(update={**scores, "metrics": metrics})}
+    files = evaluated.files | {"scores.anchor": rows}
+    run.write(evaluated.model_copy(update={"models": models, "files": files, "anchor": "azureml://models/anchor"}))
+    judged = judge(config(make_rule(baseline="anchor", test="paired_bootstrap")), run)
+    assert (judged.verdict, judged.judgements[0].compared_with) == (Verdict.PROMOTE, "anchor")
+    assert not any("was not evaluated" in note for note in judged.notes)
 
 
 @pytest.mark.parametrize("role", ["champion", "anchor"])

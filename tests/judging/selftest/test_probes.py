@@ -292,6 +292,31 @@ def test_a_judge_that_believes_the_models_about_the_digest_of_a_frozen_suite_is_
     assert "validation froze a different suite" in missed(evidence_of(), judge)
 
 
+def test_a_judge_that_shows_a_rule_without_its_interval_is_caught() -> None:
+    judge = on_judgements(lambda judgement: judgement.model_copy(update={"interval": None, "mde": None}))
+    [probe] = [probe for probe in probes(evidence_of(), judge) if probe.name == "the original verdict"]
+    assert probe.result == "missed"
+    assert "target.nll: not worse than the champion is shown without an interval" in probe.actual
+
+
+def test_copies_of_rows_of_another_kind_cause_no_false_alarm() -> None:
+    def sort_kinds(each: ModelEvidence) -> ModelEvidence:
+        rows = each.rows["retention"]
+        kinds = ("facts",) * (len(rows.ids) // 2) + ("refusal",) * (len(rows.ids) // 2)
+        return replace(each, rows={**each.rows, "retention": replace(rows, kinds=kinds)})
+
+    models = {role: sort_kinds(each) for role, each in evidence_of().models.items()}
+    for role, each in models.items():
+        nll = parse("retention.facts.nll")
+        assert nll is not None
+        models[role] = replace(each, metrics={**each.metrics, nll.name: nll.value(each.rows["retention"]) or 0.0})
+    evidence = replace(evidence_of(), models=models, suites=freeze(models["base"]))
+    rule = make_rule("retention.facts.nll", baseline="base", margin=0.05, test="paired_bootstrap")
+    results = {probe.name: probe.result for probe in probes(evidence, rules=(rule,))}
+    assert "missed" not in results.values()
+    assert results["rows are copies of others"] == "not applicable"
+
+
 def test_a_judge_that_checks_the_candidate_only_is_caught() -> None:
     def judge(rules: Sequence[Rule], evidence: Evidence) -> Decision:
         return decide(

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+import scipy.stats
 from scipy.special import stdtrit as t_quantile
 
 from mlops.judging.statistics import bootstrap
@@ -236,6 +237,15 @@ def test_estimates_with_equal_numbers_are_equal() -> None:
     one, other = (paired_bootstrap(numerator, weights, confidence=0.95) for _ in range(2))
     assert one == other
     assert "tails" not in repr(one)
+
+
+def test_the_pivot_of_a_resample_of_equal_weights_is_students_t() -> None:
+    values = np.random.default_rng(4).normal(size=12)
+    residuals = values - values.mean()
+    pivots = bootstrap._pivots(residuals, np.ones(12), 200, bootstrap.SEED)
+    drawn = bootstrap._counts(12, 200, bootstrap.SEED).astype(int)
+    expected = [float(np.asarray(scipy.stats.ttest_1samp(np.repeat(residuals, counts), 0.0).statistic)) for counts in drawn.T]
+    assert pivots == pytest.approx(np.array(sorted(expected)), rel=1e-4, abs=1e-4)
 
 
 def test_a_resample_as_extreme_as_the_sample_counts_on_both_sides() -> None:
