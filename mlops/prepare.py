@@ -27,6 +27,7 @@ from mlops.dataset.candidates import Candidate, Reader, sample
 from mlops.dataset.checks import RETENTION, TARGET_SPLIT, TRAINING_SPLIT
 from mlops.dataset.conversation import SPLITS, decode
 from mlops.dataset.overlap import LeakIndex, Screen
+from mlops.dataset.processes import keep_processes
 from mlops.dataset.rows import Rows, SelectedRows
 from mlops.dataset.sources import Source, find_source
 
@@ -53,6 +54,7 @@ MAX_LISTED = 20
 """How many invalid rows an error lists; the others are only counted."""
 
 
+@keep_processes()
 def prepare(config: Config, run: Run) -> Prepared:
     """Load the data set and keep the configured part of it.
 

@@ -108,7 +108,8 @@ class Reader:
 def _read_batch(indices: Sequence[int], reader: Reader) -> tuple[list[Candidate], list[Codes]]:
     """Return rows without what they give away, and what to expect of the suspects among them."""
     lines = list(reader.rows.lines(indices))
-    written: list[Conversation] | None = None if None in lines else decode_written(b"".join(line for line in lines if line is not None))
+    block = None if None in lines else b"".join(line for line in lines if line is not None)
+    written: list[Conversation] | None = None if block is None else decode_written(block)
     rows: Sequence[Conversation | InvalidRow] = list(reader.rows.take(indices)) if written is None else written
     short = [row if isinstance(row, InvalidRow) else shorten(row, reader.max_messages, reader.split) for row in rows]
     messages = [() if isinstance(row, InvalidRow) else row.messages for row in short]
@@ -117,7 +118,7 @@ def _read_batch(indices: Sequence[int], reader: Reader) -> tuple[list[Candidate]
     codes: list[Codes] = []
     if reader.evaluated is not None:
         texts = [[message.content for message in each] for each in messages]
-        suspects, expected = reader.evaluated.screen(texts, [own.values for own in ends])
+        suspects, expected = reader.evaluated.screen(texts, [own.values for own in ends], None if written is None else block)
         codes = [expected] if len(expected) else []
     candidates = [
         Candidate(index, (row.rule, str(row)))

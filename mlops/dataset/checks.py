@@ -23,7 +23,7 @@ from mlops.dataset.conversation import Conversation, InvalidRow, Message, Retent
 from mlops.dataset.hashes import TextHash, hash_text
 from mlops.dataset.overlap import BATCH, EvaluatedRows, LeakIndex, Leaks, Shared, resolve
 from mlops.dataset.passages import RUN_WORDS
-from mlops.dataset.processes import map_items
+from mlops.dataset.processes import keep_processes, map_items
 from mlops.dataset.repetitions import RowHashes, WholeRow
 from mlops.dataset.row_checks import check_row, check_task, is_clean
 
@@ -87,6 +87,7 @@ class CheckResult:
     findings: tuple[Finding, ...]
 
 
+@keep_processes()
 def check(files: Mapping[str, Path], origins: Mapping[str, Path] | None = None) -> CheckResult:
     """Check JSON Lines files.
 
@@ -187,7 +188,7 @@ def _check_chunk(chunk: Chunk, split: str, index: LeakIndex | None, is_suite: bo
     part = _Part(RowHashes(chunk.path))
     for_training, kind = not split.endswith("_gen"), RetentionItem if split == RETENTION else Conversation
     evaluated: list[tuple[int, Sequence[Message]]] = []
-    for first, rows in read_batches(chunk.path, kind, chunk.start, chunk.end):
+    for first, rows, block in read_batches(chunk.path, kind, chunk.start, chunk.end):
         part.lines = first + len(rows) - 1
         valid: list[tuple[int, Conversation]] = []
         for line, row in enumerate(rows, first):
@@ -203,9 +204,8 @@ def _check_chunk(chunk: Chunk, split: str, index: LeakIndex | None, is_suite: bo
                 part.ends_with_user.append(line)
         ends = part.hashes.add(valid, chunk.start)
         if index is not None and valid:
-            suspects, codes = index.screen(
-                [[message.content for message in row.messages] for _, row in valid], [own.values for own in ends]
-            )
+            texts = [[message.content for message in row.messages] for _, row in valid]
+            suspects, codes = index.screen(texts, [own.values for own in ends], block)
             part.suspects += [valid[number][0] for number in suspects]
             part.codes += [codes] if len(codes) else []
         evaluated += [(line, row.messages) for line, row in valid] if is_suite else ()

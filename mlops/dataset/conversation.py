@@ -184,7 +184,7 @@ def read_jsonl(
     Raises:
         OSError: the file can't be opened or read.
     """
-    for number, rows in read_batches(path, kind, start, end):
+    for number, rows, _ in read_batches(path, kind, start, end):
         yield from enumerate(rows, number)
 
 
@@ -193,8 +193,8 @@ def read_batches(
     kind: type[R] = Conversation,  # type: ignore[assignment]
     start: int = 0,
     end: int | None = None,
-) -> Iterator[tuple[int, Sequence[R | InvalidRow]]]:
-    """Yield the same as :func:`read_jsonl`, many lines at once, each time with the number of the first one.
+) -> Iterator[tuple[int, Sequence[R | InvalidRow], bytes | None]]:
+    """Yield the same as :func:`read_jsonl`, many lines at once: the number of the first one, the rows, and the lines if all are valid.
 
     Raises:
         OSError: the file can't be opened or read.
@@ -205,7 +205,9 @@ def read_batches(
             rows: Sequence[R | InvalidRow] | None = decode_block(block, kind)
             if rows is None:
                 rows = [_try_decode(line, kind) for _, _, line in lines_of(file, begin, last)]
-            yield number, rows
+                yield number, rows, None
+            else:
+                yield number, rows, block
             number += len(rows)
 
 

@@ -17,6 +17,7 @@ from mlops.core.records import Finding
 from mlops.dataset.chunks import Chunk, map_chunks
 from mlops.dataset.conversation import Conversation, read_batches
 from mlops.dataset.hashes import hash_text
+from mlops.dataset.processes import keep_processes
 from mlops.dataset.words import hash_runs, mix
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class _Sketches(NamedTuple):
     """Their MinHash sketches, one per row."""
 
 
+@keep_processes()
 def check_near_duplicates(files: Mapping[str, Path], training: str, locate: Callable[[str, int], str]) -> list[Finding]:
     """Find conversations that are similar, but not equal, to one of the training data.
 
@@ -129,7 +131,7 @@ def _sketch_chunk(chunk: Chunk) -> tuple[_Sketches, int]:
     import rensa
 
     numbers, texts, values, lines = [], [], [np.empty((0, _PERMUTATIONS), np.uint32)], 0
-    for first, rows in read_batches(chunk.path, Conversation, chunk.start, chunk.end):
+    for first, rows, _ in read_batches(chunk.path, Conversation, chunk.start, chunk.end):
         lines = first + len(rows) - 1
         valid = [
             (line, "\n".join([message.content for message in row.messages]))

@@ -219,18 +219,19 @@ class LeakIndex:
         ends.add(np.sort(np.array(self._ends, dtype=np.uint64)))
         return ends
 
-    def screen(self, rows: Sequence[Sequence[str]], ends: Sequence[Sequence[int]]) -> tuple[list[int], Codes]:
+    def screen(self, rows: Sequence[Sequence[str]], ends: Sequence[Sequence[int]], block: bytes | None = None) -> tuple[list[int], Codes]:
         """Return the numbers of the training rows that may give something away, which nearly all others don't, and what to expect.
 
         Args:
             rows: the texts of their messages.
             ends: the hashes of the beginnings and ends of their answers, and perhaps of other messages.
+            block: the rows as lines of JSON, perhaps with more messages, which are searched faster.
         """
         import numpy as np
 
         hits = np.flatnonzero(self._end_filter.contains(np.array([end for each in ends for end in each], dtype=np.uint64)))
         owners = np.searchsorted(np.cumsum([len(each) for each in ends]), hits, side="right")
-        suspects, codes = self._runs.screen(rows)
+        suspects, codes = self._runs.screen(rows, block)
         return sorted({*suspects, *owners.tolist()}), codes
 
     def expect(self, codes: Sequence[Codes]) -> None:

@@ -18,7 +18,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from mlops.dataset.filters import BloomFilter, find_changes
 from mlops.dataset.screening import RUN_WORDS, filter_grams, find_grams, owners_of
-from mlops.dataset.words import code_words, hash_runs
+from mlops.dataset.words import CodedLines, code_words, hash_runs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -108,17 +108,25 @@ class RunIndex:
             with (self._folder / name).open("ab") as file:
                 file.write(content)
 
-    def screen(self, rows: Sequence[Sequence[str]]) -> tuple[list[int], Codes]:
-        """Return the numbers of the rows, as their texts, for which :meth:`find` may find answers, and what to :meth:`expect`."""
+    def screen(self, rows: Sequence[Sequence[str]], block: bytes | None = None) -> tuple[list[int], Codes]:
+        """Return the numbers of the rows, as their texts, for which :meth:`find` may find answers, and what to :meth:`expect`.
+
+        Args:
+            rows: the texts.
+            block: the rows as lines of JSON, perhaps with more texts, which are searched faster.
+        """
         import numpy as np
 
-        codes, words = code_words([text for texts in rows for text in texts])
-        positions = find_grams(codes, self._grams)
-        if not len(positions):
-            return [], codes[:0]
-        begin = np.concatenate([np.zeros(1, np.intp), np.cumsum(words)])[np.cumsum([0, *map(len, rows)])]
-        suspects = np.unique(np.searchsorted(begin, positions, side="right") - 1)
-        return suspects.tolist(), np.concatenate([codes[begin[row] : begin[row + 1]] for row in suspects])
+        suspects, others = np.empty(0, np.intp), np.arange(len(rows))
+        if block is not None:
+            lines = CodedLines(block)
+            suspects, others = lines.find(find_grams(lines.codes, self._grams)), lines.others
+        if len(others):
+            codes, words = code_words([text for row in others for text in rows[row]])
+            owners = np.repeat(others, [len(rows[row]) for row in others])
+            suspects = np.concatenate([suspects, owners[owners_of(find_grams(codes, self._grams), words)]])
+        suspects = np.unique(suspects)
+        return suspects.tolist(), code_words([text for row in suspects for text in rows[row]])[0]
 
     def expect(self, codes: Sequence[Codes]) -> None:
         """Announce the texts of some rows. If all that will be looked up are announced, only answers that they may contain are indexed."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from mlops.core.records import Finding
 from mlops.dataset.chunks import Chunk, map_chunks
 from mlops.dataset.conversation import Conversation, read_batches
+from mlops.dataset.processes import keep_processes
 
 __all__ = ["check_privacy", "find_kinds", "possible_kinds"]
 
@@ -98,6 +99,7 @@ def possible_kinds(text: str, kinds: Collection[str] | None = None) -> set[str]:
     return possible
 
 
+@keep_processes()
 def check_privacy(files: Mapping[str, Path], locate: Callable[[str, int], str]) -> list[Finding]:
     """Find likely secrets and personal data.
 
@@ -128,7 +130,7 @@ def _search_chunk(chunk: Chunk) -> tuple[dict[tuple[str, str], list[int]], int]:
     """Return rule and kind → lines, counted from the beginning of a part of a file, and its number of lines."""
     found: dict[tuple[str, str], list[int]] = {}
     lines = 0
-    for first, rows in read_batches(chunk.path, Conversation, chunk.start, chunk.end):
+    for first, rows, _ in read_batches(chunk.path, Conversation, chunk.start, chunk.end):
         lines = first + len(rows) - 1
         valid = [(line, row.messages) for line, row in enumerate(rows, first) if isinstance(row, Conversation)]
         texts = ["\n".join([message.content for message in messages]) for _, messages in valid]

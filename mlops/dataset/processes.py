@@ -6,20 +6,25 @@ has threads, as the SDKs start them, may hang.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from multiprocessing.connection import Connection
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from mlops.core.errors import DataError
 
-__all__ = ["map_items"]
+__all__ = ["keep_processes", "map_items"]
 
 R = TypeVar("R")
 
 MAX_PROCESSES = 8
+_FREED = {-1: 1 << 30, -3: 1 << 25}
+"""What glibc keeps of freed memory (M_TRIM_THRESHOLD), and up to which size it does so at all (M_MMAP_THRESHOLD), in bytes."""
 
 
 def map_items(items: Sequence[Any], function: Callable[..., R], *arguments: Any, parallel: bool) -> Iterator[R]:
@@ -39,25 +44,66 @@ def map_items(items: Sequence[Any], function: Callable[..., R], *arguments: Any,
     if count <= 1:
         yield from (function(item, *arguments) for item in items)
         return
-    context = multiprocessing.get_context("spawn")
-    workers: list[tuple[Any, Connection]] = []
+    kept = _KEPT.get()
+    workers: list[_Worker] = []
     try:
-        for _ in range(count):
-            connection, other = context.Pipe()
-            process = context.Process(target=_work, args=(other, function, arguments), daemon=True)
-            process.start()
-            other.close()
-            workers.append((process, connection))
-        yield from _take_turns(items, [connection for _, connection in workers])
+        workers += (kept.pop() if kept else _Worker() for _ in range(count))
+        for worker in workers:
+            worker.connection.send(_Job(function, arguments))
+        yield from _take_turns(items, [worker.connection for worker in workers])
+        if kept is not None:
+            kept += workers
+            workers = []
     except (EOFError, ConnectionError):
         raise DataError(
             "A process that was reading the data has been killed, perhaps for lack of memory.", "run the command again with more memory"
         ) from None
     finally:
-        for process, connection in workers:
-            connection.close()
-            process.terminate()
-            process.join()
+        for worker in workers:
+            worker.stop()
+
+
+@contextlib.contextmanager
+def keep_processes() -> Iterator[None]:
+    """Use the same processes for all calls of :func:`map_items`, because it takes most of a second to start them."""
+    if _KEPT.get() is not None:
+        yield
+        return
+    kept: list[_Worker] = []
+    token = _KEPT.set(kept)
+    try:
+        yield
+    finally:
+        _KEPT.reset(token)
+        for worker in kept:
+            worker.stop()
+
+
+class _Worker:
+    """Another process, and the connection to it."""
+
+    def __init__(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.connection, other = context.Pipe()
+        self._process = context.Process(target=_work, args=(other,), daemon=True)
+        self._process.start()
+        other.close()
+
+    def stop(self) -> None:
+        self.connection.close()
+        self._process.terminate()
+        self._process.join()
+
+
+class _Job(NamedTuple):
+    """What a process does with the items that it is sent from now on."""
+
+    function: Callable[..., Any]
+    arguments: Sequence[Any]
+
+
+_KEPT: ContextVar[list[_Worker] | None] = ContextVar("_KEPT", default=None)
+"""Processes that have nothing to do."""
 
 
 def _take_turns(items: Sequence[Any], connections: Sequence[Connection]) -> Iterator[Any]:
@@ -81,19 +127,32 @@ class _Failure:
         self.problem = problem
 
 
-def _work(connection: Connection, function: Callable[..., Any], arguments: Sequence[Any]) -> None:
+def _work(connection: Connection) -> None:
     # An interrupt is for the process that started this one, which ends it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _keep_memory()
+    job = _Job(lambda item: item, ())
     try:
         while True:
             item = connection.recv()
+            if isinstance(item, _Job):
+                job = item
+                continue
             try:
-                result: object = function(item, *arguments)
+                result: object = job.function(item, *job.arguments)
             except Exception as problem:
                 result = _Failure(problem)
             connection.send(result)
     except (EOFError, ConnectionError):
         return
+
+
+def _keep_memory() -> None:
+    """Use freed memory again. To return it to the operating system and get it back takes as long as much of what numpy does with it."""
+    with contextlib.suppress(OSError, AttributeError):  # another C library than glibc
+        mallopt = ctypes.CDLL(None).mallopt
+        for parameter, value in _FREED.items():
+            mallopt(parameter, value)
 
 
 def _count_processors() -> int:

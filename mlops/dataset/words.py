@@ -7,7 +7,7 @@ numpy, eight bytes at a time, because a Python object for each word would take t
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import xxhash
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    Codes = npt.NDArray[np.uint8]
+    Bytes = Codes = npt.NDArray[np.uint8]
     Hashes = npt.NDArray[np.uint64]
     Positions = npt.NDArray[np.intp]
 
-__all__ = ["code_words", "hash_runs", "mix"]
+__all__ = ["CodedLines", "code_words", "hash_runs", "mix"]
 
 _SEPARATOR = re.compile(r"[^\x00-\x7f\w]")
 """Beyond ASCII, what is not part of a word."""
@@ -28,6 +28,8 @@ _TO_WORDS = bytes(byte if byte >= 0x80 or chr(byte).isalnum() else 32 for byte i
 _FACTOR = 0x9E3779B97F4A7C15
 _LONG_WORD = 64
 """In bytes. Longer ones are hashed one by one."""
+_PART = 1 << 16
+"""Bytes of a text that fit into the processor's cache several times."""
 
 
 def hash_runs(texts: Sequence[str], length: int) -> tuple[Hashes, Positions]:
@@ -56,7 +58,7 @@ def hash_runs(texts: Sequence[str], length: int) -> tuple[Hashes, Positions]:
 
 
 def code_words(texts: Sequence[str]) -> tuple[Codes, Positions]:
-    """Reduce every word to a byte that depends on its first two letters: ten times as fast as a hash, and enough to rule words out.
+    """Reduce every word to a byte that depends on its first two letters: much faster than a hash, and enough to rule words out.
 
     Returns:
         The codes of all words, and for each text the number of its words.
@@ -64,13 +66,102 @@ def code_words(texts: Sequence[str]) -> tuple[Codes, Positions]:
     import numpy as np
 
     joined, text_ends = _join(texts)
-    letters = np.frombuffer(joined, dtype=np.uint8)
-    is_letter = letters != 32
-    is_start = is_letter[1:] > is_letter[:-1]
-    starts = np.flatnonzero(is_start)
-    # After the single letter of a word there is always the same separator.
-    codes = np.take(letters[1:-1] * np.uint8(8) ^ letters[2:], starts)
-    return codes, np.diff(np.searchsorted(starts, text_ends - 1), prepend=0)
+    codes, places = map(np.concatenate, zip(*_code(np.frombuffer(joined, dtype=np.uint8)), strict=True))
+    return codes, np.diff(np.searchsorted(places, text_ends), prepend=0)
+
+
+class CodedLines:
+    """The codes of the words in lines of JSON, see :func:`code_words`. Keys and roles are words, too.
+
+    Attributes:
+        codes: of all words.
+        others: the lines, from 0, that have words beyond ASCII, whose codes differ.
+    """
+
+    def __init__(self, block: bytes) -> None:
+        import numpy as np
+
+        raw = np.frombuffer(b"\n%b\n\n" % block, dtype=np.uint8)
+        blank, others = _find_escapes(raw)
+        if not block.isascii():
+            beyond = np.flatnonzero(raw >= 0x80)
+            # Quotation marks, dashes and an ellipsis are no words. Each has three bytes.
+            first = beyond[raw[beyond] == 0xE2]
+            first = first[(raw[first + 1] == 0x80) & (raw[first + 2] >= 0x90) & (raw[first + 2] <= 0xA6)]
+            signs = np.concatenate([first, first + 1, first + 2])
+            blank = np.concatenate([blank, signs])
+            others = np.concatenate([others, np.setdiff1d(beyond, signs, assume_unique=True)])
+        if len(blank):
+            raw = raw.copy()
+            raw[blank] = ord(" ")
+        self._text = raw
+        parts = [codes for codes, _ in _code(raw)]
+        self._ends = np.cumsum(list(map(len, parts)))
+        self.codes: Codes = np.concatenate(parts)
+        self.others = np.unique(self._lines_of(others)) if len(others) else others
+
+    def find(self, words: Positions) -> Positions:
+        """Return the lines of some words, each once."""
+        import numpy as np
+
+        parts = np.searchsorted(self._ends, words, side="right")
+        found = []
+        for part in np.unique(parts).tolist():
+            before = self._ends[part - 1] if part else 0
+            text = self._text[part * _PART : (part + 1) * _PART + 2]
+            ((_, places),) = _code(text)
+            found.append(places[words[parts == part] - before] + part * _PART)
+        return np.unique(self._lines_of(np.concatenate(found))) if found else words
+
+    def _lines_of(self, places: Positions) -> Positions:
+        import numpy as np
+
+        return np.searchsorted(np.flatnonzero(self._text[1:] == ord("\n")) + 1, places)
+
+
+def _find_escapes(raw: Bytes) -> tuple[Positions, Positions]:
+    """Return where the second characters of escape sequences are, and those of them that are followed by the number of a character."""
+    import numpy as np
+
+    backslashes = np.flatnonzero(raw == ord("\\"))
+    if not len(backslashes):
+        return backslashes, backslashes
+    numbers = np.arange(len(backslashes))
+    runs = np.maximum.accumulate(np.where(np.diff(backslashes, prepend=-2) != 1, numbers, 0))
+    # Of several in a row, every second one begins an escape sequence.
+    escaped = backslashes[(numbers - runs) % 2 == 0] + 1
+    return escaped, escaped[raw[escaped] == ord("u")]
+
+
+def _code(text: Bytes) -> Iterator[tuple[Codes, Positions]]:
+    """Yield the codes of words, in parts of the text, and where each begins, or one byte before.
+
+    A separator is before the text, and two are behind it.
+    """
+    import numpy as np
+
+    # New memory for every step would take longer than the steps themselves.
+    memory = np.empty((4, _PART + 2), dtype=np.uint8)
+    for start in range(0, len(text) - 2, _PART):
+        part = text[start : start + _PART + 2]
+        size = (len(part) - 2) // 2 * 2
+        letters, is_letter, code, is_start = memory[:, : len(part)]
+        np.bitwise_or(part, 32, out=letters)
+        np.less(np.subtract(letters, 97, out=code), 26, out=is_letter.view(np.bool_))
+        np.less(np.subtract(letters, 48, out=code), 10, out=code.view(np.bool_))
+        is_letter |= code
+        is_letter |= np.greater_equal(letters, 128, out=code.view(np.bool_)).view(np.uint8)
+        # After the single letter of a word there is always the same separator.
+        letters *= is_letter
+        is_start, code = is_start[:size], code[:size]
+        np.greater(is_letter[1 : size + 1], is_letter[:size], out=is_start.view(np.bool_))
+        np.multiply(letters[1 : size + 1], 8, out=code)
+        code ^= letters[2 : size + 2]
+        code *= is_start
+        # Of two neighbors, only one can begin a word, so they are looked at together.
+        pairs = np.flatnonzero(is_start.view(np.uint16) != 0)
+        both = code.view(np.uint16)[pairs]
+        yield (both | both >> np.uint16(8)).astype(np.uint8), pairs * 2 + (start + 1)
 
 
 def mix(hashes: Hashes) -> Hashes:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mlops.dataset import words as words_module
 from mlops.dataset.checks import check
 from mlops.dataset.conversation import Conversation, Message
 from mlops.dataset.hashes import hash_ends, normalize
@@ -17,12 +20,12 @@ from mlops.dataset.overlap import LeakIndex, find_leaks
 from mlops.dataset.passages import Answers, RunIndex
 from mlops.dataset.row_checks import check_row, is_clean
 from mlops.dataset.screening import RUN_WORDS, filter_grams, find_grams, owners_of
-from mlops.dataset.words import code_words, hash_runs
+from mlops.dataset.words import CodedLines, code_words, hash_runs
 from tests.dataset.test_checks import BAD_ROWS, row, write
 
 WORDS = ["a", "I", "to", "the", "7", "Straße", "naïve", "İstanbul", "x1", "antidisestablishmentarianism", "中文", "e\u0301"]
 words = st.sampled_from(WORDS)
-spaces = st.sampled_from([" ", ", ", "\n\n", " — ", ".", "'", "\u00a0"])
+spaces = st.sampled_from([" ", ", ", "\n\n", " — ", ".", "'", "\u00a0", "\\", '\\\\"', '"', "\t", "\x11", "\u2019", "\u2026 ", "\u2027"])
 texts = st.lists(st.lists(words, max_size=30), min_size=1, max_size=8)
 
 
@@ -46,6 +49,33 @@ def test_every_shared_run_of_words_is_found(evaluated: list[list[str]], trained:
     assert len(codes) == sum(counts)
     assert expected
     assert expected <= set(owners_of(find_grams(codes, filter_grams(code_words(ours)[0])), counts).tolist())
+    index = RunIndex()
+    index.add(Answers.encode(ours, range(len(ours))))
+    rows = [{"content": text} for text in theirs]
+    for is_ascii in (True, False):
+        block = "\n".join(json.dumps(row, ensure_ascii=is_ascii) for row in rows).encode()
+        assert expected <= set(index.screen([[text] for text in theirs], block)[0])
+
+
+@pytest.mark.slow
+@given(texts=texts, data=st.data(), is_ascii=st.booleans(), size=st.sampled_from([8, 64, 1 << 16]))
+def test_words_have_the_same_codes_in_lines_of_json(texts: list[list[str]], data: Any, is_ascii: bool, size: int) -> None:
+    texts = [spell(words, data) for words in texts]
+    block = "\n".join(json.dumps([text], ensure_ascii=is_ascii) for text in texts).encode()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(words_module, "_PART", size)
+        lines = CodedLines(block)
+        found = [lines.find(np.array([place])).tolist() for place in range(len(lines.codes))]
+    codes, counts = code_words(texts)
+    others = set(lines.others.tolist())
+    assert others <= {number for number, text in enumerate(texts) if not text.isascii()} | {
+        number for number, text in enumerate(texts) if "\x11" in text
+    }
+    plain = np.repeat([number not in others for number in range(len(texts))], counts)
+    owners = np.repeat(np.arange(len(texts)), counts)
+    kept = [(place, line) for place, (line,) in enumerate(found) if line not in others]
+    assert [line for _, line in kept] == owners[plain].tolist()
+    assert lines.codes[[place for place, _ in kept]].tolist() == codes[plain].tolist()
 
 
 def test_texts_without_a_run_in_common_are_not_found() -> None:
