@@ -122,11 +122,12 @@ class RunIndex:
             lines = CodedLines(block)
             suspects, others = lines.find(find_grams(lines.codes, self._grams)), lines.others
         if len(others):
-            codes, words = code_words([text for row in others for text in rows[row]])
-            owners = np.repeat(others, [len(rows[row]) for row in others])
+            chosen = [rows[row] for row in others.tolist()]
+            codes, words = code_words([text for texts in chosen for text in texts])
+            owners = np.repeat(others, list(map(len, chosen)))
             suspects = np.concatenate([suspects, owners[owners_of(find_grams(codes, self._grams), words)]])
-        suspects = np.unique(suspects)
-        return suspects.tolist(), code_words([text for row in suspects for text in rows[row]])[0]
+        found: list[int] = np.unique(suspects).tolist()
+        return found, code_words([text for row in found for text in rows[row]])[0]
 
     def expect(self, codes: Sequence[Codes]) -> None:
         """Announce the texts of some rows. If all that will be looked up are announced, only answers that they may contain are indexed."""

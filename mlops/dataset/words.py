@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    Bytes = Codes = npt.NDArray[np.uint8]
+    Bytes = npt.NDArray[np.uint8]
+    Codes = npt.NDArray[np.uint8]
     Hashes = npt.NDArray[np.uint64]
     Positions = npt.NDArray[np.intp]
 

@@ -51,31 +51,28 @@ def test_every_shared_run_of_words_is_found(evaluated: list[list[str]], trained:
     assert expected <= set(owners_of(find_grams(codes, filter_grams(code_words(ours)[0])), counts).tolist())
     index = RunIndex()
     index.add(Answers.encode(ours, range(len(ours))))
-    rows = [{"content": text} for text in theirs]
     for is_ascii in (True, False):
-        block = "\n".join(json.dumps(row, ensure_ascii=is_ascii) for row in rows).encode()
+        block = "\n".join(json.dumps({"content": text}, ensure_ascii=is_ascii) for text in theirs).encode()
         assert expected <= set(index.screen([[text] for text in theirs], block)[0])
 
 
 @pytest.mark.slow
 @given(texts=texts, data=st.data(), is_ascii=st.booleans(), size=st.sampled_from([8, 64, 1 << 16]))
 def test_words_have_the_same_codes_in_lines_of_json(texts: list[list[str]], data: Any, is_ascii: bool, size: int) -> None:
-    texts = [spell(words, data) for words in texts]
-    block = "\n".join(json.dumps([text], ensure_ascii=is_ascii) for text in texts).encode()
+    spelled = [spell(words, data) for words in texts]
+    block = "\n".join(json.dumps([text], ensure_ascii=is_ascii) for text in spelled).encode()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(words_module, "_PART", size)
         lines = CodedLines(block)
-        found = [lines.find(np.array([place])).tolist() for place in range(len(lines.codes))]
-    codes, counts = code_words(texts)
+        found = [int(lines.find(np.array([place]))[0]) for place in range(len(lines.codes))]
+    codes, counts = code_words(spelled)
     others = set(lines.others.tolist())
-    assert others <= {number for number, text in enumerate(texts) if not text.isascii()} | {
-        number for number, text in enumerate(texts) if "\x11" in text
-    }
-    plain = np.repeat([number not in others for number in range(len(texts))], counts)
-    owners = np.repeat(np.arange(len(texts)), counts)
-    kept = [(place, line) for place, (line,) in enumerate(found) if line not in others]
-    assert [line for _, line in kept] == owners[plain].tolist()
-    assert lines.codes[[place for place, _ in kept]].tolist() == codes[plain].tolist()
+    assert others <= {number for number, text in enumerate(spelled) if not text.isascii() or "\x11" in text}
+    owners = np.repeat(np.arange(len(spelled)), counts)
+    is_plain = ~np.isin(owners, list(others))
+    kept = [place for place, line in enumerate(found) if line not in others]
+    assert [found[place] for place in kept] == owners[is_plain].tolist()
+    assert lines.codes[kept].tolist() == codes[is_plain].tolist()
 
 
 def test_texts_without_a_run_in_common_are_not_found() -> None:
