@@ -91,15 +91,17 @@ def hash_ends(texts: Sequence[str]) -> tuple[list[int], list[int]]:
         The hashes, the same in every process, and the sizes of what was hashed: that of the normalized text if it is below 48 bytes.
     """
     # All pieces at once, because each call of `translate` prepares a table.
-    pieces = "\0".join([text[:_PIECE] + text[-_PIECE:] if len(text) > 2 * _PIECE and text.isascii() else "" for text in texts])
+    whole = 2 * _PIECE
+    plain = texts if "".join(texts).isascii() else [text if text.isascii() else "" for text in texts]
+    pieces = "\0".join([text if len(text) <= whole else text[:_PIECE] + text[-_PIECE:] for text in plain])
     bare = pieces.encode().translate(_TO_LOWER_CASE, _IGNORED_BYTES.replace(b"\0", b"")).split(b"\0")
     ends: list[bytes] = []
     for text, both in zip(texts, bare if len(bare) == len(texts) else [b""] * len(texts), strict=True):
-        # So much of it that either piece has an end.
+        # Of a long text, so much that either piece has an end.
         if len(both) >= _PIECE + _END:
             ends.append(both[:_END] + both[-_END:])
             continue
-        normalized = normalize(text)
+        normalized = both if both and len(text) <= whole else normalize(text)
         ends.append(normalized if len(normalized) < 2 * _END else normalized[:_END] + normalized[-_END:])
     return list(map(xxhash.xxh3_64_intdigest, ends)), list(map(len, ends))
 

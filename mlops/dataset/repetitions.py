@@ -77,15 +77,17 @@ class RowHashes:
             unique: a number that no other part of the file has.
         """
         ends = hash_row_ends([row.messages for _, row in rows])
-        for (number, row), own in zip(rows, ends, strict=True):
+        # A row without an id or without messages has already been reported. Its own number keeps it from being a duplicate, too.
+        alone = [unique + number for number, _ in rows]
+        ids = [row.prompt_id for _, row in rows]
+        self.numbers.extend([number for number, _ in rows])
+        self.ids.extend([own if is_blank(text) else xxh3_64_intdigest(text.encode()) for text, own in zip(ids, alone, strict=True)])
+        self.keys.extend([own.key if own.values else number for own, number in zip(ends, alone, strict=True)])
+        for (_, row), own in zip(rows, ends, strict=True):
             if row.messages and row.prompt == row.messages[0].content:
                 prompt, size = own.values[0], own.first_size
             else:
                 (prompt,), (size,) = hash_ends([row.prompt])
-            self.numbers.append(number)
-            # A row without an id or without messages has already been reported. Its own number keeps it from being a duplicate, too.
-            self.ids.append(unique + number if is_blank(row.prompt_id) else xxh3_64_intdigest(row.prompt_id.encode()))
-            self.keys.append(own.key if row.messages else unique + number)
             self.prompts.append(prompt if size >= LONG_PROMPT else 0)
         return ends
 

@@ -41,7 +41,7 @@ def check_row(row: Conversation, *, for_training: bool) -> Iterator[tuple[str, s
         return
     for position, message in enumerate(row.messages):
         content = message.content
-        if not "!" <= content[:1] <= "~" and is_blank(content):
+        if is_blank(content):
             invisible = " (it has invisible characters only)" if content.strip() else ""
             yield "text.empty", f"messages[{position}].content ({message.role}) is empty{invisible}"
         elif ("<" in content or "[" in content) and (token := CONTROL_TOKEN.search(content)):
@@ -72,6 +72,8 @@ def is_clean(row: Conversation, *, for_training: bool) -> bool:
 
 def is_blank(text: str) -> bool:
     """Return whether a text has nothing that a reader could see: only white space, or characters of width zero."""
+    if "!" <= text[:1] <= "~":
+        return False
     bare = text.strip()
     if bare and not bare.isascii() and len(bare) < 64:
         return all(unicodedata.category(letter) in ("Cf", "Mn", "Cc") or letter in INVISIBLE or letter.isspace() for letter in bare)
