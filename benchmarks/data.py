@@ -81,6 +81,7 @@ def measure(function: Callable[..., object], *arguments: Any) -> Cost:
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_run, args=(sender, function, arguments))
     process.start()
+    sender.close()
     cost: Cost = receiver.recv()
     process.join()
     return cost

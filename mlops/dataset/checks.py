@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from mlops.core import console
 from mlops.core.records import Finding
 from mlops.dataset.chunks import PARALLEL_BYTES, Chunk, map_chunks, split_file
-from mlops.dataset.conversation import Conversation, InvalidRow, Message, RetentionItem, read_batches, read_jsonl
+from mlops.dataset.conversation import Conversation, InvalidRow, Message, RetentionItem, decode, read_batches
+from mlops.dataset.conversation import lines as read_lines
 from mlops.dataset.hashes import TextHash, hash_text
 from mlops.dataset.overlap import BATCH, EvaluatedRows, LeakIndex, Leaks, Shared, resolve
 from mlops.dataset.passages import RUN_WORDS
@@ -258,8 +259,8 @@ def _look_again(scans: Mapping[str, _Scan], index: LeakIndex) -> list[tuple[int,
 def _look_at_lines(lines: _Lines, index: LeakIndex | None) -> _Closer:
     hashes: list[tuple[int, WholeRow]] = []
     suspects: list[tuple[int, Sequence[Message], list[TextHash]]] = []
-    for line, row in read_jsonl(lines.chunk.path, Conversation, lines.chunk.start, lines.chunk.end):
-        if (line in lines.hashed or line in lines.searched) and not isinstance(row, InvalidRow) and row.messages:
+    for line, _, text in read_lines(lines.chunk.path, lines.chunk.start, lines.chunk.end):
+        if (line in lines.hashed or line in lines.searched) and (row := decode(text)).messages:
             texts = [hash_text(message.content) for message in row.messages]
             hashes += [(line, WholeRow.of(row, texts))] if line in lines.hashed else []
             suspects += [(line, row.messages, texts)] if line in lines.searched else []

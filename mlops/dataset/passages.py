@@ -95,6 +95,9 @@ class RunIndex:
         """Return what another process needs to look texts up. It maps the same files into its memory."""
         if not (self._folder / "grams").exists():
             filter_grams(self._codes).elements.tofile(self._folder / "grams")
+        if self._expected is not None and not (self._folder / "runs").exists():
+            # Several processes must not write the same files.
+            self._write_lookup(self._find_expected())
         state = self.__dict__ | {"_expected": None}
         return {name: value for name, value in state.items() if name not in ("_grams", "_codes", "_lookup")}
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import platform
+import resource
 import signal
 from pathlib import Path
 from typing import Any
@@ -10,12 +13,13 @@ from typing import Any
 import pytest
 
 from mlops.core.errors import DataError
-from mlops.dataset import chunks, processes
+from mlops.dataset import checks, chunks, processes
 from mlops.dataset.checks import check
 from mlops.dataset.chunks import Chunk, map_chunks, split_file
 from mlops.dataset.conversation import lines
 from mlops.dataset.near_duplicates import check_near_duplicates
 from mlops.dataset.privacy import check_privacy
+from mlops.dataset.processes import keep_processes, map_items
 from tests.dataset.test_checks import row, write
 
 
@@ -60,6 +64,51 @@ def test_results_of_processes_are_in_order_and_faults_are_raised(tmp_path: Path,
         list(map_chunks(path, first_byte, "!"))
 
 
+def process_of(item: int, fault: int) -> int:
+    """What the processes do: name themselves, or fail."""
+    if item == fault:
+        raise DataError("This item is a fault.", "choose another")
+    return os.getpid()
+
+
+@pytest.mark.slow
+def test_processes_are_kept_for_the_next_call_unless_one_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "_count_processors", lambda: 2)
+
+    def used(fault: int = -1) -> set[int]:
+        return set(map_items(range(4), process_of, fault, parallel=True))
+
+    with keep_processes():
+        first = used()
+        with keep_processes():
+            assert used() == first
+        assert used() == first
+        with pytest.raises(DataError, match="This item is a fault"):
+            used(fault=1)
+        others = used()
+        assert len(first) == len(others) == 2
+        assert not first & others
+    assert not [process for process in multiprocessing.active_children() if process.pid in first | others]
+    assert not used() & others
+
+
+def page_faults(size: int) -> int:
+    """What the processes do: use new memory again and again."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        bytes(size).translate(None)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_processes_use_freed_memory_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "_count_processors", lambda: 2)
+    size = 1 << 22
+    faults = list(map_items([size] * 4, page_faults, parallel=True))
+    assert max(faults[2:]) < size // resource.getpagesize()
+
+
 @pytest.mark.slow
 def test_findings_do_not_depend_on_the_number_of_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     long = " ".join(f"word{number}" for number in range(60))
@@ -77,6 +126,7 @@ def test_findings_do_not_depend_on_the_number_of_processes(tmp_path: Path, monke
         return [*check(files).findings, *near, *check_privacy(files, lambda split, line: f"{split}:{line}")]
 
     expected = findings()
+    monkeypatch.setattr(checks, "PARALLEL_BYTES", 0)
     monkeypatch.setattr(chunks, "CHUNK_BYTES", 800)
     assert findings() == expected
     monkeypatch.setattr(chunks, "PARALLEL_BYTES", 2000)

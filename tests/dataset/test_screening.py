@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import random
 from pathlib import Path
 from typing import Any
@@ -183,6 +184,17 @@ def test_only_answers_that_are_expected_are_indexed_and_their_shares_are_the_sam
     narrow.expect([codes])
     assert list(narrow.find(rows)) == list(full.find(rows)) == [{1: 1.0}, {}]
     assert narrow._find_expected() == [0, 1, 2, 3, 4]
+
+
+def test_only_the_first_process_indexes_what_is_expected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others would write the same files at the same time."""
+    text = " ".join(f"word{number}" for number in range(30))
+    index = RunIndex()
+    index.add(Answers.encode([text], [1]))
+    index.expect([index.screen([[text]])[1]])
+    others = [pickle.dumps(index) for _ in range(2)]
+    monkeypatch.setattr(RunIndex, "_write_lookup", None)
+    assert [list(pickle.loads(other).find([[text]])) for other in others] == [[{0: 1.0}]] * 2
 
 
 def test_rows_with_equal_ends_are_compared_as_a_whole(tmp_path: Path) -> None:
