@@ -260,7 +260,8 @@ def _look_at_lines(lines: _Lines, index: LeakIndex | None) -> _Closer:
     hashes: list[tuple[int, WholeRow]] = []
     suspects: list[tuple[int, Sequence[Message], list[TextHash]]] = []
     for line, _, text in read_lines(lines.chunk.path, lines.chunk.start, lines.chunk.end):
-        if (line in lines.hashed or line in lines.searched) and (row := decode(text)).messages:
+        row = decode(text, Conversation) if line in lines.hashed or line in lines.searched else None
+        if row is not None and row.messages:
             texts = [hash_text(message.content) for message in row.messages]
             hashes += [(line, WholeRow.of(row, texts))] if line in lines.hashed else []
             suspects += [(line, row.messages, texts)] if line in lines.searched else []

@@ -206,5 +206,14 @@ def test_rows_with_equal_ends_are_compared_as_a_whole(tmp_path: Path) -> None:
     assert (finding.rule, finding.where) == ("duplicate.exact", f"{tmp_path}/train_sft.jsonl:3")
 
 
+def test_a_row_without_messages_may_have_the_prompt_of_another(tmp_path: Path) -> None:
+    prompt = "What is the long way from the beginning of this question to its end?"
+    files = {
+        "train_sft": write(tmp_path, "train_sft", [row(1, ("user", prompt), ("assistant", "Far"))]),
+        "test_sft": write(tmp_path, "test_sft", [{**row(2, messages=[]), "prompt": prompt}]),
+    }
+    assert {finding.rule for finding in check(files).findings} == {"messages.empty"}
+
+
 def test_an_index_without_rows_finds_nothing() -> None:
     assert LeakIndex().screen([["a text"], []], [[1], []])[0] == []
