@@ -124,8 +124,9 @@ SLOW = (
 )  # fmt: skip
 """Folders and files whose tests train, serve, score, simulate or start processes at length; single tests have the marker."""
 LONGEST = (
-    "test_pipeline.py", "test_push.py", "test_scenarios.py", "test_pull_request.py", "test_promote.py", "test_jobs.py",
-    "test_evaluate.py", "test_finetune.py", "test_training.py", "test_init.py", "test_deployments.py", "test_tutorial.py",
+    "test_pipeline.py", "test_push.py", "test_promote.py", "test_scenarios.py", "test_pull_request.py", "test_main.py", "test_gate.py",
+    "test_chaos.py", "test_evaluate.py", "test_init.py", "test_fork.py", "test_override.py", "test_evaluation.py", "test_properties.py",
+    "test_probes.py", "test_prepare.py", "test_training.py", "test_component_process.py", "test_champion.py", "test_tutorial.py",
 )  # fmt: skip
 """Files that take the longest, which start first."""
 
