@@ -62,6 +62,7 @@ CASES = {
     "equal": Case(OLD, OLD),
     "equal, answers differ more": Case(Deployment(spread=0.15), Deployment(spread=0.15)),
     "equal, the same answers": Case(Deployment(spread=0.0, faults=0.0), Deployment(spread=0.0, faults=0.0)),
+    "equal, 5 % faults": Case(Deployment(faults=0.05), Deployment(faults=0.05)),
     "better by 3 points": Case(OLD, Deployment(rouge_l=0.38)),
     "ROUGE-L worse by 2 points": Case(OLD, Deployment(rouge_l=0.33)),
     "ROUGE-L worse by 5 points": Case(OLD, Deployment(rouge_l=0.30)),
