@@ -73,7 +73,7 @@ def _run_pipeline(recorder: Recorder) -> None:
     for command in UNTIL_PROMOTE:
         recorder.run(command, "--config", "lenient.toml", "--set", "training.parameters.seed=7", run="again")
     # The deployment that it keeps has expired when the schedule runs.
-    recorder.run("rollback", "--set", "endpoint.keep_previous_hours=0.001")
+    recorder.run("rollback", "--set", "endpoint.keep_previous_hours=0.0001")
     recorder.run("teardown")
 
 
@@ -84,7 +84,7 @@ def _run_ephemeral_target(recorder: Recorder) -> None:
     session = project.workspace("ephemeral").session
     _submit(project, "running", "sleep 600", session.tags | {RUN_KEY: "running"}, target="ephemeral")
     recorder.run("teardown", target="ephemeral", run="pr")
-    recorder.run("deploy", "--set", "endpoint.expires_after_hours=0.001", target="ephemeral", run="pr")
+    recorder.run("deploy", "--set", "endpoint.expires_after_hours=0.0001", target="ephemeral", run="pr")
 
 
 def _run_schedule(recorder: Recorder) -> None:
