@@ -49,6 +49,7 @@ def main(arguments: Sequence[str]) -> None:
 
 def _serve(control: int, imports: Sequence[str]) -> dict[str, Any] | None:
     """Import, then fork for every request. Return None at the end, and in each fork the request that it has to fulfill."""
+    gc.disable()  # imports leave no garbage worth looking for again and again
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for name in imports:
@@ -57,6 +58,7 @@ def _serve(control: int, imports: Sequence[str]) -> dict[str, Any] | None:
                 importlib.import_module(name)
     gc.collect()
     gc.freeze()
+    gc.enable()
     connections = _accept(socket.socket(fileno=control))
     for connection in connections:
         with connection, warnings.catch_warnings():

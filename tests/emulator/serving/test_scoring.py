@@ -24,6 +24,7 @@ from mlops.emulator.server import Emulator
 from mlops.emulator.serving import containers
 from mlops.emulator.serving.endpoints import audience
 from mlops.emulator.serving.scoring import LoadBalancer, choose_deployment, choose_mirror
+from tests.support.processes import wait_until
 from tests.support.project import open_sdk
 
 pytestmark = [
@@ -223,6 +224,8 @@ def test_a_request_times_out_as_configured(score: Score, client: MLClient) -> No
 def test_a_container_that_exits_during_a_request_is_424(score: Score) -> None:
     answer = score("die", azureml_model_deployment="green")
     assert (answer.status_code, answer.headers["ms-azureml-model-error-statuscode"]) == (424, "502")
+    # Until it has exited, it may accept another request and lose that one, too.
+    wait_until(lambda: score("are you back", azureml_model_deployment="green").status_code == 200)
     assert score("back again", azureml_model_deployment="green").json() == {"output": "I am green: back again"}
 
 
