@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from mlops.cloud.workspace import Workspace
@@ -133,6 +134,9 @@ LONGEST = (
 
 
 def pytest_configure() -> None:
+    # How long an example takes depends on what else the machine does.
+    hypothesis.settings.register_profile("project", deadline=None)
+    hypothesis.settings.load_profile("project")
     # Python looks for garbage after 700 new objects, which takes a tenth of the time of tests with large libraries.
     gc.set_threshold(50_000)
     # A shell that starts the tests in the background has them ignore SIGINT, and their children would inherit that.

@@ -305,7 +305,7 @@ READABLE = {
 
 @given(planted=st.dictionaries(st.integers(1, ROWS), st.sampled_from(sorted(KINDS)), min_size=1), form=st.sampled_from(["jsonl", "gz"]))
 @example(planted={1: "prompt_id is blank", 2: "prompt_id is blank"}, form="jsonl")
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_combination_of_defects_is_found_line_by_line(planted: dict[int, str], form: str, tmp_path: Path) -> None:
     folder = source(tmp_path / form, form, {index: KINDS[kind][1] for index, kind in planted.items()})
     (file,) = folder.glob("train_sft.*")
@@ -319,7 +319,7 @@ def test_any_combination_of_defects_is_found_line_by_line(planted: dict[int, str
     parts=st.lists(st.binary(max_size=60), max_size=6),
     name=st.sampled_from(["a.jsonl", "a.json", "a.csv", "a.tsv", "a.parquet", "a.jsonl.gz", "a.arrow"]),
 )
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_bytes_at_all_end_in_a_traceback(parts: list[bytes], name: str, tmp_path: Path) -> None:
     path = tmp_path / name
     path.write_bytes(b"\n".join(parts))
@@ -338,7 +338,7 @@ JSON = st.recursive(
 
 
 @given(values=st.lists(JSON, min_size=1, max_size=4))
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_json_at_all_ends_in_a_traceback(values: list[Any], tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text("".join(json.dumps(value) + "\n" for value in values))

@@ -37,7 +37,7 @@ def spell(words: list[str], data: st.DataObject) -> str:
 
 @pytest.mark.slow
 @given(evaluated=texts, trained=texts, run=st.lists(words, min_size=RUN_WORDS, max_size=RUN_WORDS), data=st.data())
-@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(suppress_health_check=[HealthCheck.too_slow])
 def test_every_shared_run_of_words_is_found(evaluated: list[list[str]], trained: list[list[str]], run: list[str], data: Any) -> None:
     for rows in (evaluated, trained):
         place = data.draw(st.integers(0, len(rows) - 1))
@@ -136,7 +136,7 @@ def test_most_rows_are_clean_at_first_sight() -> None:
 
 
 @given(seed=st.integers(0, 10_000))
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_the_quick_search_finds_the_same_leaks_as_the_exact_one(seed: int, tmp_path: Path) -> None:
     generator = random.Random(seed)
     vocabulary = [f"word{number}" for number in range(200)]

@@ -47,7 +47,7 @@ def few_resamples() -> Iterator[None]:
 
 
 def profile(examples: int) -> settings:
-    return settings(derandomize=True, deadline=None, database=None, max_examples=examples)
+    return settings(derandomize=True, database=None, max_examples=examples)
 
 
 # Evidence of many shapes ----------------------------------------------------------------------------------------------------------

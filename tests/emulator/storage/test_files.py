@@ -12,7 +12,7 @@ from mlops.emulator.storage import blobs, files
 CONTAINER = "tests"
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name=st.text(st.sampled_from("ab./\\\0 ~ü"), min_size=1, max_size=12))
 def test_no_name_leads_out(emulator: Emulator, name: str) -> None:
     root = blobs.path(emulator.azure, CONTAINER)

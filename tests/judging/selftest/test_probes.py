@@ -445,7 +445,7 @@ def test_a_ruined_candidate_causes_no_false_alarm() -> None:
     assert not missed(evidence, rules=[make_rule("retention.nll", baseline="base", margin=0.2, test="paired_bootstrap")])
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(st.integers(0, 10_000), st.floats(-0.5, 0.5), st.floats(-0.2, 0.2), st.sampled_from(["relative", "absolute"]))
 def test_no_margin_and_no_candidate_cause_a_false_alarm(seed: int, shift: float, margin: float, kind: str) -> None:
     rules = [make_rule(baseline="champion", margin=margin, margin_kind=kind, test=test) for test in ("paired_bootstrap", "wilcoxon")]
@@ -453,7 +453,7 @@ def test_no_margin_and_no_candidate_cause_a_false_alarm(seed: int, shift: float,
 
 
 @example(1, 0.1, 0.8, 0.15, "relative")
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(
     st.integers(0, 10_000),
     st.sampled_from([0.02, 0.1, 0.3]),
