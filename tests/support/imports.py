@@ -9,6 +9,7 @@ import ast
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 __all__ = ["Import", "Package", "circles", "levels", "mermaid"]
@@ -39,10 +40,14 @@ class Package:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        paths = sorted(folder.rglob("*.py"))
-        self.paths = {self._module(path): path for path in paths if path.stat().st_size or path.name != "__init__.py"}
+        self._files = sorted(folder.rglob("*.py"))
+        self.paths = {self._module(path): path for path in self._files if path.stat().st_size or path.name != "__init__.py"}
         """Module → its file; empty ``__init__`` files left out."""
-        self.imports = [found for path in paths for found in self._imports(path)]
+
+    @cached_property
+    def imports(self) -> list[Import]:
+        """All imports of the package by itself. To parse it takes a second."""
+        return [found for path in self._files for found in self._imports(path)]
 
     def rooms(self) -> Graph:
         """The imports between folders; a file directly in the package is a room of its own."""

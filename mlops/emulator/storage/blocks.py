@@ -87,9 +87,13 @@ def commit(
         raise BlobError(400, "InvalidBlockList", "The specified block list is invalid.")
     parts = [blocks[kind][block] for kind, block in entries]
     whole = azure.folder("uploads") / uuid.uuid4().hex
-    with whole.open("wb") as output:
-        for part in parts:
-            files.append(part, output)
+    try:
+        with whole.open("wb") as output:
+            for part in parts:
+                files.append(part, output)
+    except BaseException:
+        whole.unlink(missing_ok=True)
+        raise
     sizes = [[block, end - start] for (_, block), (_, start, end) in zip(entries, parts, strict=True)]
     blob = files.store_file(azure, container, name, whole, properties | {"blocks": sizes})
     discard(azure, container, name)

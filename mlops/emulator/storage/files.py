@@ -198,14 +198,22 @@ def read_chunks(file: Path, begin: int, end: int) -> Iterator[bytes]:
 
 
 def append(part: tuple[Path, int, int], output: BinaryIO) -> None:
-    """Append the bytes of a part (file, begin, end) to an open file, within the kernel where it can."""
+    """Append the bytes of a part (file, begin, end) to an open file, within the kernel where it can.
+
+    Raises:
+        EOFError: the file is shorter.
+    """
     file, begin, end = part
-    if not hasattr(os, "copy_file_range"):  # Linux only
-        output.writelines(read_chunks(file, begin, end))
-        return
-    with file.open("rb") as source:
+    # Linux only, and some of its file systems can't: what has not been copied is read.
+    with file.open("rb") as source, contextlib.suppress(AttributeError, OSError):
         while begin < end and (copied := os.copy_file_range(source.fileno(), output.fileno(), end - begin, begin)):
             begin += copied
+    for chunk in read_chunks(file, begin, end):
+        output.write(chunk)
+        begin += len(chunk)
+    output.flush()  # the kernel appends the next part
+    if begin < end:
+        raise EOFError(f"{file} ends {end - begin:,} bytes before the end of the block")
 
 
 def store_file(azure: Azure, container: str, name: str, file: Path, properties: dict[str, Any]) -> Blob:
