@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -18,14 +21,17 @@ from mlops.cloud.permissions import SCOPES, role_name
 from mlops.core.config import load
 from mlops.core.settings import COORDINATES
 from mlops.emulator.identity.github_oidc import ISSUER
+from mlops.emulator.server import Emulator
 from mlops.github.oidc import AUDIENCE
 from tests.live.conftest import LIVE
+from tests.support import azure_only
 from tests.support.live import SIZE
 
 ROOT = Path(__file__).parent.parent
 PATH = ROOT / "docs" / "first-run-on-azure.md"
 PAGE = PATH.read_text()
 SCRIPT = "\n".join(re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL))
+LIVE_TESTS = (ROOT / "tests" / "live" / "test_workspace.py").read_text()
 WORKFLOWS = {path.name: path.read_text() for path in (ROOT / ".github" / "workflows").glob("*.yml")}
 
 
@@ -89,7 +95,48 @@ def test_our_commands_have_these_options(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_the_emulator_takes_the_options() -> None:
-    assert "python -m mlops.emulator --roles roles.json -- mlops run" in PAGE
+    assert "python -m mlops.emulator --roles roles.json -- .nox/local/bin/mlops run --target local" in PAGE
+
+
+@pytest.mark.parametrize("page", ["first-run-on-azure.md", "azure.md"])
+def test_the_emulator_is_started_where_its_packages_are(page: str) -> None:
+    starts = re.findall(r"\S*python -m mlops\.emulator", (ROOT / "docs" / page).read_text())
+    assert starts
+    assert set(starts) == {"`.nox/local/bin/python -m mlops.emulator"}
+
+
+def run_azure_only(*arguments: str, environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run Python as the page installs it, in the project's folder."""
+    variables = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", **(environment or {})}
+    command = [sys.executable, azure_only.__file__, *arguments]
+    return subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=300)
+
+
+def test_the_page_installs_what_the_commands_import() -> None:
+    assert {"httpx", "hypothesis", "torch", "trustme"} <= azure_only.blocked_modules()
+    modules = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for path in sorted((ROOT / "mlops").rglob("*.py"))
+        if path.relative_to(ROOT).parts[1] not in ("emulator", "remote") and not path.name.startswith("__")
+    ]
+    done = run_azure_only("-c", f"import importlib; [importlib.import_module(name) for name in {modules}]")
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_page_installs_what_the_live_tests_need(shared_emulator: Emulator, tmp_path: Path) -> None:
+    """The emulator is the real workspace here, in another environment."""
+    environment = {**shared_emulator.environment(), "MLOPS_LIVE": "free"}
+    options = ("-x", "-q", "-p", "no:cacheprovider", f"--basetemp={tmp_path / 'live'}", "-k", "sign_in or teardown")
+    done = run_azure_only("pytest", *options, "tests/live", environment=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    others = len(re.findall(r"^def test_", LIVE_TESTS, re.MULTILINE)) - 2
+    assert f"1 passed, 1 skipped, {others} deselected" in done.stdout, "all are collected, and what costs money is left out"
+
+
+def test_the_emulator_says_what_it_needs() -> None:
+    done = run_azure_only("mlops.emulator", "--", "true")
+    assert done.returncode == 2
+    assert "requirements/local.lock" in done.stderr
 
 
 def test_variables_and_environments_are_those_of_the_workflows() -> None:
@@ -138,8 +185,7 @@ def test_roles_sizes_and_settings_have_these_names() -> None:
 def test_the_live_tests_are_called_as_they_expect() -> None:
     assert set(re.findall(r"MLOPS_LIVE=(\w+)", SCRIPT)) == {"free", "paid"}
     assert LIVE in ("", "free", "paid")
-    source = (ROOT / "tests" / "live" / "test_workspace.py").read_text()
-    docstrings = re.findall(r'def test_\w+\([^)]*\) -> None:\n    """(.*)', source)
+    docstrings = re.findall(r'def test_\w+\([^)]*\) -> None:\n    """(.*)', LIVE_TESTS)
     assert docstrings
     assert all(text.startswith("Cost: ") for text in docstrings), "each test says first what it costs"
-    assert SIZE in source
+    assert SIZE in LIVE_TESTS

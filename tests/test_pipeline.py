@@ -18,8 +18,9 @@ from mlops.core.records import RECORDS, Evaluated, Judged, Promoted, Registered,
 from mlops.emulator.base.azure import Options
 from mlops.emulator.base.fork_servers import ForkServers
 from mlops.emulator.server import Emulator
-from tests.support.project import Project, client_of, write_rows
+from tests.support.project import Project, client_of
 from tests.support.roles import restricted
+from tests.support.rows import write_rows
 
 ENDPOINT = "pipeline-test"
 ML = "Microsoft.MachineLearningServices/workspaces"

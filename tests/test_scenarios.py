@@ -18,7 +18,8 @@ from mlops.core.records import Judged, Judgement, Outcome, Verdict
 from mlops.emulator.base.azure import Options
 from mlops.emulator.base.fork_servers import ForkServers
 from mlops.emulator.server import Emulator
-from tests.support.project import Project, client_of, write_rows
+from tests.support.project import Project, client_of
+from tests.support.rows import write_rows
 from tests.support.toy_model import food_rows, pretrain, retention_rows, weather_rows
 
 ENDPOINT = "scenarios"

@@ -13,7 +13,7 @@ import importlib
 import os
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mlops.emulator.base.faults import FAULTS, Faults
@@ -47,9 +47,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         faults = Faults(options.fault)
     except ValueError as problem:
         parser.error(str(problem))
-    # Imported by name because the server is slow to import, and --help must be fast.
-    status: int = importlib.import_module("mlops.emulator.command").run(command, options, faults)
-    return status
+    try:
+        # Imported by name because the server is slow to import, and --help must be fast.
+        run: Callable[..., int] = importlib.import_module("mlops.emulator.command").run
+    except ModuleNotFoundError as problem:
+        if (problem.name or "mlops").partition(".")[0] == "mlops":
+            raise
+        parser.error(
+            f"{problem.name} is not installed. requirements/azure.lock is enough for a real workspace only; the emulator needs "
+            "requirements/local.lock, which `nox -s types` installs into .nox/local (CONTRIBUTING.md)"
+        )
+    return run(command, options, faults)
 
 
 def _make_parser() -> argparse.ArgumentParser:

@@ -20,7 +20,7 @@ from mlops.emulator.server import Emulator
 from tests.chaos.faults import Injector, Point
 from tests.chaos.forks import Forks
 from tests.chaos.prepared import SharedMlflow, prepared
-from tests.support.project import write_rows
+from tests.support.rows import write_rows
 
 __all__ = ["REQUESTS", "STAGES", "Site", "Stage", "World"]
 

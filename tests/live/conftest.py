@@ -16,7 +16,6 @@ import pytest
 from mlops.cloud.workspace import Workspace
 from mlops.core.config import load
 from tests.support.live import LiveProject
-from tests.support.project import client_of
 
 LIVE = os.environ.get("MLOPS_LIVE", "")
 
@@ -34,6 +33,9 @@ def project(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
             yield project
             project.clean_up()
         return
+    # Only the emulator's environment has what it imports.
+    from tests.support.project import client_of
+
     with client_of(request.getfixturevalue("shared_emulator"), project.folder):
         yield project
         project.clean_up()

@@ -9,7 +9,7 @@ from mlops.__main__ import main
 from mlops.cloud.workspace import Workspace
 from mlops.core.config import load
 from tests.support.deployments import ANSWERING, MLMODEL
-from tests.support.project import write_rows
+from tests.support.rows import write_rows
 
 __all__ = ["SIZE", "LiveProject"]
 

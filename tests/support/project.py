@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from mlops.core.run import Run
 from mlops.emulator.history import runstore
 from mlops.emulator.server import Emulator
 
-__all__ = ["Project", "client_of", "enter", "open_sdk", "write_rows"]
+__all__ = ["Project", "client_of", "enter", "open_sdk"]
 
 TERMINAL = ("Completed", "Failed", "Canceled")
 
@@ -49,12 +48,6 @@ def client_of(emulator: Emulator, folder: Path) -> Iterator[None]:
         patch.chdir(folder)
         enter(emulator, patch)
         yield
-
-
-def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write rows as JSON Lines."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 class Project:

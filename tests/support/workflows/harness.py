@@ -28,7 +28,7 @@ from mlops.emulator.base.fork_servers import ForkServers
 from mlops.emulator.history import runstore
 from mlops.emulator.identity.github_oidc import WorkflowRun, job_environment
 from mlops.emulator.server import Emulator
-from tests.support.project import write_rows
+from tests.support.rows import write_rows
 from tests.support.workflows.forks import write_python
 from tests.support.workflows.trees import REPOSITORY, ROOT, commit, copy_tree, inlined, make_repository, read_workflow, write_workflow
 
