@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     libraries.configure()
     try:
         scorer = _load_script(arguments) if arguments.script else _load_scorer(arguments)
-    except Exception:
+    except (Exception, SystemExit):  # a script may exit
         console.info(traceback.format_exc())
         console.info(f"{arguments.script or f'the model in {arguments.model}'} can't be loaded")
         return 3 if arguments.script else 1

@@ -1,13 +1,16 @@
 """Scoring with a function: an MLflow model's ``predict``, or the ``run`` of a scoring script.
 
-Responses to failures are those of azureml-inference-server-http: ``{"message": …}``.
+Results, failures (``{"message": …}``) and headers are those of azureml-inference-server-http 1.5.1. It can't serve itself: it needs
+opentelemetry-sdk 1.33.0, and the Azure ML SDK a newer one.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import time
 import traceback
+import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,6 +23,9 @@ __all__ = ["Call", "CallScorer", "InvalidPayload"]
 Call = Callable[[bytes, Mapping[str, str]], Any]
 """Takes the body and the headers of a request; returns a JSON value, or raises InvalidPayload."""
 
+MAX_REQUEST_ID = 100
+"""Characters."""
+SERVER_VERSION = "azmlinfsrv/1.5.1"
 SCRIPT_FAILED = "An unexpected error occurred in scoring script. Check the logs for more info."
 SERVER_FAILED = "An unexpected internal error occurred. Check the logs for more info."
 
@@ -47,33 +53,71 @@ class CallScorer:
         """Return the response, and a remark for the log."""
         if self._pending >= self._limit:
             return PlainTextResponse("Too many requests are waiting for the model.", status_code=429), ""
+        if (too_long := _check_request_ids(headers)) is not None:
+            return too_long, ""
         self._pending += 1
         task = asyncio.create_task(self._run(body, headers))
         task.add_done_callback(self._end)
         try:
             # A call can't be interrupted, so it keeps its slot after the client has given up.
-            return await asyncio.wait_for(asyncio.shield(task), self._timeout_s), ""
+            response = await asyncio.wait_for(asyncio.shield(task), self._timeout_s)
         except TimeoutError:
             return PlainTextResponse(f"No answer within {self._timeout_s * 1000:.0f} ms.", status_code=408), ""
+        response.headers.update({"x-ms-server-version": SERVER_VERSION, **_request_ids(headers)})
+        return response, ""
 
     async def _run(self, body: bytes, headers: Mapping[str, str]) -> Response:
         async with self._slots:
+            start = time.perf_counter()
             try:
-                result = await asyncio.to_thread(self._call, body, headers)
+                result = await asyncio.to_thread(_without_exit, self._call, body, headers)
             except InvalidPayload as problem:
                 return _message(400, str(problem))
             except Exception as problem:
                 console.info("Encountered Exception: " + "".join(traceback.format_exception(problem)))
-                return _message(500, SCRIPT_FAILED)
+                return _message(500, SCRIPT_FAILED, failed=True)
+            milliseconds = (time.perf_counter() - start) * 1000
         try:
-            return Response(json.dumps(result), media_type="application/json")
+            # There is no answer without content.
+            response = _respond(200, {} if result is None else result)
         except (TypeError, ValueError) as problem:
             console.info(f"The result can't be written as JSON: {problem}")
             return _message(500, SERVER_FAILED)
+        response.headers["x-ms-run-fn-exec-ms"] = f"{milliseconds:.3f}"
+        return response
 
     def _end(self, _task: asyncio.Task[Response]) -> None:
         self._pending -= 1
 
 
-def _message(status: int, text: str) -> Response:
-    return Response(json.dumps({"message": text}), status_code=status, media_type="application/json")
+def _without_exit(call: Call, body: bytes, headers: Mapping[str, str]) -> Any:
+    """Call, and let a call of ``sys.exit`` end the request only: the server replaces the process of such a worker."""
+    try:
+        return call(body, headers)
+    except SystemExit as problem:
+        raise RuntimeError(f"The script exits with {problem.code}.") from problem
+
+
+def _request_ids(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return the identifiers that a response repeats. The older name of the client's comes first, if only one is sent."""
+    request = headers.get("x-request-id") or str(uuid.uuid4())
+    old = headers.get("x-ms-request-id", "")
+    client = headers.get("x-ms-client-request-id", "") or old
+    ids = {"x-request-id": request, "x-ms-request-id": old or client or request}
+    return ids | ({"x-ms-client-request-id": client} if client else {})
+
+
+def _check_request_ids(headers: Mapping[str, str]) -> Response | None:
+    for names in (("x-request-id",), ("x-ms-request-id", "x-ms-client-request-id")):
+        if any(len(headers.get(name, "")) > MAX_REQUEST_ID for name in names):
+            return _message(431, f"{' and '.join(names)} must not exceed {MAX_REQUEST_ID} characters")
+    return None
+
+
+def _message(status: int, text: str, *, failed: bool = False) -> Response:
+    return _respond(status, {"message": text}, failed=failed)
+
+
+def _respond(status: int, content: Any, *, failed: bool = False) -> Response:
+    headers = {"x-ms-run-function-failed": str(failed)}
+    return Response(json.dumps(content), status_code=status, media_type="application/json", headers=headers)

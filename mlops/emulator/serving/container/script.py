@@ -1,7 +1,7 @@
 """Scoring with a script: ``init()`` once, then ``run(data)`` for each request, as azureml-inference-server-http calls them.
 
 ``run`` gets the body as a string, and the headers if it has a parameter ``request_headers``; its result is returned as JSON. Scripts that
-need that server's own packages (``azureml.contrib.services``, ``inference_schema``) fail on import, unless the packages are installed.
+need that server's own packages (for ``rawhttp`` and ``input_schema``) fail on import.
 """
 
 from __future__ import annotations
@@ -50,15 +50,18 @@ def _make_call(run: Any) -> Call:
     if any(each.kind not in (each.KEYWORD_ONLY, each.POSITIONAL_OR_KEYWORD) for each in parameters):
         raise ScriptError("run() cannot accept positional-only arguments, *args, or **kwargs.")
     names = [each.name for each in parameters if each.name != "request_headers"]
-    if not names:
-        raise ScriptError("run() needs to accept an argument for input data.")
     takes_headers = len(names) < len(parameters)
+    if not names:
+        kind = 'other than "request_headers"' if takes_headers else "for input data"
+        raise ScriptError(f"run() needs to accept an argument {kind}.")
 
     def call(body: bytes, headers: Mapping[str, str]) -> Any:
         try:
             text = body.decode("utf-8")
         except UnicodeDecodeError as problem:
             raise InvalidPayload(f"Input cannot be decoded as UTF-8: {problem}") from None
-        return run(**{names[0]: text}, **({"request_headers": dict(headers)} if takes_headers else {}))
+        # As the server writes their names: "X-Ms-Client-Request-Id".
+        request_headers = {name.title(): value for name, value in headers.items()}
+        return run(**{names[0]: text}, **({"request_headers": request_headers} if takes_headers else {}))
 
     return call

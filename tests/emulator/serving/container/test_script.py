@@ -51,9 +51,13 @@ def test_init_is_called_once_and_run_for_each_request(tmp_path: Path, monkeypatc
 @pytest.mark.parametrize(
     ("run", "expected"),
     [
-        ("def run(data, request_headers): return request_headers['x-a']", (200, "1")),
+        ("def run(data, request_headers): return request_headers['X-A']", (200, "1")),
+        ("def run(data, request_headers): return 'x-a' in request_headers", (200, False)),
         ("def run(data): return data", (200, "{}")),
-        ("def run(data): return None", (200, None)),
+        ("def run(data): return None", (200, {})),
+        ("def run(data): return 0", (200, 0)),
+        ("def run(data): return (1, 'ü')", (200, [1, "ü"])),
+        ("def run(data): return b'1'", (500, {"message": "An unexpected internal error occurred. Check the logs for more info."})),
         ("def run(data): return {1, 2}", (500, {"message": "An unexpected internal error occurred. Check the logs for more info."})),
     ],
 )
@@ -64,13 +68,50 @@ def test_the_result_is_returned_as_json(tmp_path: Path, run: str, expected: tupl
 
 
 @pytest.mark.parametrize(
+    ("run", "failed", "status"),
+    [("return 1", "False", 200), ("return {1}", "False", 500), ("1 / 0", "True", 500), ("raise SystemExit(5)", "True", 500)],
+)
+def test_the_headers_say_whether_the_script_has_failed(
+    tmp_path: Path, run: str, failed: str, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.path", [])
+    scorer = CallScorer(load_script(write(tmp_path, f"def init(): pass\ndef run(data): {run}\n")), 1, 60)
+    response, _ = asyncio.run(scorer(b"{}", {"x-request-id": "r1"}))
+    headers = dict(response.headers)
+    assert (response.status_code, headers.pop("x-ms-run-function-failed")) == (status, failed)
+    assert (float(headers.pop("x-ms-run-fn-exec-ms")) >= 0) if status == 200 else "x-ms-run-fn-exec-ms" not in headers
+    assert (headers["x-ms-server-version"], headers["x-request-id"], headers["x-ms-request-id"]) == ("azmlinfsrv/1.5.1", "r1", "r1")
+
+
+@pytest.mark.parametrize(
+    ("sent", "returned"),
+    [
+        (
+            {"x-request-id": "r", "x-ms-client-request-id": "c"},
+            {"x-request-id": "r", "x-ms-request-id": "c", "x-ms-client-request-id": "c"},
+        ),
+        ({"x-request-id": "r", "x-ms-request-id": "o"}, {"x-request-id": "r", "x-ms-request-id": "o", "x-ms-client-request-id": "o"}),
+        ({"x-request-id": "r"}, {"x-request-id": "r", "x-ms-request-id": "r", "x-ms-client-request-id": None}),
+        ({"x-request-id": "r" * 101}, "x-request-id must not exceed 100 characters"),
+        ({"x-ms-client-request-id": "c" * 101}, "x-ms-request-id and x-ms-client-request-id must not exceed 100 characters"),
+    ],
+)
+def test_request_ids_are_repeated_unless_they_are_too_long(sent: dict[str, str], returned: dict[str, str | None] | str) -> None:
+    response, _ = asyncio.run(CallScorer(lambda _body, _headers: 1, 1, 60)(b"", sent))
+    if isinstance(returned, str):
+        assert (response.status_code, json.loads(bytes(response.body))) == (431, {"message": returned})
+    else:
+        assert {name: response.headers.get(name) for name in returned} == returned
+
+
+@pytest.mark.parametrize(
     ("script", "message"),
     [
         ("def run(data): pass", r"does not have a init\(\) function"),
         ("def init(): pass", r"does not have a run\(\) function"),
         ("def init(): pass\ndef run(*data): pass", "cannot accept positional-only"),
         ("def init(): pass\ndef run(): pass", "needs to accept an argument for input data"),
-        ("def init(): pass\ndef run(request_headers): pass", "needs to accept an argument for input data"),
+        ("def init(): pass\ndef run(request_headers): pass", 'needs to accept an argument other than "request_headers"'),
     ],
 )
 def test_a_script_without_the_functions_is_refused(tmp_path: Path, script: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
