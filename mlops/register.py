@@ -96,8 +96,16 @@ def register(config: Config, run: Run, workspace: Workspace) -> Registered:
 
 
 def registration_key(config: Config, trained: Trained) -> str:
-    """Return the sha256 over everything that decides the registered version: the very job, and the settings of [registration]."""
-    return reuse_key({"registration": config.registration}, EXCLUDED, job=trained.job, identity=trained.identity, run_key=trained.run_key)
+    """Return the sha256 over everything that decides the registered version: the very job, the settings of [registration], and the target,
+    whose gate's verdict the version has."""
+    return reuse_key(
+        {"registration": config.registration},
+        EXCLUDED,
+        target=config.target,
+        job=trained.job,
+        identity=trained.identity,
+        run_key=trained.run_key,
+    )
 
 
 def _completed_job(workspace: Workspace, judged: Judged, trained: Trained) -> JobView:

@@ -104,3 +104,8 @@ def test_every_section_of_the_configuration_is_in_a_key_or_left_out_on_purpose()
     counted = {section for _, _, sections in KEYS.values() for section in sections}
     assert counted.isdisjoint(NEVER_COUNTED)
     assert counted | NEVER_COUNTED.keys() == Tables.model_fields.keys()
+
+
+def test_a_version_has_the_verdict_of_one_target() -> None:
+    """Two targets that train the same judge it by rules of their own."""
+    assert len({register.registration_key(Config(target=target), TRAINED) for target in ("prod", "pr")}) == 2

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -45,40 +46,46 @@ def reap(config: Config, workspace: Workspace, delete: bool) -> dict[str, str]:
         Endpoint, deployment or job → why it is kept; empty for what has expired.
 
     Raises:
-        TeardownIncomplete: something that should be removed still exists.
+        TeardownIncomplete: something could not be read or removed; all others have been handled.
     """
     ephemeral = ephemeral_targets(Path(config.file))
     candidates: list[tuple[str, str, Callable[[], None]]] = []
+    failures: list[str] = []
     for endpoint in workspace.endpoints.list_all():
-        try:
+        with _others_handled(f"endpoint {endpoint.name}", failures):
             reason = _reason_to_keep_endpoint(workspace, endpoint, ephemeral)
-        except NotFound:
-            continue  # somebody else has deleted it since it was listed
-        candidates.append((f"endpoint {endpoint.name}", reason, partial(workspace.endpoints.delete, endpoint.name)))
-        if reason and (standby := _find_expired_standby(workspace, endpoint)) is not None:
-            delete_standby = partial(workspace.endpoints.delete_deployment, endpoint.name, standby.name)
-            candidates.append((f"standby deployment {standby.name} of {endpoint.name}", _owner_elsewhere(standby.tags), delete_standby))
+            candidates.append((f"endpoint {endpoint.name}", reason, partial(workspace.endpoints.delete, endpoint.name)))
+            if reason and (standby := _find_expired_standby(workspace, endpoint)) is not None:
+                delete_standby = partial(workspace.endpoints.delete_deployment, endpoint.name, standby.name)
+                name = f"standby deployment {standby.name} of {endpoint.name}"
+                candidates.append((name, _owner_elsewhere(standby.tags), delete_standby))
     for job in workspace.jobs.list_all_targets():
         if not job.is_over:
-            candidates.append((f"job {job.name}", _reason_to_keep_job(workspace, job), partial(workspace.jobs.cancel, job.name)))
+            with _others_handled(f"job {job.name}", failures):
+                candidates.append((f"job {job.name}", _reason_to_keep_job(workspace, job), partial(workspace.jobs.cancel, job.name)))
 
     console.table([(name, reason) for name, reason, _ in candidates if reason], ("kept", "why"))
-    expired, failures = [], []
-    for name, reason, remove in candidates:
-        if reason:
-            continue
-        expired.append(name)
-        if delete:
-            try:
-                remove()
-            except NotFound:
-                pass  # somebody else was faster
-            except MlopsError as problem:
-                failures.append(f"{name}: {problem.what}")
-    _report(expired, delete=delete)
+    expired = [(name, remove) for name, reason, remove in candidates if not reason]
+    for name, remove in expired if delete else ():
+        with _others_handled(name, failures):
+            remove()
+    _report([name for name, _ in expired], delete=delete)
     if failures:
-        raise TeardownIncomplete("These still exist and may cost money: " + "; ".join(failures), "run `mlops reap --delete` again")
+        raise TeardownIncomplete(
+            "These could not be read or removed, and may cost money: " + "; ".join(failures), "run `mlops reap --delete` again"
+        )
     return {name: reason for name, reason, _ in candidates}
+
+
+@contextmanager
+def _others_handled(name: str, failures: list[str]) -> Iterator[None]:
+    """Add what goes wrong with one resource to the failures, so that the others are handled. What is gone since it was listed is no failure."""
+    try:
+        yield
+    except NotFound:
+        pass
+    except MlopsError as problem:
+        failures.append(f"{name}: {problem.what}")
 
 
 def _reason_to_keep_endpoint(workspace: Workspace, endpoint: EndpointView, ephemeral: frozenset[str]) -> str:
@@ -114,7 +121,7 @@ def _reason_to_keep_job(workspace: Workspace, job: JobView) -> str:
     if workspace.tracking.get_tags(job.name).get(DETACHED) == WAITING:
         return "was detached on purpose"
     number = job.tags.get(RUN, "").rpartition("/")[2]
-    if not console.in_github() or not number.isdigit():
+    if not console.in_github() or not (number.isascii() and number.isdigit()):
         return "belongs to no workflow run whose status GitHub could report"
     try:
         status, conclusion = Repository().workflow_run(int(number))

@@ -14,14 +14,28 @@ from typing import Any
 
 from mlops.cli import stage
 from mlops.cloud import traffic
+from mlops.cloud.assets import RegisteredModel
 from mlops.cloud.endpoint_views import FAILED_STATES, DeploymentView, EndpointView
 from mlops.cloud.errors import NotFound
 from mlops.cloud.invoke import build_payload
-from mlops.cloud.tags import PREVIOUS, PREVIOUS_ID, PREVIOUS_MODEL, ROLLED_BACK, ROLLED_BACK_BY, SERVED_MODEL
+from mlops.cloud.tags import (
+    OVERRIDE,
+    PREVIOUS,
+    PREVIOUS_ID,
+    PREVIOUS_MODEL,
+    ROLLED_BACK,
+    ROLLED_BACK_BY,
+    SERVED_MODEL,
+    TARGET,
+    VERDICT,
+    fit,
+    shorten_model,
+)
 from mlops.cloud.traffic_change import nonzero
 from mlops.cloud.workspace import Workspace
 from mlops.core import console
 from mlops.core.errors import TrafficError
+from mlops.core.records import Verdict
 from mlops.core.settings import Config
 
 __all__ = ["main", "rollback"]
@@ -34,7 +48,8 @@ QUESTIONS = ("Are you there?", "What is two plus two?", "Name a color, please.")
 def rollback(config: Config, workspace: Workspace, to: str = "") -> dict[str, Any]:
     """Move the traffic back once the deployment has answered. The replaced one is kept at 0 % as the standby.
 
-    If the deployment is gone, its model is deployed again first. Without ``to`` only the last promotion can be undone, and only once: going
+    If the deployment is gone, its model is deployed again first. A deployment gets traffic only if this target created it, and a model is
+    deployed only if the gate admitted it for this target, by Azure's record of who created it and by its tags. Without ``to`` only the last promotion can be undone, and only once: going
     back twice would go forward to the bad model. To undo a rollback, name the deployment.
 
     Returns:
@@ -82,18 +97,15 @@ def rollback(config: Config, workspace: Workspace, to: str = "") -> dict[str, An
 
 def _find_deployment(workspace: Workspace, endpoint: EndpointView, to: str) -> DeploymentView | None:
     """Return the deployment to go back to, or None if there is none, so that its model has to be deployed again."""
-    if to:
-        named = workspace.endpoints.find_deployment(endpoint.name, to) if ":" not in to and "/" not in to else None
-        if named is None:
-            model = _find_model(workspace, endpoint, to)
-            views = workspace.endpoints.list_deployments(endpoint.name)
-            named = next((view for view in views if view.model.lower() == model.lower() and view.state == "Succeeded"), None)
-    else:
-        name = endpoint.tags.get(PREVIOUS, "")
-        named = workspace.endpoints.find_deployment(endpoint.name, name) if name else None
-        if named is not None and named.identity != endpoint.tags.get(PREVIOUS_ID, ""):
-            console.warning(f"Deployment {name} was deleted and created again, so it is untested and gets no traffic.")
-            named = None
+    if not to:
+        named = _find_previous(workspace, endpoint)
+    elif ":" in to or "/" in to or (named := workspace.endpoints.find_deployment(endpoint.name, to)) is None:
+        named = _find_server(workspace, endpoint, _find_model(workspace, endpoint, to))
+    elif reason := _reason_against_deployment(workspace, named):
+        raise TrafficError(
+            f"Endpoint {endpoint.name} can't be rolled back to {named.name}: {reason}. {_unchanged(endpoint)}",
+            f"name another one: `mlops rollback --to …` ({_choices(endpoint)}); or, if you trust this one, move the traffic in the studio",
+        )
     if named is not None and named.state != "Succeeded":
         raise TrafficError(
             f"Endpoint {endpoint.name} can't be rolled back: deployment {named.name} is {named.state}. {_unchanged(endpoint)}",
@@ -102,11 +114,42 @@ def _find_deployment(workspace: Workspace, endpoint: EndpointView, to: str) -> D
     return named
 
 
+def _find_previous(workspace: Workspace, endpoint: EndpointView) -> DeploymentView | None:
+    """Return the deployment that the endpoint's tags name, unless another one has its name now, or it is not of this target."""
+    name, model = endpoint.tags.get(PREVIOUS, ""), endpoint.tags.get(PREVIOUS_MODEL, "")
+    previous = workspace.endpoints.find_deployment(endpoint.name, name) if name else None
+    if previous is None:
+        return None
+    if previous.identity != endpoint.tags.get(PREVIOUS_ID, ""):
+        console.warning(f"Deployment {name} was deleted and created again, so it is untested and gets no traffic.")
+    elif reason := _reason_against_deployment(workspace, previous):
+        console.warning(f"Deployment {name} gets no traffic: {reason}.")
+    elif model and model.lower() != shorten_model(previous.model).lower():
+        console.warning(f"Deployment {name} gets no traffic: it should serve {model}, but serves {previous.model}.")
+    else:
+        return previous
+    return None
+
+
+def _find_server(workspace: Workspace, endpoint: EndpointView, model: str) -> DeploymentView | None:
+    """Return a healthy deployment of this target that serves a model; one that takes traffic already, if there is any."""
+    views = sorted(workspace.endpoints.list_deployments(endpoint.name), key=lambda view: -endpoint.traffic.get(view.name, 0))
+    serving = (view for view in views if view.model.lower() == model.lower() and view.state == "Succeeded")
+    return next((view for view in serving if not _reason_against_deployment(workspace, view)), None)
+
+
+def _reason_against_deployment(workspace: Workspace, deployment: DeploymentView) -> str:
+    """Why a deployment must not get traffic; empty if this target created it."""
+    if not workspace.session.trusts(deployment.creator):
+        return f"it was created by {deployment.creator or 'an unknown identity'}, which this target does not trust"
+    return "" if workspace.session.owns(deployment.tags) else "this pipeline did not create it for this target"
+
+
 def _find_model(workspace: Workspace, endpoint: EndpointView, to: str) -> str:
     """Return the full id of the model to go back to.
 
     Raises:
-        TrafficError: none is recorded, it does not exist, or another identity has registered it.
+        TrafficError: none is recorded, it does not exist, or the gate did not admit it for this target.
     """
     reference = to or endpoint.tags.get(PREVIOUS_MODEL, "")
     problem = "nothing is recorded that was live before"
@@ -117,14 +160,25 @@ def _find_model(workspace: Workspace, endpoint: EndpointView, to: str) -> str:
             model = workspace.assets.get_model(name, version) if version else None
         except NotFound:
             model = None
-        if model is not None and workspace.session.trusts(model.creator):
+        if model is not None and not (reason := _reason_against_model(workspace, model)):
             return model.id
         if model is not None:
-            problem = f"model {reference} was registered by {model.creator or 'an unknown identity'}, which this target does not trust"
+            problem = f"model {reference} {reason}"
     raise TrafficError(
         f"Endpoint {endpoint.name} can't be rolled back: {problem}. {_unchanged(endpoint)}",
         f"name a deployment or a model: `mlops rollback --to …` ({_choices(endpoint)}); or deploy an earlier commit with dispatch.yml",
     )
+
+
+def _reason_against_model(workspace: Workspace, model: RegisteredModel) -> str:
+    """Why a model must not be deployed; empty if the gate admitted it for this target."""
+    if not workspace.session.trusts(model.creator):
+        return f"was registered by {model.creator or 'an unknown identity'}, which this target does not trust"
+    if not workspace.session.owns(model.tags):
+        return f"was registered for target {model.tags.get(TARGET) or '(unknown)'}"
+    verdict, override = model.tags.get(VERDICT), model.tags.get(OVERRIDE, "none")
+    is_admitted = verdict == Verdict.PROMOTE or (verdict == Verdict.HOLD and override not in ("", "none"))
+    return "" if is_admitted else f"was not admitted: the gate's verdict is {verdict or 'unknown'}"
 
 
 def _deploy_model(config: Config, workspace: Workspace, model: str) -> DeploymentView:
@@ -132,11 +186,11 @@ def _deploy_model(config: Config, workspace: Workspace, model: str) -> Deploymen
     settings = config.endpoint
     name = f"{settings.deployment_prefix[:16]}-back-{hashlib.sha256(model.lower().encode()).hexdigest()[:8]}"
     existing = workspace.endpoints.find_deployment(settings.name, name)
-    if existing is not None and not workspace.session.owns(existing.tags):
+    if existing is not None and (existing.model.lower() != model.lower() or _reason_against_deployment(workspace, existing)):
         raise TrafficError(
-            f"Endpoint {settings.name} has a deployment {name} that this pipeline did not create for this target."
+            f"Endpoint {settings.name} has a deployment {name} that this pipeline did not create for this target and model."
             " The traffic is unchanged.",
-            "set another endpoint.deployment_prefix in pipeline.toml",
+            "look at it in the studio; delete it, or set another endpoint.deployment_prefix in pipeline.toml",
         )
     if existing is not None and existing.state in FAILED_STATES:
         workspace.endpoints.delete_deployment(settings.name, name)
@@ -145,7 +199,7 @@ def _deploy_model(config: Config, workspace: Workspace, model: str) -> Deploymen
     if existing is not None:
         return workspace.endpoints.wait_until_healthy(settings, name)
     try:
-        return workspace.endpoints.deploy(settings, name, model, {SERVED_MODEL: model})
+        return workspace.endpoints.deploy(settings, name, model, {SERVED_MODEL: fit(model)})
     except BaseException:
         # It is billed from the moment it is requested.
         workspace.endpoints.delete_deployment(settings.name, name)

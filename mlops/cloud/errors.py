@@ -106,7 +106,9 @@ def translate_errors(action: str, fix: str = "") -> Iterator[None]:
         # The SDK's own exceptions (validation, missing local files, job errors) share no base class with azure-core's.
         if not type(problem).__module__.startswith(("azure.", "azureml.", "mlflow.", "marshmallow.", "msrest.", "requests.")):
             raise
-        kind = NotFound if type(problem).__name__ == "ResourceNotFoundError" else AzureError
+        # The latter is MLflow's.
+        is_missing = type(problem).__name__ == "ResourceNotFoundError" or getattr(problem, "error_code", "") == "RESOURCE_DOES_NOT_EXIST"
+        kind = NotFound if is_missing else AzureError
         raise kind(f"{type(problem).__name__} while {action}: {problem}", suggest_grant(str(problem)) or fix) from problem
 
 

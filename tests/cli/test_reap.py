@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from mlops.cli.reap import reap
 from mlops.cloud.endpoints import Endpoints
-from mlops.cloud.tags import EXPIRES, TARGET
+from mlops.cloud.errors import NotFound
+from mlops.cloud.jobs import Jobs, JobView
+from mlops.cloud.tags import EXPIRES, RUN, TARGET
 from mlops.cloud.workspace import Workspace
+from mlops.core.errors import AzureError, TeardownIncomplete
 from mlops.core.settings import Config, EndpointConfig
 
 Settings = Callable[..., Config]
@@ -44,3 +47,48 @@ def test_what_vanishes_between_listing_and_reading_is_gone_and_production_never_
     assert left == {"reaped-prod"}
     assert re.search("endpoint reaped-prod +belongs to target prod, whose endpoints are not ephemeral", capsys.readouterr().out)
     workspace.endpoints.delete("reaped-prod")
+
+
+def test_jobs_that_vanish_or_have_strange_tags_do_not_stop_the_reaper(
+    workspace: Workspace, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever may submit a job may give it any tag, and cancel and delete it."""
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setenv("GITHUB_REPOSITORY", "octo/chat")
+
+    def list_all_targets(_: Jobs) -> Iterator[JobView]:
+        for name, number in (("vanished", "7"), ("strange", "²"), ("elsewhere", "8")):
+            repository = "octo/other" if name == "elsewhere" else "octo/chat"
+            yield JobView(name=name, status="Running", tags={RUN: f"{repository}/{number}"})
+
+    monkeypatch.setattr(Jobs, "list_all_targets", list_all_targets)
+    with pytest.raises(NotFound):
+        workspace.tracking.get_tags("vanished")
+    read = workspace.tracking.get_tags
+    monkeypatch.setattr(workspace.tracking, "get_tags", lambda name: {} if name == "strange" else read(name))
+    reasons = {name: reason for name, reason in reap(settings(TOML), workspace, delete=False).items() if name.startswith("job ")}
+    assert reasons == {
+        "job strange": "belongs to no workflow run whose status GitHub could report",
+        "job elsewhere": "belongs to octo/other/8, not to octo/chat",
+    }
+
+
+def test_an_endpoint_that_can_not_be_read_does_not_keep_the_others_alive(
+    workspace: Workspace, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("GITHUB_REPOSITORY", raising=False)
+    for name in ("reaped-4", "reaped-5"):
+        workspace.endpoints.create(EndpointConfig(name=name), {EXPIRES: PAST})
+    read = Endpoints.list_deployments
+
+    def list_deployments(self: Endpoints, endpoint: str) -> object:
+        if endpoint == "reaped-4":
+            raise AzureError("ParsingError: this deployment is of a type that the SDK doesn't know")
+        return read(self, endpoint)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Endpoints, "list_deployments", list_deployments)
+        with pytest.raises(TeardownIncomplete, match="endpoint reaped-4: ParsingError"):
+            reap(settings(TOML), workspace, delete=True)
+    assert workspace.endpoints.find("reaped-5") is None
+    workspace.endpoints.delete("reaped-4")

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mlops.cli.resume import resume
-from mlops.cloud.tags import COMMIT, DETACHED, MARK, OWNER, PIPELINE, RUN, RUN_KEY, SETTINGS, TARGET, WAITING
+from mlops.cloud.jobs import Jobs, JobView
+from mlops.cloud.tags import COMMIT, DETACHED, DISPATCHED, MARK, OWNER, PIPELINE, RUN, RUN_KEY, SETTINGS, TARGET, WAITING
 from mlops.cloud.workspace import Workspace
-from mlops.core.errors import GitHubRefused, JobFailed
+from mlops.core.errors import AzureError, GitHubRefused, JobFailed
 from mlops.core.settings import ComputeConfig, Config
 from mlops.emulator import github_api
 from mlops.emulator.base.azure import Options
@@ -119,6 +120,46 @@ def test_a_job_of_another_identity_is_not_continued(
         submit_training(open_workspace(settings()), tmp_path, "planted")
     resume(workspace)
     assert github_api.dispatches(octo.azure) == []
+
+
+def test_what_anybody_may_leave_behind_does_not_stop_the_others(
+    workspace: Workspace, octo: Emulator, open_workspace: Open, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run without a job, a job without a target, and a job that can't be read."""
+    with monkeypatch.context() as patch:
+        for name, value in entra.add_application(octo.azure).items():
+            patch.setenv(name, value)
+        client = open_workspace(settings()).tracking.client
+        planted = client.create_run(client.create_experiment("first-of-all"), tags={PIPELINE: MARK, DETACHED: WAITING}).info.run_id
+    for name in ("without-target", "unreadable", "well"):
+        submit_training(workspace, tmp_path, name, **{TARGET: ""} if name == "without-target" else {})
+    read = Jobs.get
+
+    def get(self: Jobs, job: str) -> JobView:
+        if job == "unreadable":
+            raise AzureError("JobParsingError: this job is of a type that the SDK doesn't know")
+        return read(self, job)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Jobs, "get", get)
+        with pytest.raises(AzureError, match="JobParsingError"):
+            resume(workspace)
+    assert [dispatch["inputs"]["target"] for dispatch in github_api.dispatches(octo.azure)] == ["prod"]
+    workspace.tracking.set_tags("unreadable", {DETACHED: "no longer"})
+    outcomes = resume(workspace)
+    assert outcomes == {planted: "is gone, or was never a job", "without-target": f"has no tag {TARGET}", "well": "Completed"}
+    workspace.tracking.set_tags(planted, {DETACHED: "no longer"})
+
+
+@pytest.mark.parametrize(("ahead", "dispatched"), [(timedelta(hours=8), 0), (timedelta(days=2), 1)])
+def test_a_dispatch_in_the_future_is_believed_as_long_as_a_clock_may_be_wrong(
+    workspace: Workspace, octo: Emulator, tmp_path: Path, ahead: timedelta, dispatched: int
+) -> None:
+    """Otherwise one wrong clock, or one tag, would stop a pipeline for years."""
+    name = submit_training(workspace, tmp_path, f"future-{ahead.days}")
+    workspace.tracking.set_tags(name, {DISPATCHED: (datetime.now(UTC) + ahead).isoformat()})
+    resume(workspace)
+    assert len(github_api.dispatches(octo.azure)) == dispatched
 
 
 def test_a_job_with_a_queued_run_is_not_dispatched_again(

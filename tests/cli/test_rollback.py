@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,18 @@ from mlops.__main__ import main
 from mlops.cli.recover import recover
 from mlops.cli.rollback import rollback
 from mlops.cloud import traffic
-from mlops.cloud.tags import PREVIOUS, PREVIOUS_ID, PREVIOUS_MODEL, ROLLED_BACK, ROLLED_BACK_BY
+from mlops.cloud.tags import (
+    OVERRIDE,
+    PREVIOUS,
+    PREVIOUS_ID,
+    PREVIOUS_MODEL,
+    ROLLED_BACK,
+    ROLLED_BACK_BY,
+    SERVED_MODEL,
+    TARGET,
+    VERDICT,
+    fit,
+)
 from mlops.cloud.workspace import Workspace
 from mlops.core.errors import TrafficError
 from mlops.core.run import Run
@@ -143,21 +155,106 @@ def test_a_deployment_that_is_gone_is_deployed_again_from_its_model(session: Ses
     workspace.endpoints.delete_deployment(NAME, live)
 
 
-def test_a_model_of_another_identity_is_not_deployed(
-    inside: Emulator, session: Session, open_workspace: Open, trained_job: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config, workspace = session()
+@pytest.fixture
+def intruder(inside: Emulator, settings: Settings, open_workspace: Open, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """The same workspace and target, as another identity."""
     with monkeypatch.context() as patch:
         for name, value in entra.add_application(inside.azure).items():
             patch.setenv(name, value)
-        intruder = open_workspace(config)
-        intruder.assets.register_model(
-            name="planted-back", version="1", path=f"azureml://jobs/{trained_job}/outputs/trained_model", description="", tags={}
-        )
-    workspace.endpoints.set_traffic(NAME, {"new": 100}, tags={PREVIOUS: "", PREVIOUS_MODEL: "planted-back:1"})
-    with pytest.raises(TrafficError, match="which this target does not trust"):
+        workspace = open_workspace(settings(TOML))
+        # Sign in before the environment changes back.
+        assert workspace.session.creator
+        assert workspace.session.ml
+    return workspace
+
+
+def register(workspace: Workspace, job: str, name: str, **tags: str) -> str:
+    """Register a model of the job; return its full id. The gate admits it, unless its tags say otherwise."""
+    path = f"azureml://jobs/{job}/outputs/trained_model"
+    return workspace.assets.register_model(name=name, version="1", path=path, description="", tags={VERDICT: "PROMOTE"} | tags).id
+
+
+@pytest.mark.parametrize(
+    ("is_foreign", "says"), [(True, "which this target does not trust"), (False, "this pipeline did not create it for this target")]
+)
+def test_a_deployment_that_this_target_did_not_create_gets_no_traffic(
+    session: Session, intruder: Workspace, trained_job: str, is_foreign: bool, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither by its name, nor because the endpoint's tags name it, nor because it serves the model that is asked for."""
+    config, workspace = session()
+    creator = intruder if is_foreign else session()[1]
+    if not is_foreign:
+        creator.session.tags[TARGET] = "pr"
+    model = registered_model(workspace, trained_job)
+    creator.endpoints.deploy(EndpointConfig(name=NAME, probe_initial_delay_s=1), "a-planted", model, {})
+    with pytest.raises(TrafficError, match=says):
+        rollback(config, workspace, "a-planted")
+    planted = {PREVIOUS: "a-planted", PREVIOUS_ID: identity(workspace, "a-planted")}
+    workspace.endpoints.set_traffic(NAME, {"new": 100}, tags=planted)
+    with pytest.raises(TrafficError, match="nothing is recorded"):
         rollback(config, workspace)
+    assert says in capsys.readouterr().err
+    assert state(workspace) == ({"new": 100}, "a-planted")
+    name, version = model.split("/models/")[1].split("/versions/")
+    rollback(config, workspace, f"{name}:{version}")
+    assert state(workspace)[0] == {"new": 100}, "it serves this model already"
+    workspace.endpoints.set_traffic(NAME, {}, allow_none=True)
+    rollback(config, workspace, f"{name}:{version}")
+    assert state(workspace)[0].keys() <= {"new", "old"}
+    workspace.endpoints.delete_deployment(NAME, "a-planted")
+
+
+@pytest.mark.parametrize("is_foreign", [True, False])
+def test_a_deployment_with_the_name_of_an_interrupted_attempt_gets_no_traffic(
+    session: Session, intruder: Workspace, trained_job: str, is_foreign: bool
+) -> None:
+    config, workspace = session()
+    creator = intruder if is_foreign else workspace
+    good = register(workspace, trained_job, "asked-for")
+    served = good if is_foreign else register(workspace, trained_job, "not-asked-for")
+    name = f"d-back-{hashlib.sha256(good.lower().encode()).hexdigest()[:8]}"
+    creator.endpoints.deploy(EndpointConfig(name=NAME, probe_initial_delay_s=1), name, served, {SERVED_MODEL: fit(served)})
+    with pytest.raises(TrafficError, match=f"has a deployment {name} that"):
+        rollback(config, workspace, "asked-for:1")
+    assert state(workspace) == ({"new": 100}, "old")
+    workspace.endpoints.delete_deployment(NAME, name)
+
+
+@pytest.mark.parametrize(
+    ("name", "tags", "says"),
+    [
+        ("planted-back", None, "which this target does not trust"),
+        ("of-pr", {TARGET: "pr"}, "was registered for target pr"),
+        ("rejected", {VERDICT: "REJECT"}, "verdict is REJECT"),
+        ("held", {VERDICT: "HOLD", OVERRIDE: "none"}, "verdict is HOLD"),
+        ("rejected-by-force", {VERDICT: "REJECT", OVERRIDE: "we want it"}, "verdict is REJECT"),
+        ("without-verdict", {VERDICT: ""}, "verdict is unknown"),
+    ],
+)
+def test_a_model_that_the_gate_did_not_admit_for_this_target_is_not_deployed(
+    session: Session, intruder: Workspace, trained_job: str, name: str, tags: dict[str, str] | None, says: str
+) -> None:
+    config, workspace = session()
+    register(intruder if tags is None else workspace, trained_job, name, **tags or {})
+    workspace.endpoints.set_traffic(NAME, {"new": 100}, tags={PREVIOUS: "", PREVIOUS_MODEL: f"{name}:1"})
+    for to in ("", f"{name}:1"):
+        with pytest.raises(TrafficError, match=says):
+            rollback(config, workspace, to)
     assert state(workspace) == ({"new": 100}, "")
+
+
+def test_a_hold_that_was_overridden_is_deployed_again_however_long_its_id_is(session: Session, trained_job: str) -> None:
+    config, workspace = session()
+    name = "overridden-" + 150 * "x"
+    model = register(workspace, trained_job, name, **{VERDICT: "HOLD", OVERRIDE: "we want it (me, you)"})
+    assert len(model) > 256, "Azure would refuse it as the value of a tag"
+    rollback(config, workspace, f"{name}:1")
+    ((live, share),) = state(workspace)[0].items()
+    deployment = workspace.endpoints.find_deployment(NAME, live)
+    assert deployment is not None
+    assert (share, deployment.model, deployment.tags[SERVED_MODEL]) == (100, model, fit(model))
+    workspace.endpoints.set_traffic(NAME, {"new": 100})
+    workspace.endpoints.delete_deployment(NAME, live)
 
 
 @pytest.mark.parametrize(("to", "says"), [("older", "has no deployment older"), ("answering:77", "model answering:77 does not exist")])

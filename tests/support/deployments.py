@@ -10,7 +10,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from mlops.cloud.tags import RUN_KEY
+from mlops.cloud.tags import RUN_KEY, TRAINING_JOB, VERDICT
 from mlops.cloud.workspace import Workspace
 from mlops.core.evaluation_version import evaluation_version
 from mlops.core.records import Evaluated, ModelScores, Override, Prepared, Suite, Trained, Validated, Verdict
@@ -86,8 +86,8 @@ def model_job(workspace: Workspace, folder: Path) -> str:
 
 
 def registered_model(workspace: Workspace, job: str) -> str:
-    """Return the full id of a registered model of this job."""
-    tags = {"mlops.job": job}
+    """Return the full id of a registered model of this job, which the gate admits."""
+    tags = {TRAINING_JOB: job, VERDICT: "PROMOTE"}
     model = workspace.assets.find_model("answering", tags) or workspace.assets.register_model(
         name="answering", version="1", path=f"azureml://jobs/{job}/outputs/trained_model", description="", tags=tags
     )
