@@ -79,7 +79,7 @@ def reap(config: Config, workspace: Workspace, delete: bool) -> dict[str, str]:
 
 @contextmanager
 def _others_handled(name: str, failures: list[str]) -> Iterator[None]:
-    """Add what goes wrong with one resource to the failures, so that the others are handled. What is gone since it was listed is no failure."""
+    """Add what goes wrong with one resource to the failures, so that the others are handled. What is gone by now is no failure."""
     try:
         yield
     except NotFound:

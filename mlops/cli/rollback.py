@@ -49,8 +49,10 @@ def rollback(config: Config, workspace: Workspace, to: str = "") -> dict[str, An
     """Move the traffic back once the deployment has answered. The replaced one is kept at 0 % as the standby.
 
     If the deployment is gone, its model is deployed again first. A deployment gets traffic only if this target created it, and a model is
-    deployed only if the gate admitted it for this target, by Azure's record of who created it and by its tags. Without ``to`` only the last promotion can be undone, and only once: going
-    back twice would go forward to the bad model. To undo a rollback, name the deployment.
+    deployed only if the gate admitted it for this target, by Azure's record of who created it and by its tags.
+
+    Without ``to`` only the last promotion can be undone, and only once: going back twice would go forward to the bad model. To undo a
+    rollback, name the deployment.
 
     Returns:
         The endpoint and its traffic.

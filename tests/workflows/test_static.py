@@ -19,6 +19,8 @@ from mlops.__main__ import main
 from mlops.cli.plan import JOBS
 from mlops.cli.run import STAGES
 from mlops.core.settings import GateConfig
+from tests.chaos.world import STAGES as TRIALS
+from tests.chaos.world import Stage as Trial
 from tests.support.workflows.harness import COORDINATES
 from tests.support.workflows.trees import ROOT, inlined, read_workflow
 from tests.workflows.conftest import TRUSTED, TRUSTED_PR
@@ -32,7 +34,7 @@ ALL_JOBS = [(name, job_id, job) for name, workflow in FILES.items() for job_id, 
 STEPS = [(f"{name}/{job_id}", step) for name, job_id, job in ALL_JOBS for step in job.get("steps", ())]
 STEPS += [(name, step) for name, action in ACTIONS.items() for step in action["runs"]["steps"]]
 ON_RUNNERS = [pytest.param(job, id=f"{name}/{job_id}") for name, job_id, job in ALL_JOBS if "runs-on" in job]
-TO_AZURE = re.compile(r"-m mlops (run|rollback|resume|reap)\b")
+TO_AZURE = re.compile(r"-m mlops (run|rollback|resume|recover|reap)\b")
 
 Tree = Callable[[str, str, str], Path]
 
@@ -155,6 +157,36 @@ def test_the_comment_is_written_however_the_pipeline_ends() -> None:
     job = FILES["pr.yml"]["jobs"]["comment"]
     assert job["if"].startswith("always() && github.event.action != 'closed'")
     assert set(needs(job)) == {"pipeline", "offline"}
+
+
+def recovers(trial: Trial) -> bool:
+    """Return whether the job that runs a trial's command finishes or undoes a change of the traffic, whatever happened in the command."""
+    options = dict(itertools.pairwise(trial.command))
+    ranges = {"from": options.get("--from"), "until": options.get("--until", options.get("--from"))}
+    (steps,) = (
+        job["steps"][place + 1 :]
+        for _, _, job in ALL_JOBS
+        for place, step in enumerate(job.get("steps", ()))
+        if str(step.get("run", "")).endswith(f"-m mlops {trial.command[0]}")
+        or (ranges["from"] and step.get("uses") == "$/.github/actions/stage" and step["with"].items() >= ranges.items())
+    )
+    return any(step.get("if") == "always()" and str(step.get("run", "")).endswith("-m mlops recover") for step in steps)
+
+
+@pytest.mark.parametrize("name", TRIALS)
+def test_chaos_cleans_up_as_the_workflows_do(name: str) -> None:
+    trial = TRIALS[name]
+    if trial.command == ("recover",):
+        assert not trial.recovers, "recovery is what is stopped; the schedule tries again an hour later"
+    else:
+        assert recovers(trial) == trial.recovers
+
+
+def test_what_has_expired_is_deleted_though_a_change_of_the_traffic_needs_somebody_to_look_at_it() -> None:
+    recover, reap = FILES["schedule.yml"]["jobs"]["reap"]["steps"][-2:]
+    assert recover["run"].endswith("-m mlops recover")
+    assert reap["run"].endswith("-m mlops reap")
+    assert reap["if"] == "${{ !cancelled() }}"
 
 
 @pytest.mark.parametrize("job", ON_RUNNERS)
