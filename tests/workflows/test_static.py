@@ -227,7 +227,12 @@ def test_the_commands_in_the_workflows_have_these_options(capsys: pytest.Capture
             main([name, "--help"])
         text = capsys.readouterr().out
         for option in options:
-            assert not option.startswith("--") or option in text, f"mlops {name} has no {option}"
+            assert not option.startswith("--") or option.partition("=")[0] in text, f"mlops {name} has no {option}"
+
+
+def test_the_gate_action_takes_no_file_for_an_option() -> None:
+    (command,) = [step["run"] for where, step in STEPS if where == "gate" and "run" in step]
+    assert command.endswith('mlops gate --rules="$RULES" -- "$CANDIDATE" ${BASE:+"$BASE"}')
 
 
 @pytest.mark.parametrize("name", FILES)
