@@ -157,10 +157,17 @@ def _resolve(path: Path, target: str, document: _Document, overrides: Sequence[s
     try:
         Tables.model_validate(settings)  # so that the file can't set what is added below
         config = Config.model_validate({**settings, "target": target, "file": str(path), "overrides": origins})
-        return Config.model_validate({**settings, **_complete_names(config), "target": target, "file": str(path), "overrides": origins})
+        config = Config.model_validate({**settings, **_complete_names(config), "target": target, "file": str(path), "overrides": origins})
     except ValidationError as problem:
         explanation = config_source.explain(problem, Tables, str(path), config_source.sections(target), origins)
         raise ConfigError(explanation, f"correct {path}, the --set option or MLOPS_SET") from problem
+    if ephemeral and not config.endpoint.ephemeral:
+        # Everything may be set for an ephemeral target, so a permanent endpoint could have any rules.
+        raise ConfigError(
+            f"{config.locate('endpoint.ephemeral')} is refused for target {target}: only {path} may make its endpoint permanent.",
+            f"change {path}, so that the change is reviewed",
+        )
+    return config
 
 
 def _refuse_contradiction(settings: Mapping[str, Any], key: str, value: str, variable: str, path: Path, target: str) -> None:
