@@ -96,8 +96,8 @@ def _check_identity(target: str) -> None:
     if permanent and permanent.lower() == os.environ.get("AZURE_CLIENT_ID", "").lower():
         raise UsageError(
             f"Target {target} is ephemeral, so it must not sign in with the identity of permanent targets (AZURE_CLIENT_ID).",
-            "set the repository's variable AZURE_PR_CLIENT_ID; for a target that is not named pr, also pass it as client-id, with environment "
-            "pr, as dispatch.yml does for pr",
+            "set the repository's variable AZURE_PR_CLIENT_ID; for a target that is not named pr, also change client-id and environment in "
+            "dispatch.yml",
         )
 
 

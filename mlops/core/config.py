@@ -106,7 +106,7 @@ def _read(path: Path) -> _Document:
 
 def ephemeral_targets(path: Path) -> frozenset[str]:
     """Return the targets of a file whose endpoints are ephemeral. Raises what :func:`load` raises."""
-    return frozenset(target for target in _read(path).targets if load(path, target).endpoint.ephemeral)
+    return frozenset(target for target in _read(path).targets if load(path, target, environment={}).endpoint.ephemeral)
 
 
 def environment_overrides(environment: Mapping[str, str] = os.environ) -> list[str]:

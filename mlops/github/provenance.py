@@ -18,8 +18,8 @@ GATE = "evaluate-gate"
 def check_runs(runs: Sequence[str], *, needs_gate: bool) -> None:
     """Check where records come from, before they are used.
 
-    A pull request's branch can change its own workflow and upload any artifact named ``run``, with a PROMOTE in it. So can a tag, whose name
-    GitHub gives as the branch of its run. Therefore the commit must be part of the branch that this job runs on.
+    A pull request's branch can change its own workflow and upload any artifact named ``run``, with a PROMOTE in it. So can a tag, whose
+    name GitHub gives as the branch of its run. Therefore the commit must be part of the branch that this job runs on.
 
     Args:
         runs: ids of the workflow run whose artifact it is, and of those that it continued.
