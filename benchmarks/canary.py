@@ -19,7 +19,7 @@ from statistics import mean, median
 from mlops.cli.canary import pairs_of_steps
 from mlops.core import console
 from mlops.core.settings import PromotionConfig
-from mlops.judging.canary import Canary, Measured
+from mlops.judging.canary import Canary, LatencyLimit, Measured
 from mlops.judging.statistics.sequential import Finding
 
 SEED = 5
@@ -35,14 +35,18 @@ class Deployment:
     faults: float = 0.01
     """Share of answers that are not usable."""
     late: float = 0.0
-    """Share of answers that take longer than the limit."""
+    """Share of answers that take a hundred times as long."""
+    seconds: float = 2.0
+    """Median latency. Its logarithm has a standard deviation of 0.3."""
 
     def answer(self, generator: random.Random, difficulty: float) -> Measured:
         """Draw an answer."""
+        is_late, latency_ms = generator.random() < self.late, 1000 * self.seconds * generator.lognormvariate(0, 0.3)
+        latency_ms *= 100 if is_late else 1
         if generator.random() < self.faults:
-            return Measured(usable=0.0, rouge_l=0.0, in_time=1.0, latency_ms=1.0)
+            return Measured(usable=0.0, rouge_l=0.0, latency_ms=latency_ms)
         score = min(1.0, max(0.0, self.rouge_l + difficulty + generator.gauss(0, self.spread)))
-        return Measured(usable=1.0, rouge_l=score, in_time=float(generator.random() >= self.late), latency_ms=1.0)
+        return Measured(usable=1.0, rouge_l=score, latency_ms=latency_ms)
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,11 @@ CASES = {
     "ROUGE-L worse by 10 points": Case(OLD, Deployment(rouge_l=0.25)),
     "5 points more faults": Case(OLD, FAULTY),
     "5 points more late answers": Case(OLD, LATE),
+    "equal, answers take 0.5 s": Case(Deployment(seconds=0.5), Deployment(seconds=0.5)),
+    "1.5 times as slow": Case(OLD, Deployment(seconds=3.0)),
+    "2 times as slow": Case(OLD, Deployment(seconds=4.0)),
+    "3 times as slow": Case(OLD, Deployment(seconds=6.0)),
+    "2 times as slow, 0.5 s": Case(Deployment(seconds=0.5), Deployment(seconds=1.0)),
     "no usable answer": Case(OLD, Deployment(faults=1.0)),
 }
 LIVE_CASES = {
@@ -97,7 +106,7 @@ def live_cases(count: int) -> dict[str, Case]:
 def roll_out(case: Case, rows: int, generator: random.Random) -> tuple[str, int]:
     """Simulate a rollout; return how it ended (``promoted``, ``stopped before 5 %``, ``stopped later``) and the pairs at 0 %."""
     settings = PromotionConfig()
-    canary = Canary(settings.margin, live=bool(case.live))
+    canary = Canary(settings.margin, LatencyLimit(settings.latency_factor, settings.latency_floor_ms), live=bool(case.live))
     kept = pairs_of_steps(settings)
 
     while canary.finding is not Finding.WORSE and canary.pairs < case.live:

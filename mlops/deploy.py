@@ -66,7 +66,8 @@ def deploy(config: Config, run: Run, workspace: Workspace) -> Deployed:
     console.info(f"  {deployment.name} is healthy and takes {after.traffic.get(name, 0)} % of the traffic")
     console.output("endpoint", settings.name)
     record = run.find(Deployed)
-    if reused and record is not None and (record.identity, record.endpoint_identity) == (deployment.identity, endpoint.identity):
+    identities = (deployment.identity, deployment.creator, endpoint.identity)
+    if reused and record is not None and (record.identity, record.creator, record.endpoint_identity) == identities:
         console.info("  nothing to do")
         return record
     return run.write(
@@ -78,6 +79,7 @@ def deploy(config: Config, run: Run, workspace: Workspace) -> Deployed:
             scoring_uri=after.scoring_uri,
             deployment=deployment.name,
             identity=deployment.identity,
+            creator=deployment.creator,
             model=deployment.model,
             sku=deployment.sku,
             instances=deployment.instances,
@@ -107,11 +109,11 @@ def _find_or_create_endpoint(config: Config, workspace: Workspace) -> tuple[Endp
     if endpoint.state in FAILED_STATES:
         # It serves as before, but Azure calls it Failed until an update succeeds.
         console.info(f"  endpoint {endpoint.name} is {endpoint.state}: its last update failed; writing it again as it is")
-        endpoint = workspace.endpoints.set_traffic(endpoint.name, endpoint.traffic, allow_none=True)
+        endpoint = workspace.endpoints.set_traffic(endpoint.name, None)
     usable = workspace.endpoints.check_usable(endpoint, config.endpoint)
     if expiry and EXPIRES in usable.tags:
         # An earlier run left it behind; the reaper must not delete it while this run uses it.
-        usable = workspace.endpoints.set_traffic(usable.name, usable.traffic, tags={EXPIRES: expiry}, allow_none=True)
+        usable = workspace.endpoints.set_traffic(usable.name, None, tags={EXPIRES: expiry})
     return usable, False
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from functools import partial
 
 from mlops.cli import guard, stage
 from mlops.cli.canary import Rollout
@@ -14,10 +15,10 @@ from mlops.cloud import traffic
 from mlops.cloud.anchor import promotion_tags, read_anchor
 from mlops.cloud.endpoint_views import EndpointView
 from mlops.cloud.tags import PREVIOUS, PREVIOUS_ID
-from mlops.cloud.traffic_change import nonzero
+from mlops.cloud.traffic_change import identify, nonzero
 from mlops.cloud.workspace import Workspace
 from mlops.core import console
-from mlops.core.errors import NotPromoted, RecordError, TrafficError
+from mlops.core.errors import NotPromoted, TrafficError
 from mlops.core.records import CanaryEvidence, Deployed, Evaluated, Judged, Promoted, Registered, Smoked
 from mlops.core.run import Run
 from mlops.core.settings import Config
@@ -44,7 +45,8 @@ def promote(config: Config, run: Run, workspace: Workspace) -> Promoted:
     new = deployed.deployment
     before = workspace.endpoints.get(deployed.endpoint)
     workspace.check_endpoint(before.name, before.tags)
-    _check_deployment(workspace, deployed)
+    identity = identify(deployed.identity, deployed.creator)
+    traffic.check_deployment(workspace, before.name, new, identity)
     before = traffic.recover(config, workspace, before)
     steps: list[dict[str, int]] = []
     canary: CanaryEvidence | None = None
@@ -82,17 +84,6 @@ def promote(config: Config, run: Run, workspace: Workspace) -> Promoted:
     )
 
 
-def _check_deployment(workspace: Workspace, deployed: Deployed) -> None:
-    """Refuse a deployment of the same name that was created since the smoke test: nobody has tested it."""
-    deployment = workspace.endpoints.find_deployment(deployed.endpoint, deployed.deployment)
-    if deployment is None or deployment.identity != deployed.identity:
-        change = "no longer exists" if deployment is None else "was deleted and created again since the smoke test, so it is untested"
-        raise RecordError(
-            f"Deployment {deployed.deployment} of endpoint {deployed.endpoint} {change}. The traffic is unchanged.",
-            "run `mlops run --from deploy`",
-        )
-
-
 def _check_champion(evaluated: Evaluated, live: str | None, endpoint: str) -> None:
     """Refuse a verdict that was reached against another champion: it says nothing about the live one."""
     if evaluated.champion.lower() != (live or "").lower():
@@ -128,7 +119,8 @@ def _plan_rollout(
     if previous is None or reason:
         console.info(f"  100 % in one step, without a comparison: {reason}")
         return None
-    return Rollout(config, run, workspace, before, previous, deployed.deployment)
+    identity = identify(deployed.identity, deployed.creator)
+    return Rollout(config, run, workspace, before, previous, deployed.deployment, identity)
 
 
 def _switch_traffic(
@@ -145,15 +137,16 @@ def _switch_traffic(
     ``anchor``: the endpoint's tags that say which model is the best so far.
     """
     steps = []
+    move = partial(traffic.change_traffic, workspace, before, deployed.deployment, identity=identify(deployed.identity, deployed.creator))
     with traffic.restored_on_failure(workspace, before, deployed.deployment):
         for share in config.promotion.steps[:-1] if rollout is not None else ():
             assert rollout is not None
-            steps.append(nonzero(traffic.change_traffic(workspace, before, deployed.deployment, share).traffic))
+            steps.append(nonzero(move(share).traffic))
             rollout.watch(share)
-        after = traffic.change_traffic(workspace, before, deployed.deployment)
+        after = move()
         _verify(config, workspace, after, deployed)
         tags = traffic.previous_tags(config, workspace, before.name, previous, keep=_keeps(config, workspace, before.name, previous))
-        return [*steps, nonzero(traffic.finish(workspace, before.name, {**tags, **anchor}).traffic)]
+        return [*steps, nonzero(traffic.finish(workspace, after, {**tags, **anchor}).traffic)]
 
 
 def _verify(config: Config, workspace: Workspace, after: EndpointView, deployed: Deployed) -> None:

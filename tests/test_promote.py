@@ -6,7 +6,7 @@ import dataclasses
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,7 +21,7 @@ from mlops.cli.rollback import rollback
 from mlops.cloud import traffic
 from mlops.cloud.endpoint_views import EndpointView
 from mlops.cloud.endpoints import Endpoints
-from mlops.cloud.invoke import ScoringResponse, build_payload
+from mlops.cloud.invoke import EndpointClient, ScoringResponse, build_payload
 from mlops.cloud.tags import (
     ANCHOR,
     ANCHOR_ID,
@@ -36,7 +36,7 @@ from mlops.cloud.tags import (
     TARGET,
     TRAINING_JOB,
 )  # fmt: skip
-from mlops.cloud.traffic_change import Busy, Change, nonzero, read_change
+from mlops.cloud.traffic_change import Busy, Change, identify, nonzero, read_change
 from mlops.cloud.workspace import Workspace
 from mlops.core.errors import (
     AzureError,
@@ -75,6 +75,12 @@ requests = 3
 max_new_tokens = 4
 [targets.test.promotion]
 {promotion}
+"""
+ROWS = 30
+"""Enough for a comparison with this margin."""
+CANARY = """steps = [5, 25, 100]
+margin = 0.5
+latency_floor_ms = 60_000  # a busy machine may stop for a moment
 """
 
 
@@ -373,12 +379,18 @@ def test_a_failed_promotion_restores_the_traffic(beside: Stage, monkeypatch: pyt
     assert not run.has(Promoted)
 
 
+def identity_of(workspace: Workspace, endpoint: str, deployment: str) -> str:
+    view = workspace.endpoints.find_deployment(endpoint, deployment)
+    assert view is not None
+    return identify(view.identity, view.creator)
+
+
 def stop_after_the_switch(stage: Stage, monkeypatch: pytest.MonkeyPatch, run: Run, *overrides: str) -> None:
     """Promote, and lose the runner right after the traffic has moved: not even clean-up code runs."""
     config, workspace = stage.session(*overrides)
     with monkeypatch.context() as patch:
         patch.setattr("mlops.promote._verify", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        patch.setattr("mlops.cloud.traffic.undo", lambda *_: "")
+        patch.setattr("mlops.cloud.traffic.undo", lambda *_, **__: "")
         with pytest.raises(KeyboardInterrupt):
             promote(config, run, workspace)
 
@@ -432,8 +444,8 @@ def test_a_promotion_that_was_killed_is_finished_or_undone_by_another_machine(
 @pytest.fixture
 def canary(beside: Stage, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Config, Run, Workspace, str]]:
     """A deployment that has passed its smoke test, before it is compared with the champion, with rows enough for that."""
-    monkeypatch.setattr(beside, "rows", 30)
-    monkeypatch.setattr(beside, "promotion", "steps = [5, 25, 100]\nmargin = 0.5")
+    monkeypatch.setattr(beside, "rows", ROWS)
+    monkeypatch.setattr(beside, "promotion", CANARY)
     monkeypatch.setattr("mlops.cloud.traffic.PAUSE_S", 0.01)
     champion = beside.champion()
     config, workspace = beside.session("endpoint.deployment_prefix=canary")
@@ -469,22 +481,80 @@ def users(stage: Stage, pause_s: float = 0.0) -> Iterator[list[ScoringResponse]]
         thread.join()
 
 
-def test_an_equal_deployment_takes_the_traffic_in_steps(beside: Stage, canary: Rollout, capsys: pytest.CaptureFixture[str]) -> None:
+def test_users_notice_nothing_of_a_canary_a_rollback_and_a_new_deployment(
+    beside: Stage, canary: Rollout, capsys: pytest.CaptureFixture[str]
+) -> None:
     champion = beside.champion()
     config, run, workspace, new = canary
-    with users(beside) as responses:
+    with users(beside, pause_s=0.02) as responses:
         promoted = promote(config, run, workspace)
-    assert responses
+        assert promoted.steps == ({champion: 95, new: 5}, {champion: 75, new: 25}, {new: 100})
+        assert nonzero(beside.traffic()) == {new: 100}
+        wait_for_an_answer_of(new, responses)
+        rollback(config, workspace)
+        assert nonzero(beside.traffic()) == {champion: 100}
+        wait_for_an_answer_of(champion, responses)
+        # The deployment that was rolled back is deleted first, since both need quota.
+        config, workspace = beside.session("endpoint.deployment_prefix=again")
+        again = deploy(config, run, workspace).deployment
+        smoke_test(config, run, workspace)
+        assert new not in beside.traffic()
+        promote(config, run, workspace)
+        wait_for_an_answer_of(again, responses)
     assert [response.reason for response in responses if response.status != 200] == []
-    assert promoted.steps == ({champion: 95, new: 5}, {champion: 75, new: 25}, {new: 100})
-    assert nonzero(beside.traffic()) == {new: 100}
+    assert {response.deployment for response in responses} == {champion, new, again}
     assert promoted.canary is not None
     assert {measure.name: (measure.difference, measure.finding) for measure in promoted.canary.measures} == dict.fromkeys(
         ("usable answers", "ROUGE-L", "answers in time"), (0.0, "not worse")
     )
     assert CHANGE not in workspace.endpoints.get(beside.name).tags
     assert f"{new} takes 25 %" in capsys.readouterr().out
-    assert Run(run.directory).read(Promoted) == promoted
+    # The records are those of the last promotion.
+    assert Run(run.directory).read(Promoted).deployment == again
+
+
+def wait_for_an_answer_of(deployment: str, responses: list[ScoringResponse]) -> None:
+    """Wait until a user has got an answer of a deployment, not counting those before now."""
+    seen = len(responses)
+    while deployment not in {response.deployment for response in responses[seen:]} and len(responses) < seen + 1000:
+        time.sleep(0.01)
+
+
+def test_a_deployment_that_is_much_slower_is_stopped_before_it_has_traffic(
+    beside: Stage, canary: Rollout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    champion = beside.champion()
+    config, run, workspace, new = canary
+    config = config.model_copy(update={"promotion": config.promotion.model_copy(update={"latency_floor_ms": 30_000.0})})
+    invoke = EndpointClient.invoke
+
+    def invoke_slowly(self: EndpointClient, body: Mapping[str, Any], deployment: str | None = None) -> ScoringResponse:
+        response = invoke(self, body, deployment)
+        return dataclasses.replace(response, latency_ms=55_000.0) if deployment == new else response
+
+    monkeypatch.setattr(EndpointClient, "invoke", invoke_slowly)
+    with pytest.raises(CanaryStopped, match=r"answers in time -\d+\.\d points in \d+ pairs: worse.*to 55000 ms.*in time are 30000 ms"):
+        promote(config, run, workspace)
+    assert nonzero(beside.traffic()) == {champion: 100}
+
+
+def test_a_deployment_that_is_replaced_during_the_comparison_gets_no_traffic(
+    beside: Stage, canary: Rollout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    champion = beside.champion()
+    config, run, workspace, new = canary
+    model = run.read(Deployed).model
+    compare = canaries.Rollout.compare
+
+    def replace_it(self: canaries.Rollout) -> None:
+        compare(self)
+        recreate(workspace, config, new, model)
+
+    monkeypatch.setattr(canaries.Rollout, "compare", replace_it)
+    with pytest.raises(TrafficError, match=r"was deleted and created again .* so it is untested\. The traffic is unchanged"):
+        promote(config, run, workspace)
+    assert nonzero(beside.traffic()) == {champion: 100}
+    assert CHANGE not in workspace.endpoints.get(beside.name).tags
 
 
 def test_a_worse_deployment_is_stopped_before_it_has_traffic(beside: Stage, canary: Rollout, fault: Fault) -> None:
@@ -507,8 +577,8 @@ def test_a_deployment_that_gets_worse_at_a_step_loses_its_traffic(beside: Stage,
     config, run, workspace, new = canary
     seen: list[dict[str, int]] = []
 
-    def fail_from_now_on(*arguments: Any) -> EndpointView:
-        after = change_traffic(*arguments)
+    def fail_from_now_on(*arguments: Any, **options: Any) -> EndpointView:
+        after = change_traffic(*arguments, **options)
         seen.append(nonzero(after.traffic))
         beside.emulator.azure.faults.add(f"scoring-424@{new} x5")
         return after
@@ -545,7 +615,7 @@ def test_a_canary_that_was_killed_at_a_step_is_undone_and_no_user_notices(
     with users(beside) as responses:
         with monkeypatch.context() as patch:
             patch.setattr("mlops.cli.canary.Rollout.watch", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-            patch.setattr("mlops.cloud.traffic.undo", lambda *_: "")
+            patch.setattr("mlops.cloud.traffic.undo", lambda *_, **__: "")
             with pytest.raises(KeyboardInterrupt):
                 promote(config, run, workspace)
         assert nonzero(beside.traffic()) == {champion: 95, new: 5}
@@ -669,7 +739,7 @@ def test_what_the_user_mirrors_is_not_touched(beside: Stage, canary: Rollout, mo
         with pytest.raises(Busy, match=f"already mirrors 20 % of its traffic to {new}, which this pipeline did not begin"):
             promote(settings, run, workspace)
     with pytest.raises(Busy, match="already mirrors") as refused:
-        traffic.change_traffic(workspace, workspace.endpoints.get(beside.name), new)
+        traffic.change_traffic(workspace, workspace.endpoints.get(beside.name), new, identity=identity_of(workspace, beside.name, new))
     assert refused.value.fix == f"end it: `az ml online-endpoint update -n common --mirror-traffic {new}=0`"
     assert workspace.endpoints.get(beside.name).mirror == {new: 20}
 
@@ -726,7 +796,7 @@ def test_a_change_of_the_traffic_by_somebody_else_is_respected(beside: Stage) ->
     before = workspace.endpoints.get(beside.name)
     other = dataclasses.replace(before, traffic={"somebody-else": 100})
     with pytest.raises(Busy, match="somebody else has changed it"):
-        traffic.change_traffic(workspace, other, champion)
+        traffic.change_traffic(workspace, other, champion, identity=identity_of(workspace, beside.name, champion))
     assert beside.champion() == champion
     workspace.endpoints.set_traffic(beside.name, {champion: 100}, tags={CHANGE: "not json"})
     with pytest.raises(TrafficError, match="is not a change of its traffic"):

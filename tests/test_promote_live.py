@@ -63,7 +63,7 @@ def candidate(endpoint: Stage, name: str, live_requests: int, *options: str) -> 
 def test_requests_of_users_are_answered_by_both_and_stored_nowhere(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], fault: Fault
 ) -> None:
-    stage.rows, stage.promotion = 30, "steps = [50, 100]\nmargin = 0.5"
+    stage.rows, stage.promotion = 30, "steps = [50, 100]\nmargin = 0.5\nlatency_floor_ms = 60_000"
     collecting = "endpoint.collect_requests=true"
     summary = stage.tmp_path / "summary.md"
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))

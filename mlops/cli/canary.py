@@ -23,8 +23,7 @@ from mlops.core.records import CanaryEvidence, CanaryMeasure, Validated
 from mlops.core.run import Run, file_sha256
 from mlops.core.settings import Config, PromotionConfig
 from mlops.dataset.questions import Question, fault, questions
-from mlops.judging.canary import Canary, Measured, fewest_pairs
-from mlops.judging.statistics.percentile import percentile
+from mlops.judging.canary import Canary, LatencyLimit, Measured, fewest_pairs
 from mlops.judging.statistics.sequential import Finding
 from mlops.remote.health import is_loop
 from mlops.remote.rouge import rouge_l
@@ -48,14 +47,16 @@ class Rollout:
         workspace: where the endpoint is.
         endpoint: as it is before the promotion.
         old, new: its deployments.
+        identity: of the new one, as it was tested.
 
     Raises:
         CanaryStopped: the suite is too small to show anything.
         RecordError: the suite is missing or has changed.
     """
 
-    def __init__(self, config: Config, run: Run, workspace: Workspace, endpoint: EndpointView, old: str, new: str) -> None:
-        self._config, self._workspace, self._endpoint, self._old, self._new = config, workspace, endpoint, old, new
+    def __init__(self, config: Config, run: Run, workspace: Workspace, endpoint: EndpointView, old: str, new: str, identity: str) -> None:
+        self._config, self._workspace, self._endpoint = config, workspace, endpoint
+        self._old, self._new, self._identity = old, new, identity
         self._live = CollectedRequests((), 0)
         suite = run.read(Validated).suites[SUITE]
         path = run.directory / suite.path
@@ -76,7 +77,8 @@ class Rollout:
         self._client = workspace.endpoints.open_client(endpoint, timeout_s=slowest_ms / 1000 + 10)
         if config.promotion.live_requests:
             self._live = self._read_live([build_payload(each.messages, config.evaluation.max_new_tokens) for each in rows])
-        self._canary = Canary(config.promotion.margin, live=bool(self._live.payloads))
+        limit = LatencyLimit(config.promotion.latency_factor, config.promotion.latency_floor_ms, config.smoke.max_latency_ms)
+        self._canary = Canary(config.promotion.margin, limit, live=bool(self._live.payloads))
         self._answered_live = 0
 
     def compare(self) -> None:
@@ -88,7 +90,7 @@ class Rollout:
             CanaryStopped: it is worse, or all requests are too few to show that it isn't.
             TrafficError: the endpoint mirrors traffic already, or the mirroring could not be ended. The traffic is unchanged.
         """
-        with traffic.mirror_traffic(self._workspace, self._endpoint, self._new, self._config.promotion.mirror):
+        with traffic.mirror_traffic(self._workspace, self._endpoint, self._new, self._config.promotion.mirror, self._identity):
             self._compare()
 
     def _compare(self) -> None:
@@ -129,7 +131,7 @@ class Rollout:
     @property
     def evidence(self) -> CanaryEvidence:
         """What was compared, for the record."""
-        old, new = (percentile(latencies, 95) for latencies in self._canary.latencies_ms)
+        old, new = self._canary.latencies_p95_ms
         measures = tuple(
             CanaryMeasure(name=each.name, pairs=each.pairs, difference=each.difference, finding=each.finding.value)
             for each in self._canary.measures
@@ -140,6 +142,7 @@ class Rollout:
             measures=measures,
             latency_p95_old_ms=old,
             latency_p95_new_ms=new,
+            latency_limit_ms=self._canary.latency_limit_ms,
             live_requested=self._config.promotion.live_requests,
             live=self._answered_live,
             live_digest=self._live.digest,
@@ -180,8 +183,10 @@ class Rollout:
         if self._canary.finding is not Finding.WORSE:
             return
         worse = "; ".join(str(measure) for measure in self._canary.measures if measure.finding is Finding.WORSE)
-        latency = "95 % of its answers took up to {1:.0f} ms, of the old one's {0:.0f} ms".format(
-            *(percentile(latencies, 95) for latencies in self._canary.latencies_ms)
+        old_ms, new_ms = self._canary.latencies_p95_ms
+        latency = (
+            f"95 % of its answers took up to {new_ms:.0f} ms, of the old one's {old_ms:.0f} ms;"
+            f" in time are {self._canary.latency_limit_ms:.0f} ms"
         )
         raise CanaryStopped(f"{self._new} is worse than {self._old} ({worse}; {latency}). {consequence}", STEPS_FIX)
 
@@ -220,6 +225,5 @@ def _measure(config: Config, client: EndpointClient, request: Question | Mapping
     return Measured(
         usable=float(is_usable),
         rouge_l=rouge_l(text, question.reference) if question.reference else None,
-        in_time=float(response.latency_ms <= config.smoke.max_latency_ms),
         latency_ms=response.latency_ms,
     )

@@ -31,7 +31,7 @@ from mlops.cloud.tags import (
     fit,
     shorten_model,
 )
-from mlops.cloud.traffic_change import nonzero
+from mlops.cloud.traffic_change import identify, nonzero
 from mlops.cloud.workspace import Workspace
 from mlops.core import console
 from mlops.core.errors import TrafficError
@@ -91,7 +91,7 @@ def rollback(config: Config, workspace: Workspace, to: str = "") -> dict[str, An
             workspace.endpoints.delete_deployment(endpoint.name, deployment.name)
         raise
     replaced = max(live, key=lambda name: live[name], default="")
-    message = _switch(config, workspace, endpoint, deployment.name, replaced)
+    message = _switch(config, workspace, endpoint, deployment, replaced)
     console.notice(message)
     console.summary(f"## Rolled back\n\n{message}")
     return {"endpoint": endpoint.name, "traffic": workspace.endpoints.get(endpoint.name).traffic}
@@ -219,14 +219,15 @@ def _check_answers(config: Config, workspace: Workspace, endpoint: EndpointView,
             )
 
 
-def _switch(config: Config, workspace: Workspace, endpoint: EndpointView, deployment: str, replaced: str) -> str:
+def _switch(config: Config, workspace: Workspace, endpoint: EndpointView, deployment: DeploymentView, replaced: str) -> str:
+    name, identity = deployment.name, identify(deployment.identity, deployment.creator)
     tags = traffic.rolled_back_tags(config, workspace, endpoint, replaced, traffic.current_run(workspace))
-    with traffic.restored_on_failure(workspace, endpoint, deployment):
-        after = traffic.change_traffic(workspace, endpoint, deployment, back=True)
-        traffic.verify(workspace, after, deployment, config.endpoint.request_timeout_ms / 1000 + 10)
-        traffic.finish(workspace, endpoint.name, tags)
+    with traffic.restored_on_failure(workspace, endpoint, name):
+        after = traffic.change_traffic(workspace, endpoint, name, identity=identity, back=True)
+        traffic.verify(workspace, after, name, config.endpoint.request_timeout_ms / 1000 + 10)
+        traffic.finish(workspace, after, tags)
     undo = f" To undo this: `mlops rollback --target {config.target} --to {replaced}`." if replaced else ""
-    return f"Endpoint {endpoint.name} is back on {deployment}; {replaced or 'nothing'} is kept at 0 %.{undo}"
+    return f"Endpoint {endpoint.name} is back on {name}; {replaced or 'nothing'} is kept at 0 %.{undo}"
 
 
 def _unchanged(endpoint: EndpointView) -> str:

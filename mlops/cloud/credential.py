@@ -20,7 +20,12 @@ __all__ = ["MANAGEMENT_SCOPE", "sign_in"]
 MANAGEMENT_SCOPE = "https://management.azure.com/.default"
 """The scope of tokens for Azure Resource Manager."""
 
+NO_AUTHORITY = "Unable to get authority configuration"
+"""All that MSAL says, whether the tenant does not exist or a proxy refuses."""
 _FIX = "set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET of an app registration with access to the workspace, or run `az login`"
+_FIX_TENANT = (
+    "check AZURE_TENANT_ID, and that this machine may read https://login.microsoftonline.com/TENANT/v2.0/.well-known/openid-configuration"
+)
 
 
 def sign_in() -> Any:
@@ -49,6 +54,8 @@ def sign_in() -> Any:
     except (ClientAuthenticationError, CredentialUnavailableError) as problem:
         attempts = _list_attempts(problem)
         if not _is_interactive():
+            if NO_AUTHORITY in str(problem):
+                raise CredentialError(f"Entra ID gives this machine no configuration of the tenant. {attempts}", _FIX_TENANT) from problem
             raise CredentialError(f"Azure accepts no identity of this process. {attempts}", _FIX) from problem
     credential = InteractiveBrowserCredential()
     try:

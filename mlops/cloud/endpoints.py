@@ -21,12 +21,13 @@ from mlops.cloud.failures import classify
 from mlops.cloud.invoke import EndpointClient
 from mlops.cloud.network import describe_difference
 from mlops.cloud.session import Session
-from mlops.cloud.tags import CREATION_ID
+from mlops.cloud.tags import CHANGE, CREATION_ID
+from mlops.cloud.traffic_change import Busy, end_mirroring_command, nonzero
 from mlops.core import console
 from mlops.core.errors import AzureError, ConfigError, DeploymentFailed, TrafficError
 from mlops.core.settings import EndpointConfig
 
-__all__ = ["Endpoints", "end_mirroring_command"]
+__all__ = ["Endpoints"]
 
 LOG_LINES = 200
 PROGRESS_S = 15.0
@@ -194,40 +195,52 @@ class Endpoints:
     def set_traffic(
         self,
         endpoint: str,
-        traffic: Mapping[str, int],
+        traffic: Mapping[str, int] | None,
         *,
         mirror: Mapping[str, int] | None = None,
         tags: Mapping[str, str] | None = None,
         allow_none: bool = False,
+        check: Callable[[EndpointView], None] = lambda _: None,
     ) -> EndpointView:
         """Set the percentage of each deployment, and verify that the service applied it.
 
         The endpoint is read and written back with only its traffic and tags changed; a PUT from scratch would remove all other traffic.
+        Azure documents no conditional request for endpoints, so somebody else's change between the two can't be prevented, only noticed.
 
         Args:
             endpoint: its name.
-            traffic: deployment → percent; all others get 0.
+            traffic: deployment → percent; all others get 0. None leaves it as it is.
             mirror: deployment → percent of which it gets a copy, without those at 0; None leaves it as it is.
             tags: set on the endpoint with the same request; a tag with an empty value is removed.
             allow_none: whether all deployments may end up without traffic.
+            check: is given the endpoint as it was read right before the request; what it raises stops the change.
 
         Raises:
+            Busy: somebody else has begun or ended a change of the traffic right after this one.
             TrafficError: the percentages don't add up, a deployment does not exist, or the service did not apply the traffic.
         """
-        shares = {name: share for name, share in traffic.items() if share}
-        if sum(shares.values()) != 100 and (shares or not allow_none):
-            raise TrafficError(f"Traffic {dict(traffic)} of endpoint {endpoint} does not add up to 100 %. Nothing was changed.")
         with translate_errors(f"setting the traffic of {endpoint}"):
             entity = self._session.ml.online_endpoints.get(endpoint)
+            check(endpoint_view(entity))
+            shares = nonzero((entity.traffic or {}) if traffic is None else traffic)
+            if sum(shares.values()) != 100 and (shares or not (allow_none or traffic is None)):
+                raise TrafficError(f"Traffic {shares} of endpoint {endpoint} does not add up to 100 %. Nothing was changed.")
             if missing := shares.keys() - set(entity.traffic):
                 raise TrafficError(f"Endpoint {endpoint} has no deployment {', '.join(sorted(missing))}.", "run `mlops deploy`")
             entity.traffic = dict(shares)
             if mirror is not None:
                 entity.mirror_traffic = dict(mirror)
             entity.tags = {name: value for name, value in {**(entity.tags or {}), **(tags or {})}.items() if value}
+            change = entity.tags.get(CHANGE)
             _wait(self._session.ml.online_endpoints.begin_create_or_update(entity), f"traffic of {endpoint}")
         after = self.get(endpoint)
-        if {name: share for name, share in after.traffic.items() if share} != shares:
+        if after.tags.get(CHANGE) != change:
+            raise Busy(
+                f"Somebody else has changed the traffic of {endpoint} at the same time: it is {nonzero(after.traffic) or 'none'} now, not"
+                f" {shares or 'none'}. That stays.",
+                "wait until the other change has ended and run the command again",
+            )
+        if nonzero(after.traffic) != shares:
             raise TrafficError(
                 f"Endpoint {endpoint} should have traffic {shares} but has {dict(after.traffic)}.", "look at its page in the studio"
             )
@@ -324,11 +337,6 @@ class Endpoints:
             f"The service says: {details}\n{logs or 'Its containers have no log.'}",
             failure.advice,
         )
-
-
-def end_mirroring_command(endpoint: str, deployment: str) -> str:
-    """Return the Azure CLI's command that ends what an endpoint mirrors to a deployment."""
-    return f"az ml online-endpoint update -n {endpoint} --mirror-traffic {deployment}=0"
 
 
 def _wait(poller: Any, what: str, timeout_s: float = 3600.0) -> None:

@@ -5,35 +5,38 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from mlops.cloud.anchor import rollback_tags
 from mlops.cloud.endpoint_views import EndpointView
-from mlops.cloud.endpoints import end_mirroring_command
 from mlops.cloud.invoke import build_payload
 from mlops.cloud.standby import standby_tags
 from mlops.cloud.tags import CHANGE, PREVIOUS_MODEL, ROLLED_BACK, ROLLED_BACK_BY, RUN, shorten_model
-from mlops.cloud.traffic_change import LEASE, Busy, Change, check_idle, nonzero, read_change
+from mlops.cloud.traffic_change import (
+    LEASE,
+    Busy,
+    Change,
+    check_idle,
+    check_mirroring,
+    check_same,
+    check_unchanged,
+    identify,
+    nonzero,
+    read_change,
+)  # fmt: skip
 from mlops.cloud.workspace import Workspace
 from mlops.core import console
-from mlops.core.errors import MlopsError, TrafficError
+from mlops.core.errors import MlopsError, RecordError, TrafficError
 from mlops.core.settings import Config
 
 __all__ = [
-    "change_traffic",
-    "current_run",
-    "finish",
-    "mirror_traffic",
-    "previous_tags",
-    "recover",
-    "restored_on_failure",
-    "rolled_back_tags",
-    "undo",
-    "verify",
-]
+    "change_traffic", "check_deployment", "current_run", "finish", "mirror_traffic", "previous_tags", "recover", "restored_on_failure",
+    "rolled_back_tags", "undo", "verify",
+]  # fmt: skip
 
 QUESTION = ({"role": "user", "content": "Are you there?"},)
 TRIES = 5
@@ -68,10 +71,11 @@ def recover(config: Config, workspace: Workspace, endpoint: EndpointView) -> End
         console.notice(
             f"The traffic of {endpoint.name} is {live or 'none'}: somebody has changed it since run {change.run} stopped. It stays."
         )
-        return workspace.endpoints.set_traffic(endpoint.name, live, tags={CHANGE: ""}, allow_none=True)
+        return _end(workspace, endpoint, live)
     try:
+        check_deployment(workspace, endpoint.name, change.to, change.id)
         verify(workspace, endpoint, change.to, config.endpoint.request_timeout_ms / 1000 + 10)
-    except TrafficError as problem:
+    except (RecordError, TrafficError) as problem:
         return _undo_abandoned(workspace, endpoint, change, problem.what)
     previous = max(change.was, key=lambda name: change.was[name], default=None)
     tags = (
@@ -80,15 +84,17 @@ def recover(config: Config, workspace: Workspace, endpoint: EndpointView) -> End
         else previous_tags(config, workspace, endpoint.name, previous, keep=config.endpoint.keep_previous)
     )
     console.notice(f"Run {change.run} stopped while it made {change.to} live. It answers, so it stays.")
-    return finish(workspace, endpoint.name, tags)
+    return finish(workspace, endpoint, tags)
 
 
 def _undo_abandoned(workspace: Workspace, endpoint: EndpointView, change: Change, reason: str) -> EndpointView:
-    outcome = undo(workspace, endpoint.name, change.was)
-    after = workspace.endpoints.get(endpoint.name)
-    if CHANGE in after.tags:
-        raise TrafficError(f"{reason} {outcome}", "deploy an earlier commit with dispatch.yml")
-    console.warning(f"Run {change.run} stopped while it made {change.to} live. {reason} {outcome}")
+    try:
+        after = _end(workspace, endpoint, change.was)
+    except Busy:
+        raise
+    except MlopsError as problem:
+        raise TrafficError(f"{reason} {_not_restored(change.was, problem)}", "deploy an earlier commit with dispatch.yml") from problem
+    console.warning(f"Run {change.run} stopped while it made {change.to} live. {reason} {_restored(change.was)}")
     return after
 
 
@@ -127,10 +133,34 @@ def rolled_back_tags(config: Config, workspace: Workspace, endpoint: EndpointVie
 
 def current_run(workspace: Workspace) -> str:
     """Return the run of the pipeline as the tags of the endpoint have it, which may be shortened."""
-    return workspace.session.tags[RUN][-100:]
+    return workspace.session.tags[RUN][-72:]
 
 
-def change_traffic(workspace: Workspace, before: EndpointView, deployment: str, share: int = 100, *, back: bool = False) -> EndpointView:
+def check_deployment(workspace: Workspace, endpoint: str, deployment: str, identity: str) -> str:
+    """Refuse a deployment that only has the name of the one that was tested.
+
+    Args:
+        workspace: where the endpoint is.
+        endpoint: its name.
+        deployment: name of the deployment.
+        identity: of the one that was tested, as :func:`mlops.cloud.traffic_change.identify` returns it.
+
+    Returns:
+        The identity.
+
+    Raises:
+        RecordError: it is another one, or gone.
+    """
+    view = workspace.endpoints.find_deployment(endpoint, deployment)
+    if view is None or identify(view.identity, view.creator) != identity:
+        change = "no longer exists" if view is None else "was deleted and created again since it was tested, so it is untested"
+        raise RecordError(f"Deployment {deployment} of endpoint {endpoint} {change}.", "run `mlops run --from deploy`")
+    return identity
+
+
+def change_traffic(
+    workspace: Workspace, before: EndpointView, deployment: str, share: int = 100, *, identity: str, back: bool = False
+) -> EndpointView:
     """Send traffic to a deployment. Afterwards the change is unfinished: call this with a larger share, :func:`finish` or :func:`undo`.
 
     Args:
@@ -138,25 +168,30 @@ def change_traffic(workspace: Workspace, before: EndpointView, deployment: str, 
         before: the endpoint as it was when the change was decided.
         deployment: gets the share, the others what is left.
         share: in percent.
+        identity: of the deployment that was tested, as :func:`mlops.cloud.traffic_change.identify` returns it.
         back: whether this is a rollback.
 
     Raises:
-        Busy: somebody else is changing the traffic, or has changed it since; nothing was changed.
+        Busy: somebody else is changing the traffic, or has changed it since; nothing of theirs was changed.
+        RecordError: the deployment is another one than the one that was tested; nothing was changed.
         TrafficError: the service did not apply it.
     """
-    now = workspace.endpoints.get(before.name)
-    _check_mirroring(now, deployment)
-    earlier = read_change(now)
     was = nonzero(before.traffic)
-    is_next_step = earlier is not None and (earlier.run, earlier.to, earlier.was) == (current_run(workspace), deployment, was)
-    if not is_next_step:
-        check_idle(now)
-    _check_unchanged(now, earlier.traffic if earlier is not None else was)
-    return _begin(workspace, before.name, _change(workspace, was=was, to=deployment, share=share, back=back))
+    check_deployment(workspace, before.name, deployment, identity)
+    change = _change(workspace, was=was, to=deployment, share=share, back=back, id=identity)
+
+    def check(now: EndpointView) -> None:
+        check_mirroring(now, deployment)
+        earlier = read_change(now)
+        if earlier is None or not change.continues(earlier):
+            check_idle(now)
+        check_unchanged(now, earlier.traffic if earlier is not None else was)
+
+    return _begin(workspace, before.name, change, check)
 
 
 @contextmanager
-def mirror_traffic(workspace: Workspace, before: EndpointView, deployment: str, share: int) -> Iterator[None]:
+def mirror_traffic(workspace: Workspace, before: EndpointView, deployment: str, share: int, identity: str) -> Iterator[None]:
     """Let a deployment without traffic get a copy of a part of the requests while the block runs. Nobody gets the answers to the copies.
 
     Azure gives no traffic to a deployment that gets a copy of it, so the mirroring has ended after the block, however that ends.
@@ -166,22 +201,28 @@ def mirror_traffic(workspace: Workspace, before: EndpointView, deployment: str, 
         before: the endpoint as it was when the comparison was decided.
         deployment: gets the copies.
         share: of how many percent of the requests; 0 for none.
+        identity: of the deployment that was tested, as :func:`mlops.cloud.traffic_change.identify` returns it.
 
     Raises:
         Busy: the endpoint mirrors its traffic already, or somebody else is changing it; nothing was changed.
+        RecordError: the deployment is another one than the one that was tested; nothing was changed.
         TrafficError: somebody else has changed the mirroring since, or it could not be ended.
     """
-    _check_mirroring(before, "" if share else deployment)
+    check_mirroring(before, "" if share else deployment)
     if not share:
         yield
         return
-    now, was = workspace.endpoints.get(before.name), nonzero(before.traffic)
-    check_idle(now)
-    _check_unchanged(now, was)
-    _check_mirroring(now)
-    change = _change(workspace, was=was, to=deployment, mirror=share)
+    was = nonzero(before.traffic)
+    check_deployment(workspace, before.name, deployment, identity)
+    change = _change(workspace, was=was, to=deployment, mirror=share, id=identity)
+
+    def check(now: EndpointView) -> None:
+        check_idle(now)
+        check_unchanged(now, was)
+        check_mirroring(now)
+
     try:
-        _begin(workspace, before.name, change)
+        _begin(workspace, before.name, change, check)
         console.info(f"  {deployment} gets a copy of {share} % of the requests to {before.name}")
         yield
     except BaseException as problem:
@@ -205,8 +246,7 @@ def _end_mirroring(workspace: Workspace, endpoint: str, change: Change) -> tuple
     if read_change(now) != change:
         return now, False
     others = {name: share for name, share in now.mirror.items() if name != change.to}
-    after = workspace.endpoints.set_traffic(endpoint, now.traffic, mirror=others, tags={CHANGE: ""}, allow_none=True)
-    return after, now.mirror == {change.to: change.mirror}
+    return _end(workspace, now, now.traffic, mirror=others), now.mirror == {change.to: change.mirror}
 
 
 def _try_to_end_mirroring(workspace: Workspace, endpoint: str, change: Change) -> str:
@@ -218,50 +258,54 @@ def _try_to_end_mirroring(workspace: Workspace, endpoint: str, change: Change) -
     return f"{change.to} gets no copies of requests any more."
 
 
-def finish(workspace: Workspace, endpoint: str, tags: Mapping[str, str]) -> EndpointView:
-    """Confirm a change: its tag is removed, others are set, and the traffic stays."""
-    now = workspace.endpoints.get(endpoint)
-    return workspace.endpoints.set_traffic(endpoint, now.traffic, tags={**tags, CHANGE: ""}, allow_none=True)
+def finish(workspace: Workspace, after: EndpointView, tags: Mapping[str, str]) -> EndpointView:
+    """Confirm a change: its tag is removed, others are set, and the traffic stays.
+
+    Args:
+        workspace: where the endpoint is.
+        after: the endpoint as :func:`change_traffic` has left it, with all of the traffic on one deployment.
+        tags: to set.
+
+    Raises:
+        Busy: the traffic is another one by now; nothing was changed.
+        RecordError: the deployment is another one by now; nothing was changed.
+    """
+    change = read_change(after)
+    if change is None or nonzero(after.traffic) != {change.to: 100}:
+        raise TrafficError(f"The traffic of {after.name} is {dict(after.traffic)}, which is no change to confirm.", "run `mlops recover`")
+    check_deployment(workspace, after.name, change.to, change.id)
+    return _end(workspace, after, {change.to: 100}, tags)
 
 
 def _change(workspace: Workspace, **fields: Any) -> Change:
     return Change(run=current_run(workspace), until=(datetime.now(UTC) + LEASE).replace(microsecond=0), **fields)
 
 
-def _begin(workspace: Workspace, endpoint: str, change: Change) -> EndpointView:
+def _begin(workspace: Workspace, endpoint: str, change: Change, check: Callable[[EndpointView], None]) -> EndpointView:
     """Apply a change together with the tag that describes it."""
     mirror = {change.to: change.mirror} if change.mirror else None
+    tags = {CHANGE: change.model_dump_json(exclude_defaults=True)}
+    return workspace.endpoints.set_traffic(endpoint, change.traffic, mirror=mirror, tags=tags, check=check)
+
+
+def _end(
+    workspace: Workspace,
+    now: EndpointView,
+    traffic: Mapping[str, int],
+    tags: Mapping[str, str] | None = None,
+    mirror: Mapping[str, int] | None = None,
+) -> EndpointView:
+    """Set the traffic and remove the tag of the change, if the endpoint is still as it was read."""
     return workspace.endpoints.set_traffic(
-        endpoint, change.traffic, mirror=mirror, tags={CHANGE: change.model_dump_json(exclude_defaults=True)}
+        now.name, traffic, mirror=mirror, tags={**(tags or {}), CHANGE: ""}, allow_none=True, check=partial(check_same, now)
     )
-
-
-def _check_unchanged(now: EndpointView, expected: Mapping[str, int]) -> None:
-    if nonzero(now.traffic) != expected:
-        raise Busy(
-            f"The traffic of {now.name} was {expected or 'none'} and is {nonzero(now.traffic) or 'none'} now: somebody else"
-            " has changed it. Nothing was changed here.",
-            "run the command again",
-        )
-
-
-def _check_mirroring(endpoint: EndpointView, deployment: str = "") -> None:
-    """Refuse an endpoint that already mirrors its traffic: to this deployment, or to any if none is named."""
-    for name, share in endpoint.mirror.items():
-        if deployment in ("", name):
-            other = "" if deployment else ", or set promotion.mirror = 0 in pipeline.toml"
-            raise Busy(
-                f"Endpoint {endpoint.name} already mirrors {share} % of its traffic to {name}, which this pipeline did not begin. Azure"
-                " mirrors to one deployment only, and gives no other traffic to it. Nothing was changed here.",
-                f"end it: `{end_mirroring_command(endpoint.name, name)}`{other}",
-            )
 
 
 @contextmanager
 def restored_on_failure(workspace: Workspace, before: EndpointView, deployment: str) -> Iterator[None]:
     """Undo the change that the block makes if it fails or is interrupted before the change is confirmed.
 
-    Nothing is undone if somebody else's change kept the block from making one.
+    What somebody else has changed meanwhile stays as it is.
 
     Args:
         workspace: where the endpoint is.
@@ -273,13 +317,12 @@ def restored_on_failure(workspace: Workspace, before: EndpointView, deployment: 
     """
     try:
         yield
-    except Busy:
-        raise
     except BaseException as problem:
         if _is_confirmed(workspace, before, deployment):
             failed, outcome = "", f"{deployment} was already confirmed and stays live."
         else:
-            failed, outcome = f"{deployment} could not be made live: ", undo(workspace, before.name, before.traffic)
+            is_pending = not isinstance(problem, Busy | RecordError)
+            failed, outcome = f"{deployment} could not be made live: ", undo(workspace, before, deployment, is_pending=is_pending)
         if isinstance(problem, MlopsError):
             kind = type(problem) if isinstance(problem, TrafficError) else TrafficError
             raise kind(f"{failed}{problem.what} {outcome}", problem.fix) from problem
@@ -296,14 +339,47 @@ def _is_confirmed(workspace: Workspace, before: EndpointView, deployment: str) -
     return CHANGE not in now.tags and nonzero(now.traffic) == {deployment: 100} != nonzero(before.traffic)
 
 
-def undo(workspace: Workspace, endpoint: str, traffic: Mapping[str, int]) -> str:
-    """Restore the traffic, remove the tag of the change, and describe the outcome. Raises nothing of ours."""
-    saved = nonzero(traffic)
-    try:
-        workspace.endpoints.set_traffic(endpoint, saved, tags={CHANGE: ""}, allow_none=True)
-    except MlopsError as problem:
-        return f"The traffic could NOT be restored to {saved or 'none'}: {problem.what} Run `mlops recover`."
-    return f"The traffic was restored: {saved or 'none'}."
+def undo(workspace: Workspace, before: EndpointView, deployment: str, *, is_pending: bool = True) -> str:
+    """Restore the traffic, remove the tag of the change, and describe the outcome. Raises nothing of ours.
+
+    Args:
+        workspace: where the endpoint is.
+        before: the endpoint as it was before the change.
+        deployment: the one that the change was to make live.
+        is_pending: whether a request that was interrupted may still be carried out, so that the traffic is written in any case.
+    """
+    was = nonzero(before.traffic)
+    for _ in range(TRIES):
+        try:
+            return _try_to_undo(workspace, before.name, was, deployment, is_pending=is_pending)
+        except Busy:
+            continue  # It was changed between two requests, perhaps by one of ours: what is there now?
+        except MlopsError as problem:
+            return f"{_not_restored(was, problem)} Run `mlops recover`."
+    return f"The traffic of {before.name} keeps changing, so it was not restored. Run `mlops recover`."
+
+
+def _try_to_undo(workspace: Workspace, endpoint: str, was: Mapping[str, int], deployment: str, *, is_pending: bool) -> str:
+    now = workspace.endpoints.get(endpoint)
+    change, live = read_change(now), nonzero(now.traffic)
+    if change is not None and (change.run, change.to, change.was) != (current_run(workspace), deployment, was):
+        return f"Run {change.run} is changing the traffic, so it stays: {live or 'none'}."
+    if live not in (was, change.traffic if change is not None else was):
+        if change is not None:
+            _end(workspace, now, live)
+        return f"Somebody else has changed the traffic, so it stays: {live or 'none'}."
+    if change is None and not is_pending:
+        return f"The traffic is unchanged: {live or 'none'}."
+    _end(workspace, now, was)
+    return _restored(was)
+
+
+def _restored(was: Mapping[str, int]) -> str:
+    return f"The traffic was restored: {dict(was) or 'none'}."
+
+
+def _not_restored(was: Mapping[str, int], problem: MlopsError) -> str:
+    return f"The traffic could NOT be restored to {dict(was) or 'none'}: {problem.what}"
 
 
 def verify(workspace: Workspace, endpoint: EndpointView, deployment: str, timeout_s: float) -> None:

@@ -7,6 +7,7 @@ neither confirmed nor undone, and keeps everybody else from changing the traffic
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
@@ -16,14 +17,26 @@ from mlops.cloud.endpoint_views import EndpointView
 from mlops.cloud.tags import CHANGE
 from mlops.core.errors import TrafficError
 
-__all__ = ["LEASE", "Busy", "Change", "check_idle", "nonzero", "read_change"]
+__all__ = [
+    "LEASE",
+    "Busy",
+    "Change",
+    "check_idle",
+    "check_mirroring",
+    "check_same",
+    "check_unchanged",
+    "end_mirroring_command",
+    "identify",
+    "nonzero",
+    "read_change",
+]
 
 LEASE = timedelta(minutes=30)
 """After this time a change counts as abandoned: it is the time limit of the job that makes it."""
 
 
 class Busy(TrafficError):
-    """Somebody else is changing the traffic. Nothing was changed here."""
+    """Somebody else is changing the traffic, or has changed it. What is theirs was not changed here."""
 
 
 class Change(BaseModel):
@@ -39,6 +52,8 @@ class Change(BaseModel):
     """Deployment → percent before, without those at 0 %."""
     to: str
     """The deployment that gets the traffic."""
+    id: str = ""
+    """Tells it from another deployment of the same name: see :func:`identify`."""
     share: int = 100
     """How much of it, in percent; less than all is a step on the way, after which the change goes on."""
     mirror: int = 0
@@ -59,6 +74,10 @@ class Change(BaseModel):
         if parts:
             parts[max(others, key=lambda name: others[name])] += rest - sum(parts.values())
         return nonzero({**parts, self.to: self.share})
+
+    def continues(self, earlier: Change) -> bool:
+        """Return whether this is a further step of a change."""
+        return earlier == self.model_copy(update={"until": earlier.until, "share": earlier.share})
 
     @property
     def is_abandoned(self) -> bool:
@@ -101,6 +120,68 @@ def check_idle(endpoint: EndpointView) -> None:
             f"Run {change.run} is {action}. Nothing was changed here.",
             f"wait until it has ended and run the command again; if it was stopped, run `mlops recover` after {change.until:%H:%M} UTC",
         )
+
+
+def check_same(expected: EndpointView, now: EndpointView) -> None:
+    """Refuse to change an endpoint whose traffic somebody else has changed, or has begun to change, since it was read.
+
+    Raises:
+        Busy: they have.
+    """
+    if (nonzero(now.traffic), now.tags.get(CHANGE)) != (nonzero(expected.traffic), expected.tags.get(CHANGE)):
+        raise Busy(
+            f"Somebody else is changing the traffic of {now.name} at the same time: it was {nonzero(expected.traffic) or 'none'} and is"
+            f" {nonzero(now.traffic) or 'none'} now. That stays.",
+            "wait until the other change has ended and run the command again",
+        )
+
+
+def check_unchanged(now: EndpointView, expected: Mapping[str, int]) -> None:
+    """Refuse an endpoint whose traffic is not as expected.
+
+    Raises:
+        Busy: somebody else has changed it.
+    """
+    if nonzero(now.traffic) != expected:
+        raise Busy(
+            f"The traffic of {now.name} was {expected or 'none'} and is {nonzero(now.traffic) or 'none'} now: somebody else"
+            " has changed it.",
+            "run the command again",
+        )
+
+
+def check_mirroring(endpoint: EndpointView, deployment: str = "") -> None:
+    """Refuse an endpoint that already mirrors its traffic: to this deployment, or to any if none is named.
+
+    Raises:
+        Busy: it does.
+    """
+    for name, share in endpoint.mirror.items():
+        if deployment in ("", name):
+            other = "" if deployment else ", or set promotion.mirror = 0 in pipeline.toml"
+            raise Busy(
+                f"Endpoint {endpoint.name} already mirrors {share} % of its traffic to {name}, which this pipeline did not begin. Azure"
+                " mirrors to one deployment only, and gives no other traffic to it. Nothing was changed here.",
+                f"end it: `{end_mirroring_command(endpoint.name, name)}`{other}",
+            )
+
+
+def end_mirroring_command(endpoint: str, deployment: str) -> str:
+    """Return the Azure CLI's command that ends what an endpoint mirrors to a deployment."""
+    return f"az ml online-endpoint update -n {endpoint} --mirror-traffic {deployment}=0"
+
+
+def identify(creation_id: str, creator: str) -> str:
+    """Return what tells a deployment from another one of the same name, also from one to which another identity gave the same tags.
+
+    Args:
+        creation_id: its tag :data:`mlops.cloud.tags.CREATION_ID`.
+        creator: who created it, as Azure says.
+
+    Returns:
+        16 hex digits: with more, the change might not fit into a tag.
+    """
+    return hashlib.sha256(f"{creation_id}\n{creator}".encode()).hexdigest()[:16]
 
 
 def nonzero(traffic: Mapping[str, int]) -> dict[str, int]:

@@ -435,6 +435,7 @@ class Deployed(Record):
     scoring_uri: str
     deployment: str
     identity: str = Field("", description="tells the deployment from another one of the same name")
+    creator: str = Field("", description="who created the deployment, as Azure says")
     model: str
     sku: str
     instances: int
@@ -477,6 +478,7 @@ class CanaryEvidence(Frozen):
     measures: tuple[CanaryMeasure, ...]
     latency_p95_old_ms: float
     latency_p95_new_ms: float
+    latency_limit_ms: float = Field(0.0, description="how long an answer could take and be in time, in the end")
     live_requested: int = Field(0, description="how many requests of users both deployments were to answer")
     live: int = Field(0, description="how many they have answered")
     live_digest: str = Field("", description="sha256 of these requests, which are not stored anywhere; empty for none")

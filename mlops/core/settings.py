@@ -134,11 +134,6 @@ class ComputeConfig(Table):
         description="id of a user-assigned identity of the nodes; "
         "needed if [the storage has no keys](azure.md#if-your-workspace-has-no-storage-keys)",
     )
-    trusted: bool = Field(
-        False,
-        description="use a cluster that an identity other than those of `workspace.trusted_creators` has created, although whoever creates "
-        "one can sign in to its nodes; a target that is not ephemeral otherwise stops",
-    )
     idle_seconds: int = Field(900, ge=0, description="before an idle node is released; with less than 900, each step may wait for a node")
     price_per_hour_usd: float | None = Field(None, ge=0, description="of one node, for the cost estimate; see the Azure price list")
 
@@ -355,6 +350,13 @@ class PromotionConfig(Table):
     margin: float = Field(
         0.05, gt=0, lt=1, description="the comparison must show that the new deployment is not worse by this much, as a fraction"
     )
+    latency_factor: float = Field(
+        2.0,
+        ge=1,
+        description="an answer is in time up to so many times the 95th percentile of the old deployment's answers to the requests before"
+        " (and up to `smoke.max_latency_ms`)",
+    )
+    latency_floor_ms: float = Field(2_000, ge=0, description="what takes no longer is in time, however quick the old deployment is")
 
     @field_validator("steps")
     @classmethod

@@ -1,8 +1,11 @@
 """Whether a deployment answers as well as another one, from their answers to the same requests.
 
 Three measures are compared pair by pair, each by a test that may stop after any pair (:mod:`mlops.judging.statistics.sequential`): whether
-an answer is usable (the error rate), its ROUGE-L against the answer in the data (the gate's metric), and whether it came in time: the 95th
-percentile of the latency is below a limit exactly if at most 5 % of the answers take longer.
+an answer is usable (the error rate), its ROUGE-L against the answer in the data (the gate's metric), and whether it came in time.
+
+The limit of that time is a multiple of the 95th percentile of the old deployment's answers before this pair, at least a floor. So a pair
+has the same limit for both, and it depends on earlier pairs only, as the test demands. If the old one keeps it, then "not 5 points worse"
+means that the 95th percentile of the new one is below the limit.
 
 Requests of users have no answer to compare with, and are usually few. So the first and the last measure are compared of them apart, and
 they can only show that a deployment is worse, never take the place of the suite.
@@ -10,11 +13,14 @@ they can only show that a deployment is worse, never take the place of the suite
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from bisect import insort
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
+from mlops.judging.statistics.percentile import percentile
 from mlops.judging.statistics.sequential import Finding, SequentialComparison, pairs_needed
 
-__all__ = ["ALPHA", "Canary", "Measure", "Measured", "fewest_pairs"]
+__all__ = ["ALPHA", "Canary", "LatencyLimit", "Measure", "Measured", "fewest_pairs"]
 
 ALPHA = 0.025
 """A canary that is worse by the margin passes, and one that is equal is stopped as worse, with at most this probability each."""
@@ -24,13 +30,38 @@ LIVE = ("usable answers to live requests", "answers to live requests in time")
 
 @dataclass(frozen=True)
 class Measured:
-    """One answer. All values are in [0, 1], larger is better."""
+    """One answer. All values but the latency are in [0, 1], larger is better."""
 
     usable: float
     rouge_l: float | None
     """None if the data has no answer."""
-    in_time: float
     latency_ms: float
+
+
+@dataclass(frozen=True)
+class LatencyLimit:
+    """How long an answer may take."""
+
+    factor: float = 2.0
+    """Times the 95th percentile of the old deployment's answers before."""
+    floor_ms: float = 2_000.0
+    """What is always quick enough."""
+    most_ms: float = 60_000.0
+    """What is never quick enough, and the limit of the first pair."""
+
+    def after(self, latencies_ms: Sequence[float]) -> float:
+        """Return the limit in milliseconds after these answers of the old deployment."""
+        if not latencies_ms:
+            return self.most_ms
+        return min(self.most_ms, max(self.floor_ms, self.factor * percentile(latencies_ms, 95)))
+
+
+@dataclass
+class _Latencies:
+    """Of the old deployment, and of the new one, in milliseconds, in ascending order."""
+
+    old: list[float] = field(default_factory=list)
+    new: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -52,13 +83,15 @@ class Canary:
 
     Args:
         margin: how much worse must be excluded, as a fraction.
+        limit: how long an answer may take.
         live: whether there are also requests of users.
     """
 
-    def __init__(self, margin: float, *, live: bool = False) -> None:
+    def __init__(self, margin: float, limit: LatencyLimit, *, live: bool = False) -> None:
         self.pairs = 0
-        self.latencies_ms: tuple[list[float], list[float]] = ([], [])
-        """Of the old deployment, and of the new one."""
+        self._limit = limit
+        # Users ask for longer or shorter answers than the suite.
+        self._suite, self._live = _Latencies(), _Latencies()
         names = (*MEASURES, *(LIVE if live else ()))
         self._comparisons = {name: SequentialComparison(margin, ALPHA, len(names)) for name in names}
 
@@ -66,13 +99,29 @@ class Canary:
         """Take the answers of both deployments to one request into account, which may be a user's."""
         self.pairs += 1
         usable, in_time = LIVE if live else (MEASURES[0], MEASURES[2])
-        differences = {usable: new.usable - old.usable, in_time: new.in_time - old.in_time}
+        latencies = self._live if live else self._suite
+        limit_ms = self._limit.after(latencies.old)
+        differences = {
+            usable: new.usable - old.usable,
+            in_time: float(new.latency_ms <= limit_ms) - float(old.latency_ms <= limit_ms),
+        }
         if old.rouge_l is not None and new.rouge_l is not None:
             differences["ROUGE-L"] = new.rouge_l - old.rouge_l
         for name, difference in differences.items():
             self._comparisons[name].add(difference)
-        for latencies, answer in zip(self.latencies_ms, (old, new), strict=True):
-            latencies.append(answer.latency_ms)
+        insort(latencies.old, old.latency_ms)
+        insort(latencies.new, new.latency_ms)
+
+    @property
+    def latencies_p95_ms(self) -> tuple[float, float]:
+        """95th percentiles of the old deployment and of the new one, over all pairs."""
+        old, new = self._suite.old + self._live.old, self._suite.new + self._live.new
+        return percentile(old, 95), percentile(new, 95)
+
+    @property
+    def latency_limit_ms(self) -> float:
+        """How long the next answer to a request of the suite may take."""
+        return self._limit.after(self._suite.old)
 
     @property
     def measures(self) -> tuple[Measure, ...]:

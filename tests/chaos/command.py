@@ -18,9 +18,11 @@ def main(hours_later: float, arguments: list[str]) -> int:
     """Run the command and return its exit code."""
     sys.stdin.read()
     _speed_up()
-    _set_clock(hours_later)
+    main = importlib.import_module("mlops.__main__").main
+    if hours_later:
+        set_clock(hours_later)
     warnings.simplefilter("ignore")
-    code: int = importlib.import_module("mlops.__main__").main(arguments)
+    code: int = main(arguments)
     return code
 
 
@@ -34,7 +36,8 @@ def _speed_up() -> None:
     time.monotonic = lambda: monotonic() * SPEED
 
 
-def _set_clock(hours: float) -> None:
+def set_clock(hours: float) -> None:
+    """Let every module of the project that reads the clock read a later time."""
     late = datetime.timedelta(hours=hours)
 
     class Later(datetime.datetime):
@@ -42,9 +45,14 @@ def _set_clock(hours: float) -> None:
         def now(cls, tz: datetime.tzinfo | None = None) -> Any:
             return datetime.datetime.now(tz) + late
 
-    for name in ("mlops.cloud.traffic", "mlops.cloud.standby"):
-        module: types.ModuleType = importlib.import_module(name)
+    for module in clocks():
         setattr(module, "datetime", Later)  # noqa: B010
+
+
+def clocks() -> list[types.ModuleType]:
+    """Return the modules of the project, of those that are imported, that read the clock."""
+    modules = [module for name, module in sys.modules.items() if name.startswith("mlops.")]
+    return [module for module in modules if getattr(module, "datetime", None) is datetime.datetime]
 
 
 if __name__ == "__main__":

@@ -60,10 +60,15 @@ class Kind:
 
 
 CONNECTION = ("connection", "no response", "closed", "reset", "aborted", "remote end")
+NO_TENANT = "no configuration of the tenant"
+"""What is known if Entra ID does not describe the tenant: the library that signs in does not say why."""
 KINDS = {
-    "403": Kind("refused for lack of a permission, this time and every time after", ("authorizationfailed", "403", "not accept")),
+    "403": Kind(
+        "refused for lack of a permission, this time and every time after", ("authorizationfailed", "403", "not accept", NO_TENANT)
+    ),
     "404": Kind(
-        "it is not there, this time", ("notfound", "not found", "no longer", "does not exist", "404", "is gone", "reports it deleted")
+        "it is not there, this time",
+        ("notfound", "not found", "no longer", "does not exist", "404", "is gone", "reports it deleted", NO_TENANT),
     ),
     "409": Kind("another operation is in progress, two times", ("conflict",), writes_only=True),
     "429": Kind("throttled with Retry-After, two times", ("toomanyrequests", "throttled", "429")),

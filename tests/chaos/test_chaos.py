@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -11,9 +12,11 @@ from typing import Any, cast
 import pytest
 
 from mlops.cloud.tags import CHANGE, CREATION_ID, MARK, PIPELINE, PREVIOUS, RUN_KEY
+from mlops.cloud.traffic_change import Change
 from mlops.emulator.base.azure import Azure
 from mlops.emulator.base.store import Store
 from tests.chaos import trial as trials
+from tests.chaos.command import clocks, set_clock
 from tests.chaos.faults import KINDS, Point, is_write, kinds_for, points
 from tests.chaos.trial import Observer, Trial
 from tests.chaos.world import REQUESTS, STAGES, World
@@ -82,6 +85,15 @@ def test_only_requests_that_start_a_long_running_operation_have_one_that_fails()
 def test_a_trial_is_named_so_that_it_can_be_done_again(kind: str) -> None:
     trial = Trial("first promote", Point("arm PUT ~/onlineEndpoints/chaos:x #y", 2), kind)
     assert Trial.parse(str(trial)) == trial
+
+
+def test_two_hours_later_a_change_of_the_traffic_is_abandoned(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in clocks():
+        monkeypatch.setattr(module, "datetime", datetime)  # and again afterwards
+    change = Change(run="lost", until=datetime.now(UTC) + timedelta(hours=1), was={"old": 100}, to="new")
+    assert not change.is_abandoned
+    set_clock(2.0)
+    assert change.is_abandoned
 
 
 class Scene:

@@ -62,6 +62,7 @@ max_latency_ms = 60000
 steps = [5, 100]
 margin = 0.4
 mirror = 10
+latency_floor_ms = 60000
 
 [targets.prod]
 

@@ -25,6 +25,7 @@ from mlops.cloud.tags import (
     VERDICT,
     fit,
 )
+from mlops.cloud.traffic_change import identify
 from mlops.cloud.workspace import Workspace
 from mlops.core.errors import TrafficError
 from mlops.core.run import Run
@@ -95,7 +96,9 @@ def test_a_rollback_that_was_killed_is_finished_as_a_rollback(session: Session, 
     """Or the next one would go forward to the bad model."""
     config, workspace = session()
     # What is there when the process is killed right after the request that moves the traffic.
-    traffic.change_traffic(workspace, workspace.endpoints.get(NAME), "old", back=True)
+    old = workspace.endpoints.find_deployment(NAME, "old")
+    assert old is not None
+    traffic.change_traffic(workspace, workspace.endpoints.get(NAME), "old", identity=identify(old.identity, old.creator), back=True)
     recover(config, workspace)
     assert state(workspace) == ({"old": 100}, "new")
     rollback(config, workspace)

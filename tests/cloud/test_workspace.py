@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -71,6 +72,11 @@ def test_a_wrong_secret_is_an_error_that_lists_the_attempts(
     with pytest.raises(CredentialError, match=r"Tried: .*EnvironmentCredential") as caught:
         open_workspace(config)
     assert "AZURE_CLIENT_SECRET" in caught.value.fix
+    # The library that signs in says the same of a tenant that does not exist and of a proxy that refuses.
+    monkeypatch.setenv("AZURE_TENANT_ID", str(uuid.uuid4()))
+    with pytest.raises(CredentialError, match="no configuration of the tenant") as caught:
+        open_workspace(config)
+    assert "AZURE_TENANT_ID" in caught.value.fix
 
 
 def test_a_workspace_that_does_not_exist_is_not_found(
