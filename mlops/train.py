@@ -44,7 +44,7 @@ EXCLUDED = {
     "model.version": "part of the base model's id, which says which version `latest` was",
     "model.allow_archived": "whether validation accepts the model, not what it is",
     "model.tokenizer": "validation counts the tokens of prompts with it; training has the one of the base model",
-    "compute.name": "the same VM size under another name trains the same model",
+    "compute.name": "the same VM size under another name trains the same model; who may create it is in the key (compute.trusted)",
     "compute.size": "the key has the size that the cluster really has",
     "compute.min_instances": "how many nodes wait for work",
     "compute.max_instances": "how many nodes there may be; a training's own number is a parameter",

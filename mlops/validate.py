@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from mlops.cli import canary, stage
-from mlops.cloud import permissions, preflight, serving_images
+from mlops.cloud import isolation, permissions, preflight, serving_images
 from mlops.cloud.assets import BaseModel, Component
 from mlops.cloud.compute import ComputeView
 from mlops.cloud.endpoint_views import FAILED_STATES
@@ -257,6 +257,8 @@ def _check_workspace(
     lacking = permissions.check(workspace.session, environment, lambda: computes.find(compute.name) is not None)
     findings += [preflight.make_finding("role.missing", "Azure", sentence) for sentence in lacking]
     findings += _check_endpoint(config, workspace)
+    findings += isolation.check_shared_workspace(config, workspace, locate("endpoint.ephemeral"))
+    findings += isolation.check_review(config, locate)
     needs = _find_quota_needs(config, workspace)
     snapshot.quota = describe_needs(needs)
     findings += preflight.check_quota(needs, computes.usages, locate("compute.size"))
@@ -270,6 +272,7 @@ def _check_workspace(
     snapshot.cluster = _attempt(get, "compute.missing", locate("compute.name"), findings)
     if snapshot.cluster is not None:
         findings += preflight.check_cluster(snapshot.cluster, compute, training.parameters, locate)
+        findings += isolation.check_cluster_creator(workspace, compute.name, locate)
         if model is not None and snapshot.cluster.size.lower() != compute.size.lower():
             findings += preflight.check_size(snapshot.cluster.size, model, sizes, locate("compute.name"))
     return snapshot

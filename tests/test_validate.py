@@ -19,6 +19,7 @@ from mlops.core.records import Prepared, Validated
 from mlops.core.run import Run, file_sha256
 from mlops.core.settings import Config
 from mlops.dataset.conversation import SPLITS
+from mlops.emulator.identity import entra
 from mlops.emulator.server import Emulator
 from mlops.prepare import prepare
 from mlops.validate import MAX_PRINTED, MAX_RECORDED, validate
@@ -360,6 +361,47 @@ def test_a_cluster_that_failed_is_a_finding(
     with pytest.raises(HttpResponseError, match="no capacity"):
         workspace.session.ml.compute.begin_create_or_update(AmlCompute(name="broken", size=A100)).result()
     assert refused(config, run, workspace) == [("compute.state", "--set compute.name=broken")]
+
+
+def test_pull_requests_in_the_workspace_of_production_are_a_warning(
+    inside: Emulator, configure: Make, open_workspace: Open, run: Run
+) -> None:
+    config = configure()
+    with Path(config.file).open("a") as file:
+        file.write("[targets.prod]\n[targets.other.endpoint]\nephemeral = true\n")
+    workspace = open_workspace(config)
+    names = ("of-prod", "of-another", "by-hand")
+    for name, tags in zip(names, ({PIPELINE: MARK, TARGET: "prod"}, {PIPELINE: MARK, TARGET: "other"}, {TARGET: "prod"}), strict=True):
+        entity = ManagedOnlineEndpoint(name=name, auth_mode="key", tags=tags)
+        workspace.session.ml.online_endpoints.begin_create_or_update(entity).result()
+    prepare(config, run)
+    (finding,) = validate(config, run, workspace).findings
+    assert (finding.rule, finding.severity) == ("workspace.shared", "warning")
+    assert "endpoint of-prod of target prod is in this workspace" in finding.message
+    for name in names:
+        workspace.endpoints.delete(name)
+
+
+@pytest.mark.parametrize("reviewed", [False, True])
+def test_a_permanent_target_needs_a_cluster_of_its_own_and_is_warned_of_promotions_without_review(
+    reviewed: bool, inside: Emulator, source: Path, settings: Make, open_workspace: Open, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = settings(
+        f"data = {{ dataset = '{source}', percent = 100 }}\ncompute.name = 'taken'\npromotion.require_review = {str(reviewed).lower()}\n"
+        f"evaluation = {{ retention_suite = '{RETENTION}', target_rows = 6, retention_rows = 16 }}\npromotion.steps = [100]\n"
+    )
+    with monkeypatch.context() as patch:
+        for name, value in entra.add_application(inside.azure).items():
+            patch.setenv(name, value)
+        intruder = open_workspace(config)
+        intruder.compute.ensure(config.compute)
+    workspace = open_workspace(config)
+    at_home = refused(config, run, workspace)
+    assert [rule for rule, _ in at_home] == ["compute.creator"]
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    expected = {"compute.creator"} if reviewed else {"compute.creator", "promotion.review"}
+    assert {rule for rule, _ in refused(config, run, workspace)} == expected
+    intruder.session.ml.compute.begin_delete("taken").result()
 
 
 @pytest.mark.parametrize("tags", [{"made-by": "hand"}, {PIPELINE: MARK, TARGET: "prod"}])

@@ -3,7 +3,8 @@
     mlops plan --from validate --until teardown
 
 Writes ``run/plan.json`` and the job output ``jobs``, a JSON list that the jobs' conditions read. What can't work is refused here, before
-a reviewer is asked or anything costs money: records of another target, an override of anything but a HOLD.
+a reviewer is asked or anything costs money: records of another target, an override of anything but a HOLD, an ephemeral target with the
+identity of permanent ones.
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ CONTINUED = "MLOPS_CONTINUED_RUN"
 """Environment variable with the id of the workflow run whose records are in run/; empty at the beginning."""
 RESUME = "MLOPS_RESUME"
 """Environment variable, ``true`` when the schedule resumes a run: then commit and settings must be those of its plan."""
+PERMANENT = "MLOPS_PERMANENT_CLIENT_ID"
+"""Environment variable with the client id that permanent targets sign in with, in workflows."""
 OVERRIDE = "MLOPS_OVERRIDE"
 """Environment variable with the reason for overriding a HOLD; the gate reads it, too."""
 
@@ -61,6 +64,8 @@ def main(argv: Sequence[str]) -> int:
         jobs = select_jobs(arguments.first, arguments.last)
         context = stage.load_context(arguments)
         target, settings = context.config.target, [*environment_overrides(), *arguments.set]
+        if context.config.endpoint.ephemeral:
+            _check_identity(target)
         continued = [run] if (run := os.environ.get(CONTINUED, "")) else []
         if continued:
             check_runs(continued, needs_gate=False)  # before anything reads the records
@@ -83,6 +88,17 @@ def main(argv: Sequence[str]) -> int:
         return document
 
     return stage.finish(plan, as_json=arguments.json)
+
+
+def _check_identity(target: str) -> None:
+    """Refuse an ephemeral target with the identity of permanent ones: those would take for their own what it creates, without any gate."""
+    permanent = os.environ.get(PERMANENT, "")
+    if permanent and permanent.lower() == os.environ.get("AZURE_CLIENT_ID", "").lower():
+        raise UsageError(
+            f"Target {target} is ephemeral, so it must not sign in with the identity of permanent targets (AZURE_CLIENT_ID).",
+            "set the repository's variable AZURE_PR_CLIENT_ID; for a target that is not named pr, also change client-id and environment in "
+            "dispatch.yml",
+        )
 
 
 def _print_costs(config: Config) -> None:

@@ -174,7 +174,7 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         if self._wants_json:
             _print_json(UsageError(message, f"see `{self.prog} --help`"))
-        super().error(message)
+        super().error(console.neutralize(message))  # it repeats arguments
 
 
 def bare_parser(description: str, prog: str | None = None) -> argparse.ArgumentParser:

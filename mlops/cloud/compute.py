@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from types import SimpleNamespace
 from typing import Any
 
 from mlops.cloud import vm_sizes
+from mlops.cloud.creators import creator_of
 from mlops.cloud.entities import as_text
 from mlops.cloud.errors import Forbidden, NotFound, translate_errors
 from mlops.cloud.quota import Usage
+from mlops.cloud.rest import Rest
 from mlops.cloud.session import Session
 from mlops.cloud.tags import MARK, PIPELINE
 from mlops.cloud.vm_sizes import VmSize
@@ -19,6 +22,8 @@ from mlops.core.errors import AzureError, ConfigError
 from mlops.core.settings import ComputeConfig
 
 __all__ = ["ComputeView", "Computes"]
+
+_API_VERSION = "2024-04-01"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +71,7 @@ class Computes:
         """Return the cluster of this name, creating it if there is none.
 
         It is created as dedicated. If the quota for that is missing, and only if ``compute.allow_low_priority`` is set, as low priority.
-        An existing cluster is returned as it is; the caller must check its size, tier and state.
+        An existing cluster is returned as it is; the caller must check its size, tier, state and creator.
 
         Raises:
             AzureError: the cluster can't be created. What was left of the attempt is deleted.
@@ -92,11 +97,34 @@ class Computes:
             )
         return self._create(config, "low_priority")
 
+    def explain_distrust(self, name: str) -> tuple[str, str] | None:
+        """Return why a target that is not ephemeral must not use a cluster, and what to do; None if it may.
+
+        Whoever creates a cluster can have an account on its nodes, which read the data and write models and scores. Tags prove nothing.
+        """
+        session = self._session
+        if session.config.endpoint.ephemeral or session.config.compute.trusted:
+            return None
+        # The SDK's entity has no systemData.
+        url = f"https://management.azure.com{session.arm_id}/computes/{name}"
+        with translate_errors(f"reading the creator of compute {name}"):
+            data = Rest(session.credential).get(url, **{"api-version": _API_VERSION}).get("systemData") or {}
+        creator = creator_of(SimpleNamespace(created_by=data.get("createdBy"), created_by_type=data.get("createdByType")))
+        if session.trusts(creator):
+            return None
+        who = f"by {creator}" if creator else "by an identity that Azure does not name"
+        return (
+            f"Compute {name} was created {who}, who can sign in to its nodes, and target {session.config.target} only trusts"
+            f" {session.creator or 'no identity, because the token names none,'} and workspace.trusted_creators.",
+            f"delete it, and `mlops validate` creates it again: az ml compute delete --name {name}. If you know who created it, set"
+            " workspace.trusted_creators, or compute.trusted = true, in pipeline.toml",
+        )
+
     def check_unchanged(self, name: str, size: str) -> None:
-        """Refuse to submit a job to a cluster that was deleted, or recreated with another VM size, since validation.
+        """Refuse to submit a job to a cluster that was deleted, or recreated with another VM size or by somebody else, since validation.
 
         Raises:
-            ConfigError: the cluster does not exist or has another VM size.
+            ConfigError: the cluster does not exist, has another VM size, or its creator is not trusted.
         """
         cluster = self.find(name)
         if cluster is None or cluster.size.lower() != size.lower():
@@ -104,6 +132,8 @@ class Computes:
             raise ConfigError(
                 f"Compute {name} had VM size {size} when it was validated, and {state}. No job was submitted.", "run `mlops validate` again"
             )
+        if problem := self.explain_distrust(name):
+            raise ConfigError(f"{problem[0]} No job was submitted.", problem[1])
 
     @cached_property
     def sizes(self) -> Mapping[str, VmSize]:

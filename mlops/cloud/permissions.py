@@ -26,12 +26,12 @@ FILE = Path(__file__).with_name("permissions.json")
 
 _STAGES = ("prepare", "validate", "train", "evaluate", "gate", "register", "deploy", "smoke-test", "promote", "teardown")
 ENVIRONMENTS: dict[str, tuple[str, ...]] = {
-    "pr": _STAGES,
+    "pr": (*_STAGES, "reap"),
     "prod": (*_STAGES, "rollback", "resume", "reap"),
     "scheduled": ("resume", "reap"),
 }
-"""Environment → the commands that run in it: a pull request; a push to main, with rollback and schedule, which have the same
-identity; the schedule alone."""
+"""Environment → the commands that run in it: a pull request, and the schedule in its workspace; a push to main, with rollback and schedule,
+which have the same identity; the schedule alone."""
 
 SCOPES = ("workspace", "subscription")
 """Scopes at which a role must be assigned."""

@@ -35,17 +35,20 @@ __all__ = [
 _NEXT_SETTING = re.compile(rf"(?:\s*[,;]\s*|\s+)(?=(?:{'|'.join(Tables.model_fields)})\.[\w.\"'-]+\s*=)")
 """The separator of two settings on one line."""
 
-DECIDING = ("gate.", "evaluation.", "data.", "budget.", "endpoint.ephemeral", "workspace.trusted_creators", "promotion.")
-"""Settings that decide the gate's verdict and whom it binds: its rules, the scores, and the rows that both suites and overlaps come from.
-For a target that is not ephemeral only the file may set them."""
+DECIDING = (
+    "gate.", "evaluation.", "data.", "budget.", "endpoint.ephemeral", "workspace.trusted_creators", "compute.trusted", "promotion.",
+)  # fmt: skip
+"""Settings that decide the gate's verdict, whom it binds and whom it trusts: its rules, the scores, and the rows that both suites and
+overlaps come from. For a target that is not ephemeral only the file may set them."""
 NOT_DECIDING = ("data.max_rows.train_sft", "data.max_rows.train_gen", "data.max_rows.test_gen")
 """Exceptions: these splits are in no suite."""
 DISPATCHABLE = (
-    "training.", "compute.", "endpoint.instance_type", "endpoint.instance_count", "endpoint.probe_initial_delay_s",
+    "training.", "compute.size", "compute.min_instances", "compute.max_instances", "compute.allow_low_priority", "compute.idle_seconds",
+    "compute.price_per_hour_usd", "endpoint.instance_type", "endpoint.instance_count", "endpoint.probe_initial_delay_s",
     "endpoint.request_timeout_ms", "endpoint.deploy_timeout_minutes",
 )  # fmt: skip
 """What MLOPS_SET may change for a target that is not ephemeral. Whoever may dispatch a workflow can set it, and nobody reviews it: so not
-what the model is trained or tested on, what the smoke test demands, which endpoint is used or when it expires."""
+what the model is trained or tested on and on whose nodes, what the smoke test demands, which endpoint is used or when it expires."""
 
 
 class _Document(Table):
@@ -103,7 +106,7 @@ def _read(path: Path) -> _Document:
 
 def ephemeral_targets(path: Path) -> frozenset[str]:
     """Return the targets of a file whose endpoints are ephemeral. Raises what :func:`load` raises."""
-    return frozenset(target for target in _read(path).targets if load(path, target).endpoint.ephemeral)
+    return frozenset(target for target in _read(path).targets if load(path, target, environment={}).endpoint.ephemeral)
 
 
 def environment_overrides(environment: Mapping[str, str] = os.environ) -> list[str]:
@@ -142,22 +145,29 @@ def _resolve(path: Path, target: str, document: _Document, overrides: Sequence[s
     given += [("--set", part) for text in overrides for part in split_overrides(text)]
     for option, override in given:
         keys, value = parse_override(override, option)
-        if not ephemeral:
-            _refuse_deciding(".".join(keys), option, path, target)
+        assigned = list(_leaves(".".join(keys), value))
+        for key in assigned if not ephemeral else ():
+            _refuse_deciding(key, option, path, target)
         nested: Any = value
         for key in reversed(keys):
             nested = {key: nested}
         _refuse_rule_list(nested, f"targets.{target}", f"{option} {override}")
         settings = _merge(settings, nested)
-        for key in _leaves(".".join(keys), value):
-            origins[key] = f"{option} {override}"
+        origins |= dict.fromkeys(assigned, f"{option} {override}")
     try:
         Tables.model_validate(settings)  # so that the file can't set what is added below
         config = Config.model_validate({**settings, "target": target, "file": str(path), "overrides": origins})
-        return Config.model_validate({**settings, **_complete_names(config), "target": target, "file": str(path), "overrides": origins})
+        config = Config.model_validate({**settings, **_complete_names(config), "target": target, "file": str(path), "overrides": origins})
     except ValidationError as problem:
         explanation = config_source.explain(problem, Tables, str(path), config_source.sections(target), origins)
         raise ConfigError(explanation, f"correct {path}, the --set option or MLOPS_SET") from problem
+    if ephemeral and not config.endpoint.ephemeral:
+        # Everything may be set for an ephemeral target, so a permanent endpoint could have any rules.
+        raise ConfigError(
+            f"{config.locate('endpoint.ephemeral')} is refused for target {target}: only {path} may make its endpoint permanent.",
+            f"change {path}, so that the change is reviewed",
+        )
+    return config
 
 
 def _refuse_contradiction(settings: Mapping[str, Any], key: str, value: str, variable: str, path: Path, target: str) -> None:
@@ -187,8 +197,8 @@ def _complete_names(config: Config) -> dict[str, Any]:
 
 
 def _leaves(key: str, value: Any) -> Iterator[str]:
-    """The dotted keys of all settings that a value holds."""
-    if isinstance(value, dict):
+    """The dotted keys of all settings that a value holds; the key itself if it holds none."""
+    if isinstance(value, dict) and value:
         for name, part in value.items():
             yield from _leaves(f"{key}.{name}", part)
     else:
@@ -197,10 +207,12 @@ def _leaves(key: str, value: Any) -> Iterator[str]:
 
 def _refuse_deciding(key: str, option: str, path: Path, target: str) -> None:
     """Refuse to override what decides about something permanent: only the file may, since changes to it are reviewed."""
-    if key not in NOT_DECIDING and (key == "endpoint" or key.startswith(DECIDING) or f"{key}." in DECIDING):
+    # Something else in a table's place would make the loader forget what the file says in the table.
+    replaces_a_table = any(name.startswith(f"{key}.") for name in DECIDING)
+    if key not in NOT_DECIDING and (key.startswith(DECIDING) or replaces_a_table):
         raise ConfigError(
             f"{option} {key} is refused for target {target}: only {path} may set the gate's rules, the data and scores that they judge, "
-            "and whether the endpoint is permanent.",
+            "whom they trust, and whether the endpoint is permanent.",
             f"change {path}, so that the change is reviewed; try rules out with `mlops gate --what-if --rule …`",
         )
     if option == "MLOPS_SET" and not f"{key}.".startswith(tuple(f"{name.rstrip('.')}." for name in DISPATCHABLE)):

@@ -206,7 +206,8 @@ def table(rows: Iterable[Sequence[str]], header: Sequence[str] = (), *, indent: 
 def step(title: str) -> Iterator[None]:
     """Print a titled section, folded on GitHub, and how long it took, even if it fails."""
     start = time.monotonic()
-    _print(f"::group::{title}" if in_github() else _styled("bold", f"▸ {title}", sys.stdout))
+    title = neutralize(title)
+    _print(_command("group", title) if in_github() else _styled("bold", f"▸ {title}", sys.stdout))
     try:
         yield
     finally:
@@ -266,13 +267,17 @@ class Progress:
 
 
 def _annotate(level: str, text: str) -> None:
+    text = neutralize(text)
     if in_github():
-        # A newline would end the command, so it must be escaped.
-        escaped = text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-        _print(f"::{level}::{escaped}")
+        _print(_command(level, text))
     else:
         color = {"notice": "cyan", "warning": "yellow", "error": "red"}[level]
-        _print(_styled(color, f"{level}: {neutralize(text)}", sys.stderr), file=sys.stderr)
+        _print(_styled(color, f"{level}: {text}", sys.stderr), file=sys.stderr)
+
+
+def _command(name: str, text: str) -> str:
+    """Return a command to GitHub. A newline would end it, so it is escaped."""
+    return f"::{name}::{text.replace('%', '%25').replace(chr(10), '%0A')}"
 
 
 def _print(text: str, *, file: TextIO | None = None) -> None:

@@ -19,7 +19,7 @@ EXCLUDED = {
     "evaluation.retention_rows": "the key has the digest of every suite",
     "evaluation.judge": "it compares answers after the models are scored",
     "evaluation.champion_endpoint": "which model is scored, and the key has that model's id",
-    "compute.name": "the same VM size under another name gives the same scores",
+    "compute.name": "the same VM size under another name gives the same scores; who may create it is in the version (compute.trusted)",
     "compute.size": "the version has the size that the cluster really has",
     "compute.min_instances": "how many nodes wait for work",
     "compute.max_instances": "how many nodes there may be; a scoring job uses one",

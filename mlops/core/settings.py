@@ -134,6 +134,11 @@ class ComputeConfig(Table):
         description="id of a user-assigned identity of the nodes; "
         "needed if [the storage has no keys](azure.md#if-your-workspace-has-no-storage-keys)",
     )
+    trusted: bool = Field(
+        False,
+        description="use a cluster that an identity other than those of `workspace.trusted_creators` has created, although whoever creates "
+        "one can sign in to its nodes; a target that is not ephemeral otherwise stops",
+    )
     idle_seconds: int = Field(900, ge=0, description="before an idle node is released; with less than 900, each step may wait for a node")
     price_per_hour_usd: float | None = Field(None, ge=0, description="of one node, for the cost estimate; see the Azure price list")
 

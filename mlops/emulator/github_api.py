@@ -1,4 +1,4 @@
-"""The part of GitHub's REST API that the workflows call: comments on pull requests, workflow runs, dispatches, environments.
+"""The part of GitHub's REST API that the workflows call: comments on pull requests, workflow runs, dispatches, environments, commits.
 
 Shapes and status codes follow https://docs.github.com/en/rest (api-version 2022-11-28). A token has the permissions of its job, so a call
 that the job's ``permissions:`` don't cover is refused, as on GitHub.
@@ -22,6 +22,7 @@ from mlops.emulator.wire.app import Answer, Route, read_json
 
 __all__ = [
     "ROUTES",
+    "add_commit",
     "add_environment",
     "add_file",
     "add_workflow_run",
@@ -51,6 +52,11 @@ def add_file(azure: Azure, path: str, text: str, ref: str = "main") -> None:
     azure.store.put("github-file", f"{ref}/{path}", {"text": text})
 
 
+def add_commit(azure: Azure, sha: str, *parents: str) -> None:
+    """Create a commit. Its parents must exist."""
+    azure.store.put("github-commit", sha, {"parents": list(parents)})
+
+
 def open_pull_request(azure: Azure, number: int, title: str = "A change") -> None:
     """Create a pull request."""
     azure.store.put("github-issue", str(number), {"number": number, "title": title})
@@ -66,6 +72,7 @@ def add_workflow_run(
     event: str = "push",
     branch: str = "main",
     repository: str = "",
+    sha: str = "0" * 40,
     jobs: Mapping[str, str] | None = None,
 ) -> None:
     """Create a workflow run.
@@ -77,13 +84,14 @@ def add_workflow_run(
         conclusion: success, failure, cancelled or None.
         file: name of the workflow file.
         event: what started it.
-        branch: where.
+        branch: where; the name of a tag for the push of a tag, as on GitHub.
+        sha: the commit that ran.
         repository: of the commit that ran; by default the emulated one.
         jobs: name → conclusion; a job of a called workflow is named ``CALLER / JOB``.
     """
     document = {
         "id": int(run), "status": status, "conclusion": conclusion, "path": f".github/workflows/{file}", "event": event,
-        "head_branch": branch, "head_repository": {"full_name": repository or azure.options.github},
+        "head_branch": branch, "head_sha": sha, "head_repository": {"full_name": repository or azure.options.github},
     }  # fmt: skip
     azure.store.put("github-run", run, document)
     azure.store.put("github-jobs", run, {"jobs": dict(jobs or {})})
@@ -172,6 +180,36 @@ async def get_contents(azure: Azure, request: Request) -> Answer:
         "content": base64.encodebytes(content).decode(),
         "sha": hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest(),
     }  # fmt: skip
+
+
+async def compare_commits(azure: Azure, request: Request) -> Answer:
+    """Compare two commits, ``BASE...HEAD``: which of them contains the other."""
+    _check_permission(azure, request, "contents")
+    base, separator, head = request.path_params["basehead"].partition("...")
+    histories = [_history(azure, sha) for sha in (base, head)]
+    common = [sha for sha in histories[0] if sha in histories[1]]
+    if not separator or not common:
+        raise _not_found()
+    ahead, behind = ([sha for sha in one if sha not in other] for one, other in (histories[::-1], histories))
+    status = {(True, True): "diverged", (True, False): "ahead", (False, True): "behind", (False, False): "identical"}
+    url = f"{_base(request)}/compare/{base}...{head}"
+    commits = [{"sha": sha, "url": f"{_base(request)}/commits/{sha}"} for sha in (base, common[0], *reversed(ahead))]
+    return {
+        "url": url, "status": status[bool(ahead), bool(behind)], "ahead_by": len(ahead), "behind_by": len(behind),
+        "total_commits": len(ahead), "base_commit": commits[0], "merge_base_commit": commits[1], "commits": commits[2:], "files": [],
+    }  # fmt: skip
+
+
+def _history(azure: Azure, sha: str) -> dict[str, None]:
+    """Return a commit and all before it, the latest first; empty if there is no such commit."""
+    history: dict[str, None] = {}
+    waiting = [sha]
+    while waiting:
+        commit = azure.store.get("github-commit", sha := waiting.pop(0))
+        if commit is not None and sha not in history:
+            history[sha] = None
+            waiting += commit["parents"]
+    return history
 
 
 async def get_run(azure: Azure, request: Request) -> Answer:
@@ -329,6 +367,7 @@ ROUTES = [
     Route("github", "POST", _REPOSITORY + "/issues/{number}/comments", post_comment, public=True),
     Route("github", "PATCH", _REPOSITORY + "/issues/comments/{comment}", patch_comment, public=True),
     Route("github", "GET", _REPOSITORY + "/contents/{path:path}", get_contents, public=True),
+    Route("github", "GET", _REPOSITORY + "/compare/{basehead}", compare_commits, public=True),
     Route("github", "GET", _REPOSITORY + "/actions/runs/{run}", get_run, public=True),
     Route("github", "GET", _REPOSITORY + "/actions/runs/{run}/jobs", list_run_jobs, public=True),
     Route("github", "GET", _REPOSITORY + "/actions/runs/{run}/approvals", get_approvals, public=True),

@@ -38,6 +38,9 @@ class WorkflowRun:
     """Path of the workflow file in the repository."""
     event: str
     branch: str
+    """Its branch; for the push of a tag, the tag's name."""
+    commit: str
+    """The commit whose workflow file ran."""
     repository: str
     """The repository of the commit that ran: a fork's for its pull request."""
     jobs: Mapping[str, str] = field(default_factory=dict)
@@ -89,6 +92,17 @@ class Repository:
             except UnknownObjectException:
                 return None
 
+    def contains(self, commit: str, ancestor: str) -> bool:
+        """Return whether a commit is another one, or comes after it."""
+        from github import UnknownObjectException
+
+        with _refusals("contents: read"):
+            try:
+                # GitHub answers 404 for unknown commits, and for those without any common history.
+                return str(self._repository.compare(ancestor, commit).status) in ("ahead", "identical")
+            except UnknownObjectException:
+                return False
+
     def workflow_run(self, run: int) -> tuple[str, str]:
         """Return the status (``completed``, …) and conclusion (``cancelled``, …; empty until it ends) of a workflow run."""
         with _refusals("actions: read"):
@@ -103,6 +117,7 @@ class Repository:
                 file=str(workflow_run.path).partition("@")[0],
                 event=str(workflow_run.event),
                 branch=str(workflow_run.head_branch),
+                commit=str(workflow_run.head_sha),
                 repository=str(workflow_run.head_repository.full_name),
                 jobs={str(job.name).rpartition(" / ")[2]: str(job.conclusion or "") for job in workflow_run.jobs()},
             )

@@ -18,17 +18,21 @@ GATE = "evaluate-gate"
 def check_runs(runs: Sequence[str], *, needs_gate: bool) -> None:
     """Check where records come from, before they are used.
 
-    A pull request's branch can change its own workflow and upload any artifact named ``run``, with a PROMOTE in it.
+    A pull request's branch can change its own workflow and upload any artifact named ``run``, with a PROMOTE in it. So can a tag, whose
+    name GitHub gives as the branch of its run. Therefore the commit must be part of the branch that this job runs on.
 
     Args:
         runs: ids of the workflow run whose artifact it is, and of those that it continued.
         needs_gate: whether the gate must have passed in one of them, because the next stage relies on its verdict.
 
     Raises:
-        RecordError: a run is of another workflow file, event, branch or repository, or the gate has passed in none of them.
+        RecordError: a run is of another workflow file, event, branch or repository, or of a commit that this job's branch doesn't contain;
+            this job does not run on a branch; or the gate has passed in none of them.
         GitHubRefused: GitHub doesn't say.
     """
-    repository, branch = Repository(), os.environ.get("GITHUB_REF_NAME", "")
+    repository, branch, head = Repository(), os.environ.get("GITHUB_REF_NAME", ""), os.environ.get("GITHUB_SHA", "")
+    if os.environ.get("GITHUB_REF_TYPE") != "branch" or not head:
+        raise RecordError("This job doesn't run on a branch, so no records can be used.", "dispatch on the branch, not on a tag")
     has_passed_the_gate = False
     for run in runs:
         if not run.isdigit():
@@ -43,10 +47,12 @@ def check_runs(runs: Sequence[str], *, needs_gate: bool) -> None:
             )
             if value != expected
         ]
+        if not differences and not repository.contains(head, actual.commit):
+            differences = [f"its commit {actual.commit} is not on branch {branch}"]
         if differences:
             raise RecordError(
                 f"The records of {run_url(run)} can't be used: {'; '.join(differences)} ({actual.file}).",
-                "continue a run of train.yml or dispatch.yml on this branch, or start from validate",
+                "continue a run of train.yml or dispatch.yml for a commit that this branch contains, or start from validate",
             )
         has_passed_the_gate |= actual.jobs.get(GATE) == "success"
     if needs_gate and not has_passed_the_gate:

@@ -65,10 +65,30 @@ def test_the_plan_says_what_the_run_and_the_standby_cost(
     (tmp_path / "pipeline.toml").write_text(f"[targets.prod]\n{prices}")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
-    assert main(["plan", "--target", "prod"]) == 0
+    assert main(["plan", "--target", "prod", "--run", "other"]) == 0
     for text in (capsys.readouterr().out, (tmp_path / "summary.md").read_text()):
         assert "estimated cost of target prod: 51.38 USD (3.67 USD an hour × 1 node(s)" in text
         assert "the standby at 0 % as much again, 2,679 USD a month, for 24 h after a promotion (88.08 USD)" in text
+
+
+@pytest.mark.parametrize(
+    ("client", "settings", "code"), [("A", "", 2), ("a", "endpoint.ephemeral=false", 2), ("b", "endpoint.ephemeral=false", 2), ("b", "", 0)]
+)
+def test_an_ephemeral_target_does_not_sign_in_as_permanent_ones(
+    client: str, settings: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "pipeline.toml").write_text("[targets.prod]\n[targets.pr.endpoint]\nephemeral = true\n")
+    monkeypatch.chdir(tmp_path)
+    for name, value in {"AZURE_CLIENT_ID": client, "MLOPS_PERMANENT_CLIENT_ID": "a", "MLOPS_SET": settings}.items():
+        monkeypatch.setenv(name, value)
+    assert main(["plan", "--target", "pr"]) == code
+    printed = capsys.readouterr().err
+    assert (not code) == (not printed)
+    assert not settings or "MLOPS_SET endpoint.ephemeral=false is refused for target pr" in printed
+    monkeypatch.delenv("MLOPS_SET")
+    assert main(["plan", "--target", "prod", "--run", "other"]) == 0
+    monkeypatch.setenv("MLOPS_PERMANENT_CLIENT_ID", "")
+    assert main(["plan", "--target", "pr"]) == 0, "not in a workflow"
 
 
 def test_an_unknown_setting_is_refused_before_anything_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,6 +72,15 @@ def test_with_json_the_result_alone_is_on_stdout(capsys: pytest.CaptureFixture[s
     assert "counting" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_arguments_that_can_not_be_parsed_are_no_commands_to_github(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["gate", *options, "--x\n::stop-commands::\x1b[2Jp##[group]q"])
+    lines = "".join(capsys.readouterr()).splitlines()
+    assert any("stop-commands" in line for line in lines)
+    assert not any(line.strip().startswith("::") or "##[" in line or "\x1b" in line for line in lines)
+
+
 @pytest.mark.usefixtures("project")
 def test_a_stage_receives_what_it_names() -> None:
     received: list[object] = []

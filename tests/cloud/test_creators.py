@@ -10,10 +10,11 @@ from types import SimpleNamespace
 import pytest
 
 from mlops.cloud.creators import creator_of, creator_of_token
+from mlops.cloud.isolation import check_cluster_creator
 from mlops.cloud.jobs import JobView
 from mlops.cloud.tags import RUN_KEY, SERVED_MODEL, TRAINING_JOB
 from mlops.cloud.workspace import Workspace
-from mlops.core.errors import AzureError, DeploymentFailed
+from mlops.core.errors import AzureError, ConfigError, DeploymentFailed
 from mlops.core.records import Registered
 from mlops.core.settings import ComputeConfig, Config
 from mlops.deploy import deploy, deployment_name
@@ -105,6 +106,36 @@ def test_a_model_and_a_deployment_of_another_identity_are_not_taken(
     with pytest.raises(DeploymentFailed, match="that this pipeline did not create"):
         deploy(config, run, workspace)
     workspace.endpoints.delete("planted")
+
+
+def test_the_nodes_of_another_identity_are_used_by_an_ephemeral_target_only(
+    inside: Emulator, intruder: Workspace, settings: Settings, open_workspace: Open
+) -> None:
+    """Whoever creates a cluster can have an account on its nodes, and can give it the pipeline's tags."""
+    size = intruder.compute.ensure(ComputeConfig(name="planted")).size
+    config = settings()
+    workspace = open_workspace(config)
+    assert not workspace.compute.ensure(ComputeConfig(name="planted")).foreign
+    (finding,) = check_cluster_creator(workspace, "planted", config.locate)
+    assert (finding.rule, finding.severity) == ("compute.creator", "error")
+    assert f"was created by {intruder.session.creator}" in finding.message
+    with pytest.raises(ConfigError, match="No job was submitted") as caught:
+        workspace.compute.check_unchanged("planted", size)
+    assert "az ml compute delete --name planted" in caught.value.fix
+    for trusting in (
+        EPHEMERAL, "[targets.test.compute]\ntrusted = true\n",
+        f'[targets.test.workspace]\ntrusted_creators = ["{intruder.session.creator}"]\n',
+    ):  # fmt: skip
+        open_workspace(settings(trusting)).compute.check_unchanged("planted", size)
+    intruder.session.ml.compute.begin_delete("planted").result()
+    workspace.compute.ensure(ComputeConfig(name="planted"))
+    workspace.compute.check_unchanged("planted", size)
+    # Azure doesn't say who created it.
+    with inside.azure.store.change("compute", "planted") as stored:
+        stored["created"] = {**stored["created"], "by": ""}
+    with pytest.raises(ConfigError, match="an identity that Azure does not name"):
+        workspace.compute.check_unchanged("planted", size)
+    assert check_cluster_creator(open_workspace(settings(EPHEMERAL)), "planted", config.locate) == []
 
 
 @pytest.mark.parametrize(

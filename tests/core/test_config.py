@@ -97,10 +97,10 @@ def test_a_mistake_in_an_override_names_the_override(tmp_path: Path, override: s
 
 
 def test_overrides_come_from_the_environment_too_and_the_command_line_wins(tmp_path: Path) -> None:
-    environment = {"MLOPS_SET": "compute.name=one\n\n training.experiment=two "}
-    config = load(write_file(tmp_path), "pr", ["compute.name=three"], environment)
-    assert (config.compute.name, config.training.experiment) == ("three", "two")
-    assert config.locate("compute.name") == "--set compute.name=three"
+    environment = {"MLOPS_SET": "compute.size=one\n\n training.experiment=two "}
+    config = load(write_file(tmp_path), "pr", ["compute.size=three"], environment)
+    assert (config.compute.size, config.training.experiment) == ("three", "two")
+    assert config.locate("compute.size") == "--set compute.size=three"
     assert config.locate("training.experiment") == "MLOPS_SET training.experiment=two"
 
 
@@ -109,6 +109,8 @@ def test_overrides_come_from_the_environment_too_and_the_command_line_wins(tmp_p
     [
         "data.dataset=mine", "data={dataset='mine'}", "smoke.max_failures=9", "endpoint.expires_after_hours=1", "endpoint.name=by-hand",
         "endpoint.keep_previous=false", "tags.team=b", "model.name=Weak", "workspace.name=other", "registration.name=x",
+        "compute.name=planted", "compute.identity=''", "compute={name='planted'}", "compute={size='a', name='planted'}", "compute=1",
+        "compute={}", "endpoint={expires_after_hours=1}",
     ],
 )  # fmt: skip
 def test_a_workflow_may_only_set_what_needs_no_review(tmp_path: Path, setting: str) -> None:
@@ -126,7 +128,8 @@ RULE = "gate.rules.one={metric='target.rows', direction='higher', floor=1}"
 @pytest.mark.parametrize(
     "override",
     [RULE, "gate={}", "evaluation.target_rows=1", "data.seed=7", "data.max_rows={test_sft=5}", "endpoint.ephemeral=true",
-     "endpoint={ephemeral=true}"],
+     "endpoint={ephemeral=true}", "workspace.trusted_creators=['x']", "workspace={trusted_creators=['x']}", "compute.trusted=true",
+     "compute={size='a', trusted=true}", "promotion={margin=0.1}"],
 )  # fmt: skip
 def test_settings_that_decide_about_something_permanent_can_only_be_set_in_the_file(tmp_path: Path, override: str) -> None:
     """Whoever may dispatch a workflow can pass settings to it, and nobody reviews them."""
@@ -135,6 +138,21 @@ def test_settings_that_decide_about_something_permanent_can_only_be_set_in_the_f
         load(path, "prod", [override], environment={})
     assert load(path, "try", [override], environment={}).target == "try"
     assert load(path, "prod", ["endpoint.name=other"], environment={}).endpoint.name == "other"
+
+
+@pytest.mark.parametrize("table", ["gate", "evaluation", "data", "budget", "endpoint", "workspace", "promotion", "compute"])
+def test_a_table_can_not_be_replaced_to_forget_what_the_file_says(tmp_path: Path, table: str) -> None:
+    """A number in place of a table, and then a table in place of the number, would leave only defaults."""
+    with pytest.raises(ConfigError, match=f"--set {table} is refused for target prod"):
+        load(write_file(tmp_path), "prod", [f"{table}=1", f"{table}={{}}"], environment={})
+
+
+def test_a_table_may_be_set_as_a_whole_if_each_of_its_settings_may(tmp_path: Path) -> None:
+    environment = {"MLOPS_SET": "compute={size='a', max_instances=3}\nendpoint={instance_count=2}\ndata={max_rows={train_sft=9}}"}
+    with pytest.raises(ConfigError, match=r"MLOPS_SET data.max_rows.train_sft is refused for target prod: a workflow may only"):
+        load(write_file(tmp_path), "prod", environment=environment)
+    config = load(write_file(tmp_path), "prod", [environment["MLOPS_SET"].splitlines()[2]], {"MLOPS_SET": "endpoint={instance_count=2}"})
+    assert (config.endpoint.instance_count, config.data.max_rows) == (2, {"train_sft": 9})
 
 
 @pytest.mark.parametrize("setting", ['critical = "no"', 'enabled = "off"', 'margin = "5"', "min_rows = 2.0", "critical = 0"])

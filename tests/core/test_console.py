@@ -26,7 +26,16 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("github")
 def test_an_error_on_github_is_one_workflow_command(capsys: pytest.CaptureFixture[str]) -> None:
     console.error("50% lost\n::set-output name=a::b")
-    assert capsys.readouterr().out == "::error::50%25 lost%0A::set-output name=a::b\n"
+    assert capsys.readouterr().out == "::error::50%25 lost%0A:\u200b:set-output name=a::b\n"
+
+
+@pytest.mark.usefixtures("github")
+def test_an_error_on_github_has_no_control_characters_and_no_other_command(capsys: pytest.CaptureFixture[str]) -> None:
+    console.error("a\x1b[2Jb\u2028::stop-commands::c\u2029d\x85e\r\n::f ##[error]g")
+    assert capsys.readouterr().out == "::error::a [2Jb ::stop-commands::c d e %0A:\u200b:f ##\u200b[error]g\n"
+    with console.step("a\n::b"):
+        pass
+    assert capsys.readouterr().out.splitlines()[0] == "::group::a%0A:\u200b:b"
 
 
 COMMANDS = (

@@ -73,6 +73,17 @@ def test_dispatch_and_runs(octo: Emulator, repository: Open) -> None:
     assert "actions: write" in raised.value.fix
 
 
+def test_which_commits_a_commit_contains(octo: Emulator, repository: Open) -> None:
+    for history in (("a",), ("b", "a"), ("c", "a"), ("merged", "b", "c"), ("alone",)):
+        github_api.add_commit(octo.azure, *history)
+    own = repository(contents="read")
+    assert [own.contains("merged", sha) for sha in ("merged", "a", "b", "c", "alone", "missing")] == [True] * 4 + [False] * 2
+    assert [own.contains("b", sha) for sha in ("b", "a", "c", "merged")] == [True, True, False, False]
+    with pytest.raises(GitHubRefused) as raised:
+        repository(actions="read").contains("b", "a")
+    assert "contents: read" in raised.value.fix
+
+
 def test_an_environments_reviewers_and_approvals(octo: Emulator, repository: Open) -> None:
     github_api.add_environment(octo.azure, "gate-override", ["lead", "second"])
     github_api.add_environment(octo.azure, "open")

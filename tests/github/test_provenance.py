@@ -17,6 +17,7 @@ from mlops.emulator.server import Emulator
 from mlops.github.provenance import check_runs
 from tests.support.project import enter
 
+OLD, NEW, FOREIGN, UNRELATED, HEAD = (letter * 40 for letter in "1234a")
 PASSED = {"pipeline / validate": "success", "pipeline / evaluate-gate": "success"}
 Record = Callable[..., None]
 
@@ -24,6 +25,8 @@ Record = Callable[..., None]
 @pytest.fixture(scope="module")
 def octo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
     with Emulator(tmp_path_factory.mktemp("emulator"), Options(github="octo/chat")) as running:
+        for history in ((OLD,), (NEW, OLD), (FOREIGN, OLD), (HEAD, NEW), (UNRELATED,)):
+            github_api.add_commit(running.azure, *history)
         yield running
 
 
@@ -31,17 +34,18 @@ def octo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
 def record(octo: Emulator, monkeypatch: pytest.MonkeyPatch) -> Record:
     """Become a job of the repository on main, and record workflow runs: ``record("7", event=...)``."""
     enter(octo, monkeypatch)
-    token = github_api.issue_token(octo.azure, {"actions": "read"})
-    for name, value in {"GITHUB_REPOSITORY": "octo/chat", "GITHUB_REF_NAME": "main", "GITHUB_TOKEN": token}.items():
-        monkeypatch.setenv(name, value)
+    token = github_api.issue_token(octo.azure, {"actions": "read", "contents": "read"})
+    job = {"REPOSITORY": "octo/chat", "REF_NAME": "main", "REF_TYPE": "branch", "SHA": HEAD, "TOKEN": token}
+    for name, value in job.items():
+        monkeypatch.setenv(f"GITHUB_{name}", value)
 
     def create(run: str = "7", **origin: Any) -> None:
-        github_api.add_workflow_run(octo.azure, run, "completed", "success", **{"jobs": PASSED, **origin})
+        github_api.add_workflow_run(octo.azure, run, "completed", "success", **{"jobs": PASSED, "sha": NEW, **origin})
 
     return create
 
 
-@pytest.mark.parametrize("origin", [{}, {"file": "dispatch.yml", "event": "workflow_dispatch"}])
+@pytest.mark.parametrize("origin", [{}, {"file": "dispatch.yml", "event": "workflow_dispatch"}, {"sha": OLD}, {"sha": HEAD}])
 def test_a_run_of_train_or_dispatch_on_this_branch_is_continued(record: Record, origin: dict[str, str]) -> None:
     record(**origin)
     check_runs(["7"], needs_gate=True)
@@ -63,6 +67,24 @@ def test_records_of_any_other_origin_are_refused(record: Record, origin: dict[st
     with pytest.raises(RecordError, match="can't be used") as caught:
         check_runs(["7"], needs_gate=False)
     assert reason in caught.value.what
+
+
+@pytest.mark.parametrize("sha", [FOREIGN, UNRELATED, "f" * 40])
+def test_a_tag_with_the_branchs_name_is_not_the_branch(record: Record, sha: str) -> None:
+    """GitHub says that ``head_branch`` is main. Whoever may push tags may change train.yml in their commit."""
+    record(sha=sha)
+    with pytest.raises(RecordError, match=f"its commit {sha} is not on branch main"):
+        check_runs(["7"], needs_gate=False)
+
+
+@pytest.mark.parametrize(("variable", "value"), [("GITHUB_REF_TYPE", "tag"), ("GITHUB_REF_TYPE", ""), ("GITHUB_SHA", "")])
+def test_a_job_that_is_not_on_a_branch_continues_nothing(
+    record: Record, variable: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record()
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(RecordError, match="doesn't run on a branch"):
+        check_runs(["7"], needs_gate=False)
 
 
 @pytest.mark.parametrize("end", ["failure", "skipped", ""])

@@ -114,4 +114,4 @@ def test_it_runs_from_its_own_data_to_live_traffic(called: Harness) -> None:
 
 
 def test_its_schedule_runs(called: Harness) -> None:
-    assert called.schedule().jobs == {"resume": "success", "reap": "success"}
+    assert called.schedule().jobs == {"resume": "success", "reap": "success", "reap-pr": "success"}

@@ -133,7 +133,7 @@ def test_a_long_training_is_detached_and_resumed_by_the_schedule(
 
     # Meanwhile main moves on. The pipeline continues at the commit where it started.
     repository.configure(learning_rate("0.03"), (r'^name = "chat"$', 'name = "chat-of-tomorrow"'))
-    assert repository.schedule().jobs == {"resume": "success", "reap": "success"}
+    assert repository.schedule().jobs == {"resume": "success", "reap": "success", "reap-pr": "success"}
     (dispatched,) = github_api.dispatches(emulator.azure)
     assert (dispatched["workflow"], dispatched["ref"], dispatched["inputs"]["commit"]) == ("dispatch.yml", "main", start)
     inputs = dispatched["inputs"]

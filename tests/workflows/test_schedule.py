@@ -77,14 +77,14 @@ def test_the_reaper_deletes_what_has_expired_and_nothing_else(
     workspace.tracking.set_tags("detached", {DETACHED: WAITING})
 
     listed = repository.dispatch("schedule.yml", {})
-    assert listed.jobs == {"resume": "success", "reap": "success"}, listed.trouble
+    assert listed.jobs == {"resume": "success", "reap": "success", "reap-pr": "success"}, listed.trouble
     assert "endpoint expired" in listed.summary
     assert "job forgotten" in listed.summary
     assert set(repository.endpoints()) == set(ENDPOINTS), "by hand it only lists"
     assert not any(name in listed.summary for name in (*others, "foreign", "lasting", "another", "unreadable", "unexpired"))
 
     reaped = repository.schedule()
-    assert reaped.jobs == {"resume": "success", "reap": "success"}, reaped.trouble
+    assert reaped.jobs == {"resume": "success", "reap": "success", "reap-pr": "success"}, reaped.trouble
     assert set(repository.endpoints()) == set(ENDPOINTS) - {"expired"}
     assert workspace.jobs.get(forgotten).status in ("Canceled", "CancelRequested")
     assert all(workspace.jobs.get(other).is_active for other in others)

@@ -18,6 +18,7 @@ import pytest
 from mlops.__main__ import main
 from mlops.cli.plan import JOBS
 from mlops.cli.run import STAGES
+from mlops.core.config import ephemeral_targets
 from mlops.core.settings import GateConfig
 from tests.chaos.world import STAGES as TRIALS
 from tests.chaos.world import Stage as Trial
@@ -227,7 +228,12 @@ def test_the_commands_in_the_workflows_have_these_options(capsys: pytest.Capture
             main([name, "--help"])
         text = capsys.readouterr().out
         for option in options:
-            assert not option.startswith("--") or option in text, f"mlops {name} has no {option}"
+            assert not option.startswith("--") or option.partition("=")[0] in text, f"mlops {name} has no {option}"
+
+
+def test_the_gate_action_takes_no_file_for_an_option() -> None:
+    (command,) = [step["run"] for where, step in STEPS if where == "gate" and "run" in step]
+    assert command.endswith('mlops gate --rules="$RULES" -- "$CANDIDATE" ${BASE:+"$BASE"}')
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -280,6 +286,20 @@ def test_promotion_waits_for_the_reviewers_of_its_own_environment() -> None:
     assert (inputs["target"], inputs["environment"], inputs["promotion-environment"]) == ("prod", "train", "prod")
     inputs = FILES["pr.yml"]["jobs"]["pipeline"]["with"]
     assert (inputs["target"], inputs["environment"], inputs["promotion-environment"]) == ("pr", "pr", "pr")
+
+
+def test_a_dispatch_of_an_ephemeral_target_signs_in_as_pull_requests_do() -> None:
+    inputs = FILES["dispatch.yml"]["jobs"]["pipeline"]["with"]
+    assert inputs["environment"] == "${{ inputs.target == 'pr' && 'pr' || 'train' }}"
+    assert inputs["client-id"] == "${{ inputs.target == 'pr' && vars.AZURE_PR_CLIENT_ID || '' }}"
+    rollback = FILES["dispatch.yml"]["jobs"]["rollback"]["env"]["AZURE_CLIENT_ID"]
+    assert rollback == "${{ inputs.target == 'pr' && vars.AZURE_PR_CLIENT_ID || vars.AZURE_CLIENT_ID }}"
+    assert FILES["pr.yml"]["jobs"]["pipeline"]["with"]["client-id"] == "${{ vars.AZURE_PR_CLIENT_ID }}"
+    (plan,) = [step for step in PIPELINE["validate"]["steps"] if step.get("id") == "plan"]
+    assert plan["env"]["MLOPS_PERMANENT_CLIENT_ID"] == "${{ vars.AZURE_CLIENT_ID }}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLOPS_SET", raising=False)
+        assert ephemeral_targets(ROOT / "pipeline.toml") == {"pr", "local"}
 
 
 def test_an_override_runs_in_the_environment_that_the_gate_checks_and_comes_from_dispatch_only() -> None:

@@ -30,7 +30,7 @@ from mlops.emulator.identity.github_oidc import WorkflowRun, job_environment
 from mlops.emulator.server import Emulator
 from tests.support.rows import write_rows
 from tests.support.workflows.forks import write_python
-from tests.support.workflows.trees import REPOSITORY, ROOT, commit, copy_tree, inlined, make_repository, read_workflow, write_workflow
+from tests.support.workflows.trees import REPOSITORY, ROOT, commit, copy_tree, git, inlined, make_repository, read_workflow, write_workflow
 
 DOUBLES = Path(__file__).parent / "doubles"
 TINY = Path(__file__).parent / "pipeline.toml"
@@ -209,6 +209,9 @@ class Harness:
         home = self._folder / "home"
         home.mkdir(exist_ok=True)
         origin: dict[str, Any] = {"file": workflow, "event": event, "branch": "change" if "pull_request" in payload else "main"}
+        for line in git(self.tree, "rev-list", "--parents", "HEAD").splitlines():
+            github_api.add_commit(self.emulator.azure, *line.split())
+        origin["sha"] = "1" * 40 if "pull_request" in payload else git(self.tree, "rev-parse", "HEAD")
         github_api.add_workflow_run(self.emulator.azure, result.run_id, "in_progress", None, **origin)
         watcher = threading.Thread(target=during, args=(result,), daemon=True) if during else None
         process = subprocess.Popen(
