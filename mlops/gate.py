@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from mlops.cli import gate_files, gate_queries, stage
@@ -78,13 +79,14 @@ def _apply_override(config: Config, judged: Judged, reason: str) -> Judged:
 def _publish(run: Run, judged: Judged, workspace: Workspace) -> Judged:
     """Store the verdict in MLflow and in the run directory, and print it."""
     evaluated, trained = run.read(Evaluated), run.read(Trained)
-    page = markdown.gate_page(judged, evaluated, decision(judged, list(run.records())))
+    block = decision(judged, list(run.records()))
+    page = markdown.gate_page(judged, evaluated, block)
     path = run.path("gate.md")
     write_atomically(path, page.encode())
     judged = judged.model_copy(update={"files": {"markdown": run.describe_file(path)}})
     _tag_training(workspace, trained.mlflow_run_id, judged, evaluated)
     run.write(judged)
-    _print_verdict(judged, page, html.write(run))
+    _print_verdict(judged, block, page, html.write(run))
     return judged
 
 
@@ -102,7 +104,11 @@ def _tag_training(workspace: Workspace, mlflow_run: str, judged: Judged, evaluat
         console.warning(f"The verdict is valid, but it is missing from the history in MLflow, which could not be updated. {problem}")
 
 
-def _print_verdict(judged: Judged, page: str, report: Path) -> None:
+def _print_verdict(judged: Judged, block: Sequence[tuple[str, str]], page: str, report: Path) -> None:
+    gate_files.announce(judged.verdict, f"{markdown.meaning(judged)}.")
+    if line := markdown.override_line(judged):
+        (console.warning if judged.override else console.error)(line)
+    console.table([("verdict", judged.verdict.value), *block])
     gate_files.print_judgements(judged.judgements)
     for note in judged.notes:
         console.info(f"  {note}")
@@ -110,15 +116,13 @@ def _print_verdict(judged: Judged, page: str, report: Path) -> None:
     console.summary(page)
     console.output("verdict", judged.verdict.value)
     console.output("override", str(judged.override is not None).lower())
-    gate_files.announce(judged.verdict, f"{markdown.meaning(judged)}.")
-    if line := markdown.override_line(judged):
-        (console.warning if judged.override else console.error)(line)
     console.info(f"  report: {report}")
 
 
 def _answer_query(arguments: argparse.Namespace) -> stage.Answer | None:
     """Judge score files, or answer a question about verdicts, if the arguments say so."""
     if arguments.files or arguments.rules:
+        _refuse_other_options(arguments)
         decision = gate_files.judge_files(arguments.files, arguments.rules)
         return stage.Answer(decision, exit_code=decision.verdict.exit_code)
     if arguments.rule and not arguments.what_if:
@@ -133,6 +137,18 @@ def _answer_query(arguments: argparse.Namespace) -> stage.Answer | None:
     if arguments.history is not None:
         return gate_queries.history(context.config, context.workspace, arguments.history)
     return gate_queries.self_test(context.config, context.run)
+
+
+def _refuse_other_options(arguments: argparse.Namespace) -> None:
+    """Refuse options that mean nothing for score files, rather than ignore them: an override leaves no record that anybody checks."""
+    unset: dict[str, object] = {"override": "", "explain": None, "what_if": False, "history": None, "self_test": False, "rule": []}
+    given = [f"--{name.replace('_', '-')}" for name, value in unset.items() if getattr(arguments, name) != value]
+    if given:
+        source = " (MLOPS_OVERRIDE sets it)" if os.environ.get("MLOPS_OVERRIDE") and "--override" in given else ""
+        raise UsageError(
+            f"{given[0]}{source} does not apply to score files; nothing was judged.",
+            "leave it out. A HOLD about score files can't be overridden: add evidence, or change the rules",
+        )
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:

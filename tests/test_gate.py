@@ -322,6 +322,17 @@ def test_nothing_else_is_admitted(tmp_path: Path, verdict: Verdict) -> None:
         guard.require_admission(judged_run(tmp_path, verdict), config(), OFFLINE)
 
 
+def test_the_verdict_is_printed_before_the_judgements(
+    tmp_path: Path, workspace: Workspace, training: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gate(config(), make_run(tmp_path, mlflow_run=training), workspace)
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    first = next(index for index, words in enumerate(lines) if words[:1] == ["verdict"])
+    assert lines[first][1] == "PROMOTE"
+    assert lines[first + 1][:1] == ["target"]
+    assert first < next(index for index, words in enumerate(lines) if words[:1] == ["shown"])
+
+
 def test_an_override_from_a_laptop_admits_only_to_ephemeral_targets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = judged_run(tmp_path, Verdict.HOLD, LOCAL)
     with pytest.raises(NotPromoted, match=r"settings_digest|endpoint\.ephemeral"):
@@ -653,7 +664,7 @@ def test_a_field_that_appears_twice_in_a_row_is_refused(tmp_path: Path) -> None:
     ("rule", "says"),
     [
         (make_rule(baseline="base", margin=5), r"a margin of 5 can't be meant: .* \(0.05 is 5 %\)"),
-        (make_rule(baseline="base", margin=5, margin_kind="absolute"), r"must lie between -2 and 2 \(nats per token\)"),
+        (make_rule(baseline="base", margin=5, margin_kind="absolute"), r"must lie between -0.5 and 0.5 \(nats per token\)"),
         (make_rule(ceiling=1e300), r"a ceiling of 1e\+300 can't be meant"),
         (make_rule("target.rouge_l", "higher", floor=-1.0), "a floor of -1 can't be meant"),
     ],

@@ -226,11 +226,11 @@ class Rule(Table):
     max_share: float | None = Field(
         None,
         gt=0,
-        lt=1,
+        le=0.2,
         allow_inf_nan=False,
         description='of `test = "tail"`: the largest share of rows that may be worse by more than the margin',
     )
-    confidence: float = Field(0.95, gt=0.5, lt=1, description="of the two-sided interval")
+    confidence: float = Field(0.95, ge=0.8, lt=1, description="of the two-sided interval")
     min_rows: int = Field(1, ge=1, description="with fewer rows (of each kind, for `*`) nothing is shown: HOLD")
     critical: bool = Field(True, description="whether the rule decides; otherwise it is only reported")
     max_gain: float | None = Field(None, gt=0, allow_inf_nan=False, description="better than this is suspicious: HOLD; `inf`: no limit")

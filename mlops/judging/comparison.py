@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from mlops.core.records import Interval, Outcome
 from mlops.core.settings import Rule
 from mlops.judging.evidence import Rows
@@ -182,7 +184,7 @@ def _bootstrap(rule: Rule, pairs: _Pairs) -> TestResult:
     difference = paired_bootstrap(change, pairs.weight, confidence=rule.confidence)
     if rule.margin_kind == "absolute":
         return TestResult(difference, (Criterion(difference, threshold, good),))
-    relative = paired_bootstrap(change, pairs.reference, confidence=rule.confidence)
+    relative = paired_bootstrap(change, np.abs(pairs.reference), confidence=rule.confidence)
     criteria = Criterion(difference, threshold * reference, good), Criterion(relative, threshold, good, unit=reference)
     return TestResult(difference, criteria)
 
@@ -193,7 +195,7 @@ def _wilcoxon(rule: Rule, pairs: _Pairs) -> TestResult:
     difference = signed_rank(x - y, confidence=rule.confidence)
     if rule.margin_kind == "absolute":
         return TestResult(difference, (Criterion(difference, -good * rule.margin, good),))
-    shifted = signed_rank(x - (1 - good * rule.margin) * y, confidence=rule.confidence)
+    shifted = signed_rank(x - (1 - good * np.sign(y) * rule.margin) * y, confidence=rule.confidence)
     return TestResult(difference, (Criterion(shifted, 0.0, good),))
 
 
@@ -215,7 +217,9 @@ _TESTS = {"paired_bootstrap": _bootstrap, "wilcoxon": _wilcoxon, "mcnemar": _mcn
 
 def _has_interval(rule: Rule, result: TestResult, values: MetricValues) -> bool:
     # The spread that a bootstrap sees may be rounding.
-    if rule.test == "paired_bootstrap" and result.difference.standard_error <= _NO_SPREAD * max(values.candidate, values.reference):
+    if rule.test == "paired_bootstrap" and result.difference.standard_error <= _NO_SPREAD * max(
+        abs(values.candidate), abs(values.reference)
+    ):
         return False
     changes = (result.difference, *(criterion.change for criterion in result.criteria))
     return all(math.isfinite(change.low + change.high) for change in changes)

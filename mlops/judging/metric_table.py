@@ -56,6 +56,8 @@ class MetricDefinition:
     """A value below which it can't be."""
     largest: float = 20.0
     """A value that no usable model exceeds, in the metric's unit. A bound beyond it would mean nothing."""
+    largest_margin: float | None = None
+    """The largest absolute margin that can be meant, in the metric's unit; None: that of a row."""
     binary: bool = False
     """Whether each row is right (1) or wrong (0)."""
     zero_for_base: bool = False
@@ -79,7 +81,14 @@ class MetricDefinition:
 
     @property
     def max_margin(self) -> float:
-        """The largest absolute margin that can be meant."""
+        """The largest absolute margin of the metric that can be meant."""
+        if self.largest_margin is not None:
+            return self.largest_margin
+        return 0.25 if self.fraction else self.max_row_margin
+
+    @property
+    def max_row_margin(self) -> float:
+        """The largest absolute margin of a single row, which may vary more than the metric."""
         return 0.5 if self.fraction else self.largest / 10
 
 
@@ -103,12 +112,15 @@ METRICS = {
     for metric in (
         MetricDefinition(
             "nll", "negative log-likelihood", "nats per token", "lower",
-            column=Column("nll"), per_token=True, headline=SUITES, by_kind=True,
+            column=Column("nll"), per_token=True, headline=SUITES, by_kind=True, largest_margin=0.5,
         ),
-        MetricDefinition("perplexity", "e to the power of `nll`", "", "lower", transform=("nll", _exp), headline=(TARGET,), largest=1e6),
+        MetricDefinition(
+            "perplexity", "e to the power of `nll`", "", "lower", transform=("nll", _exp), headline=(TARGET,), largest=1e6,
+            largest_margin=10.0,
+        ),
         MetricDefinition(
             "kl_base", "KL(base ‖ model): drift that the loss does not show", "nats per token", "lower", column=Column("kl", nullable=True),
-            per_token=True, zero_for_base=True, suites=(RETENTION,), headline=(RETENTION,), by_kind=True,
+            per_token=True, zero_for_base=True, suites=(RETENTION,), headline=(RETENTION,), by_kind=True, largest_margin=0.5,
         ),
         MetricDefinition(
             "token_accuracy", "share of tokens that are the model's first choice", "fraction of tokens", "higher",

@@ -12,17 +12,17 @@ from mlops.judging.evidence import Evidence, FrozenSuite, ModelEvidence, Referen
 from mlops.judging.metric_table import METRICS, Floats, MetricDefinition
 from mlops.judging.metrics import EVERY_KIND, Metric, parse
 
-__all__ = ["MAX_RELATIVE_MARGIN", "check_rule", "direction_problem", "evidence_problem", "rule_problem"]
+__all__ = ["MAX_RELATIVE_MARGIN", "MAX_REPEATED", "are_equal", "check_rule", "direction_problem", "evidence_problem", "rule_problem"]
 
 MAX_RELATIVE_MARGIN = 0.5
 """The largest relative margin: twice the loss is no tolerance."""
+MAX_REPEATED = 0.02
+"""The largest share of rows that may be copies of others; they count once."""
 
 _PAIRED = [metric.name for metric in METRICS.values() if metric.column is not None]
 _BINARY = [metric.name for metric in METRICS.values() if metric.binary]
 _ROUNDING = 1e-6
 """A relative difference below this is what one model's scores differ by when they are computed twice."""
-_MAX_REPEATED = 0.02
-"""The largest share of rows that may be copies of others; they count once."""
 
 
 def rule_problem(rule: Rule) -> str | None:
@@ -118,7 +118,8 @@ def check_rule(rule: Rule, metric: Metric | None) -> Iterator[str]:
 
 def _check_ranges(rule: Rule, definition: MetricDefinition) -> Iterator[str]:
     """Refuse numbers with which the rule can't mean anything, such as a margin of 5 that was meant as 5 %."""
-    widest = MAX_RELATIVE_MARGIN if rule.margin_kind == "relative" else definition.max_margin
+    absolute = definition.max_row_margin if rule.test == "tail" else definition.max_margin
+    widest = MAX_RELATIVE_MARGIN if rule.margin_kind == "relative" else absolute
     if abs(rule.margin) > widest:
         yield (
             f"a margin of {rule.margin:g} can't be meant: for {definition.name} it must lie between {-widest:g} and {widest:g} "
@@ -173,12 +174,12 @@ def _identical(one: ModelEvidence, other: ModelEvidence) -> str:
     if one.weights_digest == other.weights_digest:
         return "their weights are equal"
     suites = one.rows.keys() & other.rows.keys()
-    if suites and all(_are_equal(one.rows[suite].columns["nll"], other.rows[suite].columns["nll"]) for suite in suites):
+    if suites and all(are_equal(one.rows[suite].columns["nll"], other.rows[suite].columns["nll"]) for suite in suites):
         return "they have the same score in every row, except for rounding"
     return ""
 
 
-def _are_equal(one: Floats, other: Floats) -> bool:
+def are_equal(one: Floats, other: Floats) -> bool:
     """Whether scores are those of one model, which differ by rounding when they are computed twice."""
     return one.shape == other.shape and bool(np.allclose(one, other, rtol=_ROUNDING, atol=0.0, equal_nan=True))
 
@@ -216,7 +217,7 @@ def _check_rows(name: str, rows: Rows, metric: Metric, frozen: FrozenSuite | Non
         yield f"{impossible:,} rows of the {name} have numbers of tokens that the texts of the frozen {suite} suite can't have"
     counted = metric.selects(rows)
     repeated = int((counted & (rows.repeated | frozen.repeated)).sum())
-    if repeated > _MAX_REPEATED * counted.sum():
+    if repeated > MAX_REPEATED * counted.sum():
         yield (
             f"{repeated:,} of {int(counted.sum()):,} rows of the {suite} suite repeat the input of another row, so they are no further "
             "evidence: remove the copies"

@@ -11,7 +11,7 @@ from mlops.judging.wording import number, percent
 from mlops.report.markdown import find_record
 from mlops.report.samples import Exchange, exchanges
 
-__all__ = ["decision", "most_changed"]
+__all__ = ["NOTICEABLE", "decision", "describe_room", "find_nearest", "most_changed"]
 
 NOTICEABLE = 0.02
 """The relative change of a metric from which on it is mentioned although no rule is about it."""
@@ -28,7 +28,7 @@ def decision(judged: Judged, records: Sequence[Record]) -> list[tuple[str, str]]
     evaluated, trained, validated = find_record(records, Evaluated), find_record(records, Trained), find_record(records, Validated)
     lines = [("target", judged.target), ("candidate", f"{judged.candidate_model}, compared with {_baselines(judged)}")]
     if (nearest := find_nearest(judged.judgements)) is not None:
-        lines.append(("closest rule", f"{nearest.title}: {_room(nearest)}"))
+        lines.append(("closest rule", f"{nearest.title}: {describe_room(nearest)}"))
     if evaluated is not None:
         lines.append(("worse, no rule", ", ".join(find_worse(judged, evaluated)) or "nothing by 2 % or more"))
     cost = []
@@ -53,7 +53,8 @@ def _half_widths_away(judgement: Judgement) -> float | None:
     return 2 * judgement.distance / (interval.high - interval.low)
 
 
-def _room(judgement: Judgement) -> str:
+def describe_room(judgement: Judgement) -> str:
+    """Say how far a rule with an interval is from its margin."""
     interval = judgement.distance_interval
     assert interval is not None  # find_nearest has checked it
     form = percent if judgement.margin_kind == "relative" or judgement.test == "tail" else number

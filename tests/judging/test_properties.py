@@ -209,7 +209,7 @@ def rules_on_all_columns(test: str) -> tuple[Rule, ...]:
         make_rule(baseline="base", margin=-0.05),
         make_rule("target.rouge_l", "higher", baseline="champion", test=test),
         make_rule("target.token_accuracy", "higher", baseline="champion", margin=0.5),
-        make_rule("retention.passed", "higher", baseline="champion", margin=0.5, margin_kind="absolute"),
+        make_rule("retention.passed", "higher", baseline="champion", margin=0.25, margin_kind="absolute"),
         make_rule("retention.*.nll", baseline="base", margin=0.1, test="paired_bootstrap"),
         make_rule("retention.kl_base", ceiling=2.0),
     )

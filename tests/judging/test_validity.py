@@ -259,8 +259,14 @@ def test_rows_without_tokens_do_not_count() -> None:
 @pytest.mark.parametrize(
     ("rule", "problem"),
     [
-        (make_rule("target.empty", baseline="base", margin=0.5, margin_kind="absolute"), None),
-        (make_rule("target.empty", baseline="base", margin=0.51, margin_kind="absolute"), "between -0.5 and 0.5"),
+        (make_rule("target.empty", baseline="base", margin=0.25, margin_kind="absolute"), None),
+        (make_rule("target.empty", baseline="base", margin=0.26, margin_kind="absolute"), "between -0.25 and 0.25"),
+        (make_rule("target.rouge_l", "higher", baseline="base", margin=0.26, margin_kind="absolute"), "between -0.25 and 0.25"),
+        (make_rule("target.nll", baseline="base", margin=0.51, margin_kind="absolute"), "between -0.5 and 0.5"),
+        (make_rule("retention.kl_base", baseline="champion", margin=0.51, margin_kind="absolute"), "between -0.5 and 0.5"),
+        (make_rule("target.perplexity", baseline="champion", margin=10.1, margin_kind="absolute"), "between -10 and 10"),
+        (make_rule(baseline="base", margin=1.9, margin_kind="absolute", test="tail", max_share=0.1), None),
+        (make_rule(baseline="base", margin=2.1, margin_kind="absolute", test="tail", max_share=0.1), "between -2 and 2"),
         (make_rule("target.empty", "higher", baseline="base"), "a better model has a lower empty"),
         (make_rule("retention.passed", baseline="base"), "a better model has a higher passed"),
         (make_rule("target.length_ratio", "higher", baseline="base"), None),

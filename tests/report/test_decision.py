@@ -53,7 +53,7 @@ def test_what_got_worse_is_named_unless_a_rule_is_about_it(tmp_path: Path) -> No
     assert worse[0].startswith("target.looping 0 → 1 (Δ 1)")
     assert worse[1].startswith("target.rouge_l 0.")
     asked = judge_run(
-        run, make_rule(baseline="champion"), make_rule("target.looping", baseline="champion", margin=0.4, margin_kind="absolute")
+        run, make_rule(baseline="champion"), make_rule("target.looping", baseline="champion", margin=0.25, margin_kind="absolute")
     )
     assert not any("looping" in text for text in find_worse(asked, run.read(Evaluated)))
 

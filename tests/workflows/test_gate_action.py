@@ -42,6 +42,7 @@ metric = "loss"
 direction = "lower"
 baseline = "base"
 test = "paired_bootstrap"
+min_rows = 50
 """
 
 
