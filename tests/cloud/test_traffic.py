@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -11,8 +15,8 @@ from mlops.cli.rollback import rollback
 from mlops.cloud import traffic
 from mlops.cloud.endpoint_views import EndpointView
 from mlops.cloud.endpoints import Endpoints
-from mlops.cloud.tags import CHANGE, CREATION_ID
-from mlops.cloud.traffic_change import Busy, identify, nonzero, read_change
+from mlops.cloud.tags import CHANGE, CREATION_ID, MAX_VALUE, RUN
+from mlops.cloud.traffic_change import Busy, Change, identify, nonzero, read_change
 from mlops.cloud.workspace import Workspace
 from mlops.core.errors import RecordError, TrafficError
 from mlops.core.settings import Config, EndpointConfig
@@ -24,17 +28,16 @@ from tests.test_promote import expire
 
 __all__ = ["session"]
 
+UNTIL = datetime(2026, 11, 27, 22, 49, tzinfo=UTC)
 Runs = tuple[Workspace, Workspace]
 
 
 @pytest.fixture
-def runs(session: Session, monkeypatch: pytest.MonkeyPatch) -> Runs:
+def runs(session: Session) -> Runs:
     """Two runs of the pipeline at the same endpoint, where ``new`` is live and ``old`` at 0 %."""
-    config, first = session()
-    # Without what the environment of a workflow is checked for.
-    second = Workspace(first.session.__class__.open(config))
+    (_, first), (_, second) = session(), session()
     for workspace, run in ((first, "1"), (second, "2")):
-        workspace.session.tags["mlops.run"] = f"our/project/{run}"
+        workspace.session.tags[RUN] = f"our/project/{run}"
     return first, second
 
 
@@ -175,6 +178,24 @@ def test_after_a_step_at_which_somebody_moved_the_traffic_there_is_no_other(runs
     assert state(first) == ({"new": 50, "old": 50}, "")
 
 
+@pytest.mark.parametrize("kind", [{"share": 25}, {"mirror": 50}, {"back": True}])
+def test_a_change_fits_into_a_tag(kind: dict[str, int]) -> None:
+    long = {name: name[0] * 32 for name in ("was", "to")}
+    run = SimpleNamespace(session=SimpleNamespace(tags={RUN: "r" * MAX_VALUE}))
+    identity = identify("an id", "a creator")
+    change = Change.model_validate(
+        {
+            "run": traffic.current_run(cast(Workspace, run)),
+            "until": UNTIL,
+            "was": {long["was"]: 100},
+            "to": long["to"],
+            "id": identity,
+            **kind,
+        }
+    )
+    assert len(change.model_dump_json(exclude_defaults=True)) <= MAX_VALUE
+
+
 def recreate(workspace: Workspace, trained_job: str, creation_id: str = "") -> None:
     """Delete ``old`` and create it again."""
     workspace.endpoints.delete_deployment(NAME, "old")
@@ -216,7 +237,7 @@ def test_a_deployment_that_was_created_again_gets_no_traffic(
     assert (forged.identity, forged.creator == view.creator) == (view.identity, False)
     for share in (5, 100):
         with pytest.raises(TrafficError, match=r"so it is untested\. The traffic is unchanged"):
-            attempt(first, before, lambda share=share: traffic.change_traffic(first, before, "old", share, identity=identity))  # type: ignore[misc]
+            attempt(first, before, partial(traffic.change_traffic, first, before, "old", share, identity=identity))
     with pytest.raises(RecordError), traffic.mirror_traffic(first, before, "old", 10, identity):
         pass
     after = first.endpoints.get(NAME)
@@ -226,11 +247,11 @@ def test_a_deployment_that_was_created_again_gets_no_traffic(
 
 def test_a_rollback_checks_what_it_has_asked(session: Session, trained_job: str, monkeypatch: pytest.MonkeyPatch) -> None:
     config, workspace = session()
-    verify = traffic.rolled_back_tags
+    find_tags = traffic.rolled_back_tags
 
-    def recreate_first(*arguments: object) -> object:
+    def recreate_first(*arguments: Any) -> dict[str, str]:
         recreate(workspace, trained_job)
-        return verify(*arguments)  # type: ignore[arg-type]
+        return find_tags(*arguments)
 
     with monkeypatch.context() as patch:
         patch.setattr(traffic, "rolled_back_tags", recreate_first)
