@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlops.remote import health, tasks, tracking
+from mlops.remote import health, languages, refusals, tasks, tracking
 from mlops.remote.encoding import digest, encode
 from mlops.remote.generation import Answer, generate
 from mlops.remote.likelihood import score
@@ -127,8 +127,8 @@ def check_answer(answer: Answer) -> dict[str, float]:
         "empty": float(health.is_empty(answer.answer)),
         "truncated": float(answer.stop == "length"),
         "looping": float(health.is_loop(answer.answer)),
-        "other_language": float(health.has_other_language(answer.prompt, answer.answer)),
-        "refused": float(health.is_refusal(answer.answer)),
+        "other_language": float(languages.has_other_language(answer.prompt, answer.answer)),
+        "refused": float(refusals.is_refusal(answer.answer)),
         "length_ratio": health.length_ratio(answer.answer, answer.reference),
     }
 

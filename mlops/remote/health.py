@@ -6,112 +6,75 @@ Likelihood does not see any of this: a model that never stops, or that repeats o
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections import Counter
+from collections.abc import Sequence
 
 from mlops.remote.rouge import words
 
-__all__ = ["has_other_language", "is_empty", "is_loop", "is_refusal", "length_ratio"]
+__all__ = ["is_empty", "is_loop", "length_ratio"]
 
-LONGEST_PERIOD = 12
-"""In words. A longer passage that is repeated is found by the share of different runs of words."""
 REPETITIONS = 3
 MIN_REPEATED_WORDS = 6
 """So that "no, no, no" and "ha ha ha" are not loops."""
 DISTINCT_RUN, MIN_DISTINCT, MIN_WORDS = 3, 0.5, 20
 """An answer of some length loops if fewer than half of its runs of three words are different (distinct-3)."""
+MIN_REPEATED_CHARACTERS, DISTINCT_CHARACTERS, MIN_CHARACTERS = 24, 10, 60
+"""The same for characters of a script that doesn't separate words."""
+LONG_REPETITION, LONGEST_RULE = 40, 200
+"""In characters: "Nooooo!" and a line of dashes are no loops."""
 MAX_LENGTH_RATIO = 10.0
-
-_UNABLE = r"(?:can(?:'t|not| not)|could(?:n't| not)|won't|will not|(?:am|'m) (?:not able|unable) to)"
-_ABOUT = (
-    # What a refusal is about: "I can't wait" and "I won't tell anyone" are none.
-    r"(?:assist|answer|provide|comply|fulfil|continue with|engage in|discuss|respond to|participate|take part|condone|encourage|facilitate"
-    r"|promote|generate|create|support (?:that|this|you)|help(?! (?:it|but|feeling|thinking|loving|laughing|smiling|wondering))"
-    r"|(?:do|write|give|tell|show|teach|share|explain|describe|offer|recommend|reveal)(?: you| him| her| them| anyone)?"
-    r" (?:that|this|those|these|such|instructions|information|details|advice|any|how to|an?|private|personal|something)\b)"
-)
-_REFUSAL = re.compile(
-    rf"\bi(?: really| simply| just| also)? ?{_UNABLE} (?:in good conscience )?{_ABOUT}"
-    rf"|\bsorry\b,?(?: but)? i ?(?:{_UNABLE}|must|don't feel|don't have)"
-    r"|\bi(?:'d| would) (?:rather|prefer) not\b|\bi don't feel comfortable\b|\bi(?:'m| am) not comfortable\b"
-    r"|\bi (?:must|have to|need to) (?:decline|refuse)\b|\bi (?:refuse|decline) to\b"
-    r"|\bas an? (?:ai|artificial|language)\b[^.]{0,80}\b(?:can(?:'t|not)|unable|not able|do not|don't)",
-    re.IGNORECASE,
-)
-_OPENING = 200
-"""In characters. A refusal is at the beginning."""
-
-_FUNCTION_WORDS = {
-    # The most frequent words of each language. Some are in two lists; a language must have twice as many as the next.
-    "en": "the and is are was of to in that it you for with this have be not on what can your will there they from",
-    "de": "der die das und ist nicht ich du sie es ein eine mit auf für den von zu wie auch wir sind haben dass",
-    "fr": "le la les et est pas je vous un une des que pour dans avec sur qui ce nous sont être mais du au",
-    "es": "el la los las y es no que en un una por con para su como pero más este está son del muy también",
-    "it": "il la gli e è non che di un una per con sono come più anche del della questo ma ho nel alla si",
-    "pt": "o a os as e é não que de um uma para com como mais do da em são isso você por no na foi",
-    "nl": "de het een en is niet ik je dat van in op te voor met zijn er maar ook we die heb naar als",
-}
-MIN_FUNCTION_WORDS = 4
-"""A text with fewer function words has no language."""
+_UNSEPARATED = re.compile("[\u0e00-\u0eff\u0f00-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
+"""A letter of Thai, Lao, Tibetan, Burmese, Khmer, Japanese or Chinese."""
+_REPETITION = re.compile(r"(\S{1,20}?)\1{4,}")
+_CONTROL_TOKEN = re.compile(r"<\|[^|<>]*\|>")
 
 
 def is_empty(answer: str) -> bool:
-    """Return whether the answer says nothing: no letter and no digit."""
-    return not words(answer)
+    """Return whether the answer says nothing: no letter and no digit, apart from control tokens such as ``<|end|>``."""
+    return not words(_CONTROL_TOKEN.sub("", answer))
 
 
 def is_loop(answer: str) -> bool:
     """Return whether the answer repeats itself: a passage three times in a row, or too few different runs of words."""
-    said = words(answer)
-    for period in range(1, min(LONGEST_PERIOD, len(said) // REPETITIONS) + 1):
+    # A script that doesn't separate words is compared by character. Three of them in a row say less than three words.
+    by_character = len(_UNSEPARATED.findall(answer)) > len(answer) / 4
+    said = words(_UNSEPARATED.sub(r" \g<0> ", answer) if by_character else answer)
+    if _has_period(said, MIN_REPEATED_CHARACTERS if by_character else MIN_REPEATED_WORDS) or _repeats_characters(answer):
+        return True
+    run, fewest = (DISTINCT_CHARACTERS, MIN_CHARACTERS) if by_character else (DISTINCT_RUN, MIN_WORDS)
+    runs = list(zip(*(said[offset:] for offset in range(run)), strict=False))
+    return len(said) >= fewest and len(set(runs)) < MIN_DISTINCT * len(runs)
+
+
+def _has_period(said: Sequence[str], fewest: int) -> bool:
+    """Return whether a passage of any length follows itself twice, and has at least so many words together with these."""
+    # Where it does, the same three words were said one passage before. Only such distances are tried.
+    last: dict[tuple[str, str, str], int] = {}
+    distances: Counter[int] = Counter()
+    for place, three in enumerate(zip(said, said[1:], said[2:], strict=False)):
+        if three in last:
+            distances[place - last[three]] += 1
+        last[three] = place
+    for period, count in distances.items():
         # Word i is equal to the word one period before it. This must go on for two more periods than the first.
-        needed = max(period * REPETITIONS, MIN_REPEATED_WORDS) - period
+        needed = max(period * REPETITIONS, fewest) - period
+        if count < 2 or needed + period > len(said):
+            continue
         run = 0
         for one, other in zip(said, said[period:], strict=False):
             run = run + 1 if one == other else 0
             if run >= needed:
                 return True
-    runs = list(zip(*(said[offset:] for offset in range(DISTINCT_RUN)), strict=False))
-    return len(said) >= MIN_WORDS and len(set(runs)) < MIN_DISTINCT * len(runs)
+    return False
 
 
-def is_refusal(answer: str) -> bool:
-    """Return whether the answer refuses, in English. A harmless question, as those of the target suite, must not be refused."""
-    return _REFUSAL.search(answer.replace("’", "'")[:_OPENING]) is not None
-
-
-def has_other_language(prompt: str, answer: str) -> bool:
-    """Return whether the answer is in another script or language than the prompt, if both have one.
-
-    Languages in Latin script are recognized by their most frequent words. A short or ambiguous text has no language, and so no other one.
-    """
-    scripts = _script(prompt), _script(answer)
-    if "" in scripts:
-        return False
-    if scripts[0] != scripts[1]:
-        return True
-    languages = _language(prompt), _language(answer)
-    return scripts[0] == "LATIN" and "" not in languages and languages[0] != languages[1]
+def _repeats_characters(answer: str) -> bool:
+    """Return whether a few characters follow one another for long, as in "aaaa" or "!?!?". Digits and signs may, in numbers and rules."""
+    return any(
+        len(found[0]) >= (LONG_REPETITION if re.search(r"[^\W\d_]", found[1]) else LONGEST_RULE) for found in _REPETITION.finditer(answer)
+    )
 
 
 def length_ratio(answer: str, reference: str) -> float:
     """Return the answer's number of words as a multiple of the reference's, at most 10."""
     return min(MAX_LENGTH_RATIO, len(words(answer)) / max(1, len(words(reference))))
-
-
-def _script(text: str) -> str:
-    """Return the script of most letters by its Unicode name, e.g. ``LATIN``; empty if there are hardly any letters."""
-    letters = [letter for letter in text if letter.isalpha()]
-    counts = Counter(unicodedata.name(letter, "UNKNOWN").split()[0] for letter in letters)
-    # Japanese mixes three scripts.
-    for part in ("HIRAGANA", "KATAKANA"):
-        counts["CJK"] += counts.pop(part, 0)
-    script, count = counts.most_common(1)[0] if letters else ("", 0)
-    return script if len(letters) >= 4 and count > len(letters) / 2 else ""
-
-
-def _language(text: str) -> str:
-    said = Counter(words(text))
-    counts = sorted(((sum(said[word] for word in words.split()), language) for language, words in _FUNCTION_WORDS.items()), reverse=True)
-    (most, language), (second, _) = counts[:2]
-    return language if most >= MIN_FUNCTION_WORDS and most >= 2 * second else ""

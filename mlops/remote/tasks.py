@@ -1,7 +1,7 @@
 """Tasks: rows whose generated answer code can check. The checks are data of the row, and an answer must pass all of them.
 
-    {"type": "number", "value": 43}                                 the last number of the answer
-    {"type": "contains", "any": ["Canberra"], "none": ["Sydney"]}   whole words, without regard to case; any, all, none
+    {"type": "number", "value": 43}                                 the last number, neither denied nor one of several guesses
+    {"type": "contains", "any": ["Canberra"], "none": ["Sydney"]}   whole words, without regard to case; "not Canberra" has none
     {"type": "equals", "any": ["ready"]}                            the whole answer, apart from case, quotes and a final period
     {"type": "words", "min": 5, "max": 12}
     {"type": "sentences", "min": 2, "max": 2}
@@ -22,12 +22,12 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice, zip_longest
 from typing import Any
 
-from mlops.remote.health import is_refusal
+from mlops.remote.refusals import is_refusal
 from mlops.remote.rouge import words
 
 __all__ = ["TYPES", "Check", "CheckType", "parse_checks", "passes", "sample"]
@@ -37,8 +37,26 @@ Check = Mapping[str, Any]
 
 _NUMBER = re.compile(r"(?<![\w.^])-?\d+(?:\.\d+)?")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+_DECIMAL_COMMA = re.compile(r"(?<![\d,.])(\d+),(\d{1,2})(?![\d,])")
+_SEVERAL_GUESSES = re.compile(
+    r"\d\W*?(?:[,;/\n]|\b(?:or|oder|ou|o|and|maybe|perhaps|possibly)\b)[^\w=+*/×÷-]*(?:(?:or|maybe|perhaps|possibly) )?$", re.IGNORECASE
+)
+"""What is before the last of several numbers between which the answer doesn't decide."""
+_CALCULATION = re.compile(r"\d\s*[=+*×÷^]|=\s*-?\d|\d\s+[-/x]\s+\d")
+_CLAUSE = re.compile(r"[.!?;:,\n()]|\b(?:but|sondern|mais|sino)\b")
+_DENIED_BEFORE = re.compile(
+    # "I did not pick A" answers another question, so only small words may be between.
+    r"(?:\b(?:not|never|neither|nor|nicht|kein\w*|pas|rather than|instead of|other than)|n't)\b"
+    r"(?:\W+(?:the|an?|in|at|by|of|on|from|to|be|called|really|certainly|actually|definitely|city|town|in|der|die|das|de|la|le|à))*\W*$"
+)
+_DENIED_AFTER = re.compile(
+    r"\W{0,2}\s+(?:is|was|are|were)(?:n't|\s+not)\s+(?:the (?:right |correct )?(?:answer|one)|correct|right|true|it)\b"
+    r"|\W{0,2}\s+(?:is|are) (?:wrong|incorrect|false)\b"
+)
+_ALTERNATIVE = re.compile(r",\s*(?:or\s+)?|\s+or\s+")
 _SENTENCE = re.compile(r"[^.!?]*\w[^.!?]*(?:[.!?]+|$)")
 _WRAPPED = re.compile(r"```(?:json)?\s*(.*?)\s*```|<tool_call>\s*(.*?)\s*</tool_call>", re.DOTALL)
+MAX_ALTERNATIVES = 2
 _QUOTES, _FINAL = "\"'“”‘’`*", ".!? "
 _MARKERS = {"-": re.compile(r"[-*•]\s+\S"), "1.": re.compile(r"\d+[.)]\s+\S")}
 _JSON_TYPES: Mapping[str, tuple[type, ...]] = {
@@ -86,17 +104,52 @@ def sample(kinds: Sequence[str | None], limit: int) -> list[int]:
 
 
 def _has_last_number(answer: str, check: Check) -> bool:
-    numbers = _NUMBER.findall(_THOUSANDS.sub("", answer.replace("−", "-")))
-    return bool(numbers) and float(numbers[-1]) == float(check["value"])
+    text = _DECIMAL_COMMA.sub(r"\1.\2", _THOUSANDS.sub("", answer.replace("−", "-")))
+    numbers = list(_NUMBER.finditer(text))
+    if not numbers or float(numbers[-1][0]) != float(check["value"]):
+        return False
+    before = text[: numbers[-1].start()]
+    is_undecided = len(numbers) > 1 and not _CALCULATION.search(text) and _SEVERAL_GUESSES.search(before)
+    return not is_undecided and not _DENIED_BEFORE.search(_last_clause(before.casefold()))
 
 
 def _contains(answer: str, check: Check) -> bool:
-    spoken = _spoken(answer)
+    spoken, text = _spoken(answer), answer.casefold().replace("’", "'")
     return (
-        all(_spoken(phrase) in spoken for phrase in check.get("all", ()))
-        and any(_spoken(phrase) in spoken for phrase in check.get("any", ("",)))
+        all(_asserts(text, phrase) for phrase in check.get("all", ()))
+        and ("any" not in check or (any(_asserts(text, phrase) for phrase in check["any"]) and not _is_undecided(text, check["any"])))
         and not any(_spoken(phrase) in spoken for phrase in check.get("none", ()))
     )
+
+
+def _asserts(text: str, phrase: str) -> bool:
+    """Return whether a text has a phrase, and not only to deny it as in "not Canberra"."""
+    return any(
+        not _DENIED_BEFORE.search(_last_clause(text[: place.start()])) and not _DENIED_AFTER.match(text, place.end())
+        for place in _find_phrase(text, phrase)
+    )
+
+
+def _find_phrase(text: str, phrase: str) -> Iterator[re.Match[str]]:
+    return re.finditer(r"(?<!\w)" + r"\W+".join(words(phrase)) + r"(?!\w)", text)
+
+
+def _is_undecided(text: str, phrases: Sequence[str]) -> bool:
+    """Return whether the text leaves the choice between three or more short alternatives, of which most are not among the phrases."""
+    for sentence in re.split(r"[.!?\n:]", text):
+        alternatives = _ALTERNATIVE.split(sentence) if " or " in sentence else []
+        right = sum(any(True for _ in _find_phrase(each, phrase)) for each in alternatives for phrase in phrases)
+        if (
+            len(alternatives) > MAX_ALTERNATIVES
+            and 0 < right < len(alternatives) / 2
+            and max(len(words(each)) for each in alternatives[1:]) <= 3
+        ):
+            return True
+    return False
+
+
+def _last_clause(text: str) -> str:
+    return _CLAUSE.split(text)[-1]
 
 
 def _spoken(text: str) -> str:
