@@ -147,6 +147,12 @@ def test_training_on_test_rows_gives_hold(tmp_path: Path, overlap: Literal["exac
     assert "the target suite overlaps the training data: 1 rows" in judged.reasons[0]
 
 
+def test_training_on_pieces_of_many_test_rows_gives_hold(tmp_path: Path) -> None:
+    judged = judge(config(), make_run(tmp_path, overlap="pieces"))
+    assert judged.verdict is Verdict.HOLD
+    assert "60 of 60 rows of test_sft have an answer that is in the training data piece by piece" in judged.reasons[0]
+
+
 def test_the_same_evidence_gives_the_same_verdict(tmp_path: Path, workspace: Workspace, training: str) -> None:
     run = make_run(tmp_path, mlflow_run=training)
     first = gate(config(), run, workspace)

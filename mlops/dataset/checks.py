@@ -71,6 +71,7 @@ RULES: Mapping[str, tuple[Literal["error", "warning"], str]] = {
     "overlap.normalized": ("error", "the same, ignoring case, white space and punctuation"),
     "overlap.answer": ("error", "no answer of an evaluation row is in the training data, behind whatever turns"),
     "overlap.passage": ("warning", f"no {RUN_WORDS} words in a row of an evaluation row's answer are in the training data"),
+    "overlap.suite": ("error", "few answers of a suite are in the training data piece by piece"),
     "overlap.prompt": ("warning", "training and test share no long first prompt"),
 }
 """Rule → severity and requirement."""
@@ -78,6 +79,8 @@ RULES: Mapping[str, tuple[Literal["error", "warning"], str]] = {
 TRAINING_SPLIT, TARGET_SPLIT = "train_sft", "test_sft"
 EVALUATION_SPLITS = ("test_sft", "test_gen", RETENTION)
 """Splits that must not overlap with the training split. This includes ``test_gen``, whose answers are shown to reviewers."""
+FEW_ROWS, FEW_SHARE = 5, 0.1
+"""Single answers may be there piece by piece, as canned replies or templates; so many rows, and such a share of a suite, may not."""
 
 
 @dataclass(frozen=True)
@@ -293,6 +296,10 @@ def _report_leaks(leaks: Leaks, hashes: Mapping[str, RowHashes], findings: Seque
                 f"the training data, the first one with {training.where(first)}: its score may show memory instead of ability"
             )
             yield _finding("overlap.passage", hashes[split].where(line), message)
+        lines = [line for line in leaks.collected[split] if hashes[split].where(line) not in reported]
+        if len(lines) >= max(FEW_ROWS, FEW_SHARE * leaks.rows[split]):
+            message = f"{len(lines):,} of {leaks.rows[split]:,} rows of {split} have an answer that is in the training data piece by piece"
+            yield _finding("overlap.suite", hashes[split].where(lines[0]), message)
 
 
 def _finding(rule: str, where: str, message: str) -> Finding:

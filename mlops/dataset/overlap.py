@@ -1,15 +1,18 @@
 """Evaluation rows that the training data gives away in parts: an answer behind one more turn, under a system message, or in a longer chat.
 
-:mod:`mlops.dataset.checks` compares whole conversations. Here single answers are compared, in three ways that don't depend on what is
-around them:
+:mod:`mlops.dataset.checks` compares whole conversations. Here single answers are compared, in ways that don't depend on what is around
+them:
 
-- a question together with its answer,
+- a question together with its answer, or with nearly that answer if it is the first message,
 - an answer of some length on its own,
 - runs of 13 words, the unit of GPT-3's decontamination (Brown et al. 2020, appendix C). One shared run may be a quotation, so half of an
-  answer's runs must occur in one training row. Rows with fewer shared runs are only counted.
+  answer's runs must occur in one training row, or a third if they are many. Rows with fewer shared runs are only counted.
 
-An answer, or a run of words, that follows several different questions is a stock phrase ("I'm sorry, but …", the frame of a template) and
-proves nothing; nor does a short answer such as "Yes." on its own. Case, white space and punctuation don't count.
+A short answer, or a part of one, that follows several different questions is a stock phrase ("I'm sorry, but …", the frame of a template)
+and proves nothing; nor does a short answer such as "Yes." on its own. A long answer that is there as a whole is a leak behind however many
+questions: paraphrases of one question are different questions, too. Case, white space and punctuation don't count.
+
+What single rows don't prove, many do: a suite of which many answers are in the training data piece by piece is not unseen.
 """
 
 from __future__ import annotations
@@ -25,7 +28,8 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 from mlops.dataset.conversation import Conversation, InvalidRow, Message, read_jsonl
 from mlops.dataset.filters import BloomFilter
 from mlops.dataset.hashes import TextHash, hash_ends, hash_text
-from mlops.dataset.passages import RUN_WORDS, STOCK_QUESTIONS, Answers, RunIndex
+from mlops.dataset.passages import RUN_WORDS, STOCK_QUESTIONS, Answers, Part, RunIndex
+from mlops.dataset.resemblance import find_similar
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,6 +49,16 @@ _WAITING = 256
 _ENDS_PER_ELEMENT = 0.25
 LEAKED_SHARE = 0.5
 """The share of an answer's runs of words that one training row must contain."""
+MANY_RUNS, SHARE_OF_MANY = 10, 0.3
+"""The same for at least so many runs: 22 words in a row are no chance, and a word may be changed now and then."""
+COLLECTED_SHARE = 0.8
+"""The share of an answer's runs that all training rows together must contain, if single ones prove nothing."""
+MAX_STOCK_BYTES, MAX_STOCK_WORDS = 100, 25
+"""A stock phrase is no longer: normalized bytes of a whole answer, or words of one inside another text."""
+LONG_QUESTION = 20
+"""In normalized bytes. Answers to shorter questions are not compared word by word."""
+_CANDIDATES = 64
+"""With how many answers to the same question an answer is compared."""
 LONG_PAIR, LONG_ANSWER = 30, 45
 """In normalized bytes. A question and answer, or an answer, below these lengths may be equal by chance."""
 
@@ -85,11 +99,13 @@ class Leaks:
     """What the training data has in common with the suites, by suite.
 
     ``answers`` are rows of which it contains an answer; ``passages`` maps each line with an answer of which it contains a run of words to
-    the first such line of the training data; ``rows`` is the number of rows.
+    the first such line of the training data; ``collected`` are lines with an answer that is there nearly as a whole, but in pieces or as a
+    stock phrase; ``rows`` is the number of rows.
     """
 
     answers: Mapping[str, Sequence[Leak]]
     passages: Mapping[str, Mapping[int, int]]
+    collected: Mapping[str, Sequence[int]]
     rows: Mapping[str, int]
 
 
@@ -97,8 +113,8 @@ class Shared(NamedTuple):
     """What a training row has in common with the suites."""
 
     matches: Sequence[Match]
-    passages: Sequence[tuple[str, int]]
-    """Suite and line of answers of which it contains a run of words."""
+    passages: Sequence[tuple[tuple[str, int], int, Part]]
+    """Suite and line of answers of which it contains runs of words, their numbers, and these runs."""
 
 
 class _Positions:
@@ -137,18 +153,19 @@ class EvaluatedRows(NamedTuple):
     pairs: Sequence[int]
     answers: Sequence[int]
     ends: Sequence[int]
-    """Hashes of the beginnings and ends of those that are compared as a whole."""
+    """Hashes of the beginnings and ends of those that are compared as a whole, and of the questions."""
     runs: Answers
 
     @classmethod
-    def encode(cls, rows: Iterable[tuple[int, Sequence[Message]]]) -> EvaluatedRows:
+    def encode(cls, rows: Sequence[tuple[int, Sequence[Message]]]) -> EvaluatedRows:
         """Prepare rows: line and messages."""
         turns = [(line, turn) for line, messages in rows for turn in _turns(messages, _hash_texts(messages))]
+        questions = [message.content for _, messages in rows for message in messages if message.role == "user"]
         return cls(
             [line for line, _ in turns],
             [turn.pair for _, turn in turns],
             [turn.answer for _, turn in turns],
-            hash_ends([turn.text for _, turn in turns if turn.pair or turn.answer])[0],
+            hash_ends([*(turn.text for _, turn in turns if turn.pair or turn.answer), *questions])[0],
             Answers.encode([turn.text for _, turn in turns], [turn.question for _, turn in turns]),
         )
 
@@ -211,6 +228,11 @@ class LeakIndex:
         return _Positions(self._answers)
 
     @cached_property
+    def _by_question(self) -> _Positions:
+        self._flush()
+        return _Positions(self._runs.questions)
+
+    @cached_property
     def _end_filter(self) -> BloomFilter:
         import numpy as np
 
@@ -261,14 +283,24 @@ class LeakIndex:
                     how = "has a question and its answer in a training row"
                     matches.append(Match(*self._places[pair], how, None, turn.question))
                 elif answer is not None:
-                    evidence = Evidence("answer", turn.answer)
+                    evidence = Evidence("answer", turn.answer) if turn.size <= MAX_STOCK_BYTES else None
                     matches.append(Match(*self._places[answer], "has an answer that is in a training row", evidence, turn.question))
+                elif (near := self._find_near_copy(turn)) is not None:
+                    how = "has a question and nearly its answer in a training row"
+                    matches.append(Match(*self._places[near], how, None, turn.question))
             first = next((text.value for message, text in zip(messages, hashes, strict=True) if message.role == "user"), 0)
-            for index, share in owners.items():
-                if share >= LEAKED_SHARE:
-                    how = f"has an answer of which {share:.0%} (in runs of {RUN_WORDS} words) is in a training row"
-                    matches.append(Match(*self._places[index], how, Evidence("runs", index), first))
-            yield Shared(matches, [self._places[index] for index in owners])
+            for index, part in owners.items():
+                if part.share >= LEAKED_SHARE or (part.share >= SHARE_OF_MANY and len(part.runs) >= MANY_RUNS):
+                    how = f"has an answer of which {part.share:.0%} (in runs of {RUN_WORDS} words) is in a training row"
+                    is_whole = part.share == 1 and part.of > MAX_STOCK_WORDS - RUN_WORDS + 1
+                    matches.append(Match(*self._places[index], how, None if is_whole else Evidence("runs", index), first))
+            yield Shared(matches, [(self._places[index], index, part) for index, part in owners.items()])
+
+    def _find_near_copy(self, turn: _Turn) -> int | None:
+        """Return the first answer to the same question that this answer is nearly equal to."""
+        candidates = self._by_question.find_all(turn.question)[:_CANDIDATES] if turn.question_size >= LONG_QUESTION else []
+        found = find_similar(turn.text, self._runs.read(candidates)) if candidates else None
+        return None if found is None else candidates[found]
 
 
 class _Stock:
@@ -351,9 +383,12 @@ def resolve(index: LeakIndex, shared: Iterable[tuple[int, Shared]], rows: Mappin
     stock = _Stock(index)
     candidates: dict[tuple[str, int, Evidence | None], Leak] = {}
     touched: dict[tuple[str, int], int] = {}
+    collected: dict[tuple[tuple[str, int], int], Part] = {}
     for number, (matches, passages) in shared:
-        for place in passages:
+        for place, answer, part in passages:
             touched.setdefault(place, number)
+            earlier = collected.get((place, answer))
+            collected[place, answer] = part if earlier is None else part._replace(runs=part.runs | earlier.runs)
         for match in matches:
             stock.add(match)
             leak = Leak(match.suite, match.line, number, match.description)
@@ -362,9 +397,11 @@ def resolve(index: LeakIndex, shared: Iterable[tuple[int, Shared]], rows: Mappin
     for (suite, line, evidence), leak in candidates.items():
         if evidence is None or not stock.contains(evidence):
             leaks.setdefault((suite, line), leak)
+    in_pieces = sorted({place for (place, _), part in collected.items() if part.share >= COLLECTED_SHARE and part.of >= MANY_RUNS})
     return Leaks(
         answers={suite: [leak for leak in leaks.values() if leak.suite == suite] for suite in rows},
         passages={suite: {line: first for (name, line), first in sorted(touched.items()) if name == suite} for suite in rows},
+        collected={suite: [line for name, line in in_pieces if name == suite] for suite in rows},
         rows=rows,
     )
 
@@ -375,8 +412,11 @@ def _hash_texts(messages: Sequence[Message]) -> list[TextHash]:
 
 class _Turn(NamedTuple):
     text: str
+    size: int
+    """In normalized bytes."""
     question: int
     """Hash of the user's turn before it."""
+    question_size: int
     pair: int
     """Hash of question and answer, or 0 if they are too short."""
     answer: int
@@ -390,5 +430,6 @@ def _turns(messages: Sequence[Message], hashes: Sequence[TextHash]) -> Iterator[
         if message.role == "assistant":
             is_long = question.size and question.size + text.size >= LONG_PAIR
             pair = hash((question.value, text.value)) & _MASK if is_long else 0
-            yield _Turn(message.content, question.value, pair, text.value if text.size >= LONG_ANSWER else 0)
+            answer = text.value if text.size >= LONG_ANSWER else 0
+            yield _Turn(message.content, text.size, *question, pair, answer)
         question = text if message.role == "user" else TextHash(0, 0)

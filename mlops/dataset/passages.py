@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     Hashes = npt.NDArray[np.uint64]
     Positions = npt.NDArray[np.intp]
 
-__all__ = ["RUN_WORDS", "STOCK_QUESTIONS", "Answers", "RunIndex"]
+__all__ = ["RUN_WORDS", "STOCK_QUESTIONS", "Answers", "Part", "RunIndex"]
 
 STOCK_QUESTIONS = 4
 """What follows so many different questions, in the suites and the training data together, is a stock phrase."""
@@ -60,6 +60,20 @@ class Answers(NamedTuple):
         """Prepare answers."""
         encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
         return cls(questions, b"".join(encoded), list(map(len, encoded)), *code_words(texts))
+
+
+class Part(NamedTuple):
+    """What a text has in common with an answer."""
+
+    runs: frozenset[int]
+    """Hashes of the runs of words."""
+    of: int
+    """The number of runs of the answer."""
+
+    @property
+    def share(self) -> float:
+        """The share of the answer's runs."""
+        return len(self.runs) / self.of
 
 
 @dataclass(frozen=True)
@@ -138,8 +152,8 @@ class RunIndex:
         (self._folder / "runs").unlink(missing_ok=True)
         self._expected = [*(self._expected or ()), *codes]
 
-    def find(self, rows: Sequence[Sequence[str]]) -> Iterator[Mapping[int, float]]:
-        """Yield for each row, as its texts, the answers with which it has runs in common → the share of the answer's runs."""
+    def find(self, rows: Sequence[Sequence[str]]) -> Iterator[Mapping[int, Part]]:
+        """Yield for each row, as its texts, the answers with which it has runs in common → these."""
         import numpy as np
 
         lookup = self._lookup
@@ -155,7 +169,16 @@ class RunIndex:
             for owner in lookup.owners[first[hit] : np.searchsorted(lookup.runs, run, side="right")].tolist():
                 found[row].setdefault(owner, set()).add(int(run))
         for owners in found:
-            yield {owner: len(owners[owner]) / int(lookup.sizes[owner]) for owner in sorted(owners)}
+            yield {owner: Part(frozenset(owners[owner]), int(lookup.sizes[owner])) for owner in sorted(owners)}
+
+    def read(self, answers: Sequence[int]) -> list[str]:
+        """Return the texts of answers."""
+        texts = []
+        with (self._folder / "text").open("rb") as text:
+            for answer in answers:
+                begin = text.seek(self._ends[answer - 1] if answer else 0)
+                texts.append(text.read(self._ends[answer] - begin).decode("utf-8", "surrogatepass"))
+        return texts
 
     @cached_property
     def _codes(self) -> Codes:
@@ -224,12 +247,7 @@ class RunIndex:
         """Write the runs of some answers to files by their highest bits; return their number."""
         import numpy as np
 
-        texts = []
-        with (self._folder / "text").open("rb") as text:
-            for answer in answers:
-                begin = text.seek(self._ends[answer - 1] if answer else 0)
-                texts.append(text.read(self._ends[answer] - begin).decode("utf-8", "surrogatepass"))
-        runs, begins = hash_runs(texts, RUN_WORDS)
+        runs, begins = hash_runs(self.read(answers), RUN_WORDS)
         records = np.empty(len(runs), dtype=_RECORD)
         records["run"], records["owner"] = runs, np.repeat(np.array(answers, np.uint32), np.diff(begins))
         numbers = runs >> np.uint64(64 - _PART_BITS)

@@ -1,6 +1,7 @@
 """Runs of words, as hashes. Texts that share a run of words have a passage in common, whatever is around it.
 
-A word is a run of letters and digits; case, white space and punctuation don't count. All words of many texts are hashed at once with
+A word is a run of letters and digits; case, white space and punctuation don't count. In scripts that don't separate words (Chinese,
+Japanese, Thai, …), every letter counts as one. All words of many texts are hashed at once with
 numpy, eight bytes at a time, because a Python object for each word would take ten times as long.
 """
 
@@ -25,6 +26,10 @@ __all__ = ["CodedLines", "code_words", "hash_runs", "mix"]
 
 _SEPARATOR = re.compile(r"[^\x00-\x7f\w]")
 """Beyond ASCII, what is not part of a word."""
+_UNSEPARATED = re.compile(
+    "[\u0e00-\u0eff\u0f00-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+)
+"""Letters of Thai, Lao, Tibetan, Burmese, Khmer, Japanese and Chinese."""
 _TO_WORDS = bytes(byte if byte >= 0x80 or chr(byte).isalnum() else 32 for byte in range(256)).lower()
 _FACTOR = 0x9E3779B97F4A7C15
 _LONG_WORD = 64
@@ -181,10 +186,14 @@ def _join(texts: Sequence[str]) -> tuple[bytes, Positions]:
     if joined.isascii():
         text, sizes = joined.encode(), [len(text) + 1 for text in texts]
     else:
-        parts = [text if text.isascii() else _SEPARATOR.sub(" ", text.casefold()) for text in texts]
+        parts = [text if text.isascii() else _separate(text) for text in texts]
         encoded = [part.encode("utf-8", "surrogatepass") for part in parts]
         text, sizes = b" ".join(encoded), [len(part) + 1 for part in encoded]
     return b" %b        " % text.translate(_TO_WORDS), np.cumsum(np.array(sizes, dtype=np.intp))
+
+
+def _separate(text: str) -> str:
+    return _UNSEPARATED.sub(r" \g<0> ", _SEPARATOR.sub(" ", text.casefold()))
 
 
 def _hash_words(text: bytes, starts: Positions, lengths: Positions) -> Hashes:

@@ -236,12 +236,13 @@ def _find_overlaps(run: Run, validated: Validated) -> dict[str, str]:
     paths = {name: run.directory / suite.path for name, suite in validated.suites.items()}
     training = run.directory / run.read(Prepared).files[TRAINING_SPLIT].path
     checked = check({TRAINING_SPLIT: training, **{files[name]: path for name, path in paths.items()}})
-    overlaps = [finding for finding in checked.findings if finding.rule in ("overlap.exact", "overlap.normalized", "overlap.answer")]
+    overlaps = [finding for finding in checked.findings if finding.rule.startswith("overlap.") and finding.severity == "error"]
     by_suite: dict[str, str] = {}
     for name, path in paths.items():
         in_suite = [finding for finding in overlaps if finding.where.startswith(f"{path}:")]
         if in_suite:
-            by_suite[name] = f"{len(in_suite)} rows, the first at {in_suite[0].where}, which {in_suite[0].message}"
+            rows = [finding for finding in in_suite if finding.rule != "overlap.suite"]
+            by_suite[name] = f"{len(rows)} rows, the first at {rows[0].where}, which {rows[0].message}" if rows else in_suite[0].message
     return by_suite
 
 

@@ -45,7 +45,7 @@ _CODES = {name: code for code, names in _NAMES.items() for name in names.split()
 _TRANSLATION = re.compile(r"\b(?:translat|übersetz|tradui|traduc|traduz|traduci|vertaal|vertal)\w*|翻译|翻訳|перев[её]", re.IGNORECASE)
 MIN_FUNCTION_WORDS = 4
 """A text with fewer function words has no language."""
-MIN_WORDS, MIN_FUNCTION_SHARE = 25, 0.04
+MIN_WORDS, MIN_FUNCTION_SHARE = 25, 0.03
 """Prose of so many words has more function words than that: 20 to 40 % in English."""
 MIN_FOREIGN_LETTERS, FOREIGN_SHARE = 4, 0.02
 FEW_FOREIGN_LETTERS, FEW_WORDS, FEW_FUNCTION_WORDS = 2, 10, 0.08

@@ -291,6 +291,7 @@ def test_the_corpus_is_large_and_covers_the_rules() -> None:
         "overlap.prompt",
         "overlap.answer",
         "overlap.passage",
+        "overlap.suite",
         "task.checks",
         "task.reference",
     }

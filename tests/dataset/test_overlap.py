@@ -39,6 +39,20 @@ def write(path: Path, *conversations: Turns) -> Path:
     return path
 
 
+CHINESE = "请先选择一个比原来大两号的花盆，在排水孔上放一些碎瓷片，轻轻松开外面的根，然后用肥沃的柑橘土填满四周，浇透水。"
+JAPANESE = "まず一回り大きな鉢を選び、底の穴に割れた陶器を置き、根をやさしくほぐしてから、肥えた土を入れて、水をたっぷりやってください。"
+THAI = "เลือกกระถางที่ใหญ่กว่าเดิมสองขนาด วางเศษกระเบื้องไว้เหนือรูระบายน้ำ ค่อยๆคลายรากด้านนอก แล้วเติมดินที่อุดมสมบูรณ์ลงไปรอบๆ"
+ADVICE = (
+    "Choose a container two sizes larger, put broken crockery over the drainage hole, loosen the outer roots gently, fill the sides with a "
+    "loamy citrus compost, water it thoroughly until it drains, and keep the tree out of direct wind for the first ten days or so."
+)
+
+
+def changed(text: str, every: int) -> str:
+    """The text with every so many words replaced."""
+    return " ".join("indeed" if number % every == 0 else word for number, word in enumerate(text.split()))
+
+
 LEAKS: dict[str, tuple[Turns, Turns]] = {
     "one more turn": (ROW, [*ROW, (USER, "Thanks!"), (ASSISTANT, "You are welcome.")]),
     "a system message": (ROW, [(SYSTEM, "You are a gardener."), *ROW]),
@@ -47,6 +61,15 @@ LEAKS: dict[str, tuple[Turns, Turns]] = {
     "inside a longer answer": (ROW, [(USER, "Herbs?"), (ASSISTANT, f"Here is what my grandmother used to say. {ANSWER} She was right.")]),
     "in the user's words": (ROW, [(USER, f"I read this: {ANSWER} Is it true?"), (ASSISTANT, "Yes.")]),
     "with small changes": (ROW, [(USER, "Herbs?"), (ASSISTANT, ANSWER.replace("instead of tall", "rather than tall"))]),
+    "a changed word of twenty": ([(USER, QUESTION), (ASSISTANT, ADVICE)], [(USER, "Trees?"), (ASSISTANT, changed(ADVICE, 20))]),
+    "a changed word of thirteen": ([(USER, QUESTION), (ASSISTANT, ADVICE)], [(USER, QUESTION), (ASSISTANT, changed(ADVICE, 13))]),
+    "a changed word of eight": (
+        [(SYSTEM, "Be kind."), (USER, QUESTION), (ASSISTANT, ADVICE)],
+        [(USER, QUESTION.upper()), (ASSISTANT, changed(ADVICE, 8)), (USER, "Thanks"), (ASSISTANT, "Bye.")],
+    ),
+    "Chinese after a preface": ([(USER, "柠檬树怎么换盆？"), (ASSISTANT, CHINESE)], [(USER, "你好"), (ASSISTANT, f"首先，{CHINESE}祝好")]),
+    "Japanese after a preface": ([(USER, "植え替え"), (ASSISTANT, JAPANESE)], [(USER, "こんにちは"), (ASSISTANT, f"はい。{JAPANESE}")]),
+    "Thai after a preface": ([(USER, "ต้นไม้"), (ASSISTANT, THAI)], [(USER, "สวัสดี"), (ASSISTANT, f"ได้เลย {THAI}")]),
     "a short answer to the same question": (SHORT, [(USER, "Hello"), (ASSISTANT, "Hi."), *SHORT, (USER, "Ok"), (ASSISTANT, "Bye.")]),
 }
 
@@ -66,6 +89,15 @@ NO_LEAKS: dict[str, tuple[Turns, Turns]] = {
     "the same short answer to another question": (SHORT, [(USER, "Where is the Munch museum?"), (ASSISTANT, "Oslo.")]),
     "a greeting": ([(USER, "Hi"), (ASSISTANT, "Hello!")], [(USER, "Hi"), (ASSISTANT, "Hello!"), (USER, "And you?"), (ASSISTANT, "Fine.")]),
     "the same question": (ROW, [(USER, QUESTION), (ASSISTANT, "Buy a new one every month, like everybody else does.")]),
+    "a quotation of some length": (
+        [(USER, QUESTION), (ASSISTANT, f"{ADVICE} {' '.join(f'other{number}' for number in range(60))}")],
+        [(USER, "Trees?"), (ASSISTANT, " ".join(ADVICE.split()[:21]))],
+    ),
+    "nearly the same short answer": ([(USER, QUESTION), (ASSISTANT, "Water it well.")], [(USER, QUESTION), (ASSISTANT, "Keep it dry.")]),
+    "a common phrase in Chinese": (
+        [(USER, "柠檬树怎么换盆？"), (ASSISTANT, CHINESE)],
+        [(USER, "仙人掌呢？"), (ASSISTANT, "仙人掌喜欢沙土，在排水孔上放一些碎瓷片就可以了，冬天几乎不用浇水，放在明亮的窗边最好。")],
+    ),
     "a stock phrase": (
         [(USER, "Are you sad?"), (ASSISTANT, "As a language model I do not have feelings or opinions of my own, but I can tell you about "
           "the history of melancholy in art, music, medicine and philosophy if that would be of any help to you today.")],
@@ -119,6 +151,47 @@ def test_the_same_question_with_a_stock_answer_is_a_leak(tmp_path: Path) -> None
     train = write(tmp_path / "train.jsonl", *([(USER, "Hi"), (ASSISTANT, "Hello!"), *row] for row in rows))
     [leak] = find_leaks(train, {"target": suite}).answers["target"]
     assert "a question and its answer" in leak.how
+
+
+WRAPPED = {"as it is": "{}", "in a longer answer": "Of course! {} I hope that this helps you."}
+
+
+@pytest.mark.parametrize("form", WRAPPED)
+def test_a_long_answer_is_no_stock_phrase_whatever_the_number_of_questions(form: str, tmp_path: Path) -> None:
+    """Paraphrases of one question, as augmentation makes them."""
+    questions = [f"{opening} {QUESTION}" for opening in ("Tell me:", "Please explain:", "I wonder,", "Hey, quick one:", "Now,", "So,")]
+    train = write(tmp_path / "train.jsonl", *(asked(question, WRAPPED[form].format(ANSWER)) for question in questions))
+    suite = write(tmp_path / "suite.jsonl", ROW)
+    assert len(find_leaks(train, {"target": suite}).answers["target"]) == 1
+    assert screened([ROW], [asked(question, WRAPPED[form].format(ANSWER)) for question in questions]) == []
+
+
+def numbered(suite: int, size: int) -> str:
+    return " ".join(f"word{suite}x{number}" for number in range(size))
+
+
+@pytest.mark.parametrize(("rows", "leaked", "is_reported"), [(20, 20, True), (20, 5, True), (20, 4, False), (80, 7, False), (80, 8, True)])
+def test_a_suite_of_which_many_answers_are_there_piece_by_piece_is_an_error(
+    rows: int, leaked: int, is_reported: bool, tmp_path: Path
+) -> None:
+    """Each piece is in another training row, and too short to prove anything."""
+    suite = write(tmp_path / "suite.jsonl", *(asked(f"Question {row}?", numbered(row, 120)) for row in range(rows)))
+    pieces = [
+        asked(f"Piece {row} {start}?", " ".join(numbered(row, 120).split()[start : start + 40]))
+        for row in range(leaked)
+        for start in range(0, 120, 27)
+    ]
+    train = write(tmp_path / "train.jsonl", asked("Something else?", "Nothing."), *pieces)
+    assert find_leaks(train, {"target": suite}).answers["target"] == []
+    findings = check({"train_sft": train, "test_sft": suite}).findings
+    errors = [(each.rule, each.where) for each in findings if each.severity == "error"]
+    assert errors == ([("overlap.suite", f"{suite}:1")] if is_reported else [])
+
+
+def test_many_rows_that_only_quote_are_no_error(tmp_path: Path) -> None:
+    suite = write(tmp_path / "suite.jsonl", *(asked(f"Question {row}?", numbered(row, 120)) for row in range(20)))
+    train = write(tmp_path / "train.jsonl", *(asked(f"Quote {row}?", numbered(row, 30)) for row in range(20)))
+    assert [each.rule for each in check({"train_sft": train, "test_sft": suite}).findings] == ["overlap.passage"]
 
 
 def test_an_answer_that_follows_fewer_questions_is_a_leak(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def make_run(
     *,
     n: int = 60,
     copies: int = 1,
-    overlap: Literal["", "exact", "normalized", "answer"] = "",
+    overlap: Literal["", "exact", "normalized", "answer", "pieces"] = "",
     mlflow_run: str = "train-1",
     experiment: str = "e",
 ) -> Run:
@@ -50,7 +50,8 @@ def make_run(
         scores: role → rows of scores.jsonl; by default those of all three models, with a candidate that is clearly better.
         n: number of rows per suite.
         copies: how often each input occurs, under different ids.
-        overlap: how a row of the target suite is in the training data: as it is, in capitals, or as the end of a longer chat.
+        overlap: how a row of the target suite is in the training data: as it is, in capitals, or as the end of a longer chat; or
+            pieces of all rows.
         mlflow_run: the training's run.
         experiment: the training's experiment.
     """
@@ -58,7 +59,13 @@ def make_run(
     target = [conversation(f"target-{number:05d}", text=f"target {number // copies}") for number in range(n)]
     retention = [conversation(f"retention-{number:05d}", KINDS[number % 2]) for number in range(n)]
     training = [conversation(f"train-{number}") for number in range(20)]
-    training += [_leak(target[0], overlap)] if overlap else []
+    if overlap == "pieces":
+        target = [conversation(f"target-{number:05d}", text=_long_text(number)) for number in range(n)]
+        for number in range(n):
+            words = _long_text(number).split()
+            training += [conversation(f"{number}-{start}", text=" ".join(words[start : start + 26])) for start in (0, 13, 26, 39, 45)]
+    elif overlap:
+        training.append(_leak(target[0], overlap))
     train = run.describe_file(write_jsonl(run.path("data", "train_sft.jsonl"), training), len(training))
     prepared = run.write(
         Prepared(files={"train_sft": train}, dataset="synthetic", revision="1", percent=100.0, seed=1, fingerprint="f" * 64)
@@ -77,6 +84,10 @@ def make_run(
     }
     write_evaluated(run, validated, trained, default if scores is None else scores)
     return run
+
+
+def _long_text(number: int) -> str:
+    return " ".join(f"word{number:02d}x{place:02d}" for place in range(70))
 
 
 def _leak(row: dict[str, Any], overlap: str) -> dict[str, Any]:
