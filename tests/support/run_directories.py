@@ -63,7 +63,7 @@ def make_run(
         target = [conversation(f"target-{number:05d}", text=_long_text(number)) for number in range(n)]
         for number in range(n):
             words = _long_text(number).split()
-            training += [conversation(f"{number}-{start}", text=" ".join(words[start : start + 26])) for start in (0, 13, 26, 39, 45)]
+            training += [conversation(f"{number}-{start}", text=" ".join(words[start : start + 26])) for start in (*range(0, 74, 13), 74)]
     elif overlap:
         training.append(_leak(target[0], overlap))
     train = run.describe_file(write_jsonl(run.path("data", "train_sft.jsonl"), training), len(training))
@@ -87,7 +87,7 @@ def make_run(
 
 
 def _long_text(number: int) -> str:
-    return " ".join(f"word{number:02d}x{place:02d}" for place in range(70))
+    return " ".join(f"word{number}x{place}" for place in range(100))
 
 
 def _leak(row: dict[str, Any], overlap: str) -> dict[str, Any]:
