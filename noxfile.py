@@ -1,4 +1,4 @@
-"""Every task of this project as one command: ``nox -s NAME``. Without a name: lint, types, tests, workflows."""
+"""Every task of this project as one command: ``nox -s NAME``. Without a name: lint, types, tests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import nox
 from packaging.specifiers import SpecifierSet
 
 nox.needs_version = ">=2024.10.9"
-nox.options.sessions = ["lint", "types", "tests", "workflows"]
+nox.options.sessions = ["lint", "types", "tests"]
 nox.options.reuse_existing_virtualenvs = True
 nox.options.error_on_external_run = True
 
@@ -59,13 +59,13 @@ def types(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def tests(session: nox.Session) -> None:
-    """All tests except those of the workflows. The inner loop: ``nox -s tests -- -m "not slow"``."""
-    session.run(_local(session), *PYTEST, "--ignore", "tests/workflows", *session.posargs, external=True)
+    """All tests, those of the workflows included. The inner loop: ``nox -s tests -- -m "not slow"``."""
+    session.run(_local(session), *PYTEST, *session.posargs, external=True)
 
 
-@nox.session(venv_backend="none")
+@nox.session(venv_backend="none", default=False)
 def workflows(session: nox.Session) -> None:
-    """The GitHub workflows, executed: act as the runner, the emulator as Azure and GitHub."""
+    """Only the tests of the GitHub workflows, which execute them: act as the runner, the emulator as Azure and GitHub."""
     session.run(_local(session), *PYTEST, "tests/workflows", *session.posargs, external=True)
 
 
