@@ -95,6 +95,7 @@ class Emulator:
         self._ready.wait()
         if self._failure is not None:
             self._thread.join()  # stop() would fail on a loop that is closing
+            self.azure.store.close()
             raise self._failure
         return self
 

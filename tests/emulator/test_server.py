@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
+import sqlite3
 import ssl
 import subprocess
 import sys
@@ -188,6 +189,8 @@ def test_a_port_in_use_raises(emulator: Emulator, tmp_path: Path, options: Optio
     other = Emulator(tmp_path, options, port=port)
     with pytest.raises(OSError, match="Address already in use"):
         other.start()
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        other.azure.store.get("any", "key")
     other.stop()
 
 
