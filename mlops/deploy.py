@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
 
 from mlops.cli import guard, stage
 from mlops.cloud.endpoint_views import FAILED_STATES, DeploymentView, EndpointView
+from mlops.cloud.endpoints import expiry_tags
 from mlops.cloud.standby import remove_standby
 from mlops.cloud.tags import EXPIRES, SERVED_MODEL, fit
 from mlops.cloud.workspace import Workspace
@@ -100,21 +100,20 @@ def deployment_name(settings: EndpointConfig, model: str, model_identity: str) -
 
 
 def _find_or_create_endpoint(config: Config, workspace: Workspace) -> tuple[EndpointView, bool]:
-    """Return the endpoint, and whether it was created here."""
+    """Return the endpoint, and whether it was created here, or has only been reserved by validate."""
     endpoint = _delete_if_never_created(workspace, workspace.endpoints.find(config.endpoint.name))
-    expiry = _expiry(config)
     if endpoint is None:
-        return workspace.endpoints.create(config.endpoint, {EXPIRES: expiry} if expiry else {}), True
+        return workspace.endpoints.create(config.endpoint, {}), True
     workspace.check_endpoint(endpoint.name, endpoint.tags)
     if endpoint.state in FAILED_STATES:
         # It serves as before, but Azure calls it Failed until an update succeeds.
         console.info(f"  endpoint {endpoint.name} is {endpoint.state}: its last update failed; writing it again as it is")
         endpoint = workspace.endpoints.set_traffic(endpoint.name, None)
     usable = workspace.endpoints.check_usable(endpoint, config.endpoint)
-    if expiry and EXPIRES in usable.tags:
+    if (expiry := expiry_tags(config.endpoint)) and EXPIRES in usable.tags:
         # An earlier run left it behind; the reaper must not delete it while this run uses it.
-        usable = workspace.endpoints.set_traffic(usable.name, None, tags={EXPIRES: expiry})
-    return usable, False
+        usable = workspace.endpoints.set_traffic(usable.name, None, tags=expiry)
+    return usable, workspace.endpoints.is_reserved(usable)
 
 
 def _delete_if_never_created(workspace: Workspace, endpoint: EndpointView | None) -> EndpointView | None:
@@ -126,12 +125,6 @@ def _delete_if_never_created(workspace: Workspace, endpoint: EndpointView | None
     console.info(f"  endpoint {endpoint.name} is {endpoint.state} and has no deployment: an earlier creation failed; creating it again")
     workspace.endpoints.delete(endpoint.name)
     return None
-
-
-def _expiry(config: Config) -> str:
-    """Return when the reaper may delete an endpoint that is deployed to now (ISO 8601, UTC); empty for never."""
-    hours = config.endpoint.expires_after_hours
-    return "" if hours is None else (datetime.now(UTC) + timedelta(hours=hours)).isoformat(timespec="seconds")
 
 
 def _find_or_create_deployment(
@@ -184,7 +177,10 @@ def _roll_back_deployment(workspace: Workspace, before: EndpointView, name: str,
             workspace.endpoints.delete_deployment(before.name, name)
             outcome.append(f"Deployment {name} was deleted.")
         now = workspace.endpoints.find(before.name)
-        if delete_endpoint and now is not None and now.identity == before.identity:
+        is_same = now is not None and now.identity == before.identity
+        if delete_endpoint and is_same and now is not None and now.traffic.keys() - {name}:
+            outcome.append(f"Endpoint {before.name} was kept: another run has deployed to it meanwhile.")
+        elif delete_endpoint and is_same:
             workspace.endpoints.delete(before.name)
             outcome.append(f"Endpoint {before.name}, which this run created, was deleted.")
         elif not delete_endpoint:

@@ -29,9 +29,10 @@ from mlops.cloud.preferences import judge_digest
 from mlops.cloud.quota import Deployment, Need, State, count_cores, find_needs, lacks_limit
 from mlops.cloud.quota import describe as describe_needs
 from mlops.cloud.standby import find_standby
+from mlops.cloud.tags import RESERVED
 from mlops.cloud.workspace import Workspace
 from mlops.core import console
-from mlops.core.errors import AzureError, ConfigError, NotPromoted, ValidationFailed
+from mlops.core.errors import AzureError, ConfigError, DeploymentFailed, NotPromoted, ValidationFailed
 from mlops.core.records import Finding, Prepared, Suite, Validated
 from mlops.core.run import Run, write_atomically
 from mlops.core.settings import Config, Rule
@@ -59,7 +60,9 @@ T = TypeVar("T")
 
 
 def validate(config: Config, run: Run, workspace: Workspace) -> Validated:
-    """Check that data, configuration and workspace meet the requirements of training. Creates the cluster if there is none.
+    """Check that data, configuration and workspace meet the requirements of training.
+
+    Creates the cluster if there is none, without nodes, and the endpoint, without deployments. Both cost nothing.
 
     Raises:
         RecordError: there is no data yet.
@@ -275,6 +278,8 @@ def _check_workspace(
         findings += isolation.check_cluster_creator(workspace, compute.name, locate)
         if model is not None and snapshot.cluster.size.lower() != compute.size.lower():
             findings += preflight.check_size(snapshot.cluster.size, model, sizes, locate("compute.name"))
+    if not any(finding.severity == "error" for finding in findings):
+        findings += _reserve_endpoint(config, workspace)
     return snapshot
 
 
@@ -292,6 +297,21 @@ def _check_endpoint(config: Config, workspace: Workspace) -> list[Finding]:
         where = config.locate("endpoint.public_network_access")
         findings.append(preflight.make_finding("endpoint.access", where, " ".join(difference)))
     return findings
+
+
+def _reserve_endpoint(config: Config, workspace: Workspace) -> list[Finding]:
+    """Create the endpoint if there is none: Azure has no other way to tell whether somebody else in the region has its name.
+
+    Without this, the answer would come from `deploy`, after the training was paid for.
+    """
+    if workspace.endpoints.find(config.endpoint.name) is not None:
+        return []
+    try:
+        workspace.endpoints.create(config.endpoint, {RESERVED: "true"})
+    except (AzureError, DeploymentFailed) as problem:
+        message = str(problem).replace("\n", " ")
+        return [preflight.make_finding("endpoint.name", config.locate("endpoint.name"), message)]
+    return []
 
 
 def _find_quota_needs(config: Config, workspace: Workspace) -> list[Need]:

@@ -40,10 +40,10 @@ def open_workspace() -> Iterator[Callable[[Config], Workspace]]:
 
 
 SLOW = (
-    "chaos", "cli/test_resume.py", "cli/test_rollback.py", "cloud/evaluation", "cloud/test_endpoints.py", "cloud/test_jobs.py",
-    "cloud/test_traffic.py", "emulator/component", "emulator/history", "emulator/jobs", "emulator/registry/test_weights.py",
-    "emulator/serving", "emulator/test_main.py", "emulator/test_tutorial.py", "github/test_override.py", "judging/selftest",
-    "judging/statistics", "judging/test_properties.py", "live", "remote/test_likelihood.py",
+    "chaos", "cli/test_resume.py", "cli/test_rollback.py", "cli/test_scheduled_role.py", "cloud/evaluation", "cloud/test_endpoints.py",
+    "cloud/test_jobs.py", "cloud/test_traffic.py", "emulator/component", "emulator/history", "emulator/jobs",
+    "emulator/registry/test_weights.py", "emulator/serving", "emulator/test_main.py", "emulator/test_tutorial.py",
+    "github/test_override.py", "judging/selftest", "judging/statistics", "judging/test_properties.py", "live", "remote/test_likelihood.py",
     "remote/test_main.py", "report/test_explain.py",
     "test_add_a_metric.py", "test_gate.py", "test_main.py", "test_pipeline.py", "test_promote.py", "test_register.py", "test_roles.py",
     "test_scenarios.py", "test_train.py", "test_validate.py", "workflows",

@@ -341,19 +341,25 @@ def test_the_tutorials_model_is_one_setting_away(tmp_path: Path, start_emulator:
     assert {item.name: (item.value, item.source) for item in trained.parameters}["deepspeed_stage"] == ("2", "model_specific_defaults")
 
 
-def test_a_private_workspace_without_storage_keys_needs_two_settings_and_nothing_else(
+def test_a_private_workspace_without_storage_keys_whose_name_is_taken_needs_three_settings_and_nothing_else(
     tmp_path: Path, start_emulator: Callable[..., Emulator], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    emulator = start_emulator(storage="identity", network="private")
-    settings = ("--set", f"compute.identity={IDENTITY}", "--set", "endpoint.public_network_access=disabled")
+    emulator = start_emulator(storage="identity", network="private", endpoints_taken=(ENDPOINT,))
+    settings: tuple[str, ...] = ("--set", f"compute.identity={IDENTITY}", "--set", "endpoint.public_network_access=disabled")
     with client_of(emulator, tmp_path):
         project = make_project(tmp_path, emulator)
         assert project.mlops("run", "--until", "train") == 5
         assert "set compute.identity to the id of a user-assigned identity" in capsys.readouterr().err
         assert project.workspace().compute.find("gpu-cluster-big") is None, "nothing is created before the settings are right"
+        assert project.mlops("run", "--until", "train", *settings) == 5
+        assert "set another endpoint.name, or endpoint.workspace_suffix = true" in " ".join(capsys.readouterr().err.split())
+        assert project.assets() == (set(), set(), set()), "nothing was paid for"
+        settings += ("--set", "endpoint.workspace_suffix=true")
         assert project.mlops("run", "--until", "promote", *settings) == 0
-        assert list(project.traffic() or {}) == [project.records().read(Promoted).deployment]
-        assert project.workspace().endpoints.get(ENDPOINT).public_network_access == "disabled"
+        promoted = project.records().read(Promoted)
+        assert promoted.endpoint.startswith(f"{ENDPOINT}-")
+        assert list(project.traffic(promoted.endpoint) or {}) == [promoted.deployment]
+        assert project.workspace().endpoints.get(promoted.endpoint).public_network_access == "disabled"
         # From outside, the endpoint doesn't answer, and nothing else is attempted.
         emulator.azure.options = dataclasses.replace(emulator.azure.options, network="private-outside")
         assert project.mlops("run", "--until", "promote", *settings, run="outside") == 5
@@ -370,5 +376,5 @@ def test_a_training_that_does_not_complete_stops_the_run(untrained: Project, fau
     assert untrained.emulator.azure.faults.pending() == []
     assert len(untrained.jobs()) == len(jobs) + 1
     assert untrained.billing() == set()
-    assert untrained.traffic() is None
+    assert not untrained.traffic(), "validate has reserved the endpoint's name, which costs nothing"
     assert not untrained.records(fault).has(Trained)

@@ -32,6 +32,7 @@ from mlops.cloud.tags import (
     PREVIOUS,
     PREVIOUS_ID,
     PREVIOUS_UNTIL,
+    RESERVED,
     SERVED_MODEL,
     TARGET,
     TRAINING_JOB,
@@ -50,7 +51,7 @@ from mlops.core.errors import (
 )
 from mlops.core.records import Deployed, Promoted, Registered, Smoked, TornDown, Verdict
 from mlops.core.run import Run
-from mlops.core.settings import Config
+from mlops.core.settings import Config, EndpointConfig
 from mlops.dataset.questions import Question
 from mlops.deploy import deploy, deployment_name
 from mlops.emulator.server import Emulator
@@ -337,19 +338,44 @@ def test_a_second_promotion_keeps_or_deletes_the_previous_deployment(stage: Stag
 
 
 @pytest.mark.parametrize(
-    ("fault_name", "kind"),
-    [("deployment-unhealthy", "ResourceNotReady"), ("deployment-quota", "OutOfQuota"), ("deployment-image", "ImageBuildFailure")],
+    ("fault_name", "kind", "is_reserved"),
+    [
+        ("deployment-unhealthy", "ResourceNotReady", True),
+        ("deployment-quota", "OutOfQuota", False),
+        ("deployment-image", "ImageBuildFailure", False),
+    ],
 )
-def test_a_first_deployment_that_fails_leaves_nothing_behind(fault_name: str, kind: str, stage: Stage, fault: Fault) -> None:
+def test_a_first_deployment_that_fails_leaves_nothing_behind(
+    fault_name: str, kind: str, is_reserved: bool, stage: Stage, fault: Fault
+) -> None:
     run = stage.registered()
-    fault(f"{fault_name}@*")
     config, workspace = stage.session()
+    if is_reserved:
+        # As validate does, so that a name that is taken is noticed before the training.
+        workspace.endpoints.create(config.endpoint, {RESERVED: "true"})
+    fault(f"{fault_name}@*")
     with pytest.raises(DeploymentFailed, match=kind) as caught:
         deploy(config, run, workspace)
     assert caught.value.fix
     assert f"Endpoint {stage.name}, which this run created, was deleted" in str(caught.value)
     assert workspace.endpoints.find(stage.name) is None
     assert not run.has(Deployed)
+
+
+def test_a_reserved_endpoint_to_which_another_run_has_deployed_meanwhile_is_kept(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = stage.registered()
+    config, workspace = stage.session()
+    workspace.endpoints.create(config.endpoint, {RESERVED: "true"})
+    create = Endpoints.deploy
+
+    def deploy_beside(self: Endpoints, settings: EndpointConfig, name: str, model: str, tags: dict[str, str]) -> None:
+        create(self, settings, "faster", model, tags)
+        raise DeploymentFailed("Too slow.")
+
+    monkeypatch.setattr(Endpoints, "deploy", deploy_beside)
+    with pytest.raises(DeploymentFailed, match="another run has deployed to it meanwhile"):
+        deploy(config, run, workspace)
+    assert [view.name for view in workspace.endpoints.list_deployments(stage.name)] == ["faster"]
 
 
 def test_a_deployment_that_fails_beside_a_champion_leaves_the_champion_alone(beside: Stage, fault: Fault) -> None:

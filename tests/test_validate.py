@@ -12,7 +12,7 @@ import pytest
 from azure.ai.ml.entities import AmlCompute, ManagedOnlineEndpoint
 from azure.core.exceptions import HttpResponseError
 
-from mlops.cloud.tags import MARK, PIPELINE, TARGET
+from mlops.cloud.tags import EXPIRES, MARK, PIPELINE, TARGET
 from mlops.cloud.workspace import Workspace
 from mlops.core.errors import ConfigError, CredentialError, RecordError, ValidationFailed
 from mlops.core.records import Prepared, Validated
@@ -417,6 +417,44 @@ def test_an_endpoint_that_this_target_may_not_deploy_to_is_a_finding(
     workspace.endpoints.delete("not-ours")
 
 
+def test_a_name_that_somebody_else_in_the_region_has_is_a_finding(
+    inside: Emulator, configure: Make, open_workspace: Open, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inside.azure, "options", change(inside.azure.options, endpoints_taken=("popular",)))
+    config = configure("endpoint.name=popular")
+    workspace = open_workspace(config)
+    assert refused(config, run, workspace) == [("endpoint.name", "--set endpoint.name=popular")]
+    (finding,) = json.loads((run.directory / "findings.json").read_text())
+    assert "unique within a region" in finding["message"]
+    assert "endpoint.workspace_suffix = true" in finding["message"]
+    assert workspace.endpoints.find("popular") is None
+
+
+def test_the_name_of_the_endpoint_is_reserved_once_and_the_reaper_may_delete_it(
+    inside: Emulator, configure: Make, open_workspace: Open, run: Run
+) -> None:
+    config = configure("endpoint.name=reserved", "endpoint.expires_after_hours=1")
+    workspace = open_workspace(config)
+    prepare(config, run)
+    validate(config, run, workspace)
+    first = workspace.endpoints.get("reserved")
+    assert workspace.endpoints.is_reserved(first)
+    assert EXPIRES in first.tags
+    validate(config, run, workspace)
+    assert workspace.endpoints.get("reserved").identity == first.identity
+    workspace.endpoints.delete("reserved")
+
+
+def test_an_endpoint_that_can_not_be_created_is_a_finding(
+    inside: Emulator, fault: Callable[[str], None], configure: Make, open_workspace: Open, run: Run
+) -> None:
+    config = configure("endpoint.name=unlucky")
+    workspace = open_workspace(config)
+    fault("endpoint-failed@unlucky")
+    assert refused(config, run, workspace) == [("endpoint.name", "--set endpoint.name=unlucky")]
+    workspace.endpoints.delete("unlucky")
+
+
 def test_an_endpoint_with_another_network_access_is_a_finding(
     inside: Emulator, configure: Make, open_workspace: Open, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -431,7 +469,7 @@ def test_an_endpoint_with_another_network_access_is_a_finding(
 def test_a_private_workspace_is_validated_from_inside_only(
     inside: Emulator, configure: Make, open_workspace: Open, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = configure("endpoint.public_network_access=disabled", "compute.name=not-yet")
+    config = configure("endpoint.name=private", "endpoint.public_network_access=disabled", "compute.name=not-yet")
     workspace = open_workspace(config)
     monkeypatch.setattr(inside.azure, "options", change(inside.azure.options, network="private-outside"))
     assert refused(config, run, workspace) == [("network.unreachable", "Azure")]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from mlops.cli import stage
 from mlops.core import console
 from mlops.core.errors import Detached, MlopsError, UsageError
-from mlops.core.records import Judged
+from mlops.core.records import Deployed, Judged
 from mlops.core.run import Run
 from mlops.report.html import write
 from mlops.report.screen import screen
@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
             cleanup_code = stage.guarded(lambda: _run_stages(context, ["teardown"]), failures)
             # The first failure decides; one while cleaning up has been reported, and counts only if there is no other.
             code = code or cleanup_code
-        elif ephemeral:
+        elif ephemeral and context.run.has(Deployed):
             console.warning(
                 f"Endpoint {context.config.endpoint.name} is left standing and bills by the hour. End it with `mlops teardown`."
             )

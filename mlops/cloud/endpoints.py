@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from mlops.cloud.endpoint_views import (
@@ -21,13 +22,13 @@ from mlops.cloud.failures import classify
 from mlops.cloud.invoke import EndpointClient
 from mlops.cloud.network import describe_difference
 from mlops.cloud.session import Session
-from mlops.cloud.tags import CHANGE, CREATION_ID
+from mlops.cloud.tags import CHANGE, CREATION_ID, EXPIRES, RESERVED
 from mlops.cloud.traffic_change import Busy, end_mirroring_command, nonzero
 from mlops.core import console
 from mlops.core.errors import AzureError, ConfigError, DeploymentFailed, TrafficError
 from mlops.core.settings import EndpointConfig
 
-__all__ = ["Endpoints"]
+__all__ = ["Endpoints", "expiry_tags"]
 
 LOG_LINES = 200
 PROGRESS_S = 15.0
@@ -65,14 +66,19 @@ class Endpoints:
             return [endpoint_view(entity) for entity in self._session.ml.online_endpoints.list()]
 
     def create(self, config: EndpointConfig, tags: Mapping[str, str]) -> EndpointView:
-        """Create an endpoint with key authentication and wait for it."""
+        """Create an endpoint with key authentication and wait for it. Without deployments, it costs nothing.
+
+        Raises:
+            AzureError: also if somebody else in the region has an endpoint of this name.
+            DeploymentFailed: it exists now, but is not healthy.
+        """
         from azure.ai.ml.entities import ManagedOnlineEndpoint
 
         entity = ManagedOnlineEndpoint(
             name=config.name,
             auth_mode="key",
             public_network_access=config.public_network_access.capitalize(),
-            tags=self._creation_tags(tags),
+            tags=self._creation_tags({**expiry_tags(config), **tags}),
         )
         console.info(f"  creating endpoint {config.name}")
         with translate_errors(
@@ -85,6 +91,10 @@ class Endpoints:
         if endpoint.state != "Succeeded":
             raise DeploymentFailed(f"Endpoint {config.name} was created but is {endpoint.state}.", "look at its page in the studio")
         return endpoint
+
+    def is_reserved(self, endpoint: EndpointView) -> bool:
+        """Return whether an endpoint was only created to have its name, and nothing has been deployed to it."""
+        return RESERVED in endpoint.tags and not self.list_deployments(endpoint.name)
 
     def check_usable(self, endpoint: EndpointView, config: EndpointConfig) -> EndpointView:
         """Return the endpoint if it is healthy, uses key authentication and can be reached from where the settings say.
@@ -337,6 +347,13 @@ class Endpoints:
             f"The service says: {details}\n{logs or 'Its containers have no log.'}",
             failure.advice,
         )
+
+
+def expiry_tags(config: EndpointConfig) -> dict[str, str]:
+    """Return the tag that says when the reaper may delete an endpoint that is used now (ISO 8601, UTC); none for never."""
+    if config.expires_after_hours is None:
+        return {}
+    return {EXPIRES: (datetime.now(UTC) + timedelta(hours=config.expires_after_hours)).isoformat(timespec="seconds")}
 
 
 def _wait(poller: Any, what: str, timeout_s: float = 3600.0) -> None:

@@ -181,7 +181,7 @@ class Jobs:
                 return
             raise AzureError(
                 f"Job {job} could not be canceled and may still cost money: {problem.what}",
-                f"cancel it in the studio, or run `az ml job cancel -n {job}`",
+                f"{problem.fix}; or " * bool(problem.fix) + f"cancel it in the studio, or run `az ml job cancel -n {job}`",
             ) from problem
 
     def _submit(self, job: Any, name_hint: str, tags: Mapping[str, str], experiment: str, display_name: str) -> str:

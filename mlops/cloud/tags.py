@@ -12,7 +12,7 @@ import re
 __all__ = [
     "ANCHOR", "ANCHOR_ID", "BASE_MODEL", "COMMIT", "COMPONENT", "CREATION_ID", "DATA_FINGERPRINT", "DETACHED", "DISPATCHED",
     "EVALUATION_VERSION", "EXPIRES", "GATE_RECORD", "LINEAGE", "MARK", "MODEL_IDENTITY", "OVERRIDE", "OWNER", "PIPELINE", "PREVIOUS",
-    "PREVIOUS_ID", "REGISTRATION_KEY", "ROLE", "ROLLED_BACK_BY", "RUN", "RUN_KEY", "SERVED_MODEL", "SETTINGS", "TARGET",
+    "PREVIOUS_ID", "REGISTRATION_KEY", "RESERVED", "ROLE", "ROLLED_BACK_BY", "RUN", "RUN_KEY", "SERVED_MODEL", "SETTINGS", "TARGET",
     "TRAINING_JOB", "VERDICT", "WAITING", "fit", "shorten_model",
 ]  # fmt: skip
 
@@ -68,6 +68,9 @@ CREATION_ID = "mlops.creation_id"
 """On endpoints and deployments: a random id chosen at creation, which distinguishes them from others of the same name."""
 SERVED_MODEL = "mlops.model"
 """On deployments: id of the model that they serve, as :func:`fit` returns it."""
+RESERVED = "mlops.reserved"
+"""On endpoints: created by validate before anything was paid for, because nothing else tells whether the name is free in the region. As
+long as it has no deployment, whoever deploys to it treats it like an endpoint that it has created itself."""
 EXPIRES = "mlops.expires_at"
 """On endpoints: when the reaper may delete them (ISO 8601)."""
 PREVIOUS = "mlops.previous"

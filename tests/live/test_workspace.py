@@ -27,11 +27,12 @@ def test_roles(workspace: Workspace) -> None:
     assert check(workspace.session, "prod", lambda: True) == []
 
 
-def test_validate(project: LiveProject) -> None:
-    """Cost: none. Reads the registry, sizes and quota, and creates the cluster of pipeline.toml with zero nodes."""
+def test_validate(project: LiveProject, workspace: Workspace) -> None:
+    """Cost: none. Reads the registry, sizes and quota, and creates the cluster with zero nodes, and an endpoint without deployments."""
     assert project.mlops("prepare") == 0
     assert project.mlops("validate") == 0
     assert Run(project.folder / "run").read(Validated).base_model
+    assert workspace.endpoints.find(project.endpoint) is not None
 
 
 def test_register(project: LiveProject, workspace: Workspace) -> None:
@@ -53,7 +54,8 @@ def test_deploy(project: LiveProject, workspace: Workspace) -> None:
     assert model is not None, "run test_register first"
     # This model needs no GPU.
     endpoint = workspace.session.config.endpoint.model_copy(update={"instance_type": SIZE})
-    workspace.endpoints.create(endpoint, {})
+    if workspace.endpoints.find(endpoint.name) is None:
+        workspace.endpoints.create(endpoint, {})
     assert workspace.endpoints.deploy(endpoint, "tiny", model.id, {}).state.lower() == "succeeded"
     view = workspace.endpoints.set_traffic(endpoint.name, {"tiny": 100})
     response = workspace.endpoints.open_client(view, 60.0).invoke(build_payload(QUESTION, 8), "tiny")

@@ -7,6 +7,7 @@ the emulator's own Python.
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from pathlib import Path
 from typing import Any, Literal
@@ -32,6 +33,9 @@ __all__ = ["ROUTES", "code_folder", "has_environment"]
 
 VERSIONS = published_since("2022-02-01-preview")
 KINDS = {"codes": "Code", "environments": "Environment"}
+PYTHON_PIN = re.compile(r"python *={1,2} *((\d+)(?:\.(\d+))?(?:\.(\d+))?)")
+LAST_REFUSED_PYTHON = (3, 7, 6)
+"""The newest version of Python that a recording shows to be refused; 3.7.10 is accepted."""
 DEFAULTS: dict[str, dict[str, Any]] = {
     "codes": {"provisioningState": "Succeeded"},
     "environments": {
@@ -248,7 +252,7 @@ def _normalize_conda(conda_file: str | None) -> str | None:
     """Return a conda file as the service stores it: its YAML as JSON text.
 
     Raises:
-        AzureFault: 400, it is no YAML mapping.
+        AzureFault: 400, it is no YAML mapping, or wants a version of Python that the service no longer builds.
     """
     if not conda_file:  # a client sends back the empty text that it has read
         return None
@@ -258,6 +262,15 @@ def _normalize_conda(conda_file: str | None) -> str | None:
         raise user_error(f"The conda file is not valid YAML: {problem}") from None
     if not isinstance(content, dict):
         raise user_error("The conda file is not a YAML mapping.")
+    for dependency in content.get("dependencies") or ():
+        match = PYTHON_PIN.fullmatch(str(dependency))
+        # Without a patch release, conda takes the newest.
+        if match and tuple(int(number or 99) for number in match.group(2, 3, 4)) <= LAST_REFUSED_PYTHON:
+            raise user_error(
+                f"Python versions matching the specification {match[1]} have reached or are nearing end-of-life. Python versions 3.8+ are"
+                " recommended.",
+                "NewRecommendedPythonVersions",
+            )
     return json.dumps(content, indent=2)
 
 

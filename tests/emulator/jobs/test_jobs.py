@@ -20,6 +20,7 @@ import requests
 
 from mlops.emulator.base.azure import Options
 from mlops.emulator.base.fork_servers import ForkServers
+from mlops.emulator.history import runstore
 from mlops.emulator.jobs import jobs
 from mlops.emulator.server import Emulator
 from mlops.emulator.workspace import uris
@@ -43,6 +44,34 @@ def _poll_every_second() -> Iterator[None]:
         patch.setenv("AZUREML_RUN_POLLING_INTERVAL_MIN", "1")
         patch.setenv("AZUREML_RUN_POLLING_INTERVAL_MAX", "1")
         yield
+
+
+@pytest.mark.parametrize("value", [1, 1.5, True])
+def test_a_literal_input_that_is_no_text_is_refused(emulator: Emulator, credential: Any, value: Any) -> None:
+    inputs: dict[str, dict[str, Any]] = {"number": {"jobInputType": "literal", "value": value}}
+    body = {"jobType": "Command", "command": "true", "environmentId": ENVIRONMENT, "experimentName": "e", "inputs": inputs}
+    refused = put(emulator, credential, f"literal-{type(value).__name__}", body)
+    assert (refused.status_code, "value" in refused.text) == (400, True)
+    inputs["number"]["value"] = str(value)
+    assert put(emulator, credential, f"text-{type(value).__name__}", body).status_code == 201
+
+
+def test_a_command_job_has_the_states_of_azure_in_their_order(ml: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recorded are Starting, then Queued or Preparing, and for pipelines Finalizing before Completed."""
+    states: dict[str, list[str]] = {}
+    set_status = runstore.set_status
+
+    async def record(azure: Any, name: str, status: str, *arguments: Any) -> None:
+        states.setdefault(name, []).append(status)
+        await set_status(azure, name, status, *arguments)
+
+    monkeypatch.setattr(runstore, "set_status", record)
+    job = submit_command(ml, "true")
+    assert job.status == "Starting"
+    assert wait_for_job(ml, job.name).status == "Completed"
+    assert [state for state in states[job.name] if state not in ("Preparing", "Queued")] == ["Running", "Finalizing", "Completed"]
+    waiting = states[job.name][: states[job.name].index("Running")]
+    assert set(waiting) <= {"Preparing", "Queued"}
 
 
 def wait_for(condition: Callable[[], Any], seconds: float = 120) -> Any:

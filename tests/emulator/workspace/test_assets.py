@@ -69,6 +69,19 @@ class TestEnvironments:
     def test_an_invalid_environment_is_refused(self, send: Send, field: str, value: Any) -> None:
         assert send("PUT", "environments", "bad", "versions", "1", properties={field: value}).status_code == 400
 
+    @pytest.mark.parametrize(
+        ("pin", "status"),
+        [("=3.7.6", 400), ("==3.6.2", 400), ("=3.6", 400), ("=2.7", 400), ("=3.7.10", 201), ("=3.7", 201), ("=3.8", 201), (">=3.6", 201)],
+    )
+    def test_an_old_python_is_refused(self, send: Send, pin: str, status: int) -> None:
+        conda = f"dependencies: [pip, 'python{pin}', {{pip: [pandas]}}]"
+        response = send("PUT", "environments", f"old{status}", "versions", pin.strip("=>"), properties={"image": IMAGE, "condaFile": conda})
+        assert response.status_code == status, response.text
+        if status == 400:
+            (inner,) = [info["info"]["value"] for info in response.json()["error"]["additionalInfo"] if info["type"] == "InnerError"]
+            assert inner["code"] == "NewRecommendedPythonVersions"
+            assert f"the specification {pin.strip('=')} have reached" in response.text
+
     def test_null_tags_are_kept(self, ml: Any) -> None:
         assert ml.environments.create_or_update(environment_of(name="null", version="1", tags={"a": None})).tags == {"a": None}
 

@@ -13,7 +13,7 @@ from mlops.emulator.base.azure import LOCATION, arm_id
 from mlops.emulator.base.faults import Faults
 from mlops.emulator.identity.entra import MANAGEMENT, issue
 from mlops.emulator.server import Emulator
-from mlops.emulator.workspace.compute import find
+from mlops.emulator.workspace.compute import find, get_vm_size
 from mlops.emulator.workspace.instances import KIND
 
 
@@ -74,6 +74,36 @@ def test_every_size_of_the_catalogs_is_listed(ml: Any) -> None:
     from mlops.emulator.registry.catalog import A100, H100, V100
 
     assert {*A100, *H100, *V100} <= {size.name for size in ml.compute.list_sizes()}
+
+
+DOCUMENTED = {
+    "A4_v2": (4, 0, 8), "A2m_v2": (2, 0, 16), "D2_v2": (2, 0, 7), "D14_v2": (16, 0, 112), "DS15_v2": (20, 0, 140), "D2as_v4": (2, 0, 8),
+    "D32_v3": (32, 0, 128), "D64s_v3": (64, 0, 256), "D48ds_v4": (48, 0, 192), "D96a_v4": (96, 0, 384), "D8ads_v5": (8, 0, 32),
+    "DC8_v2": (8, 0, 32), "E20s_v3": (20, 0, 160), "E64_v3": (64, 0, 432), "E64ds_v4": (64, 0, 504), "E64ds_v5": (64, 0, 512),
+    "E96as_v4": (96, 0, 672), "F16": (16, 0, 32), "F72s_v2": (72, 0, 144), "FX4mds": (4, 0, 84), "FX48mds": (48, 0, 1008),
+    "H16mr": (16, 0, 224), "HB60rs": (60, 0, 228), "HB120rs_v2": (120, 0, 456), "HB120rs_v3": (120, 0, 448),
+    "HB176-96rs_v4": (176, 0, 768), "HC44rs": (44, 0, 352), "L80s_v2": (80, 0, 640), "L8s_v3": (8, 0, 64), "M64ms": (64, 0, 1792),
+    "M128s": (128, 0, 2048), "NC12": (12, 2, 112), "NC24rs_v2": (24, 4, 448), "NC6s_v3": (6, 1, 112), "NC64as_T4_v3": (64, 4, 440),
+    "NC96ads_A100_v4": (96, 4, 880), "NC40ads_H100_v5": (40, 1, 320), "ND24rs": (24, 4, 448), "ND40rs_v2": (40, 8, 672),
+    "ND96asr_v4": (96, 8, 900), "ND96isr_H100_v5": (96, 8, 1900), "ND96isr_H200_v5": (96, 8, 1850), "NV24": (24, 4, 224),
+    "NV48s_v3": (48, 4, 448), "NV36ads_A10_v5": (36, 1, 440),
+}  # fmt: skip
+"""Sizes of all series that Azure ML documents: cores, GPUs and GiB of memory, from Microsoft's page of each series."""
+
+
+def test_the_sizes_of_the_documented_series_are_listed(ml: Any) -> None:
+    listed = {size.name: size.gpus for size in ml.compute.list_sizes()}
+    for name, (cores, gpus, memory) in DOCUMENTED.items():
+        assert listed[f"Standard_{name}"] == gpus
+        # The SDK drops what it does not know how to spell.
+        wire = get_vm_size(f"standard_{name}".upper())
+        assert (wire["vCPUs"], wire["memoryGB"]) == (cores, memory), name
+    assert len({name.lower() for name in listed}) == len(listed)
+
+
+def test_a_cluster_of_any_listed_size_is_created_whatever_the_case(ml: Any) -> None:
+    ml.compute.begin_create_or_update(cluster(name="any-size", size="STANDARD_hb120RS_v3")).result()
+    assert ml.compute.get("any-size").size.lower() == "standard_hb120rs_v3"
 
 
 def test_the_scale_can_change_but_not_the_size(ml: Any) -> None:
