@@ -38,7 +38,7 @@ SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
 )
 """First bytes → what a file is, and what to do about it."""
 
-BINARY = {".parquet": (b"PAR1",), ".arrow": (b"ARROW1", b"\xff\xff\xff\xff")}
+BINARY = {".parquet": (b"PAR1",), ".arrow": (b"ARROW1", b"\xff\xff\xff\xff"), ".feather": (b"ARROW1",)}
 """Suffix → first bytes of the binary formats that are read."""
 
 
@@ -66,6 +66,8 @@ def check_content(path: Path, kind: str, head: bytes) -> None:
     for signature, what, fix in SIGNATURES:
         if head.startswith(signature):
             raise DataError(f"{path} is {what}.", fix.format(name=path.name))
+    if head[257:262] == b"ustar":
+        raise DataError(f"{path} is a tar archive.", f"unpack it: tar xf {path.name}")
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
     if re.match(rb"<(!doctype|html|\?xml|head|body)", text, re.IGNORECASE):
         what = "an XML document" if text[:5].lower() == b"<?xml" else "an HTML page, perhaps a login or error page of the server"
@@ -76,6 +78,15 @@ def check_content(path: Path, kind: str, head: bytes) -> None:
         # In a file with lines of JSON, a single one is an error of its row.
         if kind in (".csv", ".tsv") or head.count(b"\x00") * 10 > len(head):
             raise DataError(f"{path} contains NUL bytes, so it is binary or damaged.", "write the file again as text in UTF-8")
+    if kind == ".jsonl" and re.match(rb'\{\s*\n\s*"', text):
+        raise DataError(
+            f"{path} has JSON objects that go over several lines, but JSON Lines has one on each line.",
+            f"put each on one line: jq -c . {path.name} > new",
+        )
+    if kind not in BINARY and b"\r" in head and b"\n" not in head and kind != ".json":
+        raise DataError(
+            f"{path} has lines that end in a carriage return only, as on old Macs.", f"convert it: tr '\\r' '\\n' < {path.name} > new"
+        )
     if kind == ".jsonl" and text.startswith(b"["):
         raise DataError(f"{path} contains a JSON array, but each line of a .jsonl file is an object.", f"rename it to {path.stem}.json")
     if kind in BINARY and head:

@@ -12,7 +12,7 @@ from mlops.core.errors import ConfigError, DataError
 from mlops.dataset.contents import suffixes
 from mlops.dataset.readers import is_data_file
 
-__all__ = ["SAVED", "SPLIT_NAMES", "find_files", "group_by_split", "split_of"]
+__all__ = ["SAVED", "SPLIT_NAMES", "count_shards", "find_files", "group_by_split", "split_of"]
 
 SPLIT_NAMES = ("train_sft", "test_sft", "train_gen", "test_gen", "train", "test", "validation", "valid", "val", "dev", "eval")
 """Names of splits that a file or folder may begin with."""
@@ -34,13 +34,14 @@ def split_of(name: str) -> str:
 
 
 def find_files(root: Path) -> list[Path]:
-    """Find the data files in a folder, up to three levels deep; what begins with a dot or underscore is skipped, as Spark does.
+    """Find the data files in a folder, up to three levels deep, each folder once; what begins with a dot or underscore is skipped, as Spark does.
 
     Raises:
-        DataError: a write to the folder has not finished.
+        DataError: a write to the folder has not finished, or a link leads to nothing.
     """
     _check_saved_splits(root)
     found: list[Path] = []
+    visited = {root.resolve()}
     folders = [(root, 0)]
     while folders:
         folder, depth = folders.pop()
@@ -54,10 +55,16 @@ def find_files(root: Path) -> list[Path]:
                 )
             if path.name.startswith((".", "_")):
                 continue
-            if path.is_dir() and depth < 3:
+            if path.is_dir() and depth < 3 and path.resolve() not in visited:
+                visited.add(path.resolve())
                 folders.append((path, depth + 1))
-            elif path.is_file() and is_data_file(path) and path.name not in METADATA:
-                found.append(path)
+            elif is_data_file(path) and path.name not in METADATA:
+                if path.is_symlink() and not path.exists():
+                    raise DataError(
+                        f"{path} is a link to a file that is not there.", "download the file (git annex get, dvc pull), or remove the link"
+                    )
+                if path.is_file():
+                    found.append(path)
     return sorted(found)
 
 
@@ -82,6 +89,12 @@ def group_by_split(root: Path, files: Iterable[Path]) -> dict[str, list[Path]]:
         if split:
             _refuse_copies(root, split, paths)
     return groups
+
+
+def count_shards(path: Path) -> int:
+    """Return of how many shards the file is one, by its name; 1 if it is none."""
+    match = _SHARD.fullmatch(path.name)
+    return int(match[3]) if match else 1
 
 
 def _check_saved_splits(root: Path) -> None:

@@ -78,7 +78,12 @@ class JsonLinesRows:
                 yield self._invalid_rows[index]
                 continue
             self._file.seek(self._offsets[index])
-            yield decode_row(self._file.readline(), self._layout)
+            row: Conversation | InvalidRow
+            try:
+                row = decode_row(self._file.readline(), self._layout)
+            except InvalidRow as problem:  # nested so deeply that it depends on who reads it
+                row = self._invalid_rows[index] = problem
+            yield row
 
     def lines(self, indices: Sequence[int]) -> Iterator[bytes | None]:
         """See :class:`Rows`."""

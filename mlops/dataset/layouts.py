@@ -156,7 +156,8 @@ class Layout:
             if not isinstance(turn, Mapping):
                 raise InvalidRow("schema.field", f"{where} must be an object with {role_key} and {text_key}, got {_type(turn)}")
             turn = {key: value for key, value in turn.items() if value is not None}
-            if unknown := sorted(map(str, turn.keys() - KEYS[style])):
+            # Clients that dump a whole answer of an API write empty lists, too.
+            if unknown := sorted(str(key) for key, value in turn.items() if key not in KEYS[style] and value not in ([], {}, "")):
                 raise InvalidRow("schema.field", f"{where} has an unknown field {unknown[0]!r}{did_you_mean(unknown[0], KEYS[style])}")
             role = turn.get(role_key)
             if not isinstance(role, str):
@@ -288,17 +289,24 @@ def _render_calls(turn: Mapping[str, Any], where: str) -> str:
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
             raise InvalidRow("schema.field", f"{where}.tool_calls must be a list of objects with function.name and function.arguments")
         arguments = _parse(function.get("arguments") or {})
-        body = json.dumps({"name": function["name"], "arguments": arguments}, ensure_ascii=False)
+        body = _dump({"name": function["name"], "arguments": arguments}, f"{where}.tool_calls")
         lines.append(f"<tool_call>\n{body}\n</tool_call>")
     return "\n".join(lines)
 
 
 def _add_tools(messages: list[Message], tools: Any) -> list[Message]:
-    text = tools if isinstance(tools, str) else json.dumps(tools, ensure_ascii=False)
+    text = tools if isinstance(tools, str) else _dump(tools, "tools")
     description = f"You may call these functions:\n<tools>\n{text}\n</tools>"
     if messages and messages[0].role == "system":
         return [Message("system", f"{messages[0].content}\n\n{description}"), *messages[1:]]
     return [Message("system", description), *messages]
+
+
+def _dump(value: Any, where: str) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except RecursionError:
+        raise InvalidRow("json.malformed", f"{where} is nested too deeply") from None
 
 
 def _weight(value: Any, where: str) -> float:

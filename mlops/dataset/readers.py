@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import errno
 import re
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,8 +24,14 @@ from mlops.dataset.rows import SAMPLE, ArrowRows, ListRows, LocatedRow, Rows, de
 
 __all__ = ["FORMATS", "is_data_file", "read_file", "read_saved"]
 
-FORMATS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow")
+FORMATS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".feather")
 """Suffixes of the formats that are read, after that of a compression."""
+
+MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE}
+"""Errors that are the fault of the machine, which has no room for temporary files, and not of the file that is read."""
+
+_SKIPPED = re.compile(r"\s*|sep=.\s*", re.IGNORECASE)
+"""Lines before the header of a CSV file: empty ones, and Excel's note of the separator."""
 
 
 def is_data_file(path: Path) -> bool:
@@ -62,6 +70,8 @@ def read_file(path: Path, data: DataConfig) -> Rows:
     except RecursionError:
         raise DataError(f"{path} is nested too deeply.", "write it as JSON Lines with one conversation per line") from None
     except OSError as problem:
+        if problem.errno in MACHINE:
+            raise
         raise DataError(f"{path} can't be read: {problem.strerror or problem}", "check that the file exists and is readable") from problem
 
 
@@ -79,7 +89,7 @@ def read_saved(folder: Path, data: DataConfig) -> Rows:
         if saved._indices is not None:
             saved = saved.flatten_indices()
         return ArrowRows(saved.data.table.to_batches(), str(folder), data, saved.column_names)
-    except (OSError, ValueError, KeyError, TypeError, pyarrow.ArrowException) as problem:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, pyarrow.ArrowException) as problem:
         raise DataError(f"{folder} can't be read as a data set of `save_to_disk`: {problem}", "save or copy the folder again") from problem
 
 
@@ -105,7 +115,10 @@ def _find_array(path: Path, content: bytes) -> bytes | None:
 
 
 def _read_json(path: Path, content: bytes, data: DataConfig, array: bytes | None = None) -> Rows:
-    """Read a JSON array, or one inside of the content; a row is located by the line on which it begins."""
+    """Read a JSON array, or one inside of the content; a row is located by the line on which it begins.
+
+    Of rows that share a line, the number is added: whole arrays are often on one.
+    """
     if not content.strip():
         return ListRows([])
     try:
@@ -121,11 +134,13 @@ def _read_json(path: Path, content: bytes, data: DataConfig, array: bytes | None
 
     def locate() -> Iterator[LocatedRow]:
         position, line = 0, 1
-        for raw in elements:
+        has_own_lines = content.count(b"\n") >= len(elements) - 1
+        for number, raw in enumerate(elements, start=1):
             start = content.index(raw, position)
             line += content.count(b"\n", position, start)
             position = start
-            yield f"{path}:{line}", _attempt(lambda raw=raw: decode_row(raw, layout))
+            place = f"{path}:{line}" if has_own_lines else f"{path}:{line} (row {number:,})"
+            yield place, _attempt(lambda raw=raw: decode_row(raw, layout))
 
     return ListRows(locate(), layout.title, layout)
 
@@ -144,29 +159,34 @@ def _read_table(path: Path, file: IO[bytes], kind: str, data: DataConfig) -> Row
     Cells with messages contain JSON text. An empty cell is treated like one that is absent.
     """
     csv.field_size_limit(sys.maxsize)
-    header = file.readline().removeprefix(b"\xef\xbb\xbf").decode("utf-8", "replace")
-    delimiter = "\t" if kind == ".tsv" else max(",;\t|", key=header.count)
-    file.seek(0)
     lines = _decode_lines(path, file)
-    reader = csv.DictReader(lines, delimiter=delimiter, strict=True)
-    located: list[tuple[int, dict[str, Any]]] = []
-    line = 1
+    skipped, header = next(((number, text) for number, text in enumerate(lines) if not _SKIPPED.fullmatch(text)), (0, ""))
+    delimiter = "\t" if kind == ".tsv" else max(",;\t|", key=header.count)
+    reader = csv.reader(chain([header], lines), delimiter=delimiter, strict=True)
+    located: list[tuple[int, dict[str | None, Any]]] = []
+    line = first = skipped + 1
     try:
-        names = list(reader.fieldnames or ())
+        names = next(reader, [])
         if not names:
             raise DataError(f"{path} is empty.", "the first line must name the columns, for example prompt,response")
-        if doubled := next((name for name in names if name and names.count(name) > 1), None):
-            raise DataError(f"{path}:1: column {doubled!r} appears twice.", "give every column its own name")
-        line = reader.line_num + 1
-        for record in reader:
-            located.append((line, record))
-            line = reader.line_num + 1
+        _refuse_doubled(names, f"{path}:{first}")
+        line = skipped + reader.line_num + 1
+        for cells in reader:
+            if cells:
+                more = {None: cells[len(names) :]} if len(cells) > len(names) else {}
+                located.append((line, {**dict(zip_longest(names, cells[: len(names)])), **more}))
+            line = skipped + reader.line_num + 1
     except csv.Error as problem:
         raise DataError(f"{path}:{line}: {problem}.", "save the file as CSV in UTF-8, with quotes around cells that contain any") from None
-    cells = [{name: value for name, value in record.items() if name is not None and value} for _, record in located[:SAMPLE]]
-    layout = recognize([dict.fromkeys(names), *cells], data, f"{path}:1")
+    sample = [{name: value for name, value in record.items() if name is not None and value} for _, record in located[:SAMPLE]]
+    layout = recognize([dict.fromkeys(names), *sample], data, f"{path}:{first}")
     rows = ((f"{path}:{number}", _attempt(lambda record=record: _convert_cells(record, layout))) for number, record in located)
     return ListRows(rows, layout.title, layout)
+
+
+def _refuse_doubled(names: Sequence[str], where: str) -> None:
+    if doubled := next((name for name in names if name and names.count(name) > 1), None):
+        raise DataError(f"{where}: column {doubled!r} appears twice.", "give every column its own name")
 
 
 def _convert_cells(record: Mapping[str | None, Any], layout: Layout) -> Conversation:
@@ -207,9 +227,15 @@ def _read_columns(path: Path, file: IO[bytes], kind: str, data: DataConfig) -> R
             reader = ipc.open_file(file) if file.read(6) == b"ARROW1" else _open_stream(file)
             schema = reader.schema
             batches = (reader.get_batch(n) for n in range(reader.num_record_batches)) if hasattr(reader, "get_batch") else iter(reader)
-        with ipc.new_file(str(copy), schema) as writer:
+        _refuse_doubled(schema.names, str(path))
+        plain = pyarrow.schema([(field.name, _plain(field.type)) for field in schema])
+        with ipc.new_file(str(copy), plain) as writer:
             for batch in batches:
-                writer.write_batch(batch)
+                columns = [
+                    column if column.type == field.type else column.cast(field.type)
+                    for column, field in zip(batch.columns, plain, strict=True)
+                ]
+                writer.write_batch(pyarrow.record_batch(columns, schema=plain))
         mapped = ipc.open_file(pyarrow.memory_map(str(copy)))
         rows = [mapped.get_batch(number) for number in range(mapped.num_record_batches)]
     except (pyarrow.ArrowException, ValueError, OSError) as problem:
@@ -218,6 +244,24 @@ def _read_columns(path: Path, file: IO[bytes], kind: str, data: DataConfig) -> R
             raise
         raise DataError(f"{path} is not a readable {kind[1:].capitalize()} file: {problem}", "write the file again") from problem
     return ArrowRows(rows, str(path), data, schema.names, folder)
+
+
+def _plain(kind: Any) -> Any:
+    """Return a type without dictionaries, which an Arrow file can't change between batches, and without views, which Arrow can't select."""
+    import pyarrow
+    from pyarrow import types
+
+    if types.is_dictionary(kind):
+        return _plain(kind.value_type)
+    if types.is_string_view(kind):
+        return pyarrow.large_string()
+    if types.is_binary_view(kind):
+        return pyarrow.large_binary()
+    if types.is_struct(kind):
+        return pyarrow.struct([(field.name, _plain(field.type)) for field in kind])
+    if types.is_list(kind) or types.is_large_list(kind):
+        return (pyarrow.large_list if types.is_large_list(kind) else pyarrow.list_)(_plain(kind.value_type))
+    return kind
 
 
 def _open_stream(file: IO[bytes]) -> Any:

@@ -128,13 +128,10 @@ class ArrowRows:
             self._ids = array("Q")
             column = self._layout.columns.get("prompt_id")
             for start, batch in zip(self._starts, self._batches, strict=False):
-                values = batch.column(column).to_pylist() if column else [None]
+                values = [row[column] for row in _to_rows(batch.select([column])) if isinstance(row, Mapping)] if column else []
                 texts = [value.encode() for value in values if isinstance(value, str)]
-                if len(texts) < len(values):
-                    for index, row in enumerate(self._convert(batch.select(self._fields).to_pylist()), start):
-                        if isinstance(row, InvalidRow):
-                            self._invalid_rows[index] = row
-                        self._ids.append(id_hash(row))
+                if len(texts) < len(batch):
+                    self._ids.extend(map(id_hash, self._convert(_to_rows(batch.select(self._fields)), range(start, start + len(batch)))))
                 else:
                     self._ids.extend(map(hash64, texts))
         return self._ids
@@ -155,31 +152,34 @@ class ArrowRows:
             rows: list[Any] = [None] * len(requested)
             for batch, pairs in places.items():
                 taken = self._batches[batch].select(self._fields).take(_as_arrow([local for _, local in pairs]))
-                for (position, _), row in zip(pairs, taken.to_pylist(), strict=True):
+                for (position, _), row in zip(pairs, _to_rows(taken), strict=True):
                     rows[position] = row
-            yield from self._convert(rows)
+            yield from self._convert(rows, requested)
 
     def lines(self, indices: Sequence[int]) -> Iterator[bytes | None]:
         """See :class:`Rows`."""
         return repeat(None, len(indices))
 
     def invalid_rows(self) -> dict[int, InvalidRow]:
-        """See :class:`Rows`. Complete if the ids had to be computed from the rows; else rows are only checked when they are read."""
+        """See :class:`Rows`. Complete if the ids had to be computed from the rows, or all rows were read; else it has those that were."""
         return self._invalid_rows
 
     def notes(self) -> Mapping[str, int]:
         """See :class:`Rows`."""
         return self._layout.notes
 
-    def _convert(self, rows: Iterable[Mapping[str, Any]]) -> Iterator[Conversation | InvalidRow]:
-        for row in rows:
+    def _convert(self, rows: Iterable[Mapping[str, Any] | InvalidRow], indices: Iterable[int]) -> Iterator[Conversation | InvalidRow]:
+        for index, row in zip(indices, rows, strict=True):
             if self._layout.kind == "ultrachat":
                 with contextlib.suppress(InvalidRow):
                     yield convert(row)
                     continue
             try:
+                if isinstance(row, InvalidRow):
+                    raise row
                 yield self._layout.convert(row)
             except InvalidRow as problem:
+                self._invalid_rows[index] = problem
                 yield problem
 
 
@@ -269,14 +269,25 @@ class SelectedRows:
         return self._rows.notes()
 
 
+def _to_rows(batch: Any) -> list[dict[str, Any] | InvalidRow]:
+    """Return the rows of a batch. Writers other than Arrow's own don't check that a text is UTF-8."""
+    try:
+        rows: list[dict[str, Any] | InvalidRow] = batch.to_pylist()
+    except UnicodeDecodeError as problem:
+        if len(batch) == 1:
+            return [InvalidRow("json.encoding", f"not UTF-8: {problem.reason} at byte {problem.start} of a text")]
+        return [row for index in range(len(batch)) for row in _to_rows(batch.slice(index, 1))]
+    return rows
+
+
 def _sample(batch: Any) -> list[dict[str, Any]]:
     """Return the first rows; columns of types that no conversation has, such as times or pictures, are null there."""
     from pyarrow import types
 
     tests = (types.is_string, types.is_large_string, types.is_nested, types.is_dictionary, types.is_integer, types.is_null)
     names = [field.name for field in batch.schema if any(test(field.type) for test in tests)]
-    rows = batch.select(names).slice(0, SAMPLE).to_pylist() if names else [{}]
-    return [dict.fromkeys(batch.schema.names) | row for row in rows]
+    rows = _to_rows(batch.select(names).slice(0, SAMPLE)) if names else [{}]
+    return [dict.fromkeys(batch.schema.names) | (row if isinstance(row, dict) else {}) for row in rows]
 
 
 def find_layout(lines: Iterator[bytes], data: DataConfig, name: str) -> Layout:

@@ -19,7 +19,7 @@ from mlops.core.settings import DataConfig
 from mlops.dataset import chitchat
 from mlops.dataset.contents import COMPRESSIONS
 from mlops.dataset.conversation import SPLITS
-from mlops.dataset.files import SAVED, SPLIT_NAMES, find_files, group_by_split
+from mlops.dataset.files import SAVED, SPLIT_NAMES, count_shards, find_files, group_by_split
 from mlops.dataset.readers import FORMATS, is_data_file, read_file, read_saved
 from mlops.dataset.rows import ArrowRows, ChainedRows, ListRows, Rows
 from mlops.dataset.splits import arrange, assign_splits
@@ -59,18 +59,21 @@ def find_source(data: DataConfig) -> Source:
         )
     if name == "chitchat":
         return ChitchatSource()
-    path = Path(name).expanduser()
+    path = Path(name)
     try:
+        path = path.expanduser()
         if path.is_dir():
             return FileSource(path, find_files(path), data)
         if path.is_file():
             return FileSource(path, [path], data)
         if re.search(r"[*?\[]", name):
-            return FileSource(path, sorted(_match(path)), data)
-    except OSError as problem:
-        raise ConfigError(
-            f"data.dataset is {name!r}, which can't be read: {problem.strerror or problem}", "correct the path or its permissions"
-        ) from None
+            return FileSource(path, _match(path), data)
+        if path.exists() or path.is_symlink():
+            what = "neither a file nor a folder" if path.exists() else "a link to a file that is not there"
+            raise ConfigError(f"data.dataset is {name!r}, which is {what}.", "use a file with the data")
+    except (OSError, RuntimeError, ValueError) as problem:  # a home folder that is not known; a pattern such as **.jsonl
+        reason = problem.strerror if isinstance(problem, OSError) and problem.strerror else problem
+        raise ConfigError(f"data.dataset is {name!r}, which can't be read: {reason}", "correct the path or its permissions") from None
     if is_data_file(path) or not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith("."):
         near = did_you_mean(path.name, _names_in(path.parent))
         raise ConfigError(
@@ -89,7 +92,10 @@ def is_hub_failure(problem: Exception) -> bool:
 def _match(pattern: Path) -> list[Path]:
     root = Path(pattern.anchor) if pattern.is_absolute() else Path()
     matches = root.glob(str(pattern.relative_to(pattern.anchor) if pattern.is_absolute() else pattern))
-    return [file for match in matches for file in (find_files(match) if match.is_dir() else [match])]
+    files = sorted(file for match in matches for file in (find_files(match) if match.is_dir() else [match]))
+    # A pattern such as ** matches folders beside their files, and a README beside the data.
+    own = list({file.resolve(): file for file in reversed(files)}.values())[::-1]
+    return [file for file in own if file.is_dir() or is_data_file(file)] or own
 
 
 def _as_text(path: Path) -> str:
@@ -161,6 +167,8 @@ class FileSource:
         """See :class:`Source`."""
         if self._ignored:
             console.info(f"  not read, because no split is in the name: {', '.join(path.name for path in self._ignored[:5])}")
+        if "" in self._groups and len(self._groups[""]) == 1 and (total := count_shards(self._groups[""][0])) > 1:
+            console.warning(f"{self.name} is one of {total:,} shards; the others are not read.")
         read = {split: [self._read(path) for path in paths] for split, paths in self._groups.items()}
         return arrange({split: parts[0] if len(parts) == 1 else ChainedRows(parts) for split, parts in read.items()}, self.name)
 

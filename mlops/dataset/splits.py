@@ -69,6 +69,8 @@ def assign_splits(rows: Rows) -> Mapping[str, Rows]:
 
 def _divide(rows: Rows, splits: tuple[str, str]) -> Mapping[str, Rows]:
     """Divide rows into a ``*_sft`` split and a small ``*_gen`` split, which gets at least one row."""
+    if not len(rows):
+        return dict.fromkeys(splits, rows)
     shares = {split: SPLIT_SHARES[split] for split in splits}
     parts = _assign(rows, shares)
     sft, gen = splits
