@@ -91,6 +91,8 @@ def main(argv: Sequence[str]) -> int:
         commit = _git("rev-parse", "HEAD")
         written: dict[str, list[str]] = {"written": [], "kept": []}
         project = arguments.project or _project(_git("remote", "get-url", "origin"))
+        if not re.fullmatch(r"[\w.-]+/[\w.-]+", project, re.ASCII):
+            raise UsageError(f"--project is {project!r}, which is not a repository on GitHub.", "write it as OWNER/NAME")
         for name, text in generate_files(ROOT, project, commit, _endpoint(arguments.endpoint or directory.name)).items():
             path = directory / name
             written["kept" if path.exists() else "written"].append(name)

@@ -73,7 +73,8 @@ def load(path: Path, target: str, overrides: Sequence[str] = (), environment: Ma
     document = _read(path)
     if target not in document.targets:
         raise ConfigError(
-            f"{path} has no [targets.{target}]{did_you_mean(target, document.targets)}.", f"targets are: {', '.join(document.targets)}"
+            f"{path} has no [targets.{target}]{did_you_mean(target, document.targets)}.",
+            f"targets are: {', '.join(document.targets)}" if document.targets else f"add a table [targets.{target}]",
         )
     return _resolve(path, target, document, overrides, environment)
 
@@ -89,7 +90,7 @@ def targets(path: Path) -> tuple[str, ...]:
 
 def _read(path: Path) -> _Document:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # editors on Windows write a byte order mark
     except OSError as problem:
         raise ConfigError(f"{path} can't be read: {problem}", "run in the folder of pipeline.toml, or add --config FILE") from problem
     except UnicodeDecodeError as problem:
@@ -152,6 +153,7 @@ def _resolve(path: Path, target: str, document: _Document, overrides: Sequence[s
         for key in reversed(keys):
             nested = {key: nested}
         _refuse_rule_list(nested, f"targets.{target}", f"{option} {override}")
+        _refuse_below_setting(settings, keys, f"{option} {override}")
         settings = _merge(settings, nested)
         origins |= dict.fromkeys(assigned, f"{option} {override}")
     try:
@@ -168,6 +170,16 @@ def _resolve(path: Path, target: str, document: _Document, overrides: Sequence[s
             f"change {path}, so that the change is reviewed",
         )
     return config
+
+
+def _refuse_below_setting(settings: Mapping[str, Any], keys: Sequence[str], origin: str) -> None:
+    """Refuse ``a.b.c=1`` where ``a.b`` has a value: else the file would be blamed for what it does not say."""
+    node: Any = settings
+    for number, key in enumerate(keys[:-1], start=1):
+        node = node.get(key, {})
+        if not isinstance(node, dict):
+            name = ".".join(keys[:number])
+            raise ConfigError(f"{origin}: {name}: it is a setting with a value, not a table.", f"set {name} itself, or correct the name")
 
 
 def _refuse_contradiction(settings: Mapping[str, Any], key: str, value: str, variable: str, path: Path, target: str) -> None:
@@ -287,7 +299,7 @@ def parse_override(text: str, option: str = "--set") -> tuple[list[str], Any]:
     try:
         parsed = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
-        parsed = value
+        parsed = value.strip()
     except (ValueError, RecursionError) as problem:
         raise ConfigError(f"{option} {path.strip()}: {problem}.", "use a shorter value") from problem
     return path.strip().split("."), parsed

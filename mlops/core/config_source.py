@@ -23,7 +23,7 @@ def locate(file: str, sections: Sequence[str], overrides: Mapping[str, str], key
         key: dotted, e.g. ``"training.parameters.max_steps"``; empty for the whole file.
     """
     try:
-        lines = list(_paths(Path(file).read_text(encoding="utf-8")))
+        lines = list(_paths(Path(file).read_text(encoding="utf-8-sig")))
     except OSError:
         lines = []
     parts = key.split(".")

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import resource
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow
 import pytest
 from filelock import FileLock
+from pyarrow import parquet
 
 from mlops.__main__ import main
 from mlops.core import console
@@ -96,6 +100,35 @@ def test_a_disk_that_fills_up_leaves_no_part_of_a_split(project: Path, small_fil
     assert not leftovers(project)
     assert not (project / "run" / "data" / "train_sft.jsonl").exists()
     assert not Run(project / "run").has(Prepared)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl.gz", ".parquet"])
+def test_a_disk_without_room_for_temporary_files_is_not_blamed_on_the_data(
+    suffix: str, project: Path, small_files: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(project / "temporary"))
+    source, text = project / f"big{suffix}", "word " * 1000
+    if suffix == ".parquet":
+        parquet.write_table(pyarrow.table({"prompt": [text] * 30, "response": [text] * 30}), source)
+    else:
+        source.write_bytes(gzip.compress(json.dumps({"prompt": text, "response": text}).encode() * 9))
+    assert main(["prepare", "--set", f"data.dataset={source.name}"]) == StorageFailed.exit_code
+    assert "free some space" in capsys.readouterr().err
+    assert not list((project / "temporary").iterdir())
+
+
+def test_a_row_that_one_reader_can_decode_and_another_can_not_is_an_error_of_the_row(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with (project / "chats.jsonl").open("w") as file:
+        for depth in range(900, 1000, 2):
+            arguments = "[" * depth + "]" * depth
+            calls = [{"function": {"name": "f", "arguments": arguments}}]
+            messages = [{"role": "user", "content": f"q {depth}"}, {"role": "assistant", "content": f"a {depth}", "tool_calls": calls}]
+            file.write(json.dumps({"messages": messages}) + "\n")
+    assert main(["prepare", "--set", "data.on_bad_row=drop"]) in (0, 5, 18)
+    assert "Unexpected error" not in "".join(capsys.readouterr())
 
 
 @pytest.mark.parametrize("folder", ["chats.jsonl", "chats.jsonl/run", pytest.param("/sys/run", marks=LINUX), "x" * 300])

@@ -92,6 +92,13 @@ def test_the_folder_name_becomes_a_valid_endpoint_prefix(name: str, prefix: str)
     assert _endpoint(name) == prefix
 
 
+def test_a_project_that_is_no_repository_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / ".git").mkdir()
+    assert main(["init", str(tmp_path), "--endpoint", "mine", "--project", "my project"]) == 2
+    assert "write it as OWNER/NAME" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == [".git"]
+
+
 @pytest.mark.parametrize("url", ["https://github.com/octo/chat.git", "git@github.com:octo/chat.git", "https://github.com/octo/chat"])
 def test_the_project_is_read_from_the_origin(url: str) -> None:
     assert _project(url) == "octo/chat"

@@ -84,6 +84,9 @@ def test_an_override_without_a_value_is_refused(tmp_path: Path) -> None:
         ("foo.bar=1", "foo", "unknown key"),
         ("data.percent=0", "data.percent", "Input should be greater than 0"),
         ("data={percent=0}", "data.percent", "Input should be greater than 0"),
+        ("data.percent=true", "data.percent", "it must be a number, not true or false"),
+        ("compute.max_instances=true", "compute.max_instances", "it must be a number, not true or false"),
+        ("data.percent.x=1", "data.percent", "it is a setting with a value, not a table"),
         ("gate.rules.one.margin=1", "gate.rules.one.metric", "Field required"),
         ("gate.rules.a b={metric='a', direction='lower'}", "gate.rules.a b", "String should match pattern"),
     ],
@@ -161,6 +164,16 @@ def test_a_rule_with_a_value_of_another_type_is_refused(tmp_path: Path, setting:
     path = write_file(tmp_path, f"[targets.pr.gate.rules.one]\nmetric = 'target.nll'\ndirection = 'lower'\nceiling = 3\n{setting}\n")
     with pytest.raises(ConfigError, match=rf"pipeline\.toml:5: .*{setting.split()[0]}"):
         load(path, "pr", environment={})
+
+
+def test_a_byte_order_mark_is_skipped(tmp_path: Path) -> None:
+    path = write_file(tmp_path, "\ufeff[targets.pr]\ndata.percent = 500\n")
+    with pytest.raises(ConfigError, match=r"pipeline\.toml:2: data\.percent"):
+        load(path, "pr", environment={})
+
+
+def test_spaces_around_an_override_do_not_matter(tmp_path: Path) -> None:
+    assert load(write_file(tmp_path), "pr", [" model.name = mine "], environment={}).model.name == "mine"
 
 
 def test_broken_toml_and_a_missing_file_are_config_errors(tmp_path: Path) -> None:

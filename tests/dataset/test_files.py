@@ -8,6 +8,8 @@ import gzip
 import io
 import json
 import lzma
+import os
+import tarfile
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,7 +24,7 @@ from mlops.core.errors import ConfigError, DataError
 from mlops.core.settings import DataConfig
 from mlops.dataset.conversation import SPLITS, Conversation, InvalidRow
 from mlops.dataset.files import split_of
-from mlops.dataset.rows import Rows
+from mlops.dataset.rows import Rows, SelectedRows
 from mlops.dataset.sources import find_source
 
 Row = dict[str, Any]
@@ -79,6 +81,27 @@ def arrow_bytes(rows: list[Row], opener: Callable[..., Any]) -> bytes:
     return bytes(content.getvalue())
 
 
+def dictionaries(rows: list[Row]) -> bytes:
+    """Return a stream of batches of which each has other words in its dictionaries."""
+    word = pyarrow.dictionary(pyarrow.int32(), pyarrow.string())
+    message = pyarrow.struct([("role", word), ("content", word)])
+    content = pyarrow.BufferOutputStream()
+    schema = pyarrow.schema([("messages", pyarrow.list_(message)), ("lang", word)])
+    with ipc.new_stream(content, schema) as writer:
+        for number, row in enumerate(rows):
+            writer.write_batch(pyarrow.RecordBatch.from_pylist([{**row, "lang": f"l{number}"}], schema))
+    return bytes(content.getvalue())
+
+
+def views(rows: list[Row]) -> bytes:
+    data = {"prompt": [row["messages"][0]["content"] for row in rows], "response": [row["messages"][1]["content"] for row in rows]}
+    table = pyarrow.table({name: pyarrow.array(texts, pyarrow.string_view()) for name, texts in data.items()})
+    content = pyarrow.BufferOutputStream()
+    with ipc.new_file(content, table.schema) as writer:
+        writer.write_table(table)
+    return bytes(content.getvalue())
+
+
 def parquet_bytes(rows: list[Row], **options: Any) -> bytes:
     content = pyarrow.BufferOutputStream()
     parquet.write_table(pyarrow.Table.from_pylist(rows), content, **options)
@@ -105,6 +128,11 @@ FORMATS: dict[str, Callable[[list[Row]], bytes]] = {
     "a.parquet": parquet_bytes,
     "groups.parquet": lambda rows: parquet_bytes(rows, row_group_size=2),
     "a.arrow": lambda rows: arrow_bytes(rows, ipc.new_file),
+    "a.feather": lambda rows: arrow_bytes(rows, ipc.new_file),
+    "views.arrow": views,
+    "dictionaries.arrow": dictionaries,
+    "separator.csv": lambda rows: b"\xef\xbb\xbfsep=;\r\n" + table(rows, ";"),
+    "blank.csv": lambda rows: b"\n\n" + table(rows, ","),
     "stream.arrow": lambda rows: arrow_bytes(rows, ipc.new_stream),
     "a.jsonl.gz": lambda rows: gzip.compress(lines(rows[:3])) + gzip.compress(lines(rows[3:])),
     "A.JSONL.GZ": lambda rows: gzip.compress(lines(rows)),
@@ -230,8 +258,27 @@ def zipped() -> bytes:
     return content.getvalue()
 
 
+def tarred() -> bytes:
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo("a.jsonl"))
+    return content.getvalue()
+
+
+def doubled_column() -> bytes:
+    content = pyarrow.BufferOutputStream()
+    parquet.write_table(pyarrow.Table.from_arrays([pyarrow.array(["x"])] * 3, ["prompt", "response", "prompt"]), content)
+    return bytes(content.getvalue())
+
+
 JSONL = lines(chats(3))
 DISGUISES: list[tuple[str, bytes, str]] = [
+    ("a.jsonl", "\n".join(json.dumps(row, indent=1) for row in chats(3)).encode(), r"objects that go over several lines.*\n.*jq -c"),
+    ("a.json", "\n".join(json.dumps(row, indent=1) for row in chats(3)).encode(), r"objects that go over several lines.*\n.*jq -c"),
+    ("a.jsonl", JSONL.replace(b"\n", b"\r"), r"carriage return only.*\n.*tr '"),
+    ("a.csv", table(chats(3), ",").replace(b"\r\n", b"\r"), "carriage return only"),
+    ("a.jsonl.gz", gzip.compress(tarred(), mtime=0), "a tar archive"),
+    ("a.parquet", doubled_column(), "column 'prompt' appears twice"),
     ("a.jsonl", gzip.compress(JSONL, mtime=0), r"compressed with gzip.*\n.*a\.jsonl\.gz"),
     ("a.csv", gzip.compress(JSONL, mtime=0), r"compressed with gzip"),
     ("a.parquet", gzip.compress(JSONL, mtime=0), r"compressed with gzip"),
@@ -308,6 +355,96 @@ def test_a_record_of_another_length_is_refused_with_its_line(record: bytes, mess
     ((index, problem),) = rows.invalid_rows().items()
     assert rows.where(index) == f"{path}:4"
     assert isinstance(problem, InvalidRow)
+
+
+def test_the_line_of_a_record_is_found_behind_empty_lines(tmp_path: Path) -> None:
+    path = put(tmp_path / "a.csv", b"sep=,\n\nprompt,response\nHi,x\n\n\nHi\n")
+    rows = splits_of(path)["train_sft"]
+    assert [rows.where(index) for index in rows.invalid_rows()] == [f"{path}:7"]
+
+
+def test_rows_on_one_line_are_told_apart_by_their_number(tmp_path: Path) -> None:
+    path = put(tmp_path / "a.json", json.dumps([*chats(3), 1, {"messages": 2}]).encode())
+    rows = splits_of(path)["train_sft"]
+    assert [rows.where(index) for index in rows.invalid_rows()] == [f"{path}:1 (row 4)", f"{path}:1 (row 5)"]
+
+
+def damaged(texts: list[bytes]) -> Any:
+    """Texts as a writer stores them that does not check whether they are UTF-8."""
+    return pyarrow.Array.from_buffers(pyarrow.string(), len(texts), pyarrow.array(texts, pyarrow.binary()).buffers())
+
+
+@pytest.mark.parametrize("bad", [0, 7, 2999])
+@pytest.mark.parametrize("field", ["prompt", "prompt_id", "content"])
+def test_a_text_of_parquet_that_is_not_utf_8_is_found_in_its_row(field: str, bad: int, tmp_path: Path) -> None:
+    texts = damaged([b"\xff" if number == bad else b"q %d" % number for number in range(3000)])
+    columns: dict[str, Any] = {"response": ["x"] * 3000, "prompt": [str(number) for number in range(3000)]}
+    if field == "content":
+        message = pyarrow.StructArray.from_arrays([pyarrow.array(["user"] * 3000), texts], ["role", "content"])
+        columns = {"messages": pyarrow.ListArray.from_arrays(pyarrow.array(range(3001), pyarrow.int32()), message)}
+    else:
+        columns[field] = texts
+    parquet.write_table(pyarrow.table(columns), tmp_path / "a.parquet")
+    rows = splits_of(tmp_path / "a.parquet")["train_sft"]
+    ((index, problem),) = rows.invalid_rows().items()
+    assert rows.where(index) == f"{tmp_path}/a.parquet:{bad + 1}"
+    assert problem.rule == "json.encoding"
+
+
+def test_rows_of_parquet_that_are_no_conversations_are_known_before_the_splits(tmp_path: Path) -> None:
+    put(tmp_path / "a.parquet", parquet_bytes([{"prompt": b"Hi", "response": b"x"}] * 3))
+    assert len(splits_of(tmp_path / "a.parquet")["train_sft"].invalid_rows()) == 3
+
+
+@pytest.mark.parametrize("content", [b"[1]", b"{", b'"a"'])
+@pytest.mark.parametrize("name", ["dataset_info.json", "state.json"])
+def test_a_damaged_description_of_saved_data_is_an_error(name: str, content: bytes, tmp_path: Path) -> None:
+    datasets.Dataset.from_list(chats(3)).save_to_disk(tmp_path / "saved")
+    put(tmp_path / "saved" / name, content)
+    with pytest.raises(DataError, match="saved can't be read"):
+        splits_of(tmp_path / "saved")
+
+
+@pytest.mark.parametrize("pattern", ["", "*", "**/*", "**"])
+def test_every_file_of_a_folder_is_read_once(pattern: str, tmp_path: Path) -> None:
+    put(tmp_path / "d" / "a.jsonl", lines(chats(3)))
+    put(tmp_path / "d" / "sub" / "b.jsonl", lines(chats(3, "b")))
+    put(tmp_path / "d" / "README.md", b"# Chats")
+    (tmp_path / "d" / "sub" / "loop").symlink_to(tmp_path / "d")
+    assert len(all_texts(tmp_path / "d" / pattern)) == 6
+
+
+def test_a_link_to_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    put(tmp_path / "a.jsonl", lines(chats(3)))
+    (tmp_path / "b.jsonl").symlink_to(tmp_path / "annex" / "b")
+    with pytest.raises(DataError, match=r"b\.jsonl is a link to a file that is not there.*\n.*git annex"):
+        splits_of(tmp_path)
+    with pytest.raises(ConfigError, match="is a link to a file that is not there"):
+        splits_of(tmp_path / "b.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("~nobody-here/a.jsonl", "home directory"), ("**.jsonl", r"Invalid pattern|no data files"), ("pipe.jsonl", "neither a file nor")],
+)
+def test_a_path_that_can_not_be_read_is_an_error_of_the_setting(
+    name: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    with pytest.raises(ConfigError, match=message):
+        splits_of(name)
+
+
+def test_one_of_several_shards_is_read_with_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert len(all_texts(put(tmp_path / "train-00000-of-00003.jsonl", lines(chats(3))))) == 3
+    assert "is one of 3 shards; the others are not read" in "".join(capsys.readouterr())
+
+
+def test_an_empty_file_of_a_split_is_named_by_its_split(tmp_path: Path) -> None:
+    put(tmp_path / "train.jsonl", lines(chats(9)))
+    put(tmp_path / "test.jsonl", b"")
+    assert not isinstance(splits_of(tmp_path)["test_sft"], SelectedRows), "which stands for too few rows to divide"
 
 
 def test_a_folder_without_data_says_what_it_contains(tmp_path: Path) -> None:

@@ -114,6 +114,29 @@ def test_messages_with_weight_0_at_the_end_are_cut_off_and_earlier_ones_counted(
     assert sum(layout.notes.values()) == 1
 
 
+def test_empty_fields_of_an_answer_of_the_api_are_ignored() -> None:
+    answer = {"role": "assistant", "content": "b", "refusal": None, "annotations": [], "audio": {}}
+    row = {"messages": [{"role": "user", "content": "a"}, answer]}
+    assert recognize([row], DataConfig(dataset="x"), "a").convert(row).messages[1].content == "b"
+    answer["annotations"] = [{"type": "url_citation"}]
+    with pytest.raises(InvalidRow, match="unknown field 'annotations'"):
+        recognize([row], DataConfig(dataset="x"), "a").convert(row)
+
+
+@pytest.mark.parametrize("field", ["tools", "tool_calls"])
+def test_functions_that_are_nested_too_deeply_are_refused(field: str) -> None:
+    deep: Any = 1
+    for _ in range(3000):
+        deep = [deep]
+    row: dict[str, Any] = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+    if field == "tools":
+        row["tools"] = deep
+    else:
+        row["messages"][1][field] = [{"function": {"name": "f", "arguments": deep}}]
+    with pytest.raises(InvalidRow, match=f"{field} is nested too deeply"):
+        recognize([row], DataConfig(dataset="x"), "a").convert(row)
+
+
 def test_format_and_columns_overrule() -> None:
     row = {"frage": "Hi", "antwort": "Hello", "messages": messages((U, "x"), (A, "y")), "nr": 7}
     columns = {"prompt": "frage", "response": "antwort", "prompt_id": "nr"}
