@@ -34,14 +34,14 @@ def split_of(name: str) -> str:
 
 
 def find_files(root: Path) -> list[Path]:
-    """Find the data files in a folder, up to three levels deep, each folder once; what begins with a dot or underscore is skipped, as Spark does.
+    """Find the data files in a folder, up to three levels deep; what begins with a dot or underscore is skipped, as Spark does.
 
     Raises:
         DataError: a write to the folder has not finished, or a link leads to nothing.
     """
     _check_saved_splits(root)
     found: list[Path] = []
-    visited = {root.resolve()}
+    visited = {root.resolve()}  # links may lead back
     folders = [(root, 0)]
     while folders:
         folder, depth = folders.pop()

@@ -173,7 +173,7 @@ def _read_table(path: Path, file: IO[bytes], kind: str, data: DataConfig) -> Row
         line = skipped + reader.line_num + 1
         for cells in reader:
             if cells:
-                more = {None: cells[len(names) :]} if len(cells) > len(names) else {}
+                more: dict[str | None, Any] = {None: cells[len(names) :]} if len(cells) > len(names) else {}
                 located.append((line, {**dict(zip_longest(names, cells[: len(names)])), **more}))
             line = skipped + reader.line_num + 1
     except csv.Error as problem:

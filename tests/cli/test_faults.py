@@ -118,19 +118,6 @@ def test_a_disk_without_room_for_temporary_files_is_not_blamed_on_the_data(
     assert not list((project / "temporary").iterdir())
 
 
-def test_a_row_that_one_reader_can_decode_and_another_can_not_is_an_error_of_the_row(
-    project: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with (project / "chats.jsonl").open("w") as file:
-        for depth in range(900, 1000, 2):
-            arguments = "[" * depth + "]" * depth
-            calls = [{"function": {"name": "f", "arguments": arguments}}]
-            messages = [{"role": "user", "content": f"q {depth}"}, {"role": "assistant", "content": f"a {depth}", "tool_calls": calls}]
-            file.write(json.dumps({"messages": messages}) + "\n")
-    assert main(["prepare", "--set", "data.on_bad_row=drop"]) in (0, 5, 18)
-    assert "Unexpected error" not in "".join(capsys.readouterr())
-
-
 @pytest.mark.parametrize("folder", ["chats.jsonl", "chats.jsonl/run", pytest.param("/sys/run", marks=LINUX), "x" * 300])
 def test_a_run_directory_that_can_not_be_written_is_an_error(folder: str, project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["prepare", "--run", folder]) == StorageFailed.exit_code

@@ -9,6 +9,7 @@ import io
 import json
 import lzma
 import os
+import sys
 import tarfile
 import zipfile
 from collections.abc import Callable, Mapping
@@ -367,6 +368,19 @@ def test_rows_on_one_line_are_told_apart_by_their_number(tmp_path: Path) -> None
     path = put(tmp_path / "a.json", json.dumps([*chats(3), 1, {"messages": 2}]).encode())
     rows = splits_of(path)["train_sft"]
     assert [rows.where(index) for index in rows.invalid_rows()] == [f"{path}:1 (row 4)", f"{path}:1 (row 5)"]
+
+
+def call_deeper(frames: int, call: Callable[[], Any]) -> Any:
+    return call() if not frames else call_deeper(frames - 1, call)
+
+
+def test_a_row_that_is_nested_too_deeply_for_its_second_reader_is_an_error_of_the_row(tmp_path: Path) -> None:
+    limit = sys.getrecursionlimit()
+    rows = b"".join(b'{"prompt": "a", "response": "b", "x": %s}\n' % (b"[" * depth + b"]" * depth) for depth in range(limit - 300, limit))
+    split = splits_of(put(tmp_path / "a.jsonl", rows))["train_sft"]
+    known = len(split.invalid_rows())
+    taken = call_deeper(100, lambda: list(split.take(range(len(split)))))
+    assert known < sum(isinstance(row, InvalidRow) for row in taken) == len(split.invalid_rows())
 
 
 def damaged(texts: list[bytes]) -> Any:

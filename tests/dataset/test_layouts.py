@@ -115,7 +115,7 @@ def test_messages_with_weight_0_at_the_end_are_cut_off_and_earlier_ones_counted(
 
 
 def test_empty_fields_of_an_answer_of_the_api_are_ignored() -> None:
-    answer = {"role": "assistant", "content": "b", "refusal": None, "annotations": [], "audio": {}}
+    answer: dict[str, Any] = {"role": "assistant", "content": "b", "refusal": None, "annotations": [], "audio": {}}
     row = {"messages": [{"role": "user", "content": "a"}, answer]}
     assert recognize([row], DataConfig(dataset="x"), "a").convert(row).messages[1].content == "b"
     answer["annotations"] = [{"type": "url_citation"}]
