@@ -238,6 +238,9 @@ def _read_columns(path: Path, file: IO[bytes], kind: str, data: DataConfig) -> R
                 writer.write_batch(pyarrow.record_batch(columns, schema=plain))
         mapped = ipc.open_file(pyarrow.memory_map(str(copy)))
         rows = [mapped.get_batch(number) for number in range(mapped.num_record_batches)]
+    except DataError:
+        folder.cleanup()
+        raise
     except (pyarrow.ArrowException, ValueError, OSError) as problem:
         folder.cleanup()
         if isinstance(problem, OSError) and problem.errno is not None:
