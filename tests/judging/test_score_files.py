@@ -227,6 +227,11 @@ LENIENT: dict[str, tuple[str, Sequence[Row], Sequence[Row] | None]] = {
     "a relative margin of 40 %": (compare("margin = 0.4", "ms", "lower"), FAST, SLOW),
     "a signed-rank test with a wide margin": (compare(f"{ABSOLUTE}8", "ms", "lower", "wilcoxon"), FAST, SLOW),
     "only rows that are much worse": (compare(f"{ABSOLUTE}10\nmax_share = 0.1", "ms", "lower", "tail"), FAST, SLOW),
+    "shares of which half may be lost": (
+        compare(f"{ABSOLUTE}0.16", "accuracy", test="tango"),
+        HIGH,
+        [{"id": number, "accuracy": int(number % 100 < 20)} for number in range(300)],
+    ),
     "shares of which hardly any is left": (
         compare(f"{ABSOLUTE}0.2", "accuracy", test="tango"),
         HIGH,
@@ -285,6 +290,11 @@ def test_a_rule_about_another_metric_does_not_hide_a_lenient_one(write: Callable
     decision = judge(accuracy + compare(f"{ABSOLUTE}0.9"), candidate, base, write)
     assert decision.verdict is Verdict.HOLD
     assert [judgement.outcome for judgement in decision.judgements] == [Outcome.SHOWN, Outcome.INVALID]
+
+
+def test_a_rule_that_does_not_decide_does_not_hide_a_lenient_one(write: Callable[..., Path]) -> None:
+    strict = compare(f"{ABSOLUTE}0.03\ncritical = false").replace("only", "strict")
+    assert judge(strict + compare(f"{ABSOLUTE}0.9"), BETTER, GOOD, write).verdict is Verdict.HOLD
 
 
 def test_a_rule_that_does_not_decide_may_be_lenient(write: Callable[..., Path]) -> None:
