@@ -22,7 +22,7 @@ from mlops.core.config import load
 from mlops.core.records import Verdict
 from mlops.report.markdown import list_metrics
 from mlops.report.screen import screen
-from tests.support.evidence import make_rows
+from tests.support.evidence import RULES, make_rows
 from tests.support.run_directories import judge_run, make_run
 
 root = Path(sys.argv[1])
@@ -36,9 +36,9 @@ for bad, verdict in ((False, Verdict.PROMOTE), (True, Verdict.REJECT)):
         for number, row in enumerate(row for row in rows if row["shouting"] is not None):
             row["shouting"] = float(number < share * 20)
     run = make_run(root / verdict.value, scores)
-    judged = judge_run(run, rule)
+    judged = judge_run(run, rule, *RULES)
     assert judged.verdict is verdict, judged.reasons
-    assert {probe.result for probe in judged.self_test} == {"detected"}, judged.self_test
+    assert "missed" not in {probe.result for probe in judged.self_test}, judged.self_test
     for text in (screen(run), (run.directory / "gate.md").read_text(), (run.directory / "report.html").read_text()):
         assert "target.shouting" in text
 """

@@ -22,7 +22,7 @@ from mlops.judging.replay import check_verdict
 from mlops.remote.metrics import aggregate
 from mlops.remote.suites import read_suite
 from mlops.report import verdict_tags
-from tests.support.evidence import make_rows, make_rule, name_rules
+from tests.support.evidence import RETENTION, make_rows, make_rule, name_rules
 from tests.support.run_directories import make_run, write_evaluated, write_jsonl
 
 Fault = Callable[[str], None]
@@ -40,7 +40,9 @@ BARELY_BETTER = -0.035
 
 
 def config(*rules: Rule) -> Config:
-    return Config(target="test", gate=GateConfig(rules=name_rules(rules or RULES)))
+    """Return settings with these rules, and one about the retention suite if none of them is."""
+    both = any(rule.metric.startswith("retention.") for rule in rules)
+    return Config(target="test", gate=GateConfig(rules=name_rules((*rules, *(() if both else (RETENTION,))) if rules else RULES)))
 
 
 def candidate(**changes: Any) -> dict[Any, Sequence[Mapping[str, Any]]]:
@@ -85,7 +87,7 @@ def test_a_worse_model_is_not_promoted(tmp_path: Path, changes: dict[str, float]
 
 def test_each_further_try_on_the_same_data_needs_more_confidence(tmp_path: Path) -> None:
     rules = (make_rule(baseline="champion", test="paired_bootstrap", min_rows=50),)
-    lenient = Config(target="test", gate=GateConfig(rules=name_rules(rules), correct_retries=False))
+    lenient = Config(target="test", gate=GateConfig(rules=name_rules((*rules, RETENTION)), correct_retries=False))
     run = make_run(tmp_path, candidate(shift=BARELY_BETTER))
     evaluated = run.read(Evaluated)
 
@@ -244,7 +246,7 @@ def test_metrics_that_do_not_follow_from_the_rows_give_hold(tmp_path: Path) -> N
     scores = evaluated.models["candidate"]
     flattered = scores.model_copy(update={"metrics": {**scores.metrics, "target.nll": 0.5}})
     run.write(evaluated.model_copy(update={"models": {**evaluated.models, "candidate": flattered}}))
-    judged = judge(config(make_rule(ceiling=1.0)), run)
+    judged = judge(config(make_rule(ceiling=1.0), make_rule("retention.nll", baseline="base", margin=0.45, margin_kind="absolute")), run)
     assert judged.verdict is Verdict.HOLD
     assert "does not follow from its rows" in judged.reasons[0]
 
@@ -471,10 +473,28 @@ def test_a_record_that_does_not_say_what_it_was_made_from_is_refused(inputs: dic
         guard.require_admission(edit(judged_run(tmp_path), inputs=inputs), config(), OFFLINE)
 
 
+@pytest.mark.parametrize("field", ["candidate_model", "candidate_job"])
+def test_an_id_that_differs_in_its_last_digit_is_another_one(tmp_path: Path, field: str) -> None:
+    """Numbers in sentences may be rounded, but a version is not a number that is about right."""
+    run = judged_run(tmp_path)
+    name = "azureml://registries/r/models/chat/versions/1000"
+    trained = run.read(Trained)
+    run.write(trained.model_copy(update={"model_output" if field == "candidate_model" else "job": name}))
+    evaluated = run.read_unchecked(Evaluated)
+    models = evaluated.models | {"candidate": evaluated.models["candidate"].model_copy(update={"model": run.read(Trained).model_output})}
+    inputs = {**evaluated.inputs, Trained.stage: run.read(Trained).digest()}
+    run.write(evaluated.model_copy(update={"models": models, "inputs": inputs}))
+    judged = judge(config(), run)
+    assert getattr(judged, field) == name
+    check_verdict(config(), run, judged)
+    with pytest.raises(NotPromoted, match=f"{field} is '.*1001', but '.*1000' follows"):
+        check_verdict(config(), run, judged.model_copy(update={field: name.replace("1000", "1001")}))
+
+
 def test_a_verdict_by_other_rules_is_refused(tmp_path: Path, workspace: Workspace) -> None:
     """As with `--config` in one of two stages."""
     run = make_run(tmp_path, candidate(shift=0.0))
-    lenient = config(make_rule(baseline="base", margin=0.3))
+    lenient = config(make_rule(baseline="base", margin=0.2))
     run.write(judge(lenient, run))
     assert guard.require_admission(run, lenient, workspace).verdict is Verdict.PROMOTE
     with pytest.raises(NotPromoted, match="does not follow"):
@@ -692,11 +712,14 @@ def test_rules_that_a_ruined_candidate_passes_give_no_verdict(rule: Rule, tmp_pa
 
 
 def pipeline(path: Path, ceiling: float) -> Path:
-    path.write_text(f'[targets.test.gate.rules.only]\nmetric = "target.nll"\ndirection = "lower"\nceiling = {ceiling}\n')
+    path.write_text(
+        f'[targets.test.gate.rules.only]\nmetric = "target.nll"\ndirection = "lower"\nceiling = {ceiling}\n'
+        '[targets.test.gate.rules.kept]\nmetric = "retention.token_accuracy"\ndirection = "higher"\nfloor = 0.8\n'
+    )
     return path
 
 
-@pytest.mark.parametrize(("ceiling", "verdict", "code"), [(3.0, "PROMOTE", 0), (0.1, "REJECT", 20)])
+@pytest.mark.parametrize(("ceiling", "verdict", "code"), [(2.2, "PROMOTE", 0), (0.1, "REJECT", 20)])
 def test_exit_code_output_and_summary(
     tmp_path: Path, training: str, monkeypatch: pytest.MonkeyPatch, ceiling: float, verdict: str, code: int
 ) -> None:
@@ -715,7 +738,7 @@ def test_exit_code_output_and_summary(
 
 def test_hold_exits_with_10(tmp_path: Path, training: str) -> None:
     make_run(tmp_path / "run", overlap="exact", mlflow_run=training)
-    settings = pipeline(tmp_path / "pipeline.toml", 3.0)
+    settings = pipeline(tmp_path / "pipeline.toml", 2.2)
     assert main(["--target", "test", "--config", str(settings), "--run", str(tmp_path / "run")]) == 10
 
 
@@ -731,7 +754,7 @@ def test_unfinished_evaluation_names_the_command(tmp_path: Path) -> None:
 def stored(tmp_path: Path) -> Callable[..., int]:
     """A run directory that the gate has judged, and `mlops gate` on it, without Azure."""
     run = make_run(tmp_path / "run")
-    run.write(judge(config(make_rule(ceiling=3.0)), run))
+    run.write(judge(config(make_rule(ceiling=2.2), make_rule("retention.token_accuracy", "higher", floor=0.8)), run))
     settings = pipeline(tmp_path / "pipeline.toml", 0.1)
     return lambda *options: main(["--target", "test", "--config", str(settings), "--run", str(run.directory), *options])
 
@@ -747,20 +770,20 @@ def test_what_if_judges_by_other_rules_and_writes_nothing(
     assert stored("--what-if") == 0
     output = capsys.readouterr().out
     assert "The gate's verdict was PROMOTE; under the current rules it would be REJECT." in output
-    assert "~ target.nll: at most 0.1 (was: at most 3): shown → failed" in output
+    assert "~ target.nll: at most 0.1 (was: at most 2.2): shown → failed" in output
     assert content(tmp_path) == before
 
 
 def test_what_if_edits_rules(stored: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert stored("--what-if", "--rule", "target.nll ceiling=3.0") == 0
+    assert stored("--what-if", "--rule", "target.nll ceiling=2.2") == 0
     assert "it would be PROMOTE" in capsys.readouterr().out
-    assert stored("--what-if", "--rule", "target.nll@none ceiling=1.9 critical=false") == 0
-    assert "shown → shown, not critical" in capsys.readouterr().out
+    assert stored("--what-if", "--rule", "target.nll@none ceiling=1.9 critical=false") == 19
+    assert "no critical rule is about the target suite" in capsys.readouterr().err
     settings = tmp_path / "pipeline.toml"
     settings.write_text(settings.read_text().replace("target.nll", "retention.nll"))
     assert stored("--what-if") == 0
     output = capsys.readouterr().out
-    assert "− target.nll: at most 3: was shown, no longer a rule" in output
+    assert "− target.nll: at most 2.2: was shown, no longer a rule" in output
     assert "+ retention.nll: at most 0.1: failed, a new rule" in output
 
 
@@ -779,13 +802,13 @@ def test_a_rule_that_requires_a_worse_model_gives_no_verdict(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (("--what-if", "--rule", "target.nl ceiling=3"), "the rules are only (target.nll@none)"),
+        (("--what-if", "--rule", "target.nl ceiling=3"), "the rules are only (target.nll@none), kept (retention.token_accuracy@none)"),
         (("--what-if", "--rule", "target.nll@base ceiling=3"), "matches no rule"),
         (("--what-if", "--rule", "target.nll"), "changes nothing"),
         (("--what-if", "--rule", "target.nll marginn=1"), "a rule has enabled, metric"),
         (("--what-if", "--rule", "target.nll ceiling"), "is not of the form"),
         (("--rule", "target.nll ceiling=3"), "--what-if only"),
-        (("--explain", "target.nl"), "choose one of target.nll"),
+        (("--explain", "target.nl"), "choose one of retention.token_accuracy, target.nll"),
     ],
 )
 def test_misuse_is_reported(stored: Callable[..., int], capsys: pytest.CaptureFixture[str], options: tuple[str, ...], says: str) -> None:
@@ -819,5 +842,5 @@ def test_explain_needs_only_the_record(stored: Callable[..., int], tmp_path: Pat
     (tmp_path / "pipeline.toml").unlink()
     assert stored("--explain") == 0
     output = capsys.readouterr().out
-    assert "▸ rule-1: target.nll: at most 3: SHOWN" in output
+    assert "▸ rule-1: target.nll: at most 2.2: SHOWN" in output
     assert "→ all shown, and at least one rule: PROMOTE" in output

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from mlops.core.settings import Config
 from mlops.report.markdown import table
 
 __all__ = ["Change", "compare", "render"]
 
+Effect = Literal["weaker", "may be weaker", "stricter"]
 _SECTIONS = ("gate", "evaluation", "data")
-_MORE_IS_WEAKER = ("margin", "max_gain", "ceiling")
-_LESS_IS_WEAKER = ("floor", "confidence", "min_rows", "critical", "enabled", "target_rows", "retention_rows", "generate_rows", "task_rows")
+_LESS_IS_STRICTER = ("margin", "max_gain", "ceiling", "max_share")
+_MORE_IS_STRICTER = (
+    "floor", "confidence", "min_rows", "critical", "enabled", "correct_retries", "target_rows", "retention_rows", "generate_rows", "task_rows",
+    "max_tokens", "max_new_tokens", "min_agreement",
+)  # fmt: skip
+_NO_LIMIT = {"retention_rows": float("inf")}
+"""What no value means as a number, where more is stricter: all rows. Otherwise no value is no requirement."""
 
 
 @dataclass(frozen=True)
@@ -24,19 +30,30 @@ class Change:
     key: str
     before: Any
     after: Any
+    is_new_target: bool = False
+
+    @property
+    def effect(self) -> Effect:
+        """What the change does to the verdict. What is not known to be stricter may be weaker."""
+        name = self.key.rpartition(".")[2]
+        if self.is_new_target or (self.key.startswith("gate.rules.") and self.before is None):
+            return "stricter"  # a further target judges only itself, and a further rule or limit can only stop more
+        if self.key.startswith("gate.rules.") and self.after is None:
+            return "weaker"
+        if name in _LESS_IS_STRICTER:
+            return "stricter" if self.after < self.before else "weaker"
+        if name in _MORE_IS_STRICTER:
+            before, after = (_NO_LIMIT.get(name, float("-inf")) if value is None else float(value) for value in (self.before, self.after))
+            return "stricter" if after > before else "weaker"
+        if self.key == "endpoint.ephemeral":  # only a HOLD of an endpoint that is deleted again is overridden without approval
+            return "weaker" if self.after else "stricter"
+        # Any test is more than two numbers, and a comparison more than a bound. Which of two tests or models is stricter is unknown.
+        return "stricter" if name in ("test", "baseline") and self.before == "none" else "may be weaker"
 
     @property
     def is_weaker(self) -> bool:
-        """Whether the gate lets through more than before."""
-        name = self.key.rpartition(".")[2]
-        if name in _MORE_IS_WEAKER:
-            # No limit is the weakest one. A margin always has a value, unless the whole rule was removed.
-            return self.before is not None and (self.after is None or self.after > self.before)
-        if name in _LESS_IS_WEAKER:
-            # All rows are more than any number of them.
-            is_all = name == "retention_rows" and self.after is None
-            return not is_all and (self.before is not None or name == "retention_rows") and _rank(self.after) < _rank(self.before, name)
-        return self.key.startswith("gate.rules.") and self.after is None and self.before is not None and name == "metric"
+        """Whether the gate may let through more than before."""
+        return self.effect != "stricter"
 
 
 def compare(before: Mapping[str, Config], after: Mapping[str, Config]) -> list[Change]:
@@ -51,7 +68,7 @@ def compare(before: Mapping[str, Config], after: Mapping[str, Config]) -> list[C
         old, new = (dict(_flatten(configs[target])) if target in configs else {} for configs in (before, after))
         for key in (*new, *(key for key in old if key not in new)):
             if old.get(key) != new.get(key):
-                changes.append(Change(target, key, old.get(key), new.get(key)))
+                changes.append(Change(target, key, old.get(key), new.get(key), is_new_target=target not in before))
     return changes
 
 
@@ -61,11 +78,12 @@ def render(changes: list[Change], branch: str) -> str:
         return ""
     weaker = [change for change in changes if change.is_weaker]
     if weaker:
-        title = f"This pull request **weakens the rules that judge it** ({len(weaker)} of {len(changes)} changes against `{branch}`)."
+        verb = "weakens" if any(change.effect == "weaker" for change in weaker) else "may weaken"
+        title = f"This pull request **{verb} the rules that judge it** ({len(weaker)} of {len(changes)} changes against `{branch}`)."
     else:
-        title = f"This pull request changes settings that decide its own verdict ({len(changes)} against `{branch}`)."
+        title = f"This pull request changes settings that decide its own verdict; all become stricter ({len(changes)} against `{branch}`)."
     rows = [
-        (change.target, f"`{change.key}`", _show(change.before), _show(change.after), "⚠️ weaker" if change.is_weaker else "")
+        (change.target, f"`{change.key}`", _show(change.before), _show(change.after), f"⚠️ {change.effect}" if change.is_weaker else "")
         for change in (*weaker, *(change for change in changes if not change.is_weaker))
     ]
     return f"> [!WARNING]\n> {title}\n\n" + table(("target", "setting", branch, "here", ""), rows)
@@ -83,12 +101,6 @@ def _leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
             yield from _leaves(f"{key}.{name}", part)
     else:
         yield key, value
-
-
-def _rank(value: Any, name: str = "") -> float:
-    if value is None:
-        return float("inf") if name == "retention_rows" else float("-inf")
-    return float(value)
 
 
 def _show(value: Any) -> str:

@@ -49,6 +49,13 @@ metric = "target.nll"
 direction = "lower"
 baseline = "base"
 
+[defaults.gate.rules.retention]
+metric = "retention.nll"
+direction = "lower"
+baseline = "base"
+margin = 0.4
+margin_kind = "absolute"
+
 [defaults.endpoint]
 name = "chaos"
 probe_initial_delay_s = 1

@@ -38,6 +38,12 @@ direction = "lower"
 baseline = "base"
 margin = -0.05
 test = "paired_bootstrap"
+[targets.{name}.gate.rules.retention-vs-base]
+metric = "retention.nll"
+direction = "lower"
+baseline = "base"
+margin = 0.05
+test = "paired_bootstrap"
 [targets.{name}.endpoint]
 ephemeral = {ephemeral}
 """

@@ -7,7 +7,7 @@ from mlops.core.records import Evaluated, Judged, Sample
 from mlops.core.run import Run
 from mlops.report import comment, markdown, screen
 from mlops.report.decision import decision, find_nearest, find_worse, most_changed
-from tests.support.evidence import make_rows, make_rule
+from tests.support.evidence import RETENTION, make_rows, make_rule
 from tests.support.run_directories import judge_run, make_run
 
 
@@ -48,12 +48,15 @@ def test_what_got_worse_is_named_unless_a_rule_is_about_it(tmp_path: Path) -> No
         if row["rouge_l"] is not None:
             row |= {"rouge_l": row["rouge_l"] / 4, "looping": 1.0}
     run = make_run(tmp_path, scores)
-    judged = judge_run(run, make_rule(baseline="champion"))
+    judged = judge_run(run, make_rule(baseline="champion"), RETENTION)
     worse = find_worse(judged, run.read(Evaluated))
     assert worse[0].startswith("target.looping 0 → 1 (Δ 1)")
     assert worse[1].startswith("target.rouge_l 0.")
     asked = judge_run(
-        run, make_rule(baseline="champion"), make_rule("target.looping", baseline="champion", margin=0.25, margin_kind="absolute")
+        run,
+        make_rule(baseline="champion"),
+        RETENTION,
+        make_rule("target.looping", baseline="champion", margin=0.25, margin_kind="absolute"),
     )
     assert not any("looping" in text for text in find_worse(asked, run.read(Evaluated)))
 

@@ -143,7 +143,8 @@ def test_the_axis_has_everything_in_its_place(judged: Judged, direction: str, di
 def test_what_if_shows_each_change(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     before = judge_run(run, *RULES)
-    now = judge_run(run, RULES[0].model_copy(update={"margin": -0.5}), RULES[2], make_rule("target.nll", ceiling=9.0))
+    kept = make_rule("retention.token_accuracy", "higher", baseline="base", margin=0.05)
+    now = judge_run(run, RULES[0].model_copy(update={"margin": -0.5}), RULES[2], make_rule("target.nll", ceiling=9.0), kept)
     text = what_if(before, now)
     assert "The gate's verdict was PROMOTE; under the current rules it would be REJECT." in text
     assert "~ target.nll: at least 50 % better than the champion (was: not worse than the champion): shown → failed" in text

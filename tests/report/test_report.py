@@ -13,13 +13,14 @@ from mlops.core.records import Evaluated, Interval, Judged, Judgement, Outcome, 
 from mlops.core.run import Run
 from mlops.report import html, markdown
 from mlops.report.screen import screen
-from tests.support.evidence import make_rows, make_rule
+from tests.support.evidence import RETENTION, make_rows, make_rule
 from tests.support.run_directories import judge_run, make_run
 
 RULES = (
     make_rule(baseline="champion", test="paired_bootstrap"),
     make_rule("target.perplexity", baseline="base", margin=0.1, critical=False),
     make_rule("retention.kl_base", ceiling=0.5),
+    make_rule("retention.nll", ceiling=2.45),
 )
 
 
@@ -125,7 +126,7 @@ OVERRIDE = Override(
 def render_hold(path: Path, **changes: Any) -> tuple[str, str, str]:
     """Return the Markdown page, the text of the HTML page, and the screen of a HOLD."""
     run = make_run(path, {"candidate": make_rows("candidate", shift=-0.1), "champion": make_rows("champion"), "base": make_rows("base")})
-    judged = judge_run(run, make_rule(baseline="base", margin=-0.05, test="paired_bootstrap"), **changes)
+    judged = judge_run(run, make_rule(baseline="base", margin=-0.05, test="paired_bootstrap"), RETENTION, **changes)
     assert judged.verdict is Verdict.HOLD
     return (path / "gate.md").read_text(), " ".join(Page((path / "report.html").read_text()).text.split()), " ".join(screen(run).split())
 

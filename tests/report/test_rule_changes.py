@@ -56,7 +56,25 @@ def changes(folder: Path, old: str, new: str) -> list[tuple[str, str, Any, Any, 
         ("ceiling = 0.5", "ceiling = 0.4", "gate.rules.drift.ceiling", False),
         ("target_rows = 500", "target_rows = 50", "evaluation.target_rows", True),
         ("target_rows = 500", "retention_rows = 50\ntarget_rows = 500", "evaluation.retention_rows", True),
-        ("[targets.prod]", "[targets.prod.data]\nseed = 7", "data.seed", False),
+        ("[targets.prod]", "[targets.prod.data]\nseed = 7", "data.seed", True),
+        ("[targets.prod]", "[targets.prod.data]\npercent = 1.0", "data.percent", True),
+        ("[targets.prod]", "[targets.prod.gate]\ncorrect_retries = false", "gate.correct_retries", True),
+        ("[targets.prod]", "[targets.prod.gate]\noverride_environment = 'dev'", "gate.override_environment", True),
+        ("[targets.prod]", "[targets.prod.endpoint]\nephemeral = true", "endpoint.ephemeral", True),
+        ("target_rows = 500", "target_rows = 500\nmax_new_tokens = 8", "evaluation.max_new_tokens", True),
+        ("target_rows = 500", "target_rows = 500\nmax_new_tokens = 512", "evaluation.max_new_tokens", False),
+        ("target_rows = 500", "target_rows = 500\nmax_tokens = 128", "evaluation.max_tokens", True),
+        ("target_rows = 500", "target_rows = 500\njudge.min_agreement = 0.6", "evaluation.judge.min_agreement", True),
+        ("target_rows = 500", "target_rows = 500\nchampion_endpoint = 'other'", "evaluation.champion_endpoint", True),
+        ('baseline = "champion"', 'baseline = "base"', "gate.rules.target.baseline", True),
+        ('test = "paired_bootstrap"', 'test = "none"', "gate.rules.target.test", True),
+        ('test = "paired_bootstrap"', 'test = "wilcoxon"', "gate.rules.target.test", True),
+        ("margin = 0.01", 'margin = 0.01\nmargin_kind = "absolute"', "gate.rules.target.margin_kind", True),
+        ('metric = "target.nll"', 'metric = "target.tokens"', "gate.rules.target.metric", True),
+        ('direction = "lower"', 'direction = "higher"', "gate.rules.target.direction", True),
+        ("ceiling = 0.5", "ceiling = 0.5\nfloor = 0.0", "gate.rules.drift.floor", False),
+        ("ceiling = 0.5", 'ceiling = 0.5\nbaseline = "base"', "gate.rules.drift.baseline", False),
+        ("ceiling = 0.5", 'test = "tail"\nmax_share = 0.1', "gate.rules.drift.ceiling", True),
     ],
 )
 def test_a_change_of_a_setting_that_decides_is_listed(old: str, new: str, key: str, weaker: bool, tmp_path: Path) -> None:
@@ -83,6 +101,12 @@ def test_the_weakest_come_first_and_the_title_says_so(tmp_path: Path) -> None:
     assert text.startswith("> [!WARNING]\n> This pull request **weakens the rules that judge it** (2 of 4 changes against `main`).")
     assert "| prod | `gate.rules.drift.ceiling` | 0.5 | 0.9 | ⚠️ weaker |" in text
     assert text.index("ceiling") < text.index("target_rows")
+    unknown = configs(tmp_path, FILE.replace("[targets.prod]", "[targets.prod.data]\nseed = 7"))
+    text = render(compare(before, unknown), "main")
+    assert "> This pull request **may weaken the rules that judge it** (1 of 1 changes against `main`)." in text
+    assert "| ⚠️ may be weaker |" in text
     stronger = configs(tmp_path, FILE.replace("500", "600"))
-    assert "weakens" not in render(compare(before, stronger), "main")
+    assert "This pull request changes settings that decide its own verdict; all become stricter (2" in render(compare(before, stronger), "main")
+    assert not any(change.is_weaker for change in compare({"prod": before["prod"]}, before)), "a further target judges only itself"
+    assert all(change.is_weaker for change in compare(before, {"prod": before["prod"]}) if change.key.startswith("gate.rules."))
     assert render(compare(before, before), "main") == ""

@@ -31,6 +31,13 @@ baseline = "base"
 test = "paired_bootstrap"
 min_rows = 40
 
+[targets.live.gate.rules.retention]
+metric = "retention.nll"
+direction = "lower"
+baseline = "base"
+margin = 0.4
+margin_kind = "absolute"
+
 [targets.live.endpoint]
 name = "{endpoint}"
 ephemeral = true

@@ -25,6 +25,7 @@ __all__ = [
     "on_models",
     "recompute",
     "reduce_rows",
+    "regress",
     "relabel_kinds",
     "rename_row",
     "ruin",
@@ -166,6 +167,23 @@ def ruin(evidence: Evidence, suite: str, names: Collection[str]) -> Evidence:
                 continue
             columns[name] = np.where(rows.measured[name], useless, rows.columns[name])
         return recompute(replace(model, rows={**model.rows, suite: replace(rows, columns=columns)}), names)
+
+    return on_models(evidence, ["candidate"], mutation)
+
+
+def regress(evidence: Evidence, suite: str, names: Collection[str], nats: float) -> Evidence:
+    """Make the candidate plainly worse on a suite: in each row, so many nats per token worse than every other model.
+
+    It also has at most half as many first choices as any of them. Its answers and its drift stay as they are.
+    """
+    others = [model.rows[suite].columns for role, model in evidence.models.items() if role != "candidate" and suite in model.rows]
+
+    def mutation(model: ModelEvidence) -> ModelEvidence:
+        rows = model.rows[suite]
+        loss = np.fmax.reduce([np.nan_to_num(columns["nll"]) for columns in others]) + nats * rows.tokens
+        fewer = np.floor(np.fmin.reduce([np.nan_to_num(columns["greedy_tokens"]) for columns in others]) / 2)
+        changed = rows.with_column("nll", loss).with_column("greedy_tokens", fewer)
+        return recompute(replace(model, rows={**model.rows, suite: changed}), names)
 
     return on_models(evidence, ["candidate"], mutation)
 

@@ -26,6 +26,8 @@ __all__ = ["Judge", "self_test"]
 
 _STEP = 0.1
 """A fraction of the minimum detectable effect that no test can detect: so close to the margin, both sides look alike."""
+_MODERATE = 0.5
+"""Nats per token: each token is 39 % less likely. Rules that let through a model that is so much worse judge nothing."""
 _BAD_VALUES = (("missing", None), ("NaN", math.nan), ("infinite", math.inf), ("minus infinite", -math.inf))
 
 Judge = Callable[[Sequence[Rule], Evidence], Decision]
@@ -70,6 +72,7 @@ class _SelfTest:
             *self._identities(),
             *self._rules(),
             *(self._ruined(suite) for suite in sorted({case.metric.suite for case in self.cases})),
+            *(self._regressed(suite) for suite in sorted(self.evidence.suite_digests) if self.cases),
             *(probe for role in self.baselines for probe in (self._swapped(role), self._reversed(role))),
             *(probe for case in self.cases if case.rule.test != "none" for probe in self._at_the_margin(case)),
         )
@@ -254,6 +257,24 @@ class _SelfTest:
         problem = checks.check_count(decision, len(valid)) or checks.check_consistency(decision)
         if not problem and decision.verdict is Verdict.PROMOTE:
             problem = "the verdict is PROMOTE, so these rules can't stop anything"
+        return _probe(name, mutation, expected, f"{decision.verdict}", problem)
+
+    def _regressed(self, suite: str) -> Probe:
+        """Show that the rules stop a candidate that is plainly worse on a suite. No rule about it is not enough."""
+        name = f"a worse candidate: {suite} suite"
+        mutation = f"the candidate is {number(_MODERATE)} nats per token worse than every other model in each row of the {suite} suite"
+        expected = "no PROMOTE by the critical rules about this suite"
+        dependent = [case for case in self.cases if case.metric.suite == suite]
+        if not dependent:
+            return _probe(name, mutation, expected, "", f"no critical rule is about the {suite} suite")
+        valid = [case for case in dependent if case in self.valid]
+        compared = [role for role, model in self.evidence.models.items() if suite in model.rows]
+        if len(valid) < len(dependent) or "candidate" not in compared or len(compared) < 2:
+            return self._not_applicable(name, mutation, expected, dependent)
+        decision = self._judge([case.rule for case in valid], mutations.regress(self.evidence, suite, self.names, _MODERATE))
+        problem = checks.check_count(decision, len(valid)) or checks.check_consistency(decision)
+        if not problem and decision.verdict is Verdict.PROMOTE:
+            problem = "the verdict is PROMOTE, so these rules are too lenient"
         return _probe(name, mutation, expected, f"{decision.verdict}", problem)
 
     # A worse candidate ----------------------------------------------------------------------------------------------------------------

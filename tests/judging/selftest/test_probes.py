@@ -22,7 +22,7 @@ from mlops.judging.selftest import mutations
 from mlops.judging.selftest.probes import self_test
 from mlops.judging.statistics.bootstrap import paired_bootstrap
 from mlops.judging.verdict import Decision, decide
-from tests.support.evidence import DIGESTS, freeze, make_evidence, make_model, make_rows, make_rule
+from tests.support.evidence import DIGESTS, RETENTION, freeze, make_evidence, make_model, make_rows, make_rule
 
 RULES = (
     make_rule(baseline="champion", test="paired_bootstrap", min_rows=50),
@@ -278,8 +278,9 @@ def test_a_faulty_judge_is_caught_even_if_its_verdict_is_right(name: str) -> Non
 
 def test_a_judge_that_overlooks_rows_that_got_much_worse_is_caught() -> None:
     rule = make_rule(baseline="champion", margin=0.5, margin_kind="absolute", test="tail", max_share=0.2)
-    assert not missed(evidence_of(), rules=(rule,))
-    [name] = missed(evidence_of(), on_rules(max_share=0.99), rules=(rule,))
+    rules = (rule, make_rule(baseline="champion", margin=0.1), RETENTION)
+    assert not missed(evidence_of(), rules=rules)
+    [name] = missed(evidence_of(), on_rules(max_share=0.99), rules=rules)
     assert name.startswith("spoiled rows: target.nll: worse than the champion by more than 0.5")
 
 
@@ -312,7 +313,7 @@ def test_copies_of_rows_of_another_kind_cause_no_false_alarm() -> None:
         models[role] = replace(each, metrics={**each.metrics, nll.name: nll.value(each.rows["retention"]) or 0.0})
     evidence = replace(evidence_of(), models=models, suites=freeze(models["base"]))
     rule = make_rule("retention.facts.nll", baseline="base", margin=0.05, test="paired_bootstrap")
-    results = {probe.name: probe.result for probe in probes(evidence, rules=(rule,))}
+    results = {probe.name: probe.result for probe in probes(evidence, rules=(rule,))} | dict.fromkeys(WORSE)
     assert "missed" not in results.values()
     assert results["rows are copies of others"] == "not applicable"
 
@@ -344,13 +345,59 @@ def test_a_model_that_is_said_to_be_missing_is_not_there() -> None:
 
 
 def test_rules_that_can_stop_nothing_are_caught() -> None:
-    assert missed(evidence_of(), rules=(make_rule(ceiling=19.0),)) == {"a ruined candidate: target suite"}
-    assert not missed(evidence_of(), rules=(make_rule(ceiling=3.0),))
+    assert missed(evidence_of(), rules=(make_rule(ceiling=19.0), RETENTION)) == {f"a {what} candidate: target suite" for what in ("ruined", "worse")}
+    assert not missed(evidence_of(), rules=(make_rule(ceiling=2.2), RETENTION))
+
+
+WORSE = {f"a worse candidate: {suite} suite" for suite in DIGESTS}
+TOO_LENIENT: dict[str, tuple[Rule, ...]] = {
+    "a tolerance of 0.6 nats": (make_rule(baseline="champion", test="paired_bootstrap", margin=0.5), RETENTION),
+    "a tolerance of an absolute size": (make_rule("target.perplexity", baseline="champion", margin_kind="absolute", margin=40.0), RETENTION),
+    "rows that may be 1 nat worse": (
+        make_rule(baseline="champion", margin=1.0, margin_kind="absolute", test="tail", max_share=0.2), RETENTION,
+    ),
+    "a high ceiling": (make_rule("target.perplexity", ceiling=1000.0), RETENTION),
+    "answers of any length": (make_rule("target.length_ratio", "higher", floor=0.1), RETENTION),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TOO_LENIENT)
+def test_rules_that_let_a_plainly_worse_candidate_through_are_caught(name: str) -> None:
+    """A ruined candidate fails by some of them; one that is half a nat worse does not."""
+    assert "a worse candidate: target suite" in missed(evidence_of(), rules=TOO_LENIENT[name])
+
+
+@pytest.mark.parametrize("rule", [make_rule(baseline="champion", test="paired_bootstrap"), make_rule("retention.kl_base", ceiling=0.5)])
+def test_each_suite_needs_a_critical_rule_that_stops_a_worse_candidate(rule: Rule) -> None:
+    reported = RETENTION.model_copy(update={"critical": False})
+    dropped = WORSE - {"a worse candidate: target suite"} if rule.metric == "target.nll" else WORSE
+    assert missed(evidence_of(), rules=(rule,)) == missed(evidence_of(), rules=(rule, reported)) == dropped
+    [probe, *_] = [probe for probe in probes(evidence_of(), rules=(rule,)) if probe.result == "missed"]
+    assert rule.metric != "target.nll" or probe.actual == "no critical rule is about the retention suite"
+
+
+def test_without_critical_rules_or_valid_evidence_no_worse_candidate_is_planted() -> None:
+    rules = (make_rule(ceiling=19.0), RETENTION)
+    assert not WORSE & {probe.name for probe in probes(evidence_of(), rules=[each.model_copy(update={"critical": False}) for each in rules])}
+    overlapping = replace(evidence_of(), overlapping={"target": "1 row"})
+    results = {probe.name: probe.result for probe in probes(overlapping, rules=rules)}
+    assert [results[name] for name in sorted(WORSE)] == ["detected", "not applicable"]
+
+
+def test_a_worse_candidate_is_worse_than_every_other_model_in_each_row() -> None:
+    worse = mutations.regress(evidence_of(-1.5), "target", {"target.nll", "target.token_accuracy"}, 0.5).models
+    candidate, base, champion = (worse[role].rows["target"] for role in ("candidate", "base", "champion"))
+    for other in (base, champion):
+        assert (candidate.columns["nll"] >= other.columns["nll"] + 0.499 * other.tokens).all()
+        assert (candidate.columns["greedy_tokens"] <= other.columns["greedy_tokens"] / 2).all()
+    assert worse["candidate"].metrics["target.nll"] > worse["base"].metrics["target.nll"] + 0.499
+    assert worse["candidate"].rows["retention"] is not None
+    assert (candidate.columns["nll"] - np.fmax(base.columns["nll"], champion.columns["nll"]) <= 0.501 * base.tokens).all()
 
 
 def test_a_judge_that_judges_a_ruined_candidate_inconsistently_is_caught() -> None:
     judge = on_verdicts(lambda decision: Verdict.HOLD if decision.verdict is Verdict.REJECT else decision.verdict)
-    assert "a ruined candidate: target suite" in missed(evidence_of(), judge, rules=(make_rule(ceiling=3.0),))
+    assert "a ruined candidate: target suite" in missed(evidence_of(), judge, rules=(make_rule(ceiling=2.2), RETENTION))
 
 
 def test_a_regression_that_ends_exactly_on_the_margin_is_not_planted() -> None:
@@ -442,13 +489,15 @@ def test_a_ruined_candidate_causes_no_false_alarm() -> None:
         row["nll"] *= 0.1
         other["nll"] = row["nll"] * 1.01 + row["tokens"] * (4 + place % 13)
     evidence = make_evidence(candidate=make_model("candidate", ruined), base=make_model("base", sure))
-    assert not missed(evidence, rules=[make_rule("retention.nll", baseline="base", margin=0.2, test="paired_bootstrap")])
+    rules = [make_rule("retention.nll", baseline="base", margin=0.2, test="paired_bootstrap"), make_rule(baseline="base")]
+    assert not missed(evidence, rules=rules)
 
 
 @settings(max_examples=8)
 @given(st.integers(0, 10_000), st.floats(-0.5, 0.5), st.floats(-0.2, 0.2), st.sampled_from(["relative", "absolute"]))
 def test_no_margin_and_no_candidate_cause_a_false_alarm(seed: int, shift: float, margin: float, kind: str) -> None:
     rules = [make_rule(baseline="champion", margin=margin, margin_kind=kind, test=test) for test in ("paired_bootstrap", "wilcoxon")]
+    rules.append(RETENTION)
     assert not missed(evidence_of(shift, 30, seed=seed), rules=rules)
 
 
@@ -469,6 +518,7 @@ def test_rows_of_unequal_difficulty_cause_no_false_alarm(seed: int, gain: float,
         for row, factor in zip(rows, factors, strict=True):
             row["nll"] *= factor * (1 - gain if role == "candidate" else 1)
     rules = [make_rule(baseline="champion", margin=margin, margin_kind=kind, test=test) for test in ("wilcoxon", "paired_bootstrap")]
+    rules.append(RETENTION)
     assert not missed(make_evidence(*(make_model(role, rows) for role, rows in rows_by_role.items())), rules=rules)
 
 
