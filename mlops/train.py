@@ -123,6 +123,7 @@ def train(config: Config, run: Run, workspace: Workspace) -> Trained:
             data_fingerprint=prepared.fingerprint,
             parameters=resolved.parameters,
             dropped_defaults=resolved.dropped,
+            commit=commit(),
             reused=reused,
             train_s=seconds,
             gpus=gpus,

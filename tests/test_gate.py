@@ -780,7 +780,7 @@ def test_what_if_edits_rules(stored: Callable[..., int], tmp_path: Path, capsys:
     assert stored("--what-if", "--rule", "target.nll@none ceiling=1.9 critical=false") == 19
     assert "no critical rule is about the target suite" in capsys.readouterr().err
     settings = tmp_path / "pipeline.toml"
-    settings.write_text(settings.read_text().replace("target.nll", "retention.nll"))
+    settings.write_text(settings.read_text().replace("target.nll", "retention.nll").replace("retention.token", "target.token"))
     assert stored("--what-if") == 0
     output = capsys.readouterr().out
     assert "− target.nll: at most 2.2: was shown, no longer a rule" in output

@@ -191,7 +191,7 @@ class Trained(Record):
 
     stage: ClassVar[str] = "train"
     made_from: ClassVar[tuple[str, ...]] = ("prepare", "validate")
-    volatile: ClassVar[frozenset[str]] = Record.volatile | {"train_s"}
+    volatile: ClassVar[frozenset[str]] = Record.volatile | {"train_s", "commit"}
     run_key: str = Field(description="sha256 over everything that decides the result; also a tag of the job")
     job: str
     identity: str = Field("", description="when Azure created the job, which tells it from another one of the same name")
@@ -206,6 +206,7 @@ class Trained(Record):
     data_fingerprint: str
     parameters: tuple[Parameter, ...]
     dropped_defaults: tuple[str, ...] = Field((), description="model_specific_defaults that the component doesn't take")
+    commit: str = Field("", description="of the pipeline that started this training or reused it")
     reused: bool = False
     train_s: float | None = None
     gpus: int

@@ -1,4 +1,4 @@
-"""The decision in a few lines, which every report begins with: what was judged, what was closest, what got worse unasked, and the cost."""
+"""The decision in a few lines, which every report begins with: what was judged, what was closest, what else got worse, and the cost."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mlops.report.samples import Exchange, exchanges
 __all__ = ["NOTICEABLE", "decision", "describe_room", "find_nearest", "most_changed"]
 
 NOTICEABLE = 0.02
-"""The relative change of a metric from which on it is mentioned although no rule is about it."""
+"""The relative change of a metric from which on it is mentioned although no critical rule is about it."""
 MAX_WORSE = 4
 
 
@@ -26,11 +26,12 @@ def decision(judged: Judged, records: Sequence[Record]) -> list[tuple[str, str]]
         records: of the run; lines whose record is missing are omitted.
     """
     evaluated, trained, validated = find_record(records, Evaluated), find_record(records, Trained), find_record(records, Validated)
-    lines = [("target", judged.target), ("candidate", f"{judged.candidate_model}, compared with {_baselines(judged)}")]
+    model = f"{judged.candidate_model}{f' @ {trained.commit}' if trained is not None and trained.commit else ''}"
+    lines = [("target", judged.target), ("candidate", f"{model}, compared with {_baselines(judged, evaluated)}")]
     if (nearest := find_nearest(judged.judgements)) is not None:
         lines.append(("closest rule", f"{nearest.title}: {describe_room(nearest)}"))
     if evaluated is not None:
-        lines.append(("worse, no rule", ", ".join(find_worse(judged, evaluated)) or "nothing by 2 % or more"))
+        lines.append(("also worse", ", ".join(find_worse(judged, evaluated)) or "nothing by 2 % or more"))
     cost = []
     if validated is not None and validated.cost_estimate_usd is not None:
         cost.append(f"estimated {validated.cost_estimate_usd:,.2f} USD")
@@ -63,11 +64,11 @@ def describe_room(judgement: Judgement) -> str:
 
 
 def find_worse(judged: Judged, evaluated: Evaluated) -> list[str]:
-    """Describe the metrics that got worse by 2 % or more although no rule is about them, the largest change first."""
+    """Describe the metrics that got worse by 2 % or more although no critical rule is about them, the largest change first."""
     reference = "champion" if "champion" in evaluated.models else "base"
     if reference not in evaluated.models or "candidate" not in evaluated.models:
         return []
-    judged_metrics = {judgement.metric for judgement in judged.judgements if judgement.outcome is not Outcome.INVALID}
+    judged_metrics = {each.metric for each in judged.judgements if each.critical and each.outcome is not Outcome.INVALID}
     before, after = evaluated.models[reference].metrics, evaluated.models["candidate"].metrics
     worse = []
     for name in sorted((before.keys() & after.keys()) - judged_metrics):
@@ -90,6 +91,9 @@ def most_changed(evaluated: Evaluated | None) -> tuple[str, Exchange | None]:
     return current, min(samples, key=lambda sample: difflib.SequenceMatcher(None, sample.before, sample.after).ratio())
 
 
-def _baselines(judged: Judged) -> str:
+def _baselines(judged: Judged, evaluated: Evaluated | None) -> str:
+    """Name the models that the candidate was compared with, with their ids as far as they are recorded."""
     roles = sorted({judgement.compared_with for judgement in judged.judgements} - {"none"}, reverse=True)
-    return f"{' and '.join(roles)}{' (first run)' if judged.first_run else ''}" if roles else "no other model"
+    models = {role: scores.model for role, scores in evaluated.models.items()} if evaluated is not None else {}
+    named = [f"{role} {models[role]}" if role in models else role for role in roles]
+    return f"{' and '.join(named)}{' (first run)' if judged.first_run else ''}" if named else "no other model"

@@ -15,7 +15,8 @@ Effect = Literal["weaker", "may be weaker", "stricter"]
 _SECTIONS = ("gate", "evaluation", "data")
 _LESS_IS_STRICTER = ("margin", "max_gain", "ceiling", "max_share")
 _MORE_IS_STRICTER = (
-    "floor", "confidence", "min_rows", "critical", "enabled", "correct_retries", "target_rows", "retention_rows", "generate_rows", "task_rows",
+    "floor", "confidence", "min_rows", "critical", "enabled", "correct_retries", "target_rows", "retention_rows", "generate_rows",
+    "task_rows",
     "max_tokens", "max_new_tokens", "min_agreement",
 )  # fmt: skip
 _NO_LIMIT = {"retention_rows": float("inf")}

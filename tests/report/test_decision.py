@@ -14,9 +14,12 @@ from tests.support.run_directories import judge_run, make_run
 def test_every_report_begins_with_the_decision(run: Run) -> None:
     judged, evaluated = run.read(Judged), run.read(Evaluated)
     lines = decision(judged, list(run.records()))
-    assert [label for label, _ in lines] == ["target", "candidate", "closest rule", "worse, no rule", "cost"]
+    assert [label for label, _ in lines] == ["target", "candidate", "closest rule", "also worse", "cost"]
     assert dict(lines)["cost"] == "estimated 14.68 USD, 0.5 GPU hours of training"
-    assert dict(lines)["candidate"].endswith(", compared with champion and base")
+    candidate = dict(lines)["candidate"]
+    assert (
+        candidate == f"{judged.candidate_model} @ 0123abc, compared with champion azureml://models/champion and base azureml://models/base"
+    )
     pages = {
         "comment": comment.text(run, planned=True, workflow_run=""),
         "gate page": markdown.gate_page(judged, evaluated, lines),
@@ -58,6 +61,9 @@ def test_what_got_worse_is_named_unless_a_rule_is_about_it(tmp_path: Path) -> No
         RETENTION,
         make_rule("target.looping", baseline="champion", margin=0.25, margin_kind="absolute"),
     )
+    reported = [each if each.metric == "target.nll" else each.model_copy(update={"critical": False}) for each in asked.judgements]
+    only_reported = asked.model_copy(update={"judgements": tuple(reported)})
+    assert any("looping" in text for text in find_worse(only_reported, run.read(Evaluated))), "a rule that doesn't decide stops nothing"
     assert not any("looping" in text for text in find_worse(asked, run.read(Evaluated)))
 
 
