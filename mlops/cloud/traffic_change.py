@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from mlops.cloud.endpoint_views import EndpointView
 from mlops.cloud.tags import CHANGE
@@ -34,6 +34,9 @@ __all__ = [
 LEASE = timedelta(minutes=30)
 """After this time a change counts as abandoned: it is the time limit of the job that makes it."""
 
+CLOCKS = timedelta(minutes=5)
+"""By how much the clocks of two machines may differ."""
+
 
 class Busy(TrafficError):
     """Somebody else is changing the traffic, or has changed it. What is theirs was not changed here."""
@@ -46,8 +49,8 @@ class Change(BaseModel):
 
     run: str
     """The run of the pipeline that makes it."""
-    until: datetime
-    """When it counts as abandoned."""
+    until: AwareDatetime
+    """When it counts as abandoned, by the clock of its run."""
     was: dict[str, int]
     """Deployment → percent before, without those at 0 %."""
     to: str
@@ -81,8 +84,12 @@ class Change(BaseModel):
 
     @property
     def is_abandoned(self) -> bool:
-        """Whether its run has had enough time."""
-        return datetime.now(UTC) >= self.until
+        """Whether its run has had enough time, or its end is later than any run writes whose clock is right.
+
+        It is safe to take a change over too early, since its run then finds another tag than its own and changes nothing more. To wait for
+        a clock that is hours ahead would keep everybody from rolling back.
+        """
+        return not timedelta() < self.until - datetime.now(UTC) <= LEASE + CLOCKS
 
 
 def read_change(endpoint: EndpointView) -> Change | None:

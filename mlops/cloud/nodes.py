@@ -1,0 +1,63 @@
+"""The nodes of the workspace's clusters and compute instances: they bill by the hour, whatever runs on them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from mlops.cloud.entities import as_text
+from mlops.cloud.errors import Forbidden, NotFound, translate_errors
+from mlops.cloud.session import Session
+
+__all__ = ["Nodes", "list_nodes"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nodes:
+    """The nodes that a compute has now."""
+
+    name: str
+    """Of the compute, after its kind: ``cluster gpus``."""
+    size: str
+    """VM size, as the service spells it."""
+    runs: tuple[str, ...]
+    """For each node the run that is on it: of a job, or of a step of a pipeline; empty for none, or if we may not know."""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    created: str = ""
+    """When the compute was created (ISO 8601, UTC, to the minute)."""
+
+
+def list_nodes(session: Session) -> list[Nodes]:
+    """Return the nodes of each compute that has any, whoever created it. Nodes that a cluster keeps count, even if it has fewer yet.
+
+    If our identity may not list the nodes of a cluster, only those that it keeps are known.
+    """
+    with translate_errors("listing computes"):
+        computes = list(session.ml.compute.list())
+    found = []
+    for compute in computes:
+        kind = as_text(compute.type).lower()
+        if kind == "amlcompute":
+            name, runs = f"cluster {compute.name}", _runs(session, compute)
+        elif kind == "computeinstance":
+            name, runs = f"compute instance {compute.name}", ("",) if as_text(compute.state).lower() == "running" else ()
+        else:
+            continue
+        if runs:
+            created = as_text(compute.created_on)[:16]
+            found.append(Nodes(name=name, size=as_text(compute.size), runs=runs, tags=dict(compute.tags or {}), created=created))
+    return found
+
+
+def _runs(session: Session, cluster: Any) -> tuple[str, ...]:
+    try:
+        with translate_errors(f"listing the nodes of {cluster.name}"):
+            # The SDK sets the attributes of a node by their names on the wire.
+            nodes = [node for node in session.ml.compute.list_nodes(cluster.name) if as_text(node.nodeState).lower() != "preempted"]
+    except NotFound:
+        return ()
+    except Forbidden:
+        nodes = []
+    runs = tuple(as_text(node.runId) for node in nodes)
+    return runs + ("",) * (int(cluster.min_instances or 0) - len(runs))
