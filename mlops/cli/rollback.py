@@ -126,7 +126,7 @@ def _find_previous(workspace: Workspace, endpoint: EndpointView) -> DeploymentVi
         console.warning(f"Deployment {name} was deleted and created again, so it is untested and gets no traffic.")
     elif reason := _reason_against_deployment(workspace, previous):
         console.warning(f"Deployment {name} gets no traffic: {reason}.")
-    elif model and model.lower() != shorten_model(previous.model).lower():
+    elif model and shorten_model(model).lower() != shorten_model(previous.model).lower():
         console.warning(f"Deployment {name} gets no traffic: it should serve {model}, but serves {previous.model}.")
     else:
         return previous

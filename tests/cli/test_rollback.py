@@ -303,6 +303,20 @@ def test_a_previous_deployment_that_was_created_again_gets_no_traffic(
     assert state(workspace) == ({"new": 100}, "old")
 
 
+def test_a_previous_deployment_that_serves_another_model_than_recorded_gets_no_traffic(
+    session: Session, trained_job: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A deployment can be updated: then it has the same creator and tags, and another model."""
+    config, workspace = session()
+    workspace.endpoints.set_traffic(NAME, {"new": 100}, tags={PREVIOUS_MODEL: "other:1"})
+    with pytest.raises(TrafficError, match="model other:1 does not exist"):
+        rollback(config, workspace)
+    assert "old gets no traffic: it should serve other:1, but serves" in capsys.readouterr().err
+    workspace.endpoints.set_traffic(NAME, {"new": 100}, tags={PREVIOUS_MODEL: registered_model(workspace, trained_job)})
+    rollback(config, workspace)
+    assert state(workspace) == ({"old": 100}, "new")
+
+
 def test_a_previous_deployment_that_does_not_answer_gets_no_traffic(session: Session, fault: Fault) -> None:
     config, workspace = session()
     fault("scoring-424@old x1")
