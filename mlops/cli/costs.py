@@ -56,8 +56,9 @@ def costs(config: Config, workspace: Workspace) -> list[Item]:
 def list_items(config: Config, workspace: Workspace) -> list[Item]:
     """Return everything that costs money now.
 
-    That is the deployments of all endpoints, whatever their traffic, the jobs of this pipeline that haven't ended, and the nodes of clusters
-    and compute instances without such a job. A job costs what the nodes cost that it or its steps are on; until it gets one, nothing.
+    That is the deployments of all endpoints, whatever their traffic, the jobs of this pipeline that haven't ended, and the nodes of
+    clusters and compute instances without such a job. A job costs what the nodes cost that it or its steps are on; until it gets
+    one, nothing.
     """
     prices = {config.compute.size.lower(): config.compute.price_per_hour_usd}
     prices[config.endpoint.instance_type.lower()] = config.endpoint.price_per_hour_usd

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
@@ -16,7 +16,7 @@ from mlops.cloud import traffic
 from mlops.cloud.endpoint_views import EndpointView
 from mlops.cloud.endpoints import Endpoints
 from mlops.cloud.tags import CHANGE, CREATION_ID, MAX_VALUE, RUN
-from mlops.cloud.traffic_change import Busy, Change, identify, nonzero, read_change
+from mlops.cloud.traffic_change import LEASE, Busy, Change, identify, nonzero, read_change
 from mlops.cloud.workspace import Workspace
 from mlops.core.errors import RecordError, TrafficError
 from mlops.core.settings import Config, EndpointConfig
@@ -258,3 +258,43 @@ def test_a_rollback_checks_what_it_has_asked(session: Session, trained_job: str,
         with pytest.raises(TrafficError, match="so it is untested"):
             rollback(config, workspace)
     assert state(workspace) == ({"new": 100}, "")
+
+
+@pytest.mark.parametrize(
+    ("ahead", "is_taken_over"),
+    [(timedelta(hours=-8), True), (timedelta(minutes=-4), False), (timedelta(minutes=4), False), (timedelta(hours=8), True)],
+)
+def test_a_clock_that_is_wrong_by_hours_keeps_nobody_from_recovering_and_its_run_then_changes_nothing(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, ahead: timedelta, is_taken_over: bool
+) -> None:
+    first, second = runs
+    before = first.endpoints.get(NAME)
+    with monkeypatch.context() as patch:
+        # What a run writes whose clock is ahead by so much.
+        patch.setattr(traffic, "LEASE", LEASE + ahead)
+        begin(first, 5)
+    recover(second.session.config, second)
+    if not is_taken_over:
+        assert state(second) == ({"new": 95, "old": 5}, "our/project/1")
+        traffic.undo(first, before, "old")
+    else:
+        assert state(second) == ({"new": 100}, "")
+        begin(second, 10)
+        with pytest.raises(Busy):
+            attempt(first, before, lambda: begin(first, 25, before))
+        assert state(second) == ({"new": 90, "old": 10}, "our/project/2")
+        traffic.undo(second, before, "old")
+    assert state(second) == ({"new": 100}, "")
+
+
+def test_a_lease_without_a_time_zone_can_not_be_read(runs: Runs) -> None:
+    first, second = runs
+    begin(first, 5)
+    text = first.endpoints.get(NAME).tags[CHANGE]
+    ml = first.session.ml
+    entity = ml.online_endpoints.get(NAME)
+    entity.tags[CHANGE] = text.replace("Z", "")
+    ml.online_endpoints.begin_create_or_update(entity).result()
+    with pytest.raises(TrafficError, match="is not a change of its traffic"):
+        recover(second.session.config, second)
+    second.endpoints.set_traffic(NAME, {"new": 100}, tags={CHANGE: ""})
