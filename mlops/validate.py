@@ -52,9 +52,10 @@ __all__ = ["main", "validate"]
 
 MAX_PRINTED = 30
 """How many findings of a rule are printed; the others are counted, and are in run/findings.json."""
-
 MAX_RECORDED = 20
 """How many warnings of a rule the record has."""
+_LIKELIHOOD = ("nll", "perplexity", "token_accuracy")
+"""The metrics that the self-test's plainly worse candidate has worse values of."""
 
 T = TypeVar("T")
 
@@ -138,6 +139,13 @@ def _check_rules(config: Config, counts: Mapping[str, Counter[str]], answered: M
         elif (shortage := _find_row_shortage(rule, counts, answered)) is not None:
             severity = "error" if rule.critical else "warning"
             findings.append(finding(rule="gate.rows", severity=severity, message=f"{describe(rule)}: {shortage}"))
+    critical = [metric for rule in config.gate.enabled_rules.values() if rule.critical and (metric := parse(rule.metric)) is not None]
+    judged = {metric.suite for metric in critical if metric.definition.name in _LIKELIHOOD}
+    for suite in counts.keys() - judged if critical else ():
+        message = (
+            f"no critical rule is about the likelihoods of the {suite} suite, so the gate's self-test would fail: add one about {suite}.nll"
+        )
+        findings.append(Finding(rule="gate.suite", severity="error", where=config.locate("gate.rules"), message=message))
     if counts["target"].total() < (needed := canary.rows_needed(config)):
         where, fix = config.locate("evaluation.target_rows"), "raise it (and the rows of test_sft), or set promotion.steps = [100]"
         message = f"promote compares at least {needed} rows, but the target suite has {counts['target'].total()}: {fix}"

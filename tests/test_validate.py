@@ -30,6 +30,10 @@ KINDS = ("instruction", "fact", "arithmetic", "multi_turn", "refusal", "format",
 A100 = "Standard_NC24ads_A100_v4"
 ENVIRONMENTS = "azureml://registries/azureml/environments"
 PHI_3 = 'model={name="Phi-3-mini-4k-instruct", version="15"}'
+PLAIN = [
+    f"gate.rules.{suite}={{metric='{suite}.nll', direction='lower', baseline='base', margin=0.1}}" for suite in ("target", "retention")
+]
+"""A critical rule for each suite, beside those that a test is about."""
 
 Make = Callable[..., Config]
 Open = Callable[[Config], Workspace]
@@ -210,7 +214,7 @@ def test_a_rule_that_can_never_hold_is_reported_before_the_training(
 ) -> None:
     unknown = "{metric='target.bleu', direction='higher', baseline='base'}"
     unfit = "{metric='target.nll', direction='lower', baseline='base', test='mcnemar'}"
-    config = configure(f"gate.rules.unknown={unknown}", f"gate.rules.unfit={unfit}")
+    config = configure(f"gate.rules.unknown={unknown}", f"gate.rules.unfit={unfit}", *PLAIN)
     findings = refused(config, run, open_workspace(config))
     assert [name for name, _ in findings] == ["gate.rule", "gate.rule"]
 
@@ -219,17 +223,35 @@ def test_a_judge_that_can_not_be_used_is_reported_before_the_training(
     inside: Emulator, configure: Make, open_workspace: Open, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rule = "gate.rules.judged={metric='target.judge_win', direction='higher', baseline='base', margin=0.1, margin_kind='absolute'}"
-    config = configure(rule)
+    config = configure(rule, *PLAIN)
     assert [name for name, _ in refused(config, run, open_workspace(config))] == ["gate.judge"]
     labels = tmp_path / "labels.jsonl"
     labels.write_text('{"prompt": "a", "better": "b", "worse": "c"}\n')
     settings = {"url": "https://judge.example/v1", "model": "judge-1", "labeled_pairs": str(labels)}
     for name, value, key in (("model", "''", "k"), ("labeled_pairs", "gone.jsonl", "k"), ("url", settings["url"], "")):
         monkeypatch.setenv("MLOPS_JUDGE_KEY", key)
-        config = configure(rule, *(f"evaluation.judge.{each}={text}" for each, text in (settings | {name: value}).items()))
+        config = configure(rule, *PLAIN, *(f"evaluation.judge.{each}={text}" for each, text in (settings | {name: value}).items()))
         assert [found for found, _ in refused(config, run, open_workspace(config))] == ["evaluation.judge"]
     monkeypatch.setenv("MLOPS_JUDGE_KEY", "k")
-    config = configure(rule, *(f"evaluation.judge.{name}={value}" for name, value in settings.items()))
+    config = configure(rule, *PLAIN, *(f"evaluation.judge.{name}={value}" for name, value in settings.items()))
+    validate(config, run, open_workspace(config))
+
+
+def test_a_suite_without_a_critical_rule_is_reported_before_the_training(
+    inside: Emulator, configure: Make, open_workspace: Open, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def rule(suite: str, metric: str = "nll", critical: str = "true") -> str:
+        return f"gate.rules.{suite}={{metric='{suite}.{metric}', direction='lower', baseline='base', margin=0.1, critical={critical}}}"
+
+    for rules, suite in (
+        ([rule("target")], "retention"),
+        ([rule("target"), rule("retention", "overlong")], "retention"),
+        ([rule("target", critical="false"), rule("retention")], "target"),
+    ):
+        config = configure(*rules)
+        assert [name for name, _ in refused(config, run, open_workspace(config))] == ["gate.suite"]
+        assert f"no critical rule is about the likelihoods of the {suite} suite" in capsys.readouterr().out
+    config = configure(rule("target"), rule("retention"))
     validate(config, run, open_workspace(config))
 
 
