@@ -324,7 +324,9 @@ def test_a_training_on_a_low_priority_node_survives_its_preemption(tmp_path: Pat
     with client_of(emulator, tmp_path):
         project = make_project(tmp_path, emulator)
         settings = ("--set", "compute.size=Standard_NC40ads_H100_v5", "--set", "compute.allow_low_priority=true")
-        assert project.mlops("run", "--until", "train", *settings) == 0
+        assert project.mlops("run", "--until", "promote", *settings) == 0
+        live = project.records().read(Promoted).deployment
+        assert project.traffic() == {live: 100}
         cluster = project.workspace().compute.find(project.records().read(Validated).compute)
         assert cluster is not None
         assert cluster.tier == "low_priority"
@@ -332,7 +334,7 @@ def test_a_training_on_a_low_priority_node_survives_its_preemption(tmp_path: Pat
     assert [finding.rule for finding in project.records().read(Validated).findings if "priority" in finding.rule] == [
         "compute.low-priority"
     ]
-    assert project.billing() == set()
+    assert project.billing() == {f"{ENDPOINT}/{live}"}
 
 
 def test_the_tutorials_model_is_one_setting_away(tmp_path: Path, start_emulator: Callable[..., Emulator]) -> None:

@@ -91,7 +91,7 @@ def override(repository: Harness, run: Result, **options: str) -> Result:
 def test_a_push_without_enough_evidence_is_held(held: Result, live: str, repository: Harness) -> None:
     assert held.jobs == {"validate": "success", "train": "success", "evaluate-gate": "failure", "teardown": "success"}, held.trouble
     assert held.outputs["verdict"] == "HOLD"
-    assert repository.endpoints() == {ENDPOINT: {live: 100}}
+    assert repository.endpoints() == {ENDPOINT: {live: 100}, "chat-new": {}}, "the name is reserved, and nothing is deployed"
 
 
 def test_an_override_needs_an_environment_with_reviewers(held: Result, live: str, repository: Harness, emulator: Emulator) -> None:
@@ -99,7 +99,7 @@ def test_an_override_needs_an_environment_with_reviewers(held: Result, live: str
     refused = override(repository, held)
     assert refused.jobs == {"validate": "success", "evaluate-gate": "failure", "teardown": "success"}, refused.trouble
     assert "An override was requested and refused: environment gate-override has no required reviewers" in refused.summary
-    assert repository.endpoints() == {ENDPOINT: {live: 100}}
+    assert repository.endpoints() == {ENDPOINT: {live: 100}, "chat-new": {}}
 
 
 def test_a_reviewed_override_promotes_and_is_visible(held: Result, repository: Harness, emulator: Emulator, workspace: Workspace) -> None:
@@ -123,7 +123,7 @@ def test_a_reviewed_override_promotes_and_is_visible(held: Result, repository: H
 def test_a_long_training_is_detached_and_resumed_by_the_schedule(
     live: str, repository: Harness, emulator: Emulator, workspace: Workspace
 ) -> None:
-    start = repository.configure(learning_rate("0.02"), (r"^\[defaults\.training\]", "[defaults.training]\ndetach_after_minutes = 0"))
+    start = repository.configure(learning_rate("0.011"), (r"^\[defaults\.training\]", "[defaults.training]\ndetach_after_minutes = 0"))
     before = set(repository.jobs())
     detached = repository.push()
     assert detached.jobs == {"validate": "success", "train": "success"}, detached.trouble
@@ -132,7 +132,7 @@ def test_a_long_training_is_detached_and_resumed_by_the_schedule(
     assert wait_until(lambda: repository.jobs()[job] == "Completed"), repository.jobs()
 
     # Meanwhile main moves on. The pipeline continues at the commit where it started.
-    repository.configure(learning_rate("0.03"), (r'^name = "chat"$', 'name = "chat-of-tomorrow"'))
+    repository.configure(learning_rate("0.012"), (r'^name = "chat"$', 'name = "chat-of-tomorrow"'))
     assert repository.schedule().jobs == {"resume": "success", "reap": "success", "reap-pr": "success"}
     (dispatched,) = github_api.dispatches(emulator.azure)
     assert (dispatched["workflow"], dispatched["ref"], dispatched["inputs"]["commit"]) == ("dispatch.yml", "main", start)
