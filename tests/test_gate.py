@@ -790,7 +790,7 @@ def test_what_if_edits_rules(stored: Callable[..., int], tmp_path: Path, capsys:
 def test_set_can_not_change_rules(stored: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
     """Whoever may dispatch a workflow gives it settings, and must not judge by rules of his own where the endpoint stays."""
     assert stored("--set", "gate.rules.only={metric='target.rows', direction='higher', floor=1}") == 2
-    assert "--set gate.rules.only is refused for target test" in capsys.readouterr().err
+    assert "--set gate.rules.only.metric is refused for target test" in capsys.readouterr().err
 
 
 def test_a_rule_that_requires_a_worse_model_gives_no_verdict(tmp_path: Path) -> None:

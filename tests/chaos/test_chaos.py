@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -12,7 +12,7 @@ from typing import Any, cast
 import pytest
 
 from mlops.cloud.tags import CHANGE, CREATION_ID, MARK, PIPELINE, PREVIOUS, RUN_KEY
-from mlops.cloud.traffic_change import Change
+from mlops.cloud.traffic_change import LEASE, Change
 from mlops.emulator.base.azure import Azure
 from mlops.emulator.base.store import Store
 from tests.chaos import trial as trials
@@ -90,7 +90,7 @@ def test_a_trial_is_named_so_that_it_can_be_done_again(kind: str) -> None:
 def test_two_hours_later_a_change_of_the_traffic_is_abandoned(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in clocks():
         monkeypatch.setattr(module, "datetime", datetime)  # and again afterwards
-    change = Change(run="lost", until=datetime.now(UTC) + timedelta(hours=1), was={"old": 100}, to="new")
+    change = Change(run="lost", until=datetime.now(UTC) + LEASE, was={"old": 100}, to="new")
     assert not change.is_abandoned
     set_clock(2.0)
     assert change.is_abandoned

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tomlkit
 
 from mlops.cli.init import CALLERS
 from mlops.emulator.base.fork_servers import ForkServers
@@ -53,7 +55,7 @@ tasks.enabled = false
 tasks-per-kind.enabled = false
 harmful-refused.enabled = false
 """
-"""Settings that a workflow may not change, so they are appended to the file. The toy model's four tokens of noise are like no reference and
+"""Settings that a workflow may not change, so they are written to the file. The toy model's four tokens of noise are like no reference and
 pass no check."""
 
 
@@ -74,6 +76,14 @@ def write_data(folder: Path) -> None:
         number += count
 
 
+def update(table: Any, changes: dict[str, Any]) -> None:
+    for name, value in changes.items():
+        if isinstance(value, dict) and name in table:
+            update(table[name], value)
+        else:
+            table[name] = value
+
+
 @pytest.fixture(scope="module")
 def mine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty git repository after `mlops init`, with a data set."""
@@ -83,8 +93,9 @@ def mine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = [sys.executable, "-m", "mlops", "init", str(folder), "--project", PROJECT, "--endpoint", "mine"]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     write_data(folder / "data/mine")
-    with (folder / "pipeline.toml").open("a") as file:
-        file.write(SHORT)
+    settings = tomlkit.parse((folder / "pipeline.toml").read_text())
+    update(settings, tomllib.loads(SHORT))
+    (folder / "pipeline.toml").write_text(tomlkit.dumps(settings))
     commit(folder)
     return folder
 
