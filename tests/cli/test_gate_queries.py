@@ -14,15 +14,16 @@ from mlops.core.records import Judged, Trained
 from mlops.core.settings import Config, GateConfig, Rule, TrainingConfig
 from mlops.gate import gate, main
 from mlops.report import verdict_tags
-from tests.support.evidence import make_rule, name_rules
+from tests.support.evidence import RETENTION, make_rule, name_rules
 from tests.support.run_directories import make_run
 
 EXPERIMENT = "history-of-verdicts"
-GOOD, BAD = make_rule(ceiling=3.0), make_rule(ceiling=0.1)
+GOOD, BAD = make_rule(ceiling=2.2), make_rule(ceiling=0.1)
 
 
 def settings(*rules: Rule) -> Config:
-    return Config(target="test", gate=GateConfig(rules=name_rules(rules)), training=TrainingConfig(experiment=EXPERIMENT))
+    """Return settings with these rules, and one about the retention suite."""
+    return Config(target="test", gate=GateConfig(rules=name_rules((*rules, RETENTION))), training=TrainingConfig(experiment=EXPERIMENT))
 
 
 def new_run(workspace: Workspace) -> str:
@@ -58,7 +59,9 @@ def test_the_command_prints_past_verdicts(tmp_path: Path, workspace: Workspace, 
     capsys.readouterr()
     assert main(["--target", "test", "--config", str(path), "--history", "3"]) == 0
     output = capsys.readouterr().out
-    assert re.search(r"PROMOTE  test +train-1 +[0-9a-f]{12}  target\.nll \(champion\) -0\.[34]\d+ +–", output)
+    assert re.search(
+        r"PROMOTE  test +train-1 +[0-9a-f]{12}  target\.nll \(champion\) -0\.[34]\d+, retention\.nll \(base\) -0\.4\d+ +–", output
+    )
     with pytest.raises(SystemExit):
         main(["--target", "test", "--config", str(path), "--history", "none"])
 

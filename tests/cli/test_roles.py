@@ -49,7 +49,7 @@ def test_environments_differ(capsys: pytest.CaptureFixture[str]) -> None:
     assert f"{ML}/jobs/cancel/action" in needed_actions("pr")
     # docs/first-run-on-azure.md: one identity can have the role of prod alone.
     assert needed_actions("prod").keys() >= needed_actions("pr").keys() | needed_actions("scheduled").keys()
-    assert ENVIRONMENTS["pr"] == tuple(STAGES)
+    assert ENVIRONMENTS["pr"] == (*STAGES, "reap")
 
 
 def test_the_subscriptions_role_only_reads(capsys: pytest.CaptureFixture[str]) -> None:
