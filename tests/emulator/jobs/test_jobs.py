@@ -256,7 +256,7 @@ def test_pipeline_runs_are_on_the_tracking_page(emulator: Emulator, pipeline: tu
     session.trust_env = False
     api = f"{page}/api/2.0/mlflow"
     experiments = session.post(f"{api}/experiments/search", json={"max_results": 50}, timeout=60).json()["experiments"]
-    query = {"experiment_ids": [each["experiment_id"] for each in experiments], "max_results": 50}
+    query: dict[str, Any] = {"experiment_ids": [each["experiment_id"] for each in experiments], "max_results": 50}
     runs = session.post(f"{api}/runs/search", json=query, timeout=60).json()["runs"]
     tags = {run["info"]["run_name"]: {tag["key"]: tag["value"] for tag in run["data"]["tags"]} for run in runs}
     assert tags["tiny fine-tune"]["azureml.job"] == pipeline[0]
