@@ -177,17 +177,17 @@ def _roll_back_deployment(workspace: Workspace, before: EndpointView, name: str,
             workspace.endpoints.delete_deployment(before.name, name)
             outcome.append(f"Deployment {name} was deleted.")
         now = workspace.endpoints.find(before.name)
-        is_same = now is not None and now.identity == before.identity
-        if delete_endpoint and is_same and now is not None and now.traffic.keys() - {name}:
-            outcome.append(f"Endpoint {before.name} was kept: another run has deployed to it meanwhile.")
-        elif delete_endpoint and is_same:
-            workspace.endpoints.delete(before.name)
-            outcome.append(f"Endpoint {before.name}, which this run created, was deleted.")
-        elif not delete_endpoint:
+        if not delete_endpoint:
             _check_traffic(before.traffic, now.traffic if now is not None else {})
             outcome.append(f"The traffic of {before.name} is unchanged: {dict(before.traffic) or 'none'}.")
+        elif now is not None and now.identity == before.identity:
+            if now.traffic.keys() - {name}:
+                outcome.append(f"Endpoint {before.name} was kept: another run has deployed to it meanwhile.")
+            else:
+                workspace.endpoints.delete(before.name)
+                outcome.append(f"Endpoint {before.name}, which this run created, was deleted.")
     except MlopsError as second:
-        outcome.append(f"Cleaning up failed, so something may still cost money: {second.what} {second.fix}")
+        outcome.append(f"Cleaning up failed, so something may still cost money: {second.in_one_line}")
     return " ".join(outcome)
 
 

@@ -45,8 +45,7 @@ def promote(config: Config, run: Run, workspace: Workspace) -> Promoted:
     new = deployed.deployment
     before = workspace.endpoints.get(deployed.endpoint)
     workspace.check_endpoint(before.name, before.tags)
-    identity = identify(deployed.identity, deployed.creator)
-    traffic.check_deployment(workspace, before.name, new, identity)
+    traffic.check_deployment(workspace, before.name, new, _identify(deployed))
     before = traffic.recover(config, workspace, before)
     steps: list[dict[str, int]] = []
     canary: CanaryEvidence | None = None
@@ -84,6 +83,11 @@ def promote(config: Config, run: Run, workspace: Workspace) -> Promoted:
     )
 
 
+def _identify(deployed: Deployed) -> str:
+    """Return what tells the deployment that was tested from another one of its name."""
+    return identify(deployed.identity, deployed.creator)
+
+
 def _check_champion(evaluated: Evaluated, live: str | None, endpoint: str) -> None:
     """Refuse a verdict that was reached against another champion: it says nothing about the live one."""
     if evaluated.champion.lower() != (live or "").lower():
@@ -119,8 +123,7 @@ def _plan_rollout(
     if previous is None or reason:
         console.info(f"  100 % in one step, without a comparison: {reason}")
         return None
-    identity = identify(deployed.identity, deployed.creator)
-    return Rollout(config, run, workspace, before, previous, deployed.deployment, identity)
+    return Rollout(config, run, workspace, before, previous, deployed.deployment, _identify(deployed))
 
 
 def _switch_traffic(
@@ -137,7 +140,7 @@ def _switch_traffic(
     ``anchor``: the endpoint's tags that say which model is the best so far.
     """
     steps = []
-    move = partial(traffic.change_traffic, workspace, before, deployed.deployment, identity=identify(deployed.identity, deployed.creator))
+    move = partial(traffic.change_traffic, workspace, before, deployed.deployment, identity=_identify(deployed))
     with traffic.restored_on_failure(workspace, before, deployed.deployment):
         for share in config.promotion.steps[:-1] if rollout is not None else ():
             assert rollout is not None

@@ -168,7 +168,7 @@ def _remove_deployment(config: Config, run: Run, workspace: Workspace, deployed:
             workspace.endpoints.delete_deployment(deployed.endpoint, deployed.deployment)
             outcome = f"It was deleted; the traffic of {deployed.endpoint} is unchanged."
     except MlopsError as problem:
-        return f"It could not be deleted and keeps costing money: {problem.what} {problem.fix}"
+        return f"It could not be deleted and keeps costing money: {problem.in_one_line}"
     run.delete(Deployed)
     return outcome
 

@@ -92,7 +92,7 @@ def _cancel_jobs(workspace: Workspace, log: TeardownLog, *, attachable: bool) ->
         except NotFound:
             continue
         except MlopsError as problem:
-            log.failed[resource] = f"{problem.what} {problem.fix}".rstrip()
+            log.failed[resource] = problem.in_one_line
 
 
 def _delete_endpoint(workspace: Workspace, endpoint: EndpointView, log: TeardownLog) -> None:
@@ -113,7 +113,7 @@ def _delete_endpoint(workspace: Workspace, endpoint: EndpointView, log: Teardown
         else:
             log.deleted.append(resource)
     except MlopsError as problem:
-        log.failed[resource] = f"{problem.what} {problem.fix}".rstrip()
+        log.failed[resource] = problem.in_one_line
 
 
 def _delete_idle_deployments(workspace: Workspace, endpoint: EndpointView, log: TeardownLog) -> None:
@@ -138,7 +138,7 @@ def _delete_idle_deployments(workspace: Workspace, endpoint: EndpointView, log: 
                 workspace.endpoints.delete_deployment(endpoint.name, deployment.name)
                 log.deleted.append(resource)
             except MlopsError as problem:
-                log.failed[resource] = f"{problem.what} {problem.fix}".rstrip()
+                log.failed[resource] = problem.in_one_line
 
 
 def _list_deployments(workspace: Workspace, endpoint: str) -> list[DeploymentView]:

@@ -45,6 +45,7 @@ from mlops.dataset.privacy import check_privacy
 from mlops.dataset.statistics import summarize
 from mlops.dataset.tokenizer import load_counter
 from mlops.judging.metrics import EVERY_KIND, parse
+from mlops.judging.selftest.mutations import REGRESSED
 from mlops.judging.validity import rule_problem
 from mlops.judging.wording import describe
 
@@ -54,8 +55,6 @@ MAX_PRINTED = 30
 """How many findings of a rule are printed; the others are counted, and are in run/findings.json."""
 MAX_RECORDED = 20
 """How many warnings of a rule the record has."""
-_LIKELIHOOD = ("nll", "perplexity", "token_accuracy")
-"""The metrics that the self-test's plainly worse candidate has worse values of."""
 
 T = TypeVar("T")
 
@@ -140,7 +139,7 @@ def _check_rules(config: Config, counts: Mapping[str, Counter[str]], answered: M
             severity = "error" if rule.critical else "warning"
             findings.append(finding(rule="gate.rows", severity=severity, message=f"{describe(rule)}: {shortage}"))
     critical = [metric for rule in config.gate.enabled_rules.values() if rule.critical and (metric := parse(rule.metric)) is not None]
-    judged = {metric.suite for metric in critical if metric.definition.name in _LIKELIHOOD}
+    judged = {metric.suite for metric in critical if metric.column is not None and metric.column.name in REGRESSED}
     for suite in counts.keys() - judged if critical else ():
         message = (
             f"no critical rule is about the likelihoods of the {suite} suite, so the gate's self-test would fail: add one about {suite}.nll"
@@ -168,8 +167,8 @@ def _check_judge(config: Config, workspace: Workspace) -> list[Finding]:
             JudgeModel(settings, workspace.session.credential)
             read_labeled_pairs(Path(settings.labeled_pairs))
         except ConfigError as problem:
-            message = f"{problem.what} {problem.fix}"
-            findings.append(Finding(rule="evaluation.judge", severity="error", where=config.locate("evaluation.judge"), message=message))
+            where = config.locate("evaluation.judge")
+            findings.append(Finding(rule="evaluation.judge", severity="error", where=where, message=problem.in_one_line))
     return findings
 
 

@@ -14,12 +14,10 @@ from mlops.core.records import Judgement, Verdict
 from mlops.judging.score_files import Scores, describe_rows, judge_scores, read_rules, read_scores
 from mlops.judging.verdict import Decision
 from mlops.judging.wording import hidden_share, number
-from mlops.report.decision import NOTICEABLE, describe_room, find_nearest
+from mlops.report.decision import MAX_CHANGES, NOTICEABLE, describe_change, describe_room, find_nearest
 from mlops.report.markdown import decision_list
 
 __all__ = ["announce", "judge_files", "print_judgements"]
-
-MAX_UNASKED = 4
 
 
 def judge_files(files: Sequence[Path], rules: Path | None) -> Decision:
@@ -77,11 +75,11 @@ def _find_unasked(decision: Decision, candidate: Scores, base: Scores | None) ->
         if old is not None and new is not None:
             change = abs(new - old) / (abs(old) or 1.0)
             if change >= NOTICEABLE:
-                changed.append((change, f"{name} {number(old)} → {number(new)} (Δ {number(new - old)})"))
+                changed.append((change, describe_change(name, old, new)))
         elif base is not None:
             changed.append((math.inf, f"{name} is only in {(candidate if old is None else base).path}"))
     texts = [text for _, text in sorted(changed, key=lambda each: -each[0])]
-    return texts if len(texts) <= MAX_UNASKED else [*texts[:MAX_UNASKED], f"and {len(texts) - MAX_UNASKED} more"]
+    return texts if len(texts) <= MAX_CHANGES else [*texts[:MAX_CHANGES], f"and {len(texts) - MAX_CHANGES} more"]
 
 
 def _means(scores: Scores) -> dict[str, float]:

@@ -85,7 +85,7 @@ def _others_handled(name: str, failures: list[str]) -> Iterator[None]:
     except NotFound:
         pass
     except MlopsError as problem:
-        failures.append(f"{name}: {problem.what} {problem.fix}".rstrip())
+        failures.append(f"{name}: {problem.in_one_line}")
 
 
 def _reason_to_keep_endpoint(workspace: Workspace, endpoint: EndpointView, ephemeral: frozenset[str]) -> str:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from types import SimpleNamespace
 from typing import Any
 
 from mlops.cloud import vm_sizes
-from mlops.cloud.creators import creator_of
+from mlops.cloud.creators import creator_of_json
 from mlops.cloud.entities import as_text
 from mlops.cloud.errors import Forbidden, NotFound, translate_errors
 from mlops.cloud.quota import Usage
@@ -109,7 +108,7 @@ class Computes:
         url = f"https://management.azure.com{session.arm_id}/computes/{name}"
         with translate_errors(f"reading the creator of compute {name}"):
             data = Rest(session.credential).get(url, **{"api-version": _API_VERSION}).get("systemData") or {}
-        creator = creator_of(SimpleNamespace(created_by=data.get("createdBy"), created_by_type=data.get("createdByType")))
+        creator = creator_of_json(data)
         if session.trusts(creator):
             return None
         who = f"by {creator}" if creator else "by an identity that Azure does not name"

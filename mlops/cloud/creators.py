@@ -11,7 +11,7 @@ from typing import Any
 
 from mlops.cloud.entities import as_text
 
-__all__ = ["creator_of", "creator_of_token"]
+__all__ = ["creator_of", "creator_of_json", "creator_of_token"]
 
 
 def creator_of(system_data: Any) -> str:
@@ -20,15 +20,23 @@ def creator_of(system_data: Any) -> str:
     Args:
         system_data: has ``created_by`` and ``created_by_type``; None counts as without.
     """
-    name = as_text(getattr(system_data, "created_by", None))
-    kind = as_text(getattr(system_data, "created_by_type", None)).rpartition(".")[2]
-    return _name(name, is_person=kind.lower() not in ("application", "managedidentity"))
+    return _creator(getattr(system_data, "created_by", None), getattr(system_data, "created_by_type", None))
+
+
+def creator_of_json(system_data: Mapping[str, Any]) -> str:
+    """Return the same from ``systemData`` as it is on the wire."""
+    return _creator(system_data.get("createdBy"), system_data.get("createdByType"))
 
 
 def creator_of_token(claims: Mapping[str, Any]) -> str:
     """Return what Azure will write as the creator of whatever this token's owner creates; empty if the token doesn't say."""
     is_person = claims.get("idtyp") != "app" and bool(claims.get("name"))
     return _name(str(claims.get("name" if is_person else "oid") or ""), is_person=is_person)
+
+
+def _creator(name: object, kind: object) -> str:
+    is_person = as_text(kind).rpartition(".")[2].lower() not in ("application", "managedidentity")
+    return _name(as_text(name), is_person=is_person)
 
 
 def _name(text: str, *, is_person: bool) -> str:

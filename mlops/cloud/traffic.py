@@ -136,7 +136,7 @@ def current_run(workspace: Workspace) -> str:
     return workspace.session.tags[RUN][-72:]
 
 
-def check_deployment(workspace: Workspace, endpoint: str, deployment: str, identity: str) -> str:
+def check_deployment(workspace: Workspace, endpoint: str, deployment: str, identity: str) -> None:
     """Refuse a deployment that only has the name of the one that was tested.
 
     Args:
@@ -145,9 +145,6 @@ def check_deployment(workspace: Workspace, endpoint: str, deployment: str, ident
         deployment: name of the deployment.
         identity: of the one that was tested, as :func:`mlops.cloud.traffic_change.identify` returns it.
 
-    Returns:
-        The identity.
-
     Raises:
         RecordError: it is another one, or gone.
     """
@@ -155,7 +152,6 @@ def check_deployment(workspace: Workspace, endpoint: str, deployment: str, ident
     if view is None or identify(view.identity, view.creator) != identity:
         change = "no longer exists" if view is None else "was deleted and created again since it was tested, so it is untested"
         raise RecordError(f"Deployment {deployment} of endpoint {endpoint} {change}.", "run `mlops run --from deploy`")
-    return identity
 
 
 def change_traffic(

@@ -88,6 +88,11 @@ class MlopsError(Exception):
     def __str__(self) -> str:
         return f"{self.what}\nFix: {self.fix}" if self.fix else self.what
 
+    @property
+    def in_one_line(self) -> str:
+        """The same as part of a list or of another message."""
+        return f"{self.what} {self.fix}".rstrip()
+
 
 class Detached(MlopsError):
     """Training continues in Azure; the runner detached as configured. Running the command again attaches to it."""

@@ -1,8 +1,8 @@
 """Runs of words, as hashes. Texts that share a run of words have a passage in common, whatever is around it.
 
 A word is a run of letters and digits; case, white space and punctuation don't count. In scripts that don't separate words (Chinese,
-Japanese, Thai, …), every letter counts as one. All words of many texts are hashed at once with
-numpy, eight bytes at a time, because a Python object for each word would take ten times as long.
+Japanese, Thai, …), every letter counts as one. All words of many texts are hashed at once with numpy, eight bytes at a time, because a
+Python object for each word would take ten times as long.
 """
 
 from __future__ import annotations

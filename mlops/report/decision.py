@@ -11,11 +11,12 @@ from mlops.judging.wording import number, percent
 from mlops.report.markdown import find_record
 from mlops.report.samples import Exchange, exchanges
 
-__all__ = ["NOTICEABLE", "decision", "describe_room", "find_nearest", "most_changed"]
+__all__ = ["MAX_CHANGES", "NOTICEABLE", "decision", "describe_change", "describe_room", "find_nearest", "most_changed"]
 
 NOTICEABLE = 0.02
 """The relative change of a metric from which on it is mentioned although no critical rule is about it."""
-MAX_WORSE = 4
+MAX_CHANGES = 4
+"""How many of them are named."""
 
 
 def decision(judged: Judged, records: Sequence[Record]) -> list[tuple[str, str]]:
@@ -79,8 +80,13 @@ def find_worse(judged: Judged, evaluated: Evaluated) -> list[str]:
         change = after[name] - before[name]
         loss = (change if better == "lower" else -change) / (abs(before[name]) or 1.0)
         if loss >= NOTICEABLE:
-            worse.append((loss, f"{name} {number(before[name])} → {number(after[name])} (Δ {number(change)})"))
-    return [text for _, text in sorted(worse, reverse=True)[:MAX_WORSE]]
+            worse.append((loss, describe_change(name, before[name], after[name])))
+    return [text for _, text in sorted(worse, reverse=True)[:MAX_CHANGES]]
+
+
+def describe_change(name: str, before: float, after: float) -> str:
+    """Write a metric's two values and their difference."""
+    return f"{name} {number(before)} → {number(after)} (Δ {number(after - before)})"
 
 
 def most_changed(evaluated: Evaluated | None) -> tuple[str, Exchange | None]:

@@ -16,8 +16,7 @@ _SECTIONS = ("gate", "evaluation", "data")
 _LESS_IS_STRICTER = ("margin", "max_gain", "ceiling", "max_share")
 _MORE_IS_STRICTER = (
     "floor", "confidence", "min_rows", "critical", "enabled", "correct_retries", "target_rows", "retention_rows", "generate_rows",
-    "task_rows",
-    "max_tokens", "max_new_tokens", "min_agreement",
+    "task_rows", "max_tokens", "max_new_tokens", "min_agreement",
 )  # fmt: skip
 _NO_LIMIT = {"retention_rows": float("inf")}
 """What no value means as a number, where more is stricter: all rows. Otherwise no value is no requirement."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import shutil
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -86,14 +85,9 @@ def commit(
     if not all(kind in blocks and block in blocks[kind] for kind, block in entries):
         raise BlobError(400, "InvalidBlockList", "The specified block list is invalid.")
     parts = [blocks[kind][block] for kind, block in entries]
-    whole = azure.folder("uploads") / uuid.uuid4().hex
-    try:
-        with whole.open("wb") as output:
-            for part in parts:
-                files.append(part, output)
-    except BaseException:
-        whole.unlink(missing_ok=True)
-        raise
+    with files.new_file(azure) as (whole, output):
+        for part in parts:
+            files.append(part, output)
     sizes = [[block, end - start] for (_, block), (_, start, end) in zip(entries, parts, strict=True)]
     blob = files.store_file(azure, container, name, whole, properties | {"blocks": sizes})
     discard(azure, container, name)

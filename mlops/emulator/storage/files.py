@@ -31,6 +31,7 @@ __all__ = [
     "container_folder",
     "delete",
     "find",
+    "new_file",
     "path",
     "read_chunks",
     "save_upload",
@@ -171,19 +172,26 @@ def walk(azure: Azure, container: str, prefix: str, delimiter: str, after: str) 
                 yield _blob(azure, container, name, paths[name])
 
 
-async def save_upload(azure: Azure, chunks: AsyncIterator[bytes], *, with_md5: bool = True) -> tuple[Path, str]:
-    """Write an upload to a temporary file, and return the file and its MD5 in base64; empty if it is not wanted."""
+@contextlib.contextmanager
+def new_file(azure: Azure) -> Iterator[tuple[Path, BinaryIO]]:
+    """Open a temporary file for the content of a blob. It is removed if the block fails."""
     file = azure.folder("uploads") / uuid.uuid4().hex
-    digest = hashlib.md5(usedforsecurity=False)
     try:
         with file.open("wb") as output:
-            async for chunk in chunks:
-                if with_md5:
-                    digest.update(chunk)
-                output.write(chunk)
+            yield file, output
     except BaseException:
         file.unlink(missing_ok=True)
         raise
+
+
+async def save_upload(azure: Azure, chunks: AsyncIterator[bytes], *, with_md5: bool = True) -> tuple[Path, str]:
+    """Write an upload to a temporary file, and return the file and its MD5 in base64; empty if it is not wanted."""
+    digest = hashlib.md5(usedforsecurity=False)
+    with new_file(azure) as (file, output):
+        async for chunk in chunks:
+            if with_md5:
+                digest.update(chunk)
+            output.write(chunk)
     return file, base64.b64encode(digest.digest()).decode() if with_md5 else ""
 
 

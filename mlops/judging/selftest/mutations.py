@@ -15,6 +15,7 @@ from mlops.judging.metric_table import USELESS, Floats
 from mlops.judging.metrics import Metric, parse
 
 __all__ = [
+    "REGRESSED",
     "change_inputs",
     "change_suite_digests",
     "copy_identity",
@@ -39,6 +40,9 @@ __all__ = [
 ]
 
 ModelMutation = Callable[[ModelEvidence], ModelEvidence]
+
+REGRESSED = ("nll", "greedy_tokens")
+"""The columns in which a plainly worse candidate is worse: the likelihoods."""
 
 
 def on_models(evidence: Evidence, roles: Collection[str], mutation: ModelMutation) -> Evidence:
@@ -182,8 +186,9 @@ def regress(evidence: Evidence, suite: str, names: Collection[str], nats: float)
         rows = model.rows[suite]
         loss = np.fmax.reduce([np.nan_to_num(columns["nll"]) for columns in others]) + nats * rows.tokens
         fewer = np.floor(np.fmin.reduce([np.nan_to_num(columns["greedy_tokens"]) for columns in others]) / 2)
-        changed = rows.with_column("nll", loss).with_column("greedy_tokens", fewer)
-        return recompute(replace(model, rows={**model.rows, suite: changed}), names)
+        for column, values in zip(REGRESSED, (loss, fewer), strict=True):
+            rows = rows.with_column(column, values)
+        return recompute(replace(model, rows={**model.rows, suite: rows}), names)
 
     return on_models(evidence, ["candidate"], mutation)
 
