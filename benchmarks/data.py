@@ -146,7 +146,7 @@ def print_costs(share: float, only: Collection[str]) -> None:
         training = {"train_sft": files["train_sft"]}
         cases: dict[str, tuple[Any, ...]] = {
             "rows": ("rows and duplicates of train_sft", check, training),
-            "check": ("exact checks of all, with leaks", check, files),
+            "check": ("exact checks of all splits, with leaks", check, files),
             "near": ("near duplicates", check_near_duplicates, files, "train_sft", place),
             "privacy": ("secrets and personal data", check_privacy, files, place),
             "prepare": ("prepare", prepare_all, folder, Path(temporary, "run")),

@@ -55,7 +55,7 @@ def prod_rules() -> tuple[Rule, ...]:
 
 def equal(options: argparse.Namespace) -> None:
     """Print how often an equal model, and one that is 2 % better, is promoted by all rules of target prod."""
-    table_head("faulty answers", "answers", "promoted: equal", "2 % better", "what held the equal ones")
+    table_head("faulty answers", "answers", "promoted: equal", "2 % better", "which rules held the equal ones back")
     with ProcessPoolExecutor(options.workers) as pool:
         for name in FAULTS:
             for answers in options.answers:

@@ -102,7 +102,9 @@ def main(argv: Sequence[str]) -> int:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
             console.info(f"  wrote {name}")
-        console.info(f"The workflows call {project} at {commit[:12]}. Next: docs/workflows.md, section 'In a repository of your own'.")
+        console.info(
+            f"The workflows call {project} at {commit[:12]}. Next: docs/workflows.md, section 'Use the pipeline in your own repository'."
+        )
         return written
 
     return stage.finish(init, as_json=arguments.json)

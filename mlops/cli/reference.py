@@ -1,7 +1,8 @@
-"""The settings as a page: ``docs/configuration.md`` is the result of :func:`markdown`, which a test checks."""
+"""The reference page of all settings, ``docs/configuration.md``. A test checks that the file is what :func:`markdown` returns."""
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from mlops.core.settings import COORDINATES, Tables
@@ -16,13 +17,15 @@ def markdown() -> str:
     lines = [
         "# Configuration",
         "",
-        "`pipeline.toml` has `[defaults]` and `[targets.NAME]`; a target has only what differs. Later wins: built-in default,",
-        "`[defaults]`, the target, the environment (workspace coordinates), the lines of `MLOPS_SET`, `--set path.to.key=value`. Tables",
-        "merge, lists are replaced. `gate`, `evaluation` and `endpoint.ephemeral` can't be `--set` for a target that isn't ephemeral:",
-        "they decide about something permanent. An unknown key is an error that suggests the nearest known one. Editors check the file",
-        "against [pipeline.schema.json](pipeline.schema.json).",
+        "This page lists every setting. `pipeline.toml` has a table `[defaults]`, and for each target a table `[targets.NAME]` with only",
+        "what differs. In ascending precedence, values come from built-in defaults, `[defaults]`, the target, environment variables (only",
+        "the workspace), the lines of `MLOPS_SET`, and `--set path.to.key=value`. Tables are merged, lists are replaced.",
         "",
-        "Gate rules are tables with names, so a target changes, drops or adds a rule by its name:",
+        "Unless a target's endpoint is ephemeral, `--set` can't change `gate`, `evaluation` or `endpoint.ephemeral`, because they affect",
+        "something permanent. An unknown key is an error that suggests the closest key. Editors check the file against",
+        "[pipeline.schema.json](pipeline.schema.json).",
+        "",
+        "Gate rules are named tables, so a target can change, drop or add a rule by its name:",
         "",
         "```toml",
         "[defaults.gate.rules.target-vs-base]",
@@ -31,18 +34,18 @@ def markdown() -> str:
         'baseline = "base"',
         "",
         "[targets.pr.gate.rules]",
-        "target-vs-base.margin = 0.01       # one setting of that rule differs",
-        "target-vs-champion.enabled = false # this rule doesn't apply",
+        "target-vs-base.margin = 0.01       # change one setting of this rule",
+        "target-vs-champion.enabled = false # drop this rule",
         "```",
         "",
-        "| coordinate | environment variable |",
+        "| setting | environment variable |",
         "|---|---|",
         *(f"| `workspace.{key}` | `{variable}` |" for key, variable in COORDINATES.items()),
     ]
     for name, table in schema["properties"].items():
         definition, heading = _resolve(table, definitions), f"[{name}]"
         if definition is None:
-            lines += ["", f"## `{heading}`", "", f"{_sentence(table.get('description', ''))} A table of strings."]
+            lines += ["", f"## `{heading}`", "", f"{table.get('description', '')} A table of strings."]
             continue
         lines += ["", f"## `{heading}`", "", definition["description"], "", *_table(definition, definitions)]
         for key, field in definition["properties"].items():
@@ -57,14 +60,20 @@ def _table(definition: dict[str, Any], definitions: dict[str, Any]) -> list[str]
     for key, field in definition["properties"].items():
         if _inner_table(field, definitions)[0] is not None:
             continue
-        default = field.get("default", "required" if key in definition.get("required", ()) else "")
-        default_text = "" if default in (None, "", {}) else f"`{default}`"
-        rows.append(f"| `{key}` | {_type(field)} | {default_text} | {_sentence(field.get('description', ''))} |")
+        default = field.get("default")
+        default_text = "" if default in (None, "", {}) else f"`{json.dumps(default)}`"
+        if key in definition.get("required", ()):
+            default_text = "(required)"
+        description = field.get("description", "").replace("|", "\\|")
+        rows.append(f"| `{key}` | {_type(field)} | {default_text} | {description} |")
     return rows
 
 
 def _inner_table(field: dict[str, Any], definitions: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
-    """Return the definition of the table that a field is, or of the tables that it maps names to, and ``.NAME`` then; None for others."""
+    """Return the definition of a nested table and what follows its name in a heading; None for fields that aren't tables.
+
+    A field may be a table itself, or map names to tables (``.NAME``).
+    """
     table = _resolve(field, definitions)
     if table is not None and "properties" in table:
         return table, ""
@@ -87,7 +96,3 @@ def _type(field: dict[str, Any]) -> str:
 def _resolve(field: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any] | None:
     reference = field.get("$ref") or next((option["$ref"] for option in field.get("allOf", ()) if "$ref" in option), None)
     return definitions[reference.rpartition("/")[2]] if reference else None
-
-
-def _sentence(text: str) -> str:
-    return text.replace("|", "\\|")

@@ -46,14 +46,14 @@ METHOD = re.compile(r'^    return HttpRequest\(\s*method="(\w+)"', re.MULTILINE)
 """The source of a generated client: a class for each operation group, a function that builds the request of each operation."""
 INTRODUCTION = """# Operations of the emulator
 
-After this page you know whether the emulator serves a request before you send it.
+This page lists which requests the emulator serves.
 
 The tables contain every operation of the clients in `azure-ai-ml` that are generated from Azure's published REST API. An operation that
-isn't served, in these tables or not, is answered with 501 and its name, in Azure's error envelope. Beyond these tables, the emulator serves
-blob storage, MLflow, sign-in and scoring ([the emulator](emulator.md)).
+isn't served gets 501 and a message that names it, in Azure's error envelope, whether it is in these tables or not. The emulator also
+serves blob storage, MLflow, sign-in and scoring ([the emulator](emulator.md)), which are not in these tables.
 
-The last column has the api-versions of a served operation: *since* means that version and every later one that was published, until
-%s. Operations of the data plane have none in the emulator. In the paths, `{subscription}`, `{group}` and `{workspace}` stand for
+The last column has the api-versions of a served operation: *since* means that version and every later one that was published, up to
+%s. In the emulator, operations of the data plane have no api-version. In the paths, `{subscription}`, `{group}` and `{workspace}` stand for
 `/subscriptions/{subscriptionId}/providers/Microsoft.MachineLearningServices`,
 `/subscriptions/{subscriptionId}/resourceGroups/{resourceGroupName}/providers/Microsoft.MachineLearningServices`, and the latter with
 `/workspaces/{workspaceName}`.

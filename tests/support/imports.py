@@ -199,7 +199,7 @@ def main(folder: Path) -> None:
     }
     for name, graph in graphs.items():
         arrows, high = sum(map(len, graph.values())), max(levels(graph).values())
-        print(f"{name}: {len(graph)}, {arrows} arrows, {high} levels, circles: {circles(graph) or 'none'}")
+        print(f"{name}: {len(graph)}, {arrows} arrows, {high} levels, cycles: {circles(graph) or 'none'}")
 
 
 if __name__ == "__main__":
