@@ -4,8 +4,8 @@
     mlops evaluate-gate    evaluate, then gate
     mlops run              run all of them in this order; --from STAGE and --until STAGE select a part
     mlops rollback         move traffic back to what was live before; --to names a deployment or a model
-    mlops recover          finish or undo a change of the traffic that was stopped in the middle
-    mlops costs            show what is running now, whose it is and what it costs
+    mlops recover          finish or undo a traffic change that was interrupted
+    mlops costs            show what is running now, whose it is, and what it costs
     mlops resume           continue the pipelines of detached training jobs
     mlops reap             list expired endpoints and abandoned jobs; --delete removes them
     mlops init             add the workflows and a configuration to a repository
@@ -14,7 +14,7 @@
     mlops schema           print the JSON Schema of pipeline.toml
     mlops roles            print the smallest custom role in Azure for a pull request, a push or the schedule
     mlops completion       print a script that completes commands and options in bash, zsh or fish
-    mlops plan, comment    for workflows: which jobs have something to do; the comment on a pull request
+    mlops plan, comment    for workflows: decide which jobs have work to do; comment on a pull request
 
 Every command that needs them takes --target, --config, --run and --set, and every command --json; see `mlops COMMAND --help`.
 """

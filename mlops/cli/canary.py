@@ -1,4 +1,4 @@
-"""Sends the same requests to the old and the new deployment, and stops a promotion if the new one's answers are worse.
+"""The canary: sends the same requests to the old and the new deployment, and stops a promotion if the new one answers worse.
 
 The requests are the rows of the frozen target suite, each once, in the order of the file, which is random, and before them, where the user
 allows it, requests that users have sent to the old deployment. The deployment header chooses who answers, so nobody gets an answer of the

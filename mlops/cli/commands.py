@@ -1,4 +1,4 @@
-"""The commands and where they are. They are imported when they run, so that the others stay fast."""
+"""The commands, and the functions that implement them. A module is only imported when its command runs, so that others stay fast."""
 
 from __future__ import annotations
 

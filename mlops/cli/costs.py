@@ -1,4 +1,4 @@
-"""Show what is running now, whose it is, since when, and what it costs an hour.
+"""Show what is running now, since when, whose it is, and what it costs per hour.
 
 mlops costs --target prod
 mlops costs --target prod --json
@@ -21,7 +21,7 @@ from mlops.core.settings import Config
 __all__ = ["Item", "costs", "list_items", "main"]
 
 Prices = Mapping[str, float | None]
-"""VM size in lower case → USD an hour for one machine; None if pipeline.toml doesn't say."""
+"""VM size in lower case → USD per hour for one machine; None if pipeline.toml has no price."""
 WAITING_FOR_NODES = frozenset({"NotStarted", "Queued", "Scheduled"})
 """Statuses in which a job has no node yet."""
 
@@ -35,11 +35,11 @@ class Item:
     since: str
     """When it was created (ISO 8601, UTC, minutes); empty if the service doesn't say."""
     usd_per_hour: float | None
-    """None without a configured price for its VM size, or if it is unknown what it runs on."""
+    """None if its VM size has no price in pipeline.toml, or if it is unknown what it runs on."""
 
 
 def costs(config: Config, workspace: Workspace) -> list[Item]:
-    """List and return what costs money now in the workspace, also what others have. Prices are those of pipeline.toml, by VM size."""
+    """List and return what costs money now in the workspace, including what others run. Prices are those of pipeline.toml, by VM size."""
     items = list_items(config, workspace)
     if not items:
         console.info("  nothing is running that costs money")

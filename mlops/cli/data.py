@@ -18,15 +18,15 @@ from mlops.dataset.conversation import SPLITS, Conversation, read_jsonl
 __all__ = ["conversations", "main", "statistics"]
 
 MAX_TEXT = 1200
-"""Characters of a message that are shown."""
+"""Longer messages are cut after this many characters."""
 
 
 def main(argv: Sequence[str]) -> int:
     """Show statistics and conversations of the prepared data."""
     parser = stage.parser(__doc__ or "", prog="mlops data")
-    parser.add_argument("action", choices=["show"], help="what to do")
-    parser.add_argument("--split", choices=SPLITS, default="train_sft", help="whose conversations are shown (default: train_sft)")
-    parser.add_argument("--rows", type=int, default=1, metavar="N", help="how many conversations (default: 1)")
+    parser.add_argument("action", choices=["show"], help="show: print statistics and conversations")
+    parser.add_argument("--split", choices=SPLITS, default="train_sft", help="the split whose conversations are shown (default: train_sft)")
+    parser.add_argument("--rows", type=int, default=1, metavar="N", help="number of conversations (default: 1)")
     arguments = parser.parse_args(argv)
 
     def show() -> stage.Answer:

@@ -1,4 +1,4 @@
-"""`mlops gate FILES --rules FILE`: the verdict about two score files."""
+"""`mlops gate FILES --rules FILE`: judge score files of any program."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def judge_files(files: Sequence[Path], rules: Path | None) -> Decision:
     """
     if rules is None or not 1 <= len(files) <= 2:
         raise UsageError(
-            "Score files need rules, and rules one or two files: the candidate's, and the base's.",
+            "Score files need --rules, and --rules needs one or two score files: the candidate's and the base's.",
             "mlops gate candidate.jsonl base.jsonl --rules rules.toml",
         )
     candidate, *others = [read_scores(path) for path in files]
@@ -49,7 +49,7 @@ def judge_files(files: Sequence[Path], rules: Path | None) -> Decision:
 
 
 def _block(decision: Decision, candidate: Scores, base: Scores | None) -> list[tuple[str, str]]:
-    """Return (label, text) of the decision in short."""
+    """Return the lines of the summary as (label, text)."""
     lines = [
         ("verdict", decision.verdict.value),
         ("candidate", f"{candidate.path}, {f'compared with {base.path}' if base else 'compared with no other file'}"),
@@ -57,15 +57,18 @@ def _block(decision: Decision, candidate: Scores, base: Scores | None) -> list[t
     ]
     if (nearest := find_nearest(decision.judgements)) is not None:
         lines.append(("closest rule", f"{nearest.title}: {describe_room(nearest)}"))
-    lines.append(("no rule asks", "; ".join(_find_unasked(decision, candidate, base)) or "about nothing that changed by 2 % or more"))
+    lines.append(("also changed", "; ".join(_find_other_changes(decision, candidate, base)) or "nothing by 2 % or more"))
     if counts := [judgement.n for judgement in decision.judgements if judgement.critical and judgement.n]:
         lines.append(
-            ("unseen", f"faults in up to {hidden_share(min(counts))} of such rows can hide from {min(counts):,} rows (rule of three)")
+            (
+                "unseen",
+                f"up to {hidden_share(min(counts))} of such rows can have faults that {min(counts):,} rows don't show (rule of three)",
+            )
         )
     return lines
 
 
-def _find_unasked(decision: Decision, candidate: Scores, base: Scores | None) -> list[str]:
+def _find_other_changes(decision: Decision, candidate: Scores, base: Scores | None) -> list[str]:
     """Describe metrics that no critical rule is about and that differ. Without a rule nobody knows which values are better."""
     judged = {each.metric for each in decision.judgements if each.critical}
     after, before = _means(candidate), _means(base) if base else {}

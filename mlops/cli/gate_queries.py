@@ -1,4 +1,4 @@
-"""The questions that `mlops gate` answers without judging: explain a verdict, try other rules, list past verdicts, run the self-test."""
+"""What `mlops gate` does besides judging: explain a verdict, try other rules, list past verdicts, run the self-test."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["edit_rules", "explain", "history", "self_test", "what_if"]
 
 
 def explain(run: Run, metric: str = "") -> Answer:
-    """Explain how the verdict in run/gate.json follows from the numbers in it. Nothing is compared again.
+    """Explain how the verdict in run/gate.json follows from the numbers in it, without judging again.
 
     Raises:
         RecordError: the gate has not judged.
@@ -34,7 +34,7 @@ def explain(run: Run, metric: str = "") -> Answer:
     if not (text := explanation.explain(judged, metric)):
         metrics = ", ".join(sorted({judgement.metric for judgement in judged.judgements}))
         raise UsageError(
-            f"The gate has judged no metric {metric!r}.",
+            f"The gate has not judged a metric {metric!r}.",
             f"choose one of {metrics or 'none'}; `target.*` selects all of the target suite",
         )
     return Answer(judged.model_copy(update={"judgements": tuple(explanation.select(judged, metric))}), text)

@@ -1,8 +1,8 @@
-"""Add the workflows that call this pipeline, a configuration and a data folder to your own repository.
+"""Add this pipeline's workflows, a configuration and a data folder to your own repository.
 
     python -m mlops init ../my-repository --endpoint my-chat
 
-Run it from a checkout of this project: the workflows are pinned to its commit.
+Run this in a checkout of this project, to whose commit the workflows are pinned.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["CALLERS", "generate_files", "main"]
 
 ROOT = Path(__file__).resolve().parents[2]
 CALLERS = ("train.yml", "pr.yml", "dispatch.yml", "schedule.yml")
-"""The workflows with triggers. They call pipeline.yml and the actions in this project."""
+"""The workflows that are copied. They have triggers, and call pipeline.yml and the actions of this project."""
 DATA = ("README.md", "sample.jsonl", "retention.jsonl")
 PREFIX = "ultrachat"
 """Prefix of the names of the project's own endpoints and models."""
@@ -36,7 +36,7 @@ def generate_files(root: Path, project: str, commit: str, endpoint: str) -> dict
     Args:
         root: a checkout of this project.
         project: ``OWNER/NAME`` of it on GitHub.
-        commit: the callers are pinned to it.
+        commit: the commit of this project that the workflows call.
         endpoint: prefix of the endpoints' names.
     """
     texts = {}
@@ -83,9 +83,11 @@ def main(argv: Sequence[str]) -> int:
     def init() -> dict[str, list[str]]:
         directory: Path = arguments.directory.resolve()
         if not (directory / ".git").exists():
-            raise UsageError(f"{directory} is not a git repository.", "create one there with `git init`, or name another folder")
+            raise UsageError(f"{directory} is not a git repository.", "create one there with `git init`, or choose another folder")
         if directory == ROOT:
-            raise UsageError("This is the project itself, which has its workflows already.", "name the repository to add them to")
+            raise UsageError(
+                "This is the project itself, which already has its workflows.", "give the path of the repository to add them to"
+            )
         if not (ROOT / ".github" / "workflows" / "pipeline.yml").is_file():
             raise UsageError("The workflows are not in an installed package.", "clone the project and run `python -m mlops init` there")
         commit = _git("rev-parse", "HEAD")
@@ -102,9 +104,7 @@ def main(argv: Sequence[str]) -> int:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
             console.info(f"  wrote {name}")
-        console.info(
-            f"The workflows call {project} at {commit[:12]}. Next: docs/workflows.md, section 'Use the pipeline in your own repository'."
-        )
+        console.info(f"The workflows call {project} at {commit[:12]}. Next: set up Azure and GitHub (docs/workflows.md, section 'Set up').")
         return written
 
     return stage.finish(init, as_json=arguments.json)
@@ -114,7 +114,7 @@ def _endpoint(name: str) -> str:
     """A valid endpoint name even with ``-pr-12345`` appended: letters, digits and ``-``, a letter first, at most 32 characters."""
     prefix = re.sub(r"[^a-zA-Z0-9]+", "-", name).strip("-")[:20].rstrip("-")
     if not prefix or not prefix[0].isalpha():
-        raise UsageError(f"{name!r} can't be the prefix of endpoint names: they begin with a letter.", "choose one with --endpoint")
+        raise UsageError(f"{name!r} can't be the prefix of endpoint names, which must begin with a letter.", "choose one with --endpoint")
     return prefix
 
 

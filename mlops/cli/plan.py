@@ -1,10 +1,10 @@
-"""Decide which jobs of pipeline.yml have something to do.
+"""Decide which jobs of pipeline.yml have work to do.
 
     mlops plan --from validate --until teardown
 
-Writes ``run/plan.json`` and the job output ``jobs``, a JSON list that the jobs' conditions read. What can't work is refused here, before
-a reviewer is asked or anything costs money: records of another target, an override of anything but a HOLD, an ephemeral target with the
-identity of permanent ones.
+Writes ``run/plan.json`` and the job output ``jobs``, a JSON list that the jobs' conditions read. Plans that can't work are refused here,
+before a reviewer is asked or anything costs money: records of another target, an override of anything but a HOLD, an ephemeral target with
+the identity of permanent ones.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _check_identity(target: str) -> None:
-    """Refuse an ephemeral target with the identity of permanent ones: those would take for their own what it creates, without any gate."""
+    """Refuse an ephemeral target with the identity of permanent ones: they would reuse what it creates as their own, without any gate."""
     permanent = os.environ.get(PERMANENT, "")
     if permanent and permanent.lower() == os.environ.get("AZURE_CLIENT_ID", "").lower():
         raise UsageError(
@@ -102,7 +102,7 @@ def _check_identity(target: str) -> None:
 
 
 def _print_costs(config: Config) -> None:
-    """Say what the run costs, before anything is paid for."""
+    """Print what the run costs, before anything is paid for."""
     cost, note = estimate_cost(config.compute, config.training, config.endpoint)
     line = f"estimated cost of target {config.target}: {'unknown' if cost is None else f'{cost:,.2f} USD'} ({note})"
     console.info(f"  {line}")

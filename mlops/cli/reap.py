@@ -72,14 +72,14 @@ def reap(config: Config, workspace: Workspace, delete: bool) -> dict[str, str]:
     _report([name for name, _ in expired], delete=delete)
     if failures:
         raise TeardownIncomplete(
-            "These could not be read or removed, and may cost money: " + "; ".join(failures), "run `mlops reap --delete` again"
+            "These resources could not be read or removed, and may cost money: " + "; ".join(failures), "run `mlops reap --delete` again"
         )
     return {name: reason for name, reason, _ in candidates}
 
 
 @contextmanager
 def _others_handled(name: str, failures: list[str]) -> Iterator[None]:
-    """Add what goes wrong with one resource to the failures, so that the others are handled. What is gone by now is no failure."""
+    """Collect the failure of one resource, so that the others are still handled. A resource that is gone by now isn't a failure."""
     try:
         yield
     except NotFound:
@@ -89,7 +89,7 @@ def _others_handled(name: str, failures: list[str]) -> Iterator[None]:
 
 
 def _reason_to_keep_endpoint(workspace: Workspace, endpoint: EndpointView, ephemeral: frozenset[str]) -> str:
-    """Why an endpoint is kept; empty if it has expired."""
+    """Return why an endpoint is kept; empty if it has expired."""
     if endpoint.tags.get(PIPELINE) != MARK:
         return "was not created by this pipeline"
     if foreign := _owner_elsewhere(endpoint.tags):
@@ -114,15 +114,15 @@ def _find_expired_standby(workspace: Workspace, endpoint: EndpointView) -> Deplo
 
 
 def _reason_to_keep_job(workspace: Workspace, job: JobView) -> str:
-    """Why an unfinished job is kept; empty if it is abandoned."""
+    """Return why an unfinished job is kept; empty if it is abandoned."""
     if foreign := _owner_elsewhere(job.tags):
         return foreign
-    # The job's own tags don't show what was tagged after its creation.
+    # The job's own tags lack what was added after its creation.
     if workspace.tracking.get_tags(job.name).get(DETACHED) == WAITING:
         return "was detached on purpose"
     number = job.tags.get(RUN, "").rpartition("/")[2]
     if not console.in_github() or not (number.isascii() and number.isdigit()):
-        return "belongs to no workflow run whose status GitHub could report"
+        return "doesn't belong to a workflow run whose status GitHub can report"
     try:
         status, conclusion = Repository().workflow_run(int(number))
     except GitHubRefused as problem:
@@ -131,7 +131,7 @@ def _reason_to_keep_job(workspace: Workspace, job: JobView) -> str:
 
 
 def _owner_elsewhere(tags: Mapping[str, str]) -> str:
-    """Why a resource is not this repository's; empty if it is, or outside GitHub."""
+    """Return why a resource doesn't belong to this repository; empty if it does, or outside GitHub."""
     repository, run = os.environ.get("GITHUB_REPOSITORY"), tags.get(RUN, "")
     return f"belongs to {run or 'nobody'}, not to {repository}" if repository and not run.startswith(f"{repository}/") else ""
 
@@ -150,7 +150,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         "--delete",
         action="store_true",
         default=os.environ.get(MODE) == "delete",
-        help=f"delete what is listed ({MODE}=delete: the same)",
+        help=f"delete the listed resources (same as {MODE}=delete)",
     )
 
 

@@ -1,4 +1,4 @@
-"""Finish or undo a change of the traffic that was stopped in the middle, e.g. because its runner was lost.
+"""Finish or undo a traffic change that was interrupted, e.g. because its runner was lost.
 
 mlops recover --target prod
 """
@@ -18,7 +18,7 @@ __all__ = ["main", "recover"]
 
 
 def recover(config: Config, workspace: Workspace) -> dict[str, Any]:
-    """Read the endpoint's tag about an unfinished change, and act on it: finish it if the deployment answers, otherwise undo it.
+    """Read the endpoint's tag about an unfinished change: finish the change if the deployment answers, otherwise undo it.
 
     A change of another run that may still be at work is left alone.
 

@@ -22,7 +22,7 @@ __all__ = ["main", "resume"]
 
 WORKFLOW = "dispatch.yml"
 DISPATCH_TIMEOUT = timedelta(days=1)
-"""After this time without a started run, e.g. because it was canceled in the queue, another one is dispatched."""
+"""If the dispatched run hasn't started after this time, e.g. because it was canceled in the queue, another one is dispatched."""
 
 
 def resume(workspace: Workspace) -> dict[str, str]:
@@ -34,7 +34,7 @@ def resume(workspace: Workspace) -> dict[str, str]:
     The run that takes a job over marks it. Until then that run may wait for hours, in a queue or for reviewers, so a job for which a run
     was dispatched is left alone for a day.
 
-    What is wrong with one job does not keep the others from being handled: whoever may submit jobs could stop the continuation of all.
+    A problem with one job doesn't keep the others from being handled; otherwise whoever may submit jobs could block all of them.
 
     Returns:
         Detached job → its status, or why it is not continued.
@@ -47,7 +47,7 @@ def resume(workspace: Workspace) -> dict[str, str]:
     failures: list[str] = []
     jobs: dict[str, str] = {}
     problems: list[MlopsError] = []
-    # The tags of the runs, not those of the jobs: a job's tags don't show what was tagged after its creation.
+    # The tags of the runs, not those of the jobs, which lack what was added after their creation.
     for name, tags in workspace.tracking.find_all_runs(DETACHED, WAITING).items():
         if tags.get(PIPELINE) != MARK:
             continue
@@ -58,7 +58,7 @@ def resume(workspace: Workspace) -> dict[str, str]:
             if job.is_over and status == job.status != "Completed":
                 failures.append(f"{name} ended as {status}: {job.studio_url}")
         except NotFound:
-            jobs[name] = "is gone, or was never a job"
+            jobs[name] = "no longer exists, or was never a job"
             console.info(f"  {name} is not continued: it {jobs[name]}")
         except GitHubRefused as problem:
             jobs[name] = job.status

@@ -1,4 +1,4 @@
-"""Print the smallest custom roles with which the commands can work in Azure.
+"""Print the smallest custom Azure roles that the commands need.
 
 mlops roles --environment prod > role.json      a role definition for az role definition create --role-definition @role.json
 mlops roles --environment prod --format commands    the commands that create and assign both roles
@@ -27,7 +27,12 @@ __all__ = ["main"]
 def main(argv: Sequence[str]) -> int:
     """Run the command and return its exit code."""
     parser = stage.bare_parser(__doc__ or "", prog="mlops roles")
-    parser.add_argument("--environment", choices=ENVIRONMENTS, default="prod", help="pull requests, pushes with rollback, or the schedule")
+    parser.add_argument(
+        "--environment",
+        choices=ENVIRONMENTS,
+        default="prod",
+        help="pr: pull requests; prod: pushes, with rollback; scheduled: the schedule",
+    )
     parser.add_argument("--scope", choices=SCOPES, default="workspace", help="where the role is assigned (default: workspace)")
     parser.add_argument("--format", choices=("json", "commands", "file"), default="json", help="what to print (default: json)")
     for name, (option, help_text) in OPTIONS.items():
@@ -93,7 +98,7 @@ OPTIONS = {
     "name": ("workspace", "workspace's name"),
     "client": ("assignee", "client id of the identity"),
 }
-"""What the options select → the option's name, and what it is."""
+"""Argument → the name of its option, and what it is."""
 VARIABLES = {**COORDINATES, "client": "AZURE_CLIENT_ID"}
-"""The same → the environment variable that is its default."""
+"""Argument → the environment variable that is its default."""
 FORMATS = {"json": _role, "commands": _commands, "file": _file}

@@ -84,7 +84,7 @@ def rollback(config: Config, workspace: Workspace, to: str = "") -> dict[str, An
     if deployment is None:
         deployment = _deploy_model(config, workspace, _find_model(workspace, endpoint, to))
     try:
-        # It may be broken, too, so it has to answer before it takes traffic.
+        # It may be broken too, so it has to answer before it takes traffic.
         _check_answers(config, workspace, endpoint, deployment.name)
     except BaseException:
         if created:
@@ -141,7 +141,7 @@ def _find_server(workspace: Workspace, endpoint: EndpointView, model: str) -> De
 
 
 def _reason_against_deployment(workspace: Workspace, deployment: DeploymentView) -> str:
-    """Why a deployment must not get traffic; empty if this target created it."""
+    """Return why a deployment must not get traffic; empty if this target created it."""
     if not workspace.session.trusts(deployment.creator):
         return f"it was created by {deployment.creator or 'an unknown identity'}, which this target does not trust"
     return "" if workspace.session.owns(deployment.tags) else "this pipeline did not create it for this target"
@@ -154,7 +154,7 @@ def _find_model(workspace: Workspace, endpoint: EndpointView, to: str) -> str:
         TrafficError: none is recorded, it does not exist, or the gate did not admit it for this target.
     """
     reference = to or endpoint.tags.get(PREVIOUS_MODEL, "")
-    problem = "nothing is recorded that was live before"
+    problem = "it does not record what was live before"
     if reference:
         name, _, version = reference.rpartition("/models/")[2].replace("/versions/", ":").partition(":")
         problem = f"it has no deployment {to}" if to and not version else f"model {reference} does not exist"
@@ -173,7 +173,7 @@ def _find_model(workspace: Workspace, endpoint: EndpointView, to: str) -> str:
 
 
 def _reason_against_model(workspace: Workspace, model: RegisteredModel) -> str:
-    """Why a model must not be deployed; empty if the gate admitted it for this target."""
+    """Return why a model must not be deployed; empty if the gate admitted it for this target."""
     if not workspace.session.trusts(model.creator):
         return f"was registered by {model.creator or 'an unknown identity'}, which this target does not trust"
     if not workspace.session.owns(model.tags):
@@ -243,7 +243,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         "--to",
         default=os.environ.get(TO, ""),
         metavar="DEPLOYMENT|MODEL",
-        help=f"a deployment of the endpoint, or a registered model as NAME:VERSION ({TO}: the same; default: what was live before)",
+        help=f"a deployment of the endpoint, or a registered model as NAME:VERSION (same as {TO}; default: what was live before)",
     )
 
 

@@ -1,4 +1,4 @@
-"""The order of the stages: all of them in one process, or a part."""
+"""Run several stages, or all of them, in one process."""
 
 from __future__ import annotations
 
@@ -26,9 +26,13 @@ def main(argv: Sequence[str]) -> int:
     --until a stage before teardown keeps them, if that stage is reached.
     """
     parser = stage.parser((main.__doc__ or ""), prog="mlops run")
-    parser.add_argument("--from", dest="first", choices=STAGES, default=STAGES[0], metavar="STAGE", help="begin here (default: prepare)")
-    parser.add_argument("--until", dest="last", choices=STAGES, default=STAGES[-1], metavar="STAGE", help="end here (default: teardown)")
-    parser.add_argument("--keep", action="store_true", help="don't tear an ephemeral target down: a later job does")
+    parser.add_argument(
+        "--from", dest="first", choices=STAGES, default=STAGES[0], metavar="STAGE", help="the first stage (default: prepare)"
+    )
+    parser.add_argument(
+        "--until", dest="last", choices=STAGES, default=STAGES[-1], metavar="STAGE", help="the last stage (default: teardown)"
+    )
+    parser.add_argument("--keep", action="store_true", help="don't tear down an ephemeral target, because a later job does")
     arguments = parser.parse_args(argv)
 
     def chain() -> stage.Answer:
@@ -54,11 +58,11 @@ def main(argv: Sequence[str]) -> int:
         ephemeral = context.config.endpoint.ephemeral and not arguments.keep
         if "teardown" in selected if code == 0 else ephemeral:
             cleanup_code = stage.guarded(lambda: _run_stages(context, ["teardown"]), failures)
-            # The first failure decides; one while cleaning up has been reported, and counts only if there is no other.
+            # The first failure decides. A failure during the cleanup was reported already, and only counts if there is no other.
             code = code or cleanup_code
         elif ephemeral and context.run.has(Deployed):
             console.warning(
-                f"Endpoint {context.config.endpoint.name} is left standing and bills by the hour. End it with `mlops teardown`."
+                f"Endpoint {context.config.endpoint.name} still exists and is billed by the hour. Delete it with `mlops teardown`."
             )
         report_code = stage.guarded(lambda: _report(context.run), failures)
         return code or report_code

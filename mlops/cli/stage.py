@@ -46,7 +46,7 @@ STORAGE_FIXES = {
     errno.ENOENT: _PATH, errno.ENOTDIR: _PATH, errno.EISDIR: _PATH, errno.EEXIST: _PATH, errno.ENAMETOOLONG: _PATH, errno.ELOOP: _PATH,
     errno.EMFILE: "raise the limit of open files (ulimit -n)", errno.ENFILE: "close other programs", errno.EIO: "check the disk",
 }  # fmt: skip
-"""Error of the file system → what the user can do."""
+"""File system error → what the user can do about it."""
 
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -55,7 +55,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @dataclass(frozen=True)
 class Answer:
-    """The result of a command that is not only a record."""
+    """A command's result whose printed form differs from its JSON form."""
 
     content: object
     """What ``--json`` prints."""
@@ -159,7 +159,7 @@ def command(
         function: its name is the command's, its parameters are what it needs, its module's docstring is the help text.
         needs: records that must exist, in the order of the stages; checked before any credential is needed.
         add_options: adds options beside the common ones; the function can name them as parameters.
-        answer_query: called first with the parsed arguments; the answer if they are a question, so the function isn't called.
+        answer_query: called first with the parsed arguments. If it returns an answer, the function isn't called.
     """
     return Command(function, needs, add_options, answer_query)
 
@@ -180,7 +180,9 @@ class _Parser(argparse.ArgumentParser):
 def bare_parser(description: str, prog: str | None = None) -> argparse.ArgumentParser:
     """A parser that keeps the description's line breaks, with the one option of all commands, ``--json``."""
     bare = _Parser(description=description, prog=prog, formatter_class=argparse.RawDescriptionHelpFormatter)
-    bare.add_argument("--json", action="store_true", help="print the result, or the failure, as one JSON value; all else goes to stderr")
+    bare.add_argument(
+        "--json", action="store_true", help="print the result, or the failure, as one JSON value; everything else goes to stderr"
+    )
     return bare
 
 
@@ -195,7 +197,7 @@ def parser(description: str, prog: str | None = None) -> argparse.ArgumentParser
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="override a setting, e.g. training.parameters.max_steps=5 (MLOPS_SET: the same, one per line)",
+        help="override a setting, e.g. training.parameters.max_steps=5 (also MLOPS_SET, one per line)",
     )
     return common
 
@@ -273,7 +275,7 @@ def _translate(problem: BaseException) -> MlopsError:
     if isinstance(problem, OSError) and (failure := explain_storage_failure(problem)):
         return failure
     console.info(traceback.format_exc().rstrip())
-    return MlopsError(f"Unexpected error: {type(problem).__name__}: {problem}", "this is a bug; please report it with the lines above.")
+    return MlopsError(f"Unexpected error: {type(problem).__name__}: {problem}", "this is a bug; please report it with the lines above")
 
 
 def explain_storage_failure(problem: OSError) -> StorageFailed | None:

@@ -1,4 +1,4 @@
-"""How many candidates have been judged on the same data. The gate needs more confidence for each further one."""
+"""Count the candidates that were judged on the same data. Each further one needs more confidence to pass the gate."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from mlops.report import verdict_tags
 __all__ = ["find_other_tries", "recount_tries"]
 
 _MOST_TRIES = 1_000
-"""More verdicts about one target suite are not counted; the correction for so many is beyond any test."""
+"""Verdicts about one target suite beyond this number aren't counted: no candidate could pass with the correction for that many."""
 _NAMED = 5
-"""How many runs a message names."""
+"""A message names at most this many runs."""
 
 
 def find_other_tries(target: str, workspace: Workspace, validated: Validated, trained: Trained, champion: str) -> list[str]:
     """Return the MLflow runs of the other candidates that were judged on this target suite against this champion (id, or empty).
 
-    They are looked up in the experiment that the training was run in, whatever the settings of this stage say.
+    They are looked up in the experiment of the training, whatever the settings of this stage say.
     """
     suite = validated.suites["target"].digest
     judged = workspace.tracking.find_runs(trained.experiment, verdict_tags.SUITE, [suite], _MOST_TRIES)
@@ -30,7 +30,7 @@ def find_other_tries(target: str, workspace: Workspace, validated: Validated, tr
 
 
 def recount_tries(config: Config, run: Run, workspace: Workspace) -> None:
-    """Check that a PROMOTE still holds if candidates were judged that the evaluation could not count yet.
+    """Check that a PROMOTE still holds if further candidates have been judged since the evaluation.
 
     Of two candidates that are evaluated at the same moment, neither counts the other. Each is tagged before it gets here, so at least one
     of them finds the other now.
@@ -51,9 +51,9 @@ def recount_tries(config: Config, run: Run, workspace: Workspace) -> None:
     decision = decide_as_try(config, run, tries)
     if decision.verdict is not Verdict.PROMOTE:
         raise NotPromoted(
-            f"Further candidates were judged on the same data at the same time. {counted} and this one. With the confidence that so many "
+            f"Further candidates were judged on the same data at the same time. {counted} and this one. With the confidence that this many "
             f"candidates need, the verdict is {decision.verdict}. Nothing was registered, deployed or promoted. "
             f"{' '.join(decision.reasons)}",
             "train a better model, or evaluate on a target suite that these candidates have not been judged on",
         )
-    console.info(f"  {counted} and this one. The verdict is PROMOTE with the confidence that so many need, too.")
+    console.info(f"  {counted} and this one. The verdict is still PROMOTE with the confidence that this many need.")

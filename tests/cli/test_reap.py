@@ -68,7 +68,7 @@ def test_jobs_that_vanish_or_have_strange_tags_do_not_stop_the_reaper(
     monkeypatch.setattr(workspace.tracking, "get_tags", lambda name: {} if name == "strange" else read(name))
     reasons = {name: reason for name, reason in reap(settings(TOML), workspace, delete=False).items() if name.startswith("job ")}
     assert reasons == {
-        "job strange": "belongs to no workflow run whose status GitHub could report",
+        "job strange": "doesn't belong to a workflow run whose status GitHub can report",
         "job elsewhere": "belongs to octo/other/8, not to octo/chat",
     }
 

@@ -147,7 +147,7 @@ def test_what_anybody_may_leave_behind_does_not_stop_the_others(
     assert [dispatch["inputs"]["target"] for dispatch in github_api.dispatches(octo.azure)] == ["prod"]
     workspace.tracking.set_tags("unreadable", {DETACHED: "no longer"})
     outcomes = resume(workspace)
-    assert outcomes == {planted: "is gone, or was never a job", "without-target": f"has no tag {TARGET}", "well": "Completed"}
+    assert outcomes == {planted: "no longer exists, or was never a job", "without-target": f"has no tag {TARGET}", "well": "Completed"}
     workspace.tracking.set_tags(planted, {DETACHED: "no longer"})
 
 

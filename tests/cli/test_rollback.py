@@ -194,7 +194,7 @@ def test_a_deployment_that_this_target_did_not_create_gets_no_traffic(
         rollback(config, workspace, "a-planted")
     planted = {PREVIOUS: "a-planted", PREVIOUS_ID: identity(workspace, "a-planted")}
     workspace.endpoints.set_traffic(NAME, {"new": 100}, tags=planted)
-    with pytest.raises(TrafficError, match="nothing is recorded"):
+    with pytest.raises(TrafficError, match="it does not record what was live before"):
         rollback(config, workspace)
     assert says in capsys.readouterr().err
     assert state(workspace) == ({"new": 100}, "a-planted")
@@ -285,7 +285,7 @@ def test_without_anything_recorded_no_traffic_moves(session: Session) -> None:
     config, workspace = session()
     for previous in ("", "older"):
         workspace.endpoints.set_traffic(NAME, {"new": 100}, tags={PREVIOUS: previous})
-        with pytest.raises(TrafficError, match=r"nothing is recorded that was live before. Its traffic is unchanged: \{'new': 100\}"):
+        with pytest.raises(TrafficError, match=r"it does not record what was live before. Its traffic is unchanged: \{'new': 100\}"):
             rollback(config, workspace)
     assert state(workspace) == ({"new": 100}, "older")
 
@@ -297,7 +297,7 @@ def test_a_previous_deployment_that_was_created_again_gets_no_traffic(
     workspace.endpoints.delete_deployment(NAME, "old")
     settings = EndpointConfig(name=NAME, probe_initial_delay_s=1)
     workspace.endpoints.deploy(settings, "old", registered_model(workspace, trained_job), {})
-    with pytest.raises(TrafficError, match="nothing is recorded"):
+    with pytest.raises(TrafficError, match="it does not record what was live before"):
         rollback(config, workspace)
     assert "old was deleted and created again, so it is untested" in capsys.readouterr().err
     assert state(workspace) == ({"new": 100}, "old")

@@ -436,7 +436,7 @@ def test_the_command_prints_the_verdict_and_exits_with_its_code(
     assert main(["gate", str(good), str(base), "--rules", str(rules)]) == 0
     printed = capsys.readouterr()
     assert "PROMOTE: All 1 critical rules" in printed.err
-    labels = ["verdict", "candidate", "rows", "closest rule", "no rule asks", "unseen"]
+    labels = ["verdict", "candidate", "rows", "closest rule", "also changed", "unseen"]
     assert [line.split("  ")[1] for line in printed.out.splitlines()[:6]] == labels
     assert "PROMOTE" in printed.out.splitlines()[0]
     assert "accuracy 0." in printed.out.splitlines()[4]
