@@ -440,7 +440,7 @@ def test_the_command_prints_the_verdict_and_exits_with_its_code(
     assert [line.split("  ")[1] for line in printed.out.splitlines()[:6]] == labels
     assert "PROMOTE" in printed.out.splitlines()[0]
     assert "accuracy 0." in printed.out.splitlines()[4]
-    assert "up to 1 % of such rows can hide from 300 rows" in printed.out.splitlines()[5]
+    assert "up to 1 % of such rows can have faults that 300 rows don't show" in printed.out.splitlines()[5]
     assert "PROMOTE" in (tmp_path / "output").read_text()
     assert "- **rows:** 300 with 300 different ids; they have no input" in (tmp_path / "summary").read_text()
     assert "| loss: loss: at most 2 % worse than the base | 2.414 | 2.512 |" in (tmp_path / "summary").read_text()
