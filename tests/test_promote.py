@@ -710,7 +710,7 @@ def test_the_copies_end_when_the_comparison_fails(beside: Stage, canary: Rollout
     champion = beside.champion()
     config, run, workspace, new = canary
     fault(f"scoring-424@{new} x10")
-    with pytest.raises(CanaryStopped, match=f"{new} is worse than .* {new} gets no copies of requests any more"):
+    with pytest.raises(CanaryStopped, match=f"{new} is worse than .* {new} no longer gets copies of requests"):
         promote(mirroring(config), run, workspace)
     endpoint = workspace.endpoints.get(beside.name)
     assert (nonzero(endpoint.traffic), dict(endpoint.mirror), CHANGE in endpoint.tags) == ({champion: 100}, {}, False)
@@ -786,7 +786,7 @@ def test_what_the_user_mirrors_is_not_touched(beside: Stage, canary: Rollout, mo
         workspace.endpoints.set_traffic(beside.name, {champion: 100}, mirror={"shadow": 5})
 
     monkeypatch.setattr(canaries.Rollout, "_compare", interfere)
-    with pytest.raises(TrafficError, match="Somebody else has changed what common mirrors"):
+    with pytest.raises(TrafficError, match="Somebody else changed the mirroring of common"):
         promote(mirroring(config), run, workspace)
     after = workspace.endpoints.get(beside.name)
     assert (dict(after.mirror), CHANGE in after.tags, after.traffic[new]) == ({"shadow": 5}, False, 0)
@@ -1044,8 +1044,8 @@ def test_an_endpoint_left_behind_by_an_earlier_run_gets_a_new_expiry(stage: Stag
     [
         ({PIPELINE: MARK, TARGET: "prod"}, False, "was created for target prod, but this is target test"),
         ({PIPELINE: MARK, TARGET: "prod"}, True, "was created for target prod, but this is target test, which is ephemeral"),
-        ({"made-by": "hand"}, True, "was created by hand, outside of this pipeline, but this is target test, which is ephemeral"),
-        ({"made-by": "hand"}, False, "was created by hand, outside of this pipeline, but this is target test. Its"),
+        ({"made-by": "hand"}, True, "was created by hand, outside this pipeline, but this is target test, which is ephemeral"),
+        ({"made-by": "hand"}, False, "was created by hand, outside this pipeline, but this is target test. Its"),
         ({PIPELINE: MARK, TARGET: "test"}, True, ""),
     ],
 )

@@ -26,7 +26,7 @@ def read_anchor(workspace: Workspace, endpoint: EndpointView) -> str:
 
 
 def find_anchor(workspace: Workspace, endpoint: EndpointView | None, champion: Champion) -> Champion | None:
-    """Look the anchor up in the registry; None if it is the champion.
+    """Look up the anchor in the registry. Return None if it is the champion.
 
     Raises:
         AzureError, CredentialError: the registry can't be read.
@@ -42,7 +42,7 @@ def find_anchor(workspace: Workspace, endpoint: EndpointView | None, champion: C
     except NotFound:
         return Champion(model=model, unavailable=_explain(endpoint.name, model, "can no longer be read"))
     if identity != recorded:
-        return Champion(model=model, unavailable=_explain(endpoint.name, model, "was deleted and registered again since"))
+        return Champion(model=model, unavailable=_explain(endpoint.name, model, "has been deleted and registered again"))
     return Champion(model=model, identity=identity)
 
 
@@ -72,7 +72,7 @@ def promotion_tags(judged: Judged, evaluated: Evaluated, registered: Registered)
 
 
 def _shown_gain(judgement: Judgement) -> float:
-    """Return by how much the candidate is at least better: the end of the interval, or the difference of a rule without a test."""
+    """Return the least by which the candidate is better: the end of the interval, or the difference of a rule without a test."""
     low = high = judgement.difference if judgement.test == "none" else None
     if judgement.interval is not None:
         low, high = judgement.interval.low, judgement.interval.high

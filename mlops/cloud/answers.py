@@ -1,6 +1,6 @@
 """The answer of a chat model behind an endpoint: its text, and the shape that the serving image gave it.
 
-The shape depends on the serving image, not on the model: :data:`SHAPES` has all that are known. Anything else is a
+The shape depends on the serving image, not on the model: :data:`SHAPES` lists the known ones. Anything else is a
 :class:`ForeignAnswer`, because a guess at its text could pass a model that answers with an error message.
 """
 
@@ -25,7 +25,7 @@ SHAPES: Mapping[str, str] = {
 MLflow's no-code image, ``chat-completion`` from images with OpenAI's protocol."""
 
 EXCERPT = 300
-"""How many characters of a foreign answer are shown."""
+"""A foreign answer is shown up to this many characters."""
 
 _KEYS = {"output": "output", "0": "column"}
 
@@ -39,7 +39,7 @@ class Answer:
 
 
 class ForeignAnswer(ValueError):
-    """The answer has none of the known shapes. The message has its beginning."""
+    """The answer has none of the known shapes. The message shows its beginning."""
 
 
 def parse_answer(content: bytes) -> Answer:

@@ -40,7 +40,7 @@ class BaseModel:
     defaults: Mapping[str, Any]
     """``model_specific_defaults``: component inputs and others, values of any type."""
     context: int | None = None
-    """The longest input in tokens, from the registry's metadata or else the model's name (``-4k-``); None if neither says it."""
+    """The longest input in tokens, from the registry's metadata or else the model's name (``-4k-``); None if neither says."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +67,7 @@ class Component:
     outputs: Mapping[str, str]
     """Output → type."""
     sdk: Any
-    """``azure.ai.ml.entities.Component``; call it inside a pipeline function."""
+    """An ``azure.ai.ml.entities.Component``, to be called inside a pipeline function."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +83,7 @@ class RegisteredModel:
     identity: str
     """When this version was created (ISO 8601, UTC), which distinguishes it from others of the same name and version."""
     creator: str = ""
-    """Who created it, as Azure says (see :mod:`mlops.cloud.creators`)."""
+    """Who created it according to Azure (see :mod:`mlops.cloud.creators`)."""
 
 
 _DISCOVERY = "https://eastus.api.azureml.ms/registrymanagement/v1.0/registries/{registry}/discovery"

@@ -28,15 +28,15 @@ class Champion:
     model: str
     """Full id; empty if no deployment takes traffic."""
     identity: str = ""
-    """Tells it from another model that had the same id; empty if it can't be read, and for a registry's, which can't change."""
+    """Distinguishes it from another model with the same id; empty if unreadable, and for a registry's models, which can't change."""
     unavailable: str = ""
-    """Why no scoring job can read it, and what to do; empty if one can, or if there is no champion."""
+    """Why scoring jobs can't read it, and what to do; empty if they can, or if there is no champion."""
     notes: tuple[str, ...] = ()
-    """What readers of the comparison must know."""
+    """Notes for readers of the comparison."""
 
 
 def find(workspace: Workspace, endpoint: str, live: LiveModels, *, own: str, base: str, data_fingerprint: str) -> Champion:
-    """Look the live model up in the registry.
+    """Look up the live model in the registry.
 
     Only "it does not exist" (HTTP 404) makes it unavailable. Any other problem is an error: a temporary failure must not make it easier for
     the candidate.

@@ -1,4 +1,4 @@
-"""Requests of users that Azure has collected of a deployment, to let another deployment answer them too.
+"""Users' requests that Azure collected from a deployment, so that another deployment can answer them too.
 
 They are personal data: they stay in the memory of this process, and nothing of them is printed, recorded or written to a file but their
 number and a digest. Format and paths: "Collect production data from models deployed for real-time inferencing"
@@ -20,9 +20,9 @@ from mlops.cloud.outputs import Outputs
 __all__ = ["CollectedRequests", "digest", "read_requests"]
 
 FOLDER = "azureml://datastores/workspaceblobstore/paths/modelDataCollector"
-"""Where the SDK lets a collection write."""
+"""The folder that the SDK sets for a collection."""
 MAX_BYTES = 32 << 20
-"""Of one file; the newest requests are at its end."""
+"""Bytes read from the end of a file, where the newest requests are."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class CollectedRequests:
 
     payloads: tuple[Mapping[str, Any], ...] = field(repr=False)
     unreadable: int
-    """How many lines were passed over: incomplete, no JSON, or too large to be in the file."""
+    """Number of skipped lines: incomplete, not JSON, or too large to be in the file."""
 
     @property
     def digest(self) -> str:
@@ -51,7 +51,7 @@ def read_requests(outputs: Outputs, endpoint: str, deployment: str, count: int, 
         outputs: reads the workspace's storage.
         endpoint, deployment: their names.
         count: how many, at most.
-        own: digests of requests that the pipeline sends itself, so that they are no users'.
+        own: digests of requests that the pipeline itself sends, which are skipped.
 
     Raises:
         AzureError: the storage can't be read.

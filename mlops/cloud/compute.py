@@ -43,7 +43,7 @@ class ComputeView:
     identities: tuple[str, ...] = ()
     """Ids of its user-assigned managed identities."""
     foreign: bool = False
-    """Whether somebody created it outside of the pipeline. It is used, but never changed or deleted."""
+    """Whether it was created outside the pipeline. Then it is used, but never changed or deleted."""
 
 
 class Computes:
@@ -77,7 +77,7 @@ class Computes:
         """
         if (existing := self.find(config.name)) is not None:
             if existing.foreign:
-                console.notice(f"Compute {existing.name} was created outside of this pipeline. It is used, but never changed or deleted.")
+                console.notice(f"Compute {existing.name} was created outside this pipeline. It is used, but never changed or deleted.")
             return existing
         try:
             return self._create(config, "dedicated")
@@ -195,7 +195,7 @@ class Computes:
         return view
 
     def _delete_failed(self, name: str) -> str:
-        """Delete what is left of a cluster that could not be provisioned, and say if that fails."""
+        """Delete a cluster that could not be provisioned, and return what to say if that fails."""
         try:
             if (cluster := self.find(name)) is not None and cluster.state.lower() in ("failed", "canceled") and not cluster.foreign:
                 with translate_errors(f"deleting compute {name}"):

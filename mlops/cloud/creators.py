@@ -29,7 +29,7 @@ def creator_of_json(system_data: Mapping[str, Any]) -> str:
 
 
 def creator_of_token(claims: Mapping[str, Any]) -> str:
-    """Return what Azure will write as the creator of whatever this token's owner creates; empty if the token doesn't say."""
+    """Return whom Azure will record as the creator of what this token's owner creates; empty if the token doesn't say."""
     is_person = claims.get("idtyp") != "app" and bool(claims.get("name"))
     return _name(str(claims.get("name" if is_person else "oid") or ""), is_person=is_person)
 
@@ -40,5 +40,5 @@ def _creator(name: object, kind: object) -> str:
 
 
 def _name(text: str, *, is_person: bool) -> str:
-    # The suffix keeps a person whose display name is an object id from being taken for its owner.
+    # Without the suffix, a person could choose an object id as display name and be taken for its owner.
     return f"{text} (a person)" if text and is_person else text.lower()

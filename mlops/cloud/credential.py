@@ -2,7 +2,7 @@
 
 A GitHub workflow signs in as the job itself (:mod:`mlops.cloud.federated`). Elsewhere the order is the tutorial's:
 ``DefaultAzureCredential`` (environment, workload identity, managed identity, Azure CLI, …), and if that finds nothing, the browser, but
-only if a person sits at a terminal: on a runner a browser login would wait forever.
+only if a person is at the terminal: on a runner a browser login would wait forever.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MANAGEMENT_SCOPE = "https://management.azure.com/.default"
 """The scope of tokens for Azure Resource Manager."""
 
 NO_AUTHORITY = "Unable to get authority configuration"
-"""All that MSAL says, whether the tenant does not exist or a proxy refuses."""
+"""MSAL's only message, whether the tenant doesn't exist or a proxy refuses."""
 _FIX = "set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET of an app registration with access to the workspace, or run `az login`"
 _FIX_TENANT = (
     "check AZURE_TENANT_ID, and that this machine may read https://login.microsoftonline.com/TENANT/v2.0/.well-known/openid-configuration"

@@ -1,4 +1,4 @@
-"""What the pipeline needs to know of an endpoint and its deployments, as the service reports them."""
+"""Views of an endpoint and its deployments, with what the pipeline needs from the service's response."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FAILED_STATES = frozenset({"Failed", "Canceled"})
 TERMINAL_STATES = FAILED_STATES | {"Succeeded"}
 """Provisioning states in which no operation is running."""
 COLLECTION = "request"
-"""What a deployment collects of its requests: the payloads as they were sent."""
+"""The data collection that contains a deployment's requests, with payloads as they were sent."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class EndpointView:
     traffic: Mapping[str, int] = field(default_factory=dict)
     """Deployment → percent; includes deployments without traffic, at 0."""
     mirror: Mapping[str, int] = field(default_factory=dict)
-    """Deployment → percent of the requests of which it gets a copy, whose answers nobody gets; without those at 0."""
+    """Deployment → percent of the requests that Azure copies to it, discarding the answers; without deployments at 0."""
     tags: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -68,7 +68,7 @@ class DeploymentView:
     collects: bool = False
     """Whether its requests are collected."""
     creator: str = ""
-    """Who created it, as Azure says (see :mod:`mlops.cloud.creators`)."""
+    """Who created it according to Azure (see :mod:`mlops.cloud.creators`)."""
     created: str = ""
     """When (ISO 8601, UTC, to the minute)."""
 

@@ -34,7 +34,7 @@ LOG_LINES = 200
 PROGRESS_S = 15.0
 POLL_S = 2.0
 BUSY_TIMEOUT_S = 1800.0
-"""How long a deletion waits for other operations on the endpoint. A deployment that never becomes healthy ends within that time."""
+"""How long a deletion waits for other operations on the endpoint. Even a deployment that never becomes healthy fails within that time."""
 BUSY_PAUSE_S = 5.0
 
 
@@ -93,7 +93,7 @@ class Endpoints:
         return endpoint
 
     def is_reserved(self, endpoint: EndpointView) -> bool:
-        """Return whether an endpoint was only created to have its name, and nothing has been deployed to it."""
+        """Return whether an endpoint was only created to reserve its name, and nothing has been deployed to it."""
         return RESERVED in endpoint.tags and not self.list_deployments(endpoint.name)
 
     def check_usable(self, endpoint: EndpointView, config: EndpointConfig) -> EndpointView:
@@ -223,7 +223,7 @@ class Endpoints:
             mirror: deployment → percent of which it gets a copy, without those at 0; None leaves it as it is.
             tags: set on the endpoint with the same request; a tag with an empty value is removed.
             allow_none: whether all deployments may end up without traffic.
-            check: is given the endpoint as it was read right before the request; what it raises stops the change.
+            check: called with the endpoint as read right before the request; if it raises, nothing is changed.
 
         Raises:
             Busy: somebody else has begun or ended a change of the traffic right after this one.
@@ -246,8 +246,8 @@ class Endpoints:
         after = self.get(endpoint)
         if after.tags.get(CHANGE) != change:
             raise Busy(
-                f"Somebody else has changed the traffic of {endpoint} at the same time: it is {nonzero(after.traffic) or 'none'} now, not"
-                f" {shares or 'none'}. That stays.",
+                f"Somebody else changed the traffic of {endpoint} at the same time: it is {nonzero(after.traffic) or 'none'} now, not"
+                f" {shares or 'none'}. Their change stays.",
                 "wait until the other change has ended and run the command again",
             )
         if nonzero(after.traffic) != shares:
@@ -279,7 +279,7 @@ class Endpoints:
         if view.mirror.get(deployment):
             raise TrafficError(
                 f"Deployment {deployment} gets a copy of {view.mirror[deployment]} % of the traffic of {endpoint} and was not deleted.",
-                f"end that first: `{end_mirroring_command(endpoint, deployment)}`",
+                f"end the mirroring first: `{end_mirroring_command(endpoint, deployment)}`",
             )
         console.info(f"  deleting deployment {deployment} of {endpoint}")
         with translate_errors(f"deleting deployment {deployment}", f"run `az ml online-deployment delete -n {deployment} -e {endpoint}`"):

@@ -1,4 +1,4 @@
-"""Errors of the Azure services, translated into errors of ours: code, message and fix.
+"""Translates errors of the Azure services into our own: code, message and fix.
 
 The management front end of Azure ML puts a class such as ``UserError`` into ``error.code`` and the real code into the nested
 ``InnerError`` of ``additionalInfo``; Azure Resource Manager itself puts the real code into ``error.code``. Both forms are read here.
@@ -29,7 +29,7 @@ class Forbidden(AzureError):
     Args:
         what, fix: as for every error.
         message: Azure's own text, which usually names the missing action and its scope.
-        is_network: whether it is this machine's network that is refused, whatever the permissions.
+        is_network: whether this machine's network is refused, whatever the permissions.
     """
 
     def __init__(self, what: str, fix: str = "", message: str = "", *, is_network: bool = False) -> None:
@@ -71,10 +71,10 @@ class ErrorDetails:
 
 @contextmanager
 def translate_errors(action: str, fix: str = "") -> Iterator[None]:
-    """Translate what the Azure libraries raise inside into errors of ours.
+    """Translate what the Azure libraries raise in the block into our own errors.
 
     Args:
-        action: what is being done, for the message, e.g. ``"reading compute gpu-cluster"``.
+        action: what the block does, for the message, e.g. ``"reading compute gpu-cluster"``.
         fix: what to do if the service's code does not imply a fix.
 
     Raises:

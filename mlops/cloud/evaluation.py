@@ -26,7 +26,7 @@ __all__ = ["RETRY", "Result", "Role", "Scored", "Scoring", "Subject"]
 
 Role = Literal["candidate", "champion", "anchor", "base"]
 
-RETRY = "run `mlops evaluate` again; if that does not help, read the job's log (`az ml job show`, or its page in the studio)"
+RETRY = "run `mlops evaluate` again; if that doesn't help, read the job's log (`az ml job show`, or its page in the studio)"
 
 _NAME_HINT = "score"
 _OUTPUT = "scores"
@@ -59,11 +59,11 @@ class Subject:
     model: str
     """Full id."""
     key: str
-    """sha256 over everything that decides its score, the model by its id."""
+    """sha256 over everything that determines its score; of the model, its id."""
     identity: str = ""
-    """Tells the model from another one that had the same id; empty for a registry's, which can't change."""
+    """Distinguishes the model from another one with the same id; empty for a registry's models, which can't change."""
     unavailable: bool = False
-    """Whether a job could not read it: then only an earlier score can be used."""
+    """Whether jobs can't read it, so that only an earlier score can be used."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ class Scoring:
                 del pending[key]
                 results[key] = self._collect(job, unique[key], reused=False)
         except BaseException:
-            # Nobody will read the other results, so their jobs must not keep billing. Another runner's jobs are not ours to cancel.
+            # Nobody will read the other results, so their jobs must not keep costing money. Another runner's jobs are not ours to cancel.
             for job in filter(self.workspace.jobs.may_cancel, pending.values()):
                 self._cancel(job)
             raise
@@ -208,7 +208,7 @@ class Scoring:
 
 
 def _snapshot(folder: Path) -> Path:
-    """Fill ``folder`` with the package ``mlops.remote`` alone, to be uploaded as a job's code."""
+    """Copy only the package ``mlops.remote`` into ``folder``, to be uploaded as a job's code."""
     shutil.rmtree(folder, ignore_errors=True)
     package = folder / "mlops" / "remote"
     package.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""The table of Azure's failures: by which codes and texts each is recognized, what it means and what to do.
+"""The table of Azure's failures: the codes and texts that identify each, what it means and what to do.
 
 The names of deployment failures are those of Microsoft's "How to troubleshoot online endpoints". The service names the class in a code or
 in the message; otherwise the text, the container's log or the HTTP status decides.
@@ -14,7 +14,7 @@ __all__ = ["FAILURES", "FailureClass", "Kind", "classify", "classify_request"]
 
 
 class Kind(StrEnum):
-    """What kind of failure it is, which decides who can fix it."""
+    """The kind of a failure, which determines who can fix it."""
 
     QUOTA = "quota"
     SKU = "VM size"
@@ -43,7 +43,7 @@ class FailureClass:
     text: str = ""
     """Pattern of messages, if the code doesn't say it; case is ignored."""
     statuses: tuple[int, ...] = ()
-    """HTTP statuses that mean this if nothing else says more; 0 for no response."""
+    """HTTP statuses that mean this if nothing else is more specific; 0 for no response."""
 
 
 FAILURES = (
@@ -134,7 +134,7 @@ FAILURES = (
         "PrivateNetwork",
         Kind.NETWORK,
         "the workspace or its storage refuses requests from public networks, and this machine is not in its virtual network",
-        "run this in the workspace's virtual network, in GitHub on a self-hosted runner there (docs/azure.md)",
+        "run this in the workspace's virtual network, on GitHub with a self-hosted runner there (docs/azure.md)",
         codes=("authorizationfailure",),
         text=r"\bprivate (link|endpoint)\b|\bpublic (network )?access is (disabled|not allowed)\b",
     ),
@@ -148,15 +148,15 @@ FAILURES = (
     FailureClass(
         "TooManyRequests",
         Kind.THROTTLED,
-        "the service limits how many requests it takes",
-        "wait, then run the command again; it picks up where it stopped",
+        "the service limits the rate of requests",
+        "wait, then run the command again; it continues where it stopped",
         statuses=(429,),
     ),
     FailureClass(
         "TransientError",
         Kind.TRANSIENT,
         "the service or the network did not answer in time",
-        "this looks like a problem of the service or of the network; run the command again, it picks up where it stopped",
+        "this looks like a temporary problem of the service or the network; run the command again; it continues where it stopped",
         codes=("serviceunavailable", "gatewaytimeout"),
         text=r"\bservice invocation timed out\b",
         statuses=(0, 408, 502, 503, 504),
@@ -171,7 +171,7 @@ FAILURES = (
         statuses=(500,),
     ),
 )  # fmt: skip
-"""In the order in which texts decide."""
+"""In order of precedence for matching by text."""
 
 _BY_NAME = {failure.name.lower(): failure for failure in FAILURES}
 _BY_CODE = {code: failure for failure in FAILURES for code in (failure.name.lower(), *failure.codes)}
@@ -198,7 +198,7 @@ def classify(codes: tuple[str, ...], message: str, log: str = "") -> FailureClas
 
 
 def classify_request(status: int, codes: tuple[str, ...], message: str) -> FailureClass | None:
-    """Return the class of a request or operation that failed; None if its own message has to do.
+    """Return the class of a request or operation that failed; None if its own message has to suffice.
 
     Args:
         status: HTTP status, 0 if there was no response.
@@ -216,7 +216,7 @@ def _match(codes: tuple[str, ...], message: str) -> FailureClass | None:
     names = [*reversed(codes), *_NAME_IN_TEXT.findall(message)]
     by_code = next((failure for name in names if (failure := _BY_CODE.get(name.lower())) is not None), None)
     by_text = next((each for each in FAILURES if each.text and re.search(each.text, message, re.IGNORECASE | re.DOTALL)), None)
-    # What a text says is more than that an argument was refused or that the service failed; a network is refused as a permission is.
+    # A text is more specific than a status of 400 or 500. A network is refused with the same status as a permission.
     vague = by_code is None or by_code.name in ("BadArgument", "InternalServerError", "TransientError", "ResourceNotFound")
     vague = vague or (by_text is not None and by_text.kind is Kind.NETWORK and by_code is not None and by_code.kind is Kind.AUTHORIZATION)
     return by_text if by_text is not None and vague else by_code

@@ -42,7 +42,7 @@ class GitHubCredential:
         """Return an access token from the cache while it is valid, otherwise in exchange for a fresh token of GitHub's.
 
         Raises:
-            CredentialError: GitHub issues no token, or Entra does not accept it; with the subject and what to set up.
+            CredentialError: GitHub issues no token, or Entra does not accept it; names the subject, and what to set up.
         """
         from azure.core.exceptions import ClientAuthenticationError
 

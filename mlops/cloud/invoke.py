@@ -21,7 +21,7 @@ from mlops.core import console
 __all__ = ["EndpointClient", "ScoringResponse", "build_payload"]
 
 DEPLOYMENT_HEADER = "azureml-model-deployment"
-"""In a request: the deployment to use, whatever the traffic. In a response: the deployment that answered."""
+"""Request header: the deployment to use, whatever the traffic. Response header: the deployment that answered."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +109,7 @@ class EndpointClient:
 
 
 _MEANINGS = {
-    401: "the key was not accepted",
+    401: "the endpoint did not accept the key",
     404: "no deployment serves this request: wrong name, or no traffic",
     408: "the container took longer than request_timeout_ms",
     424: "the container failed",

@@ -1,4 +1,4 @@
-"""Whether permanent targets are kept apart from those who may run ephemeral ones, and from promotions that nobody reviews."""
+"""Checks that permanent targets are isolated from whoever may run ephemeral ones, and that somebody reviews promotions."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def check_shared_workspace(config: Config, workspace: Workspace, where: str) -> 
     Args:
         config: the target's settings.
         workspace: where it runs.
-        where: the place of the finding.
+        where: the place that the finding names.
     """
     if not config.endpoint.ephemeral:
         return []
@@ -41,7 +41,7 @@ def check_shared_workspace(config: Config, workspace: Workspace, where: str) -> 
             "workspace.shared",
             where,
             f"endpoint {endpoint.name} of target {endpoint.tags[TARGET]} is in this workspace, so whoever may run target {config.target} "
-            "could change its traffic: give pull requests a workspace of their own (docs/workflows.md, Set up)",
+            "could change its traffic: give pull requests their own workspace (docs/workflows.md, Set up)",
             "warning",
         )
         for endpoint in owned
@@ -54,7 +54,7 @@ def check_review(config: Config, locate: Locate) -> list[Finding]:
     if config.endpoint.ephemeral or config.promotion.require_review or not console.in_github():
         return []
     message = (
-        f"nobody has to review a promotion of target {config.target} unless the environment of `promote` has reviewers, and nothing checks "
-        f"that it has: set promotion.require_review = true under [targets.{config.target}], then `promote` stops where it has none"
+        f"promotions of target {config.target} are only reviewed if the environment of the job `promote` has reviewers, and nothing "
+        f"checks that: set promotion.require_review = true under [targets.{config.target}], so that `promote` stops if it has none"
     )
     return [make_finding("promotion.review", locate("promotion.require_review"), message, "warning")]

@@ -30,7 +30,7 @@ __all__ = ["ACTIVE", "JobInput", "JobView", "Jobs"]
 ACTIVE = frozenset({"NotStarted", "Starting", "Provisioning", "Preparing", "Queued", "Running", "Finalizing", "Scheduled"})
 """Statuses from which a job can still complete."""
 OVER = frozenset({"Completed", "Failed", "Canceled", "CancelRequested"})
-"""Statuses in which a job no longer costs money, or soon won't. In any other (``NotResponding``, ``Paused``, a new one) it may."""
+"""Statuses in which a job no longer costs money, or soon won't. In any other status (``NotResponding``, ``Paused``, a new one) it may."""
 
 _LITERAL_TYPES = frozenset({"string", "integer", "number", "boolean"})
 
@@ -51,7 +51,7 @@ class JobView:
     """The current state of a job."""
 
     name: str
-    """Also its MLflow run id."""
+    """Name of the job, which is also the id of its MLflow run."""
     status: str
     display_name: str = ""
     experiment: str = ""
@@ -62,7 +62,7 @@ class JobView:
     """Output → azureml:// URI, or empty if the service gives none."""
     created_at: datetime | None = None
     creator: str = ""
-    """Who created it, as Azure says (see :mod:`mlops.cloud.creators`)."""
+    """Who created it according to Azure (see :mod:`mlops.cloud.creators`)."""
 
     @property
     def identity(self) -> str:
@@ -132,7 +132,7 @@ class Jobs:
         """Return the jobs of a key, newest attempt first. ``tags`` must contain :data:`RUN_KEY`; ``name_hint`` is the submit's.
 
         Tags are compared as well, because a job may have the name by chance, or another key that starts alike. Jobs of an identity that
-        this target doesn't trust are left out, with a warning.
+        this target doesn't trust are skipped, with a warning.
         """
         attempts = [job for job in self._list_attempts(name_hint, tags[RUN_KEY]) if job.experiment == experiment]
         matching = [job for job in reversed(attempts) if tags.items() <= job.tags.items()]
@@ -166,7 +166,7 @@ class Jobs:
     def take_over(self, job: JobView) -> None:
         """Treat a job of an earlier attempt of this very workflow run as submitted here, so that an interrupt cancels it.
 
-        A job of another run stays that run's. So does a job of another process on a laptop, which may still be waiting for it.
+        A job of another run stays that run's. The same holds for a job of another process on a laptop, which may still be waiting for it.
         """
         if console.in_github() and self._session.is_from_this_run(job.tags):
             self._cancelable.add(job.name)
@@ -202,14 +202,14 @@ class Jobs:
             self._cancelable.add(submitted.name)
             console.info(f"  submitted {submitted.name}: {submitted.studio_url}")
         except AzureError:
-            # Perhaps another runner submitted the same work first. Then a job of this name exists, and we can't change it.
+            # Another runner may have submitted the same work first. Then a job of this name exists, and we can't change it.
             rival = self._find_same_work(job.name, key)
             if rival is None:
                 raise
             console.info(f"  another runner has just submitted {rival.name}: {rival.studio_url}")
             return rival.name
         except KeyboardInterrupt:
-            # The request may have reached the service, and nobody would wait for the job that it started.
+            # The request may have reached the service. Nobody would wait for the job that it started.
             orphan = self._find_same_work(job.name, key)
             if orphan is not None and self._session.is_from_this_run(orphan.tags):
                 console.warning(f"Interrupted: canceling job {orphan.name}, which was just submitted.")

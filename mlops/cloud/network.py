@@ -1,4 +1,4 @@
-"""Networks: whether the workspace takes requests from public ones, and whether this machine reaches it.
+"""Networks: whether the workspace accepts requests from public ones, and whether this machine can reach it.
 
 Azure Resource Manager is always public. The workspace's data plane (run history, MLflow, artifacts) and its storage may not be.
 """
@@ -30,7 +30,7 @@ class NetworkView:
     has_managed_network: bool
     """Whether its computes and deployments are in a managed virtual network."""
     has_private_endpoint: bool
-    """Whether a virtual network leads to it."""
+    """Whether it can be reached from a virtual network."""
 
 
 class Network:
@@ -55,9 +55,9 @@ class Network:
         )
 
     def find_obstacle(self) -> str:
-        """Return what keeps this machine from the workspace's data plane or from its storage; empty if nothing does.
+        """Return what keeps this machine from reaching the workspace's data plane or storage; empty if nothing does.
 
-        A missing permission is no obstacle here: what needs it says so.
+        A missing permission doesn't count: whatever needs it reports it.
         """
         for probe in (lambda: self._history.get_outputs(_PROBE), lambda: self._outputs.has_files_in_default_datastore(_PROBE)):
             try:

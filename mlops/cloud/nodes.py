@@ -1,4 +1,4 @@
-"""The nodes of the workspace's clusters and compute instances: they bill by the hour, whatever runs on them."""
+"""The nodes of the workspace's clusters and compute instances, which cost money by the hour whatever runs on them."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ class Nodes:
     """The nodes that a compute has now."""
 
     name: str
-    """Of the compute, after its kind: ``cluster gpus``."""
+    """Kind and name of the compute, e.g. ``cluster gpus``."""
     size: str
     """VM size, as the service spells it."""
     runs: tuple[str, ...]
-    """For each node the run that is on it: of a job, or of a step of a pipeline; empty for none, or if we may not know."""
+    """For each node, the run of the job or pipeline step on it; empty for none, or if we lack the permission to see it."""
     tags: Mapping[str, str] = field(default_factory=dict)
     created: str = ""
     """When the compute was created (ISO 8601, UTC, to the minute)."""
 
 
 def list_nodes(session: Session) -> list[Nodes]:
-    """Return the nodes of each compute that has any, whoever created it. Nodes that a cluster keeps count, even if it has fewer yet.
+    """Return the nodes of each compute that has any, whoever created it. A cluster's minimum of nodes counts even before they exist.
 
-    If our identity may not list the nodes of a cluster, only those that it keeps are known.
+    If our identity may not list the nodes of a cluster, only its minimum counts.
     """
     with translate_errors("listing computes"):
         computes = list(session.ml.compute.list())

@@ -44,9 +44,9 @@ class Outputs:
         self._history = history
 
     def resolve(self, uri: str) -> str:
-        """Return where the files of ``azureml://jobs/{job}/outputs/{output}`` are in a datastore, and any other URI as it is.
+        """Return the datastore URI of the files of ``azureml://jobs/{job}/outputs/{output}``, and any other URI unchanged.
 
-        Azure documents that form for registering models only, so a job that reads an output needs this one. A pipeline doesn't say where
+        Azure documents that form only for registering models, so jobs that read an output need this one. A pipeline doesn't say where
         its outputs are; they are in the folder of the step that wrote them.
 
         Raises:
@@ -90,7 +90,7 @@ class Outputs:
         return into
 
     def has_files(self, uri: str) -> bool:
-        """Return whether there is a file at a URI. A URI outside of a datastore can't be checked and counts as having files."""
+        """Return whether there is a file at a URI. A URI outside a datastore can't be checked and counts as having files."""
         if not _DATASTORE_URI.fullmatch(uri):
             return True
         location = self._locate(uri, "", "")
@@ -104,11 +104,11 @@ class Outputs:
             return next(_names(container, path), None) is not None
 
     def read_newest(self, uri: str, limit: int) -> Iterator[bytes]:
-        """Yield the content of the files below a folder of a datastore, the last name first; of a large one only the last bytes.
+        """Yield the content of the files below a folder of a datastore, in descending order of names; of a large file, only the end.
 
         Args:
             uri: of the folder.
-            limit: bytes of one file.
+            limit: maximum number of bytes per file.
         """
         location = self._locate(uri, "", "")
         with translate_errors(f"reading {location.path}"), self._container(location.datastore) as container:
@@ -179,8 +179,8 @@ def _names(container: Any, path: str) -> Iterator[tuple[str, str]]:
 
 
 def _safe_path(folder: Path, relative: str) -> Path:
-    """Return the path of a blob below a folder. Refuses a name that leads outside, because anybody with access to the storage chose it."""
+    """Return the path of a blob below a folder. Refuse names that lead outside, as anybody with access to the storage can choose them."""
     target = (folder / relative).resolve()
     if not target.is_relative_to(folder.resolve()) or target == folder.resolve():
-        raise AzureError(f"A file of the output is named {relative!r}, which leads outside of the download folder. It was not downloaded.")
+        raise AzureError(f"A file of the output is named {relative!r}, which is outside the download folder. It was not downloaded.")
     return target

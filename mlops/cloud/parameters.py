@@ -1,7 +1,7 @@
 """The value of each input of the training component, and where it comes from.
 
 In order of precedence, later wins: the component's own defaults, the base model's ``model_specific_defaults`` (only those that the
-component takes: Azure ML's notebook passes all of them and fails at ``learning_rate_min``), the pipeline itself, pipeline.toml, the command
+component has: Azure ML's notebook passes all of them and fails at ``learning_rate_min``), the pipeline itself, pipeline.toml, the command
 line.
 """
 
@@ -29,9 +29,9 @@ class Resolved:
     """The literal inputs of the component."""
 
     parameters: tuple[Parameter, ...]
-    """Every one that has a value, in the component's order."""
+    """All inputs that have a value, in the component's order."""
     dropped: tuple[str, ...]
-    """``model_specific_defaults`` that the component does not take."""
+    """``model_specific_defaults`` that the component doesn't have as inputs."""
 
     def overrides(self) -> dict[str, str]:
         """Return the inputs whose value is not the component's own default: only these need to be sent."""
@@ -81,7 +81,9 @@ def resolve(
 
 
 def text(declared: ComponentInput, value: object) -> str:
-    """Return a value as it is sent, in one spelling for equal values (``5e-6``, ``"5e-6"`` and ``0.000005`` become the same text).
+    """Return a value in the form in which it is sent, with one spelling for equal values.
+
+    ``5e-6``, ``"5e-6"`` and ``0.000005`` become the same text.
 
     Raises:
         ConfigError: the value is not a number, and the input takes one.

@@ -44,11 +44,11 @@ OPTIONAL = (
     f"{LOCATIONS}/mfeOperationsStatus/read",
     f"{LOCATIONS}/mfeOperationResults/read",
 )
-"""What exists in the subscription only. Without the first three, `validate` checks less; Azure may require the others for polling."""
+"""Actions at subscription scope only. Without the first three, `validate` checks less; Azure may require the others for polling."""
 READ_OWN = "Microsoft.Authorization/permissions/read"
-"""Lets an identity read what it may do. Without it, `validate` can't say what is missing."""
+"""Lets an identity read its own permissions. Without it, `validate` can't say what is missing."""
 CREATE_CLUSTER = "Microsoft.MachineLearningServices/workspaces/computes/write"
-"""Needed only as long as there is no cluster."""
+"""Only needed as long as there is no cluster."""
 READ_CLUSTER = "Microsoft.MachineLearningServices/workspaces/computes/read"
 UNLISTED = {
     "Microsoft.MachineLearningServices/workspaces/codes/versions/startPendingUpload/action": (
@@ -102,7 +102,7 @@ def make_role(environment: str, scope: str, assignable: str) -> dict[str, Any]:
 def check(session: Session, environment: str, has_cluster: Callable[[], bool]) -> list[str]:
     """Return a sentence about each permission that an environment needs and our identity lacks.
 
-    What our identity may do can itself be a secret to it; then nothing is checked, and a line says so.
+    If our identity may not read its own permissions, nothing is checked, and a line says so.
 
     Args:
         session: the connection to the workspace.

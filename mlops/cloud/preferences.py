@@ -1,7 +1,7 @@
 """How often a judge model prefers a model's generated answers to the base model's, row by row.
 
-The base model is what all others are compared with, so each model has a value per row of its own, and the gate compares candidate and
-champion as it does for any other metric. Opinions are kept in the run directory and not requested twice.
+All models are compared with the base model, so each has its own value per row, and the gate compares candidate and
+champion as it does for any other metric. Preferences are stored in the run directory and not requested twice.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from mlops.core.settings import JudgeConfig
 __all__ = ["COLUMN", "METRIC", "Preferences", "collect_preferences", "judge_digest"]
 
 COLUMN = "judge_win"
-"""The field of the rows in scores.jsonl."""
+"""The field that is added to the rows of scores.jsonl."""
 METRIC = "target.judge_win"
 _TIE = 0.5
 
@@ -32,21 +32,21 @@ Rows = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Preferences:
-    """The judge's opinions about the models."""
+    """The judge's preferences about the models."""
 
     by_role: Mapping[str, Mapping[str, float]]
     """Role → row id → 1 if the judge prefers its answer to the base model's, 0 if not, 0.5 if neither; empty if it can't be trusted."""
     note: str
-    """How far the judge agrees with the labels."""
+    """How well the judge agrees with the labels."""
 
     def mean(self, role: str) -> float | None:
-        """Return the metric value of a model; None without opinions."""
+        """Return the metric value of a model; None without preferences."""
         values = self.by_role.get(role, {}).values()
         return math.fsum(values) / len(values) if values else None
 
 
 def judge_digest(settings: JudgeConfig) -> str:
-    """Return the sha256 over everything that decides what the judge says; an empty string without a judge."""
+    """Return the sha256 over everything that determines what the judge says; an empty string without a judge."""
     if not settings.url:
         return ""
     if not settings.model:
@@ -57,19 +57,19 @@ def judge_digest(settings: JudgeConfig) -> str:
 
 
 def collect_preferences(settings: JudgeConfig, credential: Any, suite: Path, rows: Mapping[str, Rows], store: Path) -> Preferences:
-    """Ask the judge about the answers of every model, unless an opinion is stored. It is calibrated first.
+    """Let the judge compare the answers of every model, unless its preferences are stored. It is calibrated first.
 
     Args:
         settings: of the judge.
         credential: for a judge of Azure OpenAI.
         suite: the frozen target suite.
         rows: role → rows of scores.jsonl.
-        store: JSON Lines of opinions; created, and extended after each model.
+        store: JSON Lines of preferences; created, and extended after each model.
 
     Raises:
         ConfigError: the key, the model or the labeled pairs are missing.
         AzureError: the endpoint refuses or does not respond.
-        EvidenceError: its replies are no opinions.
+        EvidenceError: its replies aren't preferences.
     """
     opinions = _Opinions(settings, JudgeModel(settings, credential), store)
     measured = agreement(opinions.compare(read_labeled_pairs(Path(settings.labeled_pairs)), "labeled pairs"))
@@ -91,7 +91,7 @@ def collect_preferences(settings: JudgeConfig, credential: Any, suite: Path, row
 
 
 class _Opinions:
-    """The judge, and its opinions so far."""
+    """The judge, and its stored preferences."""
 
     def __init__(self, settings: JudgeConfig, judge: JudgeModel, store: Path) -> None:
         self._settings, self._judge, self._store = settings, judge, store
@@ -99,11 +99,11 @@ class _Opinions:
             lines = [json.loads(line) for line in store.read_text(encoding="utf-8").splitlines()] if store.is_file() else []
             self._known = {str(line["pair"]): float(line["score"]) for line in lines}
         except (ValueError, KeyError, TypeError):
-            console.warning(f"{store} can't be read, so the judge is asked again.")
+            console.warning(f"{store} can't be read, so the judge compares the answers again.")
             self._known = {}
 
     def compare(self, pairs: Sequence[Pair], what: str) -> list[float]:
-        """Return the opinion about each pair, and store new ones."""
+        """Return the preference for each pair, and store new ones."""
         keys = [_digest(self._settings.url, self._settings.model, INSTRUCTIONS, *vars(pair).values()) for pair in pairs]
         new = {key: pair for key, pair in zip(keys, pairs, strict=True) if key not in self._known}
         if new:

@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 UNSUPPORTED_SIZES = ("standard_nc6", "standard_nc12", "standard_nc24", "standard_nc24r")
-"""VM sizes that can't fine-tune any model; used if a model has no allow-list."""
+"""VM sizes that can't fine-tune any model, for models without an allow-list."""
 
 DATA_TYPES = ("uri_file", "uri_folder", "mltable", "mlflow_model", "custom_model")
 
@@ -112,7 +112,7 @@ def check_model(model: BaseModel, successors: Iterable[str], allow_archived: boo
 
 
 def find_context_limit(model: BaseModel, training: TrainingConfig) -> tuple[int, str] | None:
-    """Return the number of tokens at which the component cuts conversations, and where it comes from; None if nothing says it."""
+    """Return the number of tokens at which the component cuts conversations, and its source; None if it is unknown."""
     limits = [(model.context, f"the context of {model.name}")] if model.context else []
     value = training.parameters.get("max_seq_length", model.defaults.get("max_seq_length"))
     requested = _number(value)
@@ -154,7 +154,7 @@ def check_cluster(cluster: ComputeView, config: ComputeConfig, parameters: Mappi
         message = f"cluster {cluster.name} has size {cluster.size}, but pipeline.toml says {config.size}; set compute.size or compute.name"
         findings.append(make_finding("compute.size.differs", locate("compute.size"), message))
     if cluster.tier == "low_priority":
-        message = f"the nodes of cluster {cluster.name} are low priority: Azure may take them away, and the training starts again"
+        message = f"the nodes of cluster {cluster.name} are low priority: Azure may take them away, and the training then starts over"
         allowed = "" if config.allow_low_priority else "; set compute.allow_low_priority = true to accept that, or use another compute.name"
         severity: Severity = "warning" if config.allow_low_priority else "error"
         findings.append(make_finding("compute.low-priority", locate("compute.name"), message + allowed, severity))
@@ -207,7 +207,7 @@ def check_network(network: NetworkView, obstacle: str, endpoint: EndpointConfig,
     findings = []
     if obstacle:
         message = (
-            "the workspace has no public network access, and this machine does not reach it: run the stages in its virtual network, in "
+            "the workspace has no public network access, and this machine can't reach it: run the stages in its virtual network, on "
             f"GitHub on a self-hosted runner in that network (docs/azure.md). {obstacle}"
         )
         findings.append(make_finding("network.unreachable", "Azure", message))
@@ -219,8 +219,8 @@ def check_network(network: NetworkView, obstacle: str, endpoint: EndpointConfig,
         findings.append(make_finding("network.unmanaged", "Azure", message))
     if not is_open and not network.has_private_endpoint:
         message = (
-            "with endpoint.public_network_access = disabled only a private endpoint of the workspace leads to the endpoint, and the "
-            "workspace has none, so that nobody could call it: create one (docs/azure.md), or set enabled"
+            "with endpoint.public_network_access = disabled, the endpoint can only be reached through a private endpoint of the workspace, "
+            "which has none, so nobody could call it: create one (docs/azure.md), or set enabled"
         )
         findings.append(make_finding("endpoint.unreachable", where, message))
     elif not is_open and not network.is_private:
@@ -258,7 +258,7 @@ def check_quota(needs: Sequence[Need], usages: Iterable[Usage], where: str) -> l
 
 
 def report_unchecked(not_permitted: Mapping[str, str], where: str) -> list[Finding]:
-    """Return a warning for each thing that could not be read.
+    """Return a warning for each check that was skipped for lack of a permission.
 
     Args:
         not_permitted: what → the permission that is missing.
@@ -310,7 +310,7 @@ def _describe_serving(endpoint: EndpointConfig, per_hour: float) -> str:
 def check_budget(
     budget: BudgetConfig, training_usd: float | None, endpoint: EndpointConfig, locate: Callable[[str], str]
 ) -> Iterator[Finding]:
-    """Find costs above the budget. What has a limit and no estimate is an error, too."""
+    """Find costs above the budget. A limit without an estimate is an error too."""
     hourly = None if endpoint.price_per_hour_usd is None else endpoint.price_per_hour_usd * endpoint.instance_count
     for key, limit, cost, what, settings in (
         ("training_usd", budget.training_usd, training_usd, "The training", "compute.price_per_hour_usd and training.expected_hours"),
@@ -340,7 +340,7 @@ def _check_name(component: Component, name: str, where: str) -> Iterator[Finding
         message = f"{name} is set by the pipeline itself; use [compute], [model] and [data] of pipeline.toml"
         yield make_finding("parameter.reserved", where, message)
     elif component.inputs[name].type in DATA_TYPES:
-        message = f"{name} is a {component.inputs[name].type}; training.parameters holds plain values only"
+        message = f"{name} is a {component.inputs[name].type}; training.parameters can only hold plain values"
         yield make_finding("parameter.type", where, message)
     elif name in IGNORED:
         yield make_finding("parameter.ignored", where, f"{name} has no effect: {IGNORED[name]}", "warning")

@@ -15,7 +15,7 @@ from mlops.core.settings import Config
 __all__ = ["Deployment", "Need", "State", "Usage", "count_cores", "describe", "find_needs", "find_shortages", "lacks_limit"]
 
 State = Literal["new", "in use", "removed first"]
-"""Whether cores are needed in addition, or are in use already; those of a standby become free before a new deployment is created."""
+"""Whether cores are needed in addition, are already in use, or (those of a standby) become free before a new deployment is created."""
 
 TOTAL = {False: "TotalDedicatedCores", True: "TotalLowPriorityCores"}
 """Whether it is low priority → name of the quota over all families."""
@@ -50,9 +50,9 @@ class Need:
     purpose: str
     size: str
     count: int
-    """Nodes, or instances with the reserve for upgrades."""
+    """Number of nodes, or of instances including the reserve for upgrades."""
     cores: int | None
-    """Of all of them; None if the VM size is unknown."""
+    """Total number of cores; None if the VM size is unknown."""
     family: str
     state: State = "new"
     low_priority: bool = False
@@ -78,7 +78,7 @@ def find_needs(config: Config, training: Need, offered: Mapping[str, VmSize], ex
 
 
 def count_cores(purpose: str, size: str, count: int, offered: Mapping[str, VmSize], state: State = "new") -> Need:
-    """Return the cores of so many nodes or instances of a VM size."""
+    """Return the cores of a number of nodes or instances of a VM size."""
     vm = find(size, offered)
     return Need(
         purpose=purpose,

@@ -1,7 +1,7 @@
-"""Retries of requests to Azure: only of what is safe to repeat, with a deadline, and with a line that says so.
+"""Retries of requests to Azure: only if repeating is safe, with a deadline, and with a line that says so.
 
 azure-core's own policy also repeats a POST after 500, 503 or 504, when the service may have executed it, waits as long as Retry-After says,
-and is silent. What it does well stays: the back-off, Retry-After, and which statuses are temporary.
+and is silent. The rest of it stays: the back-off, Retry-After, and which statuses are temporary.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from mlops.core import console
 __all__ = ["retry_policy", "use_safe_retries"]
 
 DEADLINE_S = 300.0
-"""For a request and its repetitions, waiting included."""
+"""Seconds for a request and its repetitions, including waiting."""
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
-"""Repeating these has the same effect as one of them (RFC 9110)."""
+"""Methods that can be repeated without further effect (RFC 9110)."""
 REPEATABLE = frozenset({"listkeys", "listsecrets", "getlogs", "token", "cancel", "startpendingupload", "rundata", "batchgetresolveduris"})
 """Last part of the path of a POST that changes nothing, or nothing more the second time."""
 
@@ -36,7 +36,7 @@ def use_safe_retries(client: Any) -> None:
 
 @functools.cache
 def retry_policy() -> type[Any]:
-    """Return the policy. It is made here because importing azure-core takes time that ``--help`` does not have."""
+    """Return the policy. It is defined inside the function because importing azure-core would slow down ``--help``."""
     from azure.core.pipeline.policies import RetryPolicy
 
     class SafeRetryPolicy(RetryPolicy):  # type: ignore[misc]  # mypy does not follow azure-core

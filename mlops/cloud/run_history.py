@@ -84,7 +84,7 @@ class RunHistory:
         return [_details(child) for child in children]
 
     def list_descendants(self, run: str) -> list[RunDetails]:
-        """Return all runs below, nearest first. A registry component is one child of the pipeline, and its steps are below it."""
+        """Return all descendants, nearest first. A registry component is one child of the pipeline, and its steps are below it."""
         descendants, parents = [], [run]
         while parents:
             children = [child for parent in parents for child in self.list_children(parent)]

@@ -1,8 +1,8 @@
 """Whether the image that will serve a model can load what the training environment saves.
 
 transformers 5 writes a checkpoint's configuration in a form that transformers 4 doesn't read. A deployment of such a model behind an older
-image never becomes healthy, which would be noticed only after the training is paid for. The tables have what is known, with its date;
-docs/serving.md shows them.
+image never becomes healthy, which would only be noticed after the training is paid for. The tables list the known pairs and when they were
+checked; docs/serving.md shows them.
 
 Sources: Azure/azureml-assets, ``assets/training/finetune_acft_hf_nlp`` (components, requirements of ``acft-hf-nlp-gpu``) and
 ``assets/training/model_management/environments/foundation-model-inference`` (releases of llm-optimized-inference); the requirements of
@@ -20,7 +20,7 @@ from mlops.core.settings import Config
 __all__ = ["CHECKED", "IMAGES", "TRAININGS", "Image", "Training", "can_load", "check_images", "tables"]
 
 CHECKED = "2026-07-23"
-"""Date of the newest source that the tables were read from."""
+"""Date of the newest source of the tables."""
 
 _ENVIRONMENTS = "azureml://registries/azureml/environments"
 
@@ -39,9 +39,9 @@ class Image:
     """An image that serves models."""
 
     environment: str
-    """As in ``endpoint.environment``; empty for the one that Azure takes for an MLflow model without code."""
+    """The value of ``endpoint.environment``; empty for the image that Azure uses for an MLflow model without code."""
     transformers: str
-    """The oldest transformers that it may contain."""
+    """The oldest version of transformers that it may contain."""
     contents: str
 
 
@@ -80,7 +80,7 @@ def check_images(config: Config, version: str, locate: Locate) -> list[Finding]:
     if training is None or image is None:
         unknown = [f"{component} {version}"] * (training is None) + [chosen or "the default image"] * (image is None)
         message = (
-            f"It is not known which transformers {' and '.join(unknown)} contains (checked {CHECKED}), so the deployment may fail after the"
+            f"It is unknown which transformers {' and '.join(unknown)} contains (checked {CHECKED}), so the deployment may fail after the"
             " training is paid for. Known pairs: docs/serving.md. Set endpoint.allow_unknown_image = true to try it"
         )
         return [make_finding("endpoint.image.unknown", where, message, "warning" if config.endpoint.allow_unknown_image else "error")]
@@ -90,7 +90,7 @@ def check_images(config: Config, version: str, locate: Locate) -> list[Finding]:
         newer = [each.environment for each in IMAGES if can_load(training.transformers, each.transformers)]
         older = [each.versions[-1] for each in TRAININGS if can_load(each.transformers, image.transformers)]
         message = (
-            f"{saved}, which {chosen or 'the default serving image'} can't load ({image.contents}), so its deployment never gets healthy."
+            f"{saved}, which {chosen or 'the default serving image'} can't load ({image.contents}), so the deployment would fail."
             f" Set endpoint.environment to {' or '.join(newer)}, or training.component_version to {older[-1]}"
         )
         findings.append(make_finding("endpoint.image.incompatible", where, message))

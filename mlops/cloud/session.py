@@ -44,7 +44,7 @@ class Session:
         config: the target's settings.
         credential: an ``azure.core.credentials.TokenCredential``.
         coordinates: ``subscription_id``, ``resource_group`` and ``name`` of the workspace.
-        tags: put on everything that we create.
+        tags: set on everything that we create.
     """
 
     def __init__(self, config: Config, credential: Any, coordinates: Mapping[str, str]) -> None:
@@ -178,7 +178,7 @@ def _read_coordinates(config: Config) -> dict[str, str]:
     if config.endpoint.workspace_suffix:
         raise ConfigError(
             f"The name of the endpoint depends on the workspace (endpoint.workspace_suffix), but {missing} are not set.",
-            f"set {missing}; with a config.json only, set endpoint.workspace_suffix = false in pipeline.toml and choose a name of your own",
+            f"set {missing}; with only a config.json, set endpoint.workspace_suffix = false in pipeline.toml and choose another name",
         )
 
     from azure.ai.ml import MLClient

@@ -1,7 +1,6 @@
 """The standby: the deployment that a promotion keeps at 0 % of the traffic, ready for a rollback. It bills like a live one.
 
-The endpoint's tags say which deployment it is, and until when it is kept: until the reaper deletes it, or the next deployment is created,
-whichever is first.
+The endpoint's tags say which deployment it is, and when the reaper may delete it. The next deployment deletes it in any case.
 """
 
 from __future__ import annotations
@@ -20,13 +19,13 @@ STANDBY_TAGS = (PREVIOUS, PREVIOUS_ID, PREVIOUS_UNTIL)
 
 
 def standby_tags(settings: EndpointConfig, name: str, identity: str) -> dict[str, str]:
-    """Return the endpoint's tags for a deployment that is kept from now on; an empty name for none."""
+    """Return the endpoint's tags for a standby that is kept from now on; an empty name for none."""
     until = datetime.now(UTC) + timedelta(hours=settings.keep_previous_hours)
     return {PREVIOUS: name, PREVIOUS_ID: identity, PREVIOUS_UNTIL: until.isoformat(timespec="seconds") if name else ""}
 
 
 def find_standby(workspace: Workspace, endpoint: EndpointView) -> DeploymentView | None:
-    """Return the deployment that the endpoint's last promotion or rollback kept, unless it gets requests, or only its name is the same."""
+    """Return the deployment that the last promotion or rollback kept, unless it gets requests or another deployment has its name now."""
     name = endpoint.tags.get(PREVIOUS, "")
     if not name or endpoint.traffic.get(name) or endpoint.mirror.get(name):
         return None
@@ -46,5 +45,5 @@ def remove_standby(workspace: Workspace, endpoint: EndpointView) -> None:
     """Delete the standby before a new deployment is created, since both use quota and cost money; one that is not ours stays."""
     standby = find_standby(workspace, endpoint)
     if standby is not None and workspace.session.owns(standby.tags):
-        console.info(f"  removing the standby {standby.name}; a rollback needs the next promotion first")
+        console.info(f"  removing the standby {standby.name}; until the next promotion, there is nothing to roll back to")
         workspace.endpoints.delete_deployment(endpoint.name, standby.name)

@@ -69,8 +69,8 @@ CREATION_ID = "mlops.creation_id"
 SERVED_MODEL = "mlops.model"
 """On deployments: id of the model that they serve, as :func:`fit` returns it."""
 RESERVED = "mlops.reserved"
-"""On endpoints: created by validate before anything was paid for, because nothing else tells whether the name is free in the region. As
-long as it has no deployment, whoever deploys to it treats it like an endpoint that it has created itself."""
+"""On endpoints: created by validate before anything was paid for, because there is no other way to learn whether the name is free in the
+region. As long as it has no deployment, whoever deploys to it treats it like an endpoint that it has created itself."""
 EXPIRES = "mlops.expires_at"
 """On endpoints: when the reaper may delete them (ISO 8601)."""
 PREVIOUS = "mlops.previous"

@@ -97,7 +97,7 @@ class Tracking:
     def get_tags(self, run: str) -> dict[str, str]:
         """Return the tags of a run.
 
-        They are not the tags of its job: those are copied to the run when the job is created, and later changes reach only one of both.
+        They are not the tags of its job: those are copied to the run when the job is created, and later changes only reach one of the two.
         """
         with translate_errors(f"reading the tags of {run} in MLflow"):
             return dict(self.client.get_run(run).data.tags)

@@ -1,4 +1,4 @@
-"""Moves an endpoint's traffic, and mirrors it, so that another machine can finish or undo what was begun: see
+"""Moves or mirrors an endpoint's traffic, in a way that another machine can finish or undo: see
 :mod:`mlops.cloud.traffic_change`.
 """
 
@@ -44,7 +44,7 @@ PAUSE_S = 2.0
 
 
 def recover(config: Config, workspace: Workspace, endpoint: EndpointView) -> EndpointView:
-    """Finish or undo a change that its run has not: finish it if the deployment answers, otherwise restore the traffic from before.
+    """Finish or undo an abandoned change: finish it if the deployment answers, otherwise restore the earlier traffic.
 
     If the run only mirrored the traffic for a comparison, the mirroring is ended. Does nothing if no change is unfinished.
 
@@ -137,16 +137,16 @@ def current_run(workspace: Workspace) -> str:
 
 
 def check_deployment(workspace: Workspace, endpoint: str, deployment: str, identity: str) -> None:
-    """Refuse a deployment that only has the name of the one that was tested.
+    """Refuse a deployment that isn't the tested one, but only has its name.
 
     Args:
         workspace: where the endpoint is.
         endpoint: its name.
         deployment: name of the deployment.
-        identity: of the one that was tested, as :func:`mlops.cloud.traffic_change.identify` returns it.
+        identity: of the tested deployment, as :func:`mlops.cloud.traffic_change.identify` returns it.
 
     Raises:
-        RecordError: it is another one, or gone.
+        RecordError: it is another one, or no longer exists.
     """
     view = workspace.endpoints.find_deployment(endpoint, deployment)
     if view is None or identify(view.identity, view.creator) != identity:
@@ -188,7 +188,7 @@ def change_traffic(
 
 @contextmanager
 def mirror_traffic(workspace: Workspace, before: EndpointView, deployment: str, share: int, identity: str) -> Iterator[None]:
-    """Let a deployment without traffic get a copy of a part of the requests while the block runs. Nobody gets the answers to the copies.
+    """Let a deployment without traffic get a copy of a part of the requests while the block runs. The answers to the copies are discarded.
 
     Azure gives no traffic to a deployment that gets a copy of it, so the mirroring has ended after the block, however that ends.
 
@@ -230,7 +230,7 @@ def mirror_traffic(workspace: Workspace, before: EndpointView, deployment: str, 
     _, as_begun = _end_mirroring(workspace, before.name, change)
     if not as_begun:
         raise TrafficError(
-            f"Somebody else has changed what {before.name} mirrors during the comparison, so {deployment} was not compared under load."
+            f"Somebody else changed the mirroring of {before.name} during the comparison, so {deployment} was not compared under load."
             f" {deployment} has no traffic.",
             "run the command again",
         )
@@ -251,7 +251,7 @@ def _try_to_end_mirroring(workspace: Workspace, endpoint: str, change: Change) -
         _end_mirroring(workspace, endpoint, change)
     except MlopsError as problem:
         return f"{change.to} may still get a copy of {change.mirror} % of the requests: {problem.what} Run `mlops recover`."
-    return f"{change.to} gets no copies of requests any more."
+    return f"{change.to} no longer gets copies of requests."
 
 
 def finish(workspace: Workspace, after: EndpointView, tags: Mapping[str, str]) -> EndpointView:
@@ -268,7 +268,9 @@ def finish(workspace: Workspace, after: EndpointView, tags: Mapping[str, str]) -
     """
     change = read_change(after)
     if change is None or nonzero(after.traffic) != {change.to: 100}:
-        raise TrafficError(f"The traffic of {after.name} is {dict(after.traffic)}, which is no change to confirm.", "run `mlops recover`")
+        raise TrafficError(
+            f"The traffic of {after.name} is {dict(after.traffic)}, so there is no change to confirm.", "run `mlops recover`"
+        )
     check_deployment(workspace, after.name, change.to, change.id)
     return _end(workspace, after, {change.to: 100}, tags)
 
@@ -349,7 +351,7 @@ def undo(workspace: Workspace, before: EndpointView, deployment: str, *, is_pend
         try:
             return _try_to_undo(workspace, before.name, was, deployment, is_pending=is_pending)
         except Busy:
-            continue  # It was changed between two requests, perhaps by one of ours: what is there now?
+            continue  # It changed between two requests, perhaps by one of ours, so read it again.
         except MlopsError as problem:
             return f"{_not_restored(was, problem)} Run `mlops recover`."
     return f"The traffic of {before.name} keeps changing, so it was not restored. Run `mlops recover`."

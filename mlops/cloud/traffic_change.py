@@ -1,8 +1,8 @@
-"""A change of an endpoint's traffic, as a tag describes it, so that another machine can finish or undo it.
+"""The tag that describes an unfinished traffic change, so that another machine can finish or undo it.
 
 Azure has no transactions, but it stores an endpoint's traffic and tags with one request. So the request that moves the traffic also
-writes the tag :data:`mlops.cloud.tags.CHANGE`, which says who moves it, from what and to what. It is there exactly while a change is
-neither confirmed nor undone, and keeps everybody else from changing the traffic, until it expires.
+writes the tag :data:`mlops.cloud.tags.CHANGE`, which says who moves it, from what and to what. The tag exists exactly while a change is
+neither confirmed nor undone. Until it expires, it keeps everybody else from changing the traffic.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ __all__ = [
 ]
 
 LEASE = timedelta(minutes=30)
-"""After this time a change counts as abandoned: it is the time limit of the job that makes it."""
+"""A change counts as abandoned after this time, which is the time limit of the job that makes it."""
 
 CLOCKS = timedelta(minutes=5)
-"""By how much the clocks of two machines may differ."""
+"""The largest difference that is expected between the clocks of two machines."""
 
 
 class Busy(TrafficError):
-    """Somebody else is changing the traffic, or has changed it. What is theirs was not changed here."""
+    """Somebody else is changing the traffic, or has changed it. Their change was left alone."""
 
 
 class Change(BaseModel):
-    """An unfinished change of an endpoint's traffic, as its tag has it. Azure allows 256 characters, so the names are short."""
+    """An unfinished change of an endpoint's traffic, as stored in its tag. Azure allows 256 characters, so the names are short."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -56,11 +56,11 @@ class Change(BaseModel):
     to: str
     """The deployment that gets the traffic."""
     id: str = ""
-    """Tells it from another deployment of the same name: see :func:`identify`."""
+    """Distinguishes it from another deployment of the same name: see :func:`identify`."""
     share: int = 100
-    """How much of it, in percent; less than all is a step on the way, after which the change goes on."""
+    """Its share of the traffic, in percent; less than 100 is a step of the change, after which it continues."""
     mirror: int = 0
-    """If not 0, it gets no traffic, but a copy of so many percent of the requests, as long as it is compared."""
+    """If not 0, it gets no traffic, but a copy of this percentage of the requests while it is compared."""
     back: bool = False
     """Whether it is a rollback."""
 
@@ -79,7 +79,7 @@ class Change(BaseModel):
         return nonzero({**parts, self.to: self.share})
 
     def continues(self, earlier: Change) -> bool:
-        """Return whether this is a further step of a change."""
+        """Return whether this is a later step of the same change."""
         return earlier == self.model_copy(update={"until": earlier.until, "share": earlier.share})
 
     @property
@@ -138,7 +138,7 @@ def check_same(expected: EndpointView, now: EndpointView) -> None:
     if (nonzero(now.traffic), now.tags.get(CHANGE)) != (nonzero(expected.traffic), expected.tags.get(CHANGE)):
         raise Busy(
             f"Somebody else is changing the traffic of {now.name} at the same time: it was {nonzero(expected.traffic) or 'none'} and is"
-            f" {nonzero(now.traffic) or 'none'} now. That stays.",
+            f" {nonzero(now.traffic) or 'none'} now. Their change stays.",
             "wait until the other change has ended and run the command again",
         )
 
@@ -179,14 +179,14 @@ def end_mirroring_command(endpoint: str, deployment: str) -> str:
 
 
 def identify(creation_id: str, creator: str) -> str:
-    """Return what tells a deployment from another one of the same name, also from one to which another identity gave the same tags.
+    """Return what distinguishes a deployment from others of the same name, even if another identity gave those the same tags.
 
     Args:
         creation_id: its tag :data:`mlops.cloud.tags.CREATION_ID`.
-        creator: who created it, as Azure says.
+        creator: who created it, according to Azure.
 
     Returns:
-        16 hex digits: with more, the change might not fit into a tag.
+        16 hex digits, because with more, the change might not fit into a tag.
     """
     return hashlib.sha256(f"{creation_id}\n{creator}".encode()).hexdigest()[:16]
 

@@ -21,7 +21,7 @@ FIRST_POLL_S = 1.0
 MAX_POLL_S = 15.0
 TAIL_LINES = 30
 MAX_FAILED_POLLS = 5
-"""So many failed polls in a row end the watch."""
+"""This many failed polls in a row end the watch."""
 
 
 class Watch:
@@ -155,7 +155,7 @@ class Watch:
                 "run the command again: it makes a new attempt",
             )
         raise JobStatusUnknown(
-            f"Job {job.name} has status {job.status}, which is neither running nor done; it may still cost money.{studio}",
+            f"Job {job.name} has status {job.status}, which is neither running nor finished; it may still cost money.{studio}",
             f"look at it in the studio; cancel it with `az ml job cancel -n {job.name}` if it is stuck",
         )
 

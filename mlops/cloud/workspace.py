@@ -59,8 +59,8 @@ class Workspace:
     def check_endpoint(self, name: str, tags: Mapping[str, str]) -> None:
         """Refuse to work on an endpoint that the pipeline did not create for this target.
 
-        Another target may require reviewers that this one does not, and who created an endpoint by hand may not expect a pipeline to move
-        its traffic. Tags hand it over.
+        Another target may require reviewers that this one does not, and whoever created an endpoint by hand may not expect a pipeline to
+        move its traffic. Tags hand it over.
 
         Raises:
             NotPromoted: the endpoint does not belong to this target.
@@ -69,7 +69,7 @@ class Workspace:
         if self.session.owns(tags):
             return
         owner = tags.get(TARGET, "") if tags.get(PIPELINE) == MARK else None
-        creator = "by hand, outside of this pipeline" if owner is None else f"for target {owner or '(unknown)'}"
+        creator = "by hand, outside this pipeline" if owner is None else f"for target {owner or '(unknown)'}"
         ephemeral = ", which is ephemeral" if config.endpoint.ephemeral else ""
         raise NotPromoted(
             f"Endpoint {name} was created {creator}, but this is target {config.target}{ephemeral}. Its traffic is unchanged.",

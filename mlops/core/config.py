@@ -1,8 +1,8 @@
-"""Read pipeline.toml, and what overrides it, into the models of :mod:`mlops.core.settings`.
+"""Reads pipeline.toml and its overrides into the models of :mod:`mlops.core.settings`.
 
 Order of precedence, later wins: the models' own defaults, ``[defaults]``, ``[targets.NAME]`` (differences only), workspace coordinates
 from the environment (:data:`mlops.core.settings.COORDINATES`), the lines of ``MLOPS_SET``, ``--set path.to.key=value`` on the command
-line. Tables merge, lists are replaced. An unknown key is an error that suggests the nearest one that exists.
+line. Tables merge, lists are replaced. An unknown key is an error that suggests the closest existing one.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ DECIDING = (
 """Settings that decide the gate's verdict, whom it binds and whom it trusts: its rules, the scores, and the rows that both suites and
 overlaps come from. For a target that is not ephemeral only the file may set them."""
 NOT_DECIDING = ("data.max_rows.train_sft", "data.max_rows.train_gen", "data.max_rows.test_gen")
-"""Exceptions: these splits are in no suite."""
+"""Exceptions, because no suite contains these splits."""
 DISPATCHABLE = (
     "training.", "compute.size", "compute.min_instances", "compute.max_instances", "compute.allow_low_priority", "compute.idle_seconds",
     "compute.price_per_hour_usd", "endpoint.instance_type", "endpoint.instance_count", "endpoint.probe_initial_delay_s",
@@ -52,7 +52,7 @@ what the model is trained or tested on and on whose nodes, what the smoke test d
 
 
 class _Document(Table):
-    """The file: defaults, and targets that differ from them."""
+    """The file: defaults, and targets with their differences."""
 
     defaults: dict[str, Any] = Field(default_factory=dict)
     targets: dict[str, dict[str, Any]] = Field(default_factory=dict)
@@ -111,7 +111,7 @@ def ephemeral_targets(path: Path) -> frozenset[str]:
 
 
 def environment_overrides(environment: Mapping[str, str] = os.environ) -> list[str]:
-    """Return the overrides of MLOPS_SET: one per line, or several on a line, as GitHub's form for a manual run has only one."""
+    """Return the overrides of MLOPS_SET, one per line or several on a line, because GitHub's form for a manual run only has one line."""
     return [part for line in environment.get("MLOPS_SET", "").splitlines() for part in split_overrides(line)]
 
 
@@ -130,7 +130,7 @@ def split_overrides(text: str) -> list[str]:
 
 
 def _resolve(path: Path, target: str, document: _Document, overrides: Sequence[str], environment: Mapping[str, str]) -> Config:
-    """Merge everything that sets something for a target."""
+    """Merge all sources of a target's settings."""
     for section, settings in (("defaults", document.defaults), (f"targets.{target}", document.targets[target])):
         _refuse_rule_list(settings, section, config_source.locate(str(path), (section,), {}, "gate.rules"))
     settings = _merge(document.defaults, document.targets[target])
@@ -173,7 +173,7 @@ def _resolve(path: Path, target: str, document: _Document, overrides: Sequence[s
 
 
 def _refuse_below_setting(settings: Mapping[str, Any], keys: Sequence[str], origin: str) -> None:
-    """Refuse ``a.b.c=1`` where ``a.b`` has a value: else the file would be blamed for what it does not say."""
+    """Refuse ``a.b.c=1`` if ``a.b`` has a value; otherwise the error would blame the file."""
     node: Any = settings
     for number, key in enumerate(keys[:-1], start=1):
         node = node.get(key, {})
@@ -183,7 +183,7 @@ def _refuse_below_setting(settings: Mapping[str, Any], keys: Sequence[str], orig
 
 
 def _refuse_contradiction(settings: Mapping[str, Any], key: str, value: str, variable: str, path: Path, target: str) -> None:
-    """Refuse a workspace in the file that differs from the environment's: which one is meant must not be a guess."""
+    """Refuse a workspace in the file that differs from the environment's, because either could be meant."""
     workspace = settings.get("workspace")
     own = workspace.get(key) if isinstance(workspace, dict) else None
     if own and str(own).lower() != value.lower():
@@ -195,7 +195,7 @@ def _refuse_contradiction(settings: Mapping[str, Any], key: str, value: str, var
 
 
 def _complete_names(config: Config) -> dict[str, Any]:
-    """Return the tables whose endpoint names get the workspace's suffix. None do while the workspace is unknown."""
+    """Return the tables whose endpoint names get the workspace's suffix; none while the workspace is unknown."""
     workspace, endpoint, evaluation = config.workspace, config.endpoint, config.evaluation
     identity = f"{workspace.subscription_id}/{workspace.resource_group}/{workspace.name}".lower()
     if not endpoint.workspace_suffix or not all((workspace.subscription_id, workspace.resource_group, workspace.name)):
@@ -218,25 +218,24 @@ def _leaves(key: str, value: Any) -> Iterator[str]:
 
 
 def _refuse_deciding(key: str, option: str, path: Path, target: str) -> None:
-    """Refuse to override what decides about something permanent: only the file may, since changes to it are reviewed."""
-    # Something else in a table's place would make the loader forget what the file says in the table.
+    """Refuse overrides that affect something permanent: only the file may set these, since changes to it are reviewed."""
+    # Replacing a table by something else would discard what the file says in it.
     replaces_a_table = any(name.startswith(f"{key}.") for name in DECIDING)
     if key not in NOT_DECIDING and (key.startswith(DECIDING) or replaces_a_table):
         raise ConfigError(
             f"{option} {key} is refused for target {target}: only {path} may set the gate's rules, the data and scores that they judge, "
             "whom they trust, and whether the endpoint is permanent.",
-            f"change {path}, so that the change is reviewed; try rules out with `mlops gate --what-if --rule …`",
+            f"change {path}, so that the change is reviewed; to try rules, use `mlops gate --what-if --rule …`",
         )
     if option == "MLOPS_SET" and not f"{key}.".startswith(tuple(f"{name.rstrip('.')}." for name in DISPATCHABLE)):
         raise ConfigError(
-            f"MLOPS_SET {key} is refused for target {target}: a workflow may only change what nobody has to review there: "
-            f"{', '.join(DISPATCHABLE)}.",
+            f"MLOPS_SET {key} is refused for target {target}: without a review, a workflow may only change {', '.join(DISPATCHABLE)}.",
             f"change {path}, so that the change is reviewed",
         )
 
 
 def _refuse_rule_list(settings: Any, section: str, where: str) -> None:
-    """Explain the new form of the gate's rules to whoever has them as a list, as they were before they had names."""
+    """Explain the named form of the gate's rules to users whose file still has a list."""
     gate = settings.get("gate") if isinstance(settings, dict) else None
     rules = gate.get("rules") if isinstance(gate, dict) else None
     if not isinstance(rules, list):
@@ -259,7 +258,7 @@ def json_schema() -> dict[str, Any]:
     definitions = table.pop("$defs")
     definitions["Target"] = {**table, "title": "Target"}
     for definition in definitions.values():
-        # Defaults and target each have a part of the settings, so nothing is required in either.
+        # Defaults and targets each have part of the settings, so neither requires any.
         definition.pop("required", None)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

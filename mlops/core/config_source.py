@@ -1,4 +1,4 @@
-"""Where a setting comes from: a line of pipeline.toml, an option, or an environment variable."""
+"""Finds where a setting comes from: a line of pipeline.toml, an option, or an environment variable."""
 
 from __future__ import annotations
 
@@ -56,14 +56,14 @@ def explain(problem: ValidationError, model: type[BaseModel], file: str, section
         message = error["msg"].removeprefix("Value error, ")
         if error["type"] == "extra_forbidden":
             message = f"unknown key{did_you_mean(location[-1], _keys_at(model, location[:-1]))}"
-        # A setting that is missing has no place of its own: its table has.
+        # A missing setting has no location, but its table has.
         place = location[:-1] if error["type"] == "missing" else location
         lines.append(f"{locate(file, sections, overrides, '.'.join(place))}: {'.'.join(location)}: {message}")
     return "\n".join(lines)
 
 
 def _paths(text: str) -> Iterator[tuple[str, int]]:
-    """The dotted path of every table and key with its line. Keys of an inline table are not separate."""
+    """Return the dotted path of every table and key with its line. Keys of an inline table are not separate."""
     table = ""
     for number, line in enumerate(text.splitlines(), start=1):
         stripped = line.strip()
@@ -79,14 +79,14 @@ def _dotted(key: str) -> str:
 
 
 def _last_line(lines: Sequence[tuple[str, int]], path: str) -> int:
-    """The line of a key or table; where it has none of its own, the first line below it; 0 where there is none."""
+    """Return the line of a key or table; without one of its own, the first line below it; 0 if there is none."""
     exact = [number for name, number in lines if name == path]
     below = [number for name, number in lines if name.startswith(f"{path}.")]
     return exact[-1] if exact else below[0] if below else 0
 
 
 def _keys_at(model: type[BaseModel], location: Sequence[str]) -> list[str]:
-    """The field names of the table at a location."""
+    """Return the field names of the table at a location."""
     current: type[BaseModel] | None = model
     for part in location:
         if current is None:
@@ -97,11 +97,11 @@ def _keys_at(model: type[BaseModel], location: Sequence[str]) -> list[str]:
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:
-    """The model that an annotation is, or holds: ``Model``, ``Model | None``, ``dict[str, Model]``."""
+    """Return the model that an annotation is, or contains: ``Model``, ``Model | None``, ``dict[str, Model]``."""
     candidates = [annotation, *get_args(annotation)]
     return next((item for item in candidates if isinstance(item, type) and issubclass(item, BaseModel)), None)
 
 
 def sections(target: str) -> tuple[str, str]:
-    """Return the names of the tables that a target's settings may stand in: its own, and the defaults."""
+    """Return the names of the tables that may contain a target's settings: its own, and the defaults."""
     return f"targets.{target}", "defaults"

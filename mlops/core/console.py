@@ -1,8 +1,8 @@
 """All output of the pipeline, for a person at a terminal and for GitHub.
 
 Stages call these functions and never print. Text may come from elsewhere (job logs, prompts, answers of models, messages of services), so
-whatever would be a command to GitHub or to a terminal is printed so that it has no effect. GitHub's forms (``::group::``, ``::error::``,
-the step summary, masks) are written only here, as described in
+anything that would be a command to GitHub or to a terminal is printed in a form without effect. GitHub's forms (``::group::``,
+``::error::``, the step summary, masks) are written only here, as described in
 https://docs.github.com/actions/reference/workflows-and-actions/workflow-commands.
 """
 
@@ -49,7 +49,7 @@ __all__ = [
 
 
 ASCII_SIGNS = str.maketrans({"→": "->", "–": "-", "−": "-", "…": "...", "×": "x", "▸": ">", "≥": ">=", "≤": "<=", "ü": "ue"})
-"""What a terminal without UTF-8 shows instead of our own signs."""
+"""Replacements for our own symbols on a terminal without UTF-8."""
 STYLES = {
     **dict.fromkeys(("PROMOTE", "shown", "detected"), "green"),
     **dict.fromkeys(("HOLD", "unproven", "warning"), "yellow"),
@@ -57,7 +57,7 @@ STYLES = {
 }  # fmt: skip
 """Cell of a table → its color at a terminal."""
 UNLIMITED = 1_000_000
-"""The width of a file: its lines are neither wrapped nor cut."""
+"""The width for files and logs, whose lines are neither wrapped nor cut."""
 
 
 class OutputClosed(KeyboardInterrupt):
@@ -65,7 +65,7 @@ class OutputClosed(KeyboardInterrupt):
 
 
 def did_you_mean(word: str, names: Iterable[str]) -> str:
-    """Return `` (did you mean 'NAME'?)`` for the name that is most like the word, ignoring case, or nothing if none is."""
+    """Return `` (did you mean 'NAME'?)`` for the name most similar to the word, ignoring case; empty if none is similar."""
     by_lower = {name.lower(): name for name in names}
     matches = difflib.get_close_matches(word.lower(), by_lower, n=1)
     return f" (did you mean {by_lower[matches[0]]!r}?)" if matches else ""
@@ -77,15 +77,15 @@ def in_github() -> bool:
 
 
 def is_terminal(stream: TextIO | None = None) -> bool:
-    """Return whether a person is watching a stream, by default the output. Without one there is nobody."""
+    """Return whether a stream, by default the output, is a terminal."""
     stream = stream or sys.stdout
     return stream is not None and stream.isatty()
 
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
-"""Control characters but tab and newline: at a terminal they move the cursor or set colors. A lone carriage return begins a new line."""
+"""Control characters except tab and newline, which move a terminal's cursor or set colors. A lone carriage return begins a new line."""
 _COMMAND = re.compile(r"^(\s*):(?=:)|##(?=\[)", re.MULTILINE)
-"""Where GitHub's runner sees a command: ``::`` at the beginning of a line, ``##[`` anywhere (github.com/actions/runner, ActionCommand)."""
+"""What GitHub's runner takes for a command: ``::`` at the beginning of a line, ``##[`` anywhere (github.com/actions/runner, ActionCommand)."""
 
 
 def neutralize(text: str) -> str:
@@ -101,7 +101,7 @@ def _break_commands(text: str) -> str:
 
 
 def info(text: str = "") -> None:
-    """Print ordinary text. It may be foreign."""
+    """Print ordinary text, which may come from elsewhere."""
     _print(neutralize(text))
 
 
@@ -147,7 +147,7 @@ def _open_output(path: str) -> TextIO:
 
 
 def summary(markdown: str) -> None:
-    """Add to the job's page on GitHub. Elsewhere do nothing, since the same text is in run/."""
+    """Add text to the job's page on GitHub. Elsewhere do nothing, since the same text is in run/."""
     if path := os.environ.get("GITHUB_STEP_SUMMARY"):
         try:
             with Path(path).open("a", encoding="utf-8") as file:
@@ -170,7 +170,7 @@ def columns(
     """Return text in columns. At a terminal it is wrapped to its width; in files and logs every row has the width that it needs.
 
     Args:
-        rows: cells of equal number in each row. They may be foreign: markup in them has no effect.
+        rows: the same number of cells in each row. They may come from elsewhere: markup in them has no effect.
         header: names of the columns, if they have names.
         indent: number of spaces in front of each line.
         gap: number of spaces between columns.
@@ -218,7 +218,7 @@ def step(title: str) -> Iterator[None]:
 
 
 class Progress:
-    """A running count for long work: a bar at a terminal, a line every ten seconds elsewhere. Use it in a ``with`` statement.
+    """Progress of a long operation: a bar at a terminal, a line every ten seconds elsewhere. Use it in a ``with`` statement.
 
     Args:
         what: what is being counted, e.g. ``"rows"``.
@@ -230,7 +230,7 @@ class Progress:
         self.total = total
         self.done = 0
         self._start = self._shown = time.monotonic()
-        # Without a thread of its own, so that an interrupt or a closed terminal is noticed here.
+        # Not in a separate thread, so that an interrupt or a closed terminal is noticed here.
         count = progress.TextColumn("{task.description}", markup=False)
         self._bar = progress.Progress(
             *(() if total is None else (progress.BarColumn(),)), count,
@@ -297,8 +297,8 @@ def _print(text: str, *, file: TextIO | None = None) -> None:
 
 
 def _encodable(text: str, stream: TextIO) -> str:
-    """Return what a terminal can show that is not UTF-8."""
-    # While there is a bar, the stream is a proxy that does not know its encoding.
+    """Return the text in a form that a terminal without UTF-8 can show."""
+    # While there is a bar, the stream is a proxy without an encoding.
     encoding = getattr(stream, "rich_proxied_file", stream).encoding or "utf-8"
     try:
         text.encode(encoding)
@@ -315,7 +315,7 @@ def _render(content: Padding | Text, stream: TextIO, *, colored: bool = True) ->
 
 
 def _rich(stream: TextIO, *, colored: bool = True) -> Console:
-    """Return a console that decides by the stream alone: nothing in the environment makes it take a log for a terminal."""
+    """Return a console that decides by the stream alone, so that no environment variable makes it treat a log as a terminal."""
     watched = is_terminal(stream)
     return Console(
         file=stream, force_terminal=watched, force_jupyter=False, width=None if watched else UNLIMITED,

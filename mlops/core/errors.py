@@ -1,9 +1,9 @@
-"""Every way in which this pipeline can stop, each with its own exit code.
+"""The errors that can stop the pipeline, each with its own exit code.
 
-The class is the meaning, the exit code is for workflows, the message is for the person who pays::
+Workflows use the exit code, people read the message::
 
     MlopsError                      1   an unexpected error
-    ├── Detached                    0   not a failure: training continues in Azure without us
+    ├── Detached                    0   not a failure: training continues in Azure; the runner has detached
     ├── UsageError                  2   a command or an option that does not exist
     ├── ConfigError                 2   pipeline.toml or the environment is wrong
     ├── RecordError                 3   a record in run/ is missing, unreadable or out of date
@@ -18,7 +18,7 @@ The class is the meaning, the exit code is for workflows, the message is for the
     ├── DeploymentFailed           13   a deployment did not become healthy
     ├── SmokeTestFailed            14   the new deployment's answers are not good enough
     ├── TrafficError               15   traffic is not what it should be
-    │   └── CanaryStopped          24   the new deployment is worse than the old one, or not shown not to be
+    │   └── CanaryStopped          24   the new deployment is worse than the old one, or isn't shown to be as good
     ├── TeardownIncomplete         16   something that this pipeline created still exists
     ├── NotPromoted                17   a stage after the gate was called, but the gate doesn't admit the candidate
     ├── DataError                  18   the data set can't be read, or lacks a split
@@ -71,7 +71,7 @@ OUTPUT_CLOSED = 141
 
 
 class MlopsError(Exception):
-    """What happened, and what to do about it.
+    """An error of the pipeline: what happened, and what to do about it.
 
     Args:
         what: what happened and what it means for the user's money and traffic.
@@ -90,7 +90,7 @@ class MlopsError(Exception):
 
     @property
     def in_one_line(self) -> str:
-        """The same as part of a list or of another message."""
+        """The error on one line, as part of a list or of another message."""
         return f"{self.what} {self.fix}".rstrip()
 
 
@@ -185,7 +185,7 @@ class TrafficError(MlopsError):
 
 
 class CanaryStopped(TrafficError):
-    """The new deployment answers worse than the old one, or was not shown not to."""
+    """The new deployment answers worse than the old one, or wasn't shown to answer as well."""
 
     exit_code = 24
 
@@ -221,7 +221,7 @@ class GitHubRefused(MlopsError):
 
 
 class StorageFailed(MlopsError):
-    """A file or folder can't be read or written: the disk is full, permissions are missing, or a name is taken by something else."""
+    """A file or folder can't be read or written: the disk is full, permissions are missing, or something else has the name."""
 
     exit_code = 22
 

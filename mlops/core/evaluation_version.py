@@ -1,4 +1,4 @@
-"""The version of an evaluation: a digest over the code that scores models, and over the settings that may change a score."""
+"""The version of an evaluation: a digest over the scoring code and over the settings that may change a score."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ __all__ = ["EXCLUDED", "evaluation_version", "scoring_code"]
 _CODE = Path(__file__).parents[1] / "remote"
 
 EXCLUDED = {
-    "evaluation.target_rows": "the key has the digest of every suite",
-    "evaluation.retention_suite": "the key has the digest of every suite",
-    "evaluation.retention_rows": "the key has the digest of every suite",
+    "evaluation.target_rows": "the key contains the digest of every suite",
+    "evaluation.retention_suite": "the key contains the digest of every suite",
+    "evaluation.retention_rows": "the key contains the digest of every suite",
     "evaluation.judge": "it compares answers after the models are scored",
-    "evaluation.champion_endpoint": "which model is scored, and the key has that model's id",
-    "compute.name": "the same VM size under another name gives the same scores; who may create it is in the version (compute.trusted)",
-    "compute.size": "the version has the size that the cluster really has",
-    "compute.min_instances": "how many nodes wait for work",
-    "compute.max_instances": "how many nodes there may be; a scoring job uses one",
-    "compute.allow_low_priority": "low-priority nodes compute the same, later",
+    "evaluation.champion_endpoint": "selects the model, whose id is in the key",
+    "compute.name": "the same VM size under another name gives the same scores; the version contains compute.trusted",
+    "compute.size": "the version contains the actual size of the cluster",
+    "compute.min_instances": "the number of idle nodes",
+    "compute.max_instances": "the maximum number of nodes; a scoring job uses one",
+    "compute.allow_low_priority": "low-priority nodes give the same scores, only later",
     "compute.idle_seconds": "when an idle node is released",
     "compute.price_per_hour_usd": "only for the cost estimate",
 }
-"""Settings that do not decide a model's scores, and why."""
+"""Settings that don't affect a model's scores, and why."""
 
 
 def evaluation_version(config: Config, validated: Validated) -> str:

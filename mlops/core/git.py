@@ -1,4 +1,4 @@
-"""The commit of the pipeline that runs."""
+"""The pipeline's own commit."""
 
 from __future__ import annotations
 

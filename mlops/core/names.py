@@ -1,4 +1,4 @@
-"""Azure's rules for names and tags, so that a wrong one is an error before anything is paid for.
+"""Azure's rules for names and tags, so that an invalid one is reported before anything is paid for.
 
 Sources: the rules of Azure Machine Learning for assets, jobs, computes and online endpoints, and Azure Resource Manager's limits for tags.
 """
@@ -45,14 +45,14 @@ def _check_not_empty(text: str) -> str:
 
 def _check_tags(tags: dict[str, str]) -> dict[str, str]:
     if len(tags) > MAX_TAGS:
-        raise ValueError(f"there are {len(tags)} tags; at most {MAX_TAGS} are possible")
+        raise ValueError(f"there are {len(tags)} tags; at most {MAX_TAGS} are allowed")
     for key, value in tags.items():
         if not key.strip() or len(key) > 100 or re.search(r"[<>%&\\?/\x00-\x1f]", key):
             raise ValueError(f"{key!r} is not a valid name for a tag: 1 to 100 characters, none of <>%&\\?/")
         if key.lower().startswith(RESERVED_TAGS):
             raise ValueError(f"the tag {key!r} is reserved: names must not begin with {', '.join(RESERVED_TAGS)}")
         if len(value) > 256:
-            raise ValueError(f"the value of tag {key!r} has {len(value)} characters; at most 256 are possible")
+            raise ValueError(f"the value of tag {key!r} has {len(value)} characters; at most 256 are allowed")
     return tags
 
 

@@ -1,8 +1,8 @@
 """The results of the stages in ``run/``: one frozen, versioned record per finished stage.
 
-A stage names its inputs by type (``run.read(Trained)``). A record has the digests of the records that it was made from in ``inputs``, so
-one that is out of date is recognized (see :mod:`mlops.core.run`). Units are in the field names: ``_s`` seconds,
-``_ms`` milliseconds, ``_hours``, ``_usd``; fractions lie in [0, 1]; traffic is in percent.
+A stage names its inputs by type (``run.read(Trained)``). ``inputs`` contains the digests of the records that a record was made from, so
+that an outdated one is recognized (see :mod:`mlops.core.run`). Units are in the field names: ``_s`` seconds, ``_ms`` milliseconds,
+``_hours``, ``_usd``; fractions lie in [0, 1]; traffic is in percent.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ __all__ = [
 
 
 class Frozen(BaseModel):
-    """An immutable value that refuses unknown fields. NaN and infinity survive a round trip through JSON."""
+    """An immutable value without unknown fields. NaN and infinity survive a round trip through JSON."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings", protected_namespaces=())
 
@@ -64,7 +64,7 @@ class Record(Frozen):
     volatile: ClassVar[frozenset[str]] = frozenset({"created_at", "reused"})
     """Fields that may differ between two equal results."""
     made_from: ClassVar[tuple[str, ...]] = ()
-    """Stages that ``inputs`` must name: without their digests a record can't be checked, so it is refused."""
+    """Stages that ``inputs`` must contain: without their digests a record can't be checked, so it is refused."""
 
     schema_version: int = Field(2, ge=2, le=2)
     """Increased, in a record's own class, when older records can't be read as newer ones. Any other version is refused."""
@@ -103,17 +103,17 @@ class Prepared(Record):
     volatile: ClassVar[frozenset[str]] = Record.volatile | {"source_stats"}
     dataset: str
     revision: str
-    percent: float = Field(description="of each split, in (0, 100]")
+    percent: float = Field(description="percentage of each split, in (0, 100]")
     seed: int
     fingerprint: str = Field(description="sha256 over the split digests")
-    settings: str = Field("", description="sha256 over every setting that decides the result")
+    settings: str = Field("", description="sha256 over every setting that affects the result")
     source: dict[str, str] = Field(
         default_factory=dict, description="file → sha256; empty for the hub, where the revision identifies the content"
     )
     source_stats: dict[str, tuple[int, int]] = Field(default_factory=dict, description="file → size and mtime_ns when it was last read")
     dropped: dict[str, dict[str, int]] = Field(default_factory=dict, description="split → reason → number of dropped rows")
     formats: dict[str, str] = Field(default_factory=dict, description="split → layout of its rows in the source")
-    notes: dict[str, int] = Field(default_factory=dict, description="what the layout ignored → in how many rows")
+    notes: dict[str, int] = Field(default_factory=dict, description="what the layout ignored → number of rows")
 
     def frame(self, split: str, directory: Path = Path("run")) -> pd.DataFrame:
         """Return a split as a DataFrame with the columns prompt, messages and prompt_id, as the tutorial looks at it.
@@ -147,13 +147,13 @@ class Suite(Frozen):
 
 
 class SplitStatistics(Frozen):
-    """What a split looks like."""
+    """Statistics of a split."""
 
     rows: int
-    sampled: int = Field(description="rows that were looked at")
-    prompt_words: dict[int, int] = Field(description="smallest number of words of a bin → prompts; bins double")
-    answer_words: dict[int, int] = Field(description="the same → answers")
-    messages: dict[int, int] = Field(description="number of messages → conversations")
+    sampled: int = Field(description="number of rows that were examined")
+    prompt_words: dict[int, int] = Field(description="lower end of a bin, in words → number of prompts; bins double in size")
+    answer_words: dict[int, int] = Field(description="lower end of a bin, in words → number of answers")
+    messages: dict[int, int] = Field(description="number of messages → number of conversations")
 
 
 class Validated(Record):
@@ -164,16 +164,16 @@ class Validated(Record):
     volatile: ClassVar[frozenset[str]] = Record.volatile | {"quota_note"}
     data_fingerprint: str
     rows_checked: dict[str, int]
-    statistics: dict[str, SplitStatistics] = Field(default_factory=dict, description="split → what it looks like")
+    statistics: dict[str, SplitStatistics] = Field(default_factory=dict, description="split → its statistics")
     findings: tuple[Finding, ...] = ()
     suites: dict[str, Suite] = Field(description="'target' and 'retention'")
     base_model: str = Field(description="azureml://registries/…/models/…/versions/…")
     component: str = Field(description="azureml://registries/…/components/…/versions/…")
     compute: str
     compute_size: str
-    gpus_per_node: int = Field(description="0 where the VM size is unknown")
+    gpus_per_node: int = Field(description="0 if the VM size is unknown")
     endpoint_sku: str
-    cost_estimate_usd: float | None = Field(description="None where no price is configured for the SKU")
+    cost_estimate_usd: float | None = Field(description="None if no price is configured for the VM size")
     cost_note: str
     quota_note: str = Field("", description="cores that the run needs at its peak, per quota")
 
@@ -192,9 +192,9 @@ class Trained(Record):
     stage: ClassVar[str] = "train"
     made_from: ClassVar[tuple[str, ...]] = ("prepare", "validate")
     volatile: ClassVar[frozenset[str]] = Record.volatile | {"train_s", "commit"}
-    run_key: str = Field(description="sha256 over everything that decides the result; also a tag of the job")
+    run_key: str = Field(description="sha256 over everything that affects the result; also a tag of the job")
     job: str
-    identity: str = Field("", description="when Azure created the job, which tells it from another one of the same name")
+    identity: str = Field("", description="when Azure created the job, which distinguishes it from others of the same name")
     display_name: str
     experiment: str
     status: Literal["Completed"]
@@ -205,8 +205,8 @@ class Trained(Record):
     component: str
     data_fingerprint: str
     parameters: tuple[Parameter, ...]
-    dropped_defaults: tuple[str, ...] = Field((), description="model_specific_defaults that the component doesn't take")
-    commit: str = Field("", description="of the pipeline that started this training or reused it")
+    dropped_defaults: tuple[str, ...] = Field((), description="model_specific_defaults that the component doesn't have as inputs")
+    commit: str = Field("", description="commit of the pipeline that started or reused this training")
     reused: bool = False
     train_s: float | None = None
     gpus: int
@@ -227,7 +227,7 @@ class ModelScores(Frozen):
 
     role: Literal["candidate", "champion", "anchor", "base"]
     model: str = Field(description="full id of what was scored")
-    identity: str = Field("", description="tells the model from another one that had the same id; empty for a registry's")
+    identity: str = Field("", description="distinguishes the model from another one with the same id; empty for a registry's models")
     weights_digest: str
     job: str
     mlflow_run_id: str
@@ -249,14 +249,16 @@ class Evaluated(Record):
         description="role → scores; 'champion' and 'anchor' are absent where there is none, or where it is missing"
     )
     missing: dict[str, str] = Field(default_factory=dict, description="role → why it could not be evaluated, and what to do")
-    champion: str = Field("", description="full id of what the endpoint served, scored or missing; empty where it served nothing")
-    anchor: str = Field("", description="full id of the best model so far; empty if no rule asks, or if it is the champion")
-    judge: str = Field("", description="sha256 over what the judge was asked and how; empty without a judge")
+    champion: str = Field("", description="full id of the model that the endpoint served, scored or missing; empty if it served nothing")
+    anchor: str = Field("", description="full id of the best model so far; empty if no rule compares with it, or if it is the champion")
+    judge: str = Field("", description="sha256 over the judge's settings and prompts; empty without a judge")
     tries: int = Field(
-        1, ge=1, description="how many candidates of this target were judged on this target suite against this champion, with this one"
+        1,
+        ge=1,
+        description="number of candidates of this target, including this one, that were judged on this target suite against this champion",
     )
     champion_note: str = Field("", description="why there is no champion, if there is none")
-    notes: tuple[str, ...] = Field((), description="what to know when comparing the scores")
+    notes: tuple[str, ...] = Field((), description="notes for readers of the comparison")
 
 
 class Verdict(StrEnum):
@@ -278,7 +280,7 @@ class Outcome(StrEnum):
     SHOWN = "shown"
     """It holds."""
     FAILED = "failed"
-    """It is shown not to hold."""
+    """The rule is shown not to hold."""
     UNPROVEN = "unproven"
     """The evidence is not sufficient."""
     INVALID = "invalid"
@@ -294,16 +296,16 @@ class Interval(Frozen):
 
 
 class Judgement(Frozen):
-    """One rule's answer, with the numbers it follows from."""
+    """The outcome of one rule, with the numbers that it follows from."""
 
     rule: str = Field(description="in words")
-    name: str = Field("", description="of the rule in pipeline.toml; a rule for every kind has one judgement per kind")
+    name: str = Field("", description="name of the rule in pipeline.toml; a rule for every kind has one judgement per kind")
     metric: str
-    direction: Literal["lower", "higher"] = Field(description="which is better")
-    test: str = Field(description="how it was answered; 'none' compares two numbers")
-    seed: int | None = Field(None, description="of the test's resampling")
-    confidence: float | None = Field(None, description="of the two-sided intervals; each side is tested at (1 − confidence) / 2")
-    min_rows: int | None = Field(None, description="with fewer rows nothing is shown")
+    direction: Literal["lower", "higher"] = Field(description="whether lower or higher values are better")
+    test: str = Field(description="the statistical test; 'none' compares two numbers")
+    seed: int | None = Field(None, description="seed of the test's resampling")
+    confidence: float | None = Field(None, description="confidence of the two-sided intervals; each side is tested at (1 − confidence) / 2")
+    min_rows: int | None = Field(None, description="minimum number of rows to show anything")
     baseline: Literal["champion", "anchor", "base", "none"]
     compared_with: Literal["champion", "anchor", "base", "none"]
     critical: bool
@@ -311,28 +313,31 @@ class Judgement(Frozen):
     reference: float | None
     difference: float | None = Field(description="candidate − baseline, in the metric's unit")
     typical_difference: float | None = Field(
-        None, description="of a wilcoxon rule: the typical row's (pseudo-median), nll and kl per token"
+        None, description="for wilcoxon: the typical row's difference (pseudo-median); nll and kl per token"
     )
-    interval: Interval | None = Field(None, description="of the difference; of a wilcoxon rule, of the typical difference")
-    margin: float | None = Field(description="tolerated (> 0) or demanded (< 0), in the metric's unit")
+    interval: Interval | None = Field(None, description="interval of the difference; for wilcoxon, of the typical difference")
+    margin: float | None = Field(description="tolerated loss (> 0) or required gain (< 0), in the metric's unit")
     margin_kind: Literal["relative", "absolute"] | None = Field(None, description="None without a baseline")
     distance: float | None = Field(
         None,
-        description="from the margin, > 0 on the good side; as a fraction of the baseline's figure where the margin is relative, else in "
-        "the metric's unit; of a tail rule, from its share",
+        description="distance from the margin, > 0 on the good side; a fraction of the baseline's value if the margin is relative, "
+        "otherwise in the metric's unit; for tail, the distance from max_share",
     )
     distance_interval: Interval | None = Field(
-        None, description="of the distance, with the baseline's own uncertainty: all above 0 shows the rule, all below 0 fails it"
+        None,
+        description="interval of the distance, with the baseline's uncertainty: entirely above 0 shows the rule, entirely below 0 fails it",
     )
-    p_value: float | None = Field(None, description="one-sided, of 'the rule holds': small if the rule is shown to fail")
-    p_holm: float | None = Field(None, description="the same after Holm's correction over all critical rules that have one")
-    floor: float | None = Field(None, description="inclusive lower bound of the candidate's figure")
-    ceiling: float | None = Field(None, description="inclusive upper bound of the candidate's figure")
-    max_gain: float | None = Field(None, description="suspicious above this, in the unit of the distance")
-    max_share: float | None = Field(None, description="of a tail rule: the largest share of rows that may be worse by more than the margin")
-    n: int | None = Field(description="rows that it was answered on")
+    p_value: float | None = Field(None, description="one-sided p-value of 'the rule holds': small if the rule is shown to fail")
+    p_holm: float | None = Field(None, description="p-value after Holm's correction over all critical rules that have one")
+    floor: float | None = Field(None, description="inclusive lower bound of the candidate's value")
+    ceiling: float | None = Field(None, description="inclusive upper bound of the candidate's value")
+    max_gain: float | None = Field(None, description="gains above this are suspicious, in the unit of the distance")
+    max_share: float | None = Field(None, description="for tail: the largest share of rows that may be worse by more than the margin")
+    n: int | None = Field(description="number of rows that were compared")
     mde: float | None = Field(None, description="minimum detectable effect at 80 % power, in the metric's unit")
-    rows_needed: int | None = Field(None, description="of an unproven rule: rows that would settle it at 80 % power if the distance stays")
+    rows_needed: int | None = Field(
+        None, description="for an unproven rule: number of rows that would settle it at 80 % power if the distance stays the same"
+    )
     outcome: Outcome
     reason: str
 
@@ -353,10 +358,10 @@ class Probe(Frozen):
 
 
 class Override(Frozen):
-    """Who overrode a HOLD, and why. A REJECT can't be overridden."""
+    """An override of a HOLD: who, when and why. A REJECT can't be overridden."""
 
     reason: str = Field(min_length=10)
-    actor: str = Field(min_length=1, description="who requested it")
+    actor: str = Field(min_length=1, description="who requested the override")
     approvers: tuple[str, ...] = Field((), description="who approved the job for the environment; empty outside GitHub")
     environment: str = Field(
         "", description="the GitHub environment; empty outside GitHub, where only a HOLD of an ephemeral target can be overridden"
@@ -378,18 +383,18 @@ class Judged(Record):
     made_from: ClassVar[tuple[str, ...]] = ("evaluate", "validate", "train")
     volatile: ClassVar[frozenset[str]] = Record.volatile | {"overridden_at"}
     schema_version: int = Field(4, ge=4, le=4)
-    target: str = Field(description="whose rules these are; the verdict opens the gate of no other target")
+    target: str = Field(description="the target whose rules decided; the verdict isn't valid for any other target")
     verdict: Verdict
     reasons: tuple[str, ...]
     judgements: tuple[Judgement, ...]
-    rules_digest: str = Field("", description="sha256 over the rules in force")
-    settings_digest: str = Field("", description="sha256 over all settings that decide the verdict: [gate], [evaluation], [data]")
+    rules_digest: str = Field("", description="sha256 over the rules")
+    settings_digest: str = Field("", description="sha256 over all settings that affect the verdict: [gate], [evaluation], [data]")
     suite_digests: dict[str, str] = Field(default_factory=dict, description="suite → sha256 of the frozen file")
-    evaluation_version: str = Field("", description="of the scores; sha256 over the code in mlops/remote and its settings")
+    evaluation_version: str = Field("", description="version of the scores: sha256 over the code in mlops/remote and its settings")
     candidate_job: str
     candidate_model: str
     first_run: bool
-    notes: tuple[str, ...] = Field((), description="what a reader must know of the models, e.g. that the champion could not be evaluated")
+    notes: tuple[str, ...] = Field((), description="notes about the models, e.g. that the champion could not be evaluated")
     self_test: tuple[Probe, ...] = ()
     override: Override | None = None
     override_refused: str = Field("", description="why a requested override was refused")
@@ -419,9 +424,11 @@ class Registered(Record):
     name: str
     version: str
     model: str = Field(description="full ARM id")
-    identity: str = Field("", description="when this version was created, which tells it from another one of the same name and version")
+    identity: str = Field("", description="when this version was created, which distinguishes it from others of the same name and version")
     tags: dict[str, str]
-    lineage: str = Field("", description="azureml:// URI of a JSON file: what the model was made from, its metrics, the gate's judgements")
+    lineage: str = Field(
+        "", description="azureml:// URI of a JSON file with what the model was made from, its metrics, and the gate's judgements"
+    )
     reused: bool = False
 
 
@@ -431,12 +438,12 @@ class Deployed(Record):
     stage: ClassVar[str] = "deploy"
     made_from: ClassVar[tuple[str, ...]] = ("gate", "register")
     endpoint: str
-    endpoint_identity: str = Field("", description="tells the endpoint from another one of the same name")
+    endpoint_identity: str = Field("", description="distinguishes the endpoint from others of the same name")
     endpoint_created: bool
     scoring_uri: str
     deployment: str
-    identity: str = Field("", description="tells the deployment from another one of the same name")
-    creator: str = Field("", description="who created the deployment, as Azure says")
+    identity: str = Field("", description="distinguishes the deployment from others of the same name")
+    creator: str = Field("", description="who created the deployment, according to Azure")
     model: str
     sku: str
     instances: int
@@ -446,12 +453,12 @@ class Deployed(Record):
 
 
 class Smoked(Record):
-    """The new deployment has passed its test."""
+    """The result of a smoke test that the new deployment has passed."""
 
     stage: ClassVar[str] = "smoke-test"
     made_from: ClassVar[tuple[str, ...]] = ("prepare", "deploy")
     volatile: ClassVar[frozenset[str]] = Record.volatile | {"latency_p50_ms", "latency_p95_ms"}
-    settings: str = Field("", description="sha256 over every setting that decides whether the test passes")
+    settings: str = Field("", description="sha256 over every setting that affects whether the test passes")
     endpoint: str
     deployment: str
     requests: int
@@ -463,7 +470,7 @@ class Smoked(Record):
 
 
 class CanaryMeasure(Frozen):
-    """One measure of the answers of both deployments."""
+    """One measure of both deployments' answers, compared."""
 
     name: str
     pairs: int
@@ -474,20 +481,20 @@ class CanaryMeasure(Frozen):
 class CanaryEvidence(Frozen):
     """The comparison of the new deployment with the old one, by their answers to the same requests."""
 
-    margin: float = Field(description="what was excluded, as a fraction")
+    margin: float = Field(description="the difference that had to be ruled out, as a fraction")
     pairs: int
     measures: tuple[CanaryMeasure, ...]
     latency_p95_old_ms: float
     latency_p95_new_ms: float
-    latency_limit_ms: float = Field(0.0, description="how long an answer could take and be in time, in the end")
-    live_requested: int = Field(0, description="how many requests of users both deployments were to answer")
-    live: int = Field(0, description="how many they have answered")
-    live_digest: str = Field("", description="sha256 of these requests, which are not stored anywhere; empty for none")
-    mirrored: int = Field(0, description="percent of the live requests of which the new deployment got a copy before it had traffic")
+    latency_limit_ms: float = Field(0.0, description="final limit within which an answer was in time")
+    live_requested: int = Field(0, description="number of users' requests that both deployments should answer (promotion.live_requests)")
+    live: int = Field(0, description="number of users' requests that they answered")
+    live_digest: str = Field("", description="sha256 of these requests, which aren't stored anywhere; empty without any")
+    mirrored: int = Field(0, description="percentage of the live requests that were copied to the new deployment before it had traffic")
 
 
 class Promoted(Record):
-    """Traffic is on the new deployment."""
+    """A promotion: the new deployment has the traffic."""
 
     stage: ClassVar[str] = "promote"
     made_from: ClassVar[tuple[str, ...]] = ("gate", "deploy", "smoke-test")
@@ -503,7 +510,7 @@ class Promoted(Record):
 
 
 class TornDown(Record):
-    """What was deleted, and what was left alone."""
+    """A teardown: what was deleted, and what was left alone."""
 
     stage: ClassVar[str] = "teardown"
     deleted: tuple[str, ...]

@@ -1,7 +1,7 @@
-"""Keys that decide whether an earlier result can be used again.
+"""Keys that decide whether an earlier result can be reused.
 
-Every setting of the sections that a result is made from counts, unless it is excluded by name with a reason. A setting that is added later
-therefore changes the key until somebody decides that it must not: the worst case is work done twice, never a stale result.
+Every setting of the relevant sections counts, unless it is excluded by name with a reason. A setting that is added later therefore changes
+the key unless somebody excludes it: the worst case is repeated work, never a stale result.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ def reuse_key(sections: Mapping[str, BaseModel], excluded: Mapping[str, str], **
 
     Args:
         sections: name of a table in pipeline.toml → its settings.
-        excluded: ``section.setting`` → why it does not decide the result.
-        facts: what else decides the result; anything that JSON can hold.
+        excluded: ``section.setting`` → why it doesn't affect the result.
+        facts: whatever else affects the result, as JSON values.
 
     Raises:
         ValueError: an excluded name is not a setting of these sections, or a fact is NaN or infinite.

@@ -1,4 +1,4 @@
-"""The run directory: writes the stages' records, reads them and checks them against each other."""
+"""The run directory: writes, reads and cross-checks the stages' records."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class _Failure(BaseModel):
 class Run:
     """``run/``: one record per finished stage, and the files that the records name.
 
-    Records are written to a temporary file and moved into place, so a reader sees the old one or the new one, never a part of one.
+    Records are written to a temporary file and moved into place, so readers never see a partial record.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -44,7 +44,7 @@ class Run:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other commands from writing to the run directory. May be nested.
+        """Keep other commands from writing to the run directory. Can be nested.
 
         Raises:
             RunInUse: another command is at work there.
@@ -146,11 +146,11 @@ class Run:
                 yield self._load(kind)
 
     def record_failure(self, stage: str, message: str) -> None:
-        """Record why a stage failed, for those who report on the run."""
+        """Record why a stage failed, for reports about the run."""
         write_atomically(self.path(_FAILURE), _Failure(stage=stage, message=message).model_dump_json(indent=2).encode() + b"\n")
 
     def failure(self) -> tuple[str, str] | None:
-        """Return the stage that failed last and its message; None if it has succeeded since, or none has failed.
+        """Return the stage that failed last and its message; None if none failed, or if it has succeeded since.
 
         Raises:
             RecordError: the file is damaged.
@@ -199,7 +199,7 @@ def file_sha256(path: Path) -> str:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that no reader ever sees a part of it."""
+    """Write a file so that readers never see part of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

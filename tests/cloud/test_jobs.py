@@ -273,7 +273,7 @@ def test_job_names_are_valid_for_the_service() -> None:
 
 @pytest.mark.parametrize("name", ["../out.txt", "a/../../out.txt", "/etc/passwd", "", "."])
 def test_a_file_name_that_leads_outside_the_folder_is_refused(name: str, tmp_path: Path) -> None:
-    with pytest.raises(AzureError, match="leads outside of"):
+    with pytest.raises(AzureError, match="is outside"):
         _safe_path(tmp_path, name)
 
 

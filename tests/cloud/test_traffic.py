@@ -121,7 +121,7 @@ def test_a_request_that_another_run_has_overtaken_is_noticed(runs: Runs, monkeyp
         begin(second, 5, before)
 
     interfere(monkeypatch, first, before=False, then=overtake)
-    with pytest.raises(Busy, match=r"has changed the traffic of way-back at the same time.*Run our/project/2 is changing the traffic"):
+    with pytest.raises(Busy, match=r"changed the traffic of way-back at the same time.*Run our/project/2 is changing the traffic"):
         attempt(first, before, lambda: begin(first, 100, before))
     assert state(first) == ({"new": 95, "old": 5}, "our/project/2")
     traffic.undo(second, before, "old")
