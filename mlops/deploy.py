@@ -1,4 +1,4 @@
-"""Deploy the registered model to the endpoint as a new deployment that takes no traffic yet. Only if the gate admits it.
+"""Deploy the registered model, if the gate admits it, as a new deployment without traffic.
 
 python -m mlops.deploy --target local
 """
@@ -31,12 +31,12 @@ EXCLUDED = {
     "endpoint.deployment_prefix": "the name starts with it",
     "endpoint.public_network_access": "a setting of the endpoint, which check_usable compares",
     "endpoint.price_per_hour_usd": "only for the cost estimate",
-    "endpoint.deploy_timeout_minutes": "how long deploy waits; only a healthy deployment is reused",
+    "endpoint.deploy_timeout_minutes": "the time that deploy waits; only a healthy deployment is reused",
     "endpoint.allow_unknown_image": "only decides whether validate stops",
     "endpoint.keep_previous": "what promote does with the previous deployment",
     "endpoint.keep_previous_hours": "when the reaper may delete the previous deployment",
 }
-"""Settings that do not decide what a deployment is, and why."""
+"""Settings that don't affect a deployment, and why."""
 
 
 def deploy(config: Config, run: Run, workspace: Workspace) -> Deployed:
@@ -106,18 +106,18 @@ def _find_or_create_endpoint(config: Config, workspace: Workspace) -> tuple[Endp
         return workspace.endpoints.create(config.endpoint, {}), True
     workspace.check_endpoint(endpoint.name, endpoint.tags)
     if endpoint.state in FAILED_STATES:
-        # It serves as before, but Azure calls it Failed until an update succeeds.
-        console.info(f"  endpoint {endpoint.name} is {endpoint.state}: its last update failed; writing it again as it is")
+        # It serves as before, but Azure reports it as Failed until an update succeeds.
+        console.info(f"  endpoint {endpoint.name} is {endpoint.state}: its last update failed; updating it again unchanged")
         endpoint = workspace.endpoints.set_traffic(endpoint.name, None)
     usable = workspace.endpoints.check_usable(endpoint, config.endpoint)
     if (expiry := expiry_tags(config.endpoint)) and EXPIRES in usable.tags:
-        # An earlier run left it behind; the reaper must not delete it while this run uses it.
+        # A leftover of an earlier run, which the reaper must not delete while this run uses it.
         usable = workspace.endpoints.set_traffic(usable.name, None, tags=expiry)
     return usable, workspace.endpoints.is_reserved(usable)
 
 
 def _delete_if_never_created(workspace: Workspace, endpoint: EndpointView | None) -> EndpointView | None:
-    """Delete our own endpoint if its creation failed, since Azure can't repair it and no later run could deploy; return what is left."""
+    """Delete our endpoint if its creation failed, since Azure can't repair it and no later run could deploy. Return what is left."""
     if endpoint is None or endpoint.state not in FAILED_STATES or not workspace.session.owns(endpoint.tags):
         return endpoint
     if workspace.endpoints.list_deployments(endpoint.name):
@@ -130,7 +130,7 @@ def _delete_if_never_created(workspace: Workspace, endpoint: EndpointView | None
 def _find_or_create_deployment(
     workspace: Workspace, settings: EndpointConfig, name: str, registered: Registered
 ) -> tuple[DeploymentView, bool]:
-    """Return the healthy deployment, and whether it existed (or was being created) already."""
+    """Return the healthy deployment, and whether it already existed or was being created."""
     deployment = workspace.endpoints.find_deployment(settings.name, name)
     is_ours = deployment is None or (
         workspace.session.owns(deployment.tags)

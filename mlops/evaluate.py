@@ -2,8 +2,8 @@
 
     python -m mlops.evaluate --target prod
 
-One command job per model runs ``mlops/remote`` on the training compute. A score is reused only if model, suites, code and settings are
-all equal; then nothing is computed and nothing is paid for.
+One command job per model runs ``mlops/remote`` on the training compute. A score is reused, at no cost, if model, suites, code and settings
+are all the same.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def evaluate(config: Config, run: Run, workspace: Workspace) -> Evaluated:
 
     Their rows are stored under ``run/evaluate/``. The anchor is left out if it is the champion, or if no rule compares with it.
 
-    A champion or anchor that can't be scored is recorded as missing: that is not a first run, and no other model takes its place.
+    A champion or anchor that can't be scored is recorded as missing: this isn't a first run, and no other model takes its place.
 
     Raises:
         EvidenceError: a result is missing or is not what was requested.
@@ -115,7 +115,7 @@ def evaluate(config: Config, run: Run, workspace: Workspace) -> Evaluated:
 
 
 def evaluation_key(model: str, validated: Validated, version: str) -> str:
-    """Return the sha256 over everything that decides a model's score, the model by its id."""
+    """Return the sha256 over everything that affects a model's score, with the model represented by its id."""
     suites = {name: suite.digest for name, suite in validated.suites.items()}
     return reuse_key({}, {}, model=model, base=validated.base_model, suites=suites, version=version)
 
@@ -134,7 +134,7 @@ def _find_anchor(config: Config, workspace: Workspace, champion: Champion) -> Ch
 
 
 def _is_candidate(champion: Champion, registered: Registered) -> bool:
-    """Return whether the live model is the one that this run has registered. If it was deleted since, only its id can tell."""
+    """Return whether the live model is the one that this run registered. If it has been deleted, only its id can tell."""
     same_id = champion.model.lower() == registered.model.lower()
     return same_id and (champion.unavailable != "" or champion.identity == registered.identity)
 
@@ -192,9 +192,7 @@ class ScoreValidator:
             if actual != requested:
                 raise EvidenceError(f"Job {job} has scored something else: its {name} is {actual}, but {requested} was requested.", RETRY)
         if sorted((str(row.get("suite")), str(row.get("id"))) for row in scored.rows) != self.rows:
-            raise EvidenceError(
-                f"Job {job} has scored other rows than those of the suites ({len(scored.rows)} of {len(self.rows)}).", RETRY
-            )
+            raise EvidenceError(f"Job {job} scored rows that aren't those of the suites ({len(scored.rows)} of {len(self.rows)}).", RETRY)
         _check_metrics(scored)
 
 
@@ -225,7 +223,7 @@ def _equal(value: float, reported: float) -> bool:
 def _collect_preferences(
     config: Config, run: Run, workspace: Workspace, validated: Validated, results: Mapping[Role, Scored]
 ) -> Preferences:
-    """Return what the judge prefers, if there is one."""
+    """Return the judge's preferences, if there is a judge."""
     if not config.evaluation.judge.url:
         return Preferences({}, "")
     suite = run.directory / validated.suites["target"].path

@@ -4,12 +4,12 @@
 
 Judges the evaluation by the rules in pipeline.toml, deterministically, after a self-test on the same evidence has proved that the gate
 detects what it must detect (exit 19 if it does not: then there is no verdict). Writes ``run/gate.json``, ``run/gate.md``,
-``run/report.html``, and the verdict as tags of the training's MLflow run. --override admits a HOLD (exit 0) on somebody's responsibility;
-a REJECT can't be overridden. The other options make no new verdict and write nothing.
+``run/report.html``, and the verdict as tags of the training's MLflow run. --override admits a HOLD (exit 0) on the user's responsibility; a
+REJECT can't be overridden. The other options don't produce a new verdict, and write nothing.
 
     mlops gate candidate.jsonl base.jsonl --rules rules.toml
 
-judges any two score files, without a run directory or Azure: one JSON object a line, with an id and the values of metrics.
+judges any two score files, without a run directory or Azure. They have one JSON object per line, with an id and the values of metrics.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def gate(config: Config, run: Run, workspace: Workspace, override: str = "") -> 
         AzureError: the candidate was admitted, but MLflow can't be updated.
     """
     reason = overrides.check_reason(override)
-    # If this stops halfway, an earlier verdict, perhaps by other rules, must not remain.
+    # If this is interrupted, an earlier verdict, perhaps by other rules, must not remain.
     run.delete(Judged)
     for page in PAGES:
         run.path(page).unlink(missing_ok=True)
@@ -93,7 +93,7 @@ def _publish(run: Run, judged: Judged, workspace: Workspace) -> Judged:
 def _tag_training(workspace: Workspace, mlflow_run: str, judged: Judged, evaluated: Evaluated) -> None:
     """Tag the training's MLflow run with the verdict, before the record is written: nothing is admitted without a trace in MLflow.
 
-    A verdict that stops the pipeline remains even if the tags can't be written, because an error here would only hide it.
+    A verdict that stops the pipeline stands even if the tags can't be written, because an error here would only hide it.
     """
     try:
         workspace.tracking.delete_tags(mlflow_run, verdict_tags.outdated(workspace.tracking.get_tags(mlflow_run)))
@@ -120,7 +120,7 @@ def _print_verdict(judged: Judged, block: Sequence[tuple[str, str]], page: str, 
 
 
 def _answer_query(arguments: argparse.Namespace) -> stage.Answer | None:
-    """Judge score files, or answer a question about verdicts, if the arguments say so."""
+    """Judge score files, or answer a query about verdicts, if the arguments request one."""
     if arguments.files or arguments.rules:
         _refuse_other_options(arguments)
         decision = gate_files.judge_files(arguments.files, arguments.rules)
@@ -140,33 +140,37 @@ def _answer_query(arguments: argparse.Namespace) -> stage.Answer | None:
 
 
 def _refuse_other_options(arguments: argparse.Namespace) -> None:
-    """Refuse options that mean nothing for score files, rather than ignore them: an override leaves no record that anybody checks."""
+    """Refuse options that don't apply to score files instead of ignoring them: nobody would check a record of such an override."""
     unset: dict[str, object] = {"override": "", "explain": None, "what_if": False, "history": None, "self_test": False, "rule": []}
-    given = [f"--{name.replace('_', '-')}" for name, value in unset.items() if getattr(arguments, name) != value]
-    if given:
-        source = " (MLOPS_OVERRIDE sets it)" if os.environ.get("MLOPS_OVERRIDE") and "--override" in given else ""
+    options = [f"--{name.replace('_', '-')}" for name, value in unset.items() if getattr(arguments, name) != value]
+    if options:
+        source = " (MLOPS_OVERRIDE sets it)" if os.environ.get("MLOPS_OVERRIDE") and "--override" in options else ""
         raise UsageError(
-            f"{given[0]}{source} does not apply to score files; nothing was judged.",
+            f"{options[0]}{source} does not apply to score files; nothing was judged.",
             "leave it out. A HOLD about score files can't be overridden: add evidence, or change the rules",
         )
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", nargs="*", type=Path, metavar="FILE", help="score files: the candidate's, and the base's")
-    parser.add_argument("--rules", type=Path, metavar="FILE", help="the rules for score files: TOML with tables [rules.NAME]")
+    parser.add_argument("--rules", type=Path, metavar="FILE", help="the rules for score files, a TOML file with tables [rules.NAME]")
     query = parser.add_mutually_exclusive_group()
     query.add_argument(
         "--override", default=os.environ.get("MLOPS_OVERRIDE", ""), metavar="REASON",
-        help="admit a HOLD, for this reason (MLOPS_OVERRIDE: the same)",
+        help="admit a HOLD, for this reason (same as MLOPS_OVERRIDE)",
     )  # fmt: skip
     query.add_argument(
-        "--explain", nargs="?", const="", metavar="METRIC", help="show how the verdict follows from the numbers, from run/gate.json alone"
+        "--explain",
+        nargs="?",
+        const="",
+        metavar="METRIC",
+        help="explain how the verdict follows from the numbers; only needs run/gate.json",
     )
     query.add_argument(
         "--what-if", action="store_true", help="judge the stored evaluation by the current rules; exits with 0 whatever the verdict"
     )
-    query.add_argument("--history", nargs="?", const=20, type=_count, metavar="N", help="the last N verdicts in MLflow (default: 20)")
-    query.add_argument("--self-test", action="store_true", help="show the verdicts about mutated evidence")
+    query.add_argument("--history", nargs="?", const=20, type=_count, metavar="N", help="show the last N verdicts in MLflow (default: 20)")
+    query.add_argument("--self-test", action="store_true", help="run only the self-test, and show every probe")
     parser.add_argument(
         "--rule", action="append", default=[], metavar="'RULE KEY=VALUE …'",
         help="with --what-if: change settings of a rule, by its name or METRIC[@BASELINE], e.g. 'target.nll@base margin=0.02'",
@@ -175,7 +179,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 def _count(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of verdicts")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
     return int(text)
 
 

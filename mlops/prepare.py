@@ -37,21 +37,21 @@ VERSION = 4
 """Increase it when the code below produces different rows from the same source, so that older results are not reused."""
 
 EXCLUDED = {
-    "data.dataset": "the source reports its own name",
-    "data.revision": "the source reports its revision; a local file has none and ignores the setting",
+    "data.dataset": "the source contributes its own name",
+    "data.revision": "the source contributes its revision; local files have none and ignore the setting",
 }
-"""Settings that do not decide which rows are kept, and why."""
+"""Settings that don't affect which rows are kept, and why."""
 
 ORDER = ("test_sft", "test_gen", "train_sft", "train_gen")
 """Test splits come first: a conversation that is in both is then dropped from the training split, not from the test split."""
 
 QUARANTINE = "quarantine.jsonl"
-"""In run/data: the rows with errors that were left out, each with its place in the source."""
+"""The file in run/data that lists the rows with errors that were dropped, each with its place in the source."""
 
-BAD, LEAK = "with errors", "has an answer of an evaluation row"
+BAD, LEAK = "with errors", "with an answer of an evaluation row"
 
 MAX_LISTED = 20
-"""How many invalid rows an error lists; the others are only counted."""
+"""An error lists at most this many invalid rows, and counts the others."""
 
 
 @keep_processes()
@@ -138,7 +138,7 @@ def merge_notes(splits: Mapping[str, Rows]) -> Mapping[str, int]:
 
 
 class BadRows:
-    """Rows with errors: collected to be listed all at once, or left out.
+    """Rows with errors, which are collected to be listed together, or dropped.
 
     Args:
         policy: ``stop`` or ``drop``.
@@ -157,7 +157,7 @@ class BadRows:
         self._rows.setdefault(where, (split, rule, message))
 
     def add_unreadable(self, splits: Mapping[str, Rows]) -> None:
-        """Add the rows that are known to be unreadable, and stop if they are to be listed."""
+        """Add the rows that are known to be unreadable, and stop if such rows must be listed."""
         self._total = sum(map(len, splits.values()))
         for split, rows in splits.items():
             for index, problem in sorted(rows.invalid_rows().items()):
@@ -167,7 +167,7 @@ class BadRows:
         self.stop()
 
     def stop(self) -> None:
-        """Raise if there are rows with errors that are not to be dropped.
+        """Raise if there are rows with errors that must not be dropped.
 
         Raises:
             ValidationFailed: lists them.
@@ -181,22 +181,22 @@ class BadRows:
             what, fix = f"None of the {self._total:,} row(s) is a conversation", "fix the file; data/README.md shows every format"
         else:
             what = f"{len(self):,} row(s) are not valid conversations"
-            fix = 'fix these rows, or leave them out with data.on_bad_row = "drop"'
+            fix = 'fix these rows, or drop them with data.on_bad_row = "drop"'
         raise ValidationFailed(f"{what}:\n" + "\n".join(listed), fix)
 
     def write(self, run: Run, temporary: list[Path]) -> None:
-        """Write the list of rows that are left out, and say how many there are."""
+        """Write the list of dropped rows, and print their number."""
         if not self._rows or not self.drop:
             return
         path = run.path("data", f".{QUARANTINE}.new")
         temporary.append(path)
         rows = ({"where": where, "split": split, "rule": rule, "message": text} for where, (split, rule, text) in self._rows.items())
         path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8", errors="backslashreplace")
-        console.warning(f"{len(self):,} row(s) with errors are left out (data.on_bad_row). They are listed in run/data/{QUARANTINE}.")
+        console.warning(f"{len(self):,} row(s) with errors are dropped (data.on_bad_row). They are listed in run/data/{QUARANTINE}.")
 
 
 class SeenConversations:
-    """Tells which conversations are repeated, in any split. Most have a key of their own; the others are compared as a whole."""
+    """Recognizes repeated conversations, in any split. Most have a unique key; the others are compared as a whole."""
 
     def __init__(self) -> None:
         self._readers: list[Reader] = []
@@ -267,7 +267,7 @@ def _select(
             continue
         if screens:
             released = screen.put((index, line), candidate.matches)
-            # Fewer than none: a row that was held back is used after all.
+            # Negative, because a row that was held back is used after all.
             dropped[LEAK] += 1 - len(released)
             yield from ((number, text if text is not None else _line(rows, number)) for number, text in released)
             continue

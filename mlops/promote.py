@@ -1,4 +1,4 @@
-"""Send all traffic to the new deployment, and verify that it is what is served. Only if the gate admits it.
+"""Send all traffic to the new deployment, if the gate admits it, and verify that the new model is live.
 
 python -m mlops.promote --target local
 """
@@ -28,15 +28,15 @@ __all__ = ["main", "promote"]
 
 
 def promote(config: Config, run: Run, workspace: Workspace) -> Promoted:
-    """Move the traffic, verify which model is live, ask a question without naming a deployment; on any failure restore the traffic.
+    """Move the traffic, verify which model is live, and send a request without naming a deployment. On any failure, restore the traffic.
 
-    If an earlier attempt has stopped in the middle, its change of the traffic is finished or undone first.
+    If an earlier attempt was interrupted, its traffic change is first finished or undone.
 
     Raises:
         NotPromoted: the gate does not admit the candidate, or compared it with another champion than the live one; or the endpoint belongs
             to another target.
-        RecordError: the deployment is not the one that was tested, only one of the same name.
-        CanaryStopped: the new deployment answers worse than the old one, or is not shown not to. The old one has the traffic.
+        RecordError: the deployment isn't the tested one, but only has its name.
+        CanaryStopped: the new deployment answers worse than the old one, or isn't shown to answer as well. The old one keeps the traffic.
         TrafficError: the new deployment is not live; says whether the traffic was restored. Or another run is changing the traffic.
     """
     judged, deployed, smoked = guard.require_admission(run, config, workspace), run.read(Deployed), run.read(Smoked)
@@ -84,12 +84,12 @@ def promote(config: Config, run: Run, workspace: Workspace) -> Promoted:
 
 
 def _identify(deployed: Deployed) -> str:
-    """Return what tells the deployment that was tested from another one of its name."""
+    """Return what distinguishes the tested deployment from others of its name."""
     return identify(deployed.identity, deployed.creator)
 
 
 def _check_champion(evaluated: Evaluated, live: str | None, endpoint: str) -> None:
-    """Refuse a verdict that was reached against another champion: it says nothing about the live one."""
+    """Refuse a verdict against another champion, because it says nothing about the live one."""
     if evaluated.champion.lower() != (live or "").lower():
         raise NotPromoted(
             f"The candidate was judged against {evaluated.champion or 'no champion'}, but {endpoint} now serves {live or 'nothing'}.",
@@ -98,7 +98,7 @@ def _check_champion(evaluated: Evaluated, live: str | None, endpoint: str) -> No
 
 
 def _check_anchor(judged: Judged, evaluated: Evaluated, recorded: str, endpoint: str) -> None:
-    """Refuse a verdict that was reached against another anchor. Without one, it is the champion."""
+    """Refuse a verdict against another anchor. Without an anchor, the champion takes its place."""
     before, now = evaluated.anchor or evaluated.champion, recorded or evaluated.champion
     if any(judgement.baseline == "anchor" for judgement in judged.judgements) and before.lower() != now.lower():
         raise NotPromoted(
@@ -161,14 +161,14 @@ def _verify(config: Config, workspace: Workspace, after: EndpointView, deployed:
 
 
 def _find_kept(workspace: Workspace, endpoint: EndpointView, new: str) -> str | None:
-    """Return the deployment that the last promotion kept, unless only its name is the same."""
+    """Return the deployment that the last promotion kept, unless another deployment has its name now."""
     name = endpoint.tags.get(PREVIOUS)
     deployment = workspace.endpoints.find_deployment(endpoint.name, name) if name and name != new else None
     return deployment.name if deployment is not None and deployment.identity == endpoint.tags.get(PREVIOUS_ID, "") else None
 
 
 def _keeps(config: Config, workspace: Workspace, endpoint: str, previous: str | None) -> bool:
-    """Return whether the previous deployment stays: as configured, but what is not ours always does."""
+    """Return whether the previous deployment stays: as configured, but always if it isn't ours."""
     deployment = workspace.endpoints.find_deployment(endpoint, previous) if previous else None
     return deployment is not None and (config.endpoint.keep_previous or not workspace.session.owns(deployment.tags))
 

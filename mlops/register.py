@@ -1,4 +1,4 @@
-"""Register the fine-tuned model in the workspace, with its lineage. Only if the gate admits it.
+"""Register the fine-tuned model in the workspace, with its lineage, if the gate admits it.
 
 python -m mlops.register --target local
 """
@@ -44,7 +44,7 @@ NAME = re.compile(r"[a-zA-Z0-9][-a-zA-Z0-9._]{0,254}")
 """Names that Azure ML accepts for a model."""
 
 EXCLUDED = {"registration.name": "versions are looked up under this name"}
-"""Settings that do not decide whether a registered version can be reused, and why."""
+"""Settings that don't affect whether a registered version can be reused, and why."""
 
 
 def register(config: Config, run: Run, workspace: Workspace) -> Registered:
@@ -96,8 +96,7 @@ def register(config: Config, run: Run, workspace: Workspace) -> Registered:
 
 
 def registration_key(config: Config, trained: Trained) -> str:
-    """Return the sha256 over everything that decides the registered version: the very job, the settings of [registration], and the target,
-    whose gate's verdict the version has."""
+    """Return the sha256 over what determines the registered version: the exact job, [registration], and the target, whose gate decided."""
     return reuse_key(
         {"registration": config.registration},
         EXCLUDED,
@@ -109,7 +108,7 @@ def registration_key(config: Config, trained: Trained) -> str:
 
 
 def _completed_job(workspace: Workspace, judged: Judged, trained: Trained) -> JobView:
-    """Return the job, checked: the service would also register the output of a failed job, or of another one with the same name."""
+    """Return the job after checking it: the service would also register the output of a failed job, or of another one with its name."""
     if judged.candidate_job != trained.job:
         raise RegistrationError(
             f"The gate has judged {judged.candidate_job}, but the trained model is from {trained.job}.", "run `mlops evaluate-gate`"
@@ -151,7 +150,7 @@ def _is_available(workspace: Workspace, name: str, version: str, key: str) -> bo
 
 
 def _describe_lineage(trained: Trained, evaluated: Evaluated, judged: Judged) -> str:
-    """Return as JSON what a model's tags have no room for: Azure allows 50 tags."""
+    """Return, as JSON, what doesn't fit into a model's tags, of which Azure allows 50."""
     scores = {
         role: model.model_dump(mode="json", include={"model", "job", "metrics", "suite_digests"})
         for role, model in evaluated.models.items()

@@ -1,4 +1,4 @@
-"""Send the new deployment real questions before it takes any traffic.
+"""Send real questions to the new deployment before it takes any traffic.
 
 python -m mlops.smoke_test --target local
 """
@@ -29,11 +29,11 @@ __all__ = ["EXCLUDED", "main", "settings_key", "smoke_test"]
 
 SPLIT = "test_gen"
 MAX_SAMPLES = 3
-"""How many answers are stored in the record."""
+"""Number of answers that are stored in the record."""
 FOREIGN = "foreign"
-"""In smoke.jsonl, the shape of an answer that has none of the known ones."""
+"""Stands for an unknown shape in smoke.jsonl."""
 EXCLUDED: dict[str, str] = {}
-"""Settings of [smoke] that do not decide whether a deployment passes, and why. There are none."""
+"""Settings of [smoke] that don't affect whether a deployment passes, and why. There are none."""
 
 
 def smoke_test(config: Config, run: Run, workspace: Workspace) -> Smoked:
@@ -42,8 +42,8 @@ def smoke_test(config: Config, run: Run, workspace: Workspace) -> Smoked:
     Raises:
         SmokeTestFailed: an answer has an unknown shape, more than ``smoke.max_failures`` fail, the 95th percentile of latency is above
             ``smoke.max_latency_ms``, or our identity may not read the endpoint's key. The deployment is then deleted (unless it takes
-            traffic), so that nothing keeps billing.
-        RecordError: the deployment is not the one that deploy recorded, only one of the same name.
+            traffic), so that it stops costing money.
+        RecordError: the deployment isn't the one that deploy recorded, but only has its name.
     """
     prepared, deployed = run.read(Prepared), run.read(Deployed)
     deployment = workspace.endpoints.find_deployment(deployed.endpoint, deployed.deployment)
@@ -108,7 +108,7 @@ def smoke_test(config: Config, run: Run, workspace: Workspace) -> Smoked:
 
 
 def settings_key(config: Config) -> str:
-    """Return the sha256 over everything but the deployment and the data that decides whether the test passes."""
+    """Return the sha256 over everything that affects whether the test passes, except for the deployment and the data."""
     return reuse_key({"smoke": config.smoke}, EXCLUDED, seed=config.data.seed)
 
 

@@ -1,4 +1,4 @@
-"""Delete what this pipeline created and nobody needs any more, and nothing else; list what remains and what it costs.
+"""Delete what this pipeline created and nobody needs any longer, and nothing else; list what remains and what it costs.
 
 python -m mlops.teardown --target local
 """
@@ -37,8 +37,8 @@ def teardown(config: Config, run: Run, workspace: Workspace, yes_delete_producti
     """Cancel this run's jobs; delete the endpoint of an ephemeral target, otherwise only our deployments without traffic.
 
     The deployment that the last promotion or rollback kept stays, and so do registered models, data and compute: they cost nothing while
-    they are idle. With ``yes_delete_production`` the endpoint of a permanent target is deleted, too, and its users get no answers any more.
-    What vanishes meanwhile is gone.
+    they are idle. With ``yes_delete_production``, the endpoint of a permanent target is also deleted, and no longer answers its users.
+    Resources that vanish in the meantime count as deleted.
 
     Raises:
         TeardownIncomplete: something that should be deleted still exists.
@@ -67,13 +67,13 @@ def teardown(config: Config, run: Run, workspace: Workspace, yes_delete_producti
 
 
 def _cancel_jobs(workspace: Workspace, log: TeardownLog, *, attachable: bool) -> None:
-    """Cancel the jobs of this very run.
+    """Cancel the jobs of this run.
 
     Args:
         workspace: where they run.
         log: what happened to each; is added to.
-        attachable: leave them alone. A job whose runner died, or lost sight of it, continues and is paid for: re-running the failed jobs of
-            the workflow attaches to it. If nobody does, the reaper cancels it.
+        attachable: leave jobs alone that a re-run can attach to. A job whose runner died, or lost contact with it, continues and costs
+            money: re-running the failed jobs of the workflow attaches to it. If nobody does, the reaper cancels it.
     """
     for job in workspace.jobs.list_owned():
         if job.is_over:
@@ -83,7 +83,7 @@ def _cancel_jobs(workspace: Workspace, log: TeardownLog, *, attachable: bool) ->
             log.refused[resource] = f"belongs to another run of the pipeline ({job.tags.get(RUN, 'unknown')})"
             continue
         if attachable:
-            log.refused[resource] = "continues: re-running the failed jobs attaches to it; if nobody does, schedule.yml cancels it"
+            log.refused[resource] = "continues: re-running the failed jobs attaches to it; otherwise schedule.yml cancels it"
             continue
         try:
             workspace.jobs.cancel(job.name)
@@ -118,7 +118,7 @@ def _delete_endpoint(workspace: Workspace, endpoint: EndpointView, log: Teardown
 
 def _delete_idle_deployments(workspace: Workspace, endpoint: EndpointView, log: TeardownLog) -> None:
     kept = (endpoint.tags.get(PREVIOUS), endpoint.tags.get(PREVIOUS_ID, ""))
-    # Whoever finishes or undoes a change that was stopped needs both deployments.
+    # Finishing or undoing an interrupted change needs both deployments.
     change = read_change(endpoint)
     needed = {*change.was, change.to} if change is not None else set()
     for deployment in _list_deployments(workspace, endpoint.name):
@@ -130,7 +130,7 @@ def _delete_idle_deployments(workspace: Workspace, endpoint: EndpointView, log: 
         elif share := endpoint.mirror.get(deployment.name):
             log.refused[resource] = f"gets a copy of {share} % of the traffic"
         elif deployment.name in needed:
-            log.refused[resource] = "is part of an unfinished change of the traffic: run `mlops recover`"
+            log.refused[resource] = "is part of an unfinished traffic change: run `mlops recover`"
         elif (deployment.name, deployment.identity) == kept:
             log.refused[resource] = "is kept for rollback"
         else:
@@ -166,7 +166,7 @@ def _list_remaining(config: Config, workspace: Workspace) -> list[str]:
         nodes = config.compute.min_instances
         price = _describe_price(config.compute.price_per_hour_usd, nodes)
         idle = f"keeps {nodes} nodes{price}" if nodes else "costs nothing while it is idle"
-        owner = ", created outside of this pipeline" if cluster.foreign else ""
+        owner = ", created outside this pipeline" if cluster.foreign else ""
         lines.append(f"compute {cluster.name}: {cluster.size}, {idle}{owner}")
     return lines
 
@@ -179,7 +179,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--yes-delete-production",
         action="store_true",
-        help="also delete the endpoint of a target that is not ephemeral, with all deployments",
+        help="also delete the endpoint of a target that is not ephemeral, with all of its deployments",
     )
 
 

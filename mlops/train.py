@@ -2,7 +2,7 @@
 
 python -m mlops.train --target local
 mlops train --target prod --set training.parameters.num_train_epochs=1
-mlops train --target prod --detach 30      exits if it takes longer than 30 minutes; run it again to attach to the job
+mlops train --target prod --detach 30      exit if it takes longer than 30 minutes; run this again to attach to the job
 """
 
 from __future__ import annotations
@@ -35,31 +35,31 @@ OUTPUT = "trained_model"
 COMPONENT_OUTPUT = "mlflow_model_folder"
 NAME_HINT = "train"
 _MAX_TAG = 1000
-"""Characters in the value of a run's tag (service limits of Azure Machine Learning)."""
+"""Maximum number of characters in the value of a run's tag (service limits of Azure Machine Learning)."""
 FINAL_METRICS = ("train_loss",)
 
 EXCLUDED = {
     "model.registry": "part of the base model's id",
     "model.name": "part of the base model's id",
     "model.version": "part of the base model's id, which says which version `latest` was",
-    "model.allow_archived": "whether validation accepts the model, not what it is",
-    "model.tokenizer": "validation counts the tokens of prompts with it; training has the one of the base model",
-    "compute.name": "the same VM size under another name trains the same model; who may create it is in the key (compute.trusted)",
-    "compute.size": "the key has the size that the cluster really has",
-    "compute.min_instances": "how many nodes wait for work",
-    "compute.max_instances": "how many nodes there may be; a training's own number is a parameter",
-    "compute.allow_low_priority": "low-priority nodes compute the same, later",
+    "model.allow_archived": "affects whether validation accepts the model, not which one it is",
+    "model.tokenizer": "only validation uses it, to count the tokens of prompts; training uses the base model's",
+    "compute.name": "the same VM size under another name trains the same model; the key contains compute.trusted",
+    "compute.size": "the key contains the actual size of the cluster",
+    "compute.min_instances": "the number of idle nodes",
+    "compute.max_instances": "the maximum number of nodes; the number that a training uses is a parameter",
+    "compute.allow_low_priority": "low-priority nodes give the same result, only later",
     "compute.idle_seconds": "when an idle node is released",
     "compute.price_per_hour_usd": "only for the cost estimate",
     "training.component": "part of the component's id",
     "training.component_version": "part of the component's id, which says which version `latest` was",
-    "training.experiment": "where the job is listed",
-    "training.parameters": "the key has every parameter with the value that the component gets",
+    "training.experiment": "only affects where the job is listed",
+    "training.parameters": "the key contains every parameter with the value that the component gets",
     "training.expected_hours": "only for the cost estimate",
-    "training.detach_after_minutes": "how long the runner watches the job",
+    "training.detach_after_minutes": "the time that the runner watches the job",
     "training.timeout_hours": "a job that exceeds it is not Completed, and only a Completed job is reused",
 }
-"""Settings that do not decide the result of a training, and why. [data] is in the key as the fingerprint of the prepared files."""
+"""Settings that don't affect the result of a training, and why. [data] is in the key as the fingerprint of the prepared files."""
 
 
 def train(config: Config, run: Run, workspace: Workspace) -> Trained:
@@ -68,7 +68,7 @@ def train(config: Config, run: Run, workspace: Workspace) -> Trained:
     Raises:
         JobFailed, JobCanceled, JobStatusUnknown: the job ended otherwise.
         Detached: it takes longer than ``training.detach_after_minutes`` and continues; its tags say how to continue the pipeline.
-        ConfigError: the component does not take a parameter, or the cluster is not the one that was validated.
+        ConfigError: the component doesn't have a parameter, or the cluster is not the one that was validated.
     """
     prepared, validated = run.read(Prepared), run.read(Validated)
     base = workspace.assets.get_base_model(config.model.registry, config.model.name, _version(validated.base_model))
@@ -97,7 +97,7 @@ def train(config: Config, run: Run, workspace: Workspace) -> Trained:
         submitted = workspace.jobs.submit_pipeline(
             pipeline, name_hint=NAME_HINT, tags=tags, experiment=config.training.experiment, display_name=name
         )
-        # Nothing may come between the submit and the wait: an interrupt there would leave the job running.
+        # Nothing may happen between submitting and waiting: an interrupt there would leave the job running.
         job = _wait_or_detach(config, workspace, submitted)
     elif job.status != "Completed":
         # Also if it has ended in the meantime: waiting returns Completed jobs only.
@@ -136,13 +136,13 @@ def train(config: Config, run: Run, workspace: Workspace) -> Trained:
 def run_key(
     config: Config, component: str, base_model: str, parameters: Sequence[Parameter], compute_size: str, data_fingerprint: str
 ) -> str:
-    """Return the sha256 over everything that decides the result of the training."""
+    """Return the sha256 over everything that affects the result of the training."""
     return reuse_key(
         {"model": config.model, "compute": config.compute, "training": config.training},
         EXCLUDED,
         component=component,
         base_model=base_model,
-        # The inputs that name a cluster are left out for the reason that compute.name is.
+        # The inputs that name a cluster are excluded for the same reason as compute.name.
         parameters={parameter.name: parameter.value for parameter in parameters if parameter.name not in COMPUTES},
         compute_size=compute_size,
         data=data_fingerprint,
@@ -207,7 +207,7 @@ def _wait_or_detach(config: Config, workspace: Workspace, job: str) -> JobView:
     try:
         return workspace.wait(job, config.training.timeout_hours * 3600, None if minutes is None else minutes * 60)
     except Detached as detached:
-        # DETACHED comes last: whoever finds that tag needs the others to continue the pipeline.
+        # DETACHED comes last: whoever sees that tag needs the others to continue the pipeline.
         tags = {COMMIT: commit(), SETTINGS: os.environ.get("MLOPS_SET", ""), DETACHED: WAITING}
         workspace.tracking.set_tags(job, {name: value for name, value in tags.items() if value})
         raise Detached(
@@ -240,7 +240,7 @@ def _build_pipeline(run: Run, prepared: Prepared, base: BaseModel, component: Co
             return {OUTPUT: getattr(node.outputs, COMPONENT_OUTPUT)}
 
         job = chat_completion()
-    # Otherwise Azure reuses the outputs of steps that it considers unchanged; only the run key decides what is reused.
+    # Otherwise Azure would reuse the outputs of steps that it considers unchanged, but only the run key may decide that.
     job.settings.force_rerun = True
     job.settings.continue_on_step_failure = False
     return job
@@ -274,7 +274,7 @@ def _print_parameters(resolved: Resolved) -> None:
         console.info(f"  {row.name:<{width}}  {row.value:<{value_width}}  {row.source}")
     console.info(f"  and {len(resolved.parameters) - len(rows)} inputs at the component's own defaults")
     if resolved.dropped:
-        console.info(f"  dropped, because the component does not take these defaults of the model: {', '.join(resolved.dropped)}")
+        console.info(f"  dropped, because the component doesn't have these defaults of the model as inputs: {', '.join(resolved.dropped)}")
 
 
 def _version(asset: str) -> str:

@@ -52,9 +52,9 @@ from mlops.judging.wording import describe
 __all__ = ["main", "validate"]
 
 MAX_PRINTED = 30
-"""How many findings of a rule are printed; the others are counted, and are in run/findings.json."""
+"""At most this many findings of a rule are printed; the others are counted, and are in run/findings.json."""
 MAX_RECORDED = 20
-"""How many warnings of a rule the record has."""
+"""Maximum number of warnings of a rule in the record."""
 
 T = TypeVar("T")
 
@@ -128,7 +128,7 @@ def _check_rules(config: Config, counts: Mapping[str, Counter[str]], answered: M
     Args:
         config: the settings.
         counts: suite → its rows, by kind.
-        answered: the same for rows with a generated answer.
+        answered: suite → its rows with a generated answer, by kind.
     """
     findings = []
     for name, rule in config.gate.enabled_rules.items():
@@ -193,13 +193,13 @@ def _find_row_shortage(rule: Rule, counts: Mapping[str, Counter[str]], answered:
 
 
 def _count_kinds(suite: Path, limit: int | None = None) -> Counter[str]:
-    """Count the rows of a frozen suite, or the first ones, by kind; rows without a kind under the empty one."""
+    """Count the rows of a frozen suite, or the first ones, by kind; rows without a kind count as the empty kind."""
     return Counter(json.loads(line).get("kind", "") for line in suite.read_bytes().splitlines()[:limit])
 
 
 @dataclass
 class WorkspaceSnapshot:
-    """The resources that training needs. One that could not be read is None, and there is a finding about it."""
+    """The resources that training needs. A resource that could not be read is None, and a finding says why."""
 
     model: BaseModel | None = None
     component: Component | None = None
@@ -276,7 +276,7 @@ def _check_workspace(
     snapshot.cost = preflight.estimate_cost(compute, training, config.endpoint)
     findings += preflight.check_budget(config.budget, snapshot.cost[0], config.endpoint, locate)
     findings += preflight.check_storage_access(workspace.outputs.has_keys(), computes.find(compute.name), compute, locate)
-    # A cluster is only created if nothing else is wrong; one that exists is checked in any case.
+    # A cluster is only created if nothing else is wrong; an existing one is checked in any case.
     has_errors = any(finding.severity == "error" for finding in findings)
     get = (lambda: computes.find(compute.name)) if has_errors else (lambda: computes.ensure(compute))
     snapshot.cluster = _attempt(get, "compute.missing", locate("compute.name"), findings)
@@ -307,9 +307,9 @@ def _check_endpoint(config: Config, workspace: Workspace) -> list[Finding]:
 
 
 def _reserve_endpoint(config: Config, workspace: Workspace) -> list[Finding]:
-    """Create the endpoint if there is none: Azure has no other way to tell whether somebody else in the region has its name.
+    """Create the endpoint if there is none, because there is no other way to learn whether its name is taken in the region.
 
-    Without this, the answer would come from `deploy`, after the training was paid for.
+    Otherwise only `deploy` would find out, after the training was paid for.
     """
     if workspace.endpoints.find(config.endpoint.name) is not None:
         return []
@@ -322,10 +322,10 @@ def _reserve_endpoint(config: Config, workspace: Workspace) -> list[Finding]:
 
 
 def _find_quota_needs(config: Config, workspace: Workspace) -> list[Need]:
-    """Find what the run needs at its peak: the training, what the endpoint has now, and the new deployment."""
+    """Check the quota that the run needs at its peak: for the training, the endpoint's current deployments, and the new one."""
     computes = workspace.compute
     cluster = computes.find(config.compute.name)
-    # The nodes of a job that runs already are in use; this run attaches to it.
+    # The nodes of a running job are already in use, and this run attaches to it.
     state: State = "new" if all(job.is_over for job in workspace.jobs.list_owned()) else "in use"
     training = count_cores("training", config.compute.size, preflight.count_nodes(config.training), computes.sizes, state)
     if cluster.tier == "low_priority" if cluster else config.compute.allow_low_priority and lacks_limit(training, computes.usages):

@@ -177,7 +177,7 @@ def test_from_the_gate_to_live_traffic_with_every_stage_run_twice(stage: Stage, 
     assert run.directory.joinpath(smoked.files["answers"].path).read_text().count("\n") == 3
     assert smoke_test(config, run, workspace) == smoked
 
-    with pytest.raises(NotPromoted, match="only a job in GitHub can be reviewed"):
+    with pytest.raises(NotPromoted, match="only a job on GitHub can be reviewed"):
         promote(stage.reviewed(), run, workspace)
     assert stage.traffic() == {deployed.deployment: 0}
     promoted = promote(config, run, workspace)

@@ -85,7 +85,7 @@ def is_terminal(stream: TextIO | None = None) -> bool:
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 """Control characters except tab and newline, which move a terminal's cursor or set colors. A lone carriage return begins a new line."""
 _COMMAND = re.compile(r"^(\s*):(?=:)|##(?=\[)", re.MULTILINE)
-"""What GitHub's runner takes for a command: ``::`` at the beginning of a line, ``##[`` anywhere (github.com/actions/runner, ActionCommand)."""
+"""GitHub's commands: ``::`` at the beginning of a line, ``##[`` anywhere (github.com/actions/runner, ActionCommand)."""
 
 
 def neutralize(text: str) -> str:

@@ -1,4 +1,4 @@
-"""The sampled rows of a split with all that decides whether they are kept, computed in several processes if there are many."""
+"""The sampled rows of a split, with everything that decides whether they are kept. Many rows are processed in several processes."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 __all__ = ["Candidate", "Reader", "sample", "shorten"]
 
 PARALLEL_ROWS = 10_000
-"""From this number on, several processes are faster than one."""
+"""From this number of rows on, several processes are faster than one."""
 _BATCH = 64
-"""How many rows to read at once."""
+"""Number of rows that are read at once."""
 _HELD = 1 << 15
-"""How many rows may wait until some of them are looked up."""
+"""Number of rows that may wait before some of them are looked up."""
 
 
 class Candidate(NamedTuple):
-    """A row that is kept unless something is in the way."""
+    """A sampled row, which is kept unless something speaks against it."""
 
     number: int
     """Its index among the rows of the split."""
@@ -44,9 +44,9 @@ class Candidate(NamedTuple):
     key: int = 0
     """See :class:`mlops.dataset.conversation.RowEnds`: conversations whose keys differ are different."""
     matches: Sequence[Match] = ()
-    """What it gives away of the evaluated rows."""
+    """What it leaks of the evaluation rows."""
     is_suspect: bool = False
-    """Whether it may give something away, so that it has to be looked up."""
+    """Whether it may leak something, so that it has to be looked up."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ class Reader:
         rows: all rows of the split.
         split: its name.
         max_messages: see :func:`shorten`.
-        finds_errors: whether rows are checked, too. If not, only those that are not conversations have a problem.
-        evaluated: the answers that training rows must not give away; None if that doesn't matter.
+        finds_errors: whether rows are also checked. If not, only rows that aren't conversations have a problem.
+        evaluated: the answers that training rows must not leak; None if that doesn't matter.
     """
 
     rows: Rows
@@ -106,7 +106,7 @@ class Reader:
 
 
 def _read_batch(indices: Sequence[int], reader: Reader) -> tuple[list[Candidate], list[Codes]]:
-    """Return rows without what they give away, and what to expect of the suspects among them."""
+    """Return rows without what they leak, and what to expect of the suspects among them."""
     lines = list(reader.rows.lines(indices))
     block = None if None in lines else b"".join(line for line in lines if line is not None)
     written: list[Conversation] | None = None if block is None else decode_written(block)

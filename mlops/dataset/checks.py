@@ -5,7 +5,7 @@ that isn't first, on one without a user turn, and on rows without assistant toke
 alternate. It checks none of this before the GPU runs. Rules across rows keep duplicates from counting twice, and test rows out of the
 training data.
 
-A file is read once, and only rows that may be equal to others, or give an evaluation row away, are read again.
+A file is read once, and only rows that may repeat others, or leak an evaluation row, are read again.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ RULES: Mapping[str, tuple[Literal["error", "warning"], str]] = {
     "duplicate.normalized": ("warning", "the same, ignoring case, white space and punctuation"),
     "overlap.exact": ("error", "no evaluation row is in the training data"),
     "overlap.normalized": ("error", "the same, ignoring case, white space and punctuation"),
-    "overlap.answer": ("error", "no answer of an evaluation row is in the training data, behind whatever turns"),
+    "overlap.answer": ("error", "no training row contains an answer of an evaluation row, after any turns"),
     "overlap.passage": ("warning", f"no {RUN_WORDS} words in a row of an evaluation row's answer are in the training data"),
     "overlap.suite": ("error", "few answers of a suite are in the training data piece by piece"),
     "overlap.prompt": ("warning", "training and test share no long first prompt"),
@@ -80,7 +80,7 @@ TRAINING_SPLIT, TARGET_SPLIT = "train_sft", "test_sft"
 EVALUATION_SPLITS = ("test_sft", "test_gen", RETENTION)
 """Splits that must not overlap with the training split. This includes ``test_gen``, whose answers are shown to reviewers."""
 FEW_ROWS, FEW_SHARE = 5, 0.1
-"""Single answers may be there piece by piece, as canned replies or templates; so many rows, and such a share of a suite, may not."""
+"""Single answers may occur piece by piece, as canned replies or templates, but not this many rows and this share of a suite."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def check(files: Mapping[str, Path], origins: Mapping[str, Path] | None = None) 
 
 @dataclass
 class _Scan:
-    """What was found in a file at first sight."""
+    """The result of the first pass over a file."""
 
     hashes: RowHashes
     findings: list[Finding] = field(default_factory=list)
@@ -133,7 +133,7 @@ class _Scan:
     chunks: list[tuple[Chunk, int]] = field(default_factory=list)
     """Parts of the file, each with the number of lines before it."""
     suspects: set[int] = field(default_factory=set)
-    """Lines that may give evaluation rows away."""
+    """Lines that may leak evaluation rows."""
 
 
 def _scan(split: str, path: Path, places: Sequence[str], index: LeakIndex, *, searches: bool, is_suite: bool) -> _Scan:
@@ -144,7 +144,7 @@ def _scan(split: str, path: Path, places: Sequence[str], index: LeakIndex, *, se
         path: JSON Lines.
         places: the place of each row in its source, or nothing.
         index: the suites.
-        searches: whether to look for rows that give the suites away.
+        searches: whether to look for rows that leak the suites.
         is_suite: whether to add the rows to the index.
     """
     scan = _Scan(RowHashes(path, places))
@@ -174,7 +174,7 @@ def _scan(split: str, path: Path, places: Sequence[str], index: LeakIndex, *, se
 
 @dataclass
 class _Part:
-    """What was found in a part of a file. Lines are counted from its beginning."""
+    """The result for a part of a file. Lines are counted from its beginning."""
 
     hashes: RowHashes
     lines: int = 0
@@ -219,7 +219,7 @@ def _check_chunk(chunk: Chunk, split: str, index: LeakIndex | None, is_suite: bo
 
 
 class _Lines(NamedTuple):
-    """Lines of a part of a file, counted from its beginning, to look at again."""
+    """Lines of a part of a file, counted from its beginning, to be read again."""
 
     chunk: Chunk
     hashed: Collection[int]
@@ -227,14 +227,14 @@ class _Lines(NamedTuple):
 
 
 class _Closer(NamedTuple):
-    """What was found in such lines."""
+    """The result of reading these lines again."""
 
     hashes: list[tuple[int, WholeRow]]
     shared: list[tuple[int, Shared]]
 
 
 def _look_again(scans: Mapping[str, _Scan], index: LeakIndex) -> list[tuple[int, Shared]]:
-    """Hash the rows that look equal as a whole, and return what the suspects of the training data have in common with the suites."""
+    """Hash the rows that look equal in full, and return what the suspects of the training data have in common with the suites."""
     shared: list[tuple[int, Shared]] = []
     equal = {split: scan.hashes.find_repeated() for split, scan in scans.items()}
     for split in EVALUATION_SPLITS:
@@ -278,7 +278,7 @@ def _look_at_lines(lines: _Lines, index: LeakIndex | None) -> _Closer:
 
 
 def _report_leaks(leaks: Leaks, hashes: Mapping[str, RowHashes], findings: Sequence[Finding]) -> Iterator[Finding]:
-    """Yield rows of the suites that the training data gives away in parts, without those that are in it as a whole, and passages."""
+    """Yield findings about suite rows that the training data leaks in parts (not those that it contains as a whole), and about passages."""
     reported = {finding.where for finding in findings if finding.rule.startswith("overlap.")}
     whole = {finding.where for finding in findings if finding.rule in ("overlap.exact", "overlap.normalized")}
     training = hashes[TRAINING_SPLIT]

@@ -1,4 +1,4 @@
-"""Parts of a JSON Lines file, which are processed one by one, those of a big file in several processes."""
+"""Divides a JSON Lines file into parts, which are processed one by one, or in several processes if the file is big."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ R = TypeVar("R")
 
 CHUNK_BYTES = 1 << 22
 PARALLEL_BYTES = 1 << 26
-"""From this size on, several processes are faster than one."""
+"""From this size in bytes on, several processes are faster than one."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What a file really contains, and its bytes without compression."""
+"""Recognizes what a file really contains, and decompresses it."""
 
 from __future__ import annotations
 
@@ -80,12 +80,12 @@ def check_content(path: Path, kind: str, head: bytes) -> None:
             raise DataError(f"{path} contains NUL bytes, so it is binary or damaged.", "write the file again as text in UTF-8")
     if kind == ".jsonl" and re.match(rb'\{\s*\n\s*"', text):
         raise DataError(
-            f"{path} has JSON objects that go over several lines, but JSON Lines has one on each line.",
+            f"{path} has JSON objects that span several lines, but JSON Lines has one object per line.",
             f"put each on one line: jq -c . {path.name} > new",
         )
     if kind not in BINARY and b"\r" in head and b"\n" not in head and kind != ".json":
         raise DataError(
-            f"{path} has lines that end in a carriage return only, as on old Macs.", f"convert it: tr '\\r' '\\n' < {path.name} > new"
+            f"{path} has lines that end in a bare carriage return, as on old Macs.", f"convert it: tr '\\r' '\\n' < {path.name} > new"
         )
     if kind == ".jsonl" and text.startswith(b"["):
         raise DataError(f"{path} contains a JSON array, but each line of a .jsonl file is an object.", f"rename it to {path.stem}.json")

@@ -45,7 +45,7 @@ _BLOCK_BYTES = 1 << 18
 
 
 class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One turn. ``role`` is ``system``, ``user`` or ``assistant``. Other roles are read, too, and reported by the checks."""
+    """One turn. ``role`` is ``system``, ``user`` or ``assistant``. Other roles are also read, and reported by the checks."""
 
     role: str
     content: str
@@ -60,7 +60,7 @@ class Conversation(msgspec.Struct, frozen=True):
 
 
 class RetentionItem(Conversation, frozen=True, forbid_unknown_fields=True):
-    """A row of the retention suite: a conversation with its kind, and what a generated answer must pass, if code can check it."""
+    """A row of the retention suite: a conversation with its kind and, optionally, checks for a generated answer."""
 
     kind: str
     checks: list[dict[str, Any]] = []
@@ -79,7 +79,7 @@ class InvalidRow(ValueError):
         self.rule = rule
 
     def __reduce__(self) -> tuple[type[InvalidRow], tuple[str, str]]:
-        """Return how it is made again in another process."""
+        """Return how to recreate it in another process (pickle)."""
         return InvalidRow, (self.rule, str(self))
 
 
@@ -109,7 +109,7 @@ def decode(line: bytes, kind: type[R] = Conversation) -> R:  # type: ignore[assi
         raise InvalidRow("schema.field", str(problem)) from None
     except (UnicodeDecodeError, msgspec.DecodeError, RecursionError) as problem:
         raise _describe_failure(problem) from None
-    # What this package has written is the same if it is written again, so no key is there twice. For other lines the keys are counted.
+    # If a line is what this package would write for its row, no key appears twice. For other lines the keys are counted.
     if _ENCODER.encode(row) != line[:-1] and not _has_expected_keys(line, [row]):
         _reject_duplicate_keys(line)
     return row

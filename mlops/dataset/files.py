@@ -1,4 +1,4 @@
-"""Which files of a folder or pattern belong to which split."""
+"""Assigns the files of a folder or pattern to splits."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from mlops.dataset.readers import is_data_file
 __all__ = ["SAVED", "SPLIT_NAMES", "count_shards", "find_files", "group_by_split", "split_of"]
 
 SPLIT_NAMES = ("train_sft", "test_sft", "train_gen", "test_gen", "train", "test", "validation", "valid", "val", "dev", "eval")
-"""Names of splits that a file or folder may begin with."""
+"""Split names that the name of a file or folder may begin with."""
 
 SAVED = "state.json"
 """In a folder that ``Dataset.save_to_disk`` wrote; the folder itself is then listed instead of its files."""
 
 METADATA = {"dataset_dict.json", "dataset_info.json", "dataset_infos.json", "package.json", "config.json"}
-"""Files in a format of data that describe a data set or a repository."""
+"""Files that describe a data set or a repository, although their format is one of data files."""
 
 _SPLIT = re.compile(rf"({'|'.join(SPLIT_NAMES)})(?:[-_.\s]?(?:\d.*|part.*|split.*|data.*|set.*)?)?", re.IGNORECASE)
 _SHARD = re.compile(r"(.*?)[-_.]?(\d+)-of-(\d+)(.*)", re.DOTALL)
@@ -34,7 +34,7 @@ def split_of(name: str) -> str:
 
 
 def find_files(root: Path) -> list[Path]:
-    """Find the data files in a folder, up to three levels deep; what begins with a dot or underscore is skipped, as Spark does.
+    """Find the data files in a folder, up to three levels deep; names that begin with a dot or underscore are skipped, as in Spark.
 
     Raises:
         DataError: a write to the folder has not finished, or a link leads to nothing.
@@ -61,7 +61,7 @@ def find_files(root: Path) -> list[Path]:
             elif is_data_file(path) and path.name not in METADATA:
                 if path.is_symlink() and not path.exists():
                     raise DataError(
-                        f"{path} is a link to a file that is not there.", "download the file (git annex get, dvc pull), or remove the link"
+                        f"{path} is a link to a file that doesn't exist.", "download the file (git annex get, dvc pull), or remove the link"
                     )
                 if path.is_file():
                     found.append(path)
@@ -92,7 +92,7 @@ def group_by_split(root: Path, files: Iterable[Path]) -> dict[str, list[Path]]:
 
 
 def count_shards(path: Path) -> int:
-    """Return of how many shards the file is one, by its name; 1 if it is none."""
+    """Return the total number of shards that the file's name states; 1 if it isn't a shard."""
     match = _SHARD.fullmatch(path.name)
     return int(match[3]) if match else 1
 
@@ -118,7 +118,7 @@ def _refuse_copies(root: Path, split: str, paths: Sequence[Path]) -> None:
 
 
 def _check_shards(paths: Sequence[Path]) -> None:
-    """Refuse a set of files named ``…-00000-of-00003…`` of which one is missing."""
+    """Refuse a set of shards (``…-00000-of-00003…``) of which one is missing."""
     shards: dict[tuple[Path, str], Mapping[int, Path]] = {}
     totals: dict[tuple[Path, str], set[int]] = {}
     for path in paths:
@@ -140,5 +140,5 @@ def _check_shards(paths: Sequence[Path]) -> None:
             names = [example.name.replace(f"{match[2]}-of", f"{number:0{len(match[2])}}-of") for number in missing]
             raise DataError(
                 f"{key[0]} lacks {len(missing)} of {total} shards: {', '.join(names[:5])}{' …' if len(names) > 5 else ''}.",
-                "download the missing files; training on a part of the data would go unnoticed",
+                "download the missing files, so that training doesn't silently use only part of the data",
             )

@@ -1,4 +1,4 @@
-"""Bloom filters of hashes, as numpy arrays: they rule out at once nearly all hashes that are not in a set.
+"""Bloom filters of hashes, as numpy arrays, which quickly rule out nearly all hashes that aren't in a set.
 
 Every hash sets two bits of one element, so a look-up costs a single access to memory.
 """
@@ -32,7 +32,7 @@ class BloomFilter:
 
         Args:
             count: how many hashes will be added.
-            per_element: at most so many hashes share an element. With 4, one of a hundred other hashes passes.
+            per_element: maximum number of hashes per element. With 4, about one in a hundred other hashes passes.
         """
         import numpy as np
 

@@ -1,4 +1,4 @@
-"""Normalized texts and their hashes: what makes two texts, or two conversations, equal.
+"""Normalized texts and their hashes, which define when two texts, or two conversations, are equal.
 
 Hashes are the same in every process. Equal texts have equal hashes; the chance that different ones have is about 1e-9 for 200,000 rows.
 """
@@ -33,7 +33,7 @@ _MASK = 2**64 - 1
 _IGNORED_CHARACTERS = re.compile(r"[\x00-/:-@\[-`{-\x7f\s\u2000-\u206f\u3000-\u303f]+")
 _IGNORED_BYTES = bytes(byte for byte in range(128) if not chr(byte).isalnum())
 _PIECE, _END = 64, 24
-"""Of how many characters at the beginning and at the end of a text how many normalized bytes are hashed."""
+"""Number of characters at each end of a text, and how many normalized bytes of these are hashed."""
 _TO_LOWER_CASE = bytes(byte + 32 if 65 <= byte <= 90 else byte for byte in range(256))
 
 
@@ -77,9 +77,9 @@ class RowEnds(NamedTuple):
     """Hashes of the beginnings and ends of the texts of a row."""
 
     key: int
-    """Of all of them, and the roles. Rows whose keys differ are different."""
+    """Hash of all of them, and of the roles. Rows with different keys are different."""
     values: Sequence[int]
-    """Of the first message, and of each other that is the assistant's."""
+    """Hashes of the first message and of each assistant message."""
     first_size: int
     """See :func:`hash_ends`."""
 

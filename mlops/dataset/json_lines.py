@@ -1,4 +1,4 @@
-"""The rows of a JSON Lines file, of which a big one is scanned in several processes."""
+"""The rows of a JSON Lines file. A big file is scanned in several processes."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class JsonLinesRows:
             row: Conversation | InvalidRow
             try:
                 row = decode_row(self._file.readline(), self._layout)
-            except InvalidRow as problem:  # nested so deeply that it depends on who reads it
+            except InvalidRow as problem:  # nested so deeply that it depends on the parser
                 row = self._invalid_rows[index] = problem
             yield row
 
@@ -159,7 +159,7 @@ def _scan_lines(scan: _Scan, lines: Iterator[tuple[int, int, bytes]], layout: La
 
 
 def _skip_mark(file: IO[bytes], start: int) -> int:
-    """Return where to begin instead of at ``start``: behind a byte order mark at the file's beginning."""
+    """Return where to begin instead of at ``start``: after a byte order mark at the file's beginning."""
     return 3 if start == 0 and file.seek(0) == 0 and file.read(3) == b"\xef\xbb\xbf" else start
 
 

@@ -1,4 +1,4 @@
-"""Layouts of conversations: which fields of a row contain what, and how a row becomes a :class:`Conversation`.
+"""Layouts of conversations: what the fields of a row contain, and how a row becomes a :class:`Conversation`.
 
 Four layouts are recognized by the names of the fields:
 
@@ -7,7 +7,7 @@ Four layouts are recognized by the names of the fields:
 * ``sharegpt``: ``conversations`` with ``from`` and ``value``
 * ``pairs``: a prompt and a response, as in CSV files; also Alpaca's ``instruction``, ``input`` and ``output``
 
-A null is treated like a field that is absent, because Arrow adds null fields to rows that had none. Fields that no layout uses are ignored.
+Null is treated like a missing field, because Arrow adds null fields to rows that had none. Fields that no layout uses are ignored.
 Chat templates of most base models only have the roles system, user and assistant. Tool calls and their results therefore become text in
 the form that Hermes models introduced: ``<tool_call>`` in the assistant's message, ``<tool_response>`` in a user's.
 """
@@ -45,7 +45,7 @@ CANDIDATES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "system": ("system", "system_prompt"),
     },
 }
-"""Layout → what is needed → names of fields that may contain it, in order of preference."""
+"""Layout → needed content → names of fields that may contain it, in order of preference."""
 
 REQUIRED = {"messages": ("messages",), "sharegpt": ("messages",), "pairs": ("prompt", "response")}
 
@@ -71,8 +71,8 @@ class Layout:
 
     Attributes:
         kind: a key of :data:`TITLES`.
-        columns: what is needed → the name of its field.
-        notes: what was ignored or changed → in how many rows. Counted by :meth:`convert`.
+        columns: needed content → the name of its field.
+        notes: what was ignored or changed → number of rows. Counted by :meth:`convert`.
     """
 
     kind: str
@@ -81,7 +81,7 @@ class Layout:
 
     @property
     def title(self) -> str:
-        """What a person calls it, e.g. ``ShareGPT``."""
+        """Display name, e.g. ``ShareGPT``."""
         own = {"messages": "messages", "sharegpt": "conversations"}.get(self.kind)
         names = [name for need, name in self.columns.items() if need != "prompt_id"]
         unusual = self.kind == "pairs" or (own is not None and self.columns["messages"] != own)
@@ -156,7 +156,7 @@ class Layout:
             if not isinstance(turn, Mapping):
                 raise InvalidRow("schema.field", f"{where} must be an object with {role_key} and {text_key}, got {_type(turn)}")
             turn = {key: value for key, value in turn.items() if value is not None}
-            # Clients that dump a whole answer of an API write empty lists, too.
+            # Clients that dump a whole API response also write empty lists.
             if unknown := sorted(str(key) for key, value in turn.items() if key not in KEYS[style] and value not in ([], {}, "")):
                 raise InvalidRow("schema.field", f"{where} has an unknown field {unknown[0]!r}{did_you_mean(unknown[0], KEYS[style])}")
             role = turn.get(role_key)
@@ -177,7 +177,7 @@ class Layout:
         return self._apply_weights(messages)
 
     def _apply_weights(self, messages: list[tuple[Message, bool]]) -> list[Message]:
-        """Cut off the end that must not be learned. Earlier messages with weight 0 remain, as context, and are counted."""
+        """Cut off trailing messages with weight 0. Earlier messages with weight 0 remain, as context, and are counted."""
         answers = [position for position, (message, _) in enumerate(messages) if message.role == "assistant"]
         learned = [position for position in answers if messages[position][1]]
         if len(learned) == len(answers):
@@ -186,7 +186,7 @@ class Layout:
             raise InvalidRow("message.weight", "every assistant message has weight 0, so there is nothing to learn")
         kept = messages[: learned[-1] + 1]
         if any(position < learned[-1] and position not in learned for position in answers):
-            self.notes["an assistant message with weight 0 before the last answer: it is learned, too"] += 1
+            self.notes["an assistant message with weight 0 before the last answer, which is learned anyway"] += 1
         return [message for message, _ in kept]
 
 
@@ -242,7 +242,7 @@ def _fits(kind: str, columns: Mapping[str, str], rows: Sequence[Mapping[str, Any
         return True
     values = [value for row in rows if (value := row.get(columns["messages"])) not in (None, "", [])]
     key = "from" if kind == "sharegpt" else "role"
-    # A table's columns are known before its rows, and a field of the right name whose rows are broken is reported row by row.
+    # A table's columns are known before its rows, and a field with the right name but invalid rows is reported row by row.
     return any(_has_key(value, key) for value in values) or (
         not any(_has_key(value, "from") for value in values)
         and (kind == "sharegpt") == (columns["messages"].lower() == "conversations")

@@ -1,9 +1,9 @@
-"""Prompts that don't fit into the base model's context, so that fine-tuning would learn nothing from their conversations.
+"""Finds prompts that don't fit into the base model's context, from whose conversations fine-tuning would learn nothing.
 
 The component ``chat_completion_pipeline`` cuts every conversation at the context length. It drops conversations whose first answer begins
 later, and fails if none remains, after the cluster has been paid for. Tokens of the texts are counted if ``model.tokenizer`` is set.
-Otherwise they are estimated, cautiously: hardly any tokenizer needs fewer. What the chat template adds to each message, a few tokens, is
-left out.
+Otherwise a lower bound is estimated: hardly any tokenizer needs fewer. The few tokens that the chat template adds to each message aren't
+counted.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _PIECE = re.compile(r"[A-Za-z]{1,12}|[0-9]{1,3}|[!-/:-@\[-`{-~]+")
 
 
 def estimate_tokens(text: str) -> int:
-    """Estimate the number of tokens from below: words (long ones in pieces), numbers, punctuation, and a third of all other letters."""
+    """Estimate a lower bound of the tokens: words (long ones in pieces), numbers, punctuation, and a third of all other letters."""
     others = 0 if text.isascii() else sum(letter > "\x7f" for letter in text)
     return sum(1 for _ in _PIECE.finditer(text)) + others // 3
 
@@ -60,10 +60,14 @@ def check_prompt_lengths(
         places = origins[split].read_text(encoding="utf-8").split("\n") if split in origins else []
         where = places[long[0] - 1] if long[0] <= len(places) else f"{files[split]}:{long[0]}"
         everything = len(long) == total
-        how = "estimated; model.tokenizer lets it be counted" if count is None else "counted by model.tokenizer, without the chat template"
+        how = (
+            "a lower bound; set model.tokenizer to count the tokens"
+            if count is None
+            else "counted by model.tokenizer, without the chat template"
+        )
         how_many = f"all {total:,}" if everything else f"{len(long):,} of {total:,}"
         message = (
-            f"{how_many} prompts of {split} are longer than {limit:,} tokens ({source}), so nothing of their conversations can be learned; "
+            f"{how_many} prompts of {split} are longer than {limit:,} tokens ({source}), so nothing can be learned from them; "
             f"this is the first one. The length is {how}. Shorten these prompts, set data.max_characters, "
             "or choose a model with a longer context"
         )

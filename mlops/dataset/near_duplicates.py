@@ -1,4 +1,4 @@
-"""Conversations that are nearly the same: within a split they count twice, and across splits they leak.
+"""Finds conversations that are nearly the same: within a split they count twice, and across splits they leak.
 
 The similarity is that of the sets of three words in a row (Jaccard), estimated with MinHash by the package ``rensa``. Only conversations
 that agree in a band of their sketches are compared (locality-sensitive hashing; Leskovec, Rajaraman and Ullman, "Mining of Massive
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 __all__ = ["THRESHOLD", "check_near_duplicates"]
 
 THRESHOLD = 0.8
-"""Similarity from which two conversations are reported."""
+"""Conversations are reported from this similarity on."""
 SHINGLE_WORDS = 3
 MIN_SHINGLES = 12
-"""Shorter conversations are alike by chance."""
+"""In words. Shorter conversations are alike by chance."""
 _PERMUTATIONS, _BANDS, _SEED = 128, 16, 42
 _BATCH = 32
 

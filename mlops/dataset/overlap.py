@@ -1,7 +1,6 @@
-"""Evaluation rows that the training data gives away in parts: an answer behind one more turn, under a system message, or in a longer chat.
+"""Finds evaluation rows that the training data leaks in parts: an answer after another turn, under a system message, or in a longer chat.
 
-:mod:`mlops.dataset.checks` compares whole conversations. Here single answers are compared, in ways that don't depend on what is around
-them:
+:mod:`mlops.dataset.checks` compares whole conversations. Here single answers are compared, independently of their context:
 
 - a question together with its answer, or with nearly that answer if it is the first message,
 - an answer of some length on its own,
@@ -9,10 +8,10 @@ them:
   answer's runs must occur in one training row, or a third if they are many. Rows with fewer shared runs are only counted.
 
 A short answer, or a part of one, that follows several different questions is a stock phrase ("I'm sorry, but …", the frame of a template)
-and proves nothing; nor does a short answer such as "Yes." on its own. A long answer that is there as a whole is a leak behind however many
-questions: paraphrases of one question are different questions, too. Case, white space and punctuation don't count.
+and proves nothing, nor does a short answer such as "Yes." on its own. A long answer that occurs as a whole is a leak however many questions
+precede it, because paraphrases of one question are different questions too. Case, white space and punctuation don't count.
 
-What single rows don't prove, many do: a suite of which many answers are in the training data piece by piece is not unseen.
+Many rows can prove what single rows don't: a suite of which many answers are in the training data piece by piece has been leaked.
 """
 
 from __future__ import annotations
@@ -42,23 +41,23 @@ __all__ = ["BATCH", "EvaluatedRows", "Leak", "LeakIndex", "Leaks", "Screen", "Sh
 T = TypeVar("T")
 
 BATCH = 32
-"""How many training rows to look up at once: enough for numpy, and few enough to stay in the processor's cache."""
+"""Number of training rows that are looked up at once: enough for numpy, and few enough for the processor's cache."""
 _MASK = 2**64 - 1
 _WAITING = 256
-"""How many evaluation rows are worked on at once."""
+"""Number of evaluation rows that are processed at once."""
 _ENDS_PER_ELEMENT = 0.25
 LEAKED_SHARE = 0.5
 """The share of an answer's runs of words that one training row must contain."""
 MANY_RUNS, SHARE_OF_MANY = 10, 0.3
-"""The same for at least so many runs: 22 words in a row are no chance, and a word may be changed now and then."""
+"""The share that suffices for at least this many runs: 22 words in a row aren't a coincidence, and single words may be changed."""
 COLLECTED_SHARE = 0.8
 """The share of an answer's runs that all training rows together must contain, if single ones prove nothing."""
 MAX_STOCK_BYTES, MAX_STOCK_WORDS = 100, 25
-"""A stock phrase is no longer: normalized bytes of a whole answer, or words of one inside another text."""
+"""Maximum length of a stock phrase: in normalized bytes as a whole answer, or in words inside another text."""
 LONG_QUESTION = 20
 """In normalized bytes. Answers to shorter questions are not compared word by word."""
 _CANDIDATES = 64
-"""With how many answers to the same question an answer is compared."""
+"""An answer is compared with at most this many answers to the same question."""
 LONG_PAIR, LONG_ANSWER = 30, 45
 """In normalized bytes. A question and answer, or an answer, below these lengths may be equal by chance."""
 
@@ -71,7 +70,7 @@ class Evidence(NamedTuple):
 
 
 class Match(NamedTuple):
-    """A training row has an answer of an evaluation row, or a part of one."""
+    """A training row with an answer of an evaluation row, or a part of one."""
 
     suite: str
     line: int
@@ -118,7 +117,7 @@ class Shared(NamedTuple):
 
 
 class _Positions:
-    """Where each of some hashes is; 0 stands for none."""
+    """The positions of hashes; a hash of 0 means that there is none."""
 
     def __init__(self, hashes: array[int]) -> None:
         import numpy as np
@@ -147,7 +146,7 @@ class _Positions:
 
 
 class EvaluatedRows(NamedTuple):
-    """Evaluation rows in the form that :class:`LeakIndex` keeps, which another process can prepare. Everything is by answer."""
+    """Evaluation rows in the form that :class:`LeakIndex` stores, which another process can prepare. Each field has an entry per answer."""
 
     lines: Sequence[int]
     pairs: Sequence[int]
@@ -171,7 +170,7 @@ class EvaluatedRows(NamedTuple):
 
 
 class LeakIndex:
-    """The answers of evaluation rows, to look training rows up in. All are added before the first one is looked up."""
+    """An index of the answers of evaluation rows. All of them must be added before the first training row is looked up."""
 
     def __init__(self) -> None:
         self._places: list[tuple[str, int]] = []
@@ -181,7 +180,7 @@ class LeakIndex:
         self._suite = ""
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what another process needs to look rows up."""
+        """Return what another process needs to look up rows."""
         self._flush()
         return self.__dict__
 
@@ -242,7 +241,7 @@ class LeakIndex:
         return ends
 
     def screen(self, rows: Sequence[Sequence[str]], ends: Sequence[Sequence[int]], block: bytes | None = None) -> tuple[list[int], Codes]:
-        """Return the numbers of the training rows that may give something away, which nearly all others don't, and what to expect.
+        """Return the numbers of the training rows that may leak something, which are few, and what to expect of them.
 
         Args:
             rows: the texts of their messages.
@@ -266,7 +265,7 @@ class LeakIndex:
         return {self._runs.questions[text] for text in texts}
 
     def find(self, rows: Sequence[tuple[Sequence[Message], Sequence[TextHash]]]) -> Iterator[Shared]:
-        """Yield what each of some training rows gives away.
+        """Yield what each training row leaks.
 
         Args:
             rows: their messages, and the hashes of those.
@@ -304,7 +303,7 @@ class LeakIndex:
 
 
 class _Stock:
-    """Tells stock phrases from leaks, by the questions before them in the suites and in the training rows so far."""
+    """Distinguishes stock phrases from leaks, by the questions before them in the suites and in the training rows so far."""
 
     def __init__(self, index: LeakIndex) -> None:
         self._index = index
@@ -321,7 +320,7 @@ class _Stock:
 
 
 class Screen(Generic[T]):
-    """Withholds the training rows that give evaluation rows away.
+    """Withholds the training rows that leak evaluation rows.
 
     What looks like a leak may turn out to be a stock phrase, so a row is held back until its answer has followed enough questions.
     """
@@ -336,7 +335,7 @@ class Screen(Generic[T]):
 
         Args:
             item: anything that stands for the row.
-            matches: what the row gives away.
+            matches: what the row leaks.
         """
         released: list[T] = []
         for match in matches:
@@ -354,7 +353,7 @@ class Screen(Generic[T]):
 
 
 def find_leaks(training: Path, suites: Mapping[str, Path]) -> Leaks:
-    """Return what the training data gives away, each row of a suite once, in the order of the training data.
+    """Return what the training data leaks: each row of a suite once, in the order of the training data.
 
     Args:
         training: the training split, JSON Lines, read once.
@@ -373,11 +372,11 @@ def _search(index: LeakIndex, training: Path) -> Iterator[tuple[int, Shared]]:
 
 
 def resolve(index: LeakIndex, shared: Iterable[tuple[int, Shared]], rows: Mapping[str, int]) -> Leaks:
-    """Tell leaks from stock phrases.
+    """Distinguish leaks from stock phrases.
 
     Args:
         index: the suites.
-        shared: line of the training data, in order, and what it gives away; lines without anything may be left out.
+        shared: line of the training data, in order, and what it leaks; lines without leaks may be omitted.
         rows: suite → its number of rows.
     """
     stock = _Stock(index)

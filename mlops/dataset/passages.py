@@ -1,6 +1,6 @@
-"""Runs of words of many answers, and in which of them those of another text occur.
+"""An index of the runs of words of many answers, which finds the answers that share runs with another text.
 
-A run that follows several different questions, the frame of a template for example, is left out: it proves nothing.
+Runs that follow several different questions, such as the frame of a template, are omitted, because they prove nothing.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
 __all__ = ["RUN_WORDS", "STOCK_QUESTIONS", "Answers", "Part", "RunIndex"]
 
 STOCK_QUESTIONS = 4
-"""What follows so many different questions, in the suites and the training data together, is a stock phrase."""
+"""A run that follows this many different questions, in the suites and the training data together, is a stock phrase."""
 RUNS_PER_ELEMENT = 4
-"""At most so many runs share an element of the filter, which rules out at once nearly all runs that are in no suite."""
+"""Maximum number of runs per element of the filter, which quickly rules out nearly all runs that are in no suite."""
 _PART_BITS = 4
-"""Runs are collected and sorted in parts that have these highest bits in common, so that little memory is needed."""
+"""To save memory, runs are collected and sorted in parts that share this many of their highest bits."""
 _RECORD = [("run", "<u8"), ("owner", "<u4")]
 _WAITING = 256
-"""How many answers are worked on at once."""
+"""Number of answers that are processed at once."""
 
 
 class Answers(NamedTuple):
@@ -91,9 +91,9 @@ class _Lookup:
 
 
 class RunIndex:
-    """The runs of words of answers, which are numbered from 0. All answers are added before the first text is looked up.
+    """An index of the runs of words of answers, numbered from 0. All answers must be added before the first text is looked up.
 
-    Files keep the answers, and the runs of those that may be found, 12 bytes each. All processes share one copy in memory.
+    Files hold the answers, and the runs of those that may be found (12 bytes each). All processes share one copy in memory.
     """
 
     def __init__(self) -> None:
@@ -106,7 +106,7 @@ class RunIndex:
         self._folder = Path(folder.name)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what another process needs to look texts up. It maps the same files into its memory."""
+        """Return what another process needs to look up texts. It maps the same files into its memory."""
         if not (self._folder / "grams").exists():
             filter_grams(self._codes).elements.tofile(self._folder / "grams")
         if self._expected is not None and not (self._folder / "runs").exists():
@@ -147,7 +147,7 @@ class RunIndex:
         return found, code_words([text for row in found for text in rows[row]])[0]
 
     def expect(self, codes: Sequence[Codes]) -> None:
-        """Announce the texts of some rows. If all that will be looked up are announced, only answers that they may contain are indexed."""
+        """Announce texts that will be looked up. If all of them are announced, only answers that they may contain are indexed."""
         self.__dict__.pop("_lookup", None)
         (self._folder / "runs").unlink(missing_ok=True)
         self._expected = [*(self._expected or ()), *codes]
@@ -213,7 +213,7 @@ class RunIndex:
             return everything
         words = np.frombuffer(self._words, dtype=np.uint64).astype(np.intp) if self._words else np.empty(0, np.intp)
         codes = [*self._expected, self._codes[:0]]
-        # Once more, because a run of an answer may be a stock phrase because of other answers.
+        # Again, because other answers may make a run of an answer a stock phrase.
         for _ in range(2):
             answers = owners_of(find_grams(self._codes, filter_grams(np.concatenate(codes))), words)
             end = np.cumsum(words)
@@ -285,7 +285,7 @@ def _sort_runs(runs: Hashes, owners: npt.NDArray[np.uint32], questions: Hashes) 
     first = find_changes(runs)
     sizes = np.diff(np.r_[first, len(runs)])
     kept = np.ones(len(runs), dtype=np.bool_)
-    # Few runs occur so often, so a loop is good enough.
+    # Few runs occur this often, so a loop is fast enough.
     for start, size in zip(first[sizes >= STOCK_QUESTIONS].tolist(), sizes[sizes >= STOCK_QUESTIONS].tolist(), strict=True):
         if len(np.unique(questions[owners[start : start + size]])) >= STOCK_QUESTIONS:
             kept[start : start + size] = False

@@ -1,4 +1,4 @@
-"""Likely secrets and personal data in conversations, which a fine-tuned model may repeat to anybody."""
+"""Finds likely secrets and personal data in conversations, which a fine-tuned model may repeat to anybody."""
 
 from __future__ import annotations
 
@@ -67,11 +67,11 @@ EXAMPLE_HOSTS = re.compile(r"@(?:[\w-]+\.)*(?:example\.(?:com|org|net)|[\w-]+\.(
 
 
 def find_kinds(text: str, kinds: Collection[str] | None = None) -> Iterator[tuple[str, str]]:
-    """Yield rule and kind of what a text seems to contain, each kind once. The text itself is never repeated.
+    """Yield the rule and kind of each likely secret in a text, each kind once. Never return the text itself.
 
     Args:
         text: to be searched.
-        kinds: those that are possible, if something is known about it.
+        kinds: the kinds that are possible; all if None.
     """
     possible = possible_kinds(text, kinds)
     for rule, kind, pattern, confirm in _COMPILED:
@@ -84,7 +84,7 @@ def find_kinds(text: str, kinds: Collection[str] | None = None) -> Iterator[tupl
 
 
 def possible_kinds(text: str, kinds: Collection[str] | None = None) -> set[str]:
-    """Return the kinds, among those that are given, for which a text must be searched. It has all that a part of the text has."""
+    """Return those of the kinds for which a text must be searched; a superset of what any part of the text needs."""
     raw = text.encode("utf-8", "surrogatepass")
     hints = HINTS if kinds is None else HINTS.keys() & kinds
     possible = {kind for kind in hints if all(hint in raw for hint in HINTS[kind])}
@@ -134,7 +134,7 @@ def _search_chunk(chunk: Chunk) -> tuple[dict[tuple[str, str], list[int]], int]:
         lines = first + len(rows) - 1
         valid = [(line, row.messages) for line, row in enumerate(rows, first) if isinstance(row, Conversation)]
         texts = ["\n".join([message.content for message in messages]) for _, messages in valid]
-        # Most kinds are in none of the rows, which is seen at once.
+        # Most kinds occur in none of the rows, which is quick to see.
         kinds = possible_kinds("\n".join(texts))
         for (line, _), text in zip(valid, texts if kinds else [], strict=False):
             for key in find_kinds(text, kinds):

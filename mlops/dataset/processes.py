@@ -1,4 +1,4 @@
-"""Work on many items in one process for each processor. The results are the same as in this process, in the same order.
+"""Processes many items with one process per processor. The results are the same as in this process, in the same order.
 
 Threads would not help, since Python runs one of them at a time. The processes are new ones ("spawn"), because a copy of a process that
 has threads, as the SDKs start them, may hang.
@@ -24,7 +24,7 @@ R = TypeVar("R")
 
 MAX_PROCESSES = 8
 _FREED = {-1: 1 << 30, -3: 1 << 25}
-"""What glibc keeps of freed memory (M_TRIM_THRESHOLD), and up to which size it does so at all (M_MMAP_THRESHOLD), in bytes."""
+"""How much freed memory glibc keeps (M_TRIM_THRESHOLD), and up to which block size (M_MMAP_THRESHOLD), in bytes."""
 
 
 def map_items(items: Sequence[Any], function: Callable[..., R], *arguments: Any, parallel: bool) -> Iterator[R]:
@@ -34,7 +34,7 @@ def map_items(items: Sequence[Any], function: Callable[..., R], *arguments: Any,
         items: are sent to the processes one by one.
         function: of a module, called with an item and the arguments. It must not depend on the process that it runs in.
         arguments: are sent to every process once.
-        parallel: whether there is so much to do that several processes are faster, although they take most of a second to start.
+        parallel: whether there is enough work to make up for the time that processes take to start, most of a second.
 
     Raises:
         DataError: a process has been killed.
@@ -96,18 +96,18 @@ class _Worker:
 
 
 class _Job(NamedTuple):
-    """What a process does with the items that it is sent from now on."""
+    """What a process does with the items that follow."""
 
     function: Callable[..., Any]
     arguments: Sequence[Any]
 
 
 _KEPT: ContextVar[list[_Worker] | None] = ContextVar("_KEPT", default=None)
-"""Processes that have nothing to do."""
+"""Idle processes."""
 
 
 def _take_turns(items: Sequence[Any], connections: Sequence[Connection]) -> Iterator[Any]:
-    """Send the items to the processes in turn, each two in advance, and yield the results in the same order."""
+    """Send the items to the processes in turn, two ahead for each, and yield the results in the same order."""
     ahead = 2 * len(connections)
     for number in range(len(items) + ahead):
         connection = connections[number % len(connections)]
@@ -121,7 +121,7 @@ def _take_turns(items: Sequence[Any], connections: Sequence[Connection]) -> Iter
 
 
 class _Failure:
-    """An exception on its way to the process that raises it."""
+    """An exception that is sent to the process that raises it."""
 
     def __init__(self, problem: Exception) -> None:
         self.problem = problem
@@ -148,7 +148,7 @@ def _work(connection: Connection) -> None:
 
 
 def _keep_memory() -> None:
-    """Use freed memory again. To return it to the operating system and get it back takes as long as much of what numpy does with it."""
+    """Keep freed memory. Returning it to the operating system and getting it back takes as long as much of numpy's work."""
     with contextlib.suppress(OSError, AttributeError):  # another C library than glibc
         mallopt = ctypes.CDLL(None).mallopt
         for parameter, value in _FREED.items():

@@ -1,4 +1,4 @@
-"""Questions from conversations, and what is wrong with an answer at first sight."""
+"""Questions from conversations, and a quick check of answers."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def fault(question: Question, answer: str) -> str:
     text, prompt = _normalize(answer), _normalize(question.prompt)
     if not text:
         return "the answer is empty"
-    # People, too, answer a greeting with the same greeting.
+    # People also answer a greeting with the same greeting.
     if len(prompt) >= 20 and text.startswith(prompt):
         return "the answer repeats the question"
     if marker := MARKER.search(answer):

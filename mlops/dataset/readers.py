@@ -28,7 +28,7 @@ FORMATS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", "
 """Suffixes of the formats that are read, after that of a compression."""
 
 MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE}
-"""Errors that are the fault of the machine, which has no room for temporary files, and not of the file that is read."""
+"""Errors of the machine, which has no room for temporary files, rather than of the file that is read."""
 
 _SKIPPED = re.compile(r"\s*|sep=.\s*", re.IGNORECASE)
 """Lines before the header of a CSV file: empty ones, and Excel's note of the separator."""
@@ -44,10 +44,10 @@ def read_file(path: Path, data: DataConfig) -> Rows:
 
     Args:
         path: a file whose suffix is one of :data:`FORMATS`.
-        data: ``format`` and ``columns`` overrule what is recognized.
+        data: ``format`` and ``columns`` override what is recognized.
 
     Raises:
-        DataError: the file can't be read, is something else than its name says, or has no conversations.
+        DataError: the file can't be read, isn't what its name says, or has no conversations.
     """
     kind, compression = suffixes(path)
     try:
@@ -115,7 +115,7 @@ def _find_array(path: Path, content: bytes) -> bytes | None:
 
 
 def _read_json(path: Path, content: bytes, data: DataConfig, array: bytes | None = None) -> Rows:
-    """Read a JSON array, or one inside of the content; a row is located by the line on which it begins.
+    """Read a JSON array, or one inside an object; a row is located by the line on which it begins.
 
     Of rows that share a line, the number is added: whole arrays are often on one.
     """
@@ -156,7 +156,7 @@ def _attempt(convert: Any) -> Conversation | InvalidRow:
 def _read_table(path: Path, file: IO[bytes], kind: str, data: DataConfig) -> Rows:
     """Read CSV or TSV with a header; a row is located by the line on which it begins. Excel's byte order mark is skipped.
 
-    Cells with messages contain JSON text. An empty cell is treated like one that is absent.
+    Cells with messages contain JSON text. An empty cell is treated as missing.
     """
     csv.field_size_limit(sys.maxsize)
     lines = _decode_lines(path, file)

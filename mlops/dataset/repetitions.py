@@ -1,8 +1,8 @@
-"""Rows that are equal to others, within a file and across files.
+"""Finds rows that are equal to others, within a file and across files.
 
-At first, rows are compared by a hash of the beginnings and ends of their first message and their answers, which is fast. Rows that are
-equal in this respect are looked at again, and compared as a whole. Two rows are equal if their hashes are equal. Memory: four 64-bit
-numbers per row and no text.
+First, rows are compared by a hash of the beginnings and ends of their first message and their answers, which is fast. Rows with equal
+hashes are read again and compared as a whole. Two rows are equal if their hashes are equal. Memory: four 64-bit numbers per row and no
+text.
 """
 
 from __future__ import annotations
@@ -55,18 +55,18 @@ class RowHashes:
 
     path: Path
     places: Sequence[str] = ()
-    """Line number - 1 → place in the source, if it is known."""
+    """Line number - 1 → place in the source, if known."""
     numbers: array[int] = field(default_factory=lambda: array("Q"))
     ids: array[int] = field(default_factory=lambda: array("Q"))
     keys: array[int] = field(default_factory=lambda: array("Q"))
-    """Of the roles, and the beginnings and ends of the first message and of the answers. Rows whose keys differ are different."""
+    """Hashes of the roles, and of both ends of the first message and of the answers. Rows with different keys are different."""
     prompts: array[int] = field(default_factory=lambda: array("Q"))
-    """Of the beginning and end of the first prompt; 0 for prompts shorter than :data:`LONG_PROMPT`."""
+    """Hashes of the beginning and end of the first prompt; 0 for prompts shorter than :data:`LONG_PROMPT`."""
     whole: dict[int, WholeRow] = field(default_factory=dict)
-    """Index → the row in full, if its key or prompt is not the only one."""
+    """Index → the hashes of the whole row, if its key or prompt isn't unique."""
 
     def where(self, number: int) -> str:
-        """Return the place of a line: in the source, if it is known."""
+        """Return the place of a line, in the source if known."""
         return self.places[number - 1] if number <= len(self.places) else f"{self.path}:{number}"
 
     def add(self, rows: Sequence[tuple[int, Conversation]], unique: int) -> list[RowEnds]:
@@ -77,7 +77,7 @@ class RowHashes:
             unique: a number that no other part of the file has.
         """
         ends = hash_row_ends([row.messages for _, row in rows])
-        # A row without an id or without messages has already been reported. Its own number keeps it from being a duplicate, too.
+        # A row without an id or without messages has already been reported. A number of its own keeps it from also being a duplicate.
         alone = [unique + number for number, _ in rows]
         ids = [row.prompt_id for _, row in rows]
         self.numbers.extend([number for number, _ in rows])

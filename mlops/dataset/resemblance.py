@@ -1,4 +1,4 @@
-"""Texts that are nearly the same, word for word: most runs of three words remain in a copy with every tenth word changed."""
+"""Finds texts that are nearly the same, word for word: most runs of three words remain in a copy with every tenth word changed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SHARE = 0.5
 
 
 def find_similar(text: str, others: Sequence[str]) -> int | None:
-    """Return the index of the first of some texts that has at least half of its runs of three words in common with another one."""
+    """Return the index of the first text that shares at least half of its runs of three words with another one."""
     hashes, begin = hash_runs([text, *others], RUN)
     own, *rest = (set(hashes[first:last].tolist()) for first, last in pairwise(begin))
     for index, runs in enumerate(rest):

@@ -1,4 +1,4 @@
-"""Checks of one conversation at a time: what fine-tuning or scoring makes of its roles and texts.
+"""Checks of single conversations, which follow from what fine-tuning and scoring do with roles and texts.
 
 The component ``chat_completion_pipeline`` fails on a system message that isn't first, on one without a user turn, and on rows without
 assistant tokens; its chat templates expect user and assistant to alternate. It checks none of this before the GPU runs.
@@ -48,7 +48,7 @@ def check_row(row: Conversation, *, for_training: bool) -> Iterator[tuple[str, s
             message_text = "a tokenizer may read it as the end of the turn or as another role"
             yield "text.control-token", f"messages[{position}].content ({message.role}) contains {token[0]}: {message_text}"
         elif "\ufffd" in content:
-            yield "text.replacement", f"messages[{position}].content ({message.role}) contains U+FFFD: its encoding was damaged before"
+            yield "text.replacement", f"messages[{position}].content ({message.role}) contains U+FFFD: its encoding was damaged earlier"
     yield from _check_roles([message.role for message in row.messages], for_training)
     first = next((message.content for message in row.messages if message.role == "user"), None)
     if first is not None and row.prompt.strip() and first.strip() != row.prompt.strip():
@@ -56,7 +56,7 @@ def check_row(row: Conversation, *, for_training: bool) -> Iterator[tuple[str, s
 
 
 def is_clean(row: Conversation, *, for_training: bool) -> bool:
-    """Return whether :func:`check_row` certainly finds nothing. It is several times as fast, and nearly all rows are clean."""
+    """Return whether :func:`check_row` would certainly find nothing. This is several times as fast, and nearly all rows are clean."""
     messages = row.messages
     roles = tuple([message.role for message in messages])
     if not (_are_roles_valid(roles, for_training) and "!" <= row.prompt_id[:1] <= "~" and "!" <= row.prompt[:1] <= "~"):

@@ -19,7 +19,7 @@ from mlops.dataset.layouts import Layout, recognize
 __all__ = ["SAMPLE", "ArrowRows", "ChainedRows", "ListRows", "Rows", "SelectedRows", "decode_row", "find_layout", "id_hash"]
 
 SAMPLE = 20
-"""How many rows decide which layout a file has."""
+"""Number of rows by which the layout of a file is recognized."""
 
 _BATCH = 1000
 
@@ -33,7 +33,7 @@ class Rows(Protocol):
     title: str
     """The layout that was recognized, e.g. ``ShareGPT``."""
     is_sendable: bool
-    """Whether another process can read the rows, too."""
+    """Whether another process can also read the rows."""
 
     def __len__(self) -> int: ...
 
@@ -97,8 +97,8 @@ class ArrowRows:
     Args:
         batches: record batches, memory-mapped.
         name: its name in messages; a row is called ``name:row``.
-        data: overrules the layout.
-        keep: a temporary folder that must exist as long as the rows.
+        data: overrides the layout.
+        keep: a temporary folder that must exist as long as the rows do.
 
     Raises:
         DataError: no layout fits the columns.
@@ -233,7 +233,7 @@ class ChainedRows:
 
 
 class SelectedRows:
-    """Some of the rows of another object."""
+    """A selection of the rows of another object."""
 
     def __init__(self, rows: Rows, indices: Sequence[int]) -> None:
         self._rows, self._indices = rows, indices

@@ -1,8 +1,9 @@
-"""A quick search for texts that may have a run of words in common with others. Only those need the exact one, which costs much more.
+"""A quick search for texts that may share a run of words with others, so that only these need the much more expensive exact search.
 
 Words are reduced to codes of one byte, and the codes of eight words in a row are one 64-bit number, a gram. All grams of the indexed texts
-are in a Bloom filter. Of the texts to search, only every sixth gram is looked up, because any run of 13 words contains one of those. A
-gram that is found is followed up: a run of 13 words has six grams in a row. So no run is missed, and what is found is nearly always one.
+are in a Bloom filter. Of the texts to search, only every sixth gram is looked up, because any run of 13 words contains one of those. When a
+gram matches, its neighbors are checked, because a run of 13 words has six grams in a row. So no run is missed, and there are hardly any
+false matches.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _PART = 1 << 18
 
 
 def filter_grams(codes: Codes) -> BloomFilter:
-    """Return a filter with all grams of some texts. Those that span two texts are in it, too, and do no harm."""
+    """Return a filter with all grams of some texts. It also contains grams that span two texts, which do no harm."""
     import numpy as np
 
     grams = BloomFilter.create(len(codes), _PER_ELEMENT)
@@ -56,7 +57,7 @@ def _find_grams(codes: Codes, grams: BloomFilter) -> Positions:
     if not len(hits):
         return hits
     every = _grams(codes, 1)
-    # Nearly all hits are chance, and most of these have no neighbor.
+    # Nearly all hits are coincidences, and most of these have no neighbor.
     is_near = np.zeros(len(hits), dtype=np.bool_)
     for neighbor in (hits - 1, hits + 1):
         inside = (neighbor >= 0) & (neighbor < len(every))
@@ -68,7 +69,7 @@ def _find_grams(codes: Codes, grams: BloomFilter) -> Positions:
     inside = (around >= 0) & (around < len(every))
     found = grams.contains(mix(every[np.where(inside, around, 0)])) & inside
     before, after = found[:, _STRIDE - 1 :: -1], found[:, _STRIDE - 1 :]
-    # How many grams in a row are found, to the left and to the right of the hit, which counts twice.
+    # Number of consecutive matches to the left and to the right of the hit, which counts twice.
     in_a_row = np.cumprod(before, axis=1).sum(axis=1) + np.cumprod(after, axis=1).sum(axis=1) - 1
     kept: Positions = hits[in_a_row >= _STRIDE]
     return kept

@@ -69,7 +69,7 @@ def find_source(data: DataConfig) -> Source:
         if re.search(r"[*?\[]", name):
             return FileSource(path, _match(path), data)
         if path.exists() or path.is_symlink():
-            what = "neither a file nor a folder" if path.exists() else "a link to a file that is not there"
+            what = "neither a file nor a folder" if path.exists() else "a link to a file that doesn't exist"
             raise ConfigError(f"data.dataset is {name!r}, which is {what}.", "use a file with the data")
     except (OSError, RuntimeError, ValueError) as problem:  # a home folder that is not known; a pattern such as **.jsonl
         reason = problem.strerror if isinstance(problem, OSError) and problem.strerror else problem
@@ -93,7 +93,7 @@ def _match(pattern: Path) -> list[Path]:
     root = Path(pattern.anchor) if pattern.is_absolute() else Path()
     matches = root.glob(str(pattern.relative_to(pattern.anchor) if pattern.is_absolute() else pattern))
     files = sorted(file for match in matches for file in (find_files(match) if match.is_dir() else [match]))
-    # A pattern such as ** matches folders beside their files, and a README beside the data.
+    # A pattern such as ** matches folders as well as their files, and a README beside the data.
     own = list({file.resolve(): file for file in reversed(files)}.values())[::-1]
     return [file for file in own if file.is_dir() or is_data_file(file)] or own
 
@@ -153,7 +153,7 @@ class FileSource:
             path if path.is_dir() else Path(*path.parts[: next((n for n, p in enumerate(path.parts) if re.search(r"[*?\[]", p)), -1)])
         )
         groups = group_by_split(self._root, paths) if paths != [path] or path.is_dir() else {"": paths}
-        # Beside files with a split in their name, others are something else.
+        # If some files have a split in their name, the others aren't data.
         self._ignored = groups.pop("", []) if len(groups) > 1 else []
         self._groups = groups
 
@@ -224,9 +224,9 @@ class HubSource:
             ) from problem
         ours = {split for split in splits if split in SPLITS} or {split for split in splits if split in SPLIT_NAMES} or set(splits)
         if len(ours) > 1 and not ours & {*SPLIT_NAMES}:
-            # Put together they might mix training and test.
+            # Merging them might mix training and test.
             raise DataError(
-                f"{self.name} has the splits {', '.join(sorted(ours))}, and none of them is called train or {', '.join(SPLITS)}.",
+                f"{self.name} has the splits {', '.join(sorted(ours))}, none of which is called train or {', '.join(SPLITS)}.",
                 "download the split to train on, and point data.dataset at its file",
             )
         groups: dict[str, Rows] = {

@@ -1,4 +1,4 @@
-"""What a split looks like: how long prompts and answers are, and how many messages conversations have. The report shows it."""
+"""Statistics of a split for the report: lengths of prompts and answers, and numbers of messages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mlops.dataset.conversation import Conversation, InvalidRow, decode, lines
 __all__ = ["summarize"]
 
 MAX_ROWS = 2_000
-"""Rows of a split that are looked at, in equal distances: more would hardly change a plot, but take seconds at the full size."""
+"""Number of rows that are examined, at equal distances: more would hardly change a plot, but take seconds for a large split."""
 
 
 def summarize(path: Path, rows: int) -> SplitStatistics:
@@ -22,7 +22,7 @@ def summarize(path: Path, rows: int) -> SplitStatistics:
         rows: their number.
 
     Returns:
-        Words are what is between white space. The bins double: 0, 1, 2 to 3, 4 to 7 and so on, each under its smallest number.
+        Words are separated by white space. The bins double: 0, 1, 2 to 3, 4 to 7 and so on, each under its smallest number.
     """
     step = -(-rows // MAX_ROWS) or 1
     prompts, answers, messages = Counter[int](), Counter[int](), Counter[int]()

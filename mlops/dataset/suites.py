@@ -27,8 +27,8 @@ def freeze(test: Path, retention: Path, folder: Path, evaluation: EvaluationConf
         evaluation: the number of rows of each suite.
 
     Returns:
-        Suite → file and number of rows; and findings: fewer rows than configured (warning), fewer rows than kinds (error), equal ids
-        (error if they cost more rows than remain).
+        Suite → file and number of rows; and findings: fewer rows than configured (warning), fewer rows than kinds (error), equal ids (an
+        error if more rows are lost than remain).
     """
     findings: list[Finding] = []
     target, repeated = target_lines(test, evaluation.target_rows)
@@ -58,7 +58,7 @@ def freeze(test: Path, retention: Path, folder: Path, evaluation: EvaluationConf
 def target_lines(test: Path, limit: int) -> tuple[Sequence[bytes], int]:
     """Return the first ``limit`` lines with different ``prompt_id``s, because scores are paired by id, and how many others were skipped.
 
-    Invalid lines are skipped, too, but not counted.
+    Invalid lines are also skipped, but not counted.
     """
     repeated = 0
     ids: set[str] = set()

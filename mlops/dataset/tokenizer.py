@@ -1,4 +1,4 @@
-"""The base model's tokenizer, where it can be had: its weights, and the tokenizer with them, stay in the registry.
+"""The base model's tokenizer, if the user provides it: the weights, and the tokenizer with them, stay in the registry.
 
 A ``tokenizer.json`` is what ``transformers`` saves beside a model (https://huggingface.co/docs/tokenizers).
 """
@@ -18,7 +18,7 @@ FILE = "tokenizer.json"
 
 
 def load_counter(setting: str) -> Callable[[str], int]:
-    """Return what counts the tokens of a text, without special tokens at its beginning and end.
+    """Return a function that counts the tokens of a text, without special tokens at its beginning and end.
 
     Args:
         setting: ``model.tokenizer``: a file, its folder, or ``hub:OWNER/NAME@COMMIT``.

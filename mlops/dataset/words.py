@@ -1,4 +1,4 @@
-"""Runs of words, as hashes. Texts that share a run of words have a passage in common, whatever is around it.
+"""Hashes of runs of words. Texts that share a run of words have a passage in common, whatever its context.
 
 A word is a run of letters and digits; case, white space and punctuation don't count. In scripts that don't separate words (Chinese,
 Japanese, Thai, …), every letter counts as one. All words of many texts are hashed at once with numpy, eight bytes at a time, because a
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["CodedLines", "code_words", "hash_runs", "mix"]
 
 _SEPARATOR = re.compile(r"[^\x00-\x7f\w]")
-"""Beyond ASCII, what is not part of a word."""
+"""Non-ASCII characters that aren't part of a word."""
 _UNSEPARATED = re.compile(
     "[\u0e00-\u0eff\u0f00-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
 )

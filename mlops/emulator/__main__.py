@@ -1,9 +1,9 @@
-"""Azure ML on a laptop, for one command or until it is stopped.
+"""Run an emulated Azure ML on this machine, for one command or until it is stopped.
 
-    python -m mlops.emulator -- python train.py      start it, run the command inside it, stop it; exits with the command's status
+    python -m mlops.emulator -- python train.py      start it, run the command against it, stop it; exit with the command's status
     python -m mlops.emulator serve --state DIR       keep it running; in another shell: . DIR/env
 
-A command runs inside it because of environment variables alone: proxy, CA bundle, identity and workspace coordinates.
+Environment variables direct the command to the emulator: proxy, CA bundle, identity and workspace coordinates.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if (problem.name or "mlops").partition(".")[0] == "mlops":
             raise
         parser.error(
-            f"{problem.name} is not installed. requirements/azure.lock is enough for a real workspace only; the emulator needs "
+            f"{problem.name} is not installed. requirements/azure.lock is only enough for a real workspace; the emulator needs "
             "requirements/local.lock, which `nox -s types` installs into .nox/local (CONTRIBUTING.md)"
         )
     return run(command, options, faults)
@@ -82,7 +82,7 @@ def _make_parser() -> argparse.ArgumentParser:
         "--storage",
         choices=("keys", "identity"),
         default="keys",
-        help="whether the workspace's storage hands out keys, or knows identities only (default: %(default)s)",
+        help="whether the workspace's storage has keys, or only accepts identities (default: %(default)s)",
     )
     parser.add_argument(
         "--network",
@@ -101,7 +101,7 @@ def _make_parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="NAME",
-        help="refuse to create an endpoint of this name: another user of the region has one; repeatable",
+        help="refuse to create an endpoint of this name, as if another user in the region had it; repeatable",
     )
     parser.add_argument(
         "--fault", action="append", default=[], metavar="SPEC", help="inject a fault: NAME[@GLOB] [xN | always]; see --faults"
@@ -129,9 +129,11 @@ def _make_parser() -> argparse.ArgumentParser:
         help="make the application trust GitHub's tokens with this subject, e.g. repo:OWNER/NAME:environment:prod",
     )
     parser.add_argument(
-        "--roles", type=Path, metavar="FILE", help="role definitions and assignments of the application (default: it may do everything)"
+        "--roles", type=Path, metavar="FILE", help="file with the application's role definitions and assignments (default: all permissions)"
     )
-    parser.add_argument("--hosts", type=Path, metavar="FILE", help="write the contacted host names to FILE, each allowed or refused")
+    parser.add_argument(
+        "--hosts", type=Path, metavar="FILE", help="write the contacted host names to FILE, and whether each was allowed or refused"
+    )
     parser.add_argument("--verbose", action="store_true", help="write a line to stderr for each request")
     return parser
 

@@ -1,4 +1,4 @@
-"""Run one command inside the emulator, or serve until a signal arrives."""
+"""Runs one command against the emulator, or serves until a signal arrives."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = ["run"]
 
 
 def run(command: Sequence[str], options: argparse.Namespace, faults: Faults) -> int:
-    """Start the emulator, run the command inside it or serve, stop it, and return the exit status."""
+    """Start the emulator, run the command or serve, stop the emulator, and return the exit status."""
     if options.verbose:
         request_log.write_to_stderr()
     with _exit_on_signals(), _private_files() as umask, contextlib.ExitStack() as stack:
@@ -149,7 +149,7 @@ def _exit_on_signals() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _private_files() -> Iterator[int]:
-    """Let only this user read what the emulator writes. Yields the umask from before, which the user's command keeps."""
+    """Let only this user read what the emulator writes. Yield the previous umask, which the user's command keeps."""
     umask = os.umask(0o077)
     try:
         yield umask

@@ -15,7 +15,7 @@ __all__ = ["Approval", "Protection", "Repository", "WorkflowRun", "run_url"]
 
 @dataclass(frozen=True)
 class Protection:
-    """Who must approve a job before it may use an environment."""
+    """The reviewers who must approve a job before it may use an environment."""
 
     reviewers: tuple[str, ...]
     """Logins of people, ``@team`` for teams; empty if no approval is needed."""
@@ -42,9 +42,9 @@ class WorkflowRun:
     commit: str
     """The commit whose workflow file ran."""
     repository: str
-    """The repository of the commit that ran: a fork's for its pull request."""
+    """The repository of the commit that ran; for a fork's pull request, the fork."""
     jobs: Mapping[str, str] = field(default_factory=dict)
-    """Job → conclusion; empty until it ends. Jobs of called workflows have their own name, without the caller's."""
+    """Job → conclusion; empty until it ends. Jobs of called workflows have their own names, without the caller's."""
 
 
 class Repository:
@@ -93,7 +93,7 @@ class Repository:
                 return None
 
     def contains(self, commit: str, ancestor: str) -> bool:
-        """Return whether a commit is another one, or comes after it."""
+        """Return whether a commit is the same as another one, or a descendant of it."""
         from github import UnknownObjectException
 
         with _refusals("contents: read"):

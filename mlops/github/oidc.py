@@ -25,8 +25,8 @@ RETRIES = 4
 def request_claims() -> dict[str, Any]:
     """Return what GitHub says about this job: ``repository``, ``environment`` (if it runs in one), ``run_id``, ``actor``, ….
 
-    The token's signature, issuer, audience and time are checked, so that whoever answers at ``ACTIONS_ID_TOKEN_REQUEST_URL``, a variable
-    that a job can set, can't make them up.
+    The token's signature, issuer, audience and time are checked, because a job can set ``ACTIONS_ID_TOKEN_REQUEST_URL`` and answer there
+    itself.
 
     Raises:
         CredentialError: GitHub issues no token, or it is not GitHub's.
@@ -69,7 +69,7 @@ def request_token() -> str:
         )
     answer = _get_json(f"{url}&audience={quote(AUDIENCE, safe='')}", {"Authorization": f"Bearer {key}"})
     if not isinstance(answer.get("value"), str):
-        raise CredentialError("GitHub issued no identity token: its answer has none.", "run the failed job again")
+        raise CredentialError("GitHub issued no identity token: its response contains none.", "run the failed job again")
     return str(answer["value"])
 
 

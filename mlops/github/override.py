@@ -1,4 +1,4 @@
-"""Override a HOLD: who may, and who is responsible for it. A REJECT can't be overridden.
+"""Overrides a HOLD, if the right people have approved it. A REJECT can't be overridden.
 
 In a workflow this takes a GitHub environment with required reviewers, and a reviewer who has approved this run. Outside GitHub only a
 HOLD of an ephemeral target can be overridden.
@@ -55,8 +55,8 @@ def grant(config: Config, verdict: Verdict, reason: str) -> Override:
         return _grant_in_github(config.gate.override_environment, reason)
     if not config.endpoint.ephemeral:
         raise OverrideRefused(
-            f"target {config.target} can be overridden in GitHub only, where reviewers have to approve: run dispatch.yml with `override`."
-            " Outside GitHub only targets with endpoint.ephemeral = true can."
+            f"target {config.target} can only be overridden on GitHub, where reviewers must approve: run dispatch.yml with `override`."
+            " Outside GitHub, this is only possible for targets with endpoint.ephemeral = true."
         )
     return Override(reason=reason, actor=current_user())
 
@@ -110,7 +110,7 @@ def _approvers(repository: Repository, environment: str, run: str, requester: st
 
 
 def _grant_in_github(environment: str, reason: str) -> Override:
-    """Rely on what GitHub says about this run, not on environment variables, which the job can set."""
+    """Use GitHub's signed claims about this run instead of environment variables, which the job can set."""
     try:
         claims = request_claims()
         _check_claims(claims, environment)

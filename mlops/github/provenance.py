@@ -1,4 +1,4 @@
-"""Whether the records of another workflow run may be used: an artifact doesn't show who made it, but GitHub knows which workflow ran."""
+"""Checks whether the records of another workflow run may be used: an artifact doesn't show who made it, but GitHub does."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mlops.github.client import Repository, run_url
 __all__ = ["check_runs"]
 
 EVENTS = {".github/workflows/train.yml": "push", ".github/workflows/dispatch.yml": "workflow_dispatch"}
-"""The workflow files whose artifacts are used, and the event of each."""
+"""Workflow file whose artifacts may be used → the event that must have triggered it."""
 GATE = "evaluate-gate"
 
 

@@ -1,4 +1,4 @@
-"""Whether somebody must approve a job before it runs.
+"""Checks that somebody must approve a job before it runs.
 
 Required reviewers of an environment need GitHub Enterprise for a private repository. On other plans the environment exists without them,
 and every job in it runs unreviewed.
@@ -15,14 +15,14 @@ __all__ = ["require_review"]
 
 
 def require_review() -> None:
-    """Refuse to go on unless this job runs in a GitHub environment with required reviewers.
+    """Refuse to continue unless this job runs in a GitHub environment with required reviewers.
 
     Raises:
         NotPromoted: it doesn't, or GitHub doesn't say.
     """
     if not console.in_github():
         raise NotPromoted(
-            "promotion.require_review is set, and only a job in GitHub can be reviewed. The traffic is unchanged.",
+            "promotion.require_review is set, but only a job on GitHub can be reviewed. The traffic is unchanged.",
             "push, or run dispatch.yml; to promote from here, set promotion.require_review = false",
         )
     try:

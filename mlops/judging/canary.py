@@ -1,14 +1,14 @@
-"""Whether a deployment answers as well as another one, from their answers to the same requests.
+"""Decides whether a deployment answers as well as another one, from their answers to the same requests.
 
 Three measures are compared pair by pair, each by a test that may stop after any pair (:mod:`mlops.judging.statistics.sequential`): whether
 an answer is usable (the error rate), its ROUGE-L against the answer in the data (the gate's metric), and whether it came in time.
 
-The limit of that time is a multiple of the 95th percentile of the old deployment's answers before this pair, at least a floor. So a pair
-has the same limit for both, and it depends on earlier pairs only, as the test demands. If the old one keeps it, then "not 5 points worse"
-means that the 95th percentile of the new one is below the limit.
+The limit of that time is a multiple of the 95th percentile of the old deployment's answers before this pair, at least a floor. So both
+answers of a pair have the same limit, which only depends on earlier pairs, as the test requires. If the old deployment keeps it, then "not
+5 points worse" means that the 95th percentile of the new one is below the limit.
 
-Requests of users have no answer to compare with, and are usually few. So the first and the last measure are compared of them apart, and
-they can only show that a deployment is worse, never take the place of the suite.
+Users' requests have no reference answer, and are usually few. So they are compared separately, by the first and the last measure, and can
+only show that a deployment is worse, but never replace the suite.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from mlops.judging.statistics.sequential import Finding, SequentialComparison, p
 __all__ = ["ALPHA", "Canary", "LatencyLimit", "Measure", "Measured", "fewest_pairs"]
 
 ALPHA = 0.025
-"""A canary that is worse by the margin passes, and one that is equal is stopped as worse, with at most this probability each."""
+"""Maximum probability that a deployment worse by the margin passes, and that an equal one is stopped as worse."""
 MEASURES = ("usable answers", "ROUGE-L", "answers in time")
 LIVE = ("usable answers to live requests", "answers to live requests in time")
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One answer. All values but the latency are in [0, 1], larger is better."""
+    """The measures of one answer. All but the latency are in [0, 1], larger is better."""
 
     usable: float
     rouge_l: float | None
@@ -40,14 +40,14 @@ class Measured:
 
 @dataclass(frozen=True)
 class LatencyLimit:
-    """How long an answer may take."""
+    """The limit within which an answer is in time."""
 
     factor: float = 2.0
-    """Times the 95th percentile of the old deployment's answers before."""
+    """Multiple of the 95th percentile of the old deployment's earlier answers."""
     floor_ms: float = 2_000.0
-    """What is always quick enough."""
+    """Milliseconds that are always fast enough."""
     most_ms: float = 60_000.0
-    """What is never quick enough, and the limit of the first pair."""
+    """Maximum in milliseconds, and the limit of the first pair."""
 
     def after(self, latencies_ms: Sequence[float]) -> float:
         """Return the limit in milliseconds after these answers of the old deployment."""
@@ -58,7 +58,7 @@ class LatencyLimit:
 
 @dataclass
 class _Latencies:
-    """Of the old deployment, and of the new one, in milliseconds, in ascending order."""
+    """Latencies of the old and of the new deployment, in milliseconds, in ascending order."""
 
     old: list[float] = field(default_factory=list)
     new: list[float] = field(default_factory=list)
@@ -66,7 +66,7 @@ class _Latencies:
 
 @dataclass(frozen=True)
 class Measure:
-    """What has been shown of one measure."""
+    """The result for one measure."""
 
     name: str
     finding: Finding
@@ -83,8 +83,8 @@ class Canary:
 
     Args:
         margin: how much worse must be excluded, as a fraction.
-        limit: how long an answer may take.
-        live: whether there are also requests of users.
+        limit: within which an answer is in time.
+        live: whether there are also users' requests.
     """
 
     def __init__(self, margin: float, limit: LatencyLimit, *, live: bool = False) -> None:
@@ -120,17 +120,17 @@ class Canary:
 
     @property
     def latency_limit_ms(self) -> float:
-        """How long the next answer to a request of the suite may take."""
+        """The limit for the next answer to a request of the suite, in milliseconds."""
         return self._limit.after(self._suite.old)
 
     @property
     def measures(self) -> tuple[Measure, ...]:
-        """What has been shown of each measure; one that no request has is left out."""
+        """The result for each measure that any request has."""
         return tuple(Measure(name, each.finding, each.pairs, each.mean) for name, each in self._comparisons.items() if each.pairs)
 
     @property
     def finding(self) -> Finding:
-        """WORSE if any measure is worse, NOT_WORSE if none of the suite's is, by the margin."""
+        """WORSE if any measure is worse, NOT_WORSE if no measure of the suite is worse by the margin."""
         if any(measure.finding is Finding.WORSE for measure in self.measures):
             return Finding.WORSE
         findings = {measure.finding for measure in self.measures if measure.name not in LIVE}
@@ -141,5 +141,5 @@ class Canary:
 
 
 def fewest_pairs(margin: float) -> int:
-    """Return how many pairs are necessary, even if the answers are the same."""
+    """Return the number of pairs that are needed even if all answers are the same."""
     return pairs_needed(margin, ALPHA)

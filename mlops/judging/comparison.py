@@ -27,9 +27,9 @@ from mlops.judging.wording import number, percent
 __all__ = ["Comparison", "MetricValues", "compare_rows", "compare_values", "distance", "gain"]
 
 _NO_SPREAD = 1e-12
-"""A standard error below this fraction of the metric values is rounding."""
+"""A standard error below this fraction of the metric values is a rounding error."""
 _NEGLIGIBLE = 1e-3
-"""A distance below this fraction of the minimum detectable effect would require more rows than anyone has."""
+"""A distance below this fraction of the minimum detectable effect would require unrealistically many rows."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ def compare_rows(rule: Rule, metric: Metric, candidate: Rows, reference: Rows, v
 
 
 def _compare_tail(rule: Rule, pairs: _Pairs) -> Comparison:
-    """Compare the share of rows that are worse by more than the margin with the largest that is tolerated."""
+    """Compare the share of rows that are worse by more than the margin with the largest tolerated share."""
     assert rule.max_share is not None  # check_rule has checked this
     changes = (pairs.candidate - pairs.reference) / pairs.weight
     measured = tail(-_good(rule) * changes > rule.margin, rule.max_share, confidence=rule.confidence)
@@ -206,7 +206,7 @@ def _mcnemar(rule: Rule, pairs: _Pairs) -> TestResult:
 
 
 def _tango(rule: Rule, pairs: _Pairs) -> TestResult:
-    """Test the difference of two shares, also if hardly a row or none differs. The margin is absolute."""
+    """Test the difference of two shares, even if hardly any row differs. The margin is absolute."""
     good = _good(rule)
     difference = tango(pairs.candidate > 0, pairs.reference > 0, confidence=rule.confidence)
     return TestResult(difference, (Criterion(difference, -good * rule.margin, good),))
@@ -216,7 +216,7 @@ _TESTS = {"paired_bootstrap": _bootstrap, "wilcoxon": _wilcoxon, "mcnemar": _mcn
 
 
 def _has_interval(rule: Rule, result: TestResult, values: MetricValues) -> bool:
-    # The spread that a bootstrap sees may be rounding.
+    # The spread that a bootstrap sees may be a rounding error.
     if rule.test == "paired_bootstrap" and result.difference.standard_error <= _NO_SPREAD * max(
         abs(values.candidate), abs(values.reference)
     ):

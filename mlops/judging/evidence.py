@@ -1,4 +1,4 @@
-"""What a verdict is based on: per-row scores of the candidate and of the models that it is compared with. Plain data."""
+"""The evidence for a verdict, as plain data: per-row scores of the candidate and of the models that it is compared with."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ class Rows:
 
     @functools.cached_property
     def has_duplicates(self) -> bool:
-        """Whether a row occurs twice. Cached because every rule checks it."""
+        """Whether an id occurs twice. Cached because every rule checks it."""
         return len(set(self.ids)) != len(self.ids)
 
     @functools.cached_property
     def repeated(self) -> npt.NDArray[np.bool_]:
-        """Which rows have the same input as an earlier one: shape [rows]. A copy is no further evidence."""
+        """Which rows have the same input as an earlier one: shape [rows]. A copy adds no evidence."""
         return _repeated(self.inputs)
 
     def with_column(self, name: str, values: Floats) -> Rows:
@@ -78,7 +78,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class FrozenSuite:
-    """The rows of a suite as validation froze them, sorted by id: what every model must have been scored on."""
+    """The rows of a suite as validation froze them, sorted by id, which every model must have been scored on."""
 
     ids: tuple[str, ...]
     kinds: tuple[str, ...]
@@ -117,7 +117,7 @@ class ModelEvidence:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Everything that the gate looks at."""
+    """Everything that the gate takes into account."""
 
     models: Mapping[str, ModelEvidence]
     """By role: candidate, base, champion unless this is a first run or it could not be evaluated, and anchor if it is none of these."""
@@ -126,11 +126,11 @@ class Evidence:
     overlapping: Mapping[str, str]
     """Suite → which of its rows are in the training data."""
     suites: Mapping[str, FrozenSuite] = field(default_factory=dict)
-    """The suites' own rows. Scores on a suite that is not here can't be checked, so they prove nothing."""
+    """Suite → its frozen rows. Scores on any other suite can't be checked, so they prove nothing."""
     problems: tuple[str, ...] = ()
     """What makes the evaluation as a whole invalid, e.g. that other code computed it."""
     missing: Mapping[str, str] = field(default_factory=dict)
-    """Role → why it could not be evaluated. A missing champion exists: this is no first run, and no other model replaces it."""
+    """Role → why it could not be evaluated. A missing champion exists: this isn't a first run, and no other model replaces it."""
 
     @property
     def is_first_run(self) -> bool:

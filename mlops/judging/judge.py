@@ -35,7 +35,7 @@ def judge(config: Config, run: Run) -> Judged:
     """Judge the stored evaluation by the rules, and run the self-test. The same run directory and settings give the same record.
 
     Raises:
-        ConfigError: a rule demands a worse model, or can't mean anything.
+        ConfigError: a rule requires a worse model, or is meaningless.
         RecordError: a record is missing or out of date.
         EvidenceError: the per-row scores or a suite can't be read, or are those of another candidate.
         SelfTestFailed: the gate misses a mutation of the evidence.
@@ -78,7 +78,7 @@ def run_self_test(config: Config, run: Run) -> tuple[Probe, ...]:
 
 
 def decide_as_try(config: Config, run: Run, tries: int) -> Decision:
-    """Judge the stored evaluation as if so many candidates had been counted, without the self-test.
+    """Judge the stored evaluation as if this many candidates had been counted, without the self-test.
 
     Raises:
         ConfigError, RecordError, EvidenceError: as :func:`judge`.
@@ -90,7 +90,7 @@ def decide_as_try(config: Config, run: Run, tries: int) -> Decision:
 def _rules(config: Config, tries: int) -> tuple[Rule, ...]:
     """Return the rules, with the confidence that this try needs.
 
-    None may be meaningless; ``validate`` checks this too, but the rules may have changed since.
+    Refuse meaningless rules: ``validate`` does too, but the rules may have changed since.
     """
     for name, rule in config.gate.enabled_rules.items():
         if (problem := rule_problem(rule)) is not None:
@@ -137,7 +137,7 @@ def gather_evidence(config: Config, run: Run, evaluated: Evaluated, validated: V
     """
     missing = dict(evaluated.missing)
     if evaluated.champion and "champion" not in evaluated.models:
-        # A champion that is named exists, whatever became of its scores: this is no first run.
+        # A champion that is named exists even without scores, so this isn't a first run.
         missing.setdefault("champion", f"{evaluated.champion} is live, but the evaluation has no scores of it. Run `mlops evaluate` again.")
     if evaluated.anchor and "anchor" not in evaluated.models:
         missing.setdefault("anchor", f"it is {evaluated.anchor}, but the evaluation has no scores of it. Run `mlops evaluate` again.")
@@ -187,7 +187,7 @@ def _model_evidence(run: Run, evaluated: Evaluated, scores: ModelScores) -> Mode
 
 
 def reject_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Refuse a row with two values of one field, of which readers would use either."""
+    """Refuse a row with two values for one field, because parsers differ in which they use."""
     row = dict(pairs)
     if len(row) != len(pairs):
         raise ValueError(f"a field appears twice in a row: {', '.join(name for name, _ in pairs)}")
@@ -195,7 +195,7 @@ def reject_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _read_suite(run: Run, suite: Suite, max_tokens: int) -> FrozenSuite:
-    """Read the rows that every model must have been scored on.
+    """Read the frozen rows, which every model must have been scored on.
 
     Raises:
         EvidenceError: the file is not the one that validation froze.
@@ -231,7 +231,7 @@ def _most_tokens(messages: Sequence[tuple[str, str]]) -> int:
 
 
 def _find_overlaps(run: Run, validated: Validated) -> dict[str, str]:
-    """Return suite → which of its rows are in the training data. The files are checked again because validation can be overruled."""
+    """Return suite → which of its rows are in the training data. Checks the files again, because findings can be overridden."""
     files = {"target": "test_sft", "retention": RETENTION}
     paths = {name: run.directory / suite.path for name, suite in validated.suites.items()}
     training = run.directory / run.read(Prepared).files[TRAINING_SPLIT].path
@@ -251,7 +251,7 @@ def _notes(config: Config, evaluated: Evaluated, evidence: Evidence) -> tuple[st
     missing = [f"The {role} was not evaluated: {why}" for role, why in sorted(evidence.missing.items())]
     corrected = config.gate.correct_retries and evaluated.tries > 1
     retry = (
-        f"This is candidate {evaluated.tries} on this target suite against this champion. So that retrying does not help, each test has a"
-        f" confidence of {percent(spend(0.95, evaluated.tries))} where the rule says 95 %."
+        f"This is candidate {evaluated.tries} on this target suite against this champion. So that retrying doesn't help, each test has a"
+        f" confidence of {percent(spend(0.95, evaluated.tries))} instead of 95 %."
     )
     return (*([first_run] if evidence.is_first_run else []), *([retry] if corrected else []), *missing, *evaluated.notes)

@@ -34,7 +34,7 @@ class Column:
     sampled: bool = False
     """Whether it is measured for a sample of the rows only. A row without it doesn't count."""
     of_input: bool = False
-    """Whether it describes the row and not its answer, so that a row without tokens counts, too."""
+    """Whether it describes the row and not its answer, so that a row without tokens also counts."""
 
 
 @dataclass(frozen=True)
@@ -53,17 +53,17 @@ class MetricDefinition:
     fraction: bool = False
     """Whether its value is between 0 and 1."""
     smallest: float = 0.0
-    """A value below which it can't be."""
+    """The lowest possible value."""
     largest: float = 20.0
     """A value that no usable model exceeds, in the metric's unit. A bound beyond it would mean nothing."""
     largest_margin: float | None = None
-    """The largest absolute margin that can be meant, in the metric's unit; None: that of a row."""
+    """The largest plausible absolute margin, in the metric's unit; None: that of a row."""
     binary: bool = False
     """Whether each row is right (1) or wrong (0)."""
     zero_for_base: bool = False
     """Whether it is 0 for the base model by definition."""
     transform: tuple[str, Callable[[float], float]] | None = None
-    """Another metric and the function of it that this metric is."""
+    """Another metric, and the function that turns it into this one."""
     count: Callable[[Floats], float] | None = None
     """Tokens of the rows → this metric, if it is a count."""
     by_judge: bool = False
@@ -76,12 +76,12 @@ class MetricDefinition:
 
     @property
     def range(self) -> tuple[float, float]:
-        """The bounds within which a floor or ceiling can mean something."""
+        """The bounds within which a floor or ceiling is meaningful."""
         return (0.0, 1.0) if self.fraction else (self.smallest, self.largest)
 
     @property
     def max_margin(self) -> float:
-        """The largest absolute margin of the metric that can be meant."""
+        """The largest plausible absolute margin of the metric."""
         if self.largest_margin is not None:
             return self.largest_margin
         return 0.25 if self.fraction else self.max_row_margin
@@ -145,7 +145,7 @@ METRICS = {
         _of_answers("other_language", "share of generated answers in another language or script than the question"),
         _of_answers("refused", "share of generated answers that refuse a harmless question, in English"),
         MetricDefinition(
-            "length_ratio", "words of the generated answers as a multiple of the reference's", "mean over rows", None,
+            "length_ratio", "number of words in the generated answers, as a multiple of the reference's", "mean over rows", None,
             column=Column("length_ratio", nullable=True, sampled=True), largest=10.0, suites=(TARGET,),
         ),
         MetricDefinition(

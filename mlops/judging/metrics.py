@@ -52,7 +52,7 @@ class Metric:
         return self if transform is None else replace(self, definition=METRICS[transform[0]])
 
     def selects(self, rows: Rows) -> npt.NDArray[np.bool_]:
-        """Return which rows count: those of its kind that have tokens; for a sampled column, a value; for one of the input, all."""
+        """Return which rows count: those of its kind with tokens; for a sampled column, with a value; for a column about the input, all."""
         column = self.column
         if column is not None and column.of_input:
             return self._has_kind(rows)

@@ -1,7 +1,7 @@
 """Check a stored verdict by judging the same evidence again.
 
-A record says what somebody wrote into it. What the candidate is worth follows from the evidence, the rules and the settings, so a stage
-that relies on a verdict derives it once more, self-test included, and compares every field.
+A record says what somebody wrote into it. The true verdict follows from the evidence, the rules and the settings, so a stage that relies on
+it derives it again, self-test included, and compares every field.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mlops.judging.judge import judge
 __all__ = ["check_verdict"]
 
 _NOT_DERIVED = {"created_at", "files", "override", "override_refused"}
-"""Fields that don't follow from the evidence. Who overrode a HOLD is checked by whoever accepts the override."""
+"""Fields that don't follow from the evidence. The stage that accepts an override checks who approved it."""
 _TOLERANCE = 1e-3
 """Relative difference of numbers. Another processor may round sums of a bootstrap differently."""
 _TEXTS = re.compile(r"(reasons|notes)\[\d+\]|judgements\[\d+\]\.reason|self_test\[\d+\]\.\w+")

@@ -1,7 +1,7 @@
 """Judge one rule of the gate.
 
-Problems that make the evidence invalid come first (:mod:`mlops.judging.validity`). Only then a rule is shown, failed or unproven. Nothing
-is shown unless it is certain: doubt never helps the candidate.
+Problems that make the evidence invalid come first (:mod:`mlops.judging.validity`). Only then is a rule shown, failed or unproven. In case
+of doubt, nothing is shown: doubt never helps the candidate.
 """
 
 from __future__ import annotations

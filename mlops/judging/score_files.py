@@ -38,7 +38,7 @@ __all__ = ["Scores", "describe_rows", "judge_scores", "read_rules", "read_scores
 
 SUITE = "file"
 LABELS = ("id", "input")
-"""Fields of a row that are no metrics."""
+"""Fields of a row that aren't metrics."""
 _LARGEST = 1e50
 """Larger values are refused: their squares and sums overflow."""
 _INVISIBLE = re.compile(r"\s|[\x00-\x1f\x7f\xad\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff]")
@@ -55,7 +55,7 @@ class Scores:
     columns: Mapping[str, Floats]
 
     keys: tuple[str, ...]
-    """What tells rows apart, the same for copies that are written differently: the input, or the id if no row has an input."""
+    """What identifies a row's content: the normalized input, which copies share, or the id if no row has an input."""
 
     @property
     def has_inputs(self) -> bool:
@@ -64,7 +64,7 @@ class Scores:
 
 
 def describe_rows(scores: Scores) -> str:
-    """Say how many rows there are, and what tells them apart."""
+    """Describe how many rows there are, and how many of them are different."""
     count, distinct = len(scores.ids), len(set(scores.keys))
     if scores.has_inputs:
         return f"{count:,} with {distinct:,} different inputs"
@@ -148,7 +148,7 @@ def read_rules(path: Path) -> dict[str, Rule]:
     except (OSError, ValueError) as problem:
         raise ConfigError(f"{path} can't be read: {problem}.", fix) from problem
     if unknown := sorted(content.keys() - {"rules"}):
-        raise ConfigError(f"{path}: {unknown[0]} is no table of a rules file{console.did_you_mean(unknown[0], ['rules'])}.", fix)
+        raise ConfigError(f"{path}: {unknown[0]} is not a table of a rules file{console.did_you_mean(unknown[0], ['rules'])}.", fix)
     try:
         rules = TypeAdapter(dict[RuleName, Rule]).validate_python(content.get("rules", {}))
     except ValidationError as problem:
@@ -172,7 +172,7 @@ def judge_scores(rules: Mapping[str, Rule], candidate: Scores, base: Scores | No
         base: what they are compared with; without it, rules with ``baseline = "base"`` have no evidence.
 
     Raises:
-        ConfigError: a rule can't mean anything.
+        ConfigError: a rule is meaningless.
         SelfTestFailed: the gate promotes a candidate without any value.
     """
     for name, rule in rules.items():
@@ -190,7 +190,7 @@ def judge_scores(rules: Mapping[str, Rule], candidate: Scores, base: Scores | No
 
 
 def _find_mismatch(rule: Rule, metric: Metric, candidate: Scores, base: Scores | None) -> str | None:
-    """Return which field of a rule does not suit the values, or None."""
+    """Return which field of a rule doesn't fit the values, or None."""
     if rule.test in ("mcnemar", "tango") and not metric.definition.binary:
         scores = base if is_binary(candidate.columns[rule.metric]) else candidate
         assert scores is not None  # otherwise all values are 0 or 1
@@ -226,10 +226,10 @@ def _judge(name: str, rule: Rule, problem: str | None, candidate: Scores, base: 
 def _find_lenient(
     rules: Mapping[str, Rule], problems: Mapping[str, str | None], candidate: Scores, base: Scores | None
 ) -> dict[str, str | None]:
-    """Return the critical rules that let through a ruined candidate, with a reason: the self-test of the rules on these scores.
+    """Run the self-test of the rules: return the critical rules that let a ruined candidate through, with a reason.
 
-    One metric is ruined at a time, because a rule about another one would stop the candidate and hide it. Rules about one metric may
-    complement each other, so it is enough if one of them stops it.
+    One metric is ruined at a time, because otherwise a rule about another metric would stop the candidate and hide the gap. Rules about one
+    metric may complement each other, so it is enough if one of them stops it.
     """
     lenient: dict[str, str | None] = {}
     critical = {name: rule for name, rule in rules.items() if rule.critical}
@@ -301,7 +301,7 @@ def _find_bad_values(metric: str, scores: Scores) -> str | None:
 
 
 def _find_copies(scores: Scores) -> str | None:
-    """Return why rows may be no evidence of their own, or None. Few copies are tolerated, and count once."""
+    """Return why rows may not be independent evidence, or None. A few copies are tolerated, and count once."""
     count = len(scores.ids)
     if scores.has_inputs and not all(scores.inputs):
         without = [row for row, text in zip(scores.ids, scores.inputs, strict=True) if not text]
@@ -313,24 +313,24 @@ def _find_copies(scores: Scores) -> str | None:
     first = next((row, seen[key]) for row, key in zip(scores.ids, keys, strict=True) if seen.setdefault(key, row) != row)
     return (
         f"{count - len(set(keys)):,} of {count:,} rows of {scores.path} repeat the {what} of another row, apart from case, space and "
-        f"punctuation, so they are no further evidence: remove the copies. {first[0]} is a copy of {first[1]}"
+        f"punctuation, so they add no evidence: remove the copies. {first[0]} is a copy of {first[1]}"
     )
 
 
 def _find_default_rows(rule: Rule, scores: Scores) -> str | None:
-    """Return why rows without inputs prove nothing by themselves, or None: how many different ids are enough is for the rule to say."""
+    """Return why rows without inputs prove nothing, or None: the rule must state how many different ids are enough."""
     if rule.min_rows > 1:
         return None
     return f"the rows of {scores.path} have no input, so copies can't be told apart: add inputs, or set min_rows to how many ids are enough"
 
 
 def _find_identity(metric: str, candidate: Scores, base: Scores) -> str:
-    """Return why the two files are about one model; empty if they are not. A model that is scored twice has equal values up to rounding."""
+    """Return why both files are about the same model; empty if they aren't. Scores of the same model are equal up to rounding."""
     equal = {name for name in candidate.columns.keys() & base.columns.keys() if are_equal(candidate.columns[name], base.columns[name])}
     if equal == candidate.columns.keys() & base.columns.keys():
         return "the files have the same values in every row, except for rounding"
     values = base.columns[metric]
-    # Times, for example, differ each time. Two models can get the same rows right, and any number of rows can have the same value.
+    # Times, for example, differ in each run. Two models can get the same rows right, and any number of rows can have the same value.
     if metric in equal and not is_binary(values) and np.ptp(values):
         return f"they have the same {metric} in every row, except for rounding"
     return ""

@@ -1,6 +1,6 @@
 """Ruined candidates for the self-test on score files.
 
-A rule that lets through a candidate that is plainly worse says nothing about any other. How bad "plainly worse" is follows from the scores:
+A rule that lets through a candidate that is plainly worse says nothing about any other. How bad "plainly worse" is depends on the scores:
 from their own range if they lie between 0 and 1, otherwise from their size.
 """
 
@@ -22,7 +22,7 @@ _STEP = 0.25
 
 @dataclass(frozen=True)
 class Ruin:
-    """A candidate's values, shape [rows], and what they are."""
+    """A ruined candidate's values, shape [rows], and a description of them."""
 
     description: str
     values: Floats
@@ -34,7 +34,7 @@ def is_binary(values: Floats) -> bool:
 
 
 def ruin(candidate: Floats, base: Floats | None, direction: str) -> list[Ruin]:
-    """Return values with which a candidate must not be promoted.
+    """Return values with which no candidate may be promoted.
 
     Args:
         candidate: the candidate's values, shape [rows], finite.

@@ -15,26 +15,26 @@ from mlops.judging.metrics import EVERY_KIND, Metric, parse
 __all__ = ["MAX_RELATIVE_MARGIN", "MAX_REPEATED", "are_equal", "check_rule", "direction_problem", "evidence_problem", "rule_problem"]
 
 MAX_RELATIVE_MARGIN = 0.5
-"""The largest relative margin: twice the loss is no tolerance."""
+"""The largest relative margin, because a tolerance must be far below the value itself."""
 MAX_REPEATED = 0.02
 """The largest share of rows that may be copies of others; they count once."""
 
 _PAIRED = [metric.name for metric in METRICS.values() if metric.column is not None]
 _BINARY = [metric.name for metric in METRICS.values() if metric.binary]
 _ROUNDING = 1e-6
-"""A relative difference below this is what one model's scores differ by when they are computed twice."""
+"""The largest relative difference between two computations of the same model's scores."""
 
 
 def rule_problem(rule: Rule) -> str | None:
     """Return what is wrong with a rule regardless of the evidence, or None.
 
-    Its metric is unknown, its fields contradict each other, or it demands a worse model.
+    Its metric is unknown, its fields contradict each other, or it requires a worse model.
     """
     return next(check_rule(rule, parse(rule.metric)), None) or direction_problem(rule)
 
 
 def direction_problem(rule: Rule) -> str | None:
-    """Return how a rule that compares models demands the worse one, or None.
+    """Return how a rule that compares models requires the worse one, or None.
 
     This is checked for rules as they are configured and doesn't make evidence invalid: the self-test reverses the direction of rules.
     """
@@ -117,18 +117,18 @@ def check_rule(rule: Rule, metric: Metric | None) -> Iterator[str]:
 
 
 def _check_ranges(rule: Rule, definition: MetricDefinition) -> Iterator[str]:
-    """Refuse numbers with which the rule can't mean anything, such as a margin of 5 that was meant as 5 %."""
+    """Refuse numbers that make the rule meaningless, such as a margin of 5 that was intended as 5 %."""
     absolute = definition.max_row_margin if rule.test == "tail" else definition.max_margin
     widest = MAX_RELATIVE_MARGIN if rule.margin_kind == "relative" else absolute
     if abs(rule.margin) > widest:
         yield (
-            f"a margin of {rule.margin:g} can't be meant: for {definition.name} it must lie between {-widest:g} and {widest:g} "
+            f"a margin of {rule.margin:g} is implausible: for {definition.name} it must lie between {-widest:g} and {widest:g} "
             + ("(0.05 is 5 %)" if rule.margin_kind == "relative" else f"({definition.unit})")
         )
     low, high = definition.range
     for name, bound in (("floor", rule.floor), ("ceiling", rule.ceiling)):
         if bound is not None and not low <= bound <= high:
-            yield f"a {name} of {bound:g} can't be meant: {definition.name} lies between {low:g} and {high:g}"
+            yield f"a {name} of {bound:g} is meaningless: {definition.name} lies between {low:g} and {high:g}"
 
 
 def _either(names: list[str]) -> str:
@@ -136,7 +136,7 @@ def _either(names: list[str]) -> str:
 
 
 def _check_kinds(metric: Metric, evidence: Evidence) -> Iterator[str]:
-    """Check a rule for every kind that could not be expanded into one rule per kind."""
+    """Check a rule with ``*`` that could not be expanded into one rule per kind."""
     if metric.kind == EVERY_KIND:
         unlabeled = {row for model in evidence.models.values() for row in _without_kind(model.rows.get(metric.suite))}
         what = (
@@ -180,7 +180,7 @@ def _identical(one: ModelEvidence, other: ModelEvidence) -> str:
 
 
 def are_equal(one: Floats, other: Floats) -> bool:
-    """Whether scores are those of one model, which differ by rounding when they are computed twice."""
+    """Return whether scores are those of the same model, up to the rounding of two computations."""
     return one.shape == other.shape and bool(np.allclose(one, other, rtol=_ROUNDING, atol=0.0, equal_nan=True))
 
 
@@ -200,7 +200,7 @@ def _check_suite(name: str, model: ModelEvidence, metric: Metric, evidence: Evid
 
 
 def _check_rows(name: str, rows: Rows, metric: Metric, frozen: FrozenSuite | None) -> Iterator[str]:
-    """Compare a model's rows with those of the suite. What is the same in all models' scores can still be wrong."""
+    """Compare a model's rows with those of the suite, because all models' scores can have the same fault."""
     suite = metric.suite
     if frozen is None:
         yield f"the rows of the frozen {suite} suite can't be read, so it is unclear what was scored"
@@ -219,7 +219,7 @@ def _check_rows(name: str, rows: Rows, metric: Metric, frozen: FrozenSuite | Non
     repeated = int((counted & (rows.repeated | frozen.repeated)).sum())
     if repeated > MAX_REPEATED * counted.sum():
         yield (
-            f"{repeated:,} of {int(counted.sum()):,} rows of the {suite} suite repeat the input of another row, so they are no further "
+            f"{repeated:,} of {int(counted.sum()):,} rows of the {suite} suite repeat the input of another row, so they add no "
             "evidence: remove the copies"
         )
 

@@ -1,4 +1,4 @@
-"""From rules and evidence to one verdict.
+"""Derives one verdict from rules and evidence.
 
 PROMOTE requires that every critical rule is shown. Each is shown at its own confidence, so all hold at the lowest of them: this is an
 intersection-union test (Berger 1982), which needs no correction. REJECT requires that at least one critical rule is shown to fail. With

@@ -38,7 +38,7 @@ def describe_requirement(rule: Rule, role: str) -> str:
 
 
 def hidden_share(rows: int | None) -> str:
-    """Say what share of faulty rows this many rows can miss: the rule of three, an upper bound of 95 % confidence if none is seen."""
+    """Return the share of faulty rows that this many rows can miss: the rule of three, a 95 % upper bound if none is seen."""
     if not rows:
         return "–"
     return percent(min(1.0, 3 / rows)) if rows > 3 else "100 %"

@@ -30,7 +30,7 @@ from mlops.remote.suites import Row, Suite, read_suite
 __all__ = ["main"]
 
 MAX_SAMPLES = 20
-"""How many answers are shown to people. All of them are in scores.jsonl."""
+"""Number of answers for reports. All answers are in scores.jsonl."""
 SCHEMA_VERSION = 2
 """The version of result.json and scores.jsonl."""
 
@@ -122,7 +122,7 @@ def _describe(answer: Answer) -> dict[str, Any]:
 
 
 def check_answer(answer: Answer) -> dict[str, float]:
-    """Return what can be said about an answer without understanding it; 1 is bad, except for the length."""
+    """Return what can be measured about an answer without understanding it; 1 is bad, except for the length."""
     return {
         "empty": float(health.is_empty(answer.answer)),
         "truncated": float(answer.stop == "length"),
@@ -194,7 +194,7 @@ def _write_results(
     }
     try:
         run_id = tracking.log(metrics, tags, scores)
-    except Exception as problem:  # a failing tracking server must not cost hours of scoring; the gate reads the files
+    except Exception as problem:  # a failing tracking server must not waste hours of scoring; the gate reads the files
         run_id = ""
         notes.append(f"not logged to MLflow: {type(problem).__name__}: {problem}")
     for note in notes:

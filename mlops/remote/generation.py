@@ -27,7 +27,7 @@ class Answer:
     """``end`` if the model finished its answer, ``length`` if it was truncated."""
     rouge_l: float
     is_last: bool
-    """Whether the last user turn is answered, and not an earlier one because the prompt was too long."""
+    """Whether it answers the last user turn; an earlier one is answered if the prompt was too long."""
 
 
 def generate(

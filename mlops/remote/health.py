@@ -1,6 +1,6 @@
-"""What is wrong with a generated answer, as far as it can be seen without understanding it.
+"""Detects faults of a generated answer that can be seen without understanding it.
 
-Likelihood does not see any of this: a model that never stops, or that repeats one sentence, can assign a high probability to good answers.
+Likelihood shows none of them: a model that never stops, or that repeats one sentence, can assign a high probability to good answers.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ __all__ = ["is_empty", "is_loop", "length_ratio"]
 
 REPETITIONS = 3
 MIN_REPEATED_WORDS = 6
-"""So that "no, no, no" and "ha ha ha" are not loops."""
+"""Minimum length of a loop, so that "no, no, no" and "ha ha ha" don't count."""
 DISTINCT_RUN, MIN_DISTINCT, MIN_WORDS = 3, 0.5, 20
 """An answer of some length loops if fewer than half of its runs of three words are different (distinct-3)."""
 MIN_REPEATED_CHARACTERS, DISTINCT_CHARACTERS, MIN_CHARACTERS = 24, 10, 60
-"""The same for characters of a script that doesn't separate words."""
+"""The limit for characters of a script that doesn't separate words."""
 LONG_REPETITION, LONGEST_RULE = 40, 200
 """In characters: "Nooooo!" and a line of dashes are no loops."""
 MAX_LENGTH_RATIO = 10.0
@@ -36,7 +36,7 @@ def is_empty(answer: str) -> bool:
 
 def is_loop(answer: str) -> bool:
     """Return whether the answer repeats itself: a passage three times in a row, or too few different runs of words."""
-    # A script that doesn't separate words is compared by character. Three of them in a row say less than three words.
+    # A script that doesn't separate words is compared by character. Three characters say less than three words.
     by_character = len(_UNSEPARATED.findall(answer)) > len(answer) / 4
     said = words(_UNSEPARATED.sub(r" \g<0> ", answer) if by_character else answer)
     if _has_period(said, MIN_REPEATED_CHARACTERS if by_character else MIN_REPEATED_WORDS) or _repeats_characters(answer):
@@ -47,8 +47,8 @@ def is_loop(answer: str) -> bool:
 
 
 def _has_period(said: Sequence[str], fewest: int) -> bool:
-    """Return whether a passage of any length follows itself twice, and has at least so many words together with these."""
-    # Where it does, the same three words were said one passage before. Only such distances are tried.
+    """Return whether a passage of any length follows itself twice, and has at least this many words in all."""
+    # If it does, the same three words occur one passage earlier, so only such distances are tried.
     last: dict[tuple[str, str, str], int] = {}
     distances: Counter[int] = Counter()
     for place, three in enumerate(zip(said, said[1:], said[2:], strict=False)):
@@ -69,7 +69,7 @@ def _has_period(said: Sequence[str], fewest: int) -> bool:
 
 
 def _repeats_characters(answer: str) -> bool:
-    """Return whether a few characters follow one another for long, as in "aaaa" or "!?!?". Digits and signs may, in numbers and rules."""
+    """Return whether a few characters are repeated for long, as in "aaaa" or "!?!?". Numbers and horizontal rules may."""
     return any(
         len(found[0]) >= (LONG_REPETITION if re.search(r"[^\W\d_]", found[1]) else LONGEST_RULE) for found in _REPETITION.finditer(answer)
     )

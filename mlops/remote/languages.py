@@ -1,6 +1,6 @@
-"""Whether an answer is in the language of its question: by script, by frequent words, and by letters.
+"""Detects answers in another language than their question's: by script, by frequent words, and by letters.
 
-No model is needed, so this is coarse: a short or ambiguous text has no language, and so no other one.
+No model is needed, so this is coarse: a short or ambiguous text has no language, so it isn't in another one either.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _FUNCTION_WORDS = {
     "nl": "de het een en is niet ik je dat van in op te voor met zijn er maar ook we die heb naar als",
 }
 _LETTERS = {
-    # Those beyond a–z that each language uses.
+    # Letters beyond a–z that each language uses.
     "en": "", "de": "äöüß", "fr": "àâæçéèêëîïôœùûüÿ", "es": "áéíñóúü", "it": "àèéìíîòóùú", "pt": "áâãàçéêíóôõúü", "nl": "áéëèïíóöüú",
 }  # fmt: skip
 _NAMES = {
@@ -40,19 +40,19 @@ _NAMES = {
     " arabisch chinesisch japanisch polnisch russisch türkisch arabe chinois japonais polonais russe turc"
     " árabe chino japonés polaco ruso turco",
 }
-"""How languages are called in these languages. Those without a code are not told apart."""
+"""The names of languages in these languages. Languages without a code aren't distinguished."""
 _CODES = {name: code for code, names in _NAMES.items() for name in names.split()}
 _TRANSLATION = re.compile(r"\b(?:translat|übersetz|tradui|traduc|traduz|traduci|vertaal|vertal)\w*|翻译|翻訳|перев[её]", re.IGNORECASE)
 MIN_FUNCTION_WORDS = 4
 """A text with fewer function words has no language."""
 MIN_WORDS, MIN_FUNCTION_SHARE = 25, 0.03
-"""Prose of so many words has more function words than that: 20 to 40 % in English."""
+"""Prose of this many words has a larger share of function words: 20 to 40 % in English."""
 MIN_FOREIGN_LETTERS, FOREIGN_SHARE = 4, 0.02
 FEW_FOREIGN_LETTERS, FEW_WORDS, FEW_FUNCTION_WORDS = 2, 10, 0.08
-"""A few such letters are enough in a sentence with hardly any function word."""
+"""This many foreign letters are enough in a sentence with hardly any function words."""
 MIN_OTHER_SCRIPT, OTHER_SHARE = 8, 0.25
 MIN_VOWELLESS, VOWELLESS_SHARE = 3, 0.25
-"""Words of three letters and more without a vowel: a few are abbreviations."""
+"""Maximum number of words of at least three letters without a vowel, because a few are abbreviations."""
 _VOWELLESS = re.compile(r"\b[bcdfghjklmnpqrstvwxz]{3,}\b")
 _CODE = re.compile(r"```|[{}<>=;|\\_]|\w\(")
 
@@ -116,7 +116,7 @@ def _count_function_words(said: Counter[str], language: str) -> int:
 
 
 def _is_no(language: str, prompt: str, answer: str) -> bool:
-    """Return whether an answer can't be in a language: by its letters, its words without vowels, or its lack of function words."""
+    """Return whether an answer can't be in a language, by its letters, its words without vowels, or its lack of function words."""
     if _CODE.search(answer):
         return False
     letters = [letter for letter in unicodedata.normalize("NFC", answer).casefold() if letter.isalpha()]
@@ -133,5 +133,5 @@ def _is_no(language: str, prompt: str, answer: str) -> bool:
 
 
 def _is_list(answer: str) -> bool:
-    # A list has no function words, either.
+    # A list has no function words either.
     return answer.count(",") + answer.count("\n") > len(words(answer)) / 6

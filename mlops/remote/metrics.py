@@ -19,7 +19,7 @@ MEANS = (
     "length_ratio",
     "passed",
 )
-"""Fields whose metric is their mean over the rows that have them. All but the first belong to generated answers."""
+"""Fields whose metric is the mean over the rows that have them. All but the first are about generated answers."""
 
 
 def aggregate(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:

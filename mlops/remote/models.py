@@ -1,4 +1,4 @@
-"""Find, load and identify a model in any layout: output of the training component, registry model, plain Hugging Face folder."""
+"""Finds, loads and identifies a model in any layout: output of the training component, registry model, plain Hugging Face folder."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ class Row:
     kind: str
     messages: tuple[Message, ...]
     checks: tuple[Check, ...] = ()
-    """What the generated answer must pass; none if code can't tell."""
+    """Checks that a generated answer must pass; none if code can't decide."""
 
     @property
     def text(self) -> str:

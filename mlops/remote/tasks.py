@@ -1,7 +1,7 @@
-"""Tasks: rows whose generated answer code can check. The checks are data of the row, and an answer must pass all of them.
+"""Tasks: rows with checks that code applies to a generated answer. An answer must pass all checks of its row.
 
     {"type": "number", "value": 43}                                 the last number, neither denied nor one of several guesses
-    {"type": "contains", "any": ["Canberra"], "none": ["Sydney"]}   whole words, without regard to case; "not Canberra" has none
+    {"type": "contains", "any": ["Canberra"], "none": ["Sydney"]}   whole words in any case; a denial such as "not Canberra" doesn't count
     {"type": "equals", "any": ["ready"]}                            the whole answer, apart from case, quotes and a final period
     {"type": "words", "min": 5, "max": 12}
     {"type": "sentences", "min": 2, "max": 2}
@@ -41,11 +41,11 @@ _DECIMAL_COMMA = re.compile(r"(?<![\d,.])(\d+),(\d{1,2})(?![\d,])")
 _SEVERAL_GUESSES = re.compile(
     r"\d\W*?(?:[,;/\n]|\b(?:or|oder|ou|o|and|maybe|perhaps|possibly)\b)[^\w=+*/×÷-]*(?:(?:or|maybe|perhaps|possibly) )?$", re.IGNORECASE
 )
-"""What is before the last of several numbers between which the answer doesn't decide."""
+"""Text before the last of several numbers between which the answer doesn't decide."""
 _CALCULATION = re.compile(r"\d\s*[=+*×÷^]|=\s*-?\d|\d\s+[-/x]\s+\d")
 _CLAUSE = re.compile(r"[.!?;:,\n()]|\b(?:but|sondern|mais|sino)\b")
 _DENIED_BEFORE = re.compile(
-    # "I did not pick A" answers another question, so only small words may be between.
+    # "I did not pick A" answers another question, so only small words may be in between.
     r"(?:\b(?:not|never|neither|nor|nicht|kein\w*|pas|rather than|instead of|other than)|n't)\b"
     r"(?:\W+(?:the|an?|in|at|by|of|on|from|to|be|called|really|certainly|actually|definitely|city|town|in|der|die|das|de|la|le|à))*\W*$"
 )
@@ -123,7 +123,7 @@ def _contains(answer: str, check: Check) -> bool:
 
 
 def _asserts(text: str, phrase: str) -> bool:
-    """Return whether a text has a phrase, and not only to deny it as in "not Canberra"."""
+    """Return whether a text has a phrase without denying it, as in "not Canberra"."""
     return any(
         not _DENIED_BEFORE.search(_last_clause(text[: place.start()])) and not _DENIED_AFTER.match(text, place.end())
         for place in _find_phrase(text, phrase)
@@ -250,7 +250,7 @@ def _refuse(constant: str) -> Any:
 
 @dataclass(frozen=True)
 class CheckType:
-    """A type of check: how it is made, and the fields with what they must be."""
+    """A type of check: its constructor, and its fields with their requirements."""
 
     passes: Callable[[str, Check], bool]
     required: Mapping[str, Callable[[Any], bool]]

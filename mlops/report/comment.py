@@ -39,12 +39,12 @@ from mlops.report.samples import exchanges
 __all__ = ["LIMIT", "MARKER", "text"]
 
 MARKER = "<!-- azureml-chat-mlops: the pipeline's comment -->"
-"""An invisible marker by which the comment is found again."""
+"""An invisible marker that identifies the comment."""
 LIMIT = 60_000
 """The length limit in characters; GitHub's is 65,536."""
 MAX_SAMPLES = 3
 MAX_RULES = 8
-"""If there are more rules than this, the complete table is folded."""
+"""With more rules than this, the complete table is folded."""
 MAX_ANSWER = 600
 """The length limit for a sample answer, in characters."""
 _ADDRESS = re.compile(r"https://[^\s()<>]+")
@@ -56,9 +56,9 @@ def text(run: Run, *, planned: bool, workflow_run: str, changes: str = "") -> st
 
     Args:
         run: the run directory.
-        planned: whether the workflow made a plan for this run; without one, the records are those of the offline run on the emulator.
+        planned: whether the workflow made a plan for this run. If not, the records are those of the offline run on the emulator.
         workflow_run: URL of the workflow run; empty outside GitHub.
-        changes: what a pull request changes in the settings that decide; comes first.
+        changes: what a pull request changes in the settings that affect the verdict; shown first.
     """
     records = list(run.records())
     parts = [MARKER, changes, *_heading(run, records, offline=bool(records) and not planned)]
@@ -94,7 +94,7 @@ def _heading(run: Run, records: Sequence[Record], *, offline: bool) -> list[str]
 
 
 def _judgement(judged: Judged, records: Sequence[Record]) -> list[str]:
-    """Render warnings, the decision, reasons and rules. Of many rules, those in doubt are shown and the complete table is folded."""
+    """Render warnings, the decision, reasons and rules. If there are many, only rules in doubt are shown, and the full table is folded."""
     warning = override_line(judged)
     bullets = [*judged.reasons, *judged.notes, self_test_line(judged.self_test)]
     parts = [f"> [!WARNING]\n> {inline(warning)}"] if warning else []

@@ -14,9 +14,9 @@ from mlops.report.samples import Exchange, exchanges
 __all__ = ["MAX_CHANGES", "NOTICEABLE", "decision", "describe_change", "describe_room", "find_nearest", "most_changed"]
 
 NOTICEABLE = 0.02
-"""The relative change of a metric from which on it is mentioned although no critical rule is about it."""
+"""A metric that no critical rule is about is mentioned from this relative change on."""
 MAX_CHANGES = 4
-"""How many of them are named."""
+"""At most this many of these metrics are named."""
 
 
 def decision(judged: Judged, records: Sequence[Record]) -> list[tuple[str, str]]:
@@ -42,7 +42,7 @@ def decision(judged: Judged, records: Sequence[Record]) -> list[tuple[str, str]]
 
 
 def find_nearest(judgements: Sequence[Judgement]) -> Judgement | None:
-    """Return the critical rule with the least room to its margin, in half widths of its interval; None if no rule has an interval."""
+    """Return the critical rule that is closest to its margin, in half widths of its interval; None if no rule has an interval."""
     rooms = [(_half_widths_away(judgement), index) for index, judgement in enumerate(judgements) if judgement.critical]
     measured = [(room, index) for room, index in rooms if room is not None]
     return judgements[min(measured)[1]] if measured else None
@@ -56,7 +56,7 @@ def _half_widths_away(judgement: Judgement) -> float | None:
 
 
 def describe_room(judgement: Judgement) -> str:
-    """Say how far a rule with an interval is from its margin."""
+    """Describe how far a rule with an interval is from its margin."""
     interval = judgement.distance_interval
     assert interval is not None  # find_nearest has checked it
     form = percent if judgement.margin_kind == "relative" or judgement.test == "tail" else number
@@ -90,7 +90,7 @@ def describe_change(name: str, before: float, after: float) -> str:
 
 
 def most_changed(evaluated: Evaluated | None) -> tuple[str, Exchange | None]:
-    """Return the current model, and the question whose two answers have least in common; None if no question has two answers."""
+    """Return the current model's role, and the question whose two answers have the least in common; None if no question has two answers."""
     current, samples = exchanges(evaluated)
     if not samples:
         return current, None

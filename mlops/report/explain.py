@@ -1,4 +1,4 @@
-"""Explanations for a terminal: how a verdict follows from the numbers, and what other rules would decide. They need only records."""
+"""Explanations for a terminal: how a verdict follows from the numbers, and what other rules would decide. They only need records."""
 
 from __future__ import annotations
 
@@ -82,7 +82,10 @@ def _steps(judgement: Judgement) -> Iterable[tuple[str, str]]:
     required = "" if judgement.min_rows is None else f"; the rule requires {judgement.min_rows:,}"
     yield "rows", f"{'unknown' if judgement.n is None else f'{judgement.n:,}'}{required}"
     if judgement.n:
-        yield "unseen", f"faults in up to {hidden_share(judgement.n)} of such rows can hide from {judgement.n:,} rows (rule of three)"
+        yield (
+            "unseen",
+            f"up to {hidden_share(judgement.n)} of such rows can have faults that {judgement.n:,} rows don't show (rule of three)",
+        )
     if role == "none" or judgement.test == "none":
         return
     seed = "" if judgement.seed is None else f", seed {judgement.seed}"
@@ -96,7 +99,7 @@ def _steps(judgement: Judgement) -> Iterable[tuple[str, str]]:
         )
     if judgement.p_value is not None:
         holm = "" if judgement.p_holm is None else f", after Holm's correction over the critical rules {number(judgement.p_holm)}"
-        yield "p", f"{number(judgement.p_value)}{holm}: how likely chance makes it look this bad although the rule holds"
+        yield "p", f"{number(judgement.p_value)}{holm}: how likely the rows look this bad by chance although the rule holds"
     if judgement.mde is not None:
         yield (
             "MDE",
@@ -145,7 +148,7 @@ def _distance_interval(interval: Interval, judgement: Judgement) -> str:
 
 
 def _is_fraction(judgement: Judgement) -> bool:
-    """Whether the distance is a fraction: of the baseline's value, or of the rows."""
+    """Return whether the distance is a fraction, of the baseline's value or of the rows."""
     return judgement.margin_kind == "relative" or judgement.test == "tail"
 
 
@@ -184,7 +187,7 @@ def _axis(judgement: Judgement) -> list[str]:
 
 
 def _why(judgement: Judgement) -> str:
-    """Which of the steps decides."""
+    """Return which step decides."""
     bounds = [(judgement.floor, 1), (judgement.ceiling, -1)]
     value = judgement.candidate
     if judgement.outcome is Outcome.INVALID:
@@ -206,7 +209,7 @@ def _why(judgement: Judgement) -> str:
 def _where(judgement: Judgement, interval: Interval) -> str:
     if judgement.outcome is Outcome.UNPROVEN:
         if interval.low > 0:
-            return "the interval is on the good side, but there is another reason against it"
+            return "the interval is on the good side, but there is another objection"
         if interval.high < 0:
             return "the interval is on the bad side, but not clearly enough for this many rules, or the values disagree"
         return "the interval contains the margin, so the true difference may be on either side"
@@ -226,7 +229,7 @@ def _verdict(judged: Judged) -> list[str]:
     taken = False
     for verdict, condition, holds in steps:
         here = holds and not taken
-        lines.append(f"  {'→' if here else ' '} {condition}: {verdict}{'' if here else (' (not so)' if not taken else '')}")
+        lines.append(f"  {'→' if here else ' '} {condition}: {verdict}{'' if here else (' (no)' if not taken else '')}")
         taken = taken or holds
     lines += _wrapped(judged.reasons, "-")
     lines += _wrapped(judged.notes, "-")

@@ -24,7 +24,7 @@ __all__ = ["Chart", "Plot", "charts", "plot", "render", "write"]
 WIDTH = 260
 """Width of a plot in pixels."""
 MOST_MESSAGES = 12
-"""Longer conversations are counted together."""
+"""Conversations with more messages than this are counted together."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def charts(validated: Validated | None) -> list[Chart]:
 
 
 def _compare(title: str, counts: Mapping[str, Mapping[int, int]], label: Callable[[int], str]) -> Chart:
-    """Compare the shares of the splits, since their numbers of rows differ."""
+    """Compare fractions of the splits, since they have different numbers of rows."""
     bins = sorted({start for each in counts.values() for start in each})
     shares = {name: [each.get(start, 0) / (sum(each.values()) or 1) for start in bins] for name, each in counts.items()}
     most = max((share for each in shares.values() for share in each), default=1.0)

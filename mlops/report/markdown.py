@@ -32,17 +32,17 @@ __all__ = [
 R = TypeVar("R", bound=Record)
 
 _ACTIVE = re.compile(r"[@#]|\](?=[(\[:])|\bGH(?=-\d)|\b(?:https?|ftp):(?=//)|\bwww(?=\.)|\bmailto:|\bxmpp:", re.IGNORECASE)
-"""What GitHub turns into a mention, a reference, a link or an image."""
+"""Text that GitHub turns into a mention, a reference, a link or an image."""
 MARKS = {Outcome.SHOWN: "✅", Outcome.FAILED: "❌", Outcome.UNPROVEN: "❔", Outcome.INVALID: "⚠️"}
 MEANING = {
     Verdict.PROMOTE: "every critical rule is shown to hold",
-    Verdict.HOLD: "the evidence is not sufficient; nothing is registered or deployed, and traffic stays unchanged",
+    Verdict.HOLD: "the evidence is insufficient; nothing is registered or deployed, and traffic stays unchanged",
     Verdict.REJECT: "a critical rule is shown to fail; nothing is registered or deployed, and traffic stays unchanged",
 }
 
 
 def gate_page(judged: Judged, evaluated: Evaluated, decision: Sequence[tuple[str, str]] = ()) -> str:
-    """Render verdict, override, the decision in short, reasons, rules, metrics and the self-test."""
+    """Render the verdict, the override, a summary of the decision, reasons, rules, metrics and the self-test."""
     lines = [f"## Gate: {judged.verdict.value}{', overridden' if judged.override else ''}", ""]
     if warning := override_line(judged):
         lines += ["> [!WARNING]", f"> {inline(warning)}", ""]
@@ -54,19 +54,17 @@ def gate_page(judged: Judged, evaluated: Evaluated, decision: Sequence[tuple[str
 
 
 def decision_list(lines: Iterable[tuple[str, str]]) -> list[str]:
-    """Render the decision in short as a list."""
+    """Render the summary of the decision as a list."""
     return [f"- **{label}:** {inline(text)}" for label, text in lines]
 
 
 def meaning(judged: Judged) -> str:
-    """Say what the verdict means for the candidate."""
-    return (
-        "the evidence is not sufficient, but the candidate proceeds because of an override" if judged.override else MEANING[judged.verdict]
-    )
+    """Explain what the verdict means for the candidate."""
+    return "the evidence is insufficient, but the candidate proceeds because of an override" if judged.override else MEANING[judged.verdict]
 
 
 def override_line(judged: Judged) -> str:
-    """Say who overrode a HOLD and why, or why the override was refused; empty if none was requested."""
+    """Describe who overrode a HOLD and why, or why the override was refused; empty if none was requested."""
     if judged.override_refused:
         return f"An override was requested and refused: {judged.override_refused}"
     if judged.override is None:
@@ -81,7 +79,7 @@ def override_line(judged: Judged) -> str:
 
 
 def data_line(prepared: Prepared) -> str:
-    """Say what the data is, how many rows are used, and which were left out and why."""
+    """Describe the data: how many rows are used, and which were dropped and why."""
     rows = sum(file.rows or 0 for name, file in prepared.files.items() if name in prepared.formats)
     formats = ", ".join(dict.fromkeys(prepared.formats.values()))
     reasons: Counter[str] = Counter()
@@ -94,7 +92,7 @@ def data_line(prepared: Prepared) -> str:
 
 
 def self_test_line(probes: Sequence[Probe]) -> str:
-    """Say how many mutations the gate detected in the self-test."""
+    """Describe how many mutations the gate detected in the self-test."""
     if not probes:
         return "Self-test: not run."
     detected = sum(probe.result == "detected" for probe in probes)
@@ -189,8 +187,8 @@ def _origin(judged: Judged) -> str:
     seeds = sorted({judgement.seed for judgement in judged.judgements if judgement.seed is not None})
     seed = f" Bootstrap intervals use seed {', '.join(map(str, seeds))}." if seeds else ""
     return (
-        f"Candidate: `{judged.candidate_model}`. MDE is the smallest true difference that a rule shows in about 80 of 100 runs. "
-        f"Unseen: faults in up to this share of such rows can hide from n rows (rule of three, 3 / n).{seed}"
+        f"Candidate: `{judged.candidate_model}`. MDE is the smallest true difference that a rule detects in about 80 of 100 runs. "
+        f"Unseen: up to this share of such rows can have faults that n rows don't show (rule of three, 3 / n).{seed}"
     )
 
 

@@ -1,4 +1,4 @@
-"""What a pull request changes in the settings that decide its own verdict, compared with the branch that it is to be merged into."""
+"""Finds what a pull request changes in the settings that affect its own verdict, compared with its target branch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MORE_IS_STRICTER = (
     "task_rows", "max_tokens", "max_new_tokens", "min_agreement",
 )  # fmt: skip
 _NO_LIMIT = {"retention_rows": float("inf")}
-"""What no value means as a number, where more is stricter: all rows. Otherwise no value is no requirement."""
+"""The number that a missing value stands for where more is stricter: all rows. Elsewhere, a missing value is no requirement."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,10 @@ class Change:
 
     @property
     def effect(self) -> Effect:
-        """What the change does to the verdict. What is not known to be stricter may be weaker."""
+        """The effect on the verdict. A change that isn't known to be stricter may be weaker."""
         name = self.key.rpartition(".")[2]
         if self.is_new_target or (self.key.startswith("gate.rules.") and self.before is None):
-            return "stricter"  # a further target judges only itself, and a further rule or limit can only stop more
+            return "stricter"  # a new target only judges itself, and a new rule or limit can only stop more
         if self.key.startswith("gate.rules.") and self.after is None:
             return "weaker"
         if name in _LESS_IS_STRICTER:
@@ -45,14 +45,14 @@ class Change:
         if name in _MORE_IS_STRICTER:
             before, after = (_NO_LIMIT.get(name, float("-inf")) if value is None else float(value) for value in (self.before, self.after))
             return "stricter" if after > before else "weaker"
-        if self.key == "endpoint.ephemeral":  # only a HOLD of an endpoint that is deleted again is overridden without approval
+        if self.key == "endpoint.ephemeral":  # a HOLD can only be overridden without approval if the endpoint is ephemeral
             return "weaker" if self.after else "stricter"
         # Any test is more than two numbers, and a comparison more than a bound. Which of two tests or models is stricter is unknown.
         return "stricter" if name in ("test", "baseline") and self.before == "none" else "may be weaker"
 
     @property
     def is_weaker(self) -> bool:
-        """Whether the gate may let through more than before."""
+        """Whether the gate may let more through than before."""
         return self.effect != "stricter"
 
 
@@ -81,7 +81,7 @@ def render(changes: list[Change], branch: str) -> str:
         verb = "weakens" if any(change.effect == "weaker" for change in weaker) else "may weaken"
         title = f"This pull request **{verb} the rules that judge it** ({len(weaker)} of {len(changes)} changes against `{branch}`)."
     else:
-        title = f"This pull request changes settings that decide its own verdict; all become stricter ({len(changes)} against `{branch}`)."
+        title = f"This pull request changes settings that affect its own verdict; all become stricter ({len(changes)} against `{branch}`)."
     rows = [
         (change.target, f"`{change.key}`", _show(change.before), _show(change.after), f"⚠️ {change.effect}" if change.is_weaker else "")
         for change in (*weaker, *(change for change in changes if not change.is_weaker))

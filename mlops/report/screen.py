@@ -16,7 +16,7 @@ from mlops.report.markdown import find_record, meaning, override_line, roles, se
 __all__ = ["screen"]
 
 MAX_TEXT = 300
-"""Characters of a question or an answer that are shown."""
+"""Longer questions and answers are cut after this many characters."""
 
 
 def screen(run: Run, mlflow_page: str = "") -> str:
@@ -53,7 +53,7 @@ def _metrics(records: Sequence[Record]) -> str:
 
 
 def _sample(records: Sequence[Record]) -> str:
-    """Show the question whose answers by old and new model have least in common."""
+    """Show the question whose answers by the old and the new model have the least in common."""
     current, sample = most_changed(find_record(records, Evaluated))
     if sample is None:
         return ""

@@ -30,7 +30,7 @@ _MAX_LENGTH = 500
 _MAX_OVERRIDE = 300
 """The length limits of the reasons and of an override in characters; Azure's limit for the tag of a run is 1,000."""
 _MAX_DECISIONS = 10
-"""Decisions on a training that are kept, the latest; Azure's limit is 50 tags on a run."""
+"""Number of latest decisions on a training that are kept; Azure's limit is 50 tags on a run."""
 _MAX_DIFFERENCES = 3
 
 
@@ -88,9 +88,9 @@ def find_tries(runs: Mapping[str, Mapping[str, str]], target: str, champion: str
 
     Args:
         runs: MLflow run → tags, of trainings whose candidate was judged on the same target suite.
-        target: whose rules decided.
+        target: the target whose rules decided.
         champion: full id of the champion; empty if there is none.
-        own: the MLflow run of the own candidate's training.
+        own: the MLflow run of this candidate's training.
     """
     expected = {_TARGET: target, _CHAMPION: _champion(champion)}
     return [run for run, run_tags in runs.items() if run != own and expected.items() <= run_tags.items()]

@@ -50,7 +50,7 @@ def test_a_cluster_that_somebody_else_created_is_used_and_named(
     workspace.session.ml.compute.begin_create_or_update(by_hand).result()
     [before] = emulator.azure.store.list("compute")
     assert workspace.compute.ensure(CLUSTER).foreign
-    assert "cluster was created outside of this pipeline" in capsys.readouterr().err
+    assert "cluster was created outside this pipeline" in capsys.readouterr().err
     assert emulator.azure.store.list("compute") == [before]
 
 

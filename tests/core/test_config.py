@@ -152,7 +152,9 @@ def test_a_table_can_not_be_replaced_to_forget_what_the_file_says(tmp_path: Path
 
 def test_a_table_may_be_set_as_a_whole_if_each_of_its_settings_may(tmp_path: Path) -> None:
     environment = {"MLOPS_SET": "compute={size='a', max_instances=3}\nendpoint={instance_count=2}\ndata={max_rows={train_sft=9}}"}
-    with pytest.raises(ConfigError, match=r"MLOPS_SET data.max_rows.train_sft is refused for target prod: a workflow may only"):
+    with pytest.raises(
+        ConfigError, match=r"MLOPS_SET data.max_rows.train_sft is refused for target prod: without a review, a workflow may only"
+    ):
         load(write_file(tmp_path), "prod", environment=environment)
     config = load(write_file(tmp_path), "prod", [environment["MLOPS_SET"].splitlines()[2]], {"MLOPS_SET": "endpoint={instance_count=2}"})
     assert (config.endpoint.instance_count, config.data.max_rows) == (2, {"train_sft": 9})

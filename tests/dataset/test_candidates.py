@@ -82,7 +82,7 @@ def test_processes_prepare_the_same_rows(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(processes, "_count_processors", lambda: 2)
     assert contents("two") == expected
     assert b'"repeated": 8' in expected["record"]
-    assert b"has an answer of an evaluation row" in expected["record"]
+    assert b"with an answer of an evaluation row" in expected["record"]
     assert b"weight 0" in expected["record"]
     assert len(expected["quarantine.jsonl"].splitlines()) == 3
 
@@ -128,4 +128,4 @@ def test_rows_are_the_same_whether_they_are_copied_or_written_anew(held: int, tm
     expected = contents(with_spaces)
     assert contents(as_written) == expected
     dropped = json.loads(expected["dropped"])
-    assert dropped["train_sft"] == {"has an answer of an evaluation row": 6, "repeated": 16}
+    assert dropped["train_sft"] == {"with an answer of an evaluation row": 6, "repeated": 16}

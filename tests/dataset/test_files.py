@@ -274,10 +274,10 @@ def doubled_column() -> bytes:
 
 JSONL = lines(chats(3))
 DISGUISES: list[tuple[str, bytes, str]] = [
-    ("a.jsonl", "\n".join(json.dumps(row, indent=1) for row in chats(3)).encode(), r"objects that go over several lines.*\n.*jq -c"),
-    ("a.json", "\n".join(json.dumps(row, indent=1) for row in chats(3)).encode(), r"objects that go over several lines.*\n.*jq -c"),
-    ("a.jsonl", JSONL.replace(b"\n", b"\r"), r"carriage return only.*\n.*tr '"),
-    ("a.csv", table(chats(3), ",").replace(b"\r\n", b"\r"), "carriage return only"),
+    ("a.jsonl", "\n".join(json.dumps(row, indent=1) for row in chats(3)).encode(), r"objects that span several lines.*\n.*jq -c"),
+    ("a.json", "\n".join(json.dumps(row, indent=1) for row in chats(3)).encode(), r"objects that span several lines.*\n.*jq -c"),
+    ("a.jsonl", JSONL.replace(b"\n", b"\r"), r"bare carriage return.*\n.*tr '"),
+    ("a.csv", table(chats(3), ",").replace(b"\r\n", b"\r"), "bare carriage return"),
     ("a.jsonl.gz", gzip.compress(tarred(), mtime=0), "a tar archive"),
     ("a.parquet", doubled_column(), "column 'prompt' appears twice"),
     ("a.jsonl", gzip.compress(JSONL, mtime=0), r"compressed with gzip.*\n.*a\.jsonl\.gz"),
@@ -431,9 +431,9 @@ def test_every_file_of_a_folder_is_read_once(pattern: str, tmp_path: Path) -> No
 def test_a_link_to_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     put(tmp_path / "a.jsonl", lines(chats(3)))
     (tmp_path / "b.jsonl").symlink_to(tmp_path / "annex" / "b")
-    with pytest.raises(DataError, match=r"b\.jsonl is a link to a file that is not there.*\n.*git annex"):
+    with pytest.raises(DataError, match=r"b\.jsonl is a link to a file that doesn't exist.*\n.*git annex"):
         splits_of(tmp_path)
-    with pytest.raises(ConfigError, match="is a link to a file that is not there"):
+    with pytest.raises(ConfigError, match="is a link to a file that doesn't exist"):
         splits_of(tmp_path / "b.jsonl")
 
 

@@ -278,7 +278,7 @@ def test_outside_github_only_an_ephemeral_target_can_be_overridden(folder: Path,
     run = write_evaluation(folder, workspace, HOLD)
     refused = gate(config, run, workspace, WHY)
     assert (refused.override, refused.exit_code) == (None, 10)
-    assert "in GitHub only" in refused.override_refused
+    assert "only be overridden on GitHub" in refused.override_refused
     config, workspace = session("pr")
     judged = gate(config, run, workspace, WHY)
     assert judged.override is not None

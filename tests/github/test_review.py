@@ -67,5 +67,5 @@ def test_a_token_that_may_not_read_the_reviewers_stops_too(octo: Emulator, job: 
 
 def test_outside_github_nothing_can_be_reviewed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
-    with pytest.raises(NotPromoted, match="only a job in GitHub can be reviewed"):
+    with pytest.raises(NotPromoted, match="only a job on GitHub can be reviewed"):
         require_review()

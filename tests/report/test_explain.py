@@ -104,7 +104,7 @@ def test_one_metric_or_all_with_a_prefix(judged: Judged) -> None:
         ({"outcome": Outcome.FAILED, "floor": 99.0}, "failed: the value is out of bounds"),
         ({"outcome": Outcome.FAILED}, "failed: the whole interval is on the bad side of the margin"),
         ({"outcome": Outcome.UNPROVEN, "distance_interval": Interval(low=-1, high=1, confidence=0.95)}, "contains the margin"),
-        ({"outcome": Outcome.UNPROVEN}, "on the good side, but there is another reason against it"),
+        ({"outcome": Outcome.UNPROVEN}, "on the good side, but there is another objection"),
         ({"outcome": Outcome.UNPROVEN, "distance_interval": Interval(low=-2, high=-1, confidence=0.95)}, "not clearly enough"),
         ({"outcome": Outcome.UNPROVEN, "distance_interval": None, "interval": None}, "unproven: there is no interval"),
         ({"outcome": Outcome.FAILED, "test": "none"}, "failed: two numbers, on the bad side of the margin"),

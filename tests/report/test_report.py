@@ -136,7 +136,7 @@ def test_an_override_is_prominent(tmp_path: Path) -> None:
     assert page.startswith("## Gate: HOLD, overridden\n\n> [!WARNING]\n> This HOLD was OVERRIDDEN by octocat at ")
     assert "HOLD OVERRIDDEN This HOLD was OVERRIDDEN by octocat" in html_text
     assert screen_text.startswith(
-        "HOLD: the evidence is not sufficient, but the candidate proceeds because of an override ! This HOLD was OVERRIDDEN"
+        "HOLD: the evidence is insufficient, but the candidate proceeds because of an override ! This HOLD was OVERRIDDEN"
     )
     for text in (page.replace("&lt;", "<"), html_text, screen_text):
         assert "the old one <b>is down</b>. Approved by hubot in environment gate-override (RUN-URL)." in text

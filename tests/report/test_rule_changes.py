@@ -106,7 +106,7 @@ def test_the_weakest_come_first_and_the_title_says_so(tmp_path: Path) -> None:
     assert "> This pull request **may weaken the rules that judge it** (1 of 1 changes against `main`)." in text
     assert "| ⚠️ may be weaker |" in text
     stronger = configs(tmp_path, FILE.replace("500", "600"))
-    assert "This pull request changes settings that decide its own verdict; all become stricter (2" in render(
+    assert "This pull request changes settings that affect its own verdict; all become stricter (2" in render(
         compare(before, stronger), "main"
     )
     assert not any(change.is_weaker for change in compare({"prod": before["prod"]}, before)), "a further target judges only itself"

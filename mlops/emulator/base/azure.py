@@ -115,7 +115,7 @@ class Options:
 
     @property
     def is_outside(self) -> bool:
-        """Whether clients are outside of the virtual network of a workspace that has no public network access."""
+        """Whether clients are outside the virtual network of a workspace without public network access."""
         return self.network == "private-outside"
 
 
@@ -167,7 +167,7 @@ class Azure:
     services: Services = dataclasses.field(default_factory=Services)
     """In-memory state of the services."""
     caller: str = ""
-    """Object id of the service principal whose request is handled; empty for what the emulator does on its own."""
+    """Object id of the service principal whose request is being handled; empty for the emulator's own actions."""
     _tasks: set[asyncio.Task[Any]] = dataclasses.field(default_factory=set)
 
     @property

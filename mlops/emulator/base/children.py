@@ -117,7 +117,7 @@ class Children:
             cwd: working directory.
             environment: all environment variables.
             log: receives the output.
-            preload: for the command ``PYTHON -m MODULE …``: what it imports, so that it can start as a fork of a process that has done so.
+            preload: for the command ``PYTHON -m MODULE …``: its imports, so that it can start as a fork of a process that has made them.
 
         Raises:
             RuntimeError: the emulator is shutting down.
@@ -200,7 +200,7 @@ class Fork:
         """Return the exit code. The process stays a zombie until this object closes its socket, at the end of the guard."""
         try:
             return self._receive()
-        except OSError:  # the fork server's part of it was killed, and nobody else knows how it ends
+        except OSError:  # its fork server was killed, so its exit code is unknown
             return 128 + signal.SIGKILL
 
     def _receive(self) -> int:

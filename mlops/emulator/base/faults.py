@@ -1,4 +1,4 @@
-"""Fault injection: Azure's failures, caused here by name.
+"""Fault injection: failures of Azure, injected by name.
 
 A rule is ``NAME[@GLOB] [xN | always]``: the fault's name, the subjects it applies to (all without a glob), and how often it applies (once
 without a number). The subject of a wire fault is ``HOST METHOD PATH``; that of any other fault is the resource's name::

@@ -1,4 +1,4 @@
-"""Processes that start at once: forks of a process that has already imported what they need.
+"""Processes that start quickly, as forks of a process that has already imported what they need.
 
 The import of torch, transformers and MLflow takes ten times as long as what a step of a tiny training does. A fork server imports them
 once, in the environment in which its processes would import them, and forks for every process. The fork becomes what ``python -m MODULE``
@@ -6,8 +6,8 @@ would have been: with its own session, environment, working directory, streams, 
 state, which the fork server doesn't have. If there is no fork server, as on macOS, or it has died, the guard starts an ordinary process.
 
 The guard of a process (:mod:`mlops.emulator.base.children`) talks to it on a socket of its own: request with the three streams → process
-id, then the exit code. If the guard is killed, its process ends with it. Two things are not as in an ordinary process:
-``/proc/PID/environ`` shows the environment of the fork server, and the libraries are not taken apart when the process ends. This file is
+id, then the exit code. If the guard is killed, its process ends with it. Two things differ from an ordinary process:
+``/proc/PID/environ`` shows the environment of the fork server, and libraries aren't torn down when the process ends. This file is
 also the program of the fork server; it may import the standard library only.
 """
 
@@ -40,7 +40,7 @@ __all__ = ["main"]
 def main(arguments: Sequence[str]) -> None:
     """Serve until the emulator ends; in a fork, become the requested process and end with its exit code."""
     control, imports = int(arguments[0]), arguments[1].split(",")
-    # The folder of this file is no place to import from.
+    # Nothing may be imported from the folder of this file.
     del sys.path[0]
     request = _serve(control, imports)
     if request is not None:
@@ -49,11 +49,11 @@ def main(arguments: Sequence[str]) -> None:
 
 def _serve(control: int, imports: Sequence[str]) -> dict[str, Any] | None:
     """Import, then fork for every request. Return None at the end, and in each fork the request that it has to fulfill."""
-    gc.disable()  # imports leave no garbage worth looking for again and again
+    gc.disable()  # imports leave no garbage worth collecting again and again
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for name in imports:
-            # A process that needs what can't be imported says so itself.
+            # A process that needs a missing module reports that itself.
             with contextlib.suppress(Exception):
                 importlib.import_module(name)
     gc.collect()
@@ -62,7 +62,7 @@ def _serve(control: int, imports: Sequence[str]) -> dict[str, Any] | None:
     connections = _accept(socket.socket(fileno=control))
     for connection in connections:
         with connection, warnings.catch_warnings():
-            # Python 3.12 warns if there are other threads. Those of OpenBLAS are: it ends and starts them around a fork.
+            # Python 3.12 warns about other threads. OpenBLAS has some, but ends and restarts them around a fork.
             warnings.simplefilter("ignore", DeprecationWarning)
             if os.fork() == 0:
                 connections.close()
@@ -102,7 +102,7 @@ def _wait(*files: socket.socket | int) -> list[int]:
 
 
 def _reap() -> None:
-    """Take note of all forks that have ended."""
+    """Collect the exit codes of all forks that have ended."""
     with contextlib.suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
@@ -197,7 +197,7 @@ def _run(module: str) -> object:
 
 
 def _end(code: object) -> NoReturn:
-    """End the process as the interpreter does, but without taking the imported libraries apart, which takes longer than most jobs."""
+    """End the process as the interpreter does, but without tearing down the imported libraries, which takes longer than most jobs."""
     if not (code is None or isinstance(code, int)):
         sys.stderr.write(f"{code}\n")
         code = 1

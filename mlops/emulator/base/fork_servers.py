@@ -24,7 +24,7 @@ class ForkServers:
     """The fork servers that this process uses: one for every :class:`Preload`. A server ends with the last process that uses it.
 
     Args:
-        folder: where servers are found by other processes of this user; without it, nobody else uses them.
+        folder: through which this user's other processes share the servers; without it, nobody else uses them.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -49,7 +49,7 @@ class ForkServers:
         return own
 
     def stop(self) -> None:
-        """Use the fork servers no longer, and wait until those that this process has started have ended, unless others use them."""
+        """Stop using the fork servers, and wait until those that this process started have ended, unless others use them."""
         with self._lock:
             controls, self._controls = self._controls, {}
             processes, self._processes = self._processes, []

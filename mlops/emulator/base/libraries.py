@@ -30,7 +30,7 @@ JOB_IMPORTS = (
     "transformers.models.auto.modeling_auto", "transformers.models.auto.tokenization_auto", "transformers.models.llama.modeling_llama",
     "transformers.models.phi3.modeling_phi3", "peft",
 )  # fmt: skip
-"""What a job that scores or trains a language model imports. Nothing of this package: a job brings its own code."""
+"""The imports of a job that scores or trains a language model. None are of this package, because jobs bring their own code."""
 READ_ON_IMPORT = re.compile(
     "PYTHON|LD_|MALLOC_|OMP_|MKL_|KMP_|GOMP_|OPENBLAS_|BLIS_|NUMEXPR_|TORCH|PYTORCH|CUDA|HF_|HUGGING|TRANSFORMERS|TOKENIZERS|TQDM|ACCELERATE|"
     "PEFT|SAFETENSORS|MLFLOW|AZUREML|PANDAS|ARROW|NPY_|NUMPY|USE_|LANG|LC_"
@@ -53,12 +53,12 @@ def hide_mlflow_plugin() -> None:
 
 
 def preload_for_package(variables: Iterable[str] = ()) -> Preload | None:
-    """Return what a process of this package may find imported; None if a variable of its own is one that libraries read on import."""
+    """Return the preload of a process of this package; None if it sets a variable that libraries read on import."""
     return None if _are_read(variables) else Preload.of(PACKAGE_IMPORTS, package_environment() | ENVIRONMENT)
 
 
 def preload_for_job(variables: Iterable[str]) -> Preload | None:
-    """Return what a job may find imported; None if a variable of its own is one that libraries read on import."""
+    """Return the preload of a job; None if it sets a variable that libraries read on import."""
     return None if _are_read(variables) else Preload.of(JOB_IMPORTS, base_environment() | {"MLFLOW_DISABLE_TELEMETRY": "true"})
 
 

@@ -1,4 +1,4 @@
-"""What the processes of this package import: steps of the component, and containers. A fork server imports it once for all of them."""
+"""The imports of this package's processes (component steps and containers), which a fork server makes once for all of them."""
 
 from __future__ import annotations
 

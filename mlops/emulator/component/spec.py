@@ -22,12 +22,12 @@ __all__ = [
 
 NAME = "chat_completion_pipeline"
 VERSION = "0.0.82"
-"""The newest version, whose inputs and nodes :data:`INPUTS` and :data:`NODES` are."""
+"""The newest version, which :data:`INPUTS` and :data:`NODES` describe."""
 
 
 @dataclass(frozen=True)
 class Release:
-    """What a version of the component differs in.
+    """The differences of a version of the component.
 
     Attributes:
         environment: environment id of every node.
@@ -51,7 +51,7 @@ RELEASES: Mapping[str, Release] = {
     ),
     VERSION: Release("azureml://registries/azureml/environments/acft-hf-nlp-gpu/versions/112", "5.3.0"),
 }
-"""Version → what is particular to it, oldest first."""
+"""Version → its differences, oldest first."""
 
 _BINDING = re.compile(r"^\$\{\{parent\.(?:inputs\.(?P<input>\w+)|jobs\.(?P<node>\w+)\.outputs\.(?P<output>\w+))\}\}$")
 

@@ -20,7 +20,7 @@ __all__ = ["Step"]
 class Step:
     """Inputs and outputs of one step. A missing literal has the component's default.
 
-    ``transformers`` is its version in the environment that the step stands for; this machine's is newer.
+    ``transformers`` is the version in the environment that the step emulates; this machine's is newer.
     """
 
     inputs: Mapping[str, str]

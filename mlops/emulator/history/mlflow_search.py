@@ -1,4 +1,4 @@
-"""Searches for runs as Azure Machine Learning has them, where they differ from MLflow's own server.
+"""Searches for runs by Azure Machine Learning's rules, where they differ from those of MLflow's own server.
 
 Source: "Query and compare experiments and runs with MLflow" on learn.microsoft.com. Runs can't be ordered by metrics, parameters or tags,
 metrics with quoted names and unequal tags can't be filtered, and ``attributes.duration``, in milliseconds, is the workspace's own.
@@ -62,10 +62,10 @@ class DurationSearch:
 
 
 def translate(content: dict[str, Any]) -> tuple[dict[str, Any], DurationSearch | None]:
-    """Return a search for MLflow's server, and what is left to do with its answer.
+    """Return a search for MLflow's server, and what remains to be done with its answer.
 
     Raises:
-        AzureFault: 400, Azure doesn't support the search; 501, it isn't known what Azure answers.
+        AzureFault: 400, Azure doesn't support the search; 501, Azure's answer is unknown.
     """
     clauses, conditions = [], []
     for clause in CLAUSES.split(str(content.get("filter") or "")):

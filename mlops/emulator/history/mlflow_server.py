@@ -83,7 +83,7 @@ class MlflowServer:
             "DO_NOT_TRACK": "true",
             # What `mlflow server` sets for its uvicorn; MLflow is pinned, so these names are as stable as its options.
             "_MLFLOW_SGI_NAME": "uvicorn",
-            # That there is a database makes the application a server's when it is imported, which may be before this one exists.
+            # The application only behaves as a server's if there is a database when it is imported, which may be before this one exists.
             "_MLFLOW_SERVER_FILE_STORE": "sqlite://",
         }
         environment = general | {
@@ -152,7 +152,7 @@ class MlflowServer:
             link.symlink_to(folder)
 
     async def close(self) -> None:
-        """Send no more requests. The child process ends with all the other children."""
+        """Stop sending requests. The child process ends with all the other children."""
         if self._ready is not None:
             self._ready.cancel()
             await asyncio.gather(self._ready, return_exceptions=True)

@@ -23,7 +23,7 @@ BLOBS = "Microsoft.Storage/storageAccounts/blobServices/containers"
 VERBS = {"GET": "read", "HEAD": "read", "PUT": "write", "PATCH": "write", "DELETE": "delete"}
 
 UNRESTRICTED = {
-    "login": "it is how an identity is proven",
+    "login": "it proves identities",
     "oidc": "it is GitHub's",
     "github": "it is GitHub's",
     "scoring": "keys and endpoint tokens authorize; a Microsoft Entra token needs onlineEndpoints/score/action, checked by the endpoint",

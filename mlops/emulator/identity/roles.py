@@ -1,4 +1,4 @@
-"""Azure role-based access control: role definitions, their assignments, and the refusal of what they don't allow.
+"""Azure role-based access control: role definitions, their assignments, and the refusal of everything else.
 
 Evaluated as Azure does: an action is allowed if a role that is assigned at the scope or above has it in ``actions`` and not in
 ``notActions`` (``dataActions`` and ``notDataActions`` for data); roles add up. Names are case-insensitive; ``*`` stands for any text, and
@@ -30,7 +30,7 @@ __all__ = ["ROUTES", "Assignment", "Ledger", "Role", "Roles", "RolesError", "aut
 
 FIELDS = ("actions", "notActions", "dataActions", "notDataActions")
 IGNORED = {"id", "isCustom", "description", "assignableScopes", "type", "roleType", "createdOn", "updatedOn", "createdBy", "updatedBy"}
-"""Fields of a role definition that decide nothing here."""
+"""Fields of a role definition that have no effect here."""
 SCOPES = {
     "subscription": "/subscriptions/{subscription}",
     "resource-group": "/subscriptions/{subscription}/resourceGroups/{group}",
@@ -75,7 +75,7 @@ class Assignment:
     principal: str = ""
 
     def applies(self, azure: Azure, claims: Claims, scope: str) -> bool:
-        """Return whether it counts for a request of this principal at this scope."""
+        """Return whether the assignment applies to a request of this principal at this scope."""
         own = SCOPES.get(self.scope, self.scope).format(**dataclasses.asdict(azure.identity)).rstrip("/").lower()
         return (self.principal or azure.identity.client).lower() in (claims["appid"], claims["oid"]) and (
             scope.lower() == own or scope.lower().startswith(own + "/")

@@ -1,4 +1,4 @@
-"""The graph of a pipeline: its nodes, what they are bound to, and the order in which they can run.
+"""The graph of a pipeline: its nodes, their bindings, and the order in which they can run.
 
 A node is a component of the workspace: a command, or a pipeline with a graph of its own. The service's checks are made when a pipeline is
 submitted, through all its levels.
@@ -241,7 +241,7 @@ def _text(item: Document | str | None) -> str:
 
 
 def _stand_ins(spec: Document) -> dict[str, Input]:
-    """Return an input for each path that a pipeline component takes: what it is, is known when its node runs."""
+    """Return an input for each path that a pipeline component takes; its value is only known when the node runs."""
     return {name: _asset_input(item["type"], name) for name, item in spec["inputs"].items() if item.get("type") in PATHS}
 
 

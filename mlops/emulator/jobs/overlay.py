@@ -1,4 +1,4 @@
-"""A Python environment of a job's own: what the emulator's Python has, and what the job installs, which nobody else sees.
+"""A job's own Python environment: the emulator's packages, and what the job installs, which nobody else sees.
 
 A virtual environment (PEP 405) without packages, whose site-packages refer to those of the emulator's Python. pip refuses to uninstall what
 is outside of it.

@@ -1,4 +1,4 @@
-"""Outputs that a job gives a name: they become data assets or models when the job, or the node that writes them, has completed.
+"""Named outputs of a job, which become data assets or models when the job, or the node that writes them, has completed.
 
 "Read and write data in a job" on learn.microsoft.com. Without a version, an asset gets the next one.
 """

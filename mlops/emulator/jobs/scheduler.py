@@ -31,7 +31,7 @@ SERVERLESS = "serverless"
 SERVERLESS_NODES = 1
 """Nodes of serverless compute, which is unlimited on Azure but not on this machine."""
 QUEUED_READS = 3
-"""Status reads for which a job waits after ``job-queued`` or ``node-preempted``."""
+"""Number of status reads that a job waits after ``job-queued`` or ``node-preempted``."""
 STD_LOG = "user_logs/std_log.txt"
 """Log of a job's process, among the artifacts of its run."""
 TAIL_LINES = 40
@@ -76,7 +76,7 @@ class _Jobs:
 
 @dataclasses.dataclass
 class Worker:
-    """What a job's task works with.
+    """The interface of a job's task to the scheduler.
 
     Args:
         azure: the emulated Azure.
@@ -115,7 +115,7 @@ class Worker:
             canceled.cancel()
 
     async def inject_faults(self) -> None:
-        """Inject the faults that are ordered for this job, before it begins to run."""
+        """Inject the faults that are requested for this job, before it begins to run."""
         if self._is_ordered("job-queued", self.name):
             await self._wait_in_queue(self.name)
         if self._is_ordered("job-canceled", self.name):
@@ -242,7 +242,7 @@ class Worker:
         return cluster is not None and cluster["priority"] == quota.LOW_PRIORITY and self._is_ordered("node-preempted", run)
 
     def _is_ordered(self, fault: str, run: str) -> bool:
-        """Return whether a fault is ordered for a run, by its name or its display name."""
+        """Return whether a fault is requested for a run, by its name or its display name."""
         document = runstore.get(self.azure, run)
         subjects = (run, document["display_name"]) if document and document["display_name"] else (run,)
         return any(self.azure.faults.take(fault, subject) for subject in subjects)
@@ -350,7 +350,7 @@ async def _run(worker: Worker, work: Callable[[Worker], Awaitable[None]]) -> Non
     except JobFailure as failure:
         await runstore.set_status(azure, name, "Failed", error_object(failure))
     except AzureFault as refused:
-        # E.g. an input that doesn't exist: Azure accepts such a job, too, and fails it when it prepares the data.
+        # E.g. an input that doesn't exist: Azure also accepts such a job, and fails it when it prepares the data.
         await runstore.set_status(azure, name, "Failed", error_object(JobFailure("UserError", refused.message, *refused.inner)))
     except Exception as problem:
         log.exception("job %s", name)

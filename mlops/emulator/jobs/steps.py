@@ -1,4 +1,4 @@
-"""What all steps of pipelines have in common: properties, tags and final status of their runs, and the pipeline's execution log."""
+"""Common code for the steps of pipelines: properties, tags and final status of their runs, and the pipeline's execution log."""
 
 from __future__ import annotations
 

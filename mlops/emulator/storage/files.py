@@ -185,7 +185,7 @@ def new_file(azure: Azure) -> Iterator[tuple[Path, BinaryIO]]:
 
 
 async def save_upload(azure: Azure, chunks: AsyncIterator[bytes], *, with_md5: bool = True) -> tuple[Path, str]:
-    """Write an upload to a temporary file, and return the file and its MD5 in base64; empty if it is not wanted."""
+    """Write an upload to a temporary file, and return the file and its MD5 in base64; empty if it isn't requested."""
     digest = hashlib.md5(usedforsecurity=False)
     with new_file(azure) as (file, output):
         async for chunk in chunks:
@@ -259,7 +259,7 @@ def delete(azure: Azure, container: str, name: str) -> None:
 
 
 def _make_place(azure: Azure, container: str, name: str) -> Path:
-    """Return where the file of a blob belongs, with its folder there. A blob that has the name of this folder makes way."""
+    """Return where the file of a blob belongs, with its folder there. A blob with the name of this folder is moved aside."""
     file = path(azure, container, name) if _is_path(name) else None
     if file is None or file.is_dir():
         return _make_place_aside(azure, container, name)

@@ -1,4 +1,4 @@
-"""Requests signed with the storage account's key, as clients send them that were given the key by ``listSecrets``.
+"""Requests signed with the storage account's key, which clients get from ``listSecrets``.
 
 "Authorize with Shared Key" in Azure Storage's REST documentation: an HMAC-SHA256 over the method, headers, path and query.
 """

@@ -1,4 +1,4 @@
-"""Workspaces without public network access: what their data plane answers to a client outside of their virtual network.
+"""Workspaces without public network access, whose data plane refuses clients outside their virtual network.
 
 Azure Resource Manager takes requests from everywhere ("Network isolation with managed online endpoints", learn.microsoft.com). The text
 is that of MicrosoftDocs/azure-docs#90426.

@@ -37,7 +37,7 @@ FAULTS = {
     "operation-canceled": ("Canceled", "OperationCanceled", "The operation on {} was canceled."),
     APPLIED: ("Failed", "InternalServerError", "The operation on {} has failed."),
 }
-"""Fault → status in which an operation ends that was accepted, the code of its error, and the text."""
+"""Fault → final status of an accepted operation, and the code and text of its error."""
 SLOW_POLLS = 3
 """Additional status reads of an operation that the fault ``operation-slow`` hits."""
 

@@ -1,4 +1,4 @@
-"""The way into the emulator: an HTTP proxy that connects Azure's host names with it and refuses every other host.
+"""The entrance to the emulator: an HTTP proxy that connects Azure's host names with it and refuses every other host.
 
 Only ``CONNECT`` (RFC 9110, 9.3.6) is served. A plain ``http://`` request through the proxy is refused as well, so a client that honors the
 proxy variables and gets a response is certain to have reached the emulator. There is no second connection behind the first: after the

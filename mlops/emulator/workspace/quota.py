@@ -106,7 +106,7 @@ def find_deployment_shortage(azure: Azure, key: str, instance_type: str, capacit
 
 
 def find_node_shortage(azure: Azure, cluster: Document, count: int) -> Shortage | None:
-    """Return the quota that a run on so many nodes of a cluster would exceed now, or None. The nodes of its minimum exist already."""
+    """Return the quota that a run on this many nodes of a cluster would exceed now, or None. The nodes of its minimum exist already."""
     spare = max(0, cluster["aml"]["scaleSettings"]["minNodeCount"] - _held(azure, cluster["name"]))
     return _find_shortage(azure, cluster["priority"], _size(cluster["size"]), max(0, count - spare))
 

@@ -1,4 +1,4 @@
-"""Where the files of assets are: outputs of jobs, which are assets of generated names, data assets and models.
+"""Resolves assets to the URIs of their files: outputs of jobs (assets with generated names), data assets and models.
 
 ``batchGetResolvedUris`` of the data plane's ``dataversion`` and ``models``, as ``jobs.download`` uses them. Answers follow recorded traffic
 for data, and the SDK's own client for models.

@@ -1,4 +1,4 @@
-"""Asset URIs: the folder or file that one points to, for jobs that read it and for models that are registered from it.
+"""Asset URIs: resolves them to folders or files, for jobs that read these and for models that are registered from them.
 
 URI forms are those of azure-ai-ml: datastores (short and long), registry models, workspace models by ARM id or short name. Models can also
 be registered from the outputs of jobs by the job's name; jobs can't read those.

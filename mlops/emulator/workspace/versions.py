@@ -26,7 +26,7 @@ PARAMETERS = {"api-version", "$orderBy", "$top", "listViewType", "$skip", "stage
 VIEWS = {"ActiveOnly": {False}, "ArchivedOnly": {True}, "All": {False, True}}
 PAGE = 40
 DEFAULT = "azureml_default"
-"""What a client asks for that names no version, as recorded for components."""
+"""The version that clients request if they name none, as recorded for components."""
 
 
 def select_view(request: Request, items: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -114,7 +114,7 @@ def check_swapped(case: RuleCase, judgement: Judgement) -> str:
 
 
 def check_reversed(case: RuleCase, judgement: Judgement) -> str:
-    """Check that differences and intervals don't depend on the direction of the rule, and that not both directions are shown."""
+    """Check that differences and intervals don't depend on the direction of the rule, and that it isn't shown in both directions."""
     original = case.judgement
     moved = original.interval and judgement.interval and original.interval != judgement.interval
     if original.difference != judgement.difference or moved:
@@ -123,10 +123,10 @@ def check_reversed(case: RuleCase, judgement: Judgement) -> str:
 
 
 def _check_not_both_shown(case: RuleCase, judgement: Judgement) -> str:
-    """A rule that demands an improvement can't hold both ways. A rule with a tolerance can, and so can equal values."""
+    """A rule that requires an improvement can't hold in both directions. A rule with a tolerance can, and so can equal values."""
     demands_improvement = case.rule.margin < 0 or (case.rule.margin == 0 and case.judgement.difference != 0)
     if demands_improvement and case.judgement.outcome is Outcome.SHOWN and judgement.outcome is Outcome.SHOWN:
-        return "it is shown both ways"
+        return "it is shown in both directions"
     return ""
 
 
@@ -162,7 +162,7 @@ def count_spoiled(case: RuleCase, evidence: Evidence) -> int:
 
 
 def detectable(judgement: Judgement) -> float:
-    """Return what can be detected according to the report, in the metric's unit: the MDE, or the width of the intervals if larger.
+    """Return the detectable effect according to the report, in the metric's unit: the MDE, or the width of the intervals if larger.
 
     With few rows an interval extends much farther on one side than on the other, so its whole width counts.
     """

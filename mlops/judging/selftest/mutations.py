@@ -176,7 +176,7 @@ def ruin(evidence: Evidence, suite: str, names: Collection[str]) -> Evidence:
 
 
 def regress(evidence: Evidence, suite: str, names: Collection[str], nats: float) -> Evidence:
-    """Make the candidate plainly worse on a suite: in each row, so many nats per token worse than every other model.
+    """Make the candidate plainly worse on a suite: in each row, by this many nats per token worse than every other model.
 
     It also has at most half as many first choices as any of them. Its answers and its drift stay as they are.
     """

@@ -1,4 +1,4 @@
-"""Whether the gate can say no: the decision is replayed on mutated evidence, and the gate must detect every mutation.
+"""Tests whether the gate can reject: the decision is replayed on mutated evidence, and the gate must detect every mutation.
 
 Each probe mutates the evidence of this run in one way (:mod:`mlops.judging.selftest.mutations`) and replays the critical rules that depend
 on it. Invalid evidence must be called invalid, however good the candidate is. Swapped models must reverse the judgement. A planted
@@ -27,7 +27,7 @@ __all__ = ["Judge", "self_test"]
 _STEP = 0.1
 """A fraction of the minimum detectable effect that no test can detect: so close to the margin, both sides look alike."""
 _MODERATE = 0.5
-"""Nats per token: each token is 39 % less likely. Rules that let through a model that is so much worse judge nothing."""
+"""Nats per token: each token is 39 % less likely. Rules that let such a model through are worthless."""
 _BAD_VALUES = (("missing", None), ("NaN", math.nan), ("infinite", math.inf), ("minus infinite", -math.inf))
 
 Judge = Callable[[Sequence[Rule], Evidence], Decision]
@@ -137,7 +137,7 @@ class _SelfTest:
         return [*probes, *self._rows_of_all_models()]
 
     def _rows_of_all_models(self) -> list[Probe]:
-        """What is wrong in all models' rows alike shows only in comparison with the frozen suite."""
+        """Faults in all models' rows alike only show in comparison with the frozen suite."""
         alike: dict[str, tuple[str, mutations.ModelMutation]] = {
             "is dropped": ("is dropped, and the metric values follow", mutations.select_rows(lambda rows: range(1, rows), self.names)),
             "is foreign": ("is foreign", mutations.rename_row),
@@ -223,7 +223,7 @@ class _SelfTest:
 
     def _swapped(self, role: str) -> Probe:
         name, mutation = f"candidate and {role} swapped", f"the candidate is the {role}, and the {role} is the candidate"
-        expected = "every difference and interval is exactly negated; a demand for an improvement is not shown both ways"
+        expected = "every difference and interval is exactly negated; a required improvement is not shown in both directions"
         cases = [case for case in self.valid if case.role == role]
         if not cases:
             return self._not_applicable(name, mutation, expected, [case for case in self.cases if case.role == role])
@@ -233,7 +233,7 @@ class _SelfTest:
 
     def _reversed(self, role: str) -> Probe:
         name, mutation = f"direction reversed, against the {role}", "every rule has the opposite direction"
-        expected = "differences and intervals stay the same; a demand for an improvement is not shown both ways"
+        expected = "differences and intervals stay the same; a required improvement is not shown in both directions"
         cases = [case for case in self.valid if case.role == role]
         if not cases:
             return self._not_applicable(name, mutation, expected, [case for case in self.cases if case.role == role])
@@ -243,7 +243,7 @@ class _SelfTest:
         return _probe(name, mutation, expected, _count_rules(len(cases), "unchanged"), problem)
 
     def _ruined(self, suite: str) -> Probe:
-        """Show that these rules can stop anything at all. Whoever writes them can make them meaningless."""
+        """Show that these rules can stop anything at all, since they can be written in a way that stops nothing."""
         name, mutation = (
             f"a ruined candidate: {suite} suite",
             f"the candidate has twice the worst loss and no right answer in the {suite} suite",
@@ -260,7 +260,7 @@ class _SelfTest:
         return _probe(name, mutation, expected, f"{decision.verdict}", problem)
 
     def _regressed(self, suite: str) -> Probe:
-        """Show that the rules stop a candidate that is plainly worse on a suite. No rule about it is not enough."""
+        """Show that the rules stop a candidate that is plainly worse on a suite. A suite without a rule fails this probe."""
         name = f"a worse candidate: {suite} suite"
         mutation = f"the candidate is {number(_MODERATE)} nats per token worse than every other model in each row of the {suite} suite"
         expected = "no PROMOTE by the critical rules about this suite"
@@ -315,7 +315,7 @@ class _SelfTest:
         return _probe(name, mutation, expected, actual, problem)
 
     def _spoiled_rows(self, case: RuleCase) -> Probe:
-        """Spoil as many rows as the rule must not let through, and one more."""
+        """Make one row more than the rule tolerates worse."""
         allowed, rows = case.rule.max_share or 0.0, case.judgement.n or 1
         share = min(1.0, allowed + 1 / rows)
         by = case.worse * 2 * case.rule.margin
@@ -361,7 +361,7 @@ class _SelfTest:
     def _judge(self, rules: Sequence[Rule], evidence: Evidence) -> Decision:
         try:
             return self.judge(rules, evidence)
-        except Exception as problem:  # a judge that raises on bad evidence has not detected it
+        except Exception as problem:  # a judge that raises on bad evidence hasn't detected it
             return Decision(Verdict.HOLD, (f"the gate raised {type(problem).__name__}: {problem}".rstrip(" :"),), ())
 
     def _mutate(self, side: str, mutation: mutations.ModelMutation) -> Evidence:

@@ -72,6 +72,7 @@ def minimum_detectable_effect(estimate: Estimate, power: float = POWER) -> float
 def rows_needed(rows: int, distance: float, estimate: Estimate, power: float = POWER) -> int:
     """Return how many rows like these would show a distance from the threshold with this power; ``distance`` > 0.
 
-    An interval narrows with the square root of the number of rows. With few rows the interval is conservative, so this is rather too many.
+    An interval narrows with the square root of the number of rows. With few rows the interval is conservative, so this tends to be too
+    many.
     """
     return math.ceil(rows * (minimum_detectable_effect(estimate, power) / distance) ** 2)

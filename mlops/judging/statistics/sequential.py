@@ -1,9 +1,10 @@
 """A paired comparison that may be looked at after every pair and stopped at any moment.
 
 Each direction bets against its null hypothesis on the mean of the differences. If the hypothesis is true, the wealth is a nonnegative
-martingale that starts at 1, so it ever reaches 1/α with a probability of at most α (Ville 1939), however often one looks. The bets are
+martingale that starts at 1, so the probability that it ever reaches 1/α is at most α (Ville 1939), however often one looks. The bets are
 fixed fractions of the wealth, mixed with equal weights: "grid Kelly" of Waudby-Smith and Ramdas, "Estimating means of bounded random
-variables by betting" (JRSS B 86(1), 2024, https://doi.org/10.1093/jrsssb/qkad009). Nothing is assumed of the distribution but its bounds.
+variables by betting" (JRSS B 86(1), 2024, https://doi.org/10.1093/jrsssb/qkad009). Nothing is assumed about the distribution except its
+bounds.
 """
 
 from __future__ import annotations
@@ -14,18 +15,18 @@ from enum import StrEnum
 __all__ = ["Finding", "SequentialComparison", "pairs_needed"]
 
 FRACTIONS = (0.02, 0.05, 0.1, 0.2, 0.4, 0.95)
-"""Of the largest bet that can't lose everything. Large ones are fast if the pairs hardly differ, small ones if they differ a lot."""
+"""Fractions of the largest bet that can't lose everything. Large bets are fast if pairs hardly differ, small ones if they differ a lot."""
 
 
 class Finding(StrEnum):
-    """What a comparison has shown."""
+    """The result of a comparison."""
 
     WORSE = "worse"
     """The mean of the differences is below 0."""
     NOT_WORSE = "not worse"
     """It is above −margin."""
     OPEN = "open"
-    """Neither, so far."""
+    """Neither has been shown so far."""
 
 
 class _Bets:
@@ -48,13 +49,13 @@ class _Bets:
 class SequentialComparison:
     """Whether differences (new − old, larger is better) show that the new one is worse, or that it is not worse by the margin.
 
-    Both can't be wrong often: one whose mean is 0 or better is ever called worse with a probability of at most ``alpha``, and one that is
-    worse by the margin is ever called not worse with a probability of at most ``alpha``.
+    Both errors are rare: with a probability of at most ``alpha``, a deployment whose mean is 0 or better is ever called worse, and with a
+        probability of at most ``alpha``, one that is worse by the margin is ever called not worse.
 
     Args:
         margin: the difference that must be excluded, in (0, 1).
         alpha: the probability of each error.
-        comparisons: of how many comparisons this is one, if WORSE in any of them decides: each has its part of ``alpha``.
+        comparisons: number of comparisons that share ``alpha``, because WORSE in any of them decides.
     """
 
     def __init__(self, margin: float, alpha: float, comparisons: int = 1) -> None:
@@ -85,14 +86,14 @@ class SequentialComparison:
 
     @property
     def finding(self) -> Finding:
-        """What has been shown. WORSE stays, and replaces NOT_WORSE if later pairs show it."""
+        """What has been shown. WORSE is final, and replaces NOT_WORSE if later pairs show it."""
         if self._is_worse:
             return Finding.WORSE
         return Finding.NOT_WORSE if self._has_excluded_margin else Finding.OPEN
 
 
 def pairs_needed(margin: float, alpha: float) -> int:
-    """Return how many pairs without any difference show that the margin is excluded. No fewer pairs can."""
+    """Return how many pairs without any difference rule out the margin. Fewer pairs never can."""
     comparison = SequentialComparison(margin, alpha)
     while comparison.finding is Finding.OPEN:
         comparison.add(0.0)

@@ -1,4 +1,4 @@
-"""Alpha spending: how certain a test must be the second time that it is tried on the same data.
+"""Alpha spending: how certain a test must be when it is tried again on the same data.
 
 Whoever retrains an equal model and tests it on the same rows until it passes has as many chances as tries. So each try gets a smaller share
 of an error that is fixed for all of them together. The share of try k is 2 / (k (k + 1)) of the whole, half of which is the first try's

@@ -1,7 +1,7 @@
 """Exact test of the share of rows that got much worse, whatever the mean says.
 
-A mean can improve while a few rows get much worse. Whether a row is worse by more than a given amount is a coin toss with an unknown share,
-so the share has the exact interval of Clopper and Pearson (1934), also if no such row was seen.
+A mean can improve while a few rows get much worse. Whether a row is worse by more than a given amount is a Bernoulli trial with an unknown
+probability, so the share has the exact interval of Clopper and Pearson (1934), even if no such row was seen.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ def test_a_stored_score_that_the_service_does_not_return_is_not_paid_for_again(m
 
 @pytest.mark.parametrize(
     ("how", "says"),
-    [("empty", "its scores are missing"), ("foreign", "has scored other rows"), ("other base", "compared with different base models")],
+    [("empty", "its scores are missing"), ("foreign", "scored rows that"), ("other base", "compared with different base models")],
 )
 def test_a_job_that_completes_without_the_requested_scores_is_an_error(how: str, says: str, make: Make) -> None:
     evaluation = make(at="nowhere", base="wait" if how != "other base" else "", candidate=how)

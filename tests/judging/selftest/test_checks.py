@@ -117,8 +117,8 @@ def test_a_reversed_direction_must_change_neither_difference_nor_interval() -> N
 
 @pytest.mark.parametrize(
     ("margin", "difference", "says"),
-    [(0.1, -0.4, ""), (0.0, -0.4, "it is shown both ways"), (0.0, 0.0, ""), (-0.1, -0.4, "it is shown both ways"),
-     (-0.1, 0.0, "it is shown both ways")],
+    [(0.1, -0.4, ""), (0.0, -0.4, "it is shown in both directions"), (0.0, 0.0, ""), (-0.1, -0.4, "it is shown in both directions"),
+     (-0.1, 0.0, "it is shown in both directions")],
 )  # fmt: skip
 def test_only_a_demand_for_an_improvement_can_not_hold_both_ways(margin: float, difference: float, says: str) -> None:
     shown: dict[str, Any] = {"outcome": Outcome.SHOWN, "difference": difference, "interval": None}

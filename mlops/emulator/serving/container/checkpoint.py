@@ -1,4 +1,4 @@
-"""Whether the image that a container stands for could read a model's checkpoint.
+"""Checks whether the image that a container emulates could read a model's checkpoint.
 
 The container runs with this machine's libraries, so a model that the real image can't load would load here. transformers 5 writes a
 configuration that transformers 4 doesn't read (the rotary embedding's settings, for one).
