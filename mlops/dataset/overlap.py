@@ -70,7 +70,7 @@ class Evidence(NamedTuple):
 
 
 class Match(NamedTuple):
-    """A training row with an answer of an evaluation row, or a part of one."""
+    """A training row that contains an answer of an evaluation row, or part of one."""
 
     suite: str
     line: int
