@@ -19,7 +19,7 @@ from statistics import mean, median
 from mlops.cli.canary import pairs_of_steps
 from mlops.core import console
 from mlops.core.settings import PromotionConfig
-from mlops.judging.canary import Canary, LatencyLimit, Measured
+from mlops.judging.canary import Canary, LatencyLimit, Measurement
 from mlops.judging.statistics.sequential import Finding
 
 SEED = 5
@@ -39,14 +39,14 @@ class Deployment:
     seconds: float = 2.0
     """Median latency. Its logarithm has a standard deviation of 0.3."""
 
-    def answer(self, generator: random.Random, difficulty: float) -> Measured:
+    def answer(self, generator: random.Random, difficulty: float) -> Measurement:
         """Draw an answer."""
         is_late, latency_ms = generator.random() < self.late, 1000 * self.seconds * generator.lognormvariate(0, 0.3)
         latency_ms *= 100 if is_late else 1
         if generator.random() < self.faults:
-            return Measured(usable=0.0, rouge_l=0.0, latency_ms=latency_ms)
+            return Measurement(usable=0.0, rouge_l=0.0, latency_ms=latency_ms)
         score = min(1.0, max(0.0, self.rouge_l + difficulty + generator.gauss(0, self.spread)))
-        return Measured(usable=1.0, rouge_l=score, latency_ms=latency_ms)
+        return Measurement(usable=1.0, rouge_l=score, latency_ms=latency_ms)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from mlops.cli.tries import find_other_tries
 from mlops.cloud import champion as champions
 from mlops.cloud.anchor import find_anchor
 from mlops.cloud.champion import Champion
-from mlops.cloud.evaluation import RETRY, Role, Scored, Scoring, Subject
+from mlops.cloud.evaluation import RETRY, Role, Scoring, ScoringOutput, Subject
 from mlops.cloud.jobs import JobInput
 from mlops.cloud.preferences import COLUMN, METRIC, Preferences, collect_preferences, judge_digest
 from mlops.cloud.workspace import Workspace
@@ -175,7 +175,7 @@ class ScoreValidator:
         self.suites = validated.suites
         self.rows = sorted((name, row_id) for name, suite in self.suites.items() for row_id in _row_ids(run, suite))
 
-    def __call__(self, subject: Subject, scored: Scored) -> None:
+    def __call__(self, subject: Subject, scored: ScoringOutput) -> None:
         """Check a job's scores.
 
         Raises:
@@ -203,7 +203,7 @@ def _row_ids(run: Run, suite: Suite) -> list[str]:
     return [str(json.loads(line).get("prompt_id")) for line in path.read_bytes().split(b"\n") if line]
 
 
-def _check_metrics(scored: Scored) -> None:
+def _check_metrics(scored: ScoringOutput) -> None:
     """Check that the reported metrics follow from the rows. If both are NaN or infinite, the gate judges them."""
     try:
         by_suite = {suite: Rows.of(row for row in scored.rows if row["suite"] == suite) for suite in scored.result.suite_digests}
@@ -221,7 +221,7 @@ def _equal(value: float, reported: float) -> bool:
 
 
 def _collect_preferences(
-    config: Config, run: Run, workspace: Workspace, validated: Validated, results: Mapping[Role, Scored]
+    config: Config, run: Run, workspace: Workspace, validated: Validated, results: Mapping[Role, ScoringOutput]
 ) -> Preferences:
     """Return the judge's preferences, if there is a judge."""
     if not config.evaluation.judge.url:
@@ -232,7 +232,7 @@ def _collect_preferences(
     return collect_preferences(config.evaluation.judge, credential, suite, rows, run.path("evaluate", "judge.jsonl"))
 
 
-def _store_rows(run: Run, role: str, scored: Scored, preferences: Preferences) -> FileDigest:
+def _store_rows(run: Run, role: str, scored: ScoringOutput, preferences: Preferences) -> FileDigest:
     path = run.path("evaluate", f"{role}.jsonl")
     opinions = preferences.by_role.get(role, {})
     if not opinions:
@@ -243,7 +243,7 @@ def _store_rows(run: Run, role: str, scored: Scored, preferences: Preferences) -
     return run.describe_file(path, len(scored.rows))
 
 
-def _model_scores(subject: Subject, scored: Scored, preferences: Preferences) -> ModelScores:
+def _model_scores(subject: Subject, scored: ScoringOutput, preferences: Preferences) -> ModelScores:
     result = scored.result
     preferred = preferences.mean(subject.role)
     return ModelScores(

@@ -96,7 +96,7 @@ def _tag_training(workspace: Workspace, mlflow_run: str, judged: Judged, evaluat
     A verdict that stops the pipeline stands even if the tags can't be written, because an error here would only hide it.
     """
     try:
-        workspace.tracking.delete_tags(mlflow_run, verdict_tags.outdated(workspace.tracking.get_tags(mlflow_run)))
+        workspace.tracking.delete_tags(mlflow_run, verdict_tags.find_outdated(workspace.tracking.get_tags(mlflow_run)))
         workspace.tracking.set_tags(mlflow_run, verdict_tags.tags(judged, evaluated))
     except AzureError as problem:
         if judged.is_admitted:

@@ -60,7 +60,7 @@ def register(config: Config, run: Run, workspace: Workspace) -> Registered:
         raise ConfigError(
             f"registration.name {name!r} is not a valid model name.", "use letters, digits, '-', '.', '_', starting with a letter or digit"
         )
-    job = _completed_job(workspace, judged, trained)
+    job = _require_completed_job(workspace, judged, trained)
     key = registration_key(config, trained)
     model = workspace.assets.find_model(name, {TRAINING_JOB: trained.job, REGISTRATION_KEY: key})
     lineage = _describe_lineage(trained, evaluated, judged)
@@ -107,7 +107,7 @@ def registration_key(config: Config, trained: Trained) -> str:
     )
 
 
-def _completed_job(workspace: Workspace, judged: Judged, trained: Trained) -> JobView:
+def _require_completed_job(workspace: Workspace, judged: Judged, trained: Trained) -> JobView:
     """Return the job after checking it: the service would also register the output of a failed job, or of another one with its name."""
     if judged.candidate_job != trained.job:
         raise RegistrationError(

@@ -18,7 +18,7 @@ from mlops.cli import stage
 from mlops.cloud.assets import BaseModel, Component
 from mlops.cloud.errors import translate_errors
 from mlops.cloud.jobs import JobView
-from mlops.cloud.parameters import COMPUTES, Resolved, resolve, typed
+from mlops.cloud.parameters import COMPUTES, Parameters, resolve, typed
 from mlops.cloud.tags import BASE_MODEL, COMMIT, COMPONENT, DATA_FINGERPRINT, DETACHED, RUN, RUN_KEY, SETTINGS, WAITING
 from mlops.cloud.workspace import Workspace
 from mlops.core import console
@@ -215,7 +215,7 @@ def _wait_or_detach(config: Config, workspace: Workspace, job: str) -> JobView:
         ) from detached
 
 
-def _build_pipeline(run: Run, prepared: Prepared, base: BaseModel, component: Component, resolved: Resolved) -> Any:
+def _build_pipeline(run: Run, prepared: Prepared, base: BaseModel, component: Component, resolved: Parameters) -> Any:
     """Build the pipeline job, whose only node is the registry's component."""
     from azure.ai.ml import Input
     from azure.ai.ml.dsl import pipeline
@@ -260,13 +260,13 @@ def _read_metrics(workspace: Workspace, job: str) -> dict[str, float]:
     return metrics
 
 
-def _total_gpus(resolved: Resolved) -> int:
+def _total_gpus(resolved: Parameters) -> int:
     """Return the number of GPUs over all nodes."""
     values = {parameter.name: parameter.value for parameter in resolved.parameters}
     return int(values["number_of_gpu_to_use_finetuning"]) * int(values.get("num_nodes_finetune", "1"))
 
 
-def _print_parameters(resolved: Resolved) -> None:
+def _print_parameters(resolved: Parameters) -> None:
     rows = [parameter for parameter in resolved.parameters if parameter.source != "default"]
     width = max((len(row.name) for row in rows), default=0)
     value_width = max((len(row.value) for row in rows), default=0)

@@ -26,7 +26,7 @@ from mlops.cloud.endpoint_views import FAILED_STATES
 from mlops.cloud.judge_model import JudgeModel, read_labeled_pairs
 from mlops.cloud.network import describe_difference
 from mlops.cloud.preferences import judge_digest
-from mlops.cloud.quota import Deployment, Need, State, count_cores, find_needs, lacks_limit
+from mlops.cloud.quota import CoreDemand, Deployment, State, count_cores, find_demands, lacks_limit
 from mlops.cloud.quota import describe as describe_needs
 from mlops.cloud.standby import find_standby
 from mlops.cloud.tags import RESERVED
@@ -269,7 +269,7 @@ def _check_workspace(
     findings += _check_endpoint(config, workspace)
     findings += isolation.check_shared_workspace(config, workspace, locate("endpoint.ephemeral"))
     findings += isolation.check_review(config, locate)
-    needs = _find_quota_needs(config, workspace)
+    needs = _find_quota_demands(config, workspace)
     snapshot.quota = describe_needs(needs)
     findings += preflight.check_quota(needs, computes.usages, locate("compute.size"))
     findings += preflight.report_unchecked(computes.not_permitted, locate("compute.size"))
@@ -321,7 +321,7 @@ def _reserve_endpoint(config: Config, workspace: Workspace) -> list[Finding]:
     return []
 
 
-def _find_quota_needs(config: Config, workspace: Workspace) -> list[Need]:
+def _find_quota_demands(config: Config, workspace: Workspace) -> list[CoreDemand]:
     """Check the quota that the run needs at its peak: for the training, the endpoint's current deployments, and the new one."""
     computes = workspace.compute
     cluster = computes.find(config.compute.name)
@@ -341,7 +341,7 @@ def _find_quota_needs(config: Config, workspace: Workspace) -> list[Need]:
             for view in workspace.endpoints.list_deployments(endpoint.name)
             if view.state not in FAILED_STATES
         ]
-    return find_needs(config, training, computes.sizes, existing)
+    return find_demands(config, training, computes.sizes, existing)
 
 
 def _attempt(read: Callable[[], T | None], rule: str, where: str, findings: list[Finding]) -> T | None:

@@ -386,7 +386,7 @@ def test_rows_with_errors_are_left_out_counted_and_listed_if_configured(
         (f"{source}/train_sft.jsonl:5", "train_sft", "role.order"),
     ]
     assert all(row["message"] for row in listed)
-    assert "3 row(s) with errors are left out" in capsys.readouterr().err
+    assert "3 row(s) with errors are dropped" in capsys.readouterr().err
     assert not check({split: run.directory / record.files[split].path for split in SPLITS}).findings
 
     fixed = prepare(config(write(tmp_path / "s", rows(6)), on_bad_row="drop"), run)

@@ -23,7 +23,7 @@ from mlops.core.records import CanaryEvidence, CanaryMeasure, Validated
 from mlops.core.run import Run, file_sha256
 from mlops.core.settings import Config, PromotionConfig
 from mlops.dataset.questions import Question, fault, questions
-from mlops.judging.canary import Canary, LatencyLimit, Measured, fewest_pairs
+from mlops.judging.canary import Canary, LatencyLimit, Measurement, fewest_pairs
 from mlops.judging.statistics.sequential import Finding
 from mlops.remote.health import is_loop
 from mlops.remote.rouge import rouge_l
@@ -101,7 +101,7 @@ class Rollout:
                     self._ask(payload)
                     self._answered_live += 1
                     progress.advance()
-                    self._stop_if_worse(self._unchanged)
+                    self._stop_if_worse(self._unchanged_message)
         with console.Progress("pairs", len(self._first)) as progress:
             for question in self._first:
                 self._ask(question)
@@ -109,11 +109,11 @@ class Rollout:
                 if self._canary.finding is not Finding.OPEN:
                     break
         console.info(f"  {self._canary}")
-        self._stop_if_worse(self._unchanged)
+        self._stop_if_worse(self._unchanged_message)
         if self._canary.finding is Finding.OPEN:
             raise CanaryStopped(
                 f"{self._canary.pairs} pairs don't show that {self._new} is not {_points(self._config)} worse than"
-                f" {self._old} ({self._canary}). {self._unchanged}",
+                f" {self._old} ({self._canary}). {self._unchanged_message}",
                 f"raise evaluation.target_rows or promotion.margin; {STEPS_FIX}",
             )
 
@@ -150,7 +150,7 @@ class Rollout:
         )
 
     @property
-    def _unchanged(self) -> str:
+    def _unchanged_message(self) -> str:
         return f"It had no traffic. The traffic is unchanged: {nonzero(self._endpoint.traffic)}."
 
     def _read_live(self, own: Sequence[Mapping[str, Any]]) -> CollectedRequests:
@@ -166,7 +166,7 @@ class Rollout:
         passed_over = f" {collected.unreadable} lines could not be read." if collected.unreadable else ""
         if not collected.payloads:
             raise CanaryStopped(
-                f"{old} collects its requests, but none of a user is in the workspace's storage.{passed_over} {self._unchanged}",
+                f"{old} collects its requests, but none of a user is in the workspace's storage.{passed_over} {self._unchanged_message}",
                 "wait until users have sent requests, or set promotion.live_requests = 0 in pipeline.toml",
             )
         if len(collected.payloads) < count:
@@ -208,7 +208,7 @@ def _points(config: Config) -> str:
     return f"{100 * config.promotion.margin:g} points"
 
 
-def _measure(config: Config, client: EndpointClient, request: Question | Mapping[str, Any], deployment: str) -> Measured:
+def _measure(config: Config, client: EndpointClient, request: Question | Mapping[str, Any], deployment: str) -> Measurement:
     """Let a deployment answer a row of the suite, or the payload of a user, of which nothing may be printed."""
     if isinstance(request, Question):
         question, payload = request, build_payload(request.messages, config.evaluation.max_new_tokens)
@@ -222,7 +222,7 @@ def _measure(config: Config, client: EndpointClient, request: Question | Mapping
         except ForeignAnswer as foreign:
             console.info(f"  {deployment}: {foreign if question is request else 'an answer to a user has none of the known shapes'}")
     is_usable = bool(text) and not fault(question, text) and not is_loop(text)
-    return Measured(
+    return Measurement(
         usable=float(is_usable),
         rouge_l=rouge_l(text, question.reference) if question.reference else None,
         latency_ms=response.latency_ms,

@@ -109,8 +109,8 @@ def _list_nodes(workspace: Workspace, prices: Prices) -> Iterator[Item]:
 def _total(prices: Prices, sizes: Mapping[str, int]) -> float | None:
     """Return the price of some machines, VM size → number; None if one of the prices is unknown."""
     parts = [(prices.get(size.lower()), count) for size, count in sizes.items()]
-    known = [price * count for price, count in parts if price is not None]
-    return sum(known, start=0.0) if len(known) == len(parts) else None
+    costs = [price * count for price, count in parts if price is not None]
+    return sum(costs, start=0.0) if len(costs) == len(parts) else None
 
 
 def _owner(tags: Mapping[str, str]) -> str:

@@ -52,7 +52,7 @@ def reap(config: Config, workspace: Workspace, delete: bool) -> dict[str, str]:
     candidates: list[tuple[str, str, Callable[[], None]]] = []
     failures: list[str] = []
     for endpoint in workspace.endpoints.list_all():
-        with _others_handled(f"endpoint {endpoint.name}", failures):
+        with _collect_failure(f"endpoint {endpoint.name}", failures):
             reason = _reason_to_keep_endpoint(workspace, endpoint, ephemeral)
             candidates.append((f"endpoint {endpoint.name}", reason, partial(workspace.endpoints.delete, endpoint.name)))
             if reason and (standby := _find_expired_standby(workspace, endpoint)) is not None:
@@ -61,13 +61,13 @@ def reap(config: Config, workspace: Workspace, delete: bool) -> dict[str, str]:
                 candidates.append((name, _owner_elsewhere(standby.tags), delete_standby))
     for job in workspace.jobs.list_all_targets():
         if not job.is_over:
-            with _others_handled(f"job {job.name}", failures):
+            with _collect_failure(f"job {job.name}", failures):
                 candidates.append((f"job {job.name}", _reason_to_keep_job(workspace, job), partial(workspace.jobs.cancel, job.name)))
 
     console.table([(name, reason) for name, reason, _ in candidates if reason], ("kept", "why"))
     expired = [(name, remove) for name, reason, remove in candidates if not reason]
     for name, remove in expired if delete else ():
-        with _others_handled(name, failures):
+        with _collect_failure(name, failures):
             remove()
     _report([name for name, _ in expired], delete=delete)
     if failures:
@@ -78,7 +78,7 @@ def reap(config: Config, workspace: Workspace, delete: bool) -> dict[str, str]:
 
 
 @contextmanager
-def _others_handled(name: str, failures: list[str]) -> Iterator[None]:
+def _collect_failure(name: str, failures: list[str]) -> Iterator[None]:
     """Collect the failure of one resource, so that the others are still handled. A resource that is gone by now isn't a failure."""
     try:
         yield

@@ -105,12 +105,12 @@ def _find_deployment(workspace: Workspace, endpoint: EndpointView, to: str) -> D
         named = _find_server(workspace, endpoint, _find_model(workspace, endpoint, to))
     elif reason := _reason_against_deployment(workspace, named):
         raise TrafficError(
-            f"Endpoint {endpoint.name} can't be rolled back to {named.name}: {reason}. {_unchanged(endpoint)}",
+            f"Endpoint {endpoint.name} can't be rolled back to {named.name}: {reason}. {_unchanged_message(endpoint)}",
             f"name another one: `mlops rollback --to …` ({_choices(endpoint)}); or, if you trust this one, move the traffic in the studio",
         )
     if named is not None and named.state != "Succeeded":
         raise TrafficError(
-            f"Endpoint {endpoint.name} can't be rolled back: deployment {named.name} is {named.state}. {_unchanged(endpoint)}",
+            f"Endpoint {endpoint.name} can't be rolled back: deployment {named.name} is {named.state}. {_unchanged_message(endpoint)}",
             f"look at its log in the studio, or name another one: `mlops rollback --to …` ({_choices(endpoint)})",
         )
     return named
@@ -167,7 +167,7 @@ def _find_model(workspace: Workspace, endpoint: EndpointView, to: str) -> str:
         if model is not None:
             problem = f"model {reference} {reason}"
     raise TrafficError(
-        f"Endpoint {endpoint.name} can't be rolled back: {problem}. {_unchanged(endpoint)}",
+        f"Endpoint {endpoint.name} can't be rolled back: {problem}. {_unchanged_message(endpoint)}",
         f"name a deployment or a model: `mlops rollback --to …` ({_choices(endpoint)}); or deploy an earlier commit with dispatch.yml",
     )
 
@@ -214,7 +214,7 @@ def _check_answers(config: Config, workspace: Workspace, endpoint: EndpointView,
         response = client.invoke(build_payload(({"role": "user", "content": question},), max_new_tokens=8), deployment)
         if response.status != 200:
             raise TrafficError(
-                f"Deployment {deployment} does not answer ({response.reason}). {_unchanged(endpoint)}",
+                f"Deployment {deployment} does not answer ({response.reason}). {_unchanged_message(endpoint)}",
                 f"look at its log in the studio, or name another one: `mlops rollback --to …` ({_choices(endpoint)})",
             )
 
@@ -230,7 +230,7 @@ def _switch(config: Config, workspace: Workspace, endpoint: EndpointView, deploy
     return f"Endpoint {endpoint.name} is back on {name}; {replaced or 'nothing'} is kept at 0 %.{undo}"
 
 
-def _unchanged(endpoint: EndpointView) -> str:
+def _unchanged_message(endpoint: EndpointView) -> str:
     return f"Its traffic is unchanged: {nonzero(endpoint.traffic) or 'none'}."
 
 

@@ -48,7 +48,7 @@ def main(argv: Sequence[str]) -> int:
         return stage.Answer(records, exit_code=code, failure=decisive)
 
     def run_selected(context: stage.Context, selected: Sequence[str], failures: list[MlopsError]) -> int:
-        code = stage.guarded(lambda: _run_stages(context, [name for name in selected if name != "teardown"]), failures)
+        code = stage.run_and_report(lambda: _run_stages(context, [name for name in selected if name != "teardown"]), failures)
         if failures and isinstance(failures[0], Detached):
             # Nothing is torn down, since that would cancel the training job.
             console.output("state", "detached")
@@ -57,14 +57,14 @@ def main(argv: Sequence[str]) -> int:
             console.output("state", "completed")
         ephemeral = context.config.endpoint.ephemeral and not arguments.keep
         if "teardown" in selected if code == 0 else ephemeral:
-            cleanup_code = stage.guarded(lambda: _run_stages(context, ["teardown"]), failures)
+            cleanup_code = stage.run_and_report(lambda: _run_stages(context, ["teardown"]), failures)
             # The first failure decides. A failure during the cleanup was reported already, and only counts if there is no other.
             code = code or cleanup_code
         elif ephemeral and context.run.has(Deployed):
             console.warning(
                 f"Endpoint {context.config.endpoint.name} still exists and is billed by the hour. Delete it with `mlops teardown`."
             )
-        report_code = stage.guarded(lambda: _report(context.run), failures)
+        report_code = stage.run_and_report(lambda: _report(context.run), failures)
         return code or report_code
 
     return stage.finish(chain, as_json=arguments.json)

@@ -34,7 +34,7 @@ from mlops.core.records import Record
 from mlops.core.run import Run
 from mlops.core.settings import Config
 
-__all__ = ["Answer", "Command", "Context", "bare_parser", "command", "finish", "guarded", "load_context", "parser"]
+__all__ = ["Answer", "Command", "Context", "bare_parser", "command", "finish", "load_context", "parser", "run_and_report"]
 
 
 _PERMISSION = "change its permissions, or use another folder (--run for the records)"
@@ -235,11 +235,11 @@ def finish(function: Callable[[], object], *, as_json: bool) -> int:
         return code
 
     with contextlib.redirect_stdout(sys.stderr if as_json else sys.stdout):
-        code = guarded(run, failures)
-    return guarded(show) if as_json and code != OUTPUT_CLOSED else code
+        code = run_and_report(run, failures)
+    return run_and_report(show) if as_json and code != OUTPUT_CLOSED else code
 
 
-def guarded(function: Callable[[], int], failures: list[MlopsError] | None = None) -> int:
+def run_and_report(function: Callable[[], int], failures: list[MlopsError] | None = None) -> int:
     """Turn every way to fail into a message and an exit code, and add the failure to a list."""
     previous = {number: signal.signal(number, _interrupt) for number in SIGNALS}
     try:

@@ -22,7 +22,7 @@ from mlops.core.evaluation_version import scoring_code
 from mlops.core.records import Sample
 from mlops.core.run import file_sha256
 
-__all__ = ["RETRY", "Result", "Role", "Scored", "Scoring", "Subject"]
+__all__ = ["RETRY", "Result", "Role", "Scoring", "ScoringOutput", "Subject"]
 
 Role = Literal["candidate", "champion", "anchor", "base"]
 
@@ -67,7 +67,7 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoringOutput:
     """The output of a scoring job, validated."""
 
     job: str
@@ -106,9 +106,9 @@ class Scoring:
     values: Mapping[str, str | int]
     version: str
     timeout_s: float
-    check: Callable[[Subject, Scored], None]
+    check: Callable[[Subject, ScoringOutput], None]
 
-    def all(self, subjects: Sequence[Subject]) -> dict[Role, Scored]:
+    def all(self, subjects: Sequence[Subject]) -> dict[Role, ScoringOutput]:
         """Return the scores by role, without unavailable models that have no earlier score. Subjects with equal keys share a job.
 
         All jobs are submitted before the first is waited for. If anything stops this, the jobs that this process submitted are canceled.
@@ -144,7 +144,7 @@ class Scoring:
             raise
         return {subject.role: results[subject.key] for subject in subjects if subject.key in results}
 
-    def _reuse(self, subject: Subject) -> Scored | None:
+    def _reuse(self, subject: Subject) -> ScoringOutput | None:
         """Return an equal score from an earlier job, if it is still there and valid. If the service fails, nothing is paid for again."""
         for job in self._find_jobs(subject):
             if job.status == "Completed":
@@ -196,13 +196,13 @@ class Scoring:
         except MlopsError as problem:
             console.warning(str(problem))
 
-    def _collect(self, job: str, subject: Subject, *, reused: bool) -> Scored:
+    def _collect(self, job: str, subject: Subject, *, reused: bool) -> ScoringOutput:
         """Download the output of a job and validate it."""
         try:
             folder = self.workspace.outputs.download(self.workspace.jobs.get(job), _OUTPUT, self.folder / subject.key[:16])
         except NotFound as problem:
             raise EvidenceError(f"Job {job} completed, but its scores are missing: {problem.what}", RETRY) from problem
-        scored = Scored(job, folder, _read_result(folder, job), _read_rows(folder / "scores.jsonl", job), reused)
+        scored = ScoringOutput(job, folder, _read_result(folder, job), _read_rows(folder / "scores.jsonl", job), reused)
         self.check(subject, scored)
         return scored
 

@@ -35,7 +35,7 @@ def list_nodes(session: Session) -> list[Nodes]:
     """
     with translate_errors("listing computes"):
         computes = list(session.ml.compute.list())
-    found = []
+    nodes = []
     for compute in computes:
         kind = as_text(compute.type).lower()
         if kind == "amlcompute":
@@ -46,8 +46,8 @@ def list_nodes(session: Session) -> list[Nodes]:
             continue
         if runs:
             created = as_text(compute.created_on)[:16]
-            found.append(Nodes(name=name, size=as_text(compute.size), runs=runs, tags=dict(compute.tags or {}), created=created))
-    return found
+            nodes.append(Nodes(name=name, size=as_text(compute.size), runs=runs, tags=dict(compute.tags or {}), created=created))
+    return nodes
 
 
 def _runs(session: Session, cluster: Any) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from mlops.core.errors import ConfigError
 from mlops.core.records import Parameter
 from mlops.core.settings import Scalar, TrainingConfig
 
-__all__ = ["COMPUTES", "RESERVED", "Resolved", "resolve", "text", "typed"]
+__all__ = ["COMPUTES", "RESERVED", "Parameters", "resolve", "text", "typed"]
 
 COMPUTES = frozenset({"compute_finetune", "compute_model_evaluation", "compute_model_import", "compute_preprocess"})
 """Inputs that name the cluster of a step."""
@@ -25,7 +25,7 @@ RESERVED = COMPUTES | {"mlflow_model_path", "test_file_path", "train_file_path"}
 
 
 @dataclass(frozen=True)
-class Resolved:
+class Parameters:
     """The literal inputs of the component."""
 
     parameters: tuple[Parameter, ...]
@@ -45,7 +45,7 @@ def resolve(
     command_line: tuple[str, ...],
     compute: str,
     gpus: int,
-) -> Resolved:
+) -> Parameters:
     """Decide the value of every literal input of the component.
 
     Args:
@@ -77,7 +77,7 @@ def resolve(
         _check(component, name)
         put(name, value, "command line" if name in command_line else "pipeline.toml")
     ordered = tuple(parameters[name] for name in component.inputs if name in parameters)
-    return Resolved(ordered, tuple(sorted(name for name in model_defaults if name not in component.inputs)))
+    return Parameters(ordered, tuple(sorted(name for name in model_defaults if name not in component.inputs)))
 
 
 def text(declared: ComponentInput, value: object) -> str:

@@ -62,7 +62,7 @@ def needed_actions(environment: str) -> dict[str, tuple[str, ...]]:
     """Return action → the commands of an environment that need it, without the optional ones."""
     needed: dict[str, list[str]] = {}
     for command in ENVIRONMENTS[environment]:
-        for action in _recorded().get(command, ()):
+        for action in _load_actions().get(command, ()):
             if not action.startswith(LOCATIONS):
                 needed.setdefault(action, []).append(command)
     return {action: tuple(commands) for action, commands in sorted(needed.items())}
@@ -141,7 +141,7 @@ def find_missing(granted: Iterable[Mapping[str, Any]], environment: str) -> dict
 
 
 @functools.cache
-def _recorded() -> Mapping[str, Sequence[str]]:
+def _load_actions() -> Mapping[str, Sequence[str]]:
     content: Mapping[str, Sequence[str]] = json.loads(FILE.read_text(encoding="utf-8"))
     return content
 

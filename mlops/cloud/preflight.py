@@ -15,7 +15,7 @@ from mlops.cloud.assets import BaseModel, Component, ComponentInput
 from mlops.cloud.compute import ComputeView
 from mlops.cloud.network import NetworkView
 from mlops.cloud.parameters import RESERVED
-from mlops.cloud.quota import Need, Usage, find_shortages
+from mlops.cloud.quota import CoreDemand, Usage, find_shortages
 from mlops.cloud.vm_sizes import VmSize
 from mlops.core.console import did_you_mean
 from mlops.core.records import Finding
@@ -248,13 +248,13 @@ def check_endpoint_size(endpoint: EndpointConfig, model: BaseModel, sizes: Mappi
     return findings
 
 
-def check_quota(needs: Sequence[Need], usages: Iterable[Usage], where: str) -> list[Finding]:
+def check_quota(demands: Sequence[CoreDemand], usages: Iterable[Usage], where: str) -> list[Finding]:
     """Check that the cores that the run needs are free, before anything is paid for."""
     advice = (
         "Request quota in the Azure portal (Quotas, Machine learning), choose another compute.size or endpoint.instance_type, or delete "
         "deployments that nobody needs"
     )
-    return [make_finding("quota.exceeded", where, f"{shortage}. {advice}") for shortage in find_shortages(needs, usages)]
+    return [make_finding("quota.exceeded", where, f"{shortage}. {advice}") for shortage in find_shortages(demands, usages)]
 
 
 def report_unchecked(not_permitted: Mapping[str, str], where: str) -> list[Finding]:

@@ -12,7 +12,7 @@ from typing import Literal, cast
 from mlops.cloud.vm_sizes import VmSize, count_reserved_instances, find
 from mlops.core.settings import Config
 
-__all__ = ["Deployment", "Need", "State", "Usage", "count_cores", "describe", "find_needs", "find_shortages", "lacks_limit"]
+__all__ = ["CoreDemand", "Deployment", "State", "Usage", "count_cores", "describe", "find_demands", "find_shortages", "lacks_limit"]
 
 State = Literal["new", "in use", "removed first"]
 """Whether cores are needed in addition, are already in use, or (those of a standby) become free before a new deployment is created."""
@@ -44,7 +44,7 @@ class Deployment:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Need:
+class CoreDemand:
     """Cores for one purpose."""
 
     purpose: str
@@ -58,7 +58,7 @@ class Need:
     low_priority: bool = False
 
 
-def find_needs(config: Config, training: Need, offered: Mapping[str, VmSize], existing: Iterable[Deployment]) -> list[Need]:
+def find_demands(config: Config, training: CoreDemand, offered: Mapping[str, VmSize], existing: Iterable[Deployment]) -> list[CoreDemand]:
     """Return what a run needs at its peak: the nodes of the training, what the endpoint serves now, and the new deployment.
 
     Args:
@@ -68,19 +68,19 @@ def find_needs(config: Config, training: Need, offered: Mapping[str, VmSize], ex
         existing: deployments of the endpoint.
     """
     endpoint = config.endpoint
-    needs = [training]
+    demands = [training]
     for deployment in existing:
         purpose, state = ("standby", "removed first") if deployment.is_standby else ("live", "in use")
         instances = count_reserved_instances(deployment.size, deployment.instances)
-        needs.append(count_cores(f"{purpose} deployment", deployment.size, instances, offered, cast(State, state)))
+        demands.append(count_cores(f"{purpose} deployment", deployment.size, instances, offered, cast(State, state)))
     reserved = count_reserved_instances(endpoint.instance_type, endpoint.instance_count)
-    return [*needs, count_cores("new deployment", endpoint.instance_type, reserved, offered)]
+    return [*demands, count_cores("new deployment", endpoint.instance_type, reserved, offered)]
 
 
-def count_cores(purpose: str, size: str, count: int, offered: Mapping[str, VmSize], state: State = "new") -> Need:
+def count_cores(purpose: str, size: str, count: int, offered: Mapping[str, VmSize], state: State = "new") -> CoreDemand:
     """Return the cores of a number of nodes or instances of a VM size."""
     vm = find(size, offered)
-    return Need(
+    return CoreDemand(
         purpose=purpose,
         size=size,
         count=count,
@@ -90,14 +90,14 @@ def count_cores(purpose: str, size: str, count: int, offered: Mapping[str, VmSiz
     )
 
 
-def find_shortages(needs: Sequence[Need], usages: Iterable[Usage]) -> list[str]:
+def find_shortages(demands: Sequence[CoreDemand], usages: Iterable[Usage]) -> list[str]:
     """Return a sentence for each quota that the run would exceed."""
     shortages = []
     for usage in usages:
-        relevant = [need for need in needs if _counts_for(need, usage)]
-        new, freed = (sum(need.cores or 0 for need in relevant if need.state == state) for state in ("new", "removed first"))
+        relevant = [demand for demand in demands if _counts_for(demand, usage)]
+        new, freed = (sum(demand.cores or 0 for demand in relevant if demand.state == state) for state in ("new", "removed first"))
         if usage.limit is not None and new > 0 and usage.used - freed + new > usage.limit:
-            parts = " + ".join(_describe(need) for need in relevant if need.state == "new")
+            parts = " + ".join(_describe(demand) for demand in relevant if demand.state == "new")
             removed = f"; removing the standby deployment frees {freed}" if freed else ""
             shortages.append(
                 f"{usage.name}: {usage.used} of {usage.limit} cores are in use, and this run needs {new} more ({parts}){removed}"
@@ -105,30 +105,30 @@ def find_shortages(needs: Sequence[Need], usages: Iterable[Usage]) -> list[str]:
     return shortages
 
 
-def lacks_limit(need: Need, usages: Iterable[Usage]) -> bool:
+def lacks_limit(demand: CoreDemand, usages: Iterable[Usage]) -> bool:
     """Return whether a quota is too small for a single node, so that Azure refuses to create the cluster."""
-    cores = 0 if need.cores is None else need.cores // need.count
-    return any(usage.limit is not None and cores > usage.limit for usage in usages if _counts_for(need, usage))
+    cores = 0 if demand.cores is None else demand.cores // demand.count
+    return any(usage.limit is not None and cores > usage.limit for usage in usages if _counts_for(demand, usage))
 
 
-def describe(needs: Iterable[Need]) -> str:
+def describe(demands: Iterable[CoreDemand]) -> str:
     """Return what a run needs at its peak, per quota, as one line."""
-    by_quota: dict[str, list[Need]] = {}
-    for need in needs:
-        if need.state != "removed first":
-            by_quota.setdefault(TOTAL[True] if need.low_priority else need.family or need.size, []).append(need)
+    by_quota: dict[str, list[CoreDemand]] = {}
+    for demand in demands:
+        if demand.state != "removed first":
+            by_quota.setdefault(TOTAL[True] if demand.low_priority else demand.family or demand.size, []).append(demand)
     lines = []
     for name, group in by_quota.items():
-        cores = "?" if any(need.cores is None for need in group) else str(sum(need.cores or 0 for need in group))
-        lines.append(f"{cores} cores of {name} ({' + '.join(_describe(need) for need in group)})")
+        cores = "?" if any(demand.cores is None for demand in group) else str(sum(demand.cores or 0 for demand in group))
+        lines.append(f"{cores} cores of {name} ({' + '.join(_describe(demand) for demand in group)})")
     return ", ".join(lines)
 
 
-def _counts_for(need: Need, usage: Usage) -> bool:
-    if need.low_priority != usage.low_priority:
+def _counts_for(demand: CoreDemand, usage: Usage) -> bool:
+    if demand.low_priority != usage.low_priority:
         return False
-    return usage.name == TOTAL[usage.low_priority] or (not usage.low_priority and need.family.casefold() == usage.name.casefold())
+    return usage.name == TOTAL[usage.low_priority] or (not usage.low_priority and demand.family.casefold() == usage.name.casefold())
 
 
-def _describe(need: Need) -> str:
-    return f"{need.purpose} {need.count} × {need.size}"
+def _describe(demand: CoreDemand) -> str:
+    return f"{demand.purpose} {demand.count} × {demand.size}"

@@ -93,8 +93,10 @@ def _undo_abandoned(workspace: Workspace, endpoint: EndpointView, change: Change
     except Busy:
         raise
     except MlopsError as problem:
-        raise TrafficError(f"{reason} {_not_restored(change.was, problem)}", "deploy an earlier commit with dispatch.yml") from problem
-    console.warning(f"Run {change.run} stopped while it made {change.to} live. {reason} {_restored(change.was)}")
+        raise TrafficError(
+            f"{reason} {_describe_not_restored(change.was, problem)}", "deploy an earlier commit with dispatch.yml"
+        ) from problem
+    console.warning(f"Run {change.run} stopped while it made {change.to} live. {reason} {_describe_restored(change.was)}")
     return after
 
 
@@ -353,7 +355,7 @@ def undo(workspace: Workspace, before: EndpointView, deployment: str, *, is_pend
         except Busy:
             continue  # It changed between two requests, perhaps by one of ours, so read it again.
         except MlopsError as problem:
-            return f"{_not_restored(was, problem)} Run `mlops recover`."
+            return f"{_describe_not_restored(was, problem)} Run `mlops recover`."
     return f"The traffic of {before.name} keeps changing, so it was not restored. Run `mlops recover`."
 
 
@@ -369,14 +371,14 @@ def _try_to_undo(workspace: Workspace, endpoint: str, was: Mapping[str, int], de
     if change is None and not is_pending:
         return f"The traffic is unchanged: {live or 'none'}."
     _end(workspace, now, was)
-    return _restored(was)
+    return _describe_restored(was)
 
 
-def _restored(was: Mapping[str, int]) -> str:
+def _describe_restored(was: Mapping[str, int]) -> str:
     return f"The traffic was restored: {dict(was) or 'none'}."
 
 
-def _not_restored(was: Mapping[str, int], problem: MlopsError) -> str:
+def _describe_not_restored(was: Mapping[str, int], problem: MlopsError) -> str:
     return f"The traffic could NOT be restored to {dict(was) or 'none'}: {problem.what}"
 
 

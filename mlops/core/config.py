@@ -142,9 +142,9 @@ def _resolve(path: Path, target: str, document: _Document, overrides: Sequence[s
             _refuse_contradiction(settings, key, value, variable, path, target)
             settings = _merge(settings, {"workspace": {key: value}})
             origins[f"workspace.{key}"] = variable
-    given = [("MLOPS_SET", line) for line in environment_overrides(environment)]
-    given += [("--set", part) for text in overrides for part in split_overrides(text)]
-    for option, override in given:
+    assignments = [("MLOPS_SET", line) for line in environment_overrides(environment)]
+    assignments += [("--set", part) for text in overrides for part in split_overrides(text)]
+    for option, override in assignments:
         keys, value = parse_override(override, option)
         assigned = list(_leaves(".".join(keys), value))
         for key in assigned if not ephemeral else ():

@@ -207,12 +207,12 @@ def step(title: str) -> Iterator[None]:
     """Print a titled section, folded on GitHub, and how long it took, even if it fails."""
     start = time.monotonic()
     title = neutralize(title)
-    _print(_command("group", title) if in_github() else _styled("bold", f"▸ {title}", sys.stdout))
+    _print(_command("group", title) if in_github() else _style("bold", f"▸ {title}", sys.stdout))
     try:
         yield
     finally:
         seconds = time.monotonic() - start
-        _print(_styled("dim", f"  {title}: {seconds:.1f} s", sys.stdout))
+        _print(_style("dim", f"  {title}: {seconds:.1f} s", sys.stdout))
         if in_github():
             _print("::endgroup::")
 
@@ -272,7 +272,7 @@ def _annotate(level: str, text: str) -> None:
         _print(_command(level, text))
     else:
         color = {"notice": "cyan", "warning": "yellow", "error": "red"}[level]
-        _print(_styled(color, f"{level}: {text}", sys.stderr), file=sys.stderr)
+        _print(_style(color, f"{level}: {text}", sys.stderr), file=sys.stderr)
 
 
 def _command(name: str, text: str) -> str:
@@ -323,5 +323,5 @@ def _rich(stream: TextIO, *, colored: bool = True) -> Console:
     )  # fmt: skip
 
 
-def _styled(style: str, text: str, stream: TextIO) -> str:
+def _style(style: str, text: str, stream: TextIO) -> str:
     return _render(Text(text, style), stream) if is_terminal(stream) else text

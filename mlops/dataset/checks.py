@@ -22,7 +22,7 @@ from mlops.dataset.chunks import PARALLEL_BYTES, Chunk, map_chunks, split_file
 from mlops.dataset.conversation import Conversation, InvalidRow, Message, RetentionItem, decode, read_batches
 from mlops.dataset.conversation import lines as read_lines
 from mlops.dataset.hashes import TextHash, hash_text
-from mlops.dataset.overlap import BATCH, EvaluatedRows, LeakIndex, Leaks, Shared, resolve
+from mlops.dataset.overlap import BATCH, EvaluatedRows, LeakIndex, Leaks, Overlap, resolve
 from mlops.dataset.passages import RUN_WORDS
 from mlops.dataset.processes import keep_processes, map_items
 from mlops.dataset.repetitions import RowHashes, WholeRow
@@ -230,12 +230,12 @@ class _Closer(NamedTuple):
     """The result of reading these lines again."""
 
     hashes: list[tuple[int, WholeRow]]
-    shared: list[tuple[int, Shared]]
+    shared: list[tuple[int, Overlap]]
 
 
-def _look_again(scans: Mapping[str, _Scan], index: LeakIndex) -> list[tuple[int, Shared]]:
+def _look_again(scans: Mapping[str, _Scan], index: LeakIndex) -> list[tuple[int, Overlap]]:
     """Hash the rows that look equal in full, and return what the suspects of the training data have in common with the suites."""
-    shared: list[tuple[int, Shared]] = []
+    shared: list[tuple[int, Overlap]] = []
     equal = {split: scan.hashes.find_repeated() for split, scan in scans.items()}
     for split in EVALUATION_SPLITS:
         if split in scans and TRAINING_SPLIT in scans:
@@ -252,8 +252,8 @@ def _look_again(scans: Mapping[str, _Scan], index: LeakIndex) -> list[tuple[int,
                 hashed, searched = ({line - first for line in some if line in lines} for lines in (equal[split], scan.suspects))
                 items.append(_Lines(chunk, hashed, searched))
         parallel = sum(item.chunk.end - item.chunk.start for item in items) >= PARALLEL_BYTES
-        found = map_items(items, _look_at_lines, index if scan.suspects else None, parallel=parallel)
-        for first, part in zip(before, found, strict=True):
+        results = map_items(items, _look_at_lines, index if scan.suspects else None, parallel=parallel)
+        for first, part in zip(before, results, strict=True):
             scan.hashes.replace((first + line, row) for line, row in part.hashes)
             shared += [(first + line, row) for line, row in part.shared]
     return shared
@@ -268,12 +268,12 @@ def _look_at_lines(lines: _Lines, index: LeakIndex | None) -> _Closer:
             texts = [hash_text(message.content) for message in row.messages]
             hashes += [(line, WholeRow.of(row, texts))] if line in lines.hashed else []
             suspects += [(line, row.messages, texts)] if line in lines.searched else []
-    shared: list[tuple[int, Shared]] = []
+    shared: list[tuple[int, Overlap]] = []
     for start in range(0, len(suspects), BATCH):
         assert index is not None
         batch = suspects[start : start + BATCH]
-        found = index.find([(messages, texts) for _, messages, texts in batch])
-        shared += [(line, each) for (line, _, _), each in zip(batch, found, strict=True) if each.matches or each.passages]
+        leaks = index.find([(messages, texts) for _, messages, texts in batch])
+        shared += [(line, each) for (line, _, _), each in zip(batch, leaks, strict=True) if each.matches or each.passages]
     return _Closer(hashes, shared)
 
 

@@ -40,13 +40,13 @@ def find_files(root: Path) -> list[Path]:
         DataError: a write to the folder has not finished, or a link leads to nothing.
     """
     _check_saved_splits(root)
-    found: list[Path] = []
+    files: list[Path] = []
     visited = {root.resolve()}  # links may lead back
     folders = [(root, 0)]
     while folders:
         folder, depth = folders.pop()
         if (folder / SAVED).is_file():
-            found.append(folder)
+            files.append(folder)
             continue
         for path in sorted(folder.iterdir()):
             if path.name == "_temporary":
@@ -64,8 +64,8 @@ def find_files(root: Path) -> list[Path]:
                         f"{path} is a link to a file that doesn't exist.", "download the file (git annex get, dvc pull), or remove the link"
                     )
                 if path.is_file():
-                    found.append(path)
-    return sorted(found)
+                    files.append(path)
+    return sorted(files)
 
 
 def group_by_split(root: Path, files: Iterable[Path]) -> dict[str, list[Path]]:

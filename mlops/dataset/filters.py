@@ -50,8 +50,8 @@ class BloomFilter:
     def contains(self, hashes: Hashes) -> npt.NDArray[np.bool_]:
         """Return for each hash whether it may be in the set."""
         bits = _bits(hashes)
-        found: npt.NDArray[np.bool_] = self.elements[self._places(hashes)] & bits == bits
-        return found
+        hits: npt.NDArray[np.bool_] = self.elements[self._places(hashes)] & bits == bits
+        return hits
 
     def _places(self, hashes: Hashes) -> npt.NDArray[np.int64]:
         import numpy as np

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     Codes = npt.NDArray[np.uint8]
 
-__all__ = ["BATCH", "EvaluatedRows", "Leak", "LeakIndex", "Leaks", "Screen", "Shared", "find_leaks", "resolve"]
+__all__ = ["BATCH", "EvaluatedRows", "Leak", "LeakIndex", "Leaks", "Overlap", "Screen", "find_leaks", "resolve"]
 
 T = TypeVar("T")
 
@@ -108,7 +108,7 @@ class Leaks:
     rows: Mapping[str, int]
 
 
-class Shared(NamedTuple):
+class Overlap(NamedTuple):
     """What a training row has in common with the suites."""
 
     matches: Sequence[Match]
@@ -130,10 +130,10 @@ class _Positions:
         """Return the first position of each hash."""
         import numpy as np
 
-        wanted = np.array(hashes, dtype=np.uint64)
-        places = np.searchsorted(self._values, wanted)
+        queries = np.array(hashes, dtype=np.uint64)
+        places = np.searchsorted(self._values, queries)
         places[places == len(self._values)] = 0
-        there = (self._values[places] == wanted) & (wanted != 0) if len(self._values) else np.zeros(len(wanted), dtype=np.bool_)
+        there = (self._values[places] == queries) & (queries != 0) if len(self._values) else np.zeros(len(queries), dtype=np.bool_)
         return [int(self._order[place]) if is_there else None for place, is_there in zip(places, there, strict=True)]
 
     def find_all(self, value: int) -> list[int]:
@@ -264,7 +264,7 @@ class LeakIndex:
         texts = self._by_answer.find_all(evidence.key) if evidence.how == "answer" else [evidence.key]
         return {self._runs.questions[text] for text in texts}
 
-    def find(self, rows: Sequence[tuple[Sequence[Message], Sequence[TextHash]]]) -> Iterator[Shared]:
+    def find(self, rows: Sequence[tuple[Sequence[Message], Sequence[TextHash]]]) -> Iterator[Overlap]:
         """Yield what each training row leaks.
 
         Args:
@@ -293,13 +293,13 @@ class LeakIndex:
                     how = f"has an answer of which {part.share:.0%} (in runs of {RUN_WORDS} words) is in a training row"
                     is_whole = part.share == 1 and part.of > MAX_STOCK_WORDS - RUN_WORDS + 1
                     matches.append(Match(*self._places[index], how, None if is_whole else Evidence("runs", index), first))
-            yield Shared(matches, [(self._places[index], index, part) for index, part in owners.items()])
+            yield Overlap(matches, [(self._places[index], index, part) for index, part in owners.items()])
 
     def _find_near_copy(self, turn: _Turn) -> int | None:
         """Return the first answer to the same question that this answer is nearly equal to."""
         candidates = self._by_question.find_all(turn.question)[:_CANDIDATES] if turn.question_size >= LONG_QUESTION else []
-        found = find_similar(turn.text, self._runs.read(candidates)) if candidates else None
-        return None if found is None else candidates[found]
+        index = find_similar(turn.text, self._runs.read(candidates)) if candidates else None
+        return None if index is None else candidates[index]
 
 
 class _Stock:
@@ -364,14 +364,14 @@ def find_leaks(training: Path, suites: Mapping[str, Path]) -> Leaks:
     return resolve(index, _search(index, training), rows)
 
 
-def _search(index: LeakIndex, training: Path) -> Iterator[tuple[int, Shared]]:
+def _search(index: LeakIndex, training: Path) -> Iterator[tuple[int, Overlap]]:
     valid = ((number, row.messages) for number, row in read_jsonl(training, Conversation) if not isinstance(row, InvalidRow))
     while batch := list(islice(valid, BATCH)):
         shared = index.find([(messages, _hash_texts(messages)) for _, messages in batch])
         yield from zip((number for number, _ in batch), shared, strict=True)
 
 
-def resolve(index: LeakIndex, shared: Iterable[tuple[int, Shared]], rows: Mapping[str, int]) -> Leaks:
+def resolve(index: LeakIndex, shared: Iterable[tuple[int, Overlap]], rows: Mapping[str, int]) -> Leaks:
     """Distinguish leaks from stock phrases.
 
     Args:

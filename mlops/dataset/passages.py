@@ -143,8 +143,8 @@ class RunIndex:
             codes, words = code_words([text for texts in chosen for text in texts])
             owners = np.repeat(others, list(map(len, chosen)))
             suspects = np.concatenate([suspects, owners[owners_of(find_grams(codes, self._grams), words)]])
-        found: list[int] = np.unique(suspects).tolist()
-        return found, code_words([text for row in found for text in rows[row]])[0]
+        numbers: list[int] = np.unique(suspects).tolist()
+        return numbers, code_words([text for row in numbers for text in rows[row]])[0]
 
     def expect(self, codes: Sequence[Codes]) -> None:
         """Announce texts that will be looked up. If all of them are announced, only answers that they may contain are indexed."""
@@ -162,13 +162,13 @@ class RunIndex:
         candidates = np.flatnonzero(lookup.filter.contains(runs))
         first = np.searchsorted(lookup.runs, runs[candidates])
         hits = np.flatnonzero(lookup.runs[np.minimum(first, len(lookup.runs) - 1)] == runs[candidates]) if len(lookup.runs) else first[:0]
-        found: list[dict[int, set[int]]] = [{} for _ in rows]
+        shared: list[dict[int, set[int]]] = [{} for _ in rows]
         for hit in hits:
             run = runs[candidates[hit]]
             row = int(np.searchsorted(begin, candidates[hit], side="right")) - 1
             for owner in lookup.owners[first[hit] : np.searchsorted(lookup.runs, run, side="right")].tolist():
-                found[row].setdefault(owner, set()).add(int(run))
-        for owners in found:
+                shared[row].setdefault(owner, set()).add(int(run))
+        for owners in shared:
             yield {owner: Part(frozenset(owners[owner]), int(lookup.sizes[owner])) for owner in sorted(owners)}
 
     def read(self, answers: Sequence[int]) -> list[str]:
@@ -218,8 +218,8 @@ class RunIndex:
             answers = owners_of(find_grams(self._codes, filter_grams(np.concatenate(codes))), words)
             end = np.cumsum(words)
             codes = [self._codes[end[answer] - words[answer] : end[answer]] for answer in answers] or codes[-1:]
-        found: list[int] = answers.tolist()
-        return found
+        numbers: list[int] = answers.tolist()
+        return numbers
 
     def _write_lookup(self, answers: Sequence[int]) -> None:
         """Sort the runs of answers, and leave out those that follow :data:`STOCK_QUESTIONS` different questions in the suites."""

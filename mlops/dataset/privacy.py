@@ -112,13 +112,13 @@ def check_privacy(files: Mapping[str, Path], locate: Callable[[str, int], str]) 
     """
     findings = []
     for split, path in files.items():
-        found: dict[tuple[str, str], list[int]] = {}
+        lines_by_kind: dict[tuple[str, str], list[int]] = {}
         lines = 0
         for part, count in map_chunks(path, _search_chunk):
             for key, numbers in part.items():
-                found.setdefault(key, []).extend(lines + number for number in numbers)
+                lines_by_kind.setdefault(key, []).extend(lines + number for number in numbers)
             lines += count
-        for (rule, kind), numbers in found.items():
+        for (rule, kind), numbers in lines_by_kind.items():
             message = (
                 f"{len(numbers):,} row(s) of {split} may contain this: {kind}; this is the first one. The model may repeat it to anybody"
             )
@@ -128,7 +128,7 @@ def check_privacy(files: Mapping[str, Path], locate: Callable[[str, int], str]) 
 
 def _search_chunk(chunk: Chunk) -> tuple[dict[tuple[str, str], list[int]], int]:
     """Return rule and kind → lines, counted from the beginning of a part of a file, and its number of lines."""
-    found: dict[tuple[str, str], list[int]] = {}
+    lines_by_kind: dict[tuple[str, str], list[int]] = {}
     lines = 0
     for first, rows, _ in read_batches(chunk.path, Conversation, chunk.start, chunk.end):
         lines = first + len(rows) - 1
@@ -138,5 +138,5 @@ def _search_chunk(chunk: Chunk) -> tuple[dict[tuple[str, str], list[int]], int]:
         kinds = possible_kinds("\n".join(texts))
         for (line, _), text in zip(valid, texts if kinds else [], strict=False):
             for key in find_kinds(text, kinds):
-                found.setdefault(key, []).append(line)
-    return found, lines
+                lines_by_kind.setdefault(key, []).append(line)
+    return lines_by_kind, lines

@@ -169,7 +169,7 @@ def _read_table(path: Path, file: IO[bytes], kind: str, data: DataConfig) -> Row
         names = next(reader, [])
         if not names:
             raise DataError(f"{path} is empty.", "the first line must name the columns, for example prompt,response")
-        _refuse_doubled(names, f"{path}:{first}")
+        _refuse_duplicates(names, f"{path}:{first}")
         line = skipped + reader.line_num + 1
         for cells in reader:
             if cells:
@@ -184,7 +184,7 @@ def _read_table(path: Path, file: IO[bytes], kind: str, data: DataConfig) -> Row
     return ListRows(rows, layout.title, layout)
 
 
-def _refuse_doubled(names: Sequence[str], where: str) -> None:
+def _refuse_duplicates(names: Sequence[str], where: str) -> None:
     if doubled := next((name for name in names if name and names.count(name) > 1), None):
         raise DataError(f"{where}: column {doubled!r} appears twice.", "give every column its own name")
 
@@ -227,7 +227,7 @@ def _read_columns(path: Path, file: IO[bytes], kind: str, data: DataConfig) -> R
             reader = ipc.open_file(file) if file.read(6) == b"ARROW1" else _open_stream(file)
             schema = reader.schema
             batches = (reader.get_batch(n) for n in range(reader.num_record_batches)) if hasattr(reader, "get_batch") else iter(reader)
-        _refuse_doubled(schema.names, str(path))
+        _refuse_duplicates(schema.names, str(path))
         plain = pyarrow.schema([(field.name, _plain(field.type)) for field in schema])
         with ipc.new_file(str(copy), plain) as writer:
             for batch in batches:

@@ -46,8 +46,8 @@ def find_grams(codes: Codes, grams: BloomFilter) -> Positions:
     import numpy as np
 
     # In parts that overlap by one run, for the processor's cache.
-    found = [start + _find_grams(codes[start : start + _PART + RUN_WORDS - 1], grams) for start in range(0, len(codes), _PART)]
-    return np.unique(np.concatenate(found)) if len(found) > 1 else found[0] if found else np.empty(0, np.intp)
+    parts = [start + _find_grams(codes[start : start + _PART + RUN_WORDS - 1], grams) for start in range(0, len(codes), _PART)]
+    return np.unique(np.concatenate(parts)) if len(parts) > 1 else parts[0] if parts else np.empty(0, np.intp)
 
 
 def _find_grams(codes: Codes, grams: BloomFilter) -> Positions:
@@ -67,12 +67,12 @@ def _find_grams(codes: Codes, grams: BloomFilter) -> Positions:
         return hits
     around = hits[:, None] + np.arange(1 - _STRIDE, _STRIDE)
     inside = (around >= 0) & (around < len(every))
-    found = grams.contains(mix(every[np.where(inside, around, 0)])) & inside
-    before, after = found[:, _STRIDE - 1 :: -1], found[:, _STRIDE - 1 :]
+    is_match = grams.contains(mix(every[np.where(inside, around, 0)])) & inside
+    before, after = is_match[:, _STRIDE - 1 :: -1], is_match[:, _STRIDE - 1 :]
     # Number of consecutive matches to the left and to the right of the hit, which counts twice.
     in_a_row = np.cumprod(before, axis=1).sum(axis=1) + np.cumprod(after, axis=1).sum(axis=1) - 1
-    kept: Positions = hits[in_a_row >= _STRIDE]
-    return kept
+    runs: Positions = hits[in_a_row >= _STRIDE]
+    return runs
 
 
 def owners_of(positions: Positions, counts: Positions) -> Positions:

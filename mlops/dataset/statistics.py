@@ -18,7 +18,7 @@ def summarize(path: Path, rows: int) -> SplitStatistics:
     """Count prompts and answers by their number of words, and conversations by their number of messages.
 
     Args:
-        path: JSON Lines. Rows with errors are left out.
+        path: JSON Lines. Rows with errors are skipped.
         rows: their number.
 
     Returns:
@@ -37,7 +37,11 @@ def summarize(path: Path, rows: int) -> SplitStatistics:
         answers.update(_bin(message.content) for message in row.messages if message.role == "assistant")
         messages[len(row.messages)] += 1
     return SplitStatistics(
-        rows=rows, sampled=messages.total(), prompt_words=_sorted(prompts), answer_words=_sorted(answers), messages=_sorted(messages)
+        rows=rows,
+        sampled=messages.total(),
+        prompt_words=_sort_by_key(prompts),
+        answer_words=_sort_by_key(answers),
+        messages=_sort_by_key(messages),
     )
 
 
@@ -46,5 +50,5 @@ def _bin(text: str) -> int:
     return 1 << (len(text.split()).bit_length() - 1) if text.strip() else 0
 
 
-def _sorted(counts: Counter[int]) -> dict[int, int]:
+def _sort_by_key(counts: Counter[int]) -> dict[int, int]:
     return dict(sorted(counts.items()))

@@ -111,13 +111,13 @@ class CodedLines:
         import numpy as np
 
         parts = np.searchsorted(self._ends, words, side="right")
-        found = []
+        locations = []
         for part in np.unique(parts).tolist():
             before = self._ends[part - 1] if part else 0
             text = self._text[part * _PART : (part + 1) * _PART + 2]
             ((_, places),) = _code(text)
-            found.append(places[words[parts == part] - before] + part * _PART)
-        return np.unique(self._lines_of(np.concatenate(found))) if found else words
+            locations.append(places[words[parts == part] - before] + part * _PART)
+        return np.unique(self._lines_of(np.concatenate(locations))) if locations else words
 
     def _lines_of(self, places: Positions) -> Positions:
         import numpy as np

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from mlops.judging.statistics.percentile import percentile
 from mlops.judging.statistics.sequential import Finding, SequentialComparison, pairs_needed
 
-__all__ = ["ALPHA", "Canary", "LatencyLimit", "Measure", "Measured", "fewest_pairs"]
+__all__ = ["ALPHA", "Canary", "LatencyLimit", "Measure", "Measurement", "fewest_pairs"]
 
 ALPHA = 0.025
 """Maximum probability that a deployment worse by the margin passes, and that an equal one is stopped as worse."""
@@ -29,7 +29,7 @@ LIVE = ("usable answers to live requests", "answers to live requests in time")
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measurement:
     """The measures of one answer. All but the latency are in [0, 1], larger is better."""
 
     usable: float
@@ -95,7 +95,7 @@ class Canary:
         names = (*MEASURES, *(LIVE if live else ()))
         self._comparisons = {name: SequentialComparison(margin, ALPHA, len(names)) for name in names}
 
-    def add(self, old: Measured, new: Measured, *, live: bool = False) -> None:
+    def add(self, old: Measurement, new: Measurement, *, live: bool = False) -> None:
         """Take the answers of both deployments to one request into account, which may be a user's."""
         self.pairs += 1
         usable, in_time = LIVE if live else (MEASURES[0], MEASURES[2])

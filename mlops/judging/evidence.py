@@ -46,9 +46,9 @@ class Rows:
         return len(set(self.ids)) != len(self.ids)
 
     @functools.cached_property
-    def repeated(self) -> npt.NDArray[np.bool_]:
+    def is_copy(self) -> npt.NDArray[np.bool_]:
         """Which rows have the same input as an earlier one: shape [rows]. A copy adds no evidence."""
-        return _repeated(self.inputs)
+        return _find_copies(self.inputs)
 
     def with_column(self, name: str, values: Floats) -> Rows:
         """Return the rows with other values in a column."""
@@ -91,9 +91,9 @@ class FrozenSuite:
     most_tokens: Floats
 
     @functools.cached_property
-    def repeated(self) -> npt.NDArray[np.bool_]:
+    def is_copy(self) -> npt.NDArray[np.bool_]:
         """Which rows are copies of an earlier one: shape [rows]."""
-        return _repeated(self.contents)
+        return _find_copies(self.contents)
 
     def without(self, ids: Collection[str]) -> FrozenSuite:
         """Return the suite without these rows."""
@@ -147,7 +147,7 @@ class Evidence:
         return "base" if baseline == "champion" and self.is_first_run else baseline
 
 
-def _repeated(values: Sequence[str]) -> npt.NDArray[np.bool_]:
+def _find_copies(values: Sequence[str]) -> npt.NDArray[np.bool_]:
     seen: set[str] = set()
     # set.add returns None, so a new value is not repeated.
     return np.array([value in seen or bool(seen.add(value)) for value in values], dtype=np.bool_)  # type: ignore[func-returns-value]

@@ -39,7 +39,7 @@ def check_verdict(config: Config, run: Run, judged: Judged) -> None:
         replayed = judge(config, run)
     except (EvidenceError, SelfTestFailed) as problem:
         raise NotPromoted(f"The verdict can't be derived from the evidence: {problem.what}", problem.fix) from problem
-    differences = list(_compare("", _derived(judged), _derived(replayed)))
+    differences = list(_compare("", _select_derived_fields(judged), _select_derived_fields(replayed)))
     if differences:
         raise NotPromoted(
             f"The gate's record does not follow from the evidence, the rules and the settings: {'; '.join(differences[:3])}"
@@ -48,7 +48,7 @@ def check_verdict(config: Config, run: Run, judged: Judged) -> None:
         )
 
 
-def _derived(judged: Judged) -> dict[str, Any]:
+def _select_derived_fields(judged: Judged) -> dict[str, Any]:
     return judged.model_dump(mode="json", exclude=_NOT_DERIVED)
 
 

@@ -20,7 +20,7 @@ __all__ = ["expand", "judge_metric", "judge_rule"]
 
 
 @dataclass(frozen=True)
-class _Reported:
+class _ReportedValues:
     """The two reported values and the number of distinct rows, as far as they exist."""
 
     candidate: float | None
@@ -52,7 +52,7 @@ def judge_rule(rule: Rule, evidence: Evidence) -> Judgement:
 def judge_metric(rule: Rule, metric: Metric | None, problem: str | None, evidence: Evidence) -> Judgement:
     """Judge a rule about a metric. A ``problem`` with the evidence makes it invalid."""
     role = evidence.reference(rule)
-    reported = _reported(rule.metric, metric, evidence, role)
+    reported = _read_reported_values(rule.metric, metric, evidence, role)
     if problem is not None or metric is None:
         comparison = Comparison(Outcome.INVALID, problem or "")
         reason = f"No valid evidence: {comparison.why}."
@@ -68,7 +68,7 @@ def judge_metric(rule: Rule, metric: Metric | None, problem: str | None, evidenc
     return _judgement(rule, role, reported, comparison, reason)
 
 
-def _compare(rule: Rule, metric: Metric, role: Reference, reported: _Reported, evidence: Evidence) -> Comparison:
+def _compare(rule: Rule, metric: Metric, role: Reference, reported: _ReportedValues, evidence: Evidence) -> Comparison:
     candidate, reference, rows = reported.candidate, reported.reference, reported.rows
     assert candidate is not None  # evidence_problem has checked this and the two below
     assert rows is not None
@@ -102,11 +102,11 @@ def _reason(comparison: Comparison, requirement: str) -> str:
     return f"{opening}: {comparison.why}."
 
 
-def _reported(name: str, metric: Metric | None, evidence: Evidence, role: Reference) -> _Reported:
+def _read_reported_values(name: str, metric: Metric | None, evidence: Evidence, role: Reference) -> _ReportedValues:
     candidate, reference = evidence.models.get("candidate"), evidence.models.get(role)
     values = [model.metrics.get(name) if model is not None else None for model in (candidate, reference)]
     rows = candidate.rows.get(metric.suite) if candidate is not None and metric is not None else None
-    return _Reported(values[0], values[1], None if rows is None or metric is None else _count_distinct(metric, rows, evidence))
+    return _ReportedValues(values[0], values[1], None if rows is None or metric is None else _count_distinct(metric, rows, evidence))
 
 
 def _distance(rule: Rule, values: MetricValues | None, comparison: Comparison) -> float | None:
@@ -117,12 +117,12 @@ def _distance(rule: Rule, values: MetricValues | None, comparison: Comparison) -
 
 def _count_distinct(metric: Metric, rows: Rows, evidence: Evidence) -> int:
     """Count the rows that count for the metric, and copies of a row only once."""
-    counted = metric.selects(rows) & ~rows.repeated
+    counted = metric.selects(rows) & ~rows.is_copy
     frozen = evidence.suites.get(metric.suite)
-    return int((counted & ~frozen.repeated if frozen is not None and len(frozen.ids) == len(rows.ids) else counted).sum())
+    return int((counted & ~frozen.is_copy if frozen is not None and len(frozen.ids) == len(rows.ids) else counted).sum())
 
 
-def _judgement(rule: Rule, role: Reference, reported: _Reported, comparison: Comparison, reason: str) -> Judgement:
+def _judgement(rule: Rule, role: Reference, reported: _ReportedValues, comparison: Comparison, reason: str) -> Judgement:
     candidate, reference = reported.candidate, reported.reference
     values = MetricValues(candidate, reference) if candidate is not None and reference is not None else None
     margin = rule.margin if rule.margin_kind == "absolute" else (None if reference is None else rule.margin * abs(reference))

@@ -216,10 +216,10 @@ def _check_rows(name: str, rows: Rows, metric: Metric, frozen: FrozenSuite | Non
     if impossible := int(((rows.tokens < frozen.fewest_tokens) | (rows.tokens > frozen.most_tokens)).sum()):
         yield f"{impossible:,} rows of the {name} have numbers of tokens that the texts of the frozen {suite} suite can't have"
     counted = metric.selects(rows)
-    repeated = int((counted & (rows.repeated | frozen.repeated)).sum())
-    if repeated > MAX_REPEATED * counted.sum():
+    copies = int((counted & (rows.is_copy | frozen.is_copy)).sum())
+    if copies > MAX_REPEATED * counted.sum():
         yield (
-            f"{repeated:,} of {int(counted.sum()):,} rows of the {suite} suite repeat the input of another row, so they add no "
+            f"{copies:,} of {int(counted.sum()):,} rows of the {suite} suite repeat the input of another row, so they add no "
             "evidence: remove the copies"
         )
 

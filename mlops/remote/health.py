@@ -71,7 +71,7 @@ def _has_period(said: Sequence[str], fewest: int) -> bool:
 def _repeats_characters(answer: str) -> bool:
     """Return whether a few characters are repeated for long, as in "aaaa" or "!?!?". Numbers and horizontal rules may."""
     return any(
-        len(found[0]) >= (LONG_REPETITION if re.search(r"[^\W\d_]", found[1]) else LONGEST_RULE) for found in _REPETITION.finditer(answer)
+        len(match[0]) >= (LONG_REPETITION if re.search(r"[^\W\d_]", match[1]) else LONGEST_RULE) for match in _REPETITION.finditer(answer)
     )
 
 

@@ -99,8 +99,8 @@ def _has_passages_of_another_script(script: str, answer: str, prompt: str) -> bo
     # Latin words are part of texts in every script.
     others = _count_scripts(answer)
     letters = others.total()
-    for known in (script, "LATIN", *_count_scripts(prompt)):
-        others.pop(known, None)
+    for expected in (script, "LATIN", *_count_scripts(prompt)):
+        others.pop(expected, None)
     return others.total() >= max(MIN_OTHER_SCRIPT, OTHER_SHARE * letters)
 
 
@@ -124,12 +124,12 @@ def _is_no(language: str, prompt: str, answer: str) -> bool:
     if foreign >= max(MIN_FOREIGN_LETTERS, FOREIGN_SHARE * len(letters)):
         return True
     said, is_list = words(answer), _is_list(answer)
-    known = _count_function_words(Counter(said), language)
-    if foreign >= FEW_FOREIGN_LETTERS and len(said) >= FEW_WORDS and known < FEW_FUNCTION_WORDS * len(said) and not is_list:
+    function_words = _count_function_words(Counter(said), language)
+    if foreign >= FEW_FOREIGN_LETTERS and len(said) >= FEW_WORDS and function_words < FEW_FUNCTION_WORDS * len(said) and not is_list:
         return True
     if len(_VOWELLESS.findall(answer)) >= max(MIN_VOWELLESS, VOWELLESS_SHARE * len(said)):
         return True
-    return len(said) >= MIN_WORDS and not is_list and known < MIN_FUNCTION_SHARE * len(said)
+    return len(said) >= MIN_WORDS and not is_list and function_words < MIN_FUNCTION_SHARE * len(said)
 
 
 def _is_list(answer: str) -> bool:

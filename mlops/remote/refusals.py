@@ -112,12 +112,12 @@ _AROUND = 100
 def is_refusal(answer: str) -> bool:
     """Return whether the answer refuses to do what the question asks for."""
     text = answer.replace("’", "'").strip()
-    found = _REFUSAL.search(text[:OPENING])
-    if found is None:
+    match = _REFUSAL.search(text[:OPENING])
+    if match is None:
         return False
-    if _INEXACT.match(text, found.start()) or _IDENTITY.match(text, found.start()):
+    if _INEXACT.match(text, match.start()) or _IDENTITY.match(text, match.start()):
         return False
     return not any(
-        _CARE.search(text[max(found.end(), sign.start() - _AROUND) : sign.end() + _AROUND]) is None
-        for sign in _COMPLIANCE.finditer(text, found.end())
+        _CARE.search(text[max(match.end(), sign.start() - _AROUND) : sign.end() + _AROUND]) is None
+        for sign in _COMPLIANCE.finditer(text, match.end())
     )

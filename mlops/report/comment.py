@@ -21,7 +21,7 @@ from mlops.core.records import (
     Verdict,
 )
 from mlops.core.run import Run
-from mlops.report.decision import decision, most_changed
+from mlops.report.decision import decision, find_largest_change
 from mlops.report.markdown import (
     data_line,
     decision_list,
@@ -65,7 +65,7 @@ def text(run: Run, *, planned: bool, workflow_run: str, changes: str = "") -> st
     if judged := find_record(records, Judged):
         parts += _judgement(judged, records)
     if evaluated := find_record(records, Evaluated):
-        parts += [_folded("Metrics", metric_values(evaluated)), _samples(evaluated)]
+        parts += [_fold("Metrics", metric_values(evaluated)), _samples(evaluated)]
     parts += [_serving(records), _cost(records), _links(records, workflow_run)]
     whole = "\n\n".join(part for part in parts if part) + "\n"
     if len(whole) <= LIMIT:
@@ -77,7 +77,7 @@ def _heading(run: Run, records: Sequence[Record], *, offline: bool) -> list[str]
     judged, failure = find_record(records, Judged), run.failure()
     lines = []
     if failure is not None:
-        lines = [f"## ❌ {failure[0]} failed", _fenced(failure[1])]
+        lines = [f"## ❌ {failure[0]} failed", _fence(failure[1])]
         if judged is not None:
             lines.append(f"The gate's verdict was {judged.verdict}{', overridden' if judged.override else ''}.")
     elif judged is not None:
@@ -98,18 +98,18 @@ def _judgement(judged: Judged, records: Sequence[Record]) -> list[str]:
     warning = override_line(judged)
     bullets = [*judged.reasons, *judged.notes, self_test_line(judged.self_test)]
     parts = [f"> [!WARNING]\n> {inline(warning)}"] if warning else []
-    parts += ["\n".join(decision_list(decision(judged, records))), _most_changed(find_record(records, Evaluated))]
+    parts += ["\n".join(decision_list(decision(judged, records))), _render_largest_change(find_record(records, Evaluated))]
     parts.append("\n".join(f"- {inline(line)}" for line in bullets))
     if len(judged.judgements) <= MAX_RULES:
         return [*parts, rule_table(judged.judgements)]
     doubtful = [judgement for judgement in judged.judgements if judgement.outcome is not Outcome.SHOWN]
-    complete = _folded(f"All {len(judged.judgements)} rules, {len(doubtful)} of them not shown to hold", rule_table(judged.judgements))
+    complete = _fold(f"All {len(judged.judgements)} rules, {len(doubtful)} of them not shown to hold", rule_table(judged.judgements))
     return [*parts, *([rule_table(doubtful)] if doubtful else []), complete]
 
 
-def _most_changed(evaluated: Evaluated | None) -> str:
+def _render_largest_change(evaluated: Evaluated | None) -> str:
     """Render the question whose answers changed most, side by side."""
-    current, sample = most_changed(evaluated)
+    current, sample = find_largest_change(evaluated)
     if sample is None:
         return ""
     row = tuple(_shorten(text) for text in (sample.prompt, sample.before, sample.after))
@@ -121,7 +121,7 @@ def _samples(evaluated: Evaluated) -> str:
     current, samples = exchanges(evaluated)
     rows = [(_shorten(one.prompt), _shorten(one.before), _shorten(one.after)) for one in samples[:MAX_SAMPLES]]
     header = ("question", f"before ({current})", "after (candidate)")
-    return _folded("Sample answers, before and after", table(header, rows)) if rows else ""
+    return _fold("Sample answers, before and after", table(header, rows)) if rows else ""
 
 
 def _serving(records: Sequence[Record]) -> str:
@@ -165,11 +165,11 @@ def _links(records: Sequence[Record], workflow_run: str) -> str:
     return " · ".join(links)
 
 
-def _folded(title: str, content: str) -> str:
+def _fold(title: str, content: str) -> str:
     return f"<details><summary>{title}</summary>\n\n{content}\n\n</details>"
 
 
-def _fenced(text: str) -> str:
+def _fence(text: str) -> str:
     """Render text as a code block. The fence is longer than any run of backquotes, so that no text can end the block."""
     longest = max((len(backquotes) for backquotes in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)

@@ -11,7 +11,7 @@ from mlops.judging.wording import number, percent
 from mlops.report.markdown import find_record
 from mlops.report.samples import Exchange, exchanges
 
-__all__ = ["MAX_CHANGES", "NOTICEABLE", "decision", "describe_change", "describe_room", "find_nearest", "most_changed"]
+__all__ = ["MAX_CHANGES", "NOTICEABLE", "decision", "describe_change", "describe_room", "find_largest_change", "find_nearest"]
 
 NOTICEABLE = 0.02
 """A metric that no critical rule is about is mentioned from this relative change on."""
@@ -89,7 +89,7 @@ def describe_change(name: str, before: float, after: float) -> str:
     return f"{name} {number(before)} → {number(after)} (Δ {number(after - before)})"
 
 
-def most_changed(evaluated: Evaluated | None) -> tuple[str, Exchange | None]:
+def find_largest_change(evaluated: Evaluated | None) -> tuple[str, Exchange | None]:
     """Return the current model's role, and the question whose two answers have the least in common; None if no question has two answers."""
     current, samples = exchanges(evaluated)
     if not samples:

@@ -43,8 +43,8 @@ def what_if(before: Judged | None, now: Judged) -> str:
     """
     past = f"The gate's verdict was {before.verdict}" if before else "The gate has not judged this evaluation"
     lines = [f"{past}; under the current rules it would be {now.verdict}."]
-    lines += _wrapped(now.reasons, "-")
-    old, new = _keyed(before.judgements if before else ()), _keyed(now.judgements)
+    lines += _render_list(now.reasons, "-")
+    old, new = _key_judgements(before.judgements if before else ()), _key_judgements(now.judgements)
     lines += ["", "Rule by rule:"]
     for key in [*new, *(key for key in old if key not in new)]:
         lines += _change(old.get(key), new.get(key))
@@ -231,15 +231,15 @@ def _verdict(judged: Judged) -> list[str]:
         here = holds and not taken
         lines.append(f"  {'→' if here else ' '} {condition}: {verdict}{'' if here else (' (no)' if not taken else '')}")
         taken = taken or holds
-    lines += _wrapped(judged.reasons, "-")
-    lines += _wrapped(judged.notes, "-")
+    lines += _render_list(judged.reasons, "-")
+    lines += _render_list(judged.notes, "-")
     if warning := override_line(judged):
-        lines += _wrapped([warning], "!")
+        lines += _render_list([warning], "!")
     lines.append(f"  {self_test_line(judged.self_test)}")
     return lines
 
 
-def _keyed(judgements: Sequence[Judgement]) -> Mapping[Key, Judgement]:
+def _key_judgements(judgements: Sequence[Judgement]) -> Mapping[Key, Judgement]:
     """Key judgements by metric, baseline and number among those that share both, because a rule's text changes with its margin."""
     seen: Counter[tuple[str, str]] = Counter()
     keyed: dict[Key, Judgement] = {}
@@ -255,19 +255,19 @@ def _change(old: Judgement | None, new: Judgement | None) -> list[str]:
         assert old is not None
         return [f"  − {old.rule}: was {_outcome(old)}, no longer a rule"]
     if old is None:
-        return [f"  + {new.rule}: {_outcome(new)}, a new rule", *_wrapped([new.reason], "", 5)]
+        return [f"  + {new.rule}: {_outcome(new)}, a new rule", *_render_list([new.reason], "", 5)]
     if (old.rule, _outcome(old)) == (new.rule, _outcome(new)):
         return [f"  = {new.rule}: {_outcome(new)}"]
     renamed = "" if old.rule == new.rule else f" (was: {old.rule.removeprefix(f'{old.metric}: ')})"
     outcome = _outcome(new) if _outcome(old) == _outcome(new) else f"{_outcome(old)} → {_outcome(new)}"
-    return [f"  ~ {new.rule}{renamed}: {outcome}", *_wrapped([new.reason], "", 5)]
+    return [f"  ~ {new.rule}{renamed}: {outcome}", *_render_list([new.reason], "", 5)]
 
 
 def _outcome(judgement: Judgement) -> str:
     return judgement.outcome.value if judgement.critical else f"{judgement.outcome.value}, not critical"
 
 
-def _wrapped(texts: Iterable[str], mark: str, indent: int = 2) -> list[str]:
+def _render_list(texts: Iterable[str], mark: str, indent: int = 2) -> list[str]:
     """Return a list with a mark in front of each text."""
     text = console.columns([(mark, text) for text in texts], indent=indent, gap=1)
     return [text] if text else []

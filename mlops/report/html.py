@@ -16,7 +16,7 @@ from mlops.core.records import Evaluated, Judged, Judgement, Outcome, Prepared, 
 from mlops.core.run import Run, write_atomically
 from mlops.judging.metrics import HEADLINE
 from mlops.judging.wording import hidden_share, number
-from mlops.report.decision import decision, most_changed
+from mlops.report.decision import decision, find_largest_change
 from mlops.report.markdown import data_line, difference, find_record, meaning, override_line, roles, self_test_line
 
 __all__ = ["Chart", "Plot", "charts", "plot", "render", "write"]
@@ -69,7 +69,7 @@ def render(records: Sequence[Record]) -> str:
 
     judged, evaluated = find_record(records, Judged), find_record(records, Evaluated)
     rules = [(judgement, plot(judgement)) for judgement in judged.judgements] if judged else []
-    current, changed = most_changed(evaluated)
+    current, changed = find_largest_change(evaluated)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(resources.files("mlops.report").joinpath("report.html.jinja").read_text(encoding="utf-8"))
     return template.render(

@@ -10,7 +10,7 @@ from mlops.core.records import Deployed, Evaluated, Judged, Promoted, Record, Sm
 from mlops.core.run import Run
 from mlops.judging.metrics import HEADLINE
 from mlops.judging.wording import number
-from mlops.report.decision import decision, most_changed
+from mlops.report.decision import decision, find_largest_change
 from mlops.report.markdown import find_record, meaning, override_line, roles, self_test_line
 
 __all__ = ["screen"]
@@ -54,7 +54,7 @@ def _metrics(records: Sequence[Record]) -> str:
 
 def _sample(records: Sequence[Record]) -> str:
     """Show the question whose answers by the old and the new model have the least in common."""
-    current, sample = most_changed(find_record(records, Evaluated))
+    current, sample = find_largest_change(find_record(records, Evaluated))
     if sample is None:
         return ""
     rows = (("question", sample.prompt), (f"old ({current})", sample.before), ("new (candidate)", sample.after))

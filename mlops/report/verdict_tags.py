@@ -17,7 +17,7 @@ from mlops.core import console
 from mlops.core.records import Evaluated, Judged, Outcome, Verdict
 from mlops.judging.wording import number
 
-__all__ = ["SUITE", "VERDICT", "Past", "find_tries", "outdated", "past", "screen", "tags"]
+__all__ = ["SUITE", "VERDICT", "Past", "find_outdated", "find_tries", "past", "screen", "tags"]
 
 VERDICT = "mlops.verdict"
 """The tag of the last verdict."""
@@ -78,7 +78,7 @@ def past(runs: Mapping[str, Mapping[str, str]]) -> list[Past]:
     return sorted(decisions, key=lambda decision: decision.at, reverse=True)
 
 
-def outdated(run_tags: Mapping[str, str]) -> list[str]:
+def find_outdated(run_tags: Mapping[str, str]) -> list[str]:
     """Return the tags of a run's oldest decisions, which must be deleted to make room for one more."""
     return [f"{_DECISION}{decision.record}" for decision in past({"": run_tags})[_MAX_DECISIONS - 1 :]]
 

@@ -130,7 +130,7 @@ def test_detached_training_is_not_a_failure(capsys: pytest.CaptureFixture[str]) 
     def detach() -> int:
         raise Detached("The job goes on.")
 
-    assert stage.guarded(detach) == 0
+    assert stage.run_and_report(detach) == 0
     stderr = capsys.readouterr().err
     assert "The job goes on." in stderr
     assert "error" not in stderr

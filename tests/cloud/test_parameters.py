@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from mlops.cloud.assets import Component, ComponentInput
-from mlops.cloud.parameters import RESERVED, Resolved, resolve, text, typed
+from mlops.cloud.parameters import RESERVED, Parameters, resolve, text, typed
 from mlops.core.errors import ConfigError
 from mlops.core.settings import Scalar, TrainingConfig
 
@@ -27,11 +27,11 @@ COMPONENT = component(
 )
 
 
-def resolve_all(model: dict[str, object], settings: dict[str, Scalar], command_line: tuple[str, ...] = ()) -> Resolved:
+def resolve_all(model: dict[str, object], settings: dict[str, Scalar], command_line: tuple[str, ...] = ()) -> Parameters:
     return resolve(COMPONENT, model, TrainingConfig(parameters=settings), command_line, "cluster", 4)
 
 
-def table(result: Resolved) -> dict[str, tuple[str, str]]:
+def table(result: Parameters) -> dict[str, tuple[str, str]]:
     return {parameter.name: (parameter.value, parameter.source) for parameter in result.parameters}
 
 

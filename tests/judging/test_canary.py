@@ -7,11 +7,11 @@ import random
 import pytest
 
 from benchmarks.canary import CASES, live_cases, roll_out
-from mlops.judging.canary import Canary, LatencyLimit, Measured, fewest_pairs
+from mlops.judging.canary import Canary, LatencyLimit, Measurement, fewest_pairs
 from mlops.judging.statistics.sequential import Finding
 
 LIMIT = LatencyLimit()
-GOOD = Measured(usable=1.0, rouge_l=0.4, latency_ms=10.0)
+GOOD = Measurement(usable=1.0, rouge_l=0.4, latency_ms=10.0)
 
 
 @pytest.mark.slow
@@ -39,12 +39,12 @@ def test_95_of_100_rollouts_end_as_they_must(name: str, end: str) -> None:
 @pytest.mark.parametrize(
     ("worse", "measure"),
     [
-        (Measured(usable=0.0, rouge_l=0.4, latency_ms=10.0), "usable answers"),
-        (Measured(usable=1.0, rouge_l=0.0, latency_ms=10.0), "ROUGE-L"),
-        (Measured(usable=1.0, rouge_l=0.4, latency_ms=9000.0), "answers in time"),
+        (Measurement(usable=0.0, rouge_l=0.4, latency_ms=10.0), "usable answers"),
+        (Measurement(usable=1.0, rouge_l=0.0, latency_ms=10.0), "ROUGE-L"),
+        (Measurement(usable=1.0, rouge_l=0.4, latency_ms=9000.0), "answers in time"),
     ],
 )
-def test_each_measure_alone_stops_it(worse: Measured, measure: str) -> None:
+def test_each_measure_alone_stops_it(worse: Measurement, measure: str) -> None:
     canary = Canary(0.05, LIMIT)
     while canary.finding is Finding.OPEN and canary.pairs < 100:
         canary.add(GOOD, worse)
@@ -53,7 +53,7 @@ def test_each_measure_alone_stops_it(worse: Measured, measure: str) -> None:
 
 
 def test_without_references_the_answers_are_compared_by_the_other_measures() -> None:
-    canary, answer = Canary(0.05, LIMIT), Measured(usable=1.0, rouge_l=None, latency_ms=10.0)
+    canary, answer = Canary(0.05, LIMIT), Measurement(usable=1.0, rouge_l=None, latency_ms=10.0)
     for _ in range(fewest_pairs(0.05)):
         assert canary.finding is Finding.OPEN
         canary.add(answer, answer)
@@ -62,7 +62,7 @@ def test_without_references_the_answers_are_compared_by_the_other_measures() -> 
 
 
 def test_requests_of_users_can_stop_it_and_never_take_the_place_of_the_suite() -> None:
-    answer, bad = (Measured(usable=usable, rouge_l=None, latency_ms=10.0) for usable in (1.0, 0.0))
+    answer, bad = (Measurement(usable=usable, rouge_l=None, latency_ms=10.0) for usable in (1.0, 0.0))
 
     def compare(live: int, suite: int, worse: int = 0) -> Canary:
         canary = Canary(0.05, LIMIT, live=True)
@@ -88,7 +88,7 @@ def test_with_more_measures_each_needs_more_evidence_to_stop() -> None:
     def pairs_needed(*, live: bool) -> int:
         canary = Canary(0.05, LIMIT, live=live)
         while canary.finding is Finding.OPEN:
-            canary.add(GOOD, Measured(usable=0.0, rouge_l=0.4, latency_ms=10.0))
+            canary.add(GOOD, Measurement(usable=0.0, rouge_l=0.4, latency_ms=10.0))
         assert canary.finding is Finding.WORSE
         return canary.pairs
 
@@ -100,7 +100,7 @@ def compare_latencies(old_s: float, new_s: float, limit: LatencyLimit = LIMIT, *
     """Compare answers that differ in nothing but how long they take, which varies by up to a tenth."""
     generator, canary = random.Random(1), Canary(0.05, limit, live=live)
     for _ in range(pairs):
-        old, new = (Measured(1.0, None, 1000 * each * generator.uniform(0.9, 1.1)) for each in (old_s, new_s))
+        old, new = (Measurement(1.0, None, 1000 * each * generator.uniform(0.9, 1.1)) for each in (old_s, new_s))
         canary.add(old, new, live=live)
         if canary.finding is Finding.WORSE:
             break
@@ -133,15 +133,15 @@ def test_the_limit_of_a_pair_depends_on_the_old_answers_of_the_same_kind_before_
     ]  # fmt: skip
     canary = Canary(0.05, limit, live=True)
     # The first pair has no limit but the highest one, and users' requests say nothing about the suite's.
-    canary.add(Measured(1.0, None, 200.0), Measured(1.0, None, 8_999.0))
-    canary.add(Measured(1.0, None, 200.0), Measured(1.0, None, 8_999.0), live=True)
+    canary.add(Measurement(1.0, None, 200.0), Measurement(1.0, None, 8_999.0))
+    canary.add(Measurement(1.0, None, 200.0), Measurement(1.0, None, 8_999.0), live=True)
     assert {each.name: each.difference for each in canary.measures if "in time" in each.name} == {
         "answers in time": 0.0, "answers to live requests in time": 0.0,
     }  # fmt: skip
     assert canary.latency_limit_ms == 600.0
     # A slow answer of the old one does not raise the limit of its own pair.
-    canary.add(Measured(1.0, None, 5_000.0), Measured(1.0, None, 5_000.0))
-    canary.add(Measured(1.0, None, 100.0), Measured(1.0, None, 700.0), live=True)
+    canary.add(Measurement(1.0, None, 5_000.0), Measurement(1.0, None, 5_000.0))
+    canary.add(Measurement(1.0, None, 100.0), Measurement(1.0, None, 700.0), live=True)
     assert {each.name: each.difference for each in canary.measures if "in time" in each.name} == {
         "answers in time": 0.0, "answers to live requests in time": -0.5,
     }  # fmt: skip

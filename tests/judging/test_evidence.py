@@ -29,7 +29,7 @@ def test_rows_are_columns_in_the_order_of_their_ids() -> None:
 def test_a_suite_without_rows_has_columns_of_the_same_types() -> None:
     empty, rows = Rows.of([]), Rows.of(row for row in make_rows("base", n=3) if row["suite"] == "target")
     assert (empty.ids, empty.has_duplicates) == ((), False)
-    assert [array.dtype for array in (empty.repeated, empty.tokens)] == [array.dtype for array in (rows.repeated, rows.tokens)]
+    assert [array.dtype for array in (empty.is_copy, empty.tokens)] == [array.dtype for array in (rows.is_copy, rows.tokens)]
     for name in rows.columns:
         assert (empty.columns[name].dtype, empty.measured[name].dtype) == (rows.columns[name].dtype, rows.measured[name].dtype)
 

@@ -6,7 +6,7 @@ from typing import Any
 from mlops.core.records import Evaluated, Judged, Sample
 from mlops.core.run import Run
 from mlops.report import comment, markdown, screen
-from mlops.report.decision import decision, find_nearest, find_worse, most_changed
+from mlops.report.decision import decision, find_largest_change, find_nearest, find_worse
 from tests.support.evidence import RETENTION, make_rows, make_rule
 from tests.support.run_directories import judge_run, make_run
 
@@ -77,7 +77,7 @@ def test_the_answers_that_changed_most_are_shown(run: Run) -> None:
         "champion": evaluated.models["champion"].model_copy(update={"samples": answers("the same", "Rain is water.", "Yes, it is.")}),
         "candidate": evaluated.models["candidate"].model_copy(update={"samples": answers("the same", "xxxx xxxx", "Yes, it was.")}),
     }
-    current, changed = most_changed(evaluated.model_copy(update={"models": models}))
+    current, changed = find_largest_change(evaluated.model_copy(update={"models": models}))
     assert changed is not None
     assert (current, changed.prompt) == ("champion", "question 1")
-    assert most_changed(None) == ("base", None)
+    assert find_largest_change(None) == ("base", None)

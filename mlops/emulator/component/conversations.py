@@ -82,7 +82,7 @@ def _json_array(path: Path) -> Iterator[tuple[int, Any]]:
     yield from enumerate(rows if isinstance(rows, list) else [rows], start=1)
 
 
-def _delimited(path: Path) -> Iterator[tuple[int, Any]]:
+def _read_delimited(path: Path) -> Iterator[tuple[int, Any]]:
     csv.field_size_limit(sys.maxsize)
     with path.open(encoding="utf-8-sig", newline="") as file:
         yield from enumerate(csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ","), start=2)
@@ -99,7 +99,7 @@ def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
         raise UserError(f"{path.name} is not parquet: {problem}") from problem
 
 
-_READERS = {".jsonl": _jsonl, ".json": _json_array, ".csv": _delimited, ".tsv": _delimited, ".parquet": _parquet}
+_READERS = {".jsonl": _jsonl, ".json": _json_array, ".csv": _read_delimited, ".tsv": _read_delimited, ".parquet": _parquet}
 
 
 def _parse_text(value: Any, location: str) -> Any:

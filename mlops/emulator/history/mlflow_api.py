@@ -197,7 +197,7 @@ def _check_limits(azure: Azure, path: str, content: dict[str, Any]) -> None:
     """
     run = runstore.get(azure, str(content.get("run_id") or content.get("run_uuid") or "")) or runstore.new_document()
     try:
-        tags, parameters, metrics = _sent(path, content)
+        tags, parameters, metrics = _parse_additions(path, content)
     except (AttributeError, KeyError, TypeError):
         return  # the server says what is wrong with it
     problem = (
@@ -209,7 +209,7 @@ def _check_limits(azure: Azure, path: str, content: dict[str, Any]) -> None:
         raise limits.mlflow_fault(str(problem))
 
 
-def _sent(path: str, content: dict[str, Any]) -> tuple[dict[str, str], dict[str, str], list[str]]:
+def _parse_additions(path: str, content: dict[str, Any]) -> tuple[dict[str, str], dict[str, str], list[str]]:
     """Return what a request adds to a run: tags, parameters, and the name of each metric value."""
     if path in ("runs/create", "runs/log-batch"):
         tags, parameters, metrics = (content.get(key) or [] for key in ("tags", "params", "metrics"))
@@ -252,7 +252,7 @@ async def _update_run_history(azure: Azure, path: str, content: dict[str, Any], 
             runstore.apply_status(document, STATUSES[status])
         if path == "runs/update" and content.get("run_name"):
             document["display_name"] = content["run_name"]
-        tags, parameters, _ = _sent(path, content)
+        tags, parameters, _ = _parse_additions(path, content)
         document["tags"] |= tags
         document["parameters"] |= parameters
         if path == "runs/delete-tag":

@@ -107,7 +107,7 @@ def find_deployment_shortage(azure: Azure, key: str, instance_type: str, capacit
 
 def find_node_shortage(azure: Azure, cluster: Document, count: int) -> Shortage | None:
     """Return the quota that a run on this many nodes of a cluster would exceed now, or None. The nodes of its minimum exist already."""
-    spare = max(0, cluster["aml"]["scaleSettings"]["minNodeCount"] - _held(azure, cluster["name"]))
+    spare = max(0, cluster["aml"]["scaleSettings"]["minNodeCount"] - _count_held_nodes(azure, cluster["name"]))
     return _find_shortage(azure, cluster["priority"], _size(cluster["size"]), max(0, count - spare))
 
 
@@ -131,10 +131,10 @@ async def list_usages(azure: Azure, request: Request) -> Answer:
     usages = []
     for priority, kind in ((DEDICATED, "dedicatedCores"), (LOW_PRIORITY, "lowPriorityCores")):
         total = TOTALS[priority]
-        usages.append(_usage(azure, total, LABELS[priority], f"total{kind[0].upper()}{kind[1:]}", _used(azure, priority)))
+        usages.append(_usage(azure, total, LABELS[priority], f"total{kind[0].upper()}{kind[1:]}", _count_used_cores(azure, priority)))
         for family in families:
             limit = azure.options.quota.get(family, UNLIMITED) if priority == DEDICATED else UNLIMITED
-            usages.append(_usage(azure, family, _label(family), f"vmFamily/{kind}", _used(azure, priority, family), limit))
+            usages.append(_usage(azure, family, _label(family), f"vmFamily/{kind}", _count_used_cores(azure, priority, family), limit))
     return {"value": usages}
 
 
@@ -155,7 +155,7 @@ def _find_shortage(azure: Azure, priority: str, size: Size, instances: int, with
     requested = instances * size.cores
     for name, label in _quotas(priority, size):
         limit = azure.options.quota.get(name, UNLIMITED)
-        used = _used(azure, priority, None if name == TOTALS[priority] else size.family, without)
+        used = _count_used_cores(azure, priority, None if name == TOTALS[priority] else size.family, without)
         if limit != UNLIMITED and used + requested > limit:
             return Shortage(label, limit, used, requested)
     return None
@@ -167,12 +167,12 @@ def _quotas(priority: str, size: Size) -> list[tuple[str, str]]:
     return [(size.family, _label(size.family)), total] if priority == DEDICATED else [total]
 
 
-def _used(azure: Azure, priority: str, family: str | None = None, without: str = "") -> int:
+def _count_used_cores(azure: Azure, priority: str, family: str | None = None, without: str = "") -> int:
     """Return the cores in use, of one family or of all."""
     cores: list[tuple[Size, int]] = []
     for name, cluster in azure.store.list("compute"):
         if cluster["priority"] == priority and cluster["state"] != "Failed":
-            cores.append((_size(cluster["size"]), max(cluster["aml"]["scaleSettings"]["minNodeCount"], _held(azure, name))))
+            cores.append((_size(cluster["size"]), max(cluster["aml"]["scaleSettings"]["minNodeCount"], _count_held_nodes(azure, name))))
     if priority == DEDICATED:
         cores += [(_size(document["size"]), 1) for _, document in azure.store.list(instances.KIND) if document["running"] == "Running"]
         for key, deployment in azure.store.list("deployment"):
@@ -182,7 +182,7 @@ def _used(azure: Azure, priority: str, family: str | None = None, without: str =
     return sum(size.cores * count for size, count in cores if family in (None, size.family))
 
 
-def _held(azure: Azure, cluster: str) -> int:
+def _count_held_nodes(azure: Azure, cluster: str) -> int:
     return sum(count for name, count in azure.services.get(Nodes).held if name == cluster.lower())
 
 

@@ -44,7 +44,7 @@ async def get_discovery(azure: Azure, request: Request) -> Answer:
 
 
 def _render(azure: Azure) -> dict[str, Any]:
-    i, stored = azure.identity, _stored(azure)
+    i, stored = azure.identity, _load_workspace(azure)
     group = f"/subscriptions/{i.subscription}/resourceGroups/{i.group}/providers"
     return render_resource(
         azure.workspace_id,
@@ -121,7 +121,7 @@ def _private_endpoint(azure: Azure) -> dict[str, Any]:
     }
 
 
-def _stored(azure: Azure) -> dict[str, Any]:
+def _load_workspace(azure: Azure) -> dict[str, Any]:
     stored = azure.store.get("workspace", "self")
     assert stored is not None
     return stored

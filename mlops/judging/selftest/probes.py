@@ -71,9 +71,9 @@ class _SelfTest:
             *self._suites(),
             *self._identities(),
             *self._rules(),
-            *(self._ruined(suite) for suite in sorted({case.metric.suite for case in self.cases})),
-            *(self._regressed(suite) for suite in sorted(self.evidence.suite_digests) if self.cases),
-            *(probe for role in self.baselines for probe in (self._swapped(role), self._reversed(role))),
+            *(self._probe_ruin(suite) for suite in sorted({case.metric.suite for case in self.cases})),
+            *(self._probe_regression(suite) for suite in sorted(self.evidence.suite_digests) if self.cases),
+            *(probe for role in self.baselines for probe in (self._probe_swap(role), self._probe_reversal(role))),
             *(probe for case in self.cases if case.rule.test != "none" for probe in self._at_the_margin(case)),
         )
 
@@ -150,7 +150,7 @@ class _SelfTest:
         text = "half of the rows of every suite are copies of the others under other ids, in all models"
         copied = mutations.copy_rows(self.evidence, self.names)
         rows = copied.models["candidate"].rows
-        has_copies = {case.metric.name: bool((case.metric.selects(rows[case.metric.suite]) & rows[case.metric.suite].repeated).any())
+        has_copies = {case.metric.name: bool((case.metric.selects(rows[case.metric.suite]) & rows[case.metric.suite].is_copy).any())
                       for case in self.valid}  # fmt: skip
         probe = self._expect_invalid(
             "rows are copies of others", text, copied, applies_to=lambda case: has_copies.get(case.metric.name, True)
@@ -204,7 +204,7 @@ class _SelfTest:
             mutated = mutations.reduce_rows(self.evidence, case.metric, case.rule.min_rows - 1)
             problems.append(checks.check_outcomes(self._judge([case.rule], mutated), {Outcome.INVALID, Outcome.UNPROVEN}, 1))
         if not problems:
-            return self._not_applicable(name, mutation, expected, self.cases)
+            return self._report_not_applicable(name, mutation, expected, self.cases)
         actual = _count_rules(len(problems), "unproven or invalid")
         return _probe(name, mutation, expected, actual, "; ".join(filter(None, problems)))
 
@@ -212,7 +212,7 @@ class _SelfTest:
         """Judge all rules together, to detect a judge that lets the good ones outvote the bad one."""
         name, expected = "one rule has no valid evidence", "no PROMOTE"
         if not self.valid:
-            return self._not_applicable(name, "one judged metric value is NaN", expected, self.cases)
+            return self._report_not_applicable(name, "one judged metric value is NaN", expected, self.cases)
         metric = self.valid[0].metric.name
         decision = self._judge(self.rules, self._mutate("candidate", mutations.set_values({metric}, math.nan)))
         promoted = "the verdict is PROMOTE" if decision.verdict is Verdict.PROMOTE else ""
@@ -221,28 +221,28 @@ class _SelfTest:
 
     # Reversed evidence ----------------------------------------------------------------------------------------------------------------
 
-    def _swapped(self, role: str) -> Probe:
+    def _probe_swap(self, role: str) -> Probe:
         name, mutation = f"candidate and {role} swapped", f"the candidate is the {role}, and the {role} is the candidate"
         expected = "every difference and interval is exactly negated; a required improvement is not shown in both directions"
         cases = [case for case in self.valid if case.role == role]
         if not cases:
-            return self._not_applicable(name, mutation, expected, [case for case in self.cases if case.role == role])
+            return self._report_not_applicable(name, mutation, expected, [case for case in self.cases if case.role == role])
         decision = self._judge([case.rule for case in cases], mutations.swap_models(self.evidence, role))
         problem = checks.check_all(decision, cases, checks.check_swapped)
         return _probe(name, mutation, expected, _count_rules(len(cases), "negated"), problem)
 
-    def _reversed(self, role: str) -> Probe:
+    def _probe_reversal(self, role: str) -> Probe:
         name, mutation = f"direction reversed, against the {role}", "every rule has the opposite direction"
         expected = "differences and intervals stay the same; a required improvement is not shown in both directions"
         cases = [case for case in self.valid if case.role == role]
         if not cases:
-            return self._not_applicable(name, mutation, expected, [case for case in self.cases if case.role == role])
+            return self._report_not_applicable(name, mutation, expected, [case for case in self.cases if case.role == role])
         opposite = {"lower": "higher", "higher": "lower"}
         rules = [case.rule.model_copy(update={"direction": opposite[case.rule.direction]}) for case in cases]
         problem = checks.check_all(self._judge(rules, self.evidence), cases, checks.check_reversed)
         return _probe(name, mutation, expected, _count_rules(len(cases), "unchanged"), problem)
 
-    def _ruined(self, suite: str) -> Probe:
+    def _probe_ruin(self, suite: str) -> Probe:
         """Show that these rules can stop anything at all, since they can be written in a way that stops nothing."""
         name, mutation = (
             f"a ruined candidate: {suite} suite",
@@ -252,14 +252,14 @@ class _SelfTest:
         dependent = [case for case in self.cases if case.metric.suite == suite]
         valid = [case for case in dependent if case in self.valid]
         if not valid or suite not in self.evidence.models["candidate"].rows:
-            return self._not_applicable(name, mutation, expected, dependent)
+            return self._report_not_applicable(name, mutation, expected, dependent)
         decision = self._judge([case.rule for case in valid], mutations.ruin(self.evidence, suite, self.names))
         problem = checks.check_count(decision, len(valid)) or checks.check_consistency(decision)
         if not problem and decision.verdict is Verdict.PROMOTE:
             problem = "the verdict is PROMOTE, so these rules can't stop anything"
         return _probe(name, mutation, expected, f"{decision.verdict}", problem)
 
-    def _regressed(self, suite: str) -> Probe:
+    def _probe_regression(self, suite: str) -> Probe:
         """Show that the rules stop a candidate that is plainly worse on a suite. A suite without a rule fails this probe."""
         name = f"a worse candidate: {suite} suite"
         mutation = f"the candidate is {number(_MODERATE)} nats per token worse than every other model in each row of the {suite} suite"
@@ -270,7 +270,7 @@ class _SelfTest:
         valid = [case for case in dependent if case in self.valid]
         compared = [role for role, model in self.evidence.models.items() if suite in model.rows]
         if len(valid) < len(dependent) or "candidate" not in compared or len(compared) < 2:
-            return self._not_applicable(name, mutation, expected, dependent)
+            return self._report_not_applicable(name, mutation, expected, dependent)
         decision = self._judge([case.rule for case in valid], mutations.regress(self.evidence, suite, self.names, _MODERATE))
         problem = checks.check_count(decision, len(valid)) or checks.check_consistency(decision)
         if not problem and decision.verdict is Verdict.PROMOTE:
@@ -281,15 +281,15 @@ class _SelfTest:
 
     def _at_the_margin(self, case: RuleCase) -> list[Probe]:
         if case.has_interval and case.rule.test == "tail":
-            return [self._spoiled_rows(case)]
+            return [self._spoil_rows(case)]
         if case.has_interval:
-            return [self._planted_regression(case), self._next_to_the_margin(case)]
+            return [self._plant_regression(case), self._next_to_the_margin(case)]
         invalid = case.judgement.outcome is Outcome.INVALID
         why = "the rule has no valid evidence even without a mutation" if invalid else "these rows have no interval"
         name = f"a planted regression: {case.judgement.rule}"
         return [Probe(name=name, mutation="nothing", expected="failed", actual=why, result="not applicable")]
 
-    def _planted_regression(self, case: RuleCase) -> Probe:
+    def _plant_regression(self, case: RuleCase) -> Probe:
         """Make the candidate worse than the baseline by twice the margin or, without a margin, by twice the minimum detectable effect."""
         judgement = case.judgement
         margin, mde = case.margin(self.evidence), judgement.mde or 0.0
@@ -302,19 +302,19 @@ class _SelfTest:
             return _probe(name, mutation, expected, "", problem)
         replayed = decision.judgements[0]
         if replayed.outcome is Outcome.INVALID:
-            return _not_planted(name, mutation, expected, replayed.reason)
+            return _report_not_planted(name, mutation, expected, replayed.reason)
         beyond, detectable = checks.distance_beyond_margin(case, mutated), checks.detectable(replayed)
         problem = ""
         if replayed.outcome is Outcome.SHOWN:
             if beyond <= 0:
-                return _not_planted(name, mutation, expected, "no score can be that bad")
+                return _report_not_planted(name, mutation, expected, "no score can be that bad")
             problem = f"the rule is shown: {replayed.reason}"
         elif replayed.outcome is Outcome.UNPROVEN and beyond > detectable:
             problem = f"the rule is unproven, although it is {number(beyond)} beyond the margin and {number(detectable)} is detectable"
         actual = f"{replayed.outcome.value}, {number(beyond)} beyond the margin; {number(detectable)} is detectable"
         return _probe(name, mutation, expected, actual, problem)
 
-    def _spoiled_rows(self, case: RuleCase) -> Probe:
+    def _spoil_rows(self, case: RuleCase) -> Probe:
         """Make one row more than the rule tolerates worse."""
         allowed, rows = case.rule.max_share or 0.0, case.judgement.n or 1
         share = min(1.0, allowed + 1 / rows)
@@ -326,7 +326,7 @@ class _SelfTest:
         problem = checks.check_count(decision, 1) or checks.check_consistency(decision)
         if not problem and decision.judgements[0].outcome is Outcome.SHOWN:
             if checks.count_spoiled(case, mutated) <= allowed * rows:
-                return _not_planted(name, mutation, expected, "no score can be that bad")
+                return _report_not_planted(name, mutation, expected, "no score can be that bad")
             problem = f"the rule is shown: {decision.judgements[0].reason}"
         return _probe(name, mutation, expected, decision.judgements[0].outcome.value if decision.judgements else "", problem)
 
@@ -345,7 +345,7 @@ class _SelfTest:
         problem = ""
         if replayed.outcome is Outcome.SHOWN:
             if checks.tested_distance(case, mutated) < -2 * step:
-                return _not_planted(name, mutation, expected, "no score can be that bad")
+                return _report_not_planted(name, mutation, expected, "no score can be that bad")
             problem = f"the rule is shown: {replayed.reason}"
         return _probe(name, mutation, expected, replayed.outcome.value, problem)
 
@@ -381,12 +381,12 @@ class _SelfTest:
         dependent = [case for case in self.cases if applies_to(case) and (case.compares or side == "candidate")]
         valid = [case for case in dependent if case in self.valid]
         if not valid:
-            return self._not_applicable(name, mutation, expected, dependent)
+            return self._report_not_applicable(name, mutation, expected, dependent)
         decision = self._judge([case.rule for case in valid], mutated)
         problem = checks.check_outcomes(decision, {Outcome.INVALID}, len(valid))
         return _probe(name, mutation, expected, _count_rules(len(valid), "invalid"), problem)
 
-    def _not_applicable(self, name: str, mutation: str, expected: str, dependent: Collection[RuleCase]) -> Probe:
+    def _report_not_applicable(self, name: str, mutation: str, expected: str, dependent: Collection[RuleCase]) -> Probe:
         why = "the rules that depend on it have no valid evidence even without it" if dependent else "no critical rule depends on it"
         return Probe(name=name, mutation=mutation, expected=expected, actual=why, result="not applicable")
 
@@ -395,7 +395,7 @@ def _probe(name: str, mutation: str, expected: str, actual: str, problem: str) -
     return Probe(name=name, mutation=mutation, expected=expected, actual=problem or actual, result="missed" if problem else "detected")
 
 
-def _not_planted(name: str, mutation: str, expected: str, why: str) -> Probe:
+def _report_not_planted(name: str, mutation: str, expected: str, why: str) -> Probe:
     return Probe(name=name, mutation=mutation, expected=expected, actual=f"can't be planted: {why}", result="not applicable")
 
 

@@ -77,7 +77,7 @@ def paired_bootstrap(
         return Estimate(value, -math.inf, math.inf, error, confidence, no_evidence)
     scaled = residuals / spread
     kurtosis = float(((scaled**2) ** 2).mean())
-    pivots = _pivots(*_pooled(scaled, denominator / denominator.mean(), seed), resamples, seed)
+    pivots = _pivots(*_pool_groups(scaled, denominator / denominator.mean(), seed), resamples, seed)
     # With AVX-512, NumPy's third power of -x is not exactly that of x, negated. A product is.
     skewness = float((scaled**2 * scaled).mean()) / math.sqrt(rows)
     pivots *= (1 + (kurtosis - 1) / rows) * np.where(
@@ -118,7 +118,7 @@ def _tails(pivots: Floats, rows: int, value: float, error: float, threshold: flo
     )
 
 
-def _pooled(residuals: Floats, denominator: Floats, seed: int) -> tuple[Floats, Floats]:
+def _pool_groups(residuals: Floats, denominator: Floats, seed: int) -> tuple[Floats, Floats]:
     rows = len(residuals)
     if rows <= _GROUPS:
         return residuals, denominator

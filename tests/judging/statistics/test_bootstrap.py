@@ -176,7 +176,7 @@ def test_units_do_not_matter(rows: int) -> None:
 def test_neighboring_rows_are_not_pooled_together() -> None:
     # Rows sorted by id may also be sorted by difficulty. Sums of eight rows at random have variance 2, of eight neighbors 16.
     values = np.repeat([0.0, 1.0], 2048)
-    sums, weights = bootstrap._pooled(values, np.ones(4096), seed=1)
+    sums, weights = bootstrap._pool_groups(values, np.ones(4096), seed=1)
     assert (sums.sum(), weights.sum(), len(sums)) == (2048, 4096, 512)
     assert sums.var() == pytest.approx(2, abs=0.4)
 
