@@ -97,22 +97,22 @@ class _Opinions:
         self._settings, self._judge, self._store = settings, judge, store
         try:
             lines = [json.loads(line) for line in store.read_text(encoding="utf-8").splitlines()] if store.is_file() else []
-            self._known = {str(line["pair"]): float(line["score"]) for line in lines}
+            self._preferences = {str(line["pair"]): float(line["score"]) for line in lines}
         except (ValueError, KeyError, TypeError):
             console.warning(f"{store} can't be read, so the judge compares the answers again.")
-            self._known = {}
+            self._preferences = {}
 
     def compare(self, pairs: Sequence[Pair], what: str) -> list[float]:
         """Return the preference for each pair, and store new ones."""
         keys = [_digest(self._settings.url, self._settings.model, INSTRUCTIONS, *vars(pair).values()) for pair in pairs]
-        new = {key: pair for key, pair in zip(keys, pairs, strict=True) if key not in self._known}
+        new = {key: pair for key, pair in zip(keys, pairs, strict=True) if key not in self._preferences}
         if new:
             with console.Progress(f"{what} judged", len(new)) as progress:
                 scores = self._judge.compare(list(new.values()), lambda _: progress.advance())
-            self._known |= dict(zip(new, scores, strict=True))
-            text = "".join(json.dumps({"pair": key, "score": score}) + "\n" for key, score in self._known.items())
+            self._preferences |= dict(zip(new, scores, strict=True))
+            text = "".join(json.dumps({"pair": key, "score": score}) + "\n" for key, score in self._preferences.items())
             write_atomically(self._store, text.encode())
-        return [self._known[key] for key in keys]
+        return [self._preferences[key] for key in keys]
 
 
 def _read_conversations(suite: Path) -> dict[str, str]:
