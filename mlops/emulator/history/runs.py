@@ -13,7 +13,7 @@ from starlette.requests import Request
 from mlops.emulator.base.azure import API_HOST, LOCATION, Azure
 from mlops.emulator.base.errors import AzureFault, not_implemented, user_error
 from mlops.emulator.base.store import Document
-from mlops.emulator.history import artifacts, runstore
+from mlops.emulator.history import artifacts, definitions, runstore
 from mlops.emulator.storage import blobs
 from mlops.emulator.storage.files import Blob, walk
 from mlops.emulator.wire import limits
@@ -52,7 +52,7 @@ async def get_details(azure: Azure, request: Request) -> Answer:
     details = to_run(azure, run)
     return {name: details[name] for name in names + more} | {
         "createdTimeUtc": details["createdUtc"],
-        "runDefinition": run["job"],
+        "runDefinition": definitions.of_run(run),
         "logFiles": log_files(azure, run["name"]),
         "jobCost": None,
         "currentAttemptId": 1,
@@ -195,8 +195,8 @@ def run_data(azure: Azure, run: Document, selection: dict[str, Any]) -> dict[str
     """Return ``GetRunDataResult`` with the selected parts."""
     return {
         "runMetadata": to_run(azure, run) if selection.get("selectRunMetadata", True) else None,
-        "runDefinition": run["job"] if selection.get("selectRunDefinition") else None,
-        "jobSpecification": {"properties": run["job"]} if selection.get("selectJobSpecification") and run["job"] else None,
+        "runDefinition": definitions.of_run(run) if selection.get("selectRunDefinition") else None,
+        "jobSpecification": None,  # also for a client that selects it
         "systemSettings": None,
     }
 

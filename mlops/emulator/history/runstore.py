@@ -34,14 +34,14 @@ def now() -> str:
 def new_document(**fields: Any) -> Document:
     """Return a run's document: ``fields`` over the defaults.
 
-    ``kind`` is ``job``, ``step`` or ``mlflow``; ``job`` the resource's properties as submitted; ``error`` the error object of run history;
-    ``outputs`` name → ``{type, uri}``, and for a pipeline also the ``run`` and the ``output`` of the step that writes it. Until that step
-    starts, the URI of a pipeline's output is empty if the job names none.
+    ``kind`` is ``job``, ``step`` or ``mlflow``; ``job`` the resource's properties as submitted; ``command`` those of the command job that a
+    pipeline's step is; ``error`` the error object of run history; ``outputs`` name → ``{type, uri}``, and for a pipeline also the ``run``
+    and the ``output`` of the step that writes it. Until that step starts, the URI of a pipeline's output is empty if the job names none.
     """
     defaults: Document = {
-        "kind": "mlflow", "job": None, "display_name": "", "description": None, "parent": None, "root": None, "status": "NotStarted",
-        "tags": {}, "properties": {}, "parameters": {}, "compute": None, "nodes": 1, "inputs": {}, "outputs": {}, "error": None,
-        "hidden": False, "created": now(), "start": None, "end": None, "modified": now(), "revision": 1, "queued_reads": 0,
+        "kind": "mlflow", "job": None, "command": None, "display_name": "", "description": None, "parent": None, "root": None,
+        "status": "NotStarted", "tags": {}, "properties": {}, "parameters": {}, "compute": None, "nodes": 1, "inputs": {}, "outputs": {},
+        "error": None, "hidden": False, "created": now(), "start": None, "end": None, "modified": now(), "revision": 1, "queued_reads": 0,
     }  # fmt: skip
     return defaults | fields | {"start": now() if fields.get("status") in ACTIVE else None}
 
@@ -129,16 +129,18 @@ async def set_status(azure: Azure, name: str, status: str, error: dict[str, Any]
     with change(azure, name) as run:
         if run["status"] in TERMINAL or (run["status"] == "CancelRequested" and status not in TERMINAL):
             return
+        is_same_in_mlflow = status not in TERMINAL and _mlflow_status(run["status"]) == _mlflow_status(status)
         apply_status(run, status)
         if error is not None:
             run["error"] = error
         uuid = run["uuid"]
-    await send_status(azure, uuid, status)
+    if not is_same_in_mlflow:
+        await send_status(azure, uuid, status)
 
 
 async def send_status(azure: Azure, uuid: str, status: str) -> None:
     """Pass a status on to MLflow."""
-    update: dict[str, Any] = {"run_id": uuid, "status": MLFLOW.get(status, "SCHEDULED")}
+    update: dict[str, Any] = {"run_id": uuid, "status": _mlflow_status(status)}
     if status in TERMINAL:
         update["end_time"] = _milliseconds()
     await mlflow_server.get_server(azure).call("POST", "runs/update", update)
@@ -154,6 +156,10 @@ async def send_tags(azure: Azure, name: str, tags: dict[str, Any], display_name:
         await server.call("POST", "runs/set-tag", {"run_id": run["uuid"], "key": key, "value": str(value)})
     if display_name:
         await server.call("POST", "runs/update", {"run_id": run["uuid"], "run_name": display_name})
+
+
+def _mlflow_status(status: str) -> str:
+    return MLFLOW.get(status, "SCHEDULED")
 
 
 def _milliseconds() -> int:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from mlops.emulator.base.azure import Azure
-from mlops.emulator.base.errors import AzureFault, not_implemented, user_error
+from mlops.emulator.base.errors import AzureFault, user_error
 from mlops.emulator.base.libraries import preload_for_job, split_command
 from mlops.emulator.base.store import Document
 from mlops.emulator.history import runstore
@@ -23,7 +23,7 @@ from mlops.emulator.jobs.body import AssetInput, Filled, JobProperties, Output, 
 from mlops.emulator.jobs.environment import job_environment
 from mlops.emulator.jobs.overlay import create_overlay
 from mlops.emulator.jobs.registration import register_outputs
-from mlops.emulator.jobs.scheduler import SERVERLESS, STD_LOG, JobFailure, Worker, describe_exit
+from mlops.emulator.jobs.scheduler import SERVERLESS, STD_LOG, JobFailure, Worker, describe_exit, is_virtual_cluster, not_run
 from mlops.emulator.storage import blobs
 from mlops.emulator.wire.resources import Body
 from mlops.emulator.workspace import assets, compute, uris
@@ -97,10 +97,8 @@ def validate(azure: Azure, job: CommandProperties) -> None:
     """
     if job.limits and job.limits.timeout and job.limits.timeout_s is None:
         raise user_error(f"The time limit '{job.limits.timeout}' is not an ISO 8601 duration.")
-    if "/virtualclusters/" in (job.compute_id or "").lower():
-        raise not_implemented("jobs on virtual clusters")
     name = compute_name(job)
-    if name != SERVERLESS and compute.find(azure, name) is None:
+    if name != SERVERLESS and not is_virtual_cluster(job.compute_id) and compute.find(azure, name) is None:
         raise user_error(f"Compute {name} not found.", "NotFound", "ComputeNotFound", status=404)
     if not assets.has_environment(azure, job.environment_id):
         raise user_error(f"Environment {job.environment_id} not found.", "NotFound", "EnvironmentNotFound", status=404)
@@ -117,7 +115,7 @@ def validate(azure: Azure, job: CommandProperties) -> None:
 
 def compute_name(job: CommandProperties) -> str:
     """Return the name of the compute that a job runs on."""
-    return (job.compute_id or SERVERLESS).rpartition("/")[2]
+    return (job.compute_id or SERVERLESS).rpartition("/")[2].removeprefix("azureml:")
 
 
 async def run(worker: Worker, job: CommandProperties) -> None:
@@ -137,7 +135,8 @@ async def run(worker: Worker, job: CommandProperties) -> None:
 async def execute(worker: Worker, document: Document, job: CommandProperties) -> None:
     """Run the command of a job, or of a pipeline's node with the run ``document``. Raises as :func:`run`."""
     azure, name = worker.azure, document["name"]
-    await runstore.set_status(azure, name, "Queued")
+    if is_virtual_cluster(job.compute_id):
+        raise not_run(f"jobs on virtual clusters, such as {job.compute_id}")
     async with worker.nodes(name, compute_name(job), job.resources.instance_count):
         values = await _argument_values(worker, job, document)
         folder = _create_working_folder(azure, name, job)

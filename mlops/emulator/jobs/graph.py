@@ -1,7 +1,7 @@
 """The graph of a pipeline: its nodes, their bindings, and the order in which they can run.
 
-A node is a component of the workspace: a command, or a pipeline with a graph of its own. The service's checks are made when a pipeline is
-submitted, through all its levels.
+A node is a component of the workspace, or it decides which other nodes run. Commands, and pipelines with graphs of their own, run here;
+nodes of other types are taken as on Azure, and fail. The service's checks are made when a pipeline is submitted, through all its levels.
 """
 
 from __future__ import annotations
@@ -17,32 +17,42 @@ from mlops.emulator.base.azure import Azure
 from mlops.emulator.base.errors import AzureFault, not_implemented, user_error
 from mlops.emulator.base.store import Document
 from mlops.emulator.jobs.body import AssetInput, Filled, Input, JobProperties, LiteralInput
-from mlops.emulator.jobs.scheduler import SERVERLESS
+from mlops.emulator.jobs.scheduler import SERVERLESS, is_virtual_cluster
 from mlops.emulator.wire.resources import Body, Labels, validate_body
 from mlops.emulator.workspace import components, compute, uris
 
 __all__ = [
-    "PATHS", "Node", "Scope", "asset_names", "check", "compute_name", "find_spec", "input_value", "invalid_binding", "invalid_pipeline",
-    "literal_input", "needs", "nested_inputs", "output_bindings", "output_uri", "read_nodes", "sort",
+    "CONTROL", "KINDS", "PATHS", "Node", "Scope", "asset_names", "check", "compute_id", "compute_name", "find_spec", "input_value",
+    "invalid_binding", "invalid_pipeline", "literal_input", "needs", "nested_inputs", "output_bindings", "output_uri", "read_nodes",
+    "sort",
 ]  # fmt: skip
 
 EXPRESSION = re.compile(r"\$\{\{\s*(.*?)\s*\}\}")
 JOB_OUTPUT = re.compile(r"parent\.jobs\.(?P<node>[^.]+)\.outputs\.(?P<output>[^.]+)")
 PARENT = re.compile(r"parent\.(?P<kind>inputs|outputs)\.(?P<name>.+)")
 """A binding to the pipeline; names of grouped inputs contain dots."""
+PART = re.compile(r"^\$\{\{\s*parent\.jobs\.(?P<node>[^.}\s]+)\s*\}\}$")
 PATHS = ("uri_file", "uri_folder", "mltable", "mlflow_model", "custom_model", "triton_model")
-KINDS = ("command", "pipeline")
-"""Types of components that the emulator runs as nodes."""
+KINDS = ("command", "pipeline", "parallel", "data_transfer")
+"""Types of nodes that the emulator runs; of those that transfer data, the ones that copy."""
+CONTROL = ("if_else", "do_while", "parallel_for")
+"""Types of nodes that decide which other nodes run, and how often. A private preview; the emulator does not run them."""
+STORED = ("spark", *components.INTERNAL)
+"""Types of other nodes that the service takes, and the emulator does not run."""
+BUILT_IN = re.compile(
+    r"azureml://registries/azureml(-preview)?/components/(?P<name>(im|ex)port_data_(database|file_system))/versions/0\.0\.1"
+)
+"""Components by which the SDK reads and writes databases and other stores."""
 
 
 class Node(Body):
-    """One node. The OpenAPI leaves nodes open, and the service ignores fields that it doesn't know."""
+    """One node. The OpenAPI leaves nodes open; these are the fields that nodes of several types have."""
 
-    model_config = Body.model_config | {"alias_generator": None, "extra": "ignore"}
+    model_config = Body.model_config | {"alias_generator": None, "extra": "allow"}
 
-    name: str
+    name: str = ""
     type: str | None = None
-    component_id: str = Field(alias="componentId")
+    component_id: str = Field(default="", alias="componentId")
     compute_id: str | None = Field(default=None, alias="computeId")
     inputs: Filled[dict[str, dict[str, Any]]] = Field(default_factory=dict)
     outputs: Filled[dict[str, dict[str, Any] | str]] = Field(default_factory=dict)
@@ -52,6 +62,16 @@ class Node(Body):
     display_name: str | None = None
     tags: Filled[Labels] = Field(default_factory=dict)
     properties: Filled[Labels] = Field(default_factory=dict)
+    body: str | None = None
+    true_block: str | list[str] | None = None
+    false_block: str | list[str] | None = None
+    condition: str | bool | None = None
+
+    @property
+    def parts(self) -> set[str]:
+        """Names of the nodes that run when this one says so; what names none is left as it is."""
+        blocks = [[block] if isinstance(block, str) else block or [] for block in (self.body, self.true_block, self.false_block)]
+        return {PART.sub(r"\g<node>", part) for block in blocks for part in block} if self.type in CONTROL else set()
 
 
 @dataclass(frozen=True)
@@ -101,12 +121,13 @@ def read_nodes(nodes: Mapping[str, Document]) -> dict[str, Node]:
     """Return the nodes of one level.
 
     Raises:
-        AzureFault: 400, one is invalid; 501, one is neither a command nor a pipeline of the workspace.
+        AzureFault: 400, one is invalid; 501, it is of a type that is not known, or of a registry.
     """
     for name, sent in nodes.items():
-        if sent.get("type") not in (*KINDS, None):
-            raise not_implemented(f"the node {name} of type {sent['type']} in a pipeline: only commands and pipelines of the workspace")
-        if str(sent.get("componentId")).startswith("azureml://registries/"):
+        if sent.get("type") not in (*KINDS, *CONTROL, *STORED, None):
+            raise not_implemented(f"the node {name} of type {sent['type']} in a pipeline")
+        identifier = str(sent.get("componentId"))
+        if identifier.startswith("azureml://registries/") and not BUILT_IN.fullmatch(identifier):
             raise not_implemented(f"the node {name} in a pipeline with a component of a registry: {sent['componentId']}")
     return {name: validate_body(node, Node, f"properties.jobs.{name}.") for name, node in nodes.items()}
 
@@ -115,10 +136,14 @@ def find_spec(azure: Azure, node: Node) -> tuple[str, str, Document]:
     """Return name, version and specification of a node's component, with its inputs and outputs.
 
     Raises:
-        AzureFault: 404, it does not exist; 501, nodes of its type are not run.
+        AzureFault: 404, it does not exist; 501, nodes of its type are not known.
     """
+    if match := BUILT_IN.fullmatch(node.component_id):
+        is_import = match["name"].startswith("import")
+        ports: Document = {"inputs": {}, "outputs": {"sink": {}}} if is_import else {"inputs": {"source": {}}, "outputs": {}}
+        return match["name"], "0.0.1", {"type": "data_transfer", "task": "import_data" if is_import else "export_data"} | ports
     name, version, spec = components.find(azure, node.component_id)
-    if spec.get("type") not in KINDS:
+    if spec.get("type") not in (*KINDS, *STORED):
         raise not_implemented(f"the component of node {node.name} of type {spec.get('type')} in a pipeline")
     return name, version, spec
 
@@ -131,19 +156,19 @@ def check(azure: Azure, scope: Scope, nodes: Mapping[str, Document]) -> None:
     """
     parsed = read_nodes(nodes)
     for key, node in parsed.items():
+        for expression in _expressions(node):
+            _check_binding(azure, scope, parsed, expression)
+        if node.type in CONTROL:
+            _check_parts(key, node, parsed)
+            continue
         _, _, spec = find_spec(azure, node)
-        _check_names(key, node, spec)
+        _check_names(key, node, spec, is_part=any(key in other.parts for other in parsed.values()))
         for name, item in node.inputs.items():
             value = _text(item)
             uris.refuse_job_output(value)
             _check_text(scope, key, name, value, spec)
-        for expression in _expressions(node):
-            _check_binding(azure, scope, parsed, expression)
-        target = node.compute_id or scope.compute
-        if "/virtualclusters/" in str(target).lower():
-            raise not_implemented("jobs on virtual clusters")
-        name = compute_name(scope, node)
-        if name != SERVERLESS and compute.find(azure, name) is None:
+        target, name = compute_id(scope, node), compute_name(scope, node)
+        if name != SERVERLESS and not is_virtual_cluster(target) and compute.find(azure, name) is None:
             raise user_error(f"Compute {name} not found.", "NotFound", "ComputeNotFound", status=404)
         if spec["type"] == "pipeline":
             outputs: dict[str, str | None] = dict.fromkeys(spec["outputs"])
@@ -204,9 +229,10 @@ def asset_names(node: Node) -> dict[str, tuple[str | None, str | None]]:
     return {key: (item.get("name"), item.get("version")) for key, item in node.outputs.items() if isinstance(item, dict)}
 
 
-def needs(node: Node) -> set[str]:
-    """Return the nodes whose outputs a node reads."""
-    return {match["node"] for expression in _expressions(node) if (match := JOB_OUTPUT.fullmatch(expression))}
+def needs(nodes: Mapping[str, Node], key: str) -> set[str]:
+    """Return the nodes that a node needs: those whose outputs it reads, and the one that decides whether it runs."""
+    read = {match["node"] for expression in _expressions(nodes[key]) if (match := JOB_OUTPUT.fullmatch(expression))}
+    return read - nodes[key].parts | {name for name, other in nodes.items() if key in other.parts}
 
 
 def sort(nodes: Mapping[str, Node]) -> list[str]:
@@ -217,7 +243,7 @@ def sort(nodes: Mapping[str, Node]) -> list[str]:
     """
     ordered: list[str] = []
     while len(ordered) < len(nodes):
-        ready = [name for name, node in nodes.items() if name not in ordered and needs(node) <= set(ordered)]
+        ready = [name for name in nodes if name not in ordered and needs(nodes, name) <= set(ordered)]
         if not ready:
             rest = ", ".join(name for name in nodes if name not in ordered)
             raise invalid_pipeline(f"The jobs {rest} of the pipeline form a cycle.", "InvalidPipelineJob")
@@ -227,8 +253,12 @@ def sort(nodes: Mapping[str, Node]) -> list[str]:
 
 def compute_name(scope: Scope, node: Node) -> str:
     """Return the name of the compute that a node runs on. Clients also send it as ``…/computes/azureml:NAME``."""
-    target = scope.literal(node.compute_id or scope.compute or SERVERLESS)
-    return target.rpartition("/")[2].removeprefix("azureml:")
+    return compute_id(scope, node).rpartition("/")[2].removeprefix("azureml:")
+
+
+def compute_id(scope: Scope, node: Node) -> str:
+    """Return the id of the compute that a node runs on."""
+    return scope.literal(node.compute_id or scope.compute or SERVERLESS)
 
 
 def _asset_input(kind: str, uri: str) -> AssetInput:
@@ -245,7 +275,14 @@ def _stand_ins(spec: Document) -> dict[str, Input]:
     return {name: _asset_input(item["type"], name) for name, item in spec["inputs"].items() if item.get("type") in PATHS}
 
 
-def _check_names(key: str, node: Node, spec: Document) -> None:
+def _check_parts(key: str, node: Node, nodes: Mapping[str, Node]) -> None:
+    if not node.parts:
+        raise invalid_pipeline(f"The node {key} of type {node.type} names no node to run.", "InvalidPipelineJob")
+    if unknown := sorted(node.parts - nodes.keys()):
+        raise invalid_binding(f"parent.jobs.{unknown[0]}")
+
+
+def _check_names(key: str, node: Node, spec: Document, *, is_part: bool) -> None:
     for name in node.inputs:
         if name not in spec["inputs"]:
             raise _absent_input(key, name)
@@ -255,7 +292,8 @@ def _check_names(key: str, node: Node, spec: Document) -> None:
                 f"Invalid component job since output {name} for component job {key} does not exist.", "InvalidComponentJobOutput"
             )
     for name, item in spec["inputs"].items():
-        if name not in node.inputs and item.get("optional") != "True" and "default" not in item:
+        # What runs in a loop has inputs from there, too.
+        if name not in node.inputs and not is_part and item.get("optional") != "True" and "default" not in item:
             raise invalid_pipeline(f"Required input {name} of component job {key} has no value.", "InvalidComponentJobInput")
 
 
@@ -285,13 +323,16 @@ def _check_binding(azure: Azure, scope: Scope, nodes: Mapping[str, Node], expres
     else:
         match = JOB_OUTPUT.fullmatch(expression)
         source = nodes.get(match["node"]) if match else None
+        if source and source.type in CONTROL:
+            # A loop has the outputs of what it repeats.
+            source = next((nodes[name] for name in source.parts if name in nodes), None)
         is_known = bool(source and match and match["output"] in find_spec(azure, source)[2]["outputs"])
     if not is_known:
         raise invalid_binding(expression)
 
 
 def _expressions(node: Node) -> Iterator[str]:
-    """Return the bindings of a node's inputs and outputs."""
-    for item in (*node.inputs.values(), *node.outputs.values()):
+    """Return the bindings of a node: of its inputs and outputs, and of its condition."""
+    for item in (*node.inputs.values(), *node.outputs.values(), str(node.condition)):
         if match := EXPRESSION.fullmatch(_text(item)):
             yield match[1]

@@ -16,8 +16,9 @@ from mlops.emulator.history import runstore
 from mlops.emulator.jobs import command_jobs, graph
 from mlops.emulator.jobs.body import AssetInput, JobProperties
 from mlops.emulator.jobs.command_jobs import CommandProperties
+from mlops.emulator.jobs.node_commands import as_command
 from mlops.emulator.jobs.registration import register_outputs
-from mlops.emulator.jobs.scheduler import JobFailure, Worker
+from mlops.emulator.jobs.scheduler import JobFailure, Worker, not_run
 from mlops.emulator.jobs.steps import ExecutionLog, link_outputs, record_stages, record_status, step_properties, step_tags
 from mlops.emulator.wire.resources import validate_body
 from mlops.emulator.workspace import components, uris
@@ -33,7 +34,7 @@ def validate(azure: Azure, job: JobProperties, nodes: dict[str, Document]) -> No
     """Check that a pipeline can run.
 
     Raises:
-        AzureFault: 400 or 404, it is invalid; 501, it has a node that is neither a command nor a pipeline.
+        AzureFault: 400 or 404, it is invalid; 501, it has a node of a type that is not known.
     """
     for source in job.inputs.values():
         if isinstance(source, AssetInput):
@@ -113,7 +114,7 @@ class _Level:
         """Run the nodes. Raises as :func:`run`."""
         failed: dict[str, JobFailure] = {}
         for key in graph.sort(self._nodes):
-            missing = [needed for needed in graph.needs(self._nodes[key]) if needed not in self._outputs]
+            missing = sorted(graph.needs(self._nodes, key) - self._outputs.keys())
             if missing or (failed and not self._continues):
                 self.log.write(f"Skipping node {key}: {', '.join(missing) or 'another node'} has failed.")
                 continue
@@ -134,9 +135,12 @@ class _Level:
     async def _run_node(self, key: str, node: graph.Node) -> dict[str, str]:
         """Run a node and return the URI of each of its outputs."""
         azure, step = self._azure, str(uuid.uuid4())
+        if node.type in graph.CONTROL:
+            raise not_run(f"nodes of type {node.type}")
         name, version, spec = graph.find_spec(azure, node)
         try:
-            body = self._command_body(node, spec) if spec["type"] == "command" else None
+            command = as_command(spec, node, self._scope)
+            body = self._command_body(node, command) if command else None
         except AzureFault as refused:
             raise JobFailure("UserError", refused.message, *refused.inner) from refused
         root = runstore.get(azure, self._worker.name)
@@ -148,6 +152,7 @@ class _Level:
             kind="step",
             display_name=node.display_name or key,
             parent=self._parent,
+            command=body.model_dump(by_alias=True, exclude_none=True) if body else None,
             compute=command_jobs.compute_name(body) if body else None,
             nodes=body.resources.instance_count if body else 1,
             properties=step_properties(step, root["name"], node.component_id, name, version) | node.properties,
@@ -160,6 +165,8 @@ class _Level:
             if body:
                 link_outputs(azure, self._parent, document, graph.output_bindings(node))
                 await command_jobs.execute(self._worker, document, body)
+            elif spec["type"] != "pipeline":
+                raise not_run(f"nodes of type {spec['type']}" + (f" with the task {spec['task']}" if "task" in spec else ""))
             else:
                 await self._run_pipeline(step, node, spec)
             register_outputs(azure, step, graph.asset_names(node))
@@ -187,7 +194,9 @@ class _Level:
             if value is not None:
                 inputs[name] = value.model_dump(by_alias=True, exclude_none=True)
         environment = spec["environment"]
-        count = self._scope.literal(str((node.resources or {}).get("instance_count") or spec["resources"]["instance_count"]))
+        count = self._scope.literal(
+            str((node.resources or {}).get("instance_count") or (spec.get("resources") or {}).get("instance_count") or 1)
+        )
         distribution = node.distribution or spec.get("distribution") or {}
         kind = str(distribution.get("distribution_type") or distribution.get("type") or "")
         return validate_body(
@@ -197,7 +206,7 @@ class _Level:
                 "codeId": spec.get("code"),
                 "environmentId": environment if isinstance(environment, str) else INLINE,
                 "environmentVariables": (spec.get("environment_variables") or {}) | node.environment_variables,
-                "computeId": f"/{graph.compute_name(self._scope, node)}",
+                "computeId": graph.compute_id(self._scope, node),
                 "inputs": inputs,
                 "outputs": {
                     name: {"jobOutputType": _path_type(item), "uri": graph.output_uri(self._scope, node.outputs.get(name))}

@@ -23,8 +23,8 @@ from mlops.emulator.history import runstore
 from mlops.emulator.workspace import compute, quota
 
 __all__ = [
-    "SERVERLESS", "STD_LOG", "JobCanceled", "JobFailure", "Worker", "cancel", "describe_exit", "error_object", "is_finished", "shutdown",
-    "startup", "submit",
+    "SERVERLESS", "STD_LOG", "JobCanceled", "JobFailure", "Worker", "cancel", "describe_exit", "error_object", "is_finished",
+    "is_virtual_cluster", "not_run", "shutdown", "startup", "submit",
 ]  # fmt: skip
 
 SERVERLESS = "serverless"
@@ -136,13 +136,10 @@ class Worker:
         ticket = (object(), count)
         queue.append(ticket)
         try:
-            is_queued = False
+            await runstore.set_status(self.azure, run, "Queued")
             while sum(nodes for _, nodes in queue[: queue.index(ticket) + 1]) > self._max_nodes(name, count) or self._lacks_quota(
                 name, count
             ):
-                if not is_queued:
-                    await runstore.set_status(self.azure, run, "Queued")
-                    is_queued = True
                 await self.pause()
             self._check_storage_access(name)
             with quota.hold_nodes(self.azure, name, count):
@@ -261,6 +258,16 @@ def describe_exit(program: str, code: int, output: Path) -> str:
     tail = "\n".join(output.read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL_LINES:])
     how = f"was ended by signal {code - 128}" if code > 128 else f"exited with status code {code}"
     return f"Execution failed. User process '{program}' {how}. Please check log file '{STD_LOG}' for error details. Error: {tail}"
+
+
+def is_virtual_cluster(compute_id: str | None) -> bool:
+    """Return whether a compute is a virtual cluster, which is no resource of a workspace."""
+    return "/virtualclusters/" in (compute_id or "").lower()
+
+
+def not_run(what: str) -> JobFailure:
+    """Return the failure of what Azure takes and runs, as far as the emulator can tell, and the emulator only takes."""
+    return JobFailure("SystemError", f"The emulator does not run {what}. Azure does.", "NotImplementedByEmulator")
 
 
 def error_object(failure: JobFailure) -> dict[str, Any]:

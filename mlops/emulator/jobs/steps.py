@@ -75,14 +75,16 @@ def step_tags(step: str, pipeline: str) -> dict[str, str]:
 
 @contextlib.asynccontextmanager
 async def record_status(azure: Azure, step: str) -> AsyncIterator[None]:
-    """Record how the run of a step ends. A request of the step that is refused is a failure of the step.
+    """Record that the run of a step begins, and how it ends. A request of the step that is refused is a failure of the step.
 
     Raises:
         JobCanceled: the job was canceled.
         JobFailure: the step has failed.
     """
     try:
+        await runstore.set_status(azure, step, "Preparing")
         yield
+        await runstore.set_status(azure, step, "Finalizing")
     except JobCanceled:
         await runstore.set_status(azure, step, "Canceled")
         raise

@@ -124,7 +124,7 @@ class App:
         status = None if response is None else response.status_code
         log_request(request.method, request.url.hostname or "-", request.url.path, status, started)
         if response is not None:
-            add_headers(self.azure, request, host_role(request.url.hostname or ""), response)
+            add_headers(self.azure, request, host_role(request.url.hostname or ""), response, time.perf_counter() - started)
             await response(scope, receive, send)
 
     async def _respond(self, request: Request) -> Response | None:

@@ -21,6 +21,16 @@ JSON = "application/json"
 LIMITS = {"GET": ("reads", 12000), "HEAD": ("reads", 12000), "DELETE": ("deletes", 15000)}
 """Method → kind of request and Azure's limit for an hour; every other method is a write."""
 WRITES = ("writes", 1200)
+ALWAYS = {
+    "arm": {
+        "cache-control": "no-cache",
+        "pragma": "no-cache",
+        "expires": "-1",
+        "strict-transport-security": "max-age=31536000; includeSubDomains",
+    },
+    "api": {"strict-transport-security": "max-age=15724800; includeSubDomains; preload"},
+}
+"""Service → headers of each of its answers, whatever the status."""
 
 
 class RequestBudget:
@@ -39,13 +49,16 @@ class RequestBudget:
         return max(limit - self._used[kind], 0)
 
 
-def add_headers(azure: Azure, request: Request, host: str, response: Response) -> None:
-    """Add the headers of the service ``host`` (``arm`` or ``api``; others have none) to a response."""
+def add_headers(azure: Azure, request: Request, host: str, response: Response, seconds: float) -> None:
+    """Add the headers of the service ``host`` (``arm`` or ``api``; others have none) to a response that took so many seconds."""
     if host not in ("arm", "api"):
         return
     if response.headers.get("content-type") == JSON:
         response.headers["content-type"] = f"{JSON}; charset=utf-8"
-    response.headers.setdefault("x-ms-response-type", "error" if response.status_code >= 400 else "standard")
+    response.headers.update(ALWAYS[host] | {"x-content-type-options": "nosniff", "x-request-time": f"{seconds:.3f}"})
+    # What is absent without a word, as a compute is, is not an error.
+    is_error = response.status_code >= 400 and response.headers.get("content-length") != "0"
+    response.headers.setdefault("x-ms-response-type", "error" if is_error else "standard")
     if host == "arm":
         kind, limit = LIMITS.get(request.method, WRITES)
         correlation = request.headers.get("x-ms-correlation-request-id") or str(uuid.uuid4())

@@ -1,6 +1,6 @@
 """Components of the workspace: specifications of commands and pipelines, by name and version.
 
-Azure Machine Learning REST, ``components`` of 2022-05-01 and later. Components of every type are stored; jobs run those of type command.
+Azure Machine Learning REST, ``components`` of 2022-05-01 and later. Components of every type are stored; jobs run some of them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mlops.emulator.wire.resources import Body, Labels, validate_body
 from mlops.emulator.workspace import assets, curated
 from mlops.emulator.workspace.versions import Collection
 
-__all__ = ["ROUTES", "find"]
+__all__ = ["INTERNAL", "ROUTES", "find"]
 
 ID = re.compile(r"(?:azureml:)?/subscriptions/.*/components/(?P<name>[^/]+)/(?P<kind>versions|labels)/(?P<version>[^/]+)", re.IGNORECASE)
 SHORT = re.compile(r"azureml:(?P<name>[^/:@]+):(?P<version>[^/:@]+)")
@@ -28,8 +28,22 @@ CLIENT_FIELDS = ("_source", "compute", "experiment_name", "settings", "source_jo
 """Fields of a specification that the service does not keep."""
 ANONYMOUS = "azureml_anonymous"
 """Name of all components that a client doesn't name."""
-PARALLEL = {"retry_settings": {"max_retries": 3, "timeout": 60}, "error_threshold": -1, "logging_level": "INFO"}
-"""What the service adds to the specification of a parallel component."""
+ADDED: Document = {
+    "parallel": {"retry_settings": {"max_retries": 3, "timeout": 60}, "error_threshold": -1, "logging_level": "INFO"},
+    "CommandComponent": {"successful_return_code": "Zero"},
+    "DataTransferComponent": {"datatransfer": {"allow_overwrite": "True"}},
+}
+"""Type of a component → what the service adds to its specification."""
+INTERNAL = (
+    "AE365ExePoolComponent", "AetherBridgeComponent", "CommandComponent", "DataTransferComponent", "DistributedComponent",
+    "HDInsightComponent", "HemeraComponent", "ParallelComponent", "ScopeComponent", "StarliteComponent",
+    "ae365exepool", "aetherbridge", "hdinsight", "hemera", "scope", "starlite",
+)  # fmt: skip
+"""Types of components that only Microsoft's own users have, in the service's older and newer spelling."""
+MOUNTED = ("CommandComponent", "DistributedComponent", "ParallelComponent")
+SCOPES = ("ScopeComponent", "scope")
+LITERALS = {"string": "String", "integer": "Integer", "float": "Float", "boolean": "Boolean", "enum": "Enum"}
+"""Types of literal inputs, as the service spells them for internal types in the older spelling."""
 DISTRIBUTIONS = {"mpi": "Mpi", "pytorch": "Pytorch", "tensorflow": "TensorFlow"}
 """Type of a distribution in lower case → as the service spells it."""
 NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_\-.]{0,254}")
@@ -82,7 +96,9 @@ def _read(azure: Azure, name: str, version: str, properties: Any, existing: Docu
     own = {} if name == ANONYMOUS else {"name": name, "version": version}
     spec = _normalize(own | body.component_spec)
     if spec.get("type") == "command":
-        _check_command(azure, spec)
+        _check_task(azure, spec, "command")
+    if spec.get("type") == "parallel":
+        _check_task(azure, spec.get("task") or {}, "entry_script")
     if existing is not None:
         previous = existing["properties"]["componentSpec"]
         if changed := [field for field in IMMUTABLE if previous.get(field) != spec.get(field)]:
@@ -93,8 +109,8 @@ def _read(azure: Azure, name: str, version: str, properties: Any, existing: Docu
     return body.model_dump(by_alias=True, exclude={"description"}) | {"componentSpec": spec}
 
 
-def _check_command(azure: Azure, spec: Document) -> None:
-    for field in ("command", "environment"):
+def _check_task(azure: Azure, spec: Document, program: str) -> None:
+    for field in (program, "environment"):
         if not isinstance(spec.get(field), str | dict):
             raise user_error(f"The component has no {field}.", "BadArgument", "ArgumentInvalid", "InvalidComponentSpec")
     if isinstance(spec["environment"], str) and not assets.has_environment(azure, spec["environment"]):
@@ -105,21 +121,41 @@ def _check_command(azure: Azure, spec: Document) -> None:
 
 def _normalize(spec: Document) -> Document:
     """Return a specification as the service stores it: with its defaults, scalars as strings, without what only the SDK needs."""
-    kind = spec.get("type")
-    defaults: Document = {"version": "1", "is_deterministic": kind != "pipeline"} | (PARALLEL if kind == "parallel" else {})
+    kind = str(spec.get("type"))
+    defaults: Document = {"version": "1", "is_deterministic": kind != "pipeline"} | ADDED.get(kind, {})
     normal: Document = {key: _to_text(value) for key, value in (defaults | spec).items() if key not in CLIENT_FIELDS}
-    # How an input is read is up to the node.
-    inputs = {name: {key: value for key, value in item.items() if key != "mode"} for name, item in (normal.get("inputs") or {}).items()}
-    normal["inputs"] = {name: {"optional": "False"} | item for name, item in inputs.items()}
-    normal["outputs"] = {name: {"type": "uri_folder"} | item for name, item in (normal.get("outputs") or {}).items()}
+    normal["inputs"] = {
+        name: {"optional": "False"} | _normalize_port(kind, item, "Mount") for name, item in (normal.get("inputs") or {}).items()
+    }
+    normal["outputs"] = {
+        name: {"type": "uri_folder"} | _normalize_port(kind, item, "Upload") for name, item in (normal.get("outputs") or {}).items()
+    }
     if isinstance(distribution := normal.get("distribution"), dict) and "type" in distribution:
         normal["distribution"] = distribution | {"type": DISTRIBUTIONS.get(distribution["type"].lower(), distribution["type"])}
     if kind == "command":
         normal["resources"] = {"instance_count": "1"} | (normal.get("resources") or {})
-        name, _, version = str(normal.get("environment")).removeprefix("azureml:").partition(":")
-        if curated.has(name, version):
-            normal["environment"] = f"azureml://registries/azureml/environments/{name}/versions/{version}"
+    for task in (normal, normal.get("task")):
+        if isinstance(task, dict):
+            name, _, version = str(task.get("environment")).removeprefix("azureml:").partition(":")
+            if curated.has(name, version):
+                task["environment"] = f"azureml://registries/azureml/environments/{name}/versions/{version}"
     return normal
+
+
+def _normalize_port(component: str, port: Document, mode: str) -> Document:
+    """Return an input or output as the service stores it. How it is read or written is up to the node, except for internal types."""
+    dropped = ("mode", "datastore_mode") if component == "spark" else ("mode",)
+    normal = {key: value for key, value in port.items() if key not in dropped}
+    if component not in INTERNAL:
+        return normal
+    if component in MOUNTED and normal.get("type") == "path":
+        normal = {"datastore_mode": mode} | normal
+    if component in SCOPES and isinstance(normal.get("type"), list):
+        normal = {"is_resource": "False"} | normal
+    if normal.get("default") == "":
+        del normal["default"]
+    kind = normal.get("type")
+    return normal | ({"type": LITERALS[kind]} if component.endswith("Component") and isinstance(kind, str) and kind in LITERALS else {})
 
 
 def _to_text(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import time
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,11 @@ def test_rundata_has_outputs_once_the_run_has_completed(emulator: Emulator, ml: 
     assert answer["values"] == {
         assets[name]: {"uri": f"{stores}/{uri}", "type": "UriFolder", "legacyDatasetType": None} for name, uri in uris.items()
     }
-    assert "Command" in str(data.run_definition)
+    definition = ast.literal_eval(data.run_definition)
+    assert (definition["command"], definition["target"], definition["nodeCount"]) == ("echo x > DatasetOutputConfig:out/x", "serverless", 1)
+    location = definition["outputData"]["out"]["outputLocation"]
+    assert location["uri"] == {"path": f"azureml://datastores/workspaceblobstore/paths/azureml/{good}/out/", "isFile": False}
+    assert data.job_specification is None
     assert not ml.jobs._runs_operations.get_run_data(bad).run_metadata.outputs
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,14 @@ def test_nodes_run_in_the_order_of_their_graph(emulator: Emulator, ml: Any) -> N
     assert written.read_text() == "one-two"
     output = ml.jobs._runs_operations.get_run_data(job.name).run_metadata.outputs["joined"]
     assert output.asset_id.endswith(f"/data/azureml_{children[0].name}_output_data_folder/versions/1")
+    definitions = [ast.literal_eval(ml.jobs._runs_operations.get_run_data(name).run_definition) for name in (job.name, children[1].name)]
+    assert (definitions[0]["JobType"], definitions[0]["Jobs"].keys()) == ("Pipeline", {"first", "second", "both"})
+    assert (
+        definitions[0]["OutputBindings"]["joined"] | {"JobOutputType": 3, "Mode": "ReadWriteMount"}
+        == definitions[0]["OutputBindings"]["joined"]
+    )
+    assert definitions[1]["command"] == "printf '%s' one > DatasetOutputConfig:folder/text.txt"
+    assert definitions[1]["environmentVariables"] == {"AZUREML_PARAMETER_Node_Count": "1", "AZUREML_PARAMETER_text": "one"}
     assert [(child.display_name, child.status) for child in children] == [(name, "Completed") for name in ("both", "first", "second")]
 
 
@@ -267,6 +276,66 @@ class TestRefused:
         properties = nodes | {"jobs": nodes["jobs"] | {node: nodes["jobs"][node] | change}}
         answer = put(emulator, credential, "refused", properties)
         assert (answer.status_code, text in answer.json()["error"]["message"]) == (status, True), answer.text
+
+
+class TestTakenOnly:
+    """What Azure takes and the emulator does not run: the job is created, and fails where it would be needed."""
+
+    def test_nodes_of_other_types(self, emulator: Emulator, credential: Any, ml: Any) -> None:
+        written = ml.components.create_or_update(write())
+        ports = {"inputs": {"data": {"type": "uri_folder"}}, "outputs": {"folder": {"type": "uri_folder"}}}
+        spec = {"name": "sparkling", "version": "1", "type": "spark", "entry": {"file": "wordcount.py"}, "args": "x"} | ports
+        assert put_component(emulator, "1", spec, name="sparkling").status_code == 201
+        sparkling = arm_id(emulator.azure, "components", "sparkling", "versions", "1")
+        builtin = "azureml://registries/azureml/components/import_data_database/versions/0.0.1"
+
+        def read(node: str) -> dict[str, Any]:
+            return {"data": {"job_input_type": "literal", "value": f"${{{{parent.jobs.{node}.outputs.folder}}}}"}}
+
+        nodes = {
+            "first": {"name": "first", "type": "command", "componentId": written.id},
+            "spark": {"name": "spark", "type": "spark", "componentId": sparkling, "inputs": read("first")},
+            "import": {"name": "import", "type": "data_transfer", "task": "import_data", "componentId": builtin},
+            "body": {"name": "body", "type": "command", "componentId": written.id},
+            "loop": {"type": "parallel_for", "body": "${{parent.jobs.body}}", "items": '[{"text": 1}, {"text": 2}]'},
+            "after": {"name": "after", "type": "spark", "componentId": sparkling, "inputs": read("loop")},
+            "if": {"type": "if_else", "condition": True, "true_block": ["${{parent.jobs.chosen}}"]},
+            "chosen": {"name": "chosen", "type": "command", "componentId": written.id},
+            "while": {
+                "type": "do_while",
+                "condition": "${{parent.jobs.again.outputs.folder}}",
+                "body": "${{parent.jobs.again}}",
+                "mapping": {"folder": ["text"]},
+                "limits": {"max_iteration_count": 2},
+            },
+            "again": {"name": "again", "type": "command", "componentId": written.id},
+        }
+        properties = {"jobType": "Pipeline", "jobs": nodes, "settings": {"default_compute": "serverless"}}
+        answer = put(emulator, credential, "other-types", properties)
+        assert (answer.status_code, answer.json()["properties"]["jobs"]) == (201, nodes), answer.text
+        assert wait_for_job(ml, "other-types").status == "Failed"
+        children = {child.display_name: child.status for child in ml.jobs.list(parent_job_name="other-types")}
+        assert children == {"first": "Completed", "spark": "Failed", "import": "Failed"}
+        error = ml.jobs._runs_operations.get_run_details("other-types").error.error
+        assert "Failed nodes: /import, /loop, /if, /while, /spark." in error.message
+        assert "The emulator does not run nodes of type data_transfer with the task import_data. Azure does." in error.message
+        assert error.inner_error.code == "NotImplementedByEmulator"
+        log = (uris.output_path(emulator.azure, "other-types", "artifacts") / "logs" / "azureml" / "executionlogs.txt").read_text()
+        assert "Node spark has failed: The emulator does not run nodes of type spark. Azure does." in log
+        for change, text in (({"body": "${{parent.jobs.none}}"}, "Invalid expression parent.jobs.none"), ({"body": None}, "names no node")):
+            refused = put(emulator, credential, "refused", properties | {"jobs": nodes | {"loop": nodes["loop"] | change}})
+            assert (refused.status_code, text in refused.json()["error"]["message"]) == (400, True), refused.text
+
+    def test_virtual_clusters(self, emulator: Emulator, credential: Any, ml: Any) -> None:
+        cluster = "/subscriptions/s/resourceGroups/g/providers/Microsoft.MachineLearningServices/virtualclusters/vc"
+        job = {"jobType": "Command", "command": "true", "environmentId": ENVIRONMENT, "computeId": cluster}
+        node = {"name": "node", "type": "command", "componentId": ml.components.create_or_update(write()).id}
+        pipeline_job = {"jobType": "Pipeline", "jobs": {"node": node}, "settings": {"default_compute": cluster}}
+        for name, properties in (("on-a-virtual-cluster", job), ("pipeline-on-a-virtual-cluster", pipeline_job)):
+            assert put(emulator, credential, name, properties).status_code == 201
+            assert wait_for_job(ml, name).status == "Failed"
+            message = ml.jobs._runs_operations.get_run_details(name).error.error.message
+            assert f"The emulator does not run jobs on virtual clusters, such as {cluster}. Azure does." in message
 
 
 def test_a_data_asset_is_an_input(emulator: Emulator, ml: Any, tmp_path: Path) -> None:

@@ -9,13 +9,20 @@ from typing import Any
 import pytest
 import requests
 
-from mlops.emulator.base.azure import LOCATION
+from mlops.emulator.base.azure import API_HOST, LOCATION
 from mlops.emulator.base.errors import AzureFault
+from mlops.emulator.base.faults import FAULTS
 from mlops.emulator.identity.entra import MANAGEMENT, issue
 from mlops.emulator.server import Emulator
 from mlops.emulator.wire import operations
 
 Get = Callable[[str], requests.Response]
+RECORDED = (
+    "cache-control", "content-type", "date", "expires", "pragma", "strict-transport-security", "x-content-type-options",
+    "x-ms-correlation-request-id", "x-ms-ratelimit-remaining-subscription-reads", "x-ms-response-type", "x-ms-routing-request-id",
+    "x-request-time",
+)  # fmt: skip
+"""Headers of every recorded answer to a GET, errors included."""
 
 
 @pytest.fixture
@@ -97,5 +104,27 @@ class TestHeaders:
         remaining = [int(answer.headers["x-ms-ratelimit-remaining-subscription-reads"]) for answer in answers]
         assert remaining[1] < remaining[0] < 12000
 
-    def test_of_an_error(self, emulator: Emulator, get: Get) -> None:
-        assert get(emulator.azure.workspace_id + "/jobs/nothing").headers["x-ms-response-type"] == "error"
+    @pytest.mark.parametrize(
+        ("path", "status"),
+        [
+            ("", 200), ("/jobs/nothing", 404), ("/schedules", 501), ("/jobs", 403), ("/jobs", 429), ("/jobs", 500), ("/jobs", 503),
+        ],
+    )  # fmt: skip
+    def test_of_each_status(self, emulator: Emulator, get: Get, path: str, status: int) -> None:
+        if str(status) in FAULTS:
+            emulator.azure.faults.add(f"{status}@arm GET {emulator.azure.workspace_id}{path}")
+        answer = get(emulator.azure.workspace_id + path)
+        assert (answer.status_code, answer.headers["x-ms-response-type"]) == (status, "standard" if status == 200 else "error")
+        assert set(RECORDED) <= {name.lower() for name in answer.headers}
+        assert status == 200 or {"code", "message"} <= answer.json()["error"].keys()
+
+    def test_of_an_absent_compute(self, emulator: Emulator, get: Get) -> None:
+        answer = get(emulator.azure.workspace_id + "/computes/nothing")
+        assert (answer.status_code, answer.content, answer.headers["x-ms-response-type"]) == (404, b"", "standard")
+
+    def test_of_the_data_plane(self, emulator: Emulator, environment: object) -> None:
+        url = f"https://{API_HOST}/history/v1.0{emulator.azure.workspace_id}/runs/nothing"
+        answer = requests.get(url, headers={"Authorization": f"Bearer {issue(emulator.azure, MANAGEMENT)}"}, timeout=30)
+        assert (answer.status_code, answer.headers["x-ms-response-type"]) == (404, "error")
+        assert answer.headers["strict-transport-security"] == "max-age=15724800; includeSubDomains; preload"
+        assert "x-ms-correlation-request-id" not in answer.headers

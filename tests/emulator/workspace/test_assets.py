@@ -215,9 +215,41 @@ class TestComponents:
         }
 
     def test_a_parallel_component_is_retried_and_logged(self, send: Send) -> None:
-        spec = self.stored_spec(send, "parallel", {"type": "parallel", "error_threshold": 5})
+        task = {"entry_script": "score.py", "environment": "azureml:AzureML-sklearn-1.0-ubuntu20.04-py38-cpu:33"}
+        spec = self.stored_spec(send, "parallel", {"type": "parallel", "error_threshold": 5, "task": task})
         assert (spec["error_threshold"], spec["logging_level"]) == ("5", "INFO")
         assert spec["retry_settings"] == {"max_retries": "3", "timeout": "60"}
+        environment = "azureml://registries/azureml/environments/AzureML-sklearn-1.0-ubuntu20.04-py38-cpu/versions/33"
+        assert spec["task"] == {"entry_script": "score.py", "environment": environment}
+        answer = send("PUT", "components", "p", "versions", "1", properties={"componentSpec": {"type": "parallel", "task": {}}})
+        assert (answer.status_code, "no entry_script" in answer.text) == (400, True)
+
+    @pytest.mark.parametrize(
+        ("kind", "given", "expected"),
+        [
+            ("CommandComponent", {"type": "string"}, {"type": "String"}),
+            ("ParallelComponent", {"type": "path"}, {"type": "path", "datastore_mode": "Mount"}),
+            ("HDInsightComponent", {"type": "path"}, {"type": "path"}),
+            ("ScopeComponent", {"type": ["AnyFile", "AnyDirectory"]}, {"type": ["AnyFile", "AnyDirectory"], "is_resource": "False"}),
+            ("AE365ExePoolComponent", {"type": "enum", "default": ""}, {"type": "Enum"}),
+            ("ae365exepool", {"type": "enum", "default": ""}, {"type": "enum"}),
+            ("spark", {"type": "path", "datastore_mode": "hdfs"}, {"type": "path"}),
+            ("command", {"type": "string", "default": "", "mode": "direct"}, {"type": "string", "default": ""}),
+        ],
+    )
+    def test_inputs_of_each_type(self, send: Send, kind: str, given: dict[str, Any], expected: dict[str, Any]) -> None:
+        task = {"command": "x", "environment": "azureml://registries/azureml/environments/e/versions/1"} if kind == "command" else {}
+        spec = self.stored_spec(send, f"inputs-{kind}", {"type": kind, "inputs": {"in": given}} | task)
+        assert spec["inputs"]["in"] == expected | {"optional": "False"}
+
+    def test_outputs_and_additions_of_internal_types(self, send: Send) -> None:
+        for kind, outputs, added in (
+            ("CommandComponent", {"datastore_mode": "Upload"}, {"successful_return_code": "Zero"}),
+            ("DataTransferComponent", {}, {"datatransfer": {"allow_overwrite": "True"}}),
+        ):
+            spec = self.stored_spec(send, f"outputs-{kind}", {"type": kind, "outputs": {"out": {"type": "path", "mode": "upload"}}})
+            assert spec["outputs"]["out"] == outputs | {"type": "path"}
+            assert spec | added == spec
 
     def test_the_nodes_of_a_pipeline_are_not_shown(self, send: Send) -> None:
         spec: dict[str, Any] = {"type": "pipeline", "jobs": {"a": {"type": "command"}}, "outputs": {"out": {}}, "sourceJobId": None}

@@ -53,8 +53,9 @@ class CallScorer:
         """Return the response, and a remark for the log."""
         if self._pending >= self._limit:
             return PlainTextResponse("Too many requests are waiting for the model.", status_code=429), ""
-        if (too_long := _check_request_ids(headers)) is not None:
-            return too_long, ""
+        ids, too_long = _read_ids(headers)
+        if too_long:
+            return _add_headers(_message(431, f"{too_long} must not exceed {MAX_REQUEST_ID} characters"), ids), ""
         self._pending += 1
         task = asyncio.create_task(self._run(body, headers))
         task.add_done_callback(self._end)
@@ -63,8 +64,7 @@ class CallScorer:
             response = await asyncio.wait_for(asyncio.shield(task), self._timeout_s)
         except TimeoutError:
             return PlainTextResponse(f"No answer within {self._timeout_s * 1000:.0f} ms.", status_code=408), ""
-        response.headers.update({"x-ms-server-version": SERVER_VERSION, **_request_ids(headers)})
-        return response, ""
+        return _add_headers(response, ids), ""
 
     async def _run(self, body: bytes, headers: Mapping[str, str]) -> Response:
         async with self._slots:
@@ -98,20 +98,26 @@ def _without_exit(call: Call, body: bytes, headers: Mapping[str, str]) -> Any:
         raise RuntimeError(f"The script exits with {problem.code}.") from problem
 
 
-def _request_ids(headers: Mapping[str, str]) -> dict[str, str]:
-    """Return the identifiers that a response repeats. The older name of the client's comes first, if only one is sent."""
+def _read_ids(headers: Mapping[str, str]) -> tuple[dict[str, str], str]:
+    """Return the identifiers that a response repeats, and the names of those that are too long, which it doesn't repeat.
+
+    The older name of the client's comes first, if only one is sent.
+    """
+    trace = {"TraceId": headers["traceid"]} if "traceid" in headers else {}
     request = headers.get("x-request-id") or str(uuid.uuid4())
+    if len(request) > MAX_REQUEST_ID:
+        return trace, "x-request-id"
+    ids = trace | {"x-request-id": request}
     old = headers.get("x-ms-request-id", "")
     client = headers.get("x-ms-client-request-id", "") or old
-    ids = {"x-request-id": request, "x-ms-request-id": old or client or request}
-    return ids | ({"x-ms-client-request-id": client} if client else {})
+    if max(len(old), len(client)) > MAX_REQUEST_ID:
+        return ids, "x-ms-request-id and x-ms-client-request-id"
+    return ids | {"x-ms-request-id": old or client or request} | ({"x-ms-client-request-id": client} if client else {}), ""
 
 
-def _check_request_ids(headers: Mapping[str, str]) -> Response | None:
-    for names in (("x-request-id",), ("x-ms-request-id", "x-ms-client-request-id")):
-        if any(len(headers.get(name, "")) > MAX_REQUEST_ID for name in names):
-            return _message(431, f"{' and '.join(names)} must not exceed {MAX_REQUEST_ID} characters")
-    return None
+def _add_headers(response: Response, ids: Mapping[str, str]) -> Response:
+    response.headers.update({"x-ms-server-version": SERVER_VERSION, **ids})
+    return response
 
 
 def _message(status: int, text: str, *, failed: bool = False) -> Response:
