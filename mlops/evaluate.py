@@ -234,11 +234,14 @@ def _collect_preferences(
 
 def _store_rows(run: Run, role: str, scored: ScoringOutput, preferences: Preferences) -> FileDigest:
     path = run.path("evaluate", f"{role}.jsonl")
-    opinions = preferences.by_role.get(role, {})
-    if not opinions:
+    preferences_by_row = preferences.by_role.get(role, {})
+    if not preferences_by_row:
         shutil.copyfile(scored.folder / "scores.jsonl", path)
     else:
-        rows = (row | ({COLUMN: opinions[row["id"]]} if row["suite"] == "target" and row["id"] in opinions else {}) for row in scored.rows)
+        rows = (
+            row | ({COLUMN: preferences_by_row[row["id"]]} if row["suite"] == "target" and row["id"] in preferences_by_row else {})
+            for row in scored.rows
+        )
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return run.describe_file(path, len(scored.rows))
 

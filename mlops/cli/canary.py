@@ -163,14 +163,14 @@ class Rollout:
             )
             return CollectedRequests((), 0)
         collected = read_requests(self._workspace.outputs, self._endpoint.name, old, count, {digest(payload) for payload in own})
-        passed_over = f" {collected.unreadable} lines could not be read." if collected.unreadable else ""
+        unreadable = f" {collected.unreadable} lines could not be read." if collected.unreadable else ""
         if not collected.payloads:
             raise CanaryStopped(
-                f"{old} collects its requests, but none of a user is in the workspace's storage.{passed_over} {self._unchanged_message}",
+                f"{old} collects its requests, but none of a user is in the workspace's storage.{unreadable} {self._unchanged_message}",
                 "wait until users have sent requests, or set promotion.live_requests = 0 in pipeline.toml",
             )
         if len(collected.payloads) < count:
-            console.notice(f"Only {len(collected.payloads)} of {count} requests of users are compared: {old} has no more.{passed_over}")
+            console.notice(f"Only {len(collected.payloads)} of {count} requests of users are compared: {old} has no more.{unreadable}")
         return collected
 
     def _ask(self, request: Question | Mapping[str, Any]) -> None:

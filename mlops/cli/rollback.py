@@ -100,20 +100,21 @@ def rollback(config: Config, workspace: Workspace, to: str = "") -> dict[str, An
 def _find_deployment(workspace: Workspace, endpoint: EndpointView, to: str) -> DeploymentView | None:
     """Return the deployment to go back to, or None if there is none, so that its model has to be deployed again."""
     if not to:
-        named = _find_previous(workspace, endpoint)
-    elif ":" in to or "/" in to or (named := workspace.endpoints.find_deployment(endpoint.name, to)) is None:
-        named = _find_server(workspace, endpoint, _find_model(workspace, endpoint, to))
-    elif reason := _reason_against_deployment(workspace, named):
+        deployment = _find_previous(workspace, endpoint)
+    elif ":" in to or "/" in to or (deployment := workspace.endpoints.find_deployment(endpoint.name, to)) is None:
+        deployment = _find_server(workspace, endpoint, _find_model(workspace, endpoint, to))
+    elif reason := _reason_against_deployment(workspace, deployment):
         raise TrafficError(
-            f"Endpoint {endpoint.name} can't be rolled back to {named.name}: {reason}. {_unchanged_message(endpoint)}",
+            f"Endpoint {endpoint.name} can't be rolled back to {deployment.name}: {reason}. {_unchanged_message(endpoint)}",
             f"name another one: `mlops rollback --to …` ({_choices(endpoint)}); or, if you trust this one, move the traffic in the studio",
         )
-    if named is not None and named.state != "Succeeded":
+    if deployment is not None and deployment.state != "Succeeded":
         raise TrafficError(
-            f"Endpoint {endpoint.name} can't be rolled back: deployment {named.name} is {named.state}. {_unchanged_message(endpoint)}",
+            f"Endpoint {endpoint.name} can't be rolled back: deployment {deployment.name} is {deployment.state}."
+            f" {_unchanged_message(endpoint)}",
             f"look at its log in the studio, or name another one: `mlops rollback --to …` ({_choices(endpoint)})",
         )
-    return named
+    return deployment
 
 
 def _find_previous(workspace: Workspace, endpoint: EndpointView) -> DeploymentView | None:

@@ -89,13 +89,15 @@ class Context:
 
     def call(self, function: Callable[..., Any]) -> Any:
         """Call a function with the parameters that it names."""
-        own = ("config", "run", "workspace")
+        special = ("config", "run", "workspace")
         parameters = inspect.signature(function).parameters
         # A default stands for an option that this command doesn't have, as when `mlops run` calls a stage.
         names = [
-            name for name, parameter in parameters.items() if name in own or name in self.options or parameter.default is parameter.empty
+            name
+            for name, parameter in parameters.items()
+            if name in special or name in self.options or parameter.default is parameter.empty
         ]
-        return function(**{name: getattr(self, name) if name in own else self.options[name] for name in names})
+        return function(**{name: getattr(self, name) if name in special else self.options[name] for name in names})
 
 
 class Command:

@@ -47,13 +47,13 @@ def recount_tries(config: Config, run: Run, workspace: Workspace) -> None:
     if tries <= evaluated.tries:
         return
     names = ", ".join(others[:_NAMED]) + (f" and {len(others) - _NAMED} more" if len(others) > _NAMED else "")
-    counted = f"The evaluation counted {evaluated.tries} on this target suite against this champion, but there are {tries} by now: {names}"
+    counts = f"The evaluation counted {evaluated.tries} on this target suite against this champion, but there are {tries} by now: {names}"
     decision = decide_as_try(config, run, tries)
     if decision.verdict is not Verdict.PROMOTE:
         raise NotPromoted(
-            f"Further candidates were judged on the same data at the same time. {counted} and this one. With the confidence that this many "
+            f"Further candidates were judged on the same data at the same time. {counts} and this one. With the confidence that this many "
             f"candidates need, the verdict is {decision.verdict}. Nothing was registered, deployed or promoted. "
             f"{' '.join(decision.reasons)}",
             "train a better model, or evaluate on a target suite that these candidates have not been judged on",
         )
-    console.info(f"  {counted} and this one. The verdict is still PROMOTE with the confidence that this many need.")
+    console.info(f"  {counts} and this one. The verdict is still PROMOTE with the confidence that this many need.")

@@ -101,11 +101,11 @@ class JudgeModel:
     def _compare(self, pair: Pair) -> float:
         if pair.first == pair.second:
             return 0.5
-        there = self._request_opinion(pair.conversation, pair.first, pair.second)
-        back = 1.0 - self._request_opinion(pair.conversation, pair.second, pair.first)
-        return there if there == back else 0.5
+        in_order = self._request_preference(pair.conversation, pair.first, pair.second)
+        reversed_order = 1.0 - self._request_preference(pair.conversation, pair.second, pair.first)
+        return in_order if in_order == reversed_order else 0.5
 
-    def _request_opinion(self, conversation: str, first: str, second: str) -> float:
+    def _request_preference(self, conversation: str, first: str, second: str) -> float:
         """Return 1 if the judge prefers the first answer, 0 if it prefers the second, 0.5 if neither."""
         from azure.core.exceptions import AzureError as CoreError
 
@@ -124,10 +124,10 @@ class JudgeModel:
                 f"check evaluation.judge and {KEY}, or the role Cognitive Services OpenAI User; the scores of the models are kept, so"
                 " `mlops evaluate` only repeats this",
             )
-        return _read_opinion(response.content, url)
+        return _read_preference(response.content, url)
 
 
-def _read_opinion(content: bytes, url: str) -> float:
+def _read_preference(content: bytes, url: str) -> float:
     try:
         text = json.loads(content)["choices"][0]["message"]["content"]
         match = _REPLY.match(text)

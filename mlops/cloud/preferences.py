@@ -71,8 +71,8 @@ def collect_preferences(settings: JudgeConfig, credential: Any, suite: Path, row
         AzureError: the endpoint refuses or does not respond.
         EvidenceError: its replies aren't preferences.
     """
-    opinions = _Opinions(settings, JudgeModel(settings, credential), store)
-    measured = agreement(opinions.compare(read_labeled_pairs(Path(settings.labeled_pairs)), "labeled pairs"))
+    judge = _CachedJudge(settings, JudgeModel(settings, credential), store)
+    measured = agreement(judge.compare(read_labeled_pairs(Path(settings.labeled_pairs)), "labeled pairs"))
     note = (
         f"The judge {settings.model} agrees with {measured.right} of {measured.pairs} labels, which shows at least {measured.low:.0%};"
         f" {settings.min_agreement:.0%} are required."
@@ -86,11 +86,11 @@ def collect_preferences(settings: JudgeConfig, credential: Any, suite: Path, row
     for role in sorted(answers.keys() - {"base"}):
         compared = [row for row in base if row in answers[role]]
         pairs = [Pair(conversations[row], answers[role][row], base[row]) for row in compared]
-        by_role[role] = dict(zip(compared, opinions.compare(pairs, f"answers of the {role}"), strict=True))
+        by_role[role] = dict(zip(compared, judge.compare(pairs, f"answers of the {role}"), strict=True))
     return Preferences(by_role, note)
 
 
-class _Opinions:
+class _CachedJudge:
     """The judge, and its stored preferences."""
 
     def __init__(self, settings: JudgeConfig, judge: JudgeModel, store: Path) -> None:

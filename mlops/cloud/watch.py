@@ -185,6 +185,6 @@ class Watch:
 def _user_logs(logs: Iterable[str]) -> list[str]:
     """Return the log files with the user's own output: ``user_logs/std_log*.txt``, or else the pipeline's execution log."""
     names = sorted(logs)
-    own = [name for name in names if name.startswith("user_logs/std_log")]
+    user_logs = [name for name in names if name.startswith("user_logs/std_log")]
     # Each of several processes has its own log; the first one is enough.
-    return own[:1] or [name for name in names if name.endswith("executionlogs.txt")]
+    return user_logs[:1] or [name for name in names if name.endswith("executionlogs.txt")]

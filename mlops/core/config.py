@@ -185,11 +185,12 @@ def _refuse_below_setting(settings: Mapping[str, Any], keys: Sequence[str], orig
 def _refuse_contradiction(settings: Mapping[str, Any], key: str, value: str, variable: str, path: Path, target: str) -> None:
     """Refuse a workspace in the file that differs from the environment's, because either could be meant."""
     workspace = settings.get("workspace")
-    own = workspace.get(key) if isinstance(workspace, dict) else None
-    if own and str(own).lower() != value.lower():
+    file_value = workspace.get(key) if isinstance(workspace, dict) else None
+    if file_value and str(file_value).lower() != value.lower():
         where = config_source.locate(str(path), config_source.sections(target), {}, f"workspace.{key}")
         raise ConfigError(
-            f"{where}: workspace.{key} is {own!r}, but the environment variable {variable} is {value!r}. Nothing was read or changed.",
+            f"{where}: workspace.{key} is {file_value!r}, but the environment variable {variable} is {value!r}."
+            " Nothing was read or changed.",
             f"unset {variable}, or remove workspace.{key} from {path}",
         )
 

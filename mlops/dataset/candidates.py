@@ -27,7 +27,7 @@ PARALLEL_ROWS = 10_000
 """From this number of rows on, several processes are faster than one."""
 _BATCH = 64
 """Number of rows that are read at once."""
-_HELD = 1 << 15
+_WAITING_LIMIT = 1 << 15
 """Number of rows that may wait before some of them are looked up."""
 
 
@@ -71,16 +71,16 @@ class Reader:
         """Yield the rows with these indices, in this order. After about ``limit`` rows there may be no need for more."""
         batches = [order[start : start + _BATCH] for start in range(0, len(order), _BATCH)]
         parallel = self.rows.is_sendable and min(len(order), limit or len(order)) >= PARALLEL_ROWS
-        held: list[Candidate] = []
+        waiting: list[Candidate] = []
         expected: list[Codes] = []
         for candidates, codes in map_items(batches, _read_batch, self, parallel=parallel):
-            held += candidates
+            waiting += candidates
             expected += codes
             # Once there is a suspect, many are collected, because each look-up needs an index of what they may contain.
-            if len(held) >= min(_HELD, limit or _HELD) or not any(candidate.is_suspect for candidate in held):
-                yield from self._look_up(held, expected)
-                held, expected = [], []
-        yield from self._look_up(held, expected)
+            if len(waiting) >= min(_WAITING_LIMIT, limit or _WAITING_LIMIT) or not any(candidate.is_suspect for candidate in waiting):
+                yield from self._look_up(waiting, expected)
+                waiting, expected = [], []
+        yield from self._look_up(waiting, expected)
 
     def find_key(self, index: int) -> int:
         """Return the hash of a conversation as a whole, ignoring case, white space and punctuation."""

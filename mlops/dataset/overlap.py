@@ -381,11 +381,11 @@ def resolve(index: LeakIndex, shared: Iterable[tuple[int, Overlap]], rows: Mappi
     """
     stock = _Stock(index)
     candidates: dict[tuple[str, int, Evidence | None], Leak] = {}
-    touched: dict[tuple[str, int], int] = {}
+    first_lines: dict[tuple[str, int], int] = {}
     collected: dict[tuple[tuple[str, int], int], Part] = {}
     for number, (matches, passages) in shared:
         for place, answer, part in passages:
-            touched.setdefault(place, number)
+            first_lines.setdefault(place, number)
             earlier = collected.get((place, answer))
             collected[place, answer] = part if earlier is None else part._replace(runs=part.runs | earlier.runs)
         for match in matches:
@@ -399,7 +399,7 @@ def resolve(index: LeakIndex, shared: Iterable[tuple[int, Overlap]], rows: Mappi
     in_pieces = sorted({place for (place, _), part in collected.items() if part.share >= COLLECTED_SHARE and part.of >= MANY_RUNS})
     return Leaks(
         answers={suite: [leak for leak in leaks.values() if leak.suite == suite] for suite in rows},
-        passages={suite: {line: first for (name, line), first in sorted(touched.items()) if name == suite} for suite in rows},
+        passages={suite: {line: first for (name, line), first in sorted(first_lines.items()) if name == suite} for suite in rows},
         collected={suite: [line for name, line in in_pieces if name == suite] for suite in rows},
         rows=rows,
     )

@@ -44,15 +44,15 @@ def map_items(items: Sequence[Any], function: Callable[..., R], *arguments: Any,
     if count <= 1:
         yield from (function(item, *arguments) for item in items)
         return
-    kept = _KEPT.get()
+    idle = _IDLE.get()
     workers: list[_Worker] = []
     try:
-        workers += (kept.pop() if kept else _Worker() for _ in range(count))
+        workers += (idle.pop() if idle else _Worker() for _ in range(count))
         for worker in workers:
             worker.connection.send(_Job(function, arguments))
         yield from _take_turns(items, [worker.connection for worker in workers])
-        if kept is not None:
-            kept += workers
+        if idle is not None:
+            idle += workers
             workers = []
     except (EOFError, ConnectionError):
         raise DataError(
@@ -66,16 +66,16 @@ def map_items(items: Sequence[Any], function: Callable[..., R], *arguments: Any,
 @contextlib.contextmanager
 def keep_processes() -> Iterator[None]:
     """Use the same processes for all calls of :func:`map_items`, because it takes most of a second to start them."""
-    if _KEPT.get() is not None:
+    if _IDLE.get() is not None:
         yield
         return
-    kept: list[_Worker] = []
-    token = _KEPT.set(kept)
+    idle: list[_Worker] = []
+    token = _IDLE.set(idle)
     try:
         yield
     finally:
-        _KEPT.reset(token)
-        for worker in kept:
+        _IDLE.reset(token)
+        for worker in idle:
             worker.stop()
 
 
@@ -102,7 +102,7 @@ class _Job(NamedTuple):
     arguments: Sequence[Any]
 
 
-_KEPT: ContextVar[list[_Worker] | None] = ContextVar("_KEPT", default=None)
+_IDLE: ContextVar[list[_Worker] | None] = ContextVar("_IDLE", default=None)
 """Idle processes."""
 
 

@@ -163,7 +163,7 @@ def _read_table(path: Path, file: IO[bytes], kind: str, data: DataConfig) -> Row
     skipped, header = next(((number, text) for number, text in enumerate(lines) if not _SKIPPED.fullmatch(text)), (0, ""))
     delimiter = "\t" if kind == ".tsv" else max(",;\t|", key=header.count)
     reader = csv.reader(chain([header], lines), delimiter=delimiter, strict=True)
-    located: list[tuple[int, dict[str | None, Any]]] = []
+    records: list[tuple[int, dict[str | None, Any]]] = []
     line = first = skipped + 1
     try:
         names = next(reader, [])
@@ -174,13 +174,13 @@ def _read_table(path: Path, file: IO[bytes], kind: str, data: DataConfig) -> Row
         for cells in reader:
             if cells:
                 more: dict[str | None, Any] = {None: cells[len(names) :]} if len(cells) > len(names) else {}
-                located.append((line, {**dict(zip_longest(names, cells[: len(names)])), **more}))
+                records.append((line, {**dict(zip_longest(names, cells[: len(names)])), **more}))
             line = skipped + reader.line_num + 1
     except csv.Error as problem:
         raise DataError(f"{path}:{line}: {problem}.", "save the file as CSV in UTF-8, with quotes around cells that contain any") from None
-    sample = [{name: value for name, value in record.items() if name is not None and value} for _, record in located[:SAMPLE]]
+    sample = [{name: value for name, value in record.items() if name is not None and value} for _, record in records[:SAMPLE]]
     layout = recognize([dict.fromkeys(names), *sample], data, f"{path}:{first}")
-    rows = ((f"{path}:{number}", _attempt(lambda record=record: _convert_cells(record, layout))) for number, record in located)
+    rows = ((f"{path}:{number}", _attempt(lambda record=record: _convert_cells(record, layout))) for number, record in records)
     return ListRows(rows, layout.title, layout)
 
 

@@ -151,8 +151,8 @@ class ArrowRows:
                 places.setdefault(batch, []).append((position, index - self._starts[batch]))
             rows: list[Any] = [None] * len(requested)
             for batch, pairs in places.items():
-                taken = self._batches[batch].select(self._fields).take(_as_arrow([local for _, local in pairs]))
-                for (position, _), row in zip(pairs, _to_rows(taken), strict=True):
+                selected = self._batches[batch].select(self._fields).take(_as_arrow([local for _, local in pairs]))
+                for (position, _), row in zip(pairs, _to_rows(selected), strict=True):
                     rows[position] = row
             yield from self._convert(rows, requested)
 
@@ -212,9 +212,9 @@ class ChainedRows:
     def take(self, indices: Sequence[int]) -> Iterator[Conversation | InvalidRow]:
         """See :class:`Rows`."""
         for start in range(0, len(indices), _BATCH):
-            located = [self._locate(index) for index in indices[start : start + _BATCH]]
-            taken = {part: self._parts[part].take([local for owner, local in located if owner == part]) for part, _ in located}
-            yield from (next(taken[part]) for part, _ in located)
+            positions = [self._locate(index) for index in indices[start : start + _BATCH]]
+            selected = {part: self._parts[part].take([local for owner, local in positions if owner == part]) for part, _ in positions}
+            yield from (next(selected[part]) for part, _ in positions)
 
     def lines(self, indices: Sequence[int]) -> Iterator[bytes | None]:
         """See :class:`Rows`."""

@@ -94,8 +94,8 @@ def _match(pattern: Path) -> list[Path]:
     matches = root.glob(str(pattern.relative_to(pattern.anchor) if pattern.is_absolute() else pattern))
     files = sorted(file for match in matches for file in (find_files(match) if match.is_dir() else [match]))
     # A pattern such as ** matches folders as well as their files, and a README beside the data.
-    own = list({file.resolve(): file for file in reversed(files)}.values())[::-1]
-    return [file for file in own if file.is_dir() or is_data_file(file)] or own
+    unique = list({file.resolve(): file for file in reversed(files)}.values())[::-1]
+    return [file for file in unique if file.is_dir() or is_data_file(file)] or unique
 
 
 def _as_text(path: Path) -> str:
@@ -222,17 +222,17 @@ class HubSource:
                 f"{self.name} can't be loaded from the hub: {type(problem).__name__}: {problem}",
                 "run the command again (downloaded files are kept), or point data.dataset at a folder with the files",
             ) from problem
-        ours = {split for split in splits if split in SPLITS} or {split for split in splits if split in SPLIT_NAMES} or set(splits)
-        if len(ours) > 1 and not ours & {*SPLIT_NAMES}:
+        used = {split for split in splits if split in SPLITS} or {split for split in splits if split in SPLIT_NAMES} or set(splits)
+        if len(used) > 1 and not used & {*SPLIT_NAMES}:
             # Merging them might mix training and test.
             raise DataError(
-                f"{self.name} has the splits {', '.join(sorted(ours))}, none of which is called train or {', '.join(SPLITS)}.",
+                f"{self.name} has the splits {', '.join(sorted(used))}, none of which is called train or {', '.join(SPLITS)}.",
                 "download the split to train on, and point data.dataset at its file",
             )
         groups: dict[str, Rows] = {
             split: ArrowRows(rows.data.table.to_batches(), f"{self.name}/{split}", self._data, rows.column_names)
             for split, rows in splits.items()
-            if split in ours
+            if split in used
         }
         return arrange(groups, self.name)
 

@@ -38,30 +38,30 @@ def is_loop(answer: str) -> bool:
     """Return whether the answer repeats itself: a passage three times in a row, or too few different runs of words."""
     # A script that doesn't separate words is compared by character. Three characters say less than three words.
     by_character = len(_UNSEPARATED.findall(answer)) > len(answer) / 4
-    said = words(_UNSEPARATED.sub(r" \g<0> ", answer) if by_character else answer)
-    if _has_period(said, MIN_REPEATED_CHARACTERS if by_character else MIN_REPEATED_WORDS) or _repeats_characters(answer):
+    answer_words = words(_UNSEPARATED.sub(r" \g<0> ", answer) if by_character else answer)
+    if _has_period(answer_words, MIN_REPEATED_CHARACTERS if by_character else MIN_REPEATED_WORDS) or _repeats_characters(answer):
         return True
     run, fewest = (DISTINCT_CHARACTERS, MIN_CHARACTERS) if by_character else (DISTINCT_RUN, MIN_WORDS)
-    runs = list(zip(*(said[offset:] for offset in range(run)), strict=False))
-    return len(said) >= fewest and len(set(runs)) < MIN_DISTINCT * len(runs)
+    runs = list(zip(*(answer_words[offset:] for offset in range(run)), strict=False))
+    return len(answer_words) >= fewest and len(set(runs)) < MIN_DISTINCT * len(runs)
 
 
-def _has_period(said: Sequence[str], fewest: int) -> bool:
+def _has_period(answer_words: Sequence[str], fewest: int) -> bool:
     """Return whether a passage of any length follows itself twice, and has at least this many words in all."""
     # If it does, the same three words occur one passage earlier, so only such distances are tried.
     last: dict[tuple[str, str, str], int] = {}
     distances: Counter[int] = Counter()
-    for place, three in enumerate(zip(said, said[1:], said[2:], strict=False)):
+    for place, three in enumerate(zip(answer_words, answer_words[1:], answer_words[2:], strict=False)):
         if three in last:
             distances[place - last[three]] += 1
         last[three] = place
     for period, count in distances.items():
         # Word i is equal to the word one period before it. This must go on for two more periods than the first.
         needed = max(period * REPETITIONS, fewest) - period
-        if count < 2 or needed + period > len(said):
+        if count < 2 or needed + period > len(answer_words):
             continue
         run = 0
-        for one, other in zip(said, said[period:], strict=False):
+        for one, other in zip(answer_words, answer_words[period:], strict=False):
             run = run + 1 if one == other else 0
             if run >= needed:
                 return True

@@ -75,7 +75,7 @@ def has_other_language(prompt: str, answer: str) -> bool:
         return False
     if other:
         return other not in {language, *named}
-    return not named and _is_no(language, prompt, answer)
+    return not named and _is_excluded(language, prompt, answer)
 
 
 def _script(text: str) -> str:
@@ -105,17 +105,17 @@ def _has_passages_of_another_script(script: str, answer: str, prompt: str) -> bo
 
 
 def _language(text: str) -> str:
-    said = Counter(words(text))
-    counts = sorted(((_count_function_words(said, language), language) for language in _FUNCTION_WORDS), reverse=True)
+    word_counts = Counter(words(text))
+    counts = sorted(((_count_function_words(word_counts, language), language) for language in _FUNCTION_WORDS), reverse=True)
     (most, language), (second, _) = counts[:2]
     return language if most >= MIN_FUNCTION_WORDS and most >= 2 * second else ""
 
 
-def _count_function_words(said: Counter[str], language: str) -> int:
-    return sum(said[word] for word in _FUNCTION_WORDS[language].split())
+def _count_function_words(word_counts: Counter[str], language: str) -> int:
+    return sum(word_counts[word] for word in _FUNCTION_WORDS[language].split())
 
 
-def _is_no(language: str, prompt: str, answer: str) -> bool:
+def _is_excluded(language: str, prompt: str, answer: str) -> bool:
     """Return whether an answer can't be in a language, by its letters, its words without vowels, or its lack of function words."""
     if _CODE.search(answer):
         return False
@@ -123,13 +123,18 @@ def _is_no(language: str, prompt: str, answer: str) -> bool:
     foreign = sum(not letter.isascii() and letter not in _LETTERS[language] and letter not in prompt.casefold() for letter in letters)
     if foreign >= max(MIN_FOREIGN_LETTERS, FOREIGN_SHARE * len(letters)):
         return True
-    said, is_list = words(answer), _is_list(answer)
-    function_words = _count_function_words(Counter(said), language)
-    if foreign >= FEW_FOREIGN_LETTERS and len(said) >= FEW_WORDS and function_words < FEW_FUNCTION_WORDS * len(said) and not is_list:
+    answer_words, is_list = words(answer), _is_list(answer)
+    function_words = _count_function_words(Counter(answer_words), language)
+    if (
+        foreign >= FEW_FOREIGN_LETTERS
+        and len(answer_words) >= FEW_WORDS
+        and function_words < FEW_FUNCTION_WORDS * len(answer_words)
+        and not is_list
+    ):
         return True
-    if len(_VOWELLESS.findall(answer)) >= max(MIN_VOWELLESS, VOWELLESS_SHARE * len(said)):
+    if len(_VOWELLESS.findall(answer)) >= max(MIN_VOWELLESS, VOWELLESS_SHARE * len(answer_words)):
         return True
-    return len(said) >= MIN_WORDS and not is_list and function_words < MIN_FUNCTION_SHARE * len(said)
+    return len(answer_words) >= MIN_WORDS and not is_list and function_words < MIN_FUNCTION_SHARE * len(answer_words)
 
 
 def _is_list(answer: str) -> bool:

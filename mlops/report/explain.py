@@ -226,11 +226,11 @@ def _verdict(judged: Judged) -> list[str]:
         (Verdict.PROMOTE, "all shown, and at least one rule", bool(counts) and counts[Outcome.SHOWN] == counts.total()),
         (Verdict.HOLD, "else", True),
     )
-    taken = False
+    is_decided = False
     for verdict, condition, holds in steps:
-        here = holds and not taken
-        lines.append(f"  {'→' if here else ' '} {condition}: {verdict}{'' if here else (' (no)' if not taken else '')}")
-        taken = taken or holds
+        here = holds and not is_decided
+        lines.append(f"  {'→' if here else ' '} {condition}: {verdict}{'' if here else (' (no)' if not is_decided else '')}")
+        is_decided = is_decided or holds
     lines += _render_list(judged.reasons, "-")
     lines += _render_list(judged.notes, "-")
     if warning := override_line(judged):

@@ -91,7 +91,7 @@ def test_processes_prepare_the_same_rows(tmp_path: Path, monkeypatch: pytest.Mon
 def test_rows_are_the_same_whether_they_are_copied_or_written_anew(held: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With conversations that differ in the middle only, repetitions, leaks, stock phrases, an empty line and no line break at the end."""
     monkeypatch.setattr(candidates, "_BATCH", 4)
-    monkeypatch.setattr(candidates, "_HELD", held)
+    monkeypatch.setattr(candidates, "_WAITING_LIMIT", held)
     source = tmp_path / "source"
     source.mkdir()
     ends = "the beginning and the end are the same in many of these answers, and long enough for the quick look " * 2

@@ -36,7 +36,7 @@ class Nodes:
     """The cluster nodes that jobs hold now."""
 
     def __init__(self) -> None:
-        self.held: list[tuple[str, int]] = []
+        self.in_use: list[tuple[str, int]] = []
         """Cluster and number of nodes of each run."""
 
 
@@ -107,20 +107,20 @@ def find_deployment_shortage(azure: Azure, key: str, instance_type: str, capacit
 
 def find_node_shortage(azure: Azure, cluster: Document, count: int) -> Shortage | None:
     """Return the quota that a run on this many nodes of a cluster would exceed now, or None. The nodes of its minimum exist already."""
-    spare = max(0, cluster["aml"]["scaleSettings"]["minNodeCount"] - _count_held_nodes(azure, cluster["name"]))
+    spare = max(0, cluster["aml"]["scaleSettings"]["minNodeCount"] - _count_nodes_in_use(azure, cluster["name"]))
     return _find_shortage(azure, cluster["priority"], _size(cluster["size"]), max(0, count - spare))
 
 
 @contextlib.contextmanager
 def hold_nodes(azure: Azure, cluster: str, count: int) -> Iterator[None]:
     """Count nodes of a cluster as in use."""
-    held = azure.services.get(Nodes).held
+    in_use = azure.services.get(Nodes).in_use
     entry = (cluster.lower(), count)
-    held.append(entry)
+    in_use.append(entry)
     try:
         yield
     finally:
-        held.remove(entry)
+        in_use.remove(entry)
 
 
 async def list_usages(azure: Azure, request: Request) -> Answer:
@@ -172,7 +172,7 @@ def _count_used_cores(azure: Azure, priority: str, family: str | None = None, wi
     cores: list[tuple[Size, int]] = []
     for name, cluster in azure.store.list("compute"):
         if cluster["priority"] == priority and cluster["state"] != "Failed":
-            cores.append((_size(cluster["size"]), max(cluster["aml"]["scaleSettings"]["minNodeCount"], _count_held_nodes(azure, name))))
+            cores.append((_size(cluster["size"]), max(cluster["aml"]["scaleSettings"]["minNodeCount"], _count_nodes_in_use(azure, name))))
     if priority == DEDICATED:
         cores += [(_size(document["size"]), 1) for _, document in azure.store.list(instances.KIND) if document["running"] == "Running"]
         for key, deployment in azure.store.list("deployment"):
@@ -182,8 +182,8 @@ def _count_used_cores(azure: Azure, priority: str, family: str | None = None, wi
     return sum(size.cores * count for size, count in cores if family in (None, size.family))
 
 
-def _count_held_nodes(azure: Azure, cluster: str) -> int:
-    return sum(count for name, count in azure.services.get(Nodes).held if name == cluster.lower())
+def _count_nodes_in_use(azure: Azure, cluster: str) -> int:
+    return sum(count for name, count in azure.services.get(Nodes).in_use if name == cluster.lower())
 
 
 def _size(name: str) -> Size:

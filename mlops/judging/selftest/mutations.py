@@ -146,8 +146,8 @@ def copy_rows(evidence: Evidence, names: Collection[str]) -> Evidence:
         by_suite = {}
         for suite, rows in model.rows.items():
             place = {row: index for index, row in enumerate(rows.ids)}
-            taken = take_rows(rows, [place.get(sources.get(suite, {}).get(row, row), index) for row, index in place.items()])
-            by_suite[suite] = replace(taken, ids=tuple(place), kinds=rows.kinds)
+            selected = take_rows(rows, [place.get(sources.get(suite, {}).get(row, row), index) for row, index in place.items()])
+            by_suite[suite] = replace(selected, ids=tuple(place), kinds=rows.kinds)
         return recompute(replace(model, rows=by_suite), names)
 
     return on_models(evidence, list(evidence.models), mutation)
