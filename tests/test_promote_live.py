@@ -81,7 +81,7 @@ def test_requests_of_users_are_answered_by_both_and_stored_nowhere(
     send(stage, 2)
     config, run, workspace, second = candidate(stage, "second", 5, collecting)
     promoted = promote(config, run, workspace)
-    assert f"No requests of users are compared: {first} does not collect them" in capfd.readouterr().err
+    assert f"Users' requests are not compared: {first} does not collect them" in capfd.readouterr().err
     assert promoted.canary is not None
     assert (promoted.canary.live_requested, promoted.canary.live, promoted.canary.live_digest) == (5, 0, "")
 
@@ -89,7 +89,7 @@ def test_requests_of_users_are_answered_by_both_and_stored_nowhere(
     config, run, workspace, third = candidate(stage, "third", 5, collecting)
     for path in folder(stage, second).rglob("*.jsonl"):
         path.unlink()
-    with pytest.raises(CanaryStopped, match="none of a user is in the workspace's storage") as stopped:
+    with pytest.raises(CanaryStopped, match="there are no users' requests in the workspace's storage") as stopped:
         promote(config, run, workspace)
     assert "promotion.live_requests = 0" in stopped.value.fix
 
@@ -107,7 +107,7 @@ def test_requests_of_users_are_answered_by_both_and_stored_nowhere(
     capfd.readouterr()
     promoted = promote(config, run, workspace)
     said = capfd.readouterr()
-    assert f"Only 4 of 5 requests of users are compared: {second} has no more. 4 lines could not be read" in said.out + said.err
+    assert f"Only 4 of 5 users' requests are compared: {second} has no more. 4 lines could not be read" in said.out + said.err
     assert promoted.canary is not None
     assert (promoted.canary.live_requested, promoted.canary.live, len(promoted.canary.live_digest)) == (5, 4, 64)
     measures = {measure.name: (measure.pairs, measure.difference) for measure in promoted.canary.measures}

@@ -32,14 +32,14 @@ __all__ = ["Rollout", "pairs_of_steps", "rows_needed"]
 
 SUITE = "target"
 PAIRS_PER_STEP = 5
-"""Requests that are kept for each step at which both deployments take traffic."""
+"""Number of requests reserved for each step at which both deployments take traffic."""
 UNKNOWN = Question(({"role": "user", "content": ""},), "")
-"""The question of a user, of which nothing is looked at."""
+"""Stands for a user's question, which is never examined."""
 STEPS_FIX = "read the answers of both deployments; to promote without a comparison, set promotion.steps = [100] in pipeline.toml"
 
 
 class Rollout:
-    """The comparison of the deployment that takes the traffic with the one that is to take it.
+    """The comparison of the live deployment with the one that will replace it.
 
     Args:
         config: the settings.
@@ -82,7 +82,7 @@ class Rollout:
         self._answered_live = 0
 
     def compare(self) -> None:
-        """Compare before the new deployment takes any traffic, until it is shown to be worse, or not to be.
+        """Compare before the new deployment takes any traffic, until it is shown to be worse or not to be worse.
 
         With ``promotion.mirror``, it gets a copy of a part of the users' requests meanwhile.
 
@@ -130,7 +130,7 @@ class Rollout:
 
     @property
     def evidence(self) -> CanaryEvidence:
-        """What was compared, for the record."""
+        """Return the comparison as it is recorded."""
         old, new = self._canary.latencies_p95_ms
         measures = tuple(
             CanaryMeasure(name=each.name, pairs=each.pairs, difference=each.difference, finding=each.finding.value)
@@ -159,22 +159,23 @@ class Rollout:
         deployment = self._workspace.endpoints.find_deployment(self._endpoint.name, old)
         if deployment is None or not deployment.collects:
             console.notice(
-                f"No requests of users are compared: {old} does not collect them. It was deployed without endpoint.collect_requests = true."
+                f"Users' requests are not compared: {old} does not collect them. It was deployed without endpoint.collect_requests = true."
             )
             return CollectedRequests((), 0)
         collected = read_requests(self._workspace.outputs, self._endpoint.name, old, count, {digest(payload) for payload in own})
         unreadable = f" {collected.unreadable} lines could not be read." if collected.unreadable else ""
         if not collected.payloads:
             raise CanaryStopped(
-                f"{old} collects its requests, but none of a user is in the workspace's storage.{unreadable} {self._unchanged_message}",
+                f"{old} collects its requests, but there are no users' requests in the workspace's storage.{unreadable}"
+                f" {self._unchanged_message}",
                 "wait until users have sent requests, or set promotion.live_requests = 0 in pipeline.toml",
             )
         if len(collected.payloads) < count:
-            console.notice(f"Only {len(collected.payloads)} of {count} requests of users are compared: {old} has no more.{unreadable}")
+            console.notice(f"Only {len(collected.payloads)} of {count} users' requests are compared: {old} has no more.{unreadable}")
         return collected
 
     def _ask(self, request: Question | Mapping[str, Any]) -> None:
-        # The old one first in every other pair, so that a cache or a slow moment favors neither.
+        # In every other pair the old deployment answers first, so that caches and slow moments favor neither.
         order = (self._old, self._new) if self._canary.pairs % 2 == 0 else (self._new, self._old)
         answers = {deployment: _measure(self._config, self._client, request, deployment) for deployment in order}
         self._canary.add(answers[self._old], answers[self._new], live=not isinstance(request, Question))
@@ -200,7 +201,7 @@ def rows_needed(config: Config) -> int:
 
 
 def pairs_of_steps(promotion: PromotionConfig) -> int:
-    """Return how many requests are kept for the steps at which both deployments take traffic."""
+    """Return how many requests are reserved for the steps at which both deployments take traffic."""
     return PAIRS_PER_STEP * (len(promotion.steps) - 1)
 
 
@@ -209,7 +210,7 @@ def _points(config: Config) -> str:
 
 
 def _measure(config: Config, client: EndpointClient, request: Question | Mapping[str, Any], deployment: str) -> Measurement:
-    """Let a deployment answer a row of the suite, or the payload of a user, of which nothing may be printed."""
+    """Let a deployment answer a row of the suite, or a user's payload, which must not be printed."""
     if isinstance(request, Question):
         question, payload = request, build_payload(request.messages, config.evaluation.max_new_tokens)
     else:

@@ -24,7 +24,7 @@ from mlops.report.comment import MARKER, text
 __all__ = ["main"]
 
 BASE = "GITHUB_BASE_REF"
-"""The branch that a pull request is to be merged into; GitHub sets it."""
+"""Environment variable with the target branch of a pull request; GitHub sets it."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -58,9 +58,9 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _rule_changes(file: Path) -> str:
-    """Say what a pull request changes in the settings that decide its verdict; empty outside a pull request, and in one without a token.
+    """Describe what a pull request changes in the settings that affect its verdict; empty outside a pull request, or without a token.
 
-    A fork's pull request has no token: it contacts nothing outside of its runner.
+    A fork's pull request has no token: it contacts nothing outside its runner.
     """
     branch = os.environ.get(BASE, "")
     if not branch or not os.environ.get("GITHUB_TOKEN"):

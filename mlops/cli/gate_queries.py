@@ -88,7 +88,7 @@ def edit_rules(rules: Mapping[str, Rule], edits: Sequence[str]) -> dict[str, Rul
     """
     edited = dict(rules)
     for edit in edits:
-        # Quotes are TOML's, not a shell's: they stay.
+        # Keep quotes, because they are TOML's, not the shell's.
         selector, *settings = shlex.split(edit, posix=False) or [""]
         metric, _, baseline = selector.partition("@")
         names = [name for name, rule in rules.items() if name == selector or (rule.metric == metric and baseline in ("", rule.baseline))]

@@ -50,7 +50,7 @@ RESUME = "MLOPS_RESUME"
 PERMANENT = "MLOPS_PERMANENT_CLIENT_ID"
 """Environment variable with the client id that permanent targets sign in with, in workflows."""
 OVERRIDE = "MLOPS_OVERRIDE"
-"""Environment variable with the reason for overriding a HOLD; the gate reads it, too."""
+"""Environment variable with the reason for overriding a HOLD, which the gate also reads."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -125,7 +125,7 @@ def select_jobs(first: str, last: str) -> list[str]:
 
 
 class _Plan(BaseModel):
-    """The plan as it is stored."""
+    """The stored plan."""
 
     target: str
     jobs: list[str]

@@ -185,7 +185,7 @@ def _reason_against_model(workspace: Workspace, model: RegisteredModel) -> str:
 
 
 def _deploy_model(config: Config, workspace: Workspace, model: str) -> DeploymentView:
-    """Deploy a model under a name of its own, at 0 %. A deployment of an interrupted attempt is used, or replaced if it failed."""
+    """Deploy a model under a new name, at 0 %. A deployment of an interrupted attempt is used, or replaced if it failed."""
     settings = config.endpoint
     name = f"{settings.deployment_prefix[:16]}-back-{hashlib.sha256(model.lower().encode()).hexdigest()[:8]}"
     existing = workspace.endpoints.find_deployment(settings.name, name)

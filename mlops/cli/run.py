@@ -100,7 +100,7 @@ def _run_stages(context: stage.Context, names: Sequence[str]) -> int:
 
 
 def _report(run: Run) -> int:
-    """Write the report page beside the records and print the summary."""
+    """Write the report page next to the records and print the summary."""
     write(run)
     console.info(screen(run))
     return 0

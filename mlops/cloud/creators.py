@@ -24,7 +24,7 @@ def creator_of(system_data: Any) -> str:
 
 
 def creator_of_json(system_data: Mapping[str, Any]) -> str:
-    """Return the same from ``systemData`` as it is on the wire."""
+    """Return the creator from ``systemData`` in its wire format."""
     return _creator(system_data.get("createdBy"), system_data.get("createdByType"))
 
 

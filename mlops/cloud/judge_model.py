@@ -77,7 +77,7 @@ class JudgeModel:
         in_azure = (urlsplit(settings.url).hostname or "").endswith(AZURE_HOSTS)
         if not key and not in_azure:
             raise ConfigError(
-                f"evaluation.judge names a judge outside of Azure, but {KEY} is not set.", f"set {KEY} to the key of {settings.url}"
+                f"evaluation.judge names a judge outside Azure, but {KEY} is not set.", f"set {KEY} to the key of {settings.url}"
             )
         if key:
             console.mask(key)

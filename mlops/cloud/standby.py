@@ -1,4 +1,4 @@
-"""The standby: the deployment that a promotion keeps at 0 % of the traffic, ready for a rollback. It bills like a live one.
+"""The standby: the deployment that a promotion keeps at 0 % of the traffic, ready for a rollback. It costs as much as a live one.
 
 The endpoint's tags say which deployment it is, and when the reaper may delete it. The next deployment deletes it in any case.
 """
@@ -42,7 +42,7 @@ def is_expired(endpoint: EndpointView) -> bool:
 
 
 def remove_standby(workspace: Workspace, endpoint: EndpointView) -> None:
-    """Delete the standby before a new deployment is created, since both use quota and cost money; one that is not ours stays."""
+    """Delete the standby before a new deployment is created, since both use quota and cost money. Leave one alone that isn't ours."""
     standby = find_standby(workspace, endpoint)
     if standby is not None and workspace.session.owns(standby.tags):
         console.info(f"  removing the standby {standby.name}; until the next promotion, there is nothing to roll back to")

@@ -69,7 +69,7 @@ def recover(config: Config, workspace: Workspace, endpoint: EndpointView) -> End
         return _undo_abandoned(workspace, endpoint, change, f"Its comparison at {change.share} % was not completed.")
     if live != {change.to: 100}:
         console.notice(
-            f"The traffic of {endpoint.name} is {live or 'none'}: somebody has changed it since run {change.run} stopped. It stays."
+            f"The traffic of {endpoint.name} is {live or 'none'}: somebody changed it since run {change.run} stopped. It was left alone."
         )
         return _end(workspace, endpoint, live)
     try:
@@ -101,7 +101,7 @@ def _undo_abandoned(workspace: Workspace, endpoint: EndpointView, change: Change
 
 
 def previous_tags(config: Config, workspace: Workspace, endpoint: str, deployment: str | None, *, keep: bool) -> dict[str, str]:
-    """Return the tags that say how to go back, for an endpoint that has just got another live deployment.
+    """Return the tags that say how to go back, for an endpoint whose live deployment was just replaced.
 
     Args:
         config: the settings.
@@ -305,7 +305,7 @@ def _end(
 def restored_on_failure(workspace: Workspace, before: EndpointView, deployment: str) -> Iterator[None]:
     """Undo the change that the block makes if it fails or is interrupted before the change is confirmed.
 
-    What somebody else has changed meanwhile stays as it is.
+    Changes that somebody else made in the meantime are left alone.
 
     Args:
         workspace: where the endpoint is.

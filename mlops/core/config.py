@@ -47,8 +47,11 @@ DISPATCHABLE = (
     "compute.price_per_hour_usd", "endpoint.instance_type", "endpoint.instance_count", "endpoint.probe_initial_delay_s",
     "endpoint.request_timeout_ms", "endpoint.deploy_timeout_minutes",
 )  # fmt: skip
-"""What MLOPS_SET may change for a target that is not ephemeral. Whoever may dispatch a workflow can set it, and nobody reviews it: so not
-what the model is trained or tested on and on whose nodes, what the smoke test demands, which endpoint is used or when it expires."""
+"""What MLOPS_SET may change for a target that is not ephemeral.
+
+Whoever may dispatch a workflow can set it, without a review. So it excludes the data, the owner of the nodes, the requirements of the smoke
+test, and the endpoint's name and expiry.
+"""
 
 
 class _Document(Table):

@@ -72,7 +72,7 @@ RULES: Mapping[str, tuple[Literal["error", "warning"], str]] = {
     "overlap.answer": ("error", "no training row contains an answer of an evaluation row, after any turns"),
     "overlap.passage": ("warning", f"no {RUN_WORDS} words in a row of an evaluation row's answer are in the training data"),
     "overlap.suite": ("error", "few answers of a suite are in the training data piece by piece"),
-    "overlap.prompt": ("warning", "training and test share no long first prompt"),
+    "overlap.prompt": ("warning", "training and test have no long first prompt in common"),
 }
 """Rule → severity and requirement."""
 

@@ -24,7 +24,7 @@ SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
     (b"\x28\xb5\x2f\xfd", "compressed with Zstandard", "rename it to end in .zst ({name}.zst)"),
     (b"\xfd7zXZ\x00", "compressed with xz", "rename it to end in .xz ({name}.xz)"),
     (b"BZh", "compressed with bzip2", "rename it to end in .bz2 ({name}.bz2)"),
-    (b"PK\x03\x04", "a zip archive (.xlsx files are, too)", "unpack it, or export the sheet as CSV in UTF-8"),
+    (b"PK\x03\x04", "a zip archive (so are .xlsx files)", "unpack it, or export the sheet as CSV in UTF-8"),
     (b"PAR1", "a Parquet file", "rename it to end in .parquet"),
     (b"ARROW1", "an Arrow file", "rename it to end in .arrow"),
     (b"SQLite format 3\x00", "an SQLite database", "export the table as JSON Lines or CSV"),

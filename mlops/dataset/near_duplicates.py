@@ -79,7 +79,7 @@ def _find_pairs(sketches: _Sketches, trained: _Sketches) -> list[tuple[int, int]
     """Return the line of every similar conversation, and that of the first one that it is like; within a file, an earlier one."""
     import numpy as np
 
-    # Equal rows have findings of their own, and one of them is enough to compare with.
+    # Equal rows are reported separately, and one of them is enough to compare with.
     unique = np.sort(np.unique(trained.texts, return_index=True)[1])
     others = _Sketches(trained.numbers[unique], trained.texts[unique], trained.values[unique])
     limits = np.searchsorted(others.numbers, sketches.numbers) if sketches is trained else np.full(len(sketches.numbers), len(unique))

@@ -77,7 +77,7 @@ def code_words(texts: Sequence[str]) -> tuple[Codes, Positions]:
 
 
 class CodedLines:
-    """The codes of the words in lines of JSON, see :func:`code_words`. Keys and roles are words, too.
+    """The codes of the words in lines of JSON, see :func:`code_words`. Keys and roles also count as words.
 
     Attributes:
         codes: of all words.
@@ -91,7 +91,7 @@ class CodedLines:
         blank, others = _find_escapes(raw)
         if not block.isascii():
             beyond = np.flatnonzero(raw >= 0x80)
-            # Quotation marks, dashes and an ellipsis are no words. Each has three bytes.
+            # Quotation marks, dashes and ellipses, which aren't words, have three bytes each.
             first = beyond[raw[beyond] == 0xE2]
             first = first[(raw[first + 1] == 0x80) & (raw[first + 2] >= 0x90) & (raw[first + 2] <= 0xA6)]
             signs = np.concatenate([first, first + 1, first + 2])

@@ -138,7 +138,7 @@ def test_detached_training_is_not_a_failure(capsys: pytest.CaptureFixture[str]) 
 
 INTERRUPTIBLE = """
 import sys, time
-from mlops.cli.stage import guarded
+from mlops.cli.stage import run_and_report
 
 def wait():
     try:
@@ -149,7 +149,7 @@ def wait():
         sys.stdin.readline()
         print("cleaned up", flush=True)
 
-sys.exit(guarded(wait))
+sys.exit(run_and_report(wait))
 """
 
 

@@ -112,7 +112,7 @@ def test_a_judge_of_azure_openai_needs_no_key(url: str, monkeypatch: pytest.Monk
         judge.compare(PAIRS[:1])
     assert credential.scopes == ["https://cognitiveservices.azure.com/.default"]
     for other in ("https://openai.azure.com.example/v1", "https://example.com/x.openai.azure.com"):
-        with pytest.raises(ConfigError, match="outside of Azure"):
+        with pytest.raises(ConfigError, match="outside Azure"):
             JudgeModel(JudgeConfig(url=other, model="judge-1"), credential)
 
 

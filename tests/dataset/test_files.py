@@ -287,7 +287,7 @@ DISGUISES: list[tuple[str, bytes, str]] = [
     ("a.jsonl", lzma.compress(JSONL), "compressed with xz"),
     ("a.jsonl", bz2.compress(JSONL), "compressed with bzip2"),
     ("a.jsonl", zipped(), "zip archive"),
-    ("a.csv", zipped(), r"\.xlsx files are"),
+    ("a.csv", zipped(), r"so are \.xlsx files"),
     ("a.jsonl", JSONL.decode().encode("utf-16"), "encoded in UTF-16.*\n.*iconv -f UTF-16"),
     ("a.jsonl", JSONL.decode().encode("utf-16-le"), "encoded in UTF-16"),
     ("a.jsonl", JSONL.decode().encode("utf-16-be"), "encoded in UTF-16"),

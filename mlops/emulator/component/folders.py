@@ -58,7 +58,7 @@ def weights_digest(folder: Path) -> str:
 def load_tokenizer(folder: Path) -> Any:
     """Return the tokenizer of a model folder.
 
-    ``AutoTokenizer`` imports torch, which takes five times as long as the rest. It is needed only for tokenizers of a class of their own.
+    ``AutoTokenizer`` imports torch, which takes five times as long as the rest. It is only needed for tokenizers with a custom class.
     """
     configuration = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
     if configuration.get("tokenizer_class") in ("PreTrainedTokenizerFast", "TokenizersBackend"):

@@ -29,7 +29,7 @@ def run(step: Step) -> None:
     hub_id = step.inputs.get("huggingface_id", "")
     if source is None and hub_id:
         raise UserError(
-            f"The model {hub_id!r} can't be downloaded: this machine reaches no model hub. Set mlflow_model_path or pytorch_model_path."
+            f"The model {hub_id!r} can't be downloaded: the emulator can't reach a model hub. Set mlflow_model_path or pytorch_model_path."
         )
     if source is None:
         raise UserError("There is no model. Set one of mlflow_model_path, pytorch_model_path, huggingface_id.")

@@ -33,7 +33,7 @@ UNRESTRICTED_PATHS = {
     r"/metadata/endpoints": "the clouds are public",
     r"/discovery": "the workspace's addresses are public",
     rf"/subscriptions/[^/]+{PROVIDER}/locations/[^/]+/(computeOperationsStatus|mfeOperationsStatus|mfeOperationResults)/.*": (
-        "roles at the workspace suffice to create endpoints and clusters, and can't cover a path outside of it"
+        "roles at the workspace suffice to create endpoints and clusters, and can't cover a path outside it"
     ),
     r"/registrymanagement/.*": "the system registry is public",
     r"/mferp/managementfrontend/.*/registries/.*": "the system registry is public",

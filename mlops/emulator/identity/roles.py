@@ -170,7 +170,7 @@ def _items(path: Path, content: Mapping[str, Any], name: str) -> Iterable[tuple[
 def _read_role(where: str, item: Mapping[str, Any]) -> Role:
     keys = {str(key).lower(): value for key, value in item.items()}
     name = keys.pop("rolename", None) or keys.pop("name", None)
-    keys.pop("name", None)  # beside roleName, it is a GUID
+    keys.pop("name", None)  # if there is also a roleName, it is a GUID
     if not isinstance(name, str):
         raise RolesError(f"{where} has no Name.")
     sources = keys.pop("permissions", None) or [keys]

@@ -303,7 +303,7 @@ def _absent_input(key: str, name: str) -> AzureFault:
 
 
 def _check_text(scope: Scope, key: str, name: str, value: str, spec: Document) -> None:
-    """Check a text around bindings, which only a literal may be: of a path, the service says that there is no such input."""
+    """Refuse text around bindings unless the input is a literal: for a path, the service says that there is no such input."""
     expressions = EXPRESSION.findall(value)
     if not expressions or EXPRESSION.fullmatch(value):
         return

@@ -27,7 +27,7 @@ __all__ = ["DataCollector", "describe", "is_collected", "write"]
 
 COLLECTION = "request"
 MAX_INLINE = 4 << 20
-"""Bytes of a payload. A larger one is in a file of its own."""
+"""Maximum bytes of an inline payload. A larger one is written to a separate file."""
 FOLDERS = {"Year": "%Y", "Month": "%Y/%m", "Day": "%Y/%m/%d", "Hour": "%Y/%m/%d/%H", "Minute": "%Y/%m/%d/%H/%M"}
 """Rolling rate → folder."""
 _DATA = re.compile(r"/subscriptions/.*/data/[^/]+/versions/[^/]+", re.IGNORECASE)

@@ -85,7 +85,7 @@ def _load_model(folder: Path) -> Any:
     """Load the model with ``mlflow.pyfunc`` and log how long it took."""
     console.info(f"loading model from {folder}")
     start = time.monotonic()
-    # All that is imported stays in use: looking for garbage in it takes 0.2 s.
+    # Everything imported stays in use, and searching it for garbage would take 0.2 s.
     gc.disable()
     libraries.hide_mlflow_plugin()
     import mlflow.pyfunc

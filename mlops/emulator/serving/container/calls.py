@@ -78,7 +78,7 @@ class CallScorer:
                 return _message(500, SCRIPT_FAILED, failed=True)
             milliseconds = (time.perf_counter() - start) * 1000
         try:
-            # There is no answer without content.
+            # A response always has content.
             response = _respond(200, {} if result is None else result)
         except (TypeError, ValueError) as problem:
             console.info(f"The result can't be written as JSON: {problem}")
