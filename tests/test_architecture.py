@@ -81,7 +81,7 @@ def shown(found: Import) -> str:
     return f"{found.path.relative_to(ROOT)}:{found.line} imports {found.imported}"
 
 
-def test_each_room_imports_only_what_it_may() -> None:
+def test_each_folder_imports_only_what_it_may() -> None:
     wrong = [
         found
         for found in PACKAGE.imports
@@ -96,7 +96,7 @@ def test_judging_reads_data_in_one_file_only() -> None:
     assert readers <= {"mlops.judging.judge"}
 
 
-def test_each_room_of_the_emulator_imports_only_what_it_may() -> None:
+def test_each_folder_of_the_emulator_imports_only_what_it_may() -> None:
     inside = [found for found in PACKAGE.imports if room(found.importer) == room(found.imported) == "emulator"]
     wrong = [
         found for found in inside if inner_room(found.imported) not in EMULATOR[inner_room(found.importer)] | {inner_room(found.importer)}

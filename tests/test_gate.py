@@ -581,7 +581,7 @@ def test_rows_that_are_wrong_in_all_files_alike_give_hold(name: str, tmp_path: P
     assert any(says in reason for reason in judged.reasons), judged.reasons
 
 
-def test_copies_of_rows_are_no_further_evidence(tmp_path: Path) -> None:
+def test_copies_of_rows_add_no_evidence(tmp_path: Path) -> None:
     """25 rows 20 times give a narrow interval and prove no more than 25 rows."""
     run = make_run(tmp_path, copies=20, n=500)
     judged = judge(config(), run)

@@ -232,7 +232,7 @@ def another(promoted: Project) -> tuple[str, ...]:
         pytest.param("scoring-424 always", 14, id="a model that can't answer"),
     ],
 )
-def test_a_failure_behind_the_gate_leaves_traffic_and_costs_alone(
+def test_a_failure_after_the_gate_leaves_traffic_and_costs_alone(
     promoted: Project, another: tuple[str, ...], fault: str, code: int
 ) -> None:
     live, billing, endpoints = promoted.traffic(), promoted.billing(), promoted.endpoints()
@@ -254,7 +254,7 @@ def test_a_failure_behind_the_gate_leaves_traffic_and_costs_alone(
         ("smoke-test", "onlineEndpoints/listKeys/action"),
     ],
 )
-def test_a_refused_permission_behind_the_gate_is_named_and_leaves_nothing(
+def test_a_refused_permission_after_the_gate_is_named_and_leaves_nothing(
     promoted: Project, another: tuple[str, ...], stage: str, action: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """`validate` notices it before the training is paid for, unless a role was taken away since."""

@@ -378,7 +378,7 @@ def test_a_reserved_endpoint_to_which_another_run_has_deployed_meanwhile_is_kept
     assert [view.name for view in workspace.endpoints.list_deployments(stage.name)] == ["faster"]
 
 
-def test_a_deployment_that_fails_beside_a_champion_leaves_the_champion_alone(beside: Stage, fault: Fault) -> None:
+def test_a_failed_deployment_leaves_the_champion_alone(beside: Stage, fault: Fault) -> None:
     champion = beside.champion()
     run = beside.registered("run", beside.workspace.endpoints.get_live_model(beside.name))
     fault("deployment-unhealthy@*")
@@ -757,7 +757,7 @@ def test_copies_of_a_comparison_that_was_killed_are_ended_by_another_machine(
     assert (promoted.canary.mirrored, dict(workspace.endpoints.get(beside.name).mirror)) == (10, {})
 
 
-def test_what_the_user_mirrors_is_not_touched(beside: Stage, canary: Rollout, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_users_own_mirroring_is_left_alone(beside: Stage, canary: Rollout, monkeypatch: pytest.MonkeyPatch) -> None:
     champion = beside.champion()
     config, run, workspace, new = canary
     workspace.endpoints.set_traffic(beside.name, {champion: 100}, mirror={new: 20})
@@ -803,7 +803,7 @@ def test_what_the_user_mirrors_is_not_touched(beside: Stage, canary: Rollout, mo
         ({"a": 50, "b": 49, "new": 1}, 25, {"a": 38, "b": 37, "new": 25}),
     ],
 )
-def test_the_others_share_what_a_step_leaves(was: dict[str, int], share: int, expected: dict[str, int]) -> None:
+def test_the_others_share_the_rest_of_the_traffic(was: dict[str, int], share: int, expected: dict[str, int]) -> None:
     assert Change(run="r", until=datetime.now(UTC), was=was, to="new", share=share).traffic == expected
 
 
@@ -885,7 +885,7 @@ def test_production_is_deleted_only_on_request(stage: Stage) -> None:
     assert teardown(config, run, workspace, yes_delete_production=True).deleted == (f"endpoint {stage.name}",)
 
 
-def test_what_vanishes_during_teardown_is_gone(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resources_that_vanish_during_teardown_count_as_deleted(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     config, workspace = stage.session(ephemeral=True)
     workspace.endpoints.create(config.endpoint, {})
     read = Endpoints.list_deployments

@@ -76,7 +76,7 @@ def settings() -> Iterator[tuple[str, str, str]]:
 
 
 @pytest.mark.parametrize(("stage", "section"), [(stage, section) for stage, (_, _, sections) in KEYS.items() for section in sections])
-def test_a_setting_that_nobody_has_thought_of_changes_the_key(stage: str, section: str) -> None:
+def test_an_unforeseen_setting_changes_the_key(stage: str, section: str) -> None:
     key = KEYS[stage][0]
     current = getattr(Config(target="t"), section)
     extended = create_model("Extended", __base__=type(current), setting_of_tomorrow=(int, 0))

@@ -54,7 +54,7 @@ def test_without_one_action_the_run_stops_before_it_costs_anything(
     assert computes(prepared) == []
 
 
-def test_what_may_not_be_read_is_not_checked(prepared: Project, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unreadable_permissions_are_not_checked(prepared: Project, capsys: pytest.CaptureFixture[str]) -> None:
     """An identity that can't read its own permissions, as with the built-in role AzureML Data Scientist, may still have all of them."""
     with restricted(prepared.emulator, "prod", READ_OWN):
         assert prepared.mlops("validate") == 0

@@ -405,7 +405,7 @@ def test_pull_requests_in_the_workspace_of_production_are_a_warning(
 
 
 @pytest.mark.parametrize("reviewed", [False, True])
-def test_a_permanent_target_needs_a_cluster_of_its_own_and_is_warned_of_promotions_without_review(
+def test_a_permanent_target_needs_its_own_cluster_and_a_warning_reports_promotions_without_review(
     reviewed: bool, inside: Emulator, source: Path, settings: Make, open_workspace: Open, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = settings(

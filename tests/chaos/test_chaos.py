@@ -157,7 +157,7 @@ def test_a_deployment_that_has_answered_is_tested(scene: Scene) -> None:
     assert "new takes traffic and is Failed" in scene.happen()[0]
 
 
-def test_what_somebody_else_has_must_not_change(scene: Scene) -> None:
+def test_other_peoples_resources_must_not_change(scene: Scene) -> None:
     scene.put("deployment", "e/theirs", capacity=2)
     scene.observer.check("now")
     scene.store.delete("deployment", "e/theirs")

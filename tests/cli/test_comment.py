@@ -76,7 +76,7 @@ def test_a_pull_request_that_weakens_the_rules_says_so_at_the_top(
         assert "| pr | `gate.rules.target.margin` | 0.01 | 0.3 | ⚠️ weaker |" in top
 
 
-def test_settings_that_can_not_be_compared_are_no_secret(octo: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_that_can_not_be_compared_are_reported(octo: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GITHUB_TOKEN", github_api.issue_token(octo.azure, {"pull-requests": "write"}))
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
     (tmp_path / "pipeline.toml").write_text("[targets.pr]\n")

@@ -128,7 +128,7 @@ def test_nodes_cost_money_once_with_the_job_that_is_on_them_or_without_any(nodes
 
 
 @pytest.mark.slow
-def test_a_training_costs_what_its_steps_run_on(nodes: Any, tmp_path: Path) -> None:
+def test_a_training_costs_as_much_as_the_nodes_of_its_steps(nodes: Any, tmp_path: Path) -> None:
     config, workspace, items = nodes()
     workspace.compute.ensure(config.compute)
     with pytest.raises(Detached):

@@ -58,7 +58,7 @@ def leftovers(folder: Path) -> list[str]:
 
 
 @LINUX
-def test_a_full_disk_behind_the_output_is_an_error(project: Path) -> None:
+def test_an_output_to_a_full_disk_is_an_error(project: Path) -> None:
     done = run_shell(project, "mlops prepare > /dev/full")
     assert done.returncode == StorageFailed.exit_code, done.stderr
     assert "No space left on device" in done.stderr

@@ -92,7 +92,7 @@ def test_the_folder_name_becomes_a_valid_endpoint_prefix(name: str, prefix: str)
     assert _endpoint(name) == prefix
 
 
-def test_a_project_that_is_no_repository_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_project_that_is_not_a_repository_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / ".git").mkdir()
     assert main(["init", str(tmp_path), "--endpoint", "mine", "--project", "my project"]) == 2
     assert "write it as OWNER/NAME" in capsys.readouterr().err

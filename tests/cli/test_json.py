@@ -56,7 +56,7 @@ def test_a_failure_of_every_command_is_json(
     assert content["error"]["fix"]
 
 
-def test_an_unknown_command_is_a_failure_like_others(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_command_is_reported_like_other_failures(capsys: pytest.CaptureFixture[str]) -> None:
     code, content = run_json(["trian", "--json"], capsys)
     assert (code, content["error"]["class"]) == (2, "UsageError")
     assert "did you mean 'train'" in content["error"]["message"]
@@ -90,7 +90,7 @@ def test_every_kind_of_failure_has_its_class_and_code(
     assert "before" in captured.err
 
 
-def test_a_detached_training_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_detached_training_is_not_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert stage.finish(fails_with(Detached("The job goes on.")), as_json=True) == 0
     assert json.loads(capsys.readouterr().out)["notice"]["message"] == "The job goes on."
 

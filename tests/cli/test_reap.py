@@ -23,7 +23,7 @@ PAST = (datetime.now(UTC) - timedelta(hours=1)).isoformat()
 TOML = '[targets.test.endpoint]\nname = "reaped"\nephemeral = true\n[targets.prod]\n'
 
 
-def test_what_vanishes_between_listing_and_reading_is_gone_and_production_never_expires(
+def test_resources_that_vanish_after_listing_count_as_gone_and_production_never_expires(
     inside: object, settings: Settings, open_workspace: Open, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("GITHUB_REPOSITORY", raising=False)

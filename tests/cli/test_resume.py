@@ -122,7 +122,7 @@ def test_a_job_of_another_identity_is_not_continued(
     assert github_api.dispatches(octo.azure) == []
 
 
-def test_what_anybody_may_leave_behind_does_not_stop_the_others(
+def test_foreign_leftovers_do_not_stop_the_others(
     workspace: Workspace, octo: Emulator, open_workspace: Open, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run without a job, a job without a target, and a job that can't be read."""

@@ -261,7 +261,7 @@ def test_a_hold_that_was_overridden_is_deployed_again_however_long_its_id_is(ses
 
 
 @pytest.mark.parametrize(("to", "says"), [("older", "has no deployment older"), ("answering:77", "model answering:77 does not exist")])
-def test_what_does_not_exist_is_named_with_the_choices(session: Session, to: str, says: str) -> None:
+def test_a_missing_target_of_a_rollback_is_named_with_the_choices(session: Session, to: str, says: str) -> None:
     config, workspace = session()
     with pytest.raises(TrafficError, match=says) as raised:
         rollback(config, workspace, to)

@@ -73,7 +73,7 @@ def test_with_json_the_result_alone_is_on_stdout(capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.parametrize("options", [[], ["--json"]])
-def test_arguments_that_can_not_be_parsed_are_no_commands_to_github(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_arguments_that_can_not_be_parsed_give_no_commands_to_github(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["gate", *options, "--x\n::stop-commands::\x1b[2Jp##[group]q"])
     lines = "".join(capsys.readouterr()).splitlines()

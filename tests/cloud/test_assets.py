@@ -81,7 +81,7 @@ def test_missing_models_and_components_are_not_found(
         assets.get_component("azureml", name, version)
 
 
-def test_an_unregistered_model_is_none(start_emulator: Start, settings: Settings, open_workspace: Open) -> None:
+def test_an_unregistered_model_gives_none(start_emulator: Start, settings: Settings, open_workspace: Open) -> None:
     start_emulator()
     assets = open_workspace(settings()).assets
     assert assets.find_model("never", {}) is None

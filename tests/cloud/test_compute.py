@@ -98,7 +98,7 @@ def test_missing_quota_in_both_tiers_is_an_error(start_emulator: Start, settings
 
 
 @pytest.mark.parametrize(("fault", "message"), [("compute-failed", "no capacity"), ("operation-canceled", "was canceled")])
-def test_another_failure_is_no_reason_for_low_priority(
+def test_another_failure_is_not_a_reason_for_low_priority(
     start_emulator: Start, settings: Settings, open_workspace: Open, fault: str, message: str
 ) -> None:
     start_emulator(f"{fault}@cluster")

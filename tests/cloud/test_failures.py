@@ -119,7 +119,7 @@ def test_a_failed_request_is_classified(status: int, codes: tuple[str, ...], mes
         (400, ("UserError",), 'Failed to update component n since field "code" is immutable, try specifying a new version.'),
     ],
 )
-def test_what_only_its_own_message_explains_has_no_class(status: int, codes: tuple[str, ...], message: str) -> None:
+def test_a_failure_that_only_its_own_message_explains_has_no_class(status: int, codes: tuple[str, ...], message: str) -> None:
     assert classify_request(status, codes, message) is None
 
 

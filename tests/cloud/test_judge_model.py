@@ -52,7 +52,7 @@ def test_an_opinion_counts_if_it_is_the_same_in_both_orders(reply: Callable[[str
 
 
 @pytest.mark.usefixtures("key")
-def test_a_judge_that_is_busy_is_asked_again() -> None:
+def test_a_request_to_a_busy_judge_is_repeated() -> None:
     with JudgeServer(honest) as server:
         server.refuse_first = 3
         assert JudgeModel(settings(server), None).compare(PAIRS[:1]) == [1.0]
@@ -142,7 +142,7 @@ def test_the_labels_of_this_project_can_be_read() -> None:
         '{"prompt": "a", "better": "", "worse": "b"}',
     ],
 )
-def test_a_line_that_is_no_labeled_pair_is_named(line: str, tmp_path: Path) -> None:
+def test_a_line_that_is_not_a_labeled_pair_is_named(line: str, tmp_path: Path) -> None:
     path = tmp_path / "pairs.jsonl"
     path.write_text('{"prompt": "a", "better": "b", "worse": "c"}\n' + line)
     with pytest.raises(ConfigError, match=r"pairs\.jsonl:2 is not a labeled pair"):

@@ -35,7 +35,7 @@ def test_the_settings_of_the_workspace_are_read(
     assert workspace.network.get() == expected
 
 
-def test_who_is_inside_meets_no_obstacle(workspace: Workspace, network: Network) -> None:
+def test_a_client_inside_the_network_meets_no_obstacle(workspace: Workspace, network: Network) -> None:
     network("private")
     assert workspace.network.find_obstacle() == ""
 
@@ -59,7 +59,7 @@ def test_a_service_that_does_not_answer_is_an_obstacle(
     assert "reading the outputs" in workspace.network.find_obstacle()
 
 
-def test_a_missing_permission_is_none(inside: Emulator, workspace: Workspace, network: Network) -> None:
+def test_a_missing_permission_gives_none(inside: Emulator, workspace: Workspace, network: Network) -> None:
     network("private")
     with restricted(inside, "prod", "Microsoft.MachineLearningServices/workspaces/experiments/runs/read"):
         assert workspace.network.find_obstacle() == ""

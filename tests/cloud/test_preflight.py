@@ -334,7 +334,7 @@ def test_no_standby_costs_nothing(change: dict[str, Any]) -> None:
         ({"endpoint_usd_per_hour": 5.9}, None, ["budget.endpoint_usd_per_hour: An hour of the deployment is estimated to cost 6.00 USD"]),
     ],
 )
-def test_what_costs_more_than_the_budget_or_has_no_estimate_is_an_error(
+def test_costs_above_the_budget_or_without_an_estimate_are_errors(
     budget: dict[str, float], training_usd: float | None, findings: list[str]
 ) -> None:
     priced = config(budget=budget, endpoint={"price_per_hour_usd": 3.0, "instance_count": 2})

@@ -34,7 +34,7 @@ def test_a_creation_is_repeated(workspace: Workspace, fault: Fault, capsys: pyte
     assert "PUT computes/repeated: no response; trying again" in output
 
 
-def test_who_is_asked_to_wait_longer_than_the_deadline_stops_at_once(
+def test_a_request_to_wait_longer_than_the_deadline_stops_at_once(
     workspace: Workspace, fault: Fault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retries, "DEADLINE_S", 0.5)

@@ -128,7 +128,7 @@ def test_a_request_that_another_run_has_overtaken_is_noticed(runs: Runs, monkeyp
     assert state(first) == ({"new": 100}, "")
 
 
-def test_a_run_whose_time_is_over_leaves_alone_what_others_have_done_since(runs: Runs) -> None:
+def test_a_run_whose_time_is_over_leaves_later_changes_of_others_alone(runs: Runs) -> None:
     first, second = runs
     before = first.endpoints.get(NAME)
 
@@ -146,7 +146,7 @@ def test_a_run_whose_time_is_over_leaves_alone_what_others_have_done_since(runs:
     assert state(first) == ({"new": 50, "old": 50}, "")
 
 
-def test_what_is_confirmed_is_what_was_changed(runs: Runs) -> None:
+def test_only_the_change_that_was_made_is_confirmed(runs: Runs) -> None:
     first, _ = runs
     before = first.endpoints.get(NAME)
 
@@ -163,7 +163,7 @@ def test_what_is_confirmed_is_what_was_changed(runs: Runs) -> None:
         before = first.endpoints.set_traffic(NAME, {"new": 100})
 
 
-def test_after_a_step_at_which_somebody_moved_the_traffic_there_is_no_other(runs: Runs) -> None:
+def test_a_step_at_which_somebody_else_moved_the_traffic_is_the_last(runs: Runs) -> None:
     first, _ = runs
     before = first.endpoints.get(NAME)
 
@@ -245,7 +245,7 @@ def test_a_deployment_that_was_created_again_gets_no_traffic(
     first.endpoints.delete_deployment(NAME, "old")
 
 
-def test_a_rollback_checks_what_it_has_asked(session: Session, trained_job: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rollback_checks_the_deployment_that_it_has_tested(session: Session, trained_job: str, monkeypatch: pytest.MonkeyPatch) -> None:
     config, workspace = session()
     find_tags = traffic.rolled_back_tags
 
@@ -264,7 +264,7 @@ def test_a_rollback_checks_what_it_has_asked(session: Session, trained_job: str,
     ("ahead", "is_taken_over"),
     [(timedelta(hours=-8), True), (timedelta(minutes=-4), False), (timedelta(minutes=4), False), (timedelta(hours=8), True)],
 )
-def test_a_clock_that_is_wrong_by_hours_keeps_nobody_from_recovering_and_its_run_then_changes_nothing(
+def test_a_clock_that_is_wrong_by_hours_does_not_block_recovery_and_its_run_changes_nothing_afterward(
     runs: Runs, monkeypatch: pytest.MonkeyPatch, ahead: timedelta, is_taken_over: bool
 ) -> None:
     first, second = runs

@@ -118,7 +118,7 @@ def test_configured_tags_do_not_override_our_own(settings: Settings) -> None:
         ({PIPELINE: MARK, TARGET: "test", OWNER: "me", RUN: "r/1"}, True, True),
     ],
 )
-def test_what_is_ours(
+def test_which_resources_are_ours(
     tags: dict[str, str] | None, owned: bool, from_this_run: bool, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GITHUB_ACTOR", "me")

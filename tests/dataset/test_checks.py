@@ -172,7 +172,7 @@ def test_a_finding_names_the_prompt_id(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["\u200b", "\ufeff", "\u2060 \u00ad", "\u200e\u200f\n", "\u3164", "\u2800\u2800", "\u00a0", "\u202e"])
-def test_a_text_that_nobody_can_see_is_empty(text: str, tmp_path: Path) -> None:
+def test_an_invisible_text_is_empty(text: str, tmp_path: Path) -> None:
     (finding,) = findings_of(tmp_path, {"train_sft": [row(1, (USER, "Question"), (ASSISTANT, text))]})
     assert finding.rule == "text.empty"
 

@@ -136,7 +136,7 @@ def test_findings_do_not_depend_on_the_number_of_processes(tmp_path: Path, monke
     assert rules | {"privacy.personal"} <= {finding.rule for finding in expected}  # type: ignore[attr-defined]
 
 
-def test_rows_without_messages_are_no_duplicates_of_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_without_messages_are_not_duplicates_of_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chunks, "CHUNK_BYTES", 1)
     path = write(tmp_path, "train_sft", [row(number, messages=[]) for number in range(4)])
     assert [finding.rule for finding in check({"train_sft": path}).findings] == ["messages.empty"] * 4

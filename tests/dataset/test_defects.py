@@ -227,7 +227,7 @@ def test_clean_data_has_no_findings(form: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("form", WRITERS)
 @pytest.mark.parametrize("kind", ROW)
-def test_a_defect_of_a_row_is_found_at_its_line(kind: str, form: str, tmp_path: Path) -> None:
+def test_a_defect_in_a_row_is_reported_at_its_line(kind: str, form: str, tmp_path: Path) -> None:
     rule, defect = ROW[kind]
     folder = source(tmp_path / "source", form, {5: defect})
     (file,) = folder.glob("train_sft.*")
@@ -242,7 +242,7 @@ def test_a_defect_of_a_row_is_found_at_its_line(kind: str, form: str, tmp_path: 
 
 @pytest.mark.parametrize("form", ["jsonl", "gz"])
 @pytest.mark.parametrize("kind", SYNTAX)
-def test_a_defect_of_the_syntax_is_found_at_its_line(kind: str, form: str, tmp_path: Path) -> None:
+def test_a_syntax_error_is_reported_at_its_line(kind: str, form: str, tmp_path: Path) -> None:
     rule, defect = SYNTAX[kind]
     folder = source(tmp_path / "source", form, {5: defect})
     (file,) = folder.glob("train_sft.*")
@@ -265,13 +265,15 @@ def test_a_defect_of_the_syntax_makes_an_array_unreadable(kind: str, tmp_path: P
     ],
 )
 @pytest.mark.parametrize("split", ["test_sft", "test_gen"])
-def test_training_rows_in_a_test_split_are_found_at_their_line(rule: str, change: Callable[[Row], Row], split: str, tmp_path: Path) -> None:
+def test_training_rows_in_a_test_split_are_reported_at_their_line(
+    rule: str, change: Callable[[Row], Row], split: str, tmp_path: Path
+) -> None:
     leaked = json.dumps({**change(train(3)), "prompt_id": "leaked"}).encode()
     folder = source(tmp_path / "source", "jsonl", {2: lambda row: leaked}, split)
     assert findings_of(folder, Run(tmp_path / "run")) == [(f"{folder}/{split}.jsonl:3", rule)]
 
 
-def test_a_training_answer_behind_another_turn_is_found_at_its_line(tmp_path: Path) -> None:
+def test_a_training_answer_after_another_turn_is_reported_at_its_line(tmp_path: Path) -> None:
     opening = [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": "Yes?"}]
     leaked = {**train(3), "prompt": "Hello.", "messages": opening + train(3)["messages"][:2], "prompt_id": "leaked"}
     folder = source(tmp_path / "source", "jsonl", {2: lambda row: json.dumps(leaked).encode()}, "test_sft")
@@ -307,7 +309,7 @@ READABLE = {
 @given(planted=st.dictionaries(st.integers(1, ROWS), st.sampled_from(sorted(KINDS)), min_size=1), form=st.sampled_from(["jsonl", "gz"]))
 @example(planted={1: "prompt_id is blank", 2: "prompt_id is blank"}, form="jsonl")
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_combination_of_defects_is_found_line_by_line(planted: dict[int, str], form: str, tmp_path: Path) -> None:
+def test_any_combination_of_defects_is_reported_line_by_line(planted: dict[int, str], form: str, tmp_path: Path) -> None:
     folder = source(tmp_path / form, form, {index: KINDS[kind][1] for index, kind in planted.items()})
     (file,) = folder.glob("train_sft.*")
     expected = {(f"{file}:{index + 1}", KINDS[kind][0]) for index, kind in planted.items()}

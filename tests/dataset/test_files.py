@@ -336,7 +336,7 @@ DISGUISES: list[tuple[str, bytes, str]] = [
 
 
 @pytest.mark.parametrize(("name", "content", "message"), DISGUISES)
-def test_a_file_that_is_something_else_is_refused_by_what_it_is(name: str, content: bytes, message: str, tmp_path: Path) -> None:
+def test_a_file_that_is_not_what_its_name_says_is_refused(name: str, content: bytes, message: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=message) as caught:
         splits_of(put(tmp_path / name, content))
     assert str(tmp_path / name) in str(caught.value)
@@ -358,7 +358,7 @@ def test_a_record_of_another_length_is_refused_with_its_line(record: bytes, mess
     assert isinstance(problem, InvalidRow)
 
 
-def test_the_line_of_a_record_is_found_behind_empty_lines(tmp_path: Path) -> None:
+def test_the_line_of_a_record_is_right_after_empty_lines(tmp_path: Path) -> None:
     path = put(tmp_path / "a.csv", b"sep=,\n\nprompt,response\nHi,x\n\n\nHi\n")
     rows = splits_of(path)["train_sft"]
     assert [rows.where(index) for index in rows.invalid_rows()] == [f"{path}:7"]
@@ -390,7 +390,7 @@ def damaged(texts: list[bytes]) -> Any:
 
 @pytest.mark.parametrize("bad", [0, 7, 2999])
 @pytest.mark.parametrize("field", ["prompt", "prompt_id", "content"])
-def test_a_text_of_parquet_that_is_not_utf_8_is_found_in_its_row(field: str, bad: int, tmp_path: Path) -> None:
+def test_a_parquet_text_that_is_not_utf_8_is_reported_with_its_row(field: str, bad: int, tmp_path: Path) -> None:
     texts = damaged([b"\xff" if number == bad else b"q %d" % number for number in range(3000)])
     columns: dict[str, Any] = {"response": ["x"] * 3000, "prompt": [str(number) for number in range(3000)]}
     if field == "content":
@@ -405,7 +405,7 @@ def test_a_text_of_parquet_that_is_not_utf_8_is_found_in_its_row(field: str, bad
     assert problem.rule == "json.encoding"
 
 
-def test_rows_of_parquet_that_are_no_conversations_are_known_before_the_splits(tmp_path: Path) -> None:
+def test_parquet_rows_that_are_not_conversations_are_detected_before_the_splits(tmp_path: Path) -> None:
     put(tmp_path / "a.parquet", parquet_bytes([{"prompt": b"Hi", "response": b"x"}] * 3))
     assert len(splits_of(tmp_path / "a.parquet")["train_sft"].invalid_rows()) == 3
 

@@ -33,13 +33,13 @@ TEXT = " ".join(WORDS)
 DIFFERENT = " ".join(WORDS[::-1])
 
 
-def test_a_similar_row_of_the_same_split_is_found(tmp_path: Path) -> None:
+def test_a_similar_row_of_the_same_split_is_reported(tmp_path: Path) -> None:
     (finding,) = check(tmp_path, train_sft=[DIFFERENT, TEXT, variant(4)])
     assert (finding.rule, finding.severity, finding.where) == ("duplicate.near", "warning", "train_sft:3")
     assert "1 row(s) of train_sft are at least 80% like an earlier row; the first one like train_sft:2" in finding.message
 
 
-def test_a_similar_row_of_another_split_is_found(tmp_path: Path) -> None:
+def test_a_similar_row_of_another_split_is_reported(tmp_path: Path) -> None:
     findings = check(tmp_path, test_sft=[DIFFERENT, variant(3)], test_gen=[variant(2), variant(3)], train_sft=[TEXT])
     assert [(finding.rule, finding.where) for finding in findings] == [("overlap.near", "test_sft:2"), ("overlap.near", "test_gen:1")]
     assert "2 row(s) of test_gen" in findings[1].message

@@ -75,7 +75,7 @@ LEAKS: dict[str, tuple[Turns, Turns]] = {
 
 
 @pytest.mark.parametrize("name", LEAKS)
-def test_a_leaked_answer_is_found(name: str, tmp_path: Path) -> None:
+def test_a_leaked_answer_is_detected(name: str, tmp_path: Path) -> None:
     evaluated, training = LEAKS[name]
     suite = write(tmp_path / "suite.jsonl", [(USER, "Unrelated"), (ASSISTANT, "Entirely")], evaluated)
     train = write(tmp_path / "train.jsonl", [(USER, "Other"), (ASSISTANT, "Things")], training)
@@ -107,7 +107,7 @@ NO_LEAKS: dict[str, tuple[Turns, Turns]] = {
 
 
 @pytest.mark.parametrize("name", NO_LEAKS)
-def test_what_is_equal_by_chance_is_no_leak(name: str, tmp_path: Path) -> None:
+def test_texts_that_are_equal_by_chance_are_not_leaks(name: str, tmp_path: Path) -> None:
     evaluated, training = NO_LEAKS[name]
     suite, train = write(tmp_path / "suite.jsonl", evaluated), write(tmp_path / "train.jsonl", training)
     assert find_leaks(train, {"target": suite}).answers["target"] == []
@@ -138,7 +138,7 @@ def asked(question: str, answer: str) -> Turns:
     [lambda name: asked(f"How do I hurt {name}?", REFUSAL), lambda name: template(name, name[::-1])],
     ids=["refusals", "template"],
 )
-def test_stock_phrases_are_no_leaks(row: Any, evaluated: int, tmp_path: Path) -> None:
+def test_stock_phrases_are_not_leaks(row: Any, evaluated: int, tmp_path: Path) -> None:
     """Those of the training data alone, and those of the suite alone."""
     suite = write(tmp_path / "suite.jsonl", *(row(f"Country-{number}") for number in range(evaluated)))
     train = write(tmp_path / "train.jsonl", *(row(f"City-{number}") for number in range(STOCK_QUESTIONS - evaluated or 1)))
@@ -157,7 +157,7 @@ WRAPPED = {"as it is": "{}", "in a longer answer": "Of course! {} I hope that th
 
 
 @pytest.mark.parametrize("form", WRAPPED)
-def test_a_long_answer_is_no_stock_phrase_whatever_the_number_of_questions(form: str, tmp_path: Path) -> None:
+def test_a_long_answer_is_never_a_stock_phrase_however_many_questions_precede_it(form: str, tmp_path: Path) -> None:
     """Paraphrases of one question, as augmentation makes them."""
     questions = [f"{opening} {QUESTION}" for opening in ("Tell me:", "Please explain:", "I wonder,", "Hey, quick one:", "Now,", "So,")]
     train = write(tmp_path / "train.jsonl", *(asked(question, WRAPPED[form].format(ANSWER)) for question in questions))
@@ -188,7 +188,7 @@ def test_a_suite_of_which_many_answers_are_there_piece_by_piece_is_an_error(
     assert errors == ([("overlap.suite", f"{suite}:1")] if is_reported else [])
 
 
-def test_many_rows_that_only_quote_are_no_error(tmp_path: Path) -> None:
+def test_many_rows_that_only_quote_are_not_an_error(tmp_path: Path) -> None:
     suite = write(tmp_path / "suite.jsonl", *(asked(f"Question {row}?", numbered(row, 120)) for row in range(20)))
     train = write(tmp_path / "train.jsonl", *(asked(f"Quote {row}?", numbered(row, 30)) for row in range(20)))
     assert [each.rule for each in check({"train_sft": train, "test_sft": suite}).findings] == ["overlap.passage"]
@@ -218,7 +218,7 @@ def test_the_screen_withholds_a_leak_only() -> None:
     assert screened([ROW], [SHORT, asked("Herbs?", ANSWER), template("Norway", "Oslo")]) == [0, 2]
 
 
-def test_the_screen_releases_the_rows_of_a_stock_phrase_once_it_is_known_to_be_one() -> None:
+def test_the_screen_releases_the_rows_of_a_stock_phrase_once_it_is_recognized() -> None:
     rows = [asked(f"Question {number}?", REFUSAL) for number in range(5)]
     assert screened([asked("How?", REFUSAL)], [rows[0], SHORT, rows[1], *rows[2:]]) == [1, 0, 2, 3, 4, 5]
 
@@ -264,7 +264,7 @@ def test_a_passage_does_not_span_two_messages(tmp_path: Path) -> None:
     assert leaks.passages == {"target": {}}
 
 
-def test_a_prompt_is_no_passage(tmp_path: Path) -> None:
+def test_a_prompt_is_not_a_passage(tmp_path: Path) -> None:
     suite = write(tmp_path / "suite.jsonl", asked(" ".join(PASSAGE), "Yes."))
     train = write(tmp_path / "train.jsonl", asked(" ".join(PASSAGE), "No."))
     assert find_leaks(train, {"target": suite}).passages == {"target": {}}

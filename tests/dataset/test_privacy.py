@@ -83,6 +83,6 @@ def test_a_row_is_reported_whatever_rows_are_around_it(texts: list[str], tmp_pat
 
 
 @pytest.mark.parametrize("kind", SAMPLES)
-def test_a_text_is_searched_for_what_is_possible_only(kind: str) -> None:
+def test_a_text_is_only_searched_for_possible_kinds(kind: str) -> None:
     assert possible_kinds(SAMPLES[kind], {kind}) == {kind}
     assert kind not in possible_kinds(SAMPLES[kind], SAMPLES.keys() - {kind})

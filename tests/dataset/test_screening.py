@@ -38,7 +38,7 @@ def spell(words: list[str], data: st.DataObject) -> str:
 @pytest.mark.slow
 @given(evaluated=texts, trained=texts, run=st.lists(words, min_size=RUN_WORDS, max_size=RUN_WORDS), data=st.data())
 @settings(suppress_health_check=[HealthCheck.too_slow])
-def test_every_shared_run_of_words_is_found(evaluated: list[list[str]], trained: list[list[str]], run: list[str], data: Any) -> None:
+def test_every_shared_run_of_words_is_detected(evaluated: list[list[str]], trained: list[list[str]], run: list[str], data: Any) -> None:
     for rows in (evaluated, trained):
         place = data.draw(st.integers(0, len(rows) - 1))
         rows[place][data.draw(st.integers(0, len(rows[place]))) :] = [*run, *data.draw(st.lists(words, max_size=5))]
@@ -76,7 +76,7 @@ def test_words_have_the_same_codes_in_lines_of_json(texts: list[list[str]], data
     assert lines.codes[kept].tolist() == codes[is_plain].tolist()
 
 
-def test_texts_without_a_run_in_common_are_not_found() -> None:
+def test_texts_without_a_common_run_do_not_match() -> None:
     generator = random.Random(3)
     vocabulary = ["".join(generator.choices("abcdefghijklmnopqrstuvwxyz", k=6)) for _ in range(3000)]
     ours, theirs = ([" ".join(generator.choices(vocabulary, k=400)) for _ in range(300)] for _ in range(2))
@@ -105,7 +105,7 @@ def test_ends_depend_on_both_ends(change: int) -> None:
 
 @pytest.mark.parametrize("for_training", [True, False])
 @pytest.mark.parametrize("rule", [rule for rule, bad in BAD_ROWS.items() if isinstance(bad, dict) and rule != "schema.field"])
-def test_what_is_clean_at_first_sight_is_clean(rule: str, for_training: bool) -> None:
+def test_rows_that_look_clean_at_first_sight_are_clean(rule: str, for_training: bool) -> None:
     bad: Any = BAD_ROWS[rule]
     conversation = Conversation(bad["prompt"], [Message(**message) for message in bad["messages"]], bad["prompt_id"])
     problems = list(check_row(conversation, for_training=for_training))

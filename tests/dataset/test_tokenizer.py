@@ -33,7 +33,7 @@ def test_a_file_or_its_folder_counts_texts_whole_and_without_special_tokens(file
     assert load_counter(str(file))("") == 0
 
 
-def test_the_hub_is_asked_for_the_file_at_the_commit(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_file_is_requested_from_the_hub_at_the_commit(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     with Hub("tester/model", COMMIT, {"tokenizer.json": file.read_bytes()}) as server:
         template = f"{server.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
@@ -47,14 +47,14 @@ def test_the_hub_is_asked_for_the_file_at_the_commit(file: Path, tmp_path: Path,
 
 
 @pytest.mark.parametrize("name", ["nothing.json", "", "folder"])
-def test_what_does_not_exist_is_refused(name: str, tmp_path: Path) -> None:
+def test_a_missing_tokenizer_is_refused(name: str, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(ConfigError, match="can't be read: No such file"):
         load_counter(str(tmp_path / name))
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"version https://git-lfs.github.com/spec/v1\n", b"\xff\xfe", b"[1]"])
-def test_what_is_not_a_tokenizer_is_refused(content: bytes, file: Path) -> None:
+def test_a_file_that_is_not_a_tokenizer_is_refused(content: bytes, file: Path) -> None:
     file.write_bytes(content)
     with pytest.raises(ConfigError, match="is not a tokenizer") as raised:
         load_counter(str(file))

@@ -88,7 +88,7 @@ def test_a_job_that_is_not_on_a_branch_continues_nothing(
 
 
 @pytest.mark.parametrize("end", ["failure", "skipped", ""])
-def test_stages_behind_the_gate_need_a_run_in_which_it_passed(record: Record, end: str) -> None:
+def test_stages_after_the_gate_need_a_run_in_which_it_passed(record: Record, end: str) -> None:
     record(jobs={"pipeline / validate": "success", "pipeline / evaluate-gate": end, "forged / evaluate": "success"})
     with pytest.raises(RecordError, match="evaluate-gate has not succeeded"):
         check_runs(["7"], needs_gate=True)
@@ -101,7 +101,7 @@ def test_stages_behind_the_gate_need_a_run_in_which_it_passed(record: Record, en
         check_runs(["7", "6"], needs_gate=True)
 
 
-def test_what_is_not_a_number_is_not_asked_for(record: Record) -> None:
+def test_values_that_are_not_numbers_are_not_requested(record: Record) -> None:
     record()
     with pytest.raises(RecordError, match="not the id of a workflow run"):
         check_runs(["7/../../other"], needs_gate=False)

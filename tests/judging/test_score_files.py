@@ -137,7 +137,7 @@ COPIES: dict[str, tuple[str, Callable[[int], object]]] = {
 
 
 @pytest.mark.parametrize("name", COPIES)
-def test_copies_are_no_evidence(name: str, write: Callable[..., Path]) -> None:
+def test_copies_are_not_evidence(name: str, write: Callable[..., Path]) -> None:
     field, value = COPIES[name]
 
     def copied(content: Sequence[Row]) -> list[Row]:
@@ -339,7 +339,7 @@ def test_models_that_both_get_all_rows_right_are_not_the_same(write: Callable[..
 
 
 @pytest.mark.parametrize("value", [1e308, -1e308, 1e60])
-def test_numbers_too_large_to_add_up_are_no_evidence(value: float, write: Callable[..., Path]) -> None:
+def test_numbers_too_large_to_add_up_are_not_evidence(value: float, write: Callable[..., Path]) -> None:
     for content in ([{"id": number, "f1": value} for number in range(40)], [{**GOOD[0], "f1": value}, *GOOD[1:]]):
         decision = judge(floor("floor = 0.5"), content, None, write)
         assert decision.verdict is Verdict.HOLD

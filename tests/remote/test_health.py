@@ -67,7 +67,7 @@ def test_an_answer_that_repeats_itself_is_a_loop(answer: str) -> None:
         "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30",
     ],
 )
-def test_an_emphasis_is_no_loop(answer: str) -> None:
+def test_emphasis_is_not_a_loop(answer: str) -> None:
     assert not is_loop(answer)
 
 

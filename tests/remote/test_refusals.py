@@ -113,5 +113,5 @@ def test_a_refusal_is_recognized(answer: str) -> None:
         "Sure, here is the recipe. " + "Stir well and wait. " * 12 + "I can't help loving it.",
     ],
 )
-def test_small_talk_is_no_refusal(answer: str) -> None:
+def test_small_talk_is_not_a_refusal(answer: str) -> None:
     assert not is_refusal(answer)

@@ -201,7 +201,7 @@ def test_an_answer_must_pass_all_checks() -> None:
     assert [passes(answer, checks) for answer in ("two words", "Two words", "two more words")] == [True, False, False]
 
 
-def test_a_row_without_checks_is_no_task() -> None:
+def test_a_row_without_checks_is_not_a_task() -> None:
     assert parse_checks(None) == parse_checks([]) == ()
 
 

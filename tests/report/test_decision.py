@@ -43,7 +43,7 @@ def test_the_closest_rule_has_the_least_room(run: Run) -> None:
     assert find_nearest([each for each in judged.judgements if each.distance_interval is None]) is None
 
 
-def test_what_got_worse_is_named_unless_a_rule_is_about_it(tmp_path: Path) -> None:
+def test_metrics_that_got_worse_are_named_unless_a_rule_is_about_them(tmp_path: Path) -> None:
     scores: dict[Any, Any] = {
         role: make_rows(role, shift=-0.4 if role == "candidate" else 0.0) for role in ("candidate", "champion", "base")
     }

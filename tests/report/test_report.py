@@ -149,7 +149,7 @@ def test_a_refused_override_is_reported(tmp_path: Path) -> None:
         assert "OVERRIDDEN" not in text
 
 
-def test_nothing_is_said_without_one(tmp_path: Path) -> None:
+def test_nothing_is_printed_without_one(tmp_path: Path) -> None:
     for text in render_hold(tmp_path):
         assert "verrid" not in text
 

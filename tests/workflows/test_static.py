@@ -183,7 +183,7 @@ def test_chaos_cleans_up_as_the_workflows_do(name: str) -> None:
         assert recovers(trial) == trial.recovers
 
 
-def test_what_has_expired_is_deleted_though_a_change_of_the_traffic_needs_somebody_to_look_at_it() -> None:
+def test_expired_resources_are_deleted_even_if_a_traffic_change_needs_attention() -> None:
     recover, reap = FILES["schedule.yml"]["jobs"]["reap"]["steps"][-2:]
     assert recover["run"].endswith("-m mlops recover")
     assert reap["run"].endswith("-m mlops reap")

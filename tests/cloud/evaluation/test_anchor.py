@@ -151,7 +151,7 @@ def test_the_anchor_moves_only_to_a_candidate_that_is_shown_to_be_better(
     assert promotion_tags(judgement, evaluation, NEW) == tags
 
 
-def test_a_model_that_was_rolled_back_is_no_anchor() -> None:
+def test_a_model_that_was_rolled_back_is_not_an_anchor() -> None:
     endpoint = EndpointView(name="e", state="Succeeded", scoring_uri="", auth_mode="key", traffic={}, tags=TO_CANDIDATE)
     assert read_anchor(WORKSPACE, endpoint) == NEW.model
     assert rollback_tags(WORKSPACE, endpoint, NEW.model.upper()) == {ANCHOR: "", ANCHOR_ID: ""}

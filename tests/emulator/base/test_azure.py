@@ -47,7 +47,7 @@ def test_threads_share_one_object() -> None:
     assert len({id(state) for state in states}) == 1
 
 
-def test_a_background_task_runs_although_nobody_holds_it(azure: Azure) -> None:
+def test_a_background_task_runs_without_a_reference_to_it(azure: Azure) -> None:
     async def run() -> int:
         async def work() -> None:
             await asyncio.sleep(0)

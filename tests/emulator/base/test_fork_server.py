@@ -84,7 +84,7 @@ def list_servers() -> list[int]:
     return [child.pid for child in psutil.Process().children() if "fork_server.py" in " ".join(child.cmdline())]
 
 
-def test_a_fork_is_what_an_ordinary_process_would_be(start: Start, tmp_path: Path) -> None:
+def test_a_fork_is_like_an_ordinary_process(start: Start, tmp_path: Path) -> None:
     variables = {"ONLY": "this", "PYTHONPATH": "/first:/second", "LANG": "C.UTF-8", "PYTHONUNBUFFERED": "1"}
     ordinary, fork = (report(start(REPORT, "a b", "ü", preload=preload, **variables), tmp_path) for preload in (None, PRELOAD))
     assert "colorsys" in fork["loaded"]
@@ -149,7 +149,7 @@ def test_stop_ends_a_fork_and_what_it_has_started(start: Start, tmp_path: Path) 
     wait_until(lambda: not any(map(alive, family)))
 
 
-def test_what_a_fork_has_started_ends_with_it(start: Start, tmp_path: Path) -> None:
+def test_children_of_a_fork_end_with_it(start: Start, tmp_path: Path) -> None:
     child = start(FAMILY.rpartition("time.sleep(600)")[0])
     assert child.wait() == 0
     family = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
@@ -232,7 +232,7 @@ def test_processes_share_a_server_which_ends_with_the_last_of_them(tmp_path: Pat
     assert not alive(server)
 
 
-def test_a_job_whose_variables_are_read_on_import_gets_a_process_of_its_own() -> None:
+def test_a_job_whose_variables_are_read_on_import_gets_a_separate_process() -> None:
     assert libraries.preload_for_job(["WORD", "AZURE_X"]) is not None
     for name in ("OMP_NUM_THREADS", "PYTHONHASHSEED", "HF_HOME", "LD_PRELOAD", "MLFLOW_X"):
         assert libraries.preload_for_job([name]) is None

@@ -80,7 +80,9 @@ def test_without_a_file_everything_is_allowed(ml: MLClient) -> None:
     assert list(ml.online_endpoints.list()) == []
 
 
-def test_what_no_role_allows_is_refused_in_the_words_of_arm(emulator: Emulator, assign: Callable[..., None], environment: Any) -> None:
+def test_actions_that_no_role_allows_are_refused_in_the_words_of_arm(
+    emulator: Emulator, assign: Callable[..., None], environment: Any
+) -> None:
     assign(("AzureML Compute Operator", "workspace"))
     i = emulator.azure.identity
     with DefaultAzureCredential() as credential:

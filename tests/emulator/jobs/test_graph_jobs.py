@@ -77,7 +77,7 @@ def test_nodes_run_in_the_order_of_their_graph(emulator: Emulator, ml: Any) -> N
     assert [(child.display_name, child.status) for child in children] == [(name, "Completed") for name in ("both", "first", "second")]
 
 
-def test_what_needs_a_failed_node_does_not_run(emulator: Emulator, ml: Any) -> None:
+def test_nodes_that_need_a_failed_node_do_not_run(emulator: Emulator, ml: Any) -> None:
     job = wait_for_job(ml, ml.jobs.create_or_update(pipeline(text="x; exit 3; ")).name)
     assert job.status == "Failed"
     children = {child.display_name: child.status for child in ml.jobs.list(parent_job_name=job.name)}
@@ -155,7 +155,7 @@ class TestNested:
         assert len(below) == 2
         assert "written" in below
 
-    def test_what_fails_below_fails_the_job(self, emulator: Emulator, ml: Any) -> None:
+    def test_a_failure_in_a_nested_pipeline_fails_the_job(self, emulator: Emulator, ml: Any) -> None:
         from azure.ai.ml import dsl
 
         @dsl.pipeline

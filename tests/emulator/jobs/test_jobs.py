@@ -47,7 +47,7 @@ def _poll_every_second() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("value", [1, 1.5, True])
-def test_a_literal_input_that_is_no_text_is_refused(emulator: Emulator, credential: Any, value: Any) -> None:
+def test_a_literal_input_that_is_not_a_string_is_refused(emulator: Emulator, credential: Any, value: Any) -> None:
     inputs: dict[str, dict[str, Any]] = {"number": {"jobInputType": "literal", "value": value}}
     body = {"jobType": "Command", "command": "true", "environmentId": ENVIRONMENT, "experimentName": "e", "inputs": inputs}
     refused = put(emulator, credential, f"literal-{type(value).__name__}", body)

@@ -41,7 +41,7 @@ def test_it_has_the_packages_of_this_python(environment: dict[str, str], tmp_pat
     assert result.stdout.strip() == f"{tmp_path / 'overlay'} {sys.version_info[:2]}", result.stderr
 
 
-def test_what_is_installed_stays_in_it(environment: dict[str, str], wheel: Path, tmp_path: Path) -> None:
+def test_installed_packages_stay_in_it(environment: dict[str, str], wheel: Path, tmp_path: Path) -> None:
     installed = run(f"pip install --no-index --no-deps '{wheel}'", environment)
     assert installed.returncode == 0, installed.stderr
     where = run("python -c 'import overlaytest; print(overlaytest.VALUE, overlaytest.__file__)'", environment).stdout

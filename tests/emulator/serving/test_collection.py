@@ -82,7 +82,7 @@ def test_each_request_is_collected_as_it_was_sent(client: MLClient, emulator: Em
     client.data.get("watched-blue-request", version="1")
 
 
-def test_a_large_payload_is_in_a_file_of_its_own(client: MLClient, emulator: Emulator) -> None:
+def test_a_large_payload_is_in_a_separate_file(client: MLClient, emulator: Emulator) -> None:
     before = len(collected(emulator, "blue"))
     assert score(client, "blue", "x" * MAX_INLINE) == 200
     _, event = collected(emulator, "blue")[before]
@@ -91,7 +91,7 @@ def test_a_large_payload_is_in_a_file_of_its_own(client: MLClient, emulator: Emu
     assert container.joinpath(event["data"].split("/", 4)[4]).stat().st_size > MAX_INLINE
 
 
-def test_what_is_mirrored_is_collected_of_the_deployment_that_gets_it_and_a_part_only_if_a_part_is_asked_for(
+def test_mirrored_requests_are_collected_from_the_receiving_deployment_and_sampled_if_requested(
     client: MLClient, emulator: Emulator
 ) -> None:
     deploy(client, "green", rolling_rate="day")

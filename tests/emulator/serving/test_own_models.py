@@ -133,7 +133,7 @@ def test_a_script_whose_init_fails_never_becomes_healthy(client: MLClient, parts
     client.online_deployments.begin_delete("broken", "own").result()
 
 
-def test_what_a_deployment_refers_to_must_exist(client: MLClient, parts: dict[str, Any], emulator: Emulator) -> None:
+def test_resources_of_a_deployment_must_exist(client: MLClient, parts: dict[str, Any], emulator: Emulator) -> None:
     from mlops.emulator.identity.entra import MANAGEMENT, issue
 
     code = client.online_deployments.get("script", "own").code_configuration.code

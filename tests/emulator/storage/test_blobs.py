@@ -340,7 +340,7 @@ class TestBlocks:
             answer = requests.put(url(emulator, "blocks6", query="comp=block&blockid=YQ=="), data=b"x", headers=headers, timeout=30)
             assert (answer.status_code, answer.headers.get("Content-MD5")) == (201, headers.get("Content-MD5"))
 
-    def test_a_block_list_that_is_no_xml_is_refused(self, container: ContainerClient, emulator: Emulator) -> None:
+    def test_a_block_list_that_is_not_xml_is_refused(self, container: ContainerClient, emulator: Emulator) -> None:
         for content, expected in (
             (b"<BlockList>", "InvalidXmlDocument"),
             (b"<BlockList><Other>YQ==</Other></BlockList>", "InvalidBlockList"),

@@ -185,7 +185,7 @@ def test_delete_wants_an_action(emulator: Emulator, environment: object) -> None
     assert (answer.status_code, "underlyingResourceAction" in answer.text) == (400, True)
 
 
-def test_what_was_read_can_be_sent_back(ml: Any) -> None:
+def test_resources_can_be_sent_back_as_they_were_read(ml: Any) -> None:
     ml.compute.begin_create_or_update(cluster()).result()
     read = ml.compute.get("gpu-cluster")
     assert read.ssh_public_access_enabled is True
@@ -213,7 +213,7 @@ def test_the_answer_to_an_update_has_the_new_values_and_no_nodes(emulator: Emula
     assert "Retry-After" not in answer.headers
 
 
-def test_what_a_client_leaves_out_is_filled_as_azure_does(emulator: Emulator, environment: object) -> None:
+def test_missing_fields_are_filled_as_on_azure(emulator: Emulator, environment: object) -> None:
     created = put(emulator).json()
     assert (created["tags"], created["properties"]["disableLocalAuth"]) == (None, False)
     read = requests.get(

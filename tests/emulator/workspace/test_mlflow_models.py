@@ -89,7 +89,7 @@ def test_a_model_of_a_run_is_registered_seen_by_the_sdk_and_loaded(mlflow_client
     assert predict("models:/from-run/1") == predict("models:/from-run/latest") == [2, 3]
 
 
-def test_mlflow_3_meets_what_it_meets_on_azure(mlflow_client: Any, run: str) -> None:
+def test_mlflow_3_fails_as_on_azure(mlflow_client: Any, run: str) -> None:
     import mlflow
     from mlflow.exceptions import MlflowException
 
@@ -190,7 +190,7 @@ def test_stages_are_mlflows_own(mlflow_client: Any, run: str, ml: Any) -> None:
     assert (code, "None, Staging, Production, Archived" in text) == ("INVALID_PARAMETER_VALUE", True)
 
 
-def test_what_is_missing_or_wrong_is_refused_in_mlflows_words(mlflow_client: Any, run: str, emulator: Emulator) -> None:
+def test_missing_or_wrong_fields_are_refused_in_mlflows_words(mlflow_client: Any, run: str, emulator: Emulator) -> None:
     mlflow_client.create_registered_model("there")
     mlflow_client.log_text(run, "no model", "notes/a.txt")
     artifact = f"azureml://artifacts/ExperimentRun/dcid.{run}"
@@ -214,7 +214,7 @@ def test_what_is_missing_or_wrong_is_refused_in_mlflows_words(mlflow_client: Any
     assert "from another workspace" in refuse(lambda: mlflow_client.create_model_version("there", other))[1]
 
 
-def test_what_azure_does_not_support_is_refused(mlflow_client: Any) -> None:
+def test_features_that_azure_does_not_support_are_refused(mlflow_client: Any) -> None:
     mlflow_client.create_registered_model("immutable")
     for call in (
         lambda: mlflow_client.rename_registered_model("immutable", "elsewhere"),

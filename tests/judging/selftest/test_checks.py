@@ -185,7 +185,7 @@ def test_only_rows_that_are_worse_by_more_than_the_margin_are_spoiled(by: float,
     assert checks.count_spoiled(case, mutations.spoil_rows(EVIDENCE, metric, "base", 0.25, by)) == spoiled
 
 
-def test_what_is_detectable_is_the_largest_of_mde_and_widths() -> None:
+def test_the_detectable_effect_is_the_largest_of_mde_and_widths() -> None:
     judgement = case_of(LOSS).judgement.model_copy(
         update={
             "reference": -2.0, "mde": 0.1, "interval": Interval(low=-0.2, high=0.2, confidence=0.95),

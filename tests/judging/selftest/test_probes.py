@@ -332,7 +332,7 @@ def test_a_judge_that_checks_the_candidate_only_is_caught() -> None:
     assert not any("candidate" in name and "swapped" not in name for name in names)
 
 
-def test_a_model_that_is_said_to_be_missing_is_not_there() -> None:
+def test_a_model_recorded_as_missing_has_no_scores() -> None:
     replayed: list[Evidence] = []
 
     def judge(rules: Sequence[Rule], evidence: Evidence) -> Decision:
