@@ -25,10 +25,10 @@ __all__ = ["EXCLUDED", "deploy", "deployment_name", "main"]
 
 EXCLUDED = {
     "endpoint.name": "the deployment is looked up at this endpoint",
-    "endpoint.workspace_suffix": "a part of the endpoint's name",
+    "endpoint.workspace_suffix": "part of the endpoint's name",
     "endpoint.ephemeral": "what teardown deletes",
     "endpoint.expires_after_hours": "when the reaper may delete the endpoint",
-    "endpoint.deployment_prefix": "the name starts with it",
+    "endpoint.deployment_prefix": "the beginning of the deployment's name",
     "endpoint.public_network_access": "a setting of the endpoint, which check_usable compares",
     "endpoint.price_per_hour_usd": "only for the cost estimate",
     "endpoint.deploy_timeout_minutes": "the time that deploy waits; only a healthy deployment is reused",
@@ -182,7 +182,7 @@ def _roll_back_deployment(workspace: Workspace, before: EndpointView, name: str,
             outcome.append(f"The traffic of {before.name} is unchanged: {dict(before.traffic) or 'none'}.")
         elif now is not None and now.identity == before.identity:
             if now.traffic.keys() - {name}:
-                outcome.append(f"Endpoint {before.name} was kept: another run has deployed to it meanwhile.")
+                outcome.append(f"Endpoint {before.name} was kept: another run has deployed to it in the meantime.")
             else:
                 workspace.endpoints.delete(before.name)
                 outcome.append(f"Endpoint {before.name}, which this run created, was deleted.")

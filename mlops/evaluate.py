@@ -61,7 +61,7 @@ def evaluate(config: Config, run: Run, workspace: Workspace) -> Evaluated:
     champion = champions.find(workspace, endpoint, live, own=own, base=validated.base_model, data_fingerprint=trained.data_fingerprint)
     if before is not None and registered is not None and _is_candidate(champion, registered):
         # This run's own candidate must not become the champion that it is compared with.
-        console.info(f"  nothing to do: {endpoint} serves this very candidate, which was evaluated before it was promoted")
+        console.info(f"  nothing to do: {endpoint} already serves this candidate, which was evaluated before it was promoted")
         return before
     models: dict[Role, tuple[str, str]] = {"candidate": (trained.model_output, trained.identity), "base": (validated.base_model, "")}
     anchor = _find_anchor(config, workspace, champion)
@@ -89,7 +89,7 @@ def evaluate(config: Config, run: Run, workspace: Workspace) -> Evaluated:
     ]
     results = _build_scoring(config, run, workspace, validated, version).all(subjects)
     if len({scored.result.base_weights_digest for scored in results.values()}) > 1:
-        raise EvidenceError("The models were compared with different base models, so their divergence from it can't be compared.", RETRY)
+        raise EvidenceError("The models were compared with different base models, so their divergences can't be compared.", RETRY)
     preferences = _collect_preferences(config, run, workspace, validated, results)
     record = Evaluated(
         inputs={Validated.stage: validated.digest(), Trained.stage: trained.digest()},

@@ -161,7 +161,7 @@ def _list_remaining(config: Config, workspace: Workspace) -> list[str]:
             f" {endpoint.traffic.get(deployment.name, 0)} %{_describe_price(config.endpoint.price_per_hour_usd, deployment.instances)}"
             for deployment in deployments
         ] or [f"endpoint {endpoint.name}: no deployment, costs nothing"]
-    lines += [f"job {job.name}: {job.status}, costs what its compute costs" for job in workspace.jobs.list_owned() if not job.is_over]
+    lines += [f"job {job.name}: {job.status}, billed as its compute" for job in workspace.jobs.list_owned() if not job.is_over]
     if (cluster := workspace.compute.find(config.compute.name)) is not None:
         nodes = config.compute.min_instances
         price = _describe_price(config.compute.price_per_hour_usd, nodes)

@@ -159,7 +159,7 @@ def _check_judge(config: Config, workspace: Workspace) -> list[Finding]:
         metric = parse(rule.metric)
         if metric is not None and metric.definition.by_judge and not settings.url:
             where, severity = config.locate(f"gate.rules.{name}"), "error" if rule.critical else "warning"
-            message = f"{describe(rule)}: no judge computes it: set evaluation.judge.url and evaluation.judge.model"
+            message = f"{describe(rule)}: there is no judge to compute it: set evaluation.judge.url and evaluation.judge.model"
             findings.append(Finding(rule="gate.judge", severity=severity, where=where, message=message))
     if settings.url:
         try:

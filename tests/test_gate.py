@@ -795,7 +795,7 @@ def test_set_can_not_change_rules(stored: Callable[..., int], capsys: pytest.Cap
 
 def test_a_rule_that_requires_a_worse_model_gives_no_verdict(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
-    with pytest.raises(ConfigError, match="lets through what is worse: a better model has a lower nll"):
+    with pytest.raises(ConfigError, match="favors worse models: a better model has a lower nll"):
         judge(config(make_rule(direction="higher", baseline="base")), run)
 
 

@@ -373,7 +373,7 @@ def test_a_reserved_endpoint_to_which_another_run_has_deployed_meanwhile_is_kept
         raise DeploymentFailed("Too slow.")
 
     monkeypatch.setattr(Endpoints, "deploy", deploy_beside)
-    with pytest.raises(DeploymentFailed, match="another run has deployed to it meanwhile"):
+    with pytest.raises(DeploymentFailed, match="another run has deployed to it in the meantime"):
         deploy(config, run, workspace)
     assert [view.name for view in workspace.endpoints.list_deployments(stage.name)] == ["faster"]
 
@@ -559,7 +559,7 @@ def test_a_deployment_that_is_much_slower_is_stopped_before_it_has_traffic(
         return dataclasses.replace(response, latency_ms=55_000.0) if deployment == new else response
 
     monkeypatch.setattr(EndpointClient, "invoke", invoke_slowly)
-    with pytest.raises(CanaryStopped, match=r"answers in time -\d+\.\d points in \d+ pairs: worse.*to 55000 ms.*in time are 30000 ms"):
+    with pytest.raises(CanaryStopped, match=r"answers in time -\d+\.\d points in \d+ pairs: worse.*is 55000 ms.*the limit is 30000 ms"):
         promote(config, run, workspace)
     assert nonzero(beside.traffic()) == {champion: 100}
 
@@ -624,7 +624,7 @@ def test_too_few_rows_or_pairs_that_differ_too_much_show_nothing_and_stop_it(bes
     champion = beside.champion()
     config, run, workspace, new = canary
     strict = config.model_copy(update={"promotion": config.promotion.model_copy(update={"margin": 0.05})})
-    with pytest.raises(CanaryStopped, match="30 rows of the target suite can't show that it is not 5 points worse; at least 121"):
+    with pytest.raises(CanaryStopped, match="30 rows of the target suite are too few to show that it is not 5 points worse; at least 121"):
         promote(strict, run, workspace)
     # A single failure of 20 is too little to call it worse, and too much to exclude that it is.
     fault(f"scoring-424@{new} x1")
@@ -749,7 +749,7 @@ def test_copies_of_a_comparison_that_was_killed_are_ended_by_another_machine(
         recover(config, other)
     endpoint = workspace.endpoints.get(beside.name)
     assert (nonzero(endpoint.traffic), dict(endpoint.mirror), CHANGE in endpoint.tags) == ({champion: 100}, {}, False)
-    assert f"stopped while {new} got a copy of 10 % of the requests to common. That was ended" in capsys.readouterr().err
+    assert f"stopped while {new} got a copy of 10 % of the requests to common. The mirroring was ended" in capsys.readouterr().err
     # The same run, started again, ends it itself and compares again.
     kill()
     promoted = promote(config, run, workspace)

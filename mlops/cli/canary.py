@@ -67,8 +67,8 @@ class Rollout:
         needed = rows_needed(config)
         if len(rows) < needed:
             raise CanaryStopped(
-                f"{new} was not compared with {old}: {len(rows)} rows of the target suite can't show that it is not"
-                f" {_points(config)} worse; at least {needed} are necessary."
+                f"{new} was not compared with {old}: {len(rows)} rows of the target suite are too few to show that it is not"
+                f" {_points(config)} worse; at least {needed} are needed."
                 f" The traffic is unchanged: {nonzero(endpoint.traffic)}.",
                 "raise evaluation.target_rows (and the rows of test_sft), or set promotion.steps = [100] in pipeline.toml",
             )
@@ -186,8 +186,8 @@ class Rollout:
         worse = "; ".join(str(measure) for measure in self._canary.measures if measure.finding is Finding.WORSE)
         old_ms, new_ms = self._canary.latencies_p95_ms
         latency = (
-            f"95 % of its answers took up to {new_ms:.0f} ms, of the old one's {old_ms:.0f} ms;"
-            f" in time are {self._canary.latency_limit_ms:.0f} ms"
+            f"the 95th percentile of its answers is {new_ms:.0f} ms, that of the old one's {old_ms:.0f} ms;"
+            f" the limit is {self._canary.latency_limit_ms:.0f} ms"
         )
         raise CanaryStopped(f"{self._new} is worse than {self._old} ({worse}; {latency}). {consequence}", STEPS_FIX)
 

@@ -42,7 +42,7 @@ def costs(config: Config, workspace: Workspace) -> list[Item]:
     """List and return what costs money now in the workspace, including what others run. Prices are those of pipeline.toml, by VM size."""
     items = list_items(config, workspace)
     if not items:
-        console.info("  nothing is running that costs money")
+        console.info("  nothing that costs money is running")
         return items
     rows = [(item.name, _price(item.usd_per_hour), item.since or "unknown", item.owner) for item in items]
     console.table(rows, ("what", "price", "since", "whose"))

@@ -53,7 +53,7 @@ def require_admission(run: Run, config: Config, workspace: Workspace) -> Judged:
 def _check_override(config: Config, override: Override) -> None:
     if not override.environment and not config.endpoint.ephemeral:
         raise NotPromoted(
-            "The HOLD was overridden outside GitHub, which is allowed only for a target with endpoint.ephemeral = true.",
+            "The HOLD was overridden outside GitHub, which is only allowed for a target with endpoint.ephemeral = true.",
             f"override it in a workflow, in environment {config.gate.override_environment}",
         )
     if override.environment:

@@ -286,7 +286,7 @@ def explain_storage_failure(problem: OSError) -> StorageFailed | None:
     if fix is None or type(problem).__module__ != "builtins":
         return None
     where = f"{problem.filename}: " if problem.filename else ""
-    return StorageFailed(f"{where}{problem.strerror}. What was being written is incomplete and has been removed.", fix)
+    return StorageFailed(f"{where}{problem.strerror}. The incomplete output has been removed.", fix)
 
 
 def _interrupt(_signum: int, _frame: FrameType | None) -> None:

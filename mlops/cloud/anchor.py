@@ -48,9 +48,9 @@ def find_anchor(workspace: Workspace, endpoint: EndpointView | None, champion: C
 
 def _explain(endpoint: str, model: str, what: str) -> str:
     return (
-        f"The best model that endpoint {endpoint} has served is {model}, which {what}, and it has no equal earlier score. Register it"
-        f" again under this name and version; or, to compare with the champion alone from now on, remove the tags {ANCHOR} and {ANCHOR_ID}"
-        " of the endpoint. Then run `mlops evaluate-gate` again."
+        f"The best model that endpoint {endpoint} has served is {model}, which {what}, and there is no earlier score of it to reuse."
+        f" Register it again under this name and version; or, to compare with the champion alone from now on, remove the tags"
+        f" {ANCHOR} and {ANCHOR_ID} of the endpoint. Then run `mlops evaluate-gate` again."
     )
 
 

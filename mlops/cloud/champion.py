@@ -90,8 +90,8 @@ def look_up(workspace: Workspace, model: str) -> tuple[str, Mapping[str, str]]:
 def _explain_missing(endpoint: str, model: str) -> str:
     return (
         f"Endpoint {endpoint} serves {model}, which can no longer be read (its registration or its files were deleted, or it is not a model"
-        " of this workspace), and it has no equal earlier score. Register it again under this name and version, or move the traffic to a"
-        " deployment whose model is registered (`mlops rollback`), and run `mlops evaluate-gate` again."
+        " of this workspace), and there is no earlier score of it to reuse. Register it again under this name and version, or move the"
+        " traffic to a deployment whose model is registered (`mlops rollback`), and run `mlops evaluate-gate` again."
     )
 
 

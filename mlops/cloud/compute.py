@@ -88,7 +88,7 @@ class Computes:
                 raise AzureError(
                     problem.what,
                     f"request quota for the VM family of {config.size} in this region (Azure portal, Quotas), choose another compute.size, "
-                    "or set compute.allow_low_priority = true: Azure may then take the nodes away, and the training starts again",
+                    "or set compute.allow_low_priority = true: Azure may then take the nodes away, and the training starts over",
                 ) from problem
             console.warning(
                 f"Compute {config.name} ({config.size}) can't be created as dedicated, so it is created as low priority "

@@ -55,15 +55,15 @@ def sign_in() -> Any:
         attempts = _list_attempts(problem)
         if not _is_interactive():
             if NO_AUTHORITY in str(problem):
-                raise CredentialError(f"Entra ID gives this machine no configuration of the tenant. {attempts}", _FIX_TENANT) from problem
-            raise CredentialError(f"Azure accepts no identity of this process. {attempts}", _FIX) from problem
+                raise CredentialError(f"Entra ID returned no configuration for the tenant. {attempts}", _FIX_TENANT) from problem
+            raise CredentialError(f"No identity of this process can sign in to Azure. {attempts}", _FIX) from problem
     credential = InteractiveBrowserCredential()
     try:
         credential.get_token(MANAGEMENT_SCOPE)
         return credential
     except (ClientAuthenticationError, CredentialUnavailableError) as problem:
         raise CredentialError(
-            f"Azure accepts no identity of this process, and the browser login failed: {problem}. {attempts}", _FIX
+            f"No identity of this process can sign in to Azure, and the browser login failed: {problem}. {attempts}", _FIX
         ) from problem
 
 

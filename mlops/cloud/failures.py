@@ -165,8 +165,8 @@ FAILURES = (
         "InternalServerError",
         Kind.SERVICE,
         "the service failed",
-        "this looks like a problem of the service; run the command again, it picks up where it stopped; if it fails again, contact Azure "
-        "support with its time",
+        "this looks like a problem of the service; run the command again; it continues where it stopped; if it fails again, contact "
+        "Azure support and give the time",
         codes=("internalerror", "serviceerror"),
         statuses=(500,),
     ),

@@ -50,7 +50,7 @@ def judge_digest(settings: JudgeConfig) -> str:
     if not settings.url:
         return ""
     if not settings.model:
-        raise ConfigError("evaluation.judge.url names an endpoint, but evaluation.judge.model no model.", "set evaluation.judge.model")
+        raise ConfigError("evaluation.judge.url is set, but evaluation.judge.model is not.", "set evaluation.judge.model")
     path = Path(settings.labeled_pairs)
     labels = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
     return _digest(settings.model_dump(mode="json"), labels, INSTRUCTIONS)

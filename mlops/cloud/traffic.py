@@ -61,8 +61,8 @@ def recover(config: Config, workspace: Workspace, endpoint: EndpointView) -> End
     if change.mirror:
         after, _ = _end_mirroring(workspace, endpoint.name, change)
         console.warning(
-            f"Run {change.run} stopped while {change.to} got a copy of {change.mirror} % of the requests to {endpoint.name}. That was"
-            f" ended; the traffic is unchanged: {live or 'none'}."
+            f"Run {change.run} stopped while {change.to} got a copy of {change.mirror} % of the requests to {endpoint.name}. The"
+            f" mirroring was ended; the traffic is unchanged: {live or 'none'}."
         )
         return after
     if change.share < 100 and live == change.traffic:
@@ -363,11 +363,11 @@ def _try_to_undo(workspace: Workspace, endpoint: str, was: Mapping[str, int], de
     now = workspace.endpoints.get(endpoint)
     change, live = read_change(now), nonzero(now.traffic)
     if change is not None and (change.run, change.to, change.was) != (current_run(workspace), deployment, was):
-        return f"Run {change.run} is changing the traffic, so it stays: {live or 'none'}."
+        return f"Run {change.run} is changing the traffic, so it was left alone: {live or 'none'}."
     if live not in (was, change.traffic if change is not None else was):
         if change is not None:
             _end(workspace, now, live)
-        return f"Somebody else has changed the traffic, so it stays: {live or 'none'}."
+        return f"Somebody else has changed the traffic, so it was left alone: {live or 'none'}."
     if change is None and not is_pending:
         return f"The traffic is unchanged: {live or 'none'}."
     _end(workspace, now, was)

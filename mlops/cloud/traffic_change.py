@@ -168,7 +168,7 @@ def check_mirroring(endpoint: EndpointView, deployment: str = "") -> None:
             other = "" if deployment else ", or set promotion.mirror = 0 in pipeline.toml"
             raise Busy(
                 f"Endpoint {endpoint.name} already mirrors {share} % of its traffic to {name}, which this pipeline did not begin. Azure"
-                " mirrors to one deployment only, and gives no other traffic to it. Nothing was changed here.",
+                " only mirrors to one deployment, and gives it no other traffic. Nothing was changed here.",
                 f"end it: `{end_mirroring_command(endpoint.name, name)}`{other}",
             )
 

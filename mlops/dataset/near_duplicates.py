@@ -68,8 +68,8 @@ def check_near_duplicates(files: Mapping[str, Path], training: str, locate: Call
         line, other = pairs[0]
         rule = "duplicate.near" if split == training else "overlap.near"
         message = (
-            f"{len(pairs):,} row(s) of {split} are at least {THRESHOLD:.0%} like {'an earlier' if split == training else 'a training'} "
-            f"row; the first one like {locate(training, other)}"
+            f"{len(pairs):,} row(s) of {split} are at least {THRESHOLD:.0%} similar to "
+            f"{'an earlier' if split == training else 'a training'} row; the first one to {locate(training, other)}"
         )
         findings.append(Finding(rule=rule, severity="warning", where=locate(split, line), message=message))
     return findings

@@ -279,13 +279,13 @@ class LeakIndex:
             matches: list[Match] = []
             for turn, pair, answer in zip(own_turns, pairs, answers, strict=False):
                 if pair is not None:
-                    how = "has a question and its answer in a training row"
+                    how = "shares a question and its answer with a training row"
                     matches.append(Match(*self._places[pair], how, None, turn.question))
                 elif answer is not None:
                     evidence = Evidence("answer", turn.answer) if turn.size <= MAX_STOCK_BYTES else None
-                    matches.append(Match(*self._places[answer], "has an answer that is in a training row", evidence, turn.question))
+                    matches.append(Match(*self._places[answer], "shares an answer with a training row", evidence, turn.question))
                 elif (near := self._find_near_copy(turn)) is not None:
-                    how = "has a question and nearly its answer in a training row"
+                    how = "shares a question and nearly its answer with a training row"
                     matches.append(Match(*self._places[near], how, None, turn.question))
             first = next((text.value for message, text in zip(messages, hashes, strict=True) if message.role == "user"), 0)
             for index, part in owners.items():

@@ -40,7 +40,7 @@ def freeze(test: Path, retention: Path, folder: Path, evaluation: EvaluationConf
     if len(target) < evaluation.target_rows and repeated:
         message = (
             f"{repeated:,} of the {repeated + len(target):,} rows of {test.name} repeat a prompt_id. Scores are paired by id, so "
-            f"only {len(target):,} can be used: give each row its own id, or leave the ids out"
+            f"only {len(target):,} can be used: give each row its own id, or omit the ids"
         )
         severity: Literal["error", "warning"] = "error" if repeated > len(target) else "warning"
         findings.append(Finding(rule="suite.ids", severity=severity, where="data.dataset", message=message))

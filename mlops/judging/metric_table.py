@@ -143,7 +143,7 @@ METRICS = {
         _of_answers("truncated", "share of generated answers that are cut off at the length limit", headline=(TARGET,)),
         _of_answers("looping", "share of generated answers that repeat themselves", headline=(TARGET,)),
         _of_answers("other_language", "share of generated answers in another language or script than the question"),
-        _of_answers("refused", "share of generated answers that refuse a harmless question, in English"),
+        _of_answers("refused", "share of generated answers that refuse a harmless question (in English, German, French or Spanish)"),
         MetricDefinition(
             "length_ratio", "number of words in the generated answers, as a multiple of the reference's", "mean over rows", None,
             column=Column("length_ratio", nullable=True, sampled=True), largest=10.0, suites=(TARGET,),

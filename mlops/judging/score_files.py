@@ -91,11 +91,11 @@ def read_scores(path: Path) -> Scores:
                 raise ValueError("it is not a JSON object")
             _check(row, rows)
         except (ValueError, RecursionError) as problem:
-            fix = 'write one JSON object a line, such as {"id": "q-17", "accuracy": 1}'
+            fix = 'write one JSON object per line, such as {"id": "q-17", "accuracy": 1}'
             raise EvidenceError(f"{path}:{number}: {problem}.", fix) from problem
         rows[str(row["id"])] = row
     if not rows:
-        raise EvidenceError(f"{path} has no rows.", "write one JSON object a line")
+        raise EvidenceError(f"{path} has no rows.", "write one JSON object per line")
     ids = tuple(sorted(rows))
     names = dict.fromkeys(name for row in rows.values() for name in row if name not in LABELS)
     columns = {name: np.array([_value(rows[each].get(name)) for each in ids], dtype=np.float64) for name in names}

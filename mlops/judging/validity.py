@@ -42,7 +42,7 @@ def direction_problem(rule: Rule) -> str | None:
     if metric is None or rule.baseline == "none" or metric.definition.better in (None, rule.direction):
         return None
     better, name = metric.definition.better, metric.definition.name
-    return f'direction = "{rule.direction}" lets through what is worse: a better model has a {better} {name}'
+    return f'direction = "{rule.direction}" favors worse models: a better model has a {better} {name}'
 
 
 def evidence_problem(rule: Rule, metric: Metric | None, role: Reference, evidence: Evidence) -> str | None:

@@ -103,7 +103,7 @@ def _steps(judgement: Judgement) -> Iterable[tuple[str, str]]:
     if judgement.mde is not None:
         yield (
             "MDE",
-            f"{number(judgement.mde)}: these rows show a true difference of this size in about 80 of 100 runs, smaller ones less often",
+            f"{number(judgement.mde)}: these rows detect a true difference of this size in about 80 of 100 runs, smaller ones less often",
         )
     if judgement.rows_needed is not None:
         yield "needed", f"about {judgement.rows_needed:,} rows"

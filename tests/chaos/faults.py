@@ -60,7 +60,7 @@ class Kind:
 
 
 CONNECTION = ("connection", "no response", "closed", "reset", "aborted", "remote end")
-NO_TENANT = "no configuration of the tenant"
+NO_TENANT = "no configuration for the tenant"
 """What is known if Entra ID does not describe the tenant: the library that signs in does not say why."""
 KINDS = {
     "403": Kind(

@@ -74,7 +74,7 @@ def test_a_wrong_secret_is_an_error_that_lists_the_attempts(
     assert "AZURE_CLIENT_SECRET" in caught.value.fix
     # The library that signs in says the same of a tenant that does not exist and of a proxy that refuses.
     monkeypatch.setenv("AZURE_TENANT_ID", str(uuid.uuid4()))
-    with pytest.raises(CredentialError, match="no configuration of the tenant") as caught:
+    with pytest.raises(CredentialError, match="no configuration for the tenant") as caught:
         open_workspace(config)
     assert "AZURE_TENANT_ID" in caught.value.fix
 

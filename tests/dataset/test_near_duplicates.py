@@ -36,7 +36,7 @@ DIFFERENT = " ".join(WORDS[::-1])
 def test_a_similar_row_of_the_same_split_is_reported(tmp_path: Path) -> None:
     (finding,) = check(tmp_path, train_sft=[DIFFERENT, TEXT, variant(4)])
     assert (finding.rule, finding.severity, finding.where) == ("duplicate.near", "warning", "train_sft:3")
-    assert "1 row(s) of train_sft are at least 80% like an earlier row; the first one like train_sft:2" in finding.message
+    assert "1 row(s) of train_sft are at least 80% similar to an earlier row; the first one to train_sft:2" in finding.message
 
 
 def test_a_similar_row_of_another_split_is_reported(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ class SequentialComparison:
             ValueError: it is outside of these bounds.
         """
         if not -1 <= difference <= 1:
-            raise ValueError(f"a difference of {difference} is outside of [-1, 1]")
+            raise ValueError(f"a difference of {difference} is outside [-1, 1]")
         self.pairs += 1
         self.mean += (difference - self.mean) / self.pairs
         self._worse.add(-difference)

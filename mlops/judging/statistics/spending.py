@@ -24,5 +24,5 @@ def spend(confidence: float, tries: int) -> float:
         ValueError: ``tries`` is less than 1.
     """
     if tries < 1:
-        raise ValueError(f"{tries} is not the number of a try")
+        raise ValueError(f"{tries} is not a valid number of a try")
     return 1 - (1 - confidence) * 2 / (tries * (tries + 1))

@@ -87,6 +87,6 @@ def test_another_judge_judges_again_without_scoring_again(judged: Callable[..., 
 def test_a_judge_without_a_model_is_refused_before_anything_is_scored(judged: Callable[..., Evaluation]) -> None:
     with JudgeServer(prefer_the_candidate) as server:
         evaluation = judged(server, "evaluation.judge.model=''")
-        with pytest.raises(ConfigError, match=r"evaluation\.judge\.model no model"):
+        with pytest.raises(ConfigError, match=r"evaluation\.judge\.model is not"):
             evaluation.evaluate()
     assert evaluation.jobs() == []

@@ -23,5 +23,5 @@ def test_all_tries_together_have_less_than_twice_the_error_of_the_first(confiden
 
 
 def test_there_is_no_try_before_the_first() -> None:
-    with pytest.raises(ValueError, match="0 is not the number of a try"):
+    with pytest.raises(ValueError, match="0 is not a valid number of a try"):
         spend(0.95, 0)
