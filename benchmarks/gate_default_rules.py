@@ -1,7 +1,7 @@
-"""All rules of target prod together, on models whose true quality is known, and what a few spoilt rows do.
+"""All rules of target prod together, on models whose true quality is known, and what a few spoiled rows do.
 
     python -m benchmarks.gate_default_rules equal [--trials 200]     equal and 2 % better models, by their share of faulty answers
-    python -m benchmarks.gate_default_rules spoilt [--trials 1000]   a model that is better but for 1 % of its rows
+    python -m benchmarks.gate_default_rules spoiled [--trials 1000]   a model that is better but for 1 % of its rows
 
 A row has a difficulty that all models share (standard deviation 0.3 nats per token) and noise of each model (0.07). The base model's
 loss is 8 % higher. Half of the faulty answers are faulty because of their question, so for all models; the others are each model's own. A
@@ -132,7 +132,7 @@ def _rows(suite: str, count: int, tokens: np.ndarray[Any, np.dtype[Any]], genera
 # Spoilt rows
 
 
-def spoilt(options: argparse.Namespace) -> None:
+def spoiled(options: argparse.Namespace) -> None:
     """Print how often a model is promoted that is 1 % better, but for 1 % of its rows, which are 5 nats per token worse."""
     table_head("rows", "by the mean (margin 1 %)", "by mean, typical row and tail")
     rules = {rule.test: rule for rule in prod_rules() if rule.metric == "target.nll" and rule.baseline == "champion"}
@@ -173,7 +173,7 @@ def main() -> int:
     """Run one of the benchmarks."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
-    for name, run, trials in (("equal", equal, 200), ("spoilt", spoilt, 1_000)):
+    for name, run, trials in (("equal", equal, 200), ("spoiled", spoiled, 1_000)):
         command = commands.add_parser(name, help=(run.__doc__ or "").partition("\n")[0])
         command.set_defaults(run=run)
         command.add_argument("--workers", type=int, default=1)

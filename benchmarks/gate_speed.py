@@ -120,7 +120,7 @@ def model(role: str, number: int) -> ModelEvidence:
 
 
 def make_rule(metric: str, direction: str, baseline: str, margin: float, kind: str) -> Rule:
-    """Make a bootstrap make_rule."""
+    """Make a bootstrap rule."""
     fields = {"metric": metric, "direction": direction, "baseline": baseline, "margin": margin, "margin_kind": kind}
     return Rule.model_validate({**fields, "test": "paired_bootstrap"})
 

@@ -290,7 +290,7 @@ def explain_storage_failure(problem: OSError) -> StorageFailed | None:
 
 
 def _interrupt(_signum: int, _frame: FrameType | None) -> None:
-    # SIGTERM is handled like Ctrl-C, so that `finally` blocks run and a cancelled workflow cancels its job. GitHub sends SIGINT, 7.5
+    # SIGTERM is handled like Ctrl-C, so that `finally` blocks run and a canceled workflow cancels its job. GitHub sends SIGINT, 7.5
     # seconds later SIGTERM, and kills after another 2.5: the second signal must not interrupt the clean-up that the first has started.
     for number in SIGNALS:
         signal.signal(number, _ignore)
