@@ -371,7 +371,7 @@ def test_candidates_that_were_evaluated_at_the_same_moment_count_each_other_befo
     assert "the verdict is HOLD" in str(caught.value)
     assert "target.nll: It is not shown that the candidate is not worse than the champion" in str(caught.value)
     assert guard.require_admission(clearly, settings, workspace).verdict is Verdict.PROMOTE
-    assert f"there are 2 by now: {first} and this one. The verdict is PROMOTE" in capsys.readouterr().out
+    assert f"there are 2 by now: {first} and this one. The verdict is still PROMOTE" in capsys.readouterr().out
 
     # An evaluation that counted the others is not corrected twice, and neither is one whose verdict leads to nothing that lasts.
     later = make_run(tmp_path / "later", mlflow_run=third, experiment="same-moment")

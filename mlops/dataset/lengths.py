@@ -61,7 +61,7 @@ def check_prompt_lengths(
         where = places[long[0] - 1] if long[0] <= len(places) else f"{files[split]}:{long[0]}"
         everything = len(long) == total
         how = (
-            "a lower bound; set model.tokenizer to count the tokens"
+            "estimated; set model.tokenizer to count the tokens"
             if count is None
             else "counted by model.tokenizer, without the chat template"
         )

@@ -93,7 +93,7 @@ def test_a_run_that_comes_second_changes_nothing(runs: Runs, monkeypatch: pytest
     before = first.endpoints.get(NAME)
     # The second run begins between the first one's decision and its request.
     interfere(monkeypatch, first, before=True, then=lambda: begin(second, 5, before))
-    with pytest.raises(Busy, match=r"Run our/project/2 is moving the traffic .* so it stays"):
+    with pytest.raises(Busy, match=r"Run our/project/2 is moving the traffic .* so it was left alone"):
         attempt(first, before, lambda: begin(first, 100, before))
     assert state(first) == ({"new": 95, "old": 5}, "our/project/2")
     after = begin(second, 100, before)
@@ -141,7 +141,7 @@ def test_a_run_whose_time_is_over_leaves_later_changes_of_others_alone(runs: Run
         move_by_hand(second, {"new": 50, "old": 50})
         raise TrafficError("it is worse")
 
-    with pytest.raises(TrafficError, match="it is worse Somebody else has changed the traffic, so it stays"):
+    with pytest.raises(TrafficError, match="it is worse Somebody else has changed the traffic, so it was left alone"):
         attempt(first, before, sleep_too_long)
     assert state(first) == ({"new": 50, "old": 50}, "")
 
@@ -155,7 +155,7 @@ def test_only_the_change_that_was_made_is_confirmed(runs: Runs) -> None:
         move_by_hand(first, by_hand)
         traffic.finish(first, after, {"note": "x"})
 
-    for by_hand, says in (({"new": 100}, "was restored"), ({"new": 70, "old": 30}, "so it stays")):
+    for by_hand, says in (({"new": 100}, "was restored"), ({"new": 70, "old": 30}, "so it was left alone")):
         with pytest.raises(Busy, match=f"is changing the traffic of way-back at the same time.*{says}"):
             attempt(first, before, promote)
         assert state(first) == (by_hand, "")
@@ -172,7 +172,7 @@ def test_a_step_at_which_somebody_else_moved_the_traffic_is_the_last(runs: Runs)
         move_by_hand(first, {"new": 50, "old": 50})
         begin(first, 25, before)
 
-    with pytest.raises(Busy, match=r"somebody else has changed it\. Somebody else has changed the traffic, so it stays"):
+    with pytest.raises(Busy, match=r"somebody else has changed it\. Somebody else has changed the traffic, so it was left alone"):
         attempt(first, before, promote)
     # And no tag of a change keeps others from going on.
     assert state(first) == ({"new": 50, "old": 50}, "")

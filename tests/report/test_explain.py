@@ -79,7 +79,7 @@ def test_the_verdict_follows_from_the_outcomes(judged: Judged) -> None:
     text = explain(judged)
     assert "critical rules: 3 shown, 0 failed, 0 unproven, 0 invalid" in text
     assert "→ all shown, and at least one rule: PROMOTE" in text
-    assert "any failed: REJECT (not so)" in text
+    assert "any failed: REJECT (no)" in text
     assert "Self-test: the gate detected" in text
     rejected = changed(judged, outcome=Outcome.FAILED).model_copy(update={"verdict": Verdict.REJECT})
     assert "→ any failed: REJECT" in explain(rejected)
