@@ -22,9 +22,9 @@ from mlops.emulator.wire.resources import Body, Labels, validate_body
 from mlops.emulator.workspace import components, compute, uris
 
 __all__ = [
-    "CONTROL", "KINDS", "PATHS", "Node", "Scope", "asset_names", "check", "compute_id", "compute_name", "find_spec", "input_value",
-    "invalid_binding", "invalid_pipeline", "literal_input", "needs", "nested_inputs", "output_bindings", "output_uri", "read_nodes",
-    "sort",
+    "BUILT_IN", "CONTROL", "KINDS", "PATHS", "Node", "Scope", "asset_names", "check", "compute_id", "compute_name", "find_spec",
+    "input_value", "invalid_binding", "invalid_pipeline", "literal_input", "needs", "nested_inputs", "output_bindings", "output_uri",
+    "read_nodes", "sort",
 ]  # fmt: skip
 
 EXPRESSION = re.compile(r"\$\{\{\s*(.*?)\s*\}\}")

@@ -84,8 +84,9 @@ class PipelineProperties(JobProperties):
     @property
     def is_graph(self) -> bool:
         """Whether this is anything but one node of a registry's component."""
-        nodes = list(self.jobs.values())
-        return self.component_id is not None or len(nodes) != 1 or not str(nodes[0].get("componentId")).startswith("azureml://registries/")
+        identifiers = [str(node.get("componentId")) for node in self.jobs.values()]
+        is_of_registry = len(identifiers) == 1 and identifiers[0].startswith("azureml://registries/")
+        return self.component_id is not None or not is_of_registry or graph.BUILT_IN.fullmatch(identifiers[0]) is not None
 
     @functools.cached_property
     def node(self) -> Node:

@@ -53,7 +53,7 @@ class Credentials(Body):
 class Properties(Body):
     """``Datastore``: the union of its kinds."""
 
-    datastore_type: Literal["AzureBlob", "AzureFile", "AzureDataLakeGen1", "AzureDataLakeGen2"]
+    datastore_type: Literal["AzureBlob", "AzureFile", "AzureDataLakeGen1", "AzureDataLakeGen2", "OneLake"]
     credentials: Credentials
     description: str | None = None
     tags: dict[str, str | None] | None = None
@@ -64,6 +64,8 @@ class Properties(Body):
     file_share_name: str | None = None
     filesystem: str | None = None
     store_name: str | None = None
+    artifact: dict[str, Any] | None = None
+    one_lake_workspace_name: str | None = None
     endpoint: str | None = None
     protocol: str | None = None
     service_data_access_auth_identity: str | None = None

@@ -326,6 +326,16 @@ class TestTakenOnly:
             refused = put(emulator, credential, "refused", properties | {"jobs": nodes | {"loop": nodes["loop"] | change}})
             assert (refused.status_code, text in refused.json()["error"]["message"]) == (400, True), refused.text
 
+    def test_an_import_of_data(self, ml: Any) -> None:
+        from azure.ai.ml.data_transfer import Database
+        from azure.ai.ml.entities import DataImport
+
+        source = Database(query="select 1", connection="azureml:sales")
+        path = "azureml://datastores/workspaceblobstore/paths/sales"
+        job = wait_for_job(ml, ml.data.import_data(DataImport(name="sales", path=path, source=source)).name)
+        error = ml.jobs._runs_operations.get_run_details(job.name).error.error
+        assert (job.status, "does not run nodes of type data_transfer with the task import_data" in error.message) == ("Failed", True)
+
     def test_virtual_clusters(self, emulator: Emulator, credential: Any, ml: Any) -> None:
         cluster = "/subscriptions/s/resourceGroups/g/providers/Microsoft.MachineLearningServices/virtualclusters/vc"
         job = {"jobType": "Command", "command": "true", "environmentId": ENVIRONMENT, "computeId": cluster}

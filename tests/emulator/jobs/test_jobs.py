@@ -303,14 +303,6 @@ def pipeline_body() -> dict[str, Any]:
     }
 
 
-DATA_IMPORT = {
-    "type": "data_transfer",
-    "task": "import_data",
-    "componentId": "azureml://registries/azureml/components/import_data_database/versions/0.0.1",
-}
-"""A node as ``ml.data.import_data`` sends it."""
-
-
 def put(emulator: Emulator, credential: Any, name: str, properties: dict[str, Any], token: str | None = None) -> requests.Response:
     arm = credential.get_token("https://management.azure.com/.default").token
     ml = credential.get_token("https://ml.azure.com/.default").token if token is None else token
@@ -380,7 +372,7 @@ JOB_OUTPUT = "azureml://jobs/earlier/outputs/trained_model"
         (_set("jobs/n/whatever", 1), 400, "jobs.n.whatever: Extra inputs are not permitted"),
         (_set("whatever", 1), 400, "whatever: Extra inputs are not permitted"),
         (_set("jobType", "Sweep"), 501, "jobs of type Sweep"),
-        (_set("jobs/n", DATA_IMPORT), 501, "the node n of type data_transfer with a component of a registry"),
+        (_set("jobs/n/componentId", "azureml://registries/other/components/x/versions/1"), 404, "Not found component x (version: 1)."),
         (_set("inputs/data/uri", JOB_OUTPUT), 501, f"the URI {JOB_OUTPUT} for anything but registering a model"),
         (_set("jobs/n/inputs/mlflow_model_path/uri", JOB_OUTPUT), 501, f"the URI {JOB_OUTPUT} for anything but registering a model"),
         (lambda document: None, 404, "paths/nothing.jsonl' does not exist or is not accessible"),

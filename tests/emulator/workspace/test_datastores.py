@@ -132,6 +132,15 @@ def test_a_datastore_without_credentials_has_no_secrets(ml: Any, emulator: Emula
     ml.datastores.delete("identity")
 
 
+def test_a_lake_of_fabric_can_be_registered(ml: Any) -> None:
+    from azure.ai.ml.entities import OneLakeArtifact, OneLakeDatastore
+
+    lake = OneLakeDatastore(name="lake", one_lake_workspace_name="fabric", artifact=OneLakeArtifact(name="house"), endpoint="onelake")
+    assert ml.datastores.create_or_update(lake).one_lake_workspace_name == "fabric"
+    assert (ml.datastores.get("lake").artifact.name, ml.datastores.get("lake").endpoint) == ("house", "onelake")
+    ml.datastores.delete("lake")
+
+
 def test_the_standard_datastores_stay(ml: Any) -> None:
     with pytest.raises(HttpResponseError, match="managed by the workspace"):
         ml.datastores.delete("workspaceblobstore")
