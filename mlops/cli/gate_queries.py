@@ -1,4 +1,4 @@
-"""What `mlops gate` does besides judging: explain a verdict, try other rules, list past verdicts, run the self-test."""
+"""The queries of `mlops gate`, which don't judge: explain a verdict, try other rules, list past verdicts, run the self-test."""
 
 from __future__ import annotations
 

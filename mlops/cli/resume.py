@@ -101,7 +101,7 @@ def _handle(workspace: Workspace, job: JobView, tags: Mapping[str, str]) -> str:
 
 
 def _dispatch_time(tags: Mapping[str, str]) -> str:
-    """When a run was dispatched for the job; empty if none was, or if it should have started by now."""
+    """Return when a run was dispatched for the job; empty if none was, or if it should have started by now."""
     time = tags.get(DISPATCHED, "")
     try:
         # The clock that wrote it may be ahead of this one, but not by more than that.

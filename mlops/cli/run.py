@@ -16,7 +16,7 @@ from mlops.report.screen import screen
 __all__ = ["STAGES", "evaluate_gate", "main"]
 
 STAGES = ("prepare", "validate", "train", "evaluate", "gate", "register", "deploy", "smoke-test", "promote", "teardown")
-"""In the order in which they run."""
+"""The stages, in the order in which they run."""
 
 
 def main(argv: Sequence[str]) -> int:

@@ -1,4 +1,4 @@
-"""How a function becomes a command: arguments, configuration, run directory, workspace, output, exit code.
+"""Turns a function into a command: arguments, configuration, run directory, workspace, output, exit code.
 
 A stage is a function that names what it needs as parameters: ``config``, ``run``, ``workspace``, or an option of its command::
 
@@ -58,16 +58,16 @@ class Answer:
     """A command's result whose printed form differs from its JSON form."""
 
     content: object
-    """What ``--json`` prints."""
+    """The value that ``--json`` prints."""
     text: str = ""
-    """What is printed without ``--json``."""
+    """The text that is printed without ``--json``."""
     exit_code: int = 0
     failure: MlopsError | None = None
     """A failure that has been reported already. ``--json`` prints it instead of the content."""
 
 
 class Context:
-    """What a command's options select: the settings of a target, a run directory, the workspace."""
+    """The settings, run directory and workspace that a command's options select."""
 
     def __init__(self, config: Config, run: Run, options: Mapping[str, Any]) -> None:
         self.config = config

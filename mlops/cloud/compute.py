@@ -37,7 +37,7 @@ class ComputeView:
     tier: str
     """``dedicated`` or ``low_priority``."""
     gpus_per_node: int | None
-    """None if the VM size is not known, because our identity may not list the region's sizes."""
+    """None if the VM size is unknown, because our identity may not list the region's sizes."""
     created: bool
     """Whether this call created it."""
     identities: tuple[str, ...] = ()

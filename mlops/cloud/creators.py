@@ -1,4 +1,4 @@
-"""Who created a resource, according to Azure itself.
+"""Finds who created a resource, according to Azure itself.
 
 Azure writes ``systemData`` and no client can: it has the object id of a service principal or managed identity, and of a person only the
 display name. Tags prove nothing, because everybody who may create a job may give it any tag.

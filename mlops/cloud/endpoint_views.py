@@ -40,7 +40,7 @@ class EndpointView:
     scoring_uri: str
     auth_mode: str
     public_network_access: str = "enabled"
-    """As in pipeline.toml."""
+    """``enabled`` or ``disabled``, as in pipeline.toml."""
     traffic: Mapping[str, int] = field(default_factory=dict)
     """Deployment → percent; includes deployments without traffic, at 0."""
     mirror: Mapping[str, int] = field(default_factory=dict)
@@ -70,7 +70,7 @@ class DeploymentView:
     creator: str = ""
     """Who created it according to Azure (see :mod:`mlops.cloud.creators`)."""
     created: str = ""
-    """When (ISO 8601, UTC, to the minute)."""
+    """When it was created (ISO 8601, UTC, to the minute)."""
 
     @property
     def identity(self) -> str:

@@ -1,4 +1,4 @@
-"""How often a judge model prefers a model's generated answers to the base model's, row by row.
+"""Measures how often a judge model prefers a model's generated answers to the base model's, row by row.
 
 All models are compared with the base model, so each has its own value per row, and the gate compares candidate and
 champion as it does for any other metric. Preferences are stored in the run directory and not requested twice.

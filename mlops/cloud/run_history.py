@@ -31,7 +31,7 @@ class RunDetails:
     error: str
     """The service's message with its codes; empty if there is none."""
     seconds: float | None = None
-    """From start to end; None until it ends."""
+    """Seconds from start to end; None until it ends."""
     logs: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Log file → URL of its content (signed, so never print it)."""
 

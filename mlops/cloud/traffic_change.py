@@ -50,7 +50,7 @@ class Change(BaseModel):
     run: str
     """The run of the pipeline that makes it."""
     until: AwareDatetime
-    """When it counts as abandoned, by the clock of its run."""
+    """The time at which it counts as abandoned, by the clock of its run."""
     was: dict[str, int]
     """Deployment → percent before, without those at 0 %."""
     to: str

@@ -47,7 +47,7 @@ DISPATCHABLE = (
     "compute.price_per_hour_usd", "endpoint.instance_type", "endpoint.instance_count", "endpoint.probe_initial_delay_s",
     "endpoint.request_timeout_ms", "endpoint.deploy_timeout_minutes",
 )  # fmt: skip
-"""What MLOPS_SET may change for a target that is not ephemeral.
+"""The settings that MLOPS_SET may change for a target that is not ephemeral.
 
 Whoever may dispatch a workflow can set it, without a review. So it excludes the data, the owner of the nodes, the requirements of the smoke
 test, and the endpoint's name and expiry.

@@ -521,7 +521,7 @@ class TornDown(Record):
 RECORDS: tuple[type[Record], ...] = (
     Prepared, Validated, Trained, Evaluated, Judged, Registered, Deployed, Smoked, Promoted, TornDown,
 )  # fmt: skip
-"""In the order of the stages."""
+"""The record classes, in the order of the stages."""
 
 
 def describe(record: Record) -> dict[str, Any]:

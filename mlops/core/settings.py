@@ -193,7 +193,7 @@ class JudgeConfig(Table):
 
 
 class EvaluationConfig(Table):
-    """How models are scored."""
+    """The scoring of models."""
 
     target_rows: int = Field(500, ge=1, description="number of rows of test_sft in the target suite")
     retention_suite: str = Field("data/retention.jsonl", description="file with the retention suite")

@@ -44,7 +44,7 @@ class Candidate(NamedTuple):
     key: int = 0
     """See :class:`mlops.dataset.conversation.RowEnds`: conversations whose keys differ are different."""
     matches: Sequence[Match] = ()
-    """What it leaks of the evaluation rows."""
+    """Its matches with evaluation rows, which it would leak."""
     is_suspect: bool = False
     """Whether it may leak something, so that it has to be looked up."""
 

@@ -183,7 +183,7 @@ class _Part:
     ends_with_user: list[int] = field(default_factory=list)
     suspects: list[int] = field(default_factory=list)
     codes: list[Codes] = field(default_factory=list)
-    """What to expect of the suspects."""
+    """The codes of the words in the suspects, to be announced to the index."""
     evaluated: EvaluatedRows | None = None
 
 

@@ -18,7 +18,7 @@ SPLIT_NAMES = ("train_sft", "test_sft", "train_gen", "test_gen", "train", "test"
 """Split names that the name of a file or folder may begin with."""
 
 SAVED = "state.json"
-"""In a folder that ``Dataset.save_to_disk`` wrote; the folder itself is then listed instead of its files."""
+"""A file that marks a folder of ``Dataset.save_to_disk``, which is listed itself instead of its files."""
 
 METADATA = {"dataset_dict.json", "dataset_info.json", "dataset_infos.json", "package.json", "config.json"}
 """Files that describe a data set or a repository, although their format is one of data files."""

@@ -67,7 +67,7 @@ KEYS = {
 
 @dataclass
 class Layout:
-    """How rows are converted.
+    """A layout, which converts rows.
 
     Attributes:
         kind: a key of :data:`TITLES`.

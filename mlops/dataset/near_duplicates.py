@@ -30,7 +30,7 @@ THRESHOLD = 0.8
 """Conversations are reported from this similarity on."""
 SHINGLE_WORDS = 3
 MIN_SHINGLES = 12
-"""In words. Shorter conversations are alike by chance."""
+"""Minimum number of words, because shorter conversations are alike by chance."""
 _PERMUTATIONS, _BANDS, _SEED = 128, 16, 42
 _BATCH = 32
 

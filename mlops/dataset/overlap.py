@@ -55,15 +55,15 @@ COLLECTED_SHARE = 0.8
 MAX_STOCK_BYTES, MAX_STOCK_WORDS = 100, 25
 """Maximum length of a stock phrase: in normalized bytes as a whole answer, or in words inside another text."""
 LONG_QUESTION = 20
-"""In normalized bytes. Answers to shorter questions are not compared word by word."""
+"""Minimum length, in normalized bytes, of a question whose answers are compared word by word."""
 _CANDIDATES = 64
 """An answer is compared with at most this many answers to the same question."""
 LONG_PAIR, LONG_ANSWER = 30, 45
-"""In normalized bytes. A question and answer, or an answer, below these lengths may be equal by chance."""
+"""Minimum lengths, in normalized bytes, of a question with its answer, and of an answer; shorter ones may be equal by chance."""
 
 
 class Evidence(NamedTuple):
-    """What a training row shares with an evaluation row: the hash of a whole answer, or the runs of an answer with this number."""
+    """The common part of a training row and an evaluation row: the hash of a whole answer, or the runs of an answer with this number."""
 
     how: str
     key: int
@@ -95,7 +95,7 @@ class Leak:
 
 @dataclass(frozen=True)
 class Leaks:
-    """What the training data has in common with the suites, by suite.
+    """The overlap of the training data with the suites, by suite.
 
     ``answers`` are rows of which it contains an answer; ``passages`` maps each line with an answer of which it contains a run of words to
     the first such line of the training data; ``collected`` are lines with an answer that is there nearly as a whole, but in pieces or as a
@@ -109,7 +109,7 @@ class Leaks:
 
 
 class Overlap(NamedTuple):
-    """What a training row has in common with the suites."""
+    """The overlap of a training row with the suites."""
 
     matches: Sequence[Match]
     passages: Sequence[tuple[tuple[str, int], int, Part]]
@@ -412,7 +412,7 @@ def _hash_texts(messages: Sequence[Message]) -> list[TextHash]:
 class _Turn(NamedTuple):
     text: str
     size: int
-    """In normalized bytes."""
+    """Size in normalized bytes."""
     question: int
     """Hash of the user's turn before it."""
     question_size: int

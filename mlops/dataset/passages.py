@@ -47,11 +47,11 @@ class Answers(NamedTuple):
     questions: Sequence[int]
     """Hashes of the questions before them."""
     text: bytes
-    """All of them in UTF-8, one after another."""
+    """All answers in UTF-8, one after another."""
     sizes: Sequence[int]
-    """In bytes."""
+    """Sizes of the answers in bytes."""
     codes: Codes
-    """Of all words."""
+    """Codes of all words."""
     words: Positions
     """Answer → its number of words."""
 
@@ -63,7 +63,7 @@ class Answers(NamedTuple):
 
 
 class Part(NamedTuple):
-    """What a text has in common with an answer."""
+    """The runs of words that a text shares with an answer."""
 
     runs: frozenset[int]
     """Hashes of the runs of words."""
@@ -81,7 +81,7 @@ class _Lookup:
     """The runs of words of answers, without stock phrases."""
 
     runs: Hashes
-    """In ascending order."""
+    """Hashes of the runs, in ascending order."""
     owners: npt.NDArray[np.uint32]
     """The answer that each run belongs to."""
     sizes: npt.NDArray[np.intp]

@@ -96,7 +96,7 @@ class _Worker:
 
 
 class _Job(NamedTuple):
-    """What a process does with the items that follow."""
+    """The function and arguments that a process applies to the items that follow."""
 
     function: Callable[..., Any]
     arguments: Sequence[Any]

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["RowHashes", "WholeRow"]
 
 LONG_PROMPT = 40
-"""In normalized bytes. A first prompt that is shared by training and test is only reported if it is longer than a mere greeting."""
+"""Minimum length, in normalized bytes, of a first prompt that is reported if training and test share it, so that greetings don't count."""
 
 Problem = tuple[str, str, str]
 """Rule, place and description."""

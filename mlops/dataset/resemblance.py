@@ -10,7 +10,7 @@ from mlops.dataset.words import hash_runs
 __all__ = ["find_similar"]
 
 RUN, MIN_RUNS = 3, 12
-"""In words. Shorter texts are alike by chance."""
+"""Minimum number of words, because shorter texts are alike by chance."""
 SHARE = 0.5
 """Two different answers to one question have less than a fifth of their runs in common."""
 

@@ -24,9 +24,9 @@ __all__ = ["RUN_WORDS", "filter_grams", "find_grams", "owners_of"]
 
 RUN_WORDS = 13
 _GRAM = 8
-"""In words, of which each has a byte of a 64-bit number."""
+"""Length of a gram in words, each of which takes one byte of a 64-bit number."""
 _STRIDE = RUN_WORDS - _GRAM + 1
-"""Also the number of grams in a run."""
+"""Distance between the grams that are looked up, and the number of grams in a run."""
 _PER_ELEMENT = 4
 _PART = 1 << 18
 

@@ -33,7 +33,7 @@ _UNSEPARATED = re.compile(
 _TO_WORDS = bytes(byte if byte >= 0x80 or chr(byte).isalnum() else 32 for byte in range(256)).lower()
 _FACTOR = 0x9E3779B97F4A7C15
 _LONG_WORD = 64
-"""In bytes. Longer ones are hashed one by one."""
+"""Maximum length in bytes of words that are hashed together; longer ones are hashed one by one."""
 _PART = 1 << 16
 """Bytes of a text that fit into the processor's cache several times."""
 

@@ -36,7 +36,7 @@ GITHUB_MODULES = ("identity.github_oidc", "github_api")
 """Additional modules if GitHub is emulated as well."""
 
 KEEP_ALIVE_S = 240
-"""How long an idle connection stays open: Azure Load Balancer's default. uvicorn's default of five seconds is about as long as clients
+"""Seconds that an idle connection stays open: Azure Load Balancer's default. uvicorn's default of five seconds is about as long as clients
 pause between two requests, and a request that is sent while its connection is being closed is lost: clients don't repeat a POST."""
 
 

@@ -34,7 +34,7 @@ class Measurement:
 
     usable: float
     rouge_l: float | None
-    """None if the data has no answer."""
+    """ROUGE-L against the answer in the data; None if there is none."""
     latency_ms: float
 
 

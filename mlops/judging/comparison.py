@@ -49,7 +49,7 @@ class Comparison:
     typical_difference: float | None = None
     interval: Interval | None = None
     distance: float | None = None
-    """In the unit of ``distance_interval``; None for the reported values' distance from the margin."""
+    """Distance in the unit of ``distance_interval``; None for the reported values' distance from the margin."""
     distance_interval: Interval | None = None
     p_value: float | None = None
     mde: float | None = None

@@ -120,7 +120,7 @@ class Evidence:
     """Everything that the gate takes into account."""
 
     models: Mapping[str, ModelEvidence]
-    """By role: candidate, base, champion unless this is a first run or it could not be evaluated, and anchor if it is none of these."""
+    """Role → model: candidate, base, champion unless this is a first run or it could not be evaluated, and anchor if it is another one."""
     suite_digests: Mapping[str, str]
     """Digests of the suites that validation froze."""
     overlapping: Mapping[str, str]
@@ -128,7 +128,7 @@ class Evidence:
     suites: Mapping[str, FrozenSuite] = field(default_factory=dict)
     """Suite → its frozen rows. Scores on any other suite can't be checked, so they prove nothing."""
     problems: tuple[str, ...] = ()
-    """What makes the evaluation as a whole invalid, e.g. that other code computed it."""
+    """Reasons why the evaluation as a whole is invalid, e.g. that other code computed it."""
     missing: Mapping[str, str] = field(default_factory=dict)
     """Role → why it could not be evaluated. A missing champion exists: this isn't a first run, and no other model replaces it."""
 

@@ -51,11 +51,11 @@ class Scores:
     path: Path
     ids: tuple[str, ...]
     inputs: tuple[str, ...]
-    """As text; empty where a row has none."""
+    """Inputs as text; empty where a row has none."""
     columns: Mapping[str, Floats]
 
     keys: tuple[str, ...]
-    """What identifies a row's content: the normalized input, which copies share, or the id if no row has an input."""
+    """Identities of the rows' contents:  the normalized input, which copies share, or the id if no row has an input."""
 
     @property
     def has_inputs(self) -> bool:

@@ -21,7 +21,7 @@ DISTINCT_RUN, MIN_DISTINCT, MIN_WORDS = 3, 0.5, 20
 MIN_REPEATED_CHARACTERS, DISTINCT_CHARACTERS, MIN_CHARACTERS = 24, 10, 60
 """The limit for characters of a script that doesn't separate words."""
 LONG_REPETITION, LONGEST_RULE = 40, 200
-"""In characters: "Nooooo!" and a line of dashes are no loops."""
+"""Minimum length in characters: "Nooooo!" and a line of dashes aren't loops."""
 MAX_LENGTH_RATIO = 10.0
 _UNSEPARATED = re.compile("[\u0e00-\u0eff\u0f00-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
 """A letter of Thai, Lao, Tibetan, Burmese, Khmer, Japanese or Chinese."""

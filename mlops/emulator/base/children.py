@@ -43,7 +43,7 @@ def package_environment() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Preload:
-    """What a fork server imports, and where.
+    """The modules that a fork server imports, and its environment.
 
     Args:
         imports: modules, in this order.

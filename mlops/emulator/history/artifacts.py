@@ -28,7 +28,7 @@ MISSING = ("NotFound", "NotFoundError")
 
 
 class Container(NamedTuple):
-    """Where artifacts are: their origin, and the name of the container, which is a folder of blobs."""
+    """The location of artifacts: their origin, and the name of the container, which is a folder of blobs."""
 
     origin: str
     name: str

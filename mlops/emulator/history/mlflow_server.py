@@ -197,7 +197,7 @@ async def shutdown(azure: Azure) -> None:
 
 
 def _template(cache: Path) -> Path:
-    """Where the migrated and empty database of this MLflow version is cached."""
+    """Return the path of the cached, empty database of this MLflow version."""
     return cache / f"mlflow-{importlib.metadata.version('mlflow')}.db"
 
 

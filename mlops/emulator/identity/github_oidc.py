@@ -30,7 +30,7 @@ ISSUER = "https://token.actions.githubusercontent.com"
 REQUESTS = "https://pipelines.actions.githubusercontent.com"
 LIFETIME_S = 300
 REQUEST_LIFETIME_S = 6 * 3600 + 600
-"""How long a job can request tokens."""
+"""The time for which a job can request tokens."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -74,7 +74,7 @@ run (V2)" in the first source)."""
 
 @dataclasses.dataclass(frozen=True)
 class Permission:
-    """What a request needs.
+    """The permission that a request needs.
 
     Args:
         action: e.g. ``Microsoft.MachineLearningServices/workspaces/jobs/write``.

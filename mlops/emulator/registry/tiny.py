@@ -18,7 +18,7 @@ CONTEXT = 1024
 
 @dataclass(frozen=True)
 class Tiny:
-    """What a tiny stand-in has in common with the models that it stands for.
+    """The properties that a tiny stand-in shares with the models that it stands for.
 
     Args:
         family: the models' name.

@@ -40,7 +40,7 @@ class Unhealthy(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class ContainerSpec:
-    """How to run a container.
+    """The specification of a container.
 
     Args:
         model: the model's folder or file; for a deployment without a script, an MLflow model.
@@ -132,7 +132,7 @@ class Container:
         self.client = client
 
     def restart_on_exit(self) -> None:
-        """From now on, restart the container when it exits by itself."""
+        """Restart the container from now on if it exits by itself."""
         self._watcher = self._azure.start_task(self._watch())
 
     def abandon(self) -> None:
@@ -216,7 +216,7 @@ class _Containers:
     def __init__(self) -> None:
         self.starting: set[Container] = set()
         self.serving: dict[str, Container] = {}
-        """By the key of the deployment, ``{endpoint}/{deployment}``."""
+        """Key of the deployment, ``{endpoint}/{deployment}`` → container."""
 
 
 async def start(azure: Azure, key: str, spec: ContainerSpec, probe_failure: str | None = None) -> None:

@@ -79,7 +79,7 @@ async def put_deployment(azure: Azure, request: Request) -> Answer:
         )
     if not is_valid_name(name):
         raise inference_error(
-            f"Deployment name [{name}] must have 3 to 32 letters, digits and '-', begin with a letter and end with none of '-'."
+            f"Deployment name [{name}] must have 3 to 32 letters, digits and '-', begin with a letter and not end with '-'."
         )
     key = f"{endpoint['name']}/{name}".lower()
     body = await parse_body(request, Put)

@@ -153,7 +153,7 @@ async def put_endpoint(azure: Azure, request: Request) -> Answer:
     name, key = request.path_params["endpoint"], request.path_params["endpoint"].lower()
     if not is_valid_name(name):
         raise inference_error(
-            f"Endpoint name [{name}] must have 3 to 32 letters, digits and '-', begin with a letter and end with none of '-'."
+            f"Endpoint name [{name}] must have 3 to 32 letters, digits and '-', begin with a letter and not end with '-'."
         )
     body = await parse_body(request, Put)
     previous = azure.store.get("endpoint", key)

@@ -39,7 +39,7 @@ WS = "/subscriptions/{subscription}/resourceGroups/{group}" + PROVIDER + "/works
 """Path of the workspace. A request for any other workspace is answered with 404 before a handler is called."""
 
 Answer = Response | dict[str, Any] | list[Any] | None
-"""What a handler returns: a response, a JSON body for a 200, or None for a 200 without a body."""
+"""The result of a handler: a response, a JSON body for a 200, or None for a 200 without a body."""
 Handler = Callable[[Azure, Request], Awaitable[Answer]]
 Claims = dict[str, Any]
 """The claims of an access token."""

@@ -72,7 +72,7 @@ class SentTag(Sent, Tag):
 
 
 class SentVersion(Sent):
-    """What identifies a version."""
+    """The fields that identify a version."""
 
     version: str
 

@@ -67,7 +67,7 @@ def resolve(azure: Azure, uri: str) -> Path:
     if match := _MODEL.fullmatch(uri) or _SHORT_MODEL.fullmatch(uri):
         return model_path(azure, match["name"], match["version"])
     if is_remote(uri):
-        raise user_error(f"The data at '{uri}' is not accessible: the emulator reads nothing outside of the workspace.")
+        raise user_error(f"The data at '{uri}' is not accessible: the emulator only reads data in the workspace.")
     raise user_error(f"The emulator can't resolve the URI '{uri}'. It supports datastore paths and models.")
 
 

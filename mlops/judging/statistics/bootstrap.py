@@ -34,7 +34,7 @@ __all__ = ["RESAMPLES", "SEED", "paired_bootstrap"]
 RESAMPLES = 9_999
 """Odd, so that the quantiles for the usual confidences are resamples and need no interpolation."""
 SEED = 20240131
-"""The same in every run, so that a verdict can be reproduced."""
+"""Seed of every run, so that a verdict can be reproduced."""
 
 _GROUPS = 512
 """If there are more rows than this, they are pooled at random into this many groups, and the groups are resampled. The studentized

@@ -22,9 +22,9 @@ from mlops.judging.statistics.estimate import Estimate, Floats, no_evidence, sig
 __all__ = ["signed_rank"]
 
 _EXACT_ROWS = 50
-"""Up to this many rows scipy computes exact p-values by default."""
+"""Maximum number of rows for which scipy computes exact p-values by default."""
 _ENUMERATED_ROWS = 700
-"""Up to this many rows all averages are computed; beyond, the one that counts is bracketed."""
+"""Maximum number of rows for which all averages are computed; beyond it, the relevant average is bracketed."""
 
 
 def signed_rank(differences: Floats, *, confidence: float) -> Estimate:
