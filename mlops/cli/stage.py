@@ -242,7 +242,7 @@ def finish(function: Callable[[], object], *, as_json: bool) -> int:
 
 
 def run_and_report(function: Callable[[], int], failures: list[MlopsError] | None = None) -> int:
-    """Turn every way to fail into a message and an exit code, and add the failure to a list."""
+    """Run a function, and turn every failure into a message and an exit code. Add the failure to a list."""
     previous = {number: signal.signal(number, _interrupt) for number in SIGNALS}
     try:
         return function()

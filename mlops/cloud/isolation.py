@@ -22,7 +22,7 @@ def check_cluster_creator(workspace: Workspace, cluster: str, locate: Locate) ->
 
 
 def check_shared_workspace(config: Config, workspace: Workspace, where: str) -> list[Finding]:
-    """Warn of an ephemeral target in the workspace of a permanent one.
+    """Warn about an ephemeral target in the workspace of a permanent one.
 
     Roles of Azure have no scope below a workspace, so whoever may deploy for a pull request may also move production's traffic there.
 
@@ -50,7 +50,7 @@ def check_shared_workspace(config: Config, workspace: Workspace, where: str) -> 
 
 
 def check_review(config: Config, locate: Locate) -> list[Finding]:
-    """Warn of a permanent target whose promotions need no reviewer. Outside GitHub nobody could review them."""
+    """Warn about a permanent target whose promotions need no reviewer. Outside GitHub nobody could review them."""
     if config.endpoint.ephemeral or config.promotion.require_review or not console.in_github():
         return []
     message = (

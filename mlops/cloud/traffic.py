@@ -248,7 +248,7 @@ def _end_mirroring(workspace: Workspace, endpoint: str, change: Change) -> tuple
 
 
 def _try_to_end_mirroring(workspace: Workspace, endpoint: str, change: Change) -> str:
-    """End the mirroring, and describe the outcome. Raises nothing of ours."""
+    """End the mirroring, and describe the outcome. Never raise a :class:`MlopsError`."""
     try:
         _end_mirroring(workspace, endpoint, change)
     except MlopsError as problem:
@@ -340,7 +340,7 @@ def _is_confirmed(workspace: Workspace, before: EndpointView, deployment: str) -
 
 
 def undo(workspace: Workspace, before: EndpointView, deployment: str, *, is_pending: bool = True) -> str:
-    """Restore the traffic, remove the tag of the change, and describe the outcome. Raises nothing of ours.
+    """Restore the traffic, remove the tag of the change, and describe the outcome. Never raise a :class:`MlopsError`.
 
     Args:
         workspace: where the endpoint is.

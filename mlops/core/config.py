@@ -213,7 +213,7 @@ def _complete_names(config: Config) -> dict[str, Any]:
 
 
 def _leaves(key: str, value: Any) -> Iterator[str]:
-    """The dotted keys of all settings that a value holds; the key itself if it holds none."""
+    """Return the dotted keys of all settings that a value contains; the key itself if it contains none."""
     if isinstance(value, dict) and value:
         for name, part in value.items():
             yield from _leaves(f"{key}.{name}", part)

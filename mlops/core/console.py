@@ -111,7 +111,7 @@ def notice(text: str) -> None:
 
 
 def warning(text: str) -> None:
-    """Warn of something that may cost the user later."""
+    """Warn about something that may cause trouble later."""
     _annotate("warning", text)
 
 

@@ -100,7 +100,7 @@ class Run:
         return record
 
     def find(self, kind: type[R]) -> R | None:
-        """As :meth:`read`, but return None if the record is missing or out of date."""
+        """Read a record as :meth:`read` does, but return None if it is missing or out of date."""
         try:
             return self.read(kind)
         except RecordError:

@@ -47,7 +47,7 @@ def questions(path: Path, count: int, seed: int) -> list[Question]:
 
 
 def last_question(messages: Sequence[Mapping[str, str]]) -> Question | None:
-    """Cut a conversation after its last user turn; None if it has none."""
+    """Cut a conversation after its last user turn; return None if it has none."""
     users = [number for number, message in enumerate(messages) if message["role"] == "user"]
     if not users:
         return None

@@ -225,7 +225,7 @@ def _check_rows(name: str, rows: Rows, metric: Metric, frozen: FrozenSuite | Non
 
 
 def _check_divergence(metric: Metric, evidence: Evidence) -> Iterator[str]:
-    """Two models without any divergence give every token the same probability, so they have the same scores."""
+    """Check that rows without divergence have equal scores, since such models give every token the same probability."""
     models = [evidence.models[role].rows.get(metric.suite) for role in ("candidate", "base") if role in evidence.models]
     if metric.column is None or metric.column.name != "kl" or len(models) < 2:
         return

@@ -148,7 +148,10 @@ class Worker:
             queue.remove(ticket)
 
     def _check_storage_access(self, name: str) -> None:
-        """Without storage keys, nodes read data as the cluster's identity. A system-assigned one has no role there when it is created."""
+        """Check that nodes can read data, which they do as the cluster's identity if the storage has no keys.
+
+        A system-assigned identity has no role there when it is created.
+        """
         cluster = None if name.lower() == SERVERLESS else compute.find(self.azure, name)
         if self.azure.options.storage == "identity" and cluster and not compute.user_identities(cluster):
             raise JobFailure(

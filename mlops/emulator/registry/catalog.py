@@ -191,7 +191,7 @@ def environments() -> list[Environment]:
 
 
 def _limits(options: Options) -> dict[str, Any]:
-    """The stand-in's own context length, since it is what the component cuts conversations at."""
+    """Return the stand-in's own context length, because the component cuts conversations there."""
     return {"textContextWindow": weights.context_length(cast(weights.Kind, options.weights))}
 
 

@@ -34,7 +34,7 @@ _DATA = re.compile(r"/subscriptions/.*/data/[^/]+/versions/[^/]+", re.IGNORECASE
 
 
 def _capitalize(value: Any) -> Any:
-    """The SDK sends these in lower case."""
+    """Accept the lower-case values that the SDK sends."""
     return value.capitalize() if isinstance(value, str) else value
 
 

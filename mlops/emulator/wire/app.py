@@ -115,7 +115,7 @@ class App:
         self._router = Router(routes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI."""
+        """Serve a connection (ASGI)."""
         if scope["type"] != "http":
             return
         request = Request(scope, receive)

@@ -91,7 +91,7 @@ class CallScorer:
 
 
 def _without_exit(call: Call, body: bytes, headers: Mapping[str, str]) -> Any:
-    """Call, and let a call of ``sys.exit`` end the request only: the server replaces the process of such a worker."""
+    """Call the function, and let ``sys.exit`` only end the request: the server replaces the process of such a worker."""
     try:
         return call(body, headers)
     except SystemExit as problem:
