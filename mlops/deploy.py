@@ -1,6 +1,6 @@
 """Deploy the registered model, if the gate admits it, as a new deployment without traffic.
 
-python -m mlops.deploy --target local
+mlops deploy --target local
 """
 
 from __future__ import annotations

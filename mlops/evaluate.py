@@ -1,6 +1,6 @@
 """Score the candidate, the champion, the anchor and the base model in the same way, on the suites that validation froze.
 
-    python -m mlops.evaluate --target prod
+    mlops evaluate --target prod
 
 One command job per model runs ``mlops/remote`` on the training compute. A score is reused, at no cost, if model, suites, code and settings
 are all the same.

@@ -1,6 +1,6 @@
 """Decide whether to admit the candidate: PROMOTE (exit 0), HOLD (10) or REJECT (20).
 
-    python -m mlops.gate --target prod
+    mlops gate --target prod
 
 Judges the evaluation by the rules in pipeline.toml, deterministically, after a self-test on the same evidence has proved that the gate
 detects what it must detect (exit 19 if it does not: then there is no verdict). Writes ``run/gate.json``, ``run/gate.md``,

@@ -1,6 +1,6 @@
 """Prepare the data: load the data set at its pinned revision, sample and filter each split, and fingerprint the result.
 
-    python -m mlops.prepare --target local
+    mlops prepare --target local
 
 Writes ``run/data/{split}.jsonl``. Running it again with the same settings and source changes nothing and doesn't read the source.
 """

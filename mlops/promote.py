@@ -1,6 +1,6 @@
 """Send all traffic to the new deployment, if the gate admits it, and verify that the new model is live.
 
-python -m mlops.promote --target local
+mlops promote --target local
 """
 
 from __future__ import annotations

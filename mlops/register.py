@@ -1,6 +1,6 @@
 """Register the fine-tuned model in the workspace, with its lineage, if the gate admits it.
 
-python -m mlops.register --target local
+mlops register --target local
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Send real questions to the new deployment before it takes any traffic.
 
-python -m mlops.smoke_test --target local
+mlops smoke-test --target local
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Delete what this pipeline created and nobody needs any longer, and nothing else; list what remains and what it costs.
 
-python -m mlops.teardown --target local
+mlops teardown --target local
 """
 
 from __future__ import annotations

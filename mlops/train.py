@@ -1,6 +1,6 @@
 """Fine-tune the base model with the registry's component on Azure ML, or reuse the job that has already done so.
 
-python -m mlops.train --target local
+mlops train --target local
 mlops train --target prod --set training.parameters.num_train_epochs=1
 mlops train --target prod --detach 30      exit if it takes longer than 30 minutes; run this again to attach to the job
 """

@@ -1,6 +1,6 @@
 """Check the data, the configuration and the Azure workspace before any GPU is paid for.
 
-    python -m mlops.validate --target pr
+    mlops validate --target pr
 
 All findings are reported, not only the first; they are stored in ``run/findings.json``. The suites that models are judged on are frozen
 in ``run/suites/``.

@@ -14,7 +14,7 @@ from mlops.core.records import Judgement, Verdict
 from mlops.judging.score_files import Scores, describe_rows, judge_scores, read_rules, read_scores
 from mlops.judging.verdict import Decision
 from mlops.judging.wording import hidden_share, number
-from mlops.report.decision import MAX_CHANGES, NOTICEABLE, describe_change, describe_room, find_nearest
+from mlops.report.decision import MAX_CHANGES, NOTICEABLE, describe_change, describe_margin_distance, find_nearest
 from mlops.report.markdown import decision_list
 
 __all__ = ["announce", "judge_files", "print_judgements"]
@@ -56,7 +56,7 @@ def _block(decision: Decision, candidate: Scores, base: Scores | None) -> list[t
         ("rows", describe_rows(candidate)),
     ]
     if (nearest := find_nearest(decision.judgements)) is not None:
-        lines.append(("closest rule", f"{nearest.title}: {describe_room(nearest)}"))
+        lines.append(("closest rule", f"{nearest.title}: {describe_margin_distance(nearest)}"))
     lines.append(("also changed", "; ".join(_find_other_changes(decision, candidate, base)) or "nothing by 2 % or more"))
     if counts := [judgement.n for judgement in decision.judgements if judgement.critical and judgement.n]:
         lines.append(

@@ -1,6 +1,6 @@
 """Print the smallest custom Azure roles that the commands need.
 
-mlops roles --environment prod > role.json      a role definition for az role definition create --role-definition @role.json
+mlops roles --environment prod > role.json          a role for az role definition create --role-definition @role.json
 mlops roles --environment prod --format commands    the commands that create and assign both roles
 mlops roles --environment prod --format file        a file for python -m mlops.emulator --roles FILE
 

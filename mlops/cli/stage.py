@@ -15,6 +15,7 @@ import contextlib
 import errno
 import inspect
 import os
+import re
 import signal
 import sys
 import traceback
@@ -181,6 +182,8 @@ class _Parser(argparse.ArgumentParser):
 
 def bare_parser(description: str, prog: str | None = None) -> argparse.ArgumentParser:
     """A parser that keeps the description's line breaks, with the one option of all commands, ``--json``."""
+    # Docstrings have reStructuredText's quotes, and ruff removes the indentation of examples.
+    description = re.sub(r"(?m)^(?=mlops )", "    ", description.replace("``", "`"))
     bare = _Parser(description=description, prog=prog, formatter_class=argparse.RawDescriptionHelpFormatter)
     bare.add_argument(
         "--json", action="store_true", help="print the result, or the failure, as one JSON value; everything else goes to stderr"
@@ -191,7 +194,9 @@ def bare_parser(description: str, prog: str | None = None) -> argparse.ArgumentP
 def parser(description: str, prog: str | None = None) -> argparse.ArgumentParser:
     """A parser with the options of every command that reads pipeline.toml or the run directory."""
     common = bare_parser(description, prog)
-    common.add_argument("--target", default=os.environ.get("MLOPS_TARGET", "local"), help="a table under [targets] (default: local)")
+    common.add_argument(
+        "--target", default=os.environ.get("MLOPS_TARGET", "local"), help="a table under [targets] in pipeline.toml (default: local)"
+    )
     common.add_argument("--config", type=Path, default=Path("pipeline.toml"), metavar="FILE", help="default: pipeline.toml")
     common.add_argument("--run", type=Path, default=Path("run"), metavar="DIR", help="where records are stored (default: run)")
     common.add_argument(

@@ -11,7 +11,7 @@ from mlops.judging.wording import number, percent
 from mlops.report.markdown import find_record
 from mlops.report.samples import Exchange, exchanges
 
-__all__ = ["MAX_CHANGES", "NOTICEABLE", "decision", "describe_change", "describe_room", "find_largest_change", "find_nearest"]
+__all__ = ["MAX_CHANGES", "NOTICEABLE", "decision", "describe_change", "describe_margin_distance", "find_largest_change", "find_nearest"]
 
 NOTICEABLE = 0.02
 """A metric that no critical rule is about is mentioned from this relative change on."""
@@ -30,7 +30,7 @@ def decision(judged: Judged, records: Sequence[Record]) -> list[tuple[str, str]]
     model = f"{judged.candidate_model}{f' @ {trained.commit}' if trained is not None and trained.commit else ''}"
     lines = [("target", judged.target), ("candidate", f"{model}, compared with {_baselines(judged, evaluated)}")]
     if (nearest := find_nearest(judged.judgements)) is not None:
-        lines.append(("closest rule", f"{nearest.title}: {describe_room(nearest)}"))
+        lines.append(("closest rule", f"{nearest.title}: {describe_margin_distance(nearest)}"))
     if evaluated is not None:
         lines.append(("also worse", ", ".join(find_worse(judged, evaluated)) or "nothing by 2 % or more"))
     cost = []
@@ -43,8 +43,8 @@ def decision(judged: Judged, records: Sequence[Record]) -> list[tuple[str, str]]
 
 def find_nearest(judgements: Sequence[Judgement]) -> Judgement | None:
     """Return the critical rule that is closest to its margin, in half widths of its interval; None if no rule has an interval."""
-    rooms = [(_half_widths_away(judgement), index) for index, judgement in enumerate(judgements) if judgement.critical]
-    measured = [(room, index) for room, index in rooms if room is not None]
+    distances = [(_half_widths_away(judgement), index) for index, judgement in enumerate(judgements) if judgement.critical]
+    measured = [(distance, index) for distance, index in distances if distance is not None]
     return judgements[min(measured)[1]] if measured else None
 
 
@@ -55,7 +55,7 @@ def _half_widths_away(judgement: Judgement) -> float | None:
     return 2 * judgement.distance / (interval.high - interval.low)
 
 
-def describe_room(judgement: Judgement) -> str:
+def describe_margin_distance(judgement: Judgement) -> str:
     """Describe how far a rule with an interval is from its margin."""
     interval = judgement.distance_interval
     assert interval is not None  # find_nearest has checked it
