@@ -101,6 +101,6 @@ class JobProperties(Body):
     def output_locations(self, job: str) -> dict[str, dict[str, str]]:
         """Return type and URI of each output, for a job or step of this name."""
         return {
-            name: {"type": output.job_output_type, "uri": output.uri or uris.datastore_uri(job, name)}
+            name: {"type": output.job_output_type, "uri": uris.datastore_uri(job, name, output.uri)}
             for name, output in self.outputs.items()
         }

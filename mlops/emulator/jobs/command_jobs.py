@@ -109,7 +109,7 @@ def validate(azure: Azure, job: CommandProperties) -> None:
             uris.check_exists(azure, item.uri)
     for output in job.outputs.values():
         if output.uri:
-            uris.resolve(azure, output.uri)
+            uris.resolve(azure, uris.datastore_uri("run", "output", output.uri))
     _check_references(job)
 
 

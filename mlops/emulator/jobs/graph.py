@@ -172,7 +172,8 @@ def check(azure: Azure, scope: Scope, nodes: Mapping[str, Document]) -> None:
             raise user_error(f"Compute {name} not found.", "NotFound", "ComputeNotFound", status=404)
         if spec["type"] == "pipeline":
             outputs: dict[str, str | None] = dict.fromkeys(spec["outputs"])
-            check(azure, Scope(nested_inputs(spec, _stand_ins(spec)), outputs, target), spec.get("jobs") or {})
+            values = _stand_ins(spec) | _literals(scope, node)
+            check(azure, Scope(nested_inputs(spec, values), outputs, target), spec.get("jobs") or {})
     sort(parsed)
 
 
@@ -273,6 +274,13 @@ def _text(item: Document | str | None) -> str:
 def _stand_ins(spec: Document) -> dict[str, Input]:
     """Return an input for each path that a pipeline component takes; its value is only known when the node runs."""
     return {name: _asset_input(item["type"], name) for name, item in spec["inputs"].items() if item.get("type") in PATHS}
+
+
+def _literals(scope: Scope, node: Node) -> dict[str, Input]:
+    """Return the literal inputs of a node that are known before any node has run, such as the compute of the nodes below."""
+    items = {name: item for name, item in node.inputs.items() if not _text(item).startswith("${{parent.jobs.")}
+    values = {name: input_value(scope, item, {}) for name, item in items.items()}
+    return {name: value for name, value in values.items() if isinstance(value, LiteralInput)}
 
 
 def _check_parts(key: str, node: Node, nodes: Mapping[str, Node]) -> None:

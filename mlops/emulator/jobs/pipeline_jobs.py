@@ -152,7 +152,7 @@ def _validate_component(azure: Azure, job: PipelineProperties) -> None:
         uris.check_exists(azure, uri)
     for output in job.outputs.values():
         if output.uri:
-            uris.resolve(azure, output.uri)
+            uris.resolve(azure, uris.datastore_uri("run", "output", output.uri))
 
 
 async def _run_component(worker: Worker, job: PipelineProperties) -> None:
@@ -288,7 +288,7 @@ def _output_locations(azure: Azure, job: PipelineProperties, node: spec.Node, st
     bindings = _output_bindings(job)
     locations = {}
     for output, kind in node.outputs.items():
-        uri = (job.outputs[bindings[kind.pipeline]].uri if kind.pipeline in bindings else None) or uris.datastore_uri(step, output)
+        uri = uris.datastore_uri(step, output, job.outputs[bindings[kind.pipeline]].uri if kind.pipeline in bindings else None)
         path = uris.resolve(azure, uri)
         (path.parent if kind.type == "uri_file" else path).mkdir(parents=True, exist_ok=True)
         locations[output] = (uri, path)

@@ -23,7 +23,7 @@ from mlops.emulator.registry.registry import find_base_model
 from mlops.emulator.storage import blobs
 from mlops.emulator.storage.files import BlobError
 from mlops.emulator.workspace.data import get_version
-from mlops.emulator.workspace.datastores import containers
+from mlops.emulator.workspace.datastores import BLOB_STORE, containers
 
 __all__ = [
     "check_exists", "datastore_path", "datastore_uri", "get_model", "get_model_version", "is_remote", "materialize", "model_path",
@@ -40,6 +40,7 @@ _REGISTRY_MODEL = re.compile(r"azureml://registries/(?P<registry>[^/]+)/models/(
 _MODEL = re.compile(r"(?:azureml:)?/subscriptions/.*/models/(?P<name>[^/]+)/versions/(?P<version>[^/]+)", re.IGNORECASE)
 _DATA = re.compile(r"(?:azureml:)?/subscriptions/.*/data/(?P<name>[^/]+)/versions/(?P<version>[^/]+)", re.IGNORECASE)
 _SHORT_MODEL = re.compile(r"azureml:(?P<name>[^/:]+):(?P<version>[^/:]+)")
+_PLACEHOLDER = re.compile(r"\$\{\{\s*(name|output_name|default_datastore)\s*\}\}")
 
 DATASTORE_URI = "azureml://datastores/workspaceblobstore/paths/"
 
@@ -132,9 +133,12 @@ def datastore_path(azure: Azure, store: str, path: str) -> Path:
     return _blob_path(azure, container, path, f"azureml://datastores/{store}/paths/{path}")
 
 
-def datastore_uri(run: str, output: str) -> str:
-    """Return the URI of an output that names no location: ``azureml/{run}/{output}/`` in the default datastore."""
-    return f"{DATASTORE_URI}azureml/{run}/{output}/"
+def datastore_uri(run: str, output: str, template: str | None = None) -> str:
+    """Return the URI of a run's output: ``azureml/{run}/{output}/`` in the default datastore, or a ``template`` with the names in it."""
+    if template is None:
+        return f"{DATASTORE_URI}azureml/{run}/{output}/"
+    values = {"name": run, "output_name": output, "default_datastore": BLOB_STORE}
+    return _PLACEHOLDER.sub(lambda match: values[match[1]], template)
 
 
 def output_path(azure: Azure, job: str, output: str) -> Path:

@@ -155,6 +155,33 @@ class TestNested:
         assert len(below) == 2
         assert "written" in below
 
+    def test_a_nested_node_runs_on_the_compute_of_an_input(self, emulator: Emulator, ml: Any) -> None:
+        from azure.ai.ml import Input, Output, dsl
+        from azure.ai.ml.entities import AmlCompute
+
+        ml.compute.begin_create_or_update(AmlCompute(name="nested", size="Standard_DS3_v2", max_instances=1)).result()
+
+        def inner(cluster):  # type: ignore[no-untyped-def]
+            node = write()(text="text")
+            node.compute = cluster
+            return {"out": node.outputs.folder}
+
+        inner.__annotations__ = {"cluster": Input(type="string")}
+
+        @dsl.pipeline(default_compute="serverless")
+        def outer():  # type: ignore[no-untyped-def]
+            return {"out": dsl.pipeline(inner)(cluster="nested").outputs.out}
+
+        pipeline_job = outer()
+        path = "azureml://datastores/workspaceblobstore/paths/own/${{name}}/${{output_name}}"
+        pipeline_job.outputs.out = Output(type="uri_folder", path=path)
+        job = wait_for_job(ml, ml.jobs.create_or_update(pipeline_job).name)
+        assert job.status == "Completed"
+        (step,) = [run for _, run in emulator.azure.store.list("run") if run["compute"] == "nested"]
+        uri = f"azureml://datastores/workspaceblobstore/paths/own/{step['name']}/folder"
+        assert step["outputs"]["folder"]["uri"] == uri
+        assert (uris.resolve(emulator.azure, uri) / "text.txt").read_text() == "text"
+
     def test_a_failure_in_a_nested_pipeline_fails_the_job(self, emulator: Emulator, ml: Any) -> None:
         from azure.ai.ml import dsl
 
