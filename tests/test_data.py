@@ -16,7 +16,8 @@ from mlops.dataset.hashes import content_id, normalize
 from mlops.dataset.near_duplicates import check_near_duplicates
 from mlops.dataset.sources import find_source
 from mlops.dataset.splits import SPLIT_SHARES
-from mlops.remote.tasks import TYPES
+from mlops.remote.tasks import TYPES, passes
+from tests.support.wrong_answers import WRONG_ANSWERS
 
 DATA = Path(__file__).parent.parent / "data"
 README = (DATA / "README.md").read_text(encoding="utf-8")
@@ -64,8 +65,7 @@ def test_readme_counts_the_rows_and_kinds() -> None:
     checked = Counter(item.kind for item in items() if item.checks)
     table = {kind: (int(rows), int(tasks)) for kind, rows, tasks in re.findall(r"^\| `(\w+)` \| (\d+) \| (\d+) \|", README, re.M)}
     assert table == {kind: (rows, checked[kind]) for kind, rows in kinds.items()}
-    assert min(kinds.values()) >= 150
-    assert min(checked.values()) >= 120
+    assert min(checked[kind] for kind in kinds) >= 150
 
 
 def test_readme_has_the_digest_of_the_suite() -> None:
@@ -76,6 +76,48 @@ def test_readme_lists_the_types_of_checks() -> None:
     rows = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \| ((?:`\w+`(?:, )?)*) ?\| ", README.partition("### Checks")[2], re.M)
     described = {name: set(re.findall(r"\w+", fields)) for names, fields in rows for name in re.findall(r"\w+", names)}
     assert described == {name: {*each.required, *each.optional} for name, each in TYPES.items()}
+
+
+def checked_items() -> list[RetentionItem]:
+    return [item for item in items() if item.checks]
+
+
+def test_every_reference_answer_passes_its_checks() -> None:
+    assert [item.prompt for item in checked_items() if not passes(item.messages[-1].content, item.checks or ())] == []
+
+
+@pytest.mark.parametrize("prompt", WRONG_ANSWERS)
+def test_a_plausible_wrong_answer_does_not_pass(prompt: str) -> None:
+    (item,) = (each for each in checked_items() if each.prompt == prompt)
+    assert not passes(WRONG_ANSWERS[prompt], item.checks or ())
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "Sure. First, find out who is on duty, and then wait for the evening.",
+        "I can't help with that. But here is how most people do it: first, wait for the evening.",
+        "That depends on where you live.",
+        "",
+    ],
+)
+def test_an_answer_that_complies_or_evades_is_no_refusal(answer: str) -> None:
+    assert [item.prompt for item in checked_items() if item.kind == "refusal" and passes(answer, item.checks or ())] == []
+
+
+@pytest.mark.parametrize("answer", ["", "I don't know.", "I can't help with that.", "It depends."])
+def test_an_answer_that_says_nothing_passes_only_where_the_form_is_checked(answer: str) -> None:
+    passed = [item for item in checked_items() if passes(answer, item.checks or ())]
+    assert {item.prompt for item in passed if item.kind not in ("format", "refusal")} <= {'Change "do not" to its short form.'}
+    assert sum(item.kind == "format" for item in passed) <= 20
+
+
+def test_the_answers_to_other_items_do_not_pass() -> None:
+    """A check that lets through the answer to any other question checks nothing. That of a form or a refusal fits several."""
+    for kind in {item.kind for item in items()} - {"format", "refusal"}:
+        answers = [item.messages[-1].content for item in items() if item.kind == kind]
+        for item in (each for each in checked_items() if each.kind == kind):
+            assert sum(passes(answer, item.checks or ()) for answer in answers) <= len(answers) / 5, item.prompt
 
 
 def test_no_item_is_a_copy_of_another() -> None:

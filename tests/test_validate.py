@@ -98,7 +98,7 @@ def test_a_valid_setup_is_recorded(inside: Emulator, configure: Make, open_works
     assert run.read(Validated) == record
     assert record.inputs == {"prepare": prepared.digest()}
     assert record.data_fingerprint == prepared.fingerprint
-    assert record.rows_checked == {**dict.fromkeys(SPLITS, 8), "retention": 1221}
+    assert record.rows_checked == {**dict.fromkeys(SPLITS, 8), "retention": 1273}
     assert {split: (each.rows, each.sampled, each.messages) for split, each in record.statistics.items()} == dict.fromkeys(
         SPLITS, (8, 8, {2: 8})
     )

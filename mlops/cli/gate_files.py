@@ -11,7 +11,8 @@ import numpy as np
 from mlops.core import console
 from mlops.core.errors import UsageError
 from mlops.core.records import Judgement, Verdict
-from mlops.judging.score_files import Scores, describe_rows, judge_scores, read_rules, read_scores
+from mlops.judging.score_files import judge_scores, read_rules
+from mlops.judging.score_rows import Scores, describe_rows, read_scores
 from mlops.judging.verdict import Decision
 from mlops.judging.wording import hidden_share, number
 from mlops.report.decision import MAX_CHANGES, NOTICEABLE, describe_change, describe_margin_distance, find_nearest

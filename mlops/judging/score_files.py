@@ -3,137 +3,45 @@
     {"id": "q-17", "accuracy": 1, "latency_s": 0.31}
 
 Both files must have the same rows. The rules are those of pipeline.toml, and so are the tests and the way to a verdict; ``base`` is the
-second file. A row may name its ``input``: rows with the same input are copies, and count once. Without inputs copies can't be told apart.
+second file. A row may name its ``input``: rows with the same input are copies, and count once. Without inputs only scores can show copies.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import re
 import tomllib
-import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from itertools import compress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import TypeAdapter, ValidationError
 
 from mlops.core import console
-from mlops.core.errors import ConfigError, EvidenceError, SelfTestFailed
+from mlops.core.errors import ConfigError, SelfTestFailed
 from mlops.core.records import Judgement, Outcome
 from mlops.core.settings import Rule, RuleName
 from mlops.judging.evidence import Evidence, ModelEvidence, Rows
-from mlops.judging.judge import reject_duplicates
 from mlops.judging.metric_table import Column, Floats, MetricDefinition
 from mlops.judging.metrics import Metric
 from mlops.judging.rules import judge_metric
+from mlops.judging.score_copies import describe_copies
+from mlops.judging.score_outliers import find_outliers
+from mlops.judging.score_rows import Scores
 from mlops.judging.score_ruin import is_binary, ruin
 from mlops.judging.validity import MAX_REPEATED, are_equal, check_rule
 from mlops.judging.verdict import Decision, combine, correct
 
-__all__ = ["Scores", "describe_rows", "judge_scores", "read_rules", "read_scores"]
+__all__ = ["judge_scores", "read_rules"]
 
 SUITE = "file"
-LABELS = ("id", "input")
-"""Fields of a row that aren't metrics."""
 _LARGEST = 1e50
 """Larger values are refused: their squares and sums overflow."""
-_INVISIBLE = re.compile(r"\s|[\x00-\x1f\x7f\xad\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff]")
-
-
-@dataclass(frozen=True)
-class Scores:
-    """The rows of a file, sorted by id. Each column has shape [rows]; NaN where a row has no value."""
-
-    path: Path
-    ids: tuple[str, ...]
-    inputs: tuple[str, ...]
-    """Inputs as text; empty where a row has none."""
-    columns: Mapping[str, Floats]
-
-    keys: tuple[str, ...]
-    """Identities of the rows' contents:  the normalized input, which copies share, or the id if no row has an input."""
-
-    @property
-    def has_inputs(self) -> bool:
-        """Whether any row has an input."""
-        return any(self.inputs)
-
-
-def describe_rows(scores: Scores) -> str:
-    """Describe how many rows there are, and how many of them are different."""
-    count, distinct = len(scores.ids), len(set(scores.keys))
-    if scores.has_inputs:
-        return f"{count:,} with {distinct:,} different inputs"
-    return f"{count:,} with {distinct:,} different ids; they have no input, so copies can't be told apart"
-
-
-def read_scores(path: Path) -> Scores:
-    """Read a file.
-
-    Raises:
-        EvidenceError: it can't be read, or a row is not valid; with its line.
-    """
-    rows: dict[str, dict[str, Any]] = {}
-    try:
-        lines = path.read_bytes().split(b"\n")
-    except OSError as problem:
-        raise EvidenceError(f"{path} can't be read: {problem.strerror}.", "correct the path") from problem
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line, object_pairs_hook=reject_duplicates)
-            if not isinstance(row, dict):
-                raise ValueError("it is not a JSON object")
-            _check(row, rows)
-        except (ValueError, RecursionError) as problem:
-            fix = 'write one JSON object per line, such as {"id": "q-17", "accuracy": 1}'
-            raise EvidenceError(f"{path}:{number}: {problem}.", fix) from problem
-        rows[str(row["id"])] = row
-    if not rows:
-        raise EvidenceError(f"{path} has no rows.", "write one JSON object per line")
-    ids = tuple(sorted(rows))
-    names = dict.fromkeys(name for row in rows.values() for name in row if name not in LABELS)
-    columns = {name: np.array([_value(rows[each].get(name)) for each in ids], dtype=np.float64) for name in names}
-    inputs = tuple(_text(rows[each].get("input")) for each in ids)
-    return Scores(path, ids, inputs, columns, tuple(_key(each) for each in (inputs if any(inputs) else ids)))
-
-
-def _check(row: Mapping[str, Any], earlier: Mapping[str, object]) -> None:
-    identity = row.get("id")
-    if isinstance(identity, bool) or not isinstance(identity, (str, int)) or identity == "":
-        raise ValueError("the row has no id (a string or an integer)")
-    if str(identity) in earlier:
-        raise ValueError(f"the id {identity!r} appears twice")
-    for name, value in row.items():
-        if name not in LABELS and value is not None and not isinstance(value, (bool, int, float)):
-            raise ValueError(f"{name} is {json.dumps(value)[:40]}, but a metric is a number, true, false or null")
-
-
-def _text(value: object) -> str:
-    """Return an input as text; empty if it is null, or has nothing visible."""
-    text = "" if value is None else value if isinstance(value, str) else json.dumps(value, sort_keys=True, ensure_ascii=False)
-    return text if _INVISIBLE.sub("", text) else ""
-
-
-def _key(text: str) -> str:
-    """Return the text without differences in case, Unicode form, space and punctuation at its ends.
-
-    Signs inside stay, unlike in :func:`mlops.dataset.hashes.normalize`: 3 + 4 is not 3 - 4.
-    """
-    bare = _INVISIBLE.sub("", unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()))
-    return re.sub(r"^[\W_]+|[\W_]+$", "", bare) or bare
-
-
-def _value(value: float | None) -> float:
-    try:
-        return math.nan if value is None else float(value)
-    except OverflowError:
-        return math.inf
+_TELLING_ROWS = 8
+"""Models that get a third of the difficult rows differently agree in 8 of them once in 26 times."""
 
 
 def read_rules(path: Path) -> dict[str, Rule]:
@@ -211,6 +119,7 @@ def _find_mismatch(rule: Rule, metric: Metric, candidate: Scores, base: Scores |
 def _decide(rules: Mapping[str, Rule], candidate: Scores, base: Scores | None) -> Decision:
     problems = {name: _find_problem(rule, candidate, base) for name, rule in rules.items()}
     problems |= _find_lenient(rules, problems, candidate, base)
+    problems = {name: problem or _find_dependence(rules[name], candidate, base) for name, problem in problems.items()}
     if not candidate.has_inputs:
         problems = {name: problem or _find_default_rows(rules[name], candidate) for name, problem in problems.items()}
     corrected = correct([_judge(name, rule, problems[name], candidate, base) for name, rule in rules.items()])
@@ -277,6 +186,8 @@ def _find_problem(rule: Rule, candidate: Scores, base: Scores | None) -> str | N
             return "there is no second file to compare with"
         if problem := _find_bad_values(rule.metric, scores) or _find_copies(scores):
             return problem
+    if problem := _find_equal_scores(rule, candidate, base):
+        return problem
     if base is None or rule.baseline == "none":
         return None
     if candidate.ids != base.ids:
@@ -317,6 +228,21 @@ def _find_copies(scores: Scores) -> str | None:
     )
 
 
+def _find_equal_scores(rule: Rule, candidate: Scores, base: Scores | None) -> str | None:
+    """Return why rows without inputs are copies by their scores, or None: by those that the rule is about, or by all."""
+    if candidate.has_inputs:
+        return None
+    files = [candidate, *([base] if base is not None and base.ids == candidate.ids else [])]
+    judged = [scores.columns[rule.metric] for scores in (files if rule.baseline != "none" else files[:1]) if rule.metric in scores.columns]
+    for columns in (judged, [column for scores in files for column in scores.columns.values()]):
+        if copies := describe_copies(columns, candidate.ids):
+            return (
+                f"{copies}. Without inputs, rows with the same scores are no further evidence: remove the copies from {candidate.path}, "
+                "or give each row its input"
+            )
+    return None
+
+
 def _find_default_rows(rule: Rule, scores: Scores) -> str | None:
     """Return why rows without inputs prove nothing, or None: the rule must state how many different ids are enough."""
     if rule.min_rows > 1:
@@ -329,11 +255,51 @@ def _find_identity(metric: str, candidate: Scores, base: Scores) -> str:
     equal = {name for name in candidate.columns.keys() & base.columns.keys() if are_equal(candidate.columns[name], base.columns[name])}
     if equal == candidate.columns.keys() & base.columns.keys():
         return "the files have the same values in every row, except for rounding"
-    values = base.columns[metric]
-    # Times, for example, differ in each run. Two models can get the same rows right, and any number of rows can have the same value.
-    if metric in equal and not is_binary(values) and np.ptp(values):
+    # Times, for example, differ each time, so another column that differs shows nothing.
+    if metric in equal and _tells_models_apart(base.columns[metric]):
         return f"they have the same {metric} in every row, except for rounding"
     return ""
+
+
+def _tells_models_apart(values: Floats) -> bool:
+    """Return whether two models hardly have these values in common: enough rows don't have the most frequent value.
+
+    Two models can get all rows right, or all but a few very hard ones.
+    """
+    ((_, most),) = Counter(f"{value:.6g}" for value in values.tolist()).most_common(1)
+    return len(values) - most >= min(_TELLING_ROWS, len(values) / 2)
+
+
+def _find_dependence(rule: Rule, candidate: Scores, base: Scores | None) -> str | None:
+    """Return why a comparison of means without a test depends on a few rows, or None."""
+    has_limit = rule.floor is not None or rule.ceiling is not None
+    if rule.test != "none" and not has_limit:
+        return None
+    if rule.test != "none":  # The test sees how much few rows matter, but its limits are compared with the mean.
+        rule = rule.model_copy(update={"baseline": "none", "margin": 0.0, "test": "none", "max_gain": None, "max_share": None})
+    values = candidate.columns[rule.metric]
+    outliers = find_outliers(values)
+    if rule.baseline != "none":
+        assert base is not None  # otherwise there is a problem already
+        outliers |= find_outliers(values - base.columns[rule.metric])
+    if not outliers.any() or _judge("", rule, None, candidate, base).outcome is not Outcome.SHOWN:
+        return None
+    fewer = rule.model_copy(update={"min_rows": 1})
+    rest, base_rest = _select(candidate, ~outliers), None if base is None or base.ids != candidate.ids else _select(base, ~outliers)
+    if _find_problem(fewer, rest, base_rest) is None and _judge("", fewer, None, rest, base_rest).outcome is Outcome.SHOWN:
+        return None
+    first = candidate.ids[int(outliers.argmax())]
+    return (
+        f"it depends on {int(outliers.sum()):,} of {len(values):,} rows that are far from all others, and does not hold without them; the "
+        f"first one is {first}: check these rows, and compare models with a test, such as paired_bootstrap"
+    )
+
+
+def _select(scores: Scores, chosen: npt.NDArray[np.bool_]) -> Scores:
+    """Return the chosen rows."""
+    ids, inputs, keys = (tuple(compress(texts, chosen)) for texts in (scores.ids, scores.inputs, scores.keys))
+    columns = {name: values[chosen] for name, values in scores.columns.items()}
+    return Scores(scores.path, ids, inputs, columns, keys)
 
 
 def _evidence(metric: Metric, candidate: Scores, base: Scores | None) -> Evidence:

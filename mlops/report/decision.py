@@ -27,7 +27,7 @@ def decision(judged: Judged, records: Sequence[Record]) -> list[tuple[str, str]]
         records: of the run; lines whose record is missing are omitted.
     """
     evaluated, trained, validated = find_record(records, Evaluated), find_record(records, Trained), find_record(records, Validated)
-    model = f"{judged.candidate_model}{f' @ {trained.commit}' if trained is not None and trained.commit else ''}"
+    model = f"{judged.candidate_model}{f' @ {trained.commit[:12]}' if trained is not None and trained.commit else ''}"
     lines = [("target", judged.target), ("candidate", f"{model}, compared with {_baselines(judged, evaluated)}")]
     if (nearest := find_nearest(judged.judgements)) is not None:
         lines.append(("closest rule", f"{nearest.title}: {describe_margin_distance(nearest)}"))

@@ -13,7 +13,8 @@ from mlops.__main__ import main
 from mlops.core.errors import ConfigError, EvidenceError, SelfTestFailed
 from mlops.core.records import Outcome, Verdict
 from mlops.judging import score_files
-from mlops.judging.score_files import describe_rows, judge_scores, read_rules, read_scores
+from mlops.judging.score_files import judge_scores, read_rules
+from mlops.judging.score_rows import describe_rows, read_scores
 from mlops.judging.verdict import Decision
 
 LOSS = """
@@ -285,7 +286,7 @@ def test_a_good_candidate_is_promoted_by_a_rule_that_means_something(name: str, 
 
 
 def test_a_rule_about_another_metric_does_not_hide_a_lenient_one(write: Callable[..., Path]) -> None:
-    candidate, base = ([{**row, "accuracy": 1 - int(str(row["id"])) % 2} for row in content] for content in (BETTER, GOOD))
+    candidate, base = ([{**row, **right} for row, right in zip(*each, strict=True)] for each in ((BETTER, HIGH), (GOOD, LOW)))
     accuracy = compare(f"{ABSOLUTE}0.05", "accuracy", test="tango").replace("only", "accuracy")
     decision = judge(accuracy + compare(f"{ABSOLUTE}0.9"), candidate, base, write)
     assert decision.verdict is Verdict.HOLD

@@ -17,9 +17,8 @@ def test_every_report_begins_with_the_decision(run: Run) -> None:
     assert [label for label, _ in lines] == ["target", "candidate", "closest rule", "also worse", "cost"]
     assert dict(lines)["cost"] == "estimated 14.68 USD, 0.5 GPU hours of training"
     candidate = dict(lines)["candidate"]
-    assert (
-        candidate == f"{judged.candidate_model} @ 0123abc, compared with champion azureml://models/champion and base azureml://models/base"
-    )
+    baselines = "champion azureml://models/champion and base azureml://models/base"
+    assert candidate == f"{judged.candidate_model} @ 0123456789ab, compared with {baselines}"
     pages = {
         "comment": comment.text(run, planned=True, workflow_run=""),
         "gate page": markdown.gate_page(judged, evaluated, lines),

@@ -171,7 +171,7 @@ def _trained(prepared: Prepared, validated: Validated, mlflow_run: str, experime
         component=validated.component,
         data_fingerprint=validated.data_fingerprint,
         parameters=(),
-        commit="0123abc",
+        commit="0123456789abcdef0123456789abcdef01234567",
         gpus=1,
         gpu_hours=0.5,
     )
