@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -123,12 +124,15 @@ class Endpoints:
             return [deployment_view(entity) for entity in self._session.ml.online_deployments.list(endpoint)]
 
     def find_deployment(self, endpoint: str, deployment: str) -> DeploymentView | None:
-        """Return a deployment, or None."""
-        try:
-            with translate_errors(f"reading deployment {deployment} of {endpoint}"):
-                return deployment_view(self._session.ml.online_deployments.get(deployment, endpoint))
-        except NotFound:
-            return None
+        """Return a deployment, or None if the endpoint's list does not have it, either.
+
+        A single 404 may be wrong, and is no reason to give up a live deployment or a standby.
+        """
+        with suppress(NotFound), translate_errors(f"reading deployment {deployment} of {endpoint}"):
+            return deployment_view(self._session.ml.online_deployments.get(deployment, endpoint))
+        with suppress(NotFound):
+            return next((view for view in self.list_deployments(endpoint) if view.name == deployment), None)
+        return None
 
     def deploy(self, config: EndpointConfig, deployment: str, model: str, tags: Mapping[str, str]) -> DeploymentView:
         """Create a deployment and wait until it is healthy. The endpoint's traffic does not change.

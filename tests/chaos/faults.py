@@ -196,8 +196,6 @@ class Injector(Faults):
             await Faults([kind]).inject(request, host)
         elif kind in ("404", "409", "429", "503") and is_same and self._left:
             self._left -= 1
-            if kind == "404":
-                raise AzureFault(404, "ResourceNotFound", f"The Resource '{request.url.path}' was not found.")
             if kind == "409":
                 raise AzureFault(409, "Conflict", "Another operation on this resource is in progress.")
             await Faults([kind]).inject(request, host)

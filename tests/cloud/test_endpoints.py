@@ -56,6 +56,15 @@ def test_a_new_deployment_of_the_same_name_has_another_identity(deployed: Worksp
     assert after.identity in [deployment.identity for deployment in endpoints.list_deployments("rules")]
 
 
+def test_a_single_404_is_no_proof_that_a_deployment_is_gone(deployed: Workspace, fault: Fault) -> None:
+    fault("404@arm GET */deployments/blue")
+    deployment = deployed.endpoints.find_deployment("rules", "blue")
+    assert deployment is not None
+    assert deployment == deployed.endpoints.find_deployment("rules", "blue")
+    assert deployed.endpoints.find_deployment("rules", "purple") is None
+    assert deployed.endpoints.find_deployment("no-such-endpoint", "blue") is None
+
+
 def test_a_new_endpoint_of_the_same_name_has_another_identity(workspace: Workspace) -> None:
     config, identities = EndpointConfig(name="again"), {""}
     for _ in range(2):

@@ -25,6 +25,7 @@ __all__ = ["FAULTS", "Faults", "drop"]
 
 WIRE = {
     "403": "the request is answered 403 AuthorizationFailed, as for an identity whose roles lack the action",
+    "404": "the request is answered 404 ResourceNotFound, although the resource exists",
     "429": "the request is answered 429 with Retry-After: 1",
     "500": "the request is answered 500 InternalServerError",
     "503": "the request is answered 503 with Retry-After: 1",
@@ -132,7 +133,7 @@ class Faults:
         """Raise the wire fault that a rule has for this request, if any, before it is handled.
 
         Raises:
-            AzureFault: 403, 429, 500 or 503.
+            AzureFault: 403, 404, 429, 500 or 503.
             ClientDisconnect: the fault is ``drop``, and the connection has been closed.
         """
         subject = f"{host} {request.method} {request.url.path}"
@@ -140,6 +141,8 @@ class Faults:
             await drop(request)
         if self.take("403", subject):
             raise _forbid(request)
+        if self.take("404", subject):
+            raise AzureFault(404, "ResourceNotFound", f"The Resource '{request.url.path}' was not found.")
         if self.take("429", subject):
             raise AzureFault(429, "TooManyRequests", "The request is being throttled.", headers={"Retry-After": "1"})
         if self.take("500", subject):

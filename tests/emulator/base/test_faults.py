@@ -92,7 +92,7 @@ def test_every_fault_has_a_description() -> None:
 class TestWire:
     """Faults of requests."""
 
-    @pytest.mark.parametrize(("name", "header"), [("403", None), ("429", "1"), ("500", None), ("503", "1")])
+    @pytest.mark.parametrize(("name", "header"), [("403", None), ("404", None), ("429", "1"), ("500", None), ("503", "1")])
     def test_an_injected_status_has_retry_after(self, faults: Faults, name: str, header: str | None) -> None:
         faults.add(f"{name}@api GET /discovery")
         answers = [requests.get(DISCOVERY, timeout=30) for _ in range(2)]
