@@ -2,10 +2,10 @@
 
     mlops gate --target prod
 
-Judges the evaluation by the rules in pipeline.toml, deterministically, after a self-test on the same evidence has proved that the gate
-detects what it must detect (exit 19 if it does not: then there is no verdict). Writes ``run/gate.json``, ``run/gate.md``,
-``run/report.html``, and the verdict as tags of the training's MLflow run. --override admits a HOLD (exit 0) on the user's responsibility; a
-REJECT can't be overridden. The other options don't produce a new verdict, and write nothing.
+Judges the evaluation by the rules in pipeline.toml. First, a self-test on the same evidence must show that the gate detects every mutation;
+otherwise there is no verdict (exit 19). Writes ``run/gate.json``, ``run/gate.md``, ``run/report.html``, and the verdict as tags of the
+training's MLflow run. --override admits a HOLD (exit 0) on the user's responsibility; a REJECT can't be overridden. The other options don't
+produce a new verdict, and write nothing.
 
     mlops gate candidate.jsonl base.jsonl --rules rules.toml
 

@@ -82,10 +82,10 @@ def _list_files(path: Path) -> Iterator[Path]:
             )
         for place in table["paths"]:
             ((kind, pattern),) = place.items()
-            found = list(path.glob(pattern.removeprefix("./"))) if "://" not in pattern else []
-            if not found:
+            files = list(path.glob(pattern.removeprefix("./"))) if "://" not in pattern else []
+            if not files:
                 raise Refused(f"There is nothing at the path {pattern} of {TABLE}, or it is not beside it.")
-            for each in found:
+            for each in files:
                 yield from (file for file in each.rglob("*") if file.is_file()) if kind == "folder" else [each]
 
 
