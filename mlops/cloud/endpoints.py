@@ -124,7 +124,7 @@ class Endpoints:
             return [deployment_view(entity) for entity in self._session.ml.online_deployments.list(endpoint)]
 
     def find_deployment(self, endpoint: str, deployment: str) -> DeploymentView | None:
-        """Return a deployment, or None if the endpoint's list does not have it, either.
+        """Return a deployment, or None if the endpoint's list doesn't contain it either.
 
         A single 404 may be wrong, and is no reason to give up a live deployment or a standby.
         """

@@ -1,8 +1,9 @@
-"""Copies of rows in score files without inputs, which only the scores themselves can show.
+"""Detects copies of rows in score files without inputs, which only the scores themselves can reveal.
 
-Scores with few possible values are often equal by chance, so equal rows alone are no copies. Two things are, which chance hardly explains:
-several different rows that are repeated although their scores have more digits than a count, a rounded number or a fraction has; and
-combinations of scores whose frequencies all have a common divisor. Uneven copies of rows with few possible scores can't be noticed.
+Scores with few possible values are often equal by chance, so equal rows alone aren't evidence of copies. Two patterns are, because
+chance hardly explains them: several different rows that are repeated although their scores have more digits than a count, a rounded
+number or a fraction; and combinations of scores whose frequencies all have a common divisor. Rows with few possible scores that were
+copied different numbers of times can't be detected.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from mlops.judging.validity import MAX_REPEATED
 __all__ = ["describe_copies"]
 
 _MAX_LIMITS = 4
-"""So many repeated values may be limits of a metric, e.g. the largest loss that is counted, in one or both files."""
+"""Up to this number of repeated values may be limits of a metric, e.g. the largest loss that is counted, in one or both files."""
 _LARGEST_DENOMINATOR = 1000
 _ROUNDED = 6
 """In significant digits. A score with more of them was not rounded."""
@@ -28,7 +29,7 @@ _CHANCE = 1e-3
 
 
 def describe_copies(columns: Sequence[Floats], ids: Sequence[str]) -> str | None:
-    """Return which rows are copies by their scores, or None.
+    """Describe the rows that are copies by their scores, or return None.
 
     Args:
         columns: scores, each of shape [rows].

@@ -41,7 +41,7 @@ SUITE = "file"
 _LARGEST = 1e50
 """Larger values are refused: their squares and sums overflow."""
 _TELLING_ROWS = 8
-"""Models that get a third of the difficult rows differently agree in 8 of them once in 26 times."""
+"""Two models that differ in a third of the difficult rows agree in all of 8 such rows only once in 26 times."""
 
 
 def read_rules(path: Path) -> dict[str, Rule]:
@@ -229,7 +229,7 @@ def _find_copies(scores: Scores) -> str | None:
 
 
 def _find_equal_scores(rule: Rule, candidate: Scores, base: Scores | None) -> str | None:
-    """Return why rows without inputs are copies by their scores, or None: by those that the rule is about, or by all."""
+    """Return why the scores show that rows without inputs are copies, or None. Compares the rule's scores, then all scores."""
     if candidate.has_inputs:
         return None
     files = [candidate, *([base] if base is not None and base.ids == candidate.ids else [])]
@@ -237,8 +237,8 @@ def _find_equal_scores(rule: Rule, candidate: Scores, base: Scores | None) -> st
     for columns in (judged, [column for scores in files for column in scores.columns.values()]):
         if copies := describe_copies(columns, candidate.ids):
             return (
-                f"{copies}. Without inputs, rows with the same scores are no further evidence: remove the copies from {candidate.path}, "
-                "or give each row its input"
+                f"{copies}. Without inputs, rows with the same scores are not additional evidence: remove the copies from "
+                f"{candidate.path}, or give each row its input"
             )
     return None
 
@@ -247,7 +247,7 @@ def _find_default_rows(rule: Rule, scores: Scores) -> str | None:
     """Return why rows without inputs prove nothing, or None: the rule must state how many different ids are enough."""
     if rule.min_rows > 1:
         return None
-    return f"the rows of {scores.path} have no input, so copies can't be told apart: add inputs, or set min_rows to how many ids are enough"
+    return f"the rows of {scores.path} have no input, so copies can't be recognized: add inputs, or set min_rows to how many ids are enough"
 
 
 def _find_identity(metric: str, candidate: Scores, base: Scores) -> str:
@@ -255,7 +255,7 @@ def _find_identity(metric: str, candidate: Scores, base: Scores) -> str:
     equal = {name for name in candidate.columns.keys() & base.columns.keys() if are_equal(candidate.columns[name], base.columns[name])}
     if equal == candidate.columns.keys() & base.columns.keys():
         return "the files have the same values in every row, except for rounding"
-    # Times, for example, differ each time, so another column that differs shows nothing.
+    # Times, for example, differ in each run, so another column that differs proves nothing.
     if metric in equal and _tells_models_apart(base.columns[metric]):
         return f"they have the same {metric} in every row, except for rounding"
     return ""
@@ -275,7 +275,7 @@ def _find_dependence(rule: Rule, candidate: Scores, base: Scores | None) -> str 
     has_limit = rule.floor is not None or rule.ceiling is not None
     if rule.test != "none" and not has_limit:
         return None
-    if rule.test != "none":  # The test sees how much few rows matter, but its limits are compared with the mean.
+    if rule.test != "none":  # The test allows for outliers, but its limits are compared with the mean.
         rule = rule.model_copy(update={"baseline": "none", "margin": 0.0, "test": "none", "max_gain": None, "max_share": None})
     values = candidate.columns[rule.metric]
     outliers = find_outliers(values)

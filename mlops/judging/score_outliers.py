@@ -1,4 +1,4 @@
-"""Rows of a score file that are far from all others. A mean that is compared without a test may depend on a single one of them."""
+"""Rows of a score file that are far from all others. A mean that is compared without a test may depend on one such row."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from mlops.judging.metric_table import Floats
 __all__ = ["find_outliers"]
 
 _FEW, _SHARE = 3, 0.01
-"""At most so many rows, or this share of them, are outliers. If there are more, the metric is like that."""
+"""Outliers are at most this number of rows, or this share of them. If there are more, they are typical of the metric."""
 _FAR = 10.0
 """In standard deviations of the other rows."""
 _ROUNDING = 1e-6
-"""A standard deviation below this fraction of the mean is rounding."""
+"""A standard deviation below this fraction of the mean is a rounding error."""
 
 
 def find_outliers(values: Floats) -> npt.NDArray[np.bool_]:

@@ -48,7 +48,7 @@ def describe_rows(scores: Scores) -> str:
     count, distinct = len(scores.ids), len(set(scores.keys))
     if scores.has_inputs:
         return f"{count:,} with {distinct:,} different inputs"
-    return f"{count:,} with {distinct:,} different ids; they have no input, so copies can't be told apart"
+    return f"{count:,} with {distinct:,} different ids; they have no input, so copies can't be recognized"
 
 
 def read_scores(path: Path) -> Scores:

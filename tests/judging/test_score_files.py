@@ -172,7 +172,7 @@ def test_without_inputs_the_rule_must_say_how_many_rows_are_enough(empty: object
     for rules in (LOSS.replace("min_rows = 100", ""), LOSS.replace("min_rows = 100", "min_rows = 1")):
         decision = judge(rules, candidate, base, write)
         assert decision.verdict is Verdict.HOLD
-        assert "copies can't be told apart" in decision.reasons[0]
+        assert "copies can't be recognized" in decision.reasons[0]
     assert "300 different ids; they have no input" in describe_rows(read_scores(write("c.jsonl", candidate)))
 
 

@@ -25,7 +25,7 @@ __all__ = ["FAULTS", "Faults", "drop"]
 
 WIRE = {
     "403": "the request is answered 403 AuthorizationFailed, as for an identity whose roles lack the action",
-    "404": "the request is answered 404 ResourceNotFound, although the resource exists",
+    "404": "the request is answered with 404 ResourceNotFound, although the resource exists",
     "429": "the request is answered 429 with Retry-After: 1",
     "500": "the request is answered 500 InternalServerError",
     "503": "the request is answered 503 with Retry-After: 1",

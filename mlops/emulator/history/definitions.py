@@ -1,6 +1,6 @@
-"""A run's definition, as run history has it: a pipeline in PascalCase, a command as the run configuration that the compute reads.
+"""Definitions of runs in run history: of a pipeline in PascalCase, of a command as the run configuration that the compute reads.
 
-Shapes and constants follow recorded traffic. An environment has Azure's defaults there, with its name but without its image.
+Shapes and constants follow recorded traffic. An environment has its name and Azure's defaults, but not its image.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ __all__ = ["of_run"]
 REFERENCE = re.compile(r"\$\{\{\s*(inputs|outputs)\.([^}\s]+)\s*\}\}")
 TYPES = {"uri_file": "UriFile", "uri_folder": "UriFolder", "mltable": "MLTable"}
 NUMBERS = {"uri_folder": 3, "ReadWriteMount": 0}
-"""Enumerations that a pipeline's definition has as numbers, those that were recorded; the others keep their names here."""
+"""Enumerations that are numbers in a pipeline's definition. Only the numbers that were recorded are known; other values stay names."""
 COMMUNICATORS = {"Mpi": "Mpi", "PyTorch": "Nccl", "TensorFlow": "ParameterServer"}
 OUTPUT = ("Uri", "AssetName", "AssetVersion", "Description")
 OUTPUT_BINDING = ("DatastoreId", "PathOnDatastore", "PathOnCompute", "AssetUri", *OUTPUT)
-"""Fields of a pipeline's outputs that are null if the job doesn't say them."""
+"""Fields of a pipeline's outputs that are null if the job doesn't set them."""
 UNUSED: Document = {
     "script": None,
     "useAbsolutePath": False,
@@ -56,7 +56,7 @@ UNUSED: Document = {
         "databrickResourceId": None, "autoScale": False,
     },
 }  # fmt: skip
-"""What a run configuration says about features that no job here uses."""
+"""Fields of a run configuration for features that no job of the emulator uses."""
 
 
 def of_run(run: Document) -> Document | None:

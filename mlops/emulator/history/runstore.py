@@ -36,7 +36,7 @@ def new_document(**fields: Any) -> Document:
 
     ``kind`` is ``job``, ``step`` or ``mlflow``; ``job`` the resource's properties as submitted; ``command`` those of the command job that a
     pipeline's step is; ``error`` the error object of run history; ``outputs`` name → ``{type, uri}``, and for a pipeline also the ``run``
-    and the ``output`` of the step that writes it. Until that step starts, the URI of a pipeline's output is empty if the job names none.
+    and the ``output`` of the step that writes it. Until that step starts, a pipeline's output has an empty URI if the job doesn't set one.
     """
     defaults: Document = {
         "kind": "mlflow", "job": None, "command": None, "display_name": "", "description": None, "parent": None, "root": None,

@@ -34,11 +34,11 @@ PARENT = re.compile(r"parent\.(?P<kind>inputs|outputs)\.(?P<name>.+)")
 PART = re.compile(r"^\$\{\{\s*parent\.jobs\.(?P<node>[^.}\s]+)\s*\}\}$")
 PATHS = ("uri_file", "uri_folder", "mltable", "mlflow_model", "custom_model", "triton_model")
 KINDS = ("command", "pipeline", "parallel", "data_transfer")
-"""Types of nodes that the emulator runs; of those that transfer data, the ones that copy."""
+"""Types of nodes that the emulator runs. Of the data transfer nodes, it runs those that copy."""
 CONTROL = ("if_else", "do_while", "parallel_for")
-"""Types of nodes that decide which other nodes run, and how often. A private preview; the emulator does not run them."""
+"""Types of nodes that decide which other nodes run, and how often. They are a private preview, and the emulator does not run them."""
 STORED = ("spark", *components.INTERNAL)
-"""Types of other nodes that the service takes, and the emulator does not run."""
+"""Types of other nodes that the service accepts and the emulator does not run."""
 BUILT_IN = re.compile(
     r"azureml://registries/azureml(-preview)?/components/(?P<name>(im|ex)port_data_(database|file_system))/versions/0\.0\.1"
 )
@@ -46,7 +46,7 @@ BUILT_IN = re.compile(
 
 
 class Node(Body):
-    """One node. The OpenAPI leaves nodes open; these are the fields that nodes of several types have."""
+    """One node. The OpenAPI specification doesn't define nodes; these are the fields that several types of nodes have."""
 
     model_config = Body.model_config | {"alias_generator": None, "extra": "allow"}
 
@@ -69,7 +69,7 @@ class Node(Body):
 
     @property
     def parts(self) -> set[str]:
-        """Names of the nodes that run when this one says so; what names none is left as it is."""
+        """Names of the nodes whose running this node controls. Parts that don't name a node are ignored."""
         blocks = [[block] if isinstance(block, str) else block or [] for block in (self.body, self.true_block, self.false_block)]
         return {PART.sub(r"\g<node>", part) for block in blocks for part in block} if self.type in CONTROL else set()
 
@@ -300,7 +300,7 @@ def _check_names(key: str, node: Node, spec: Document, *, is_part: bool) -> None
                 f"Invalid component job since output {name} for component job {key} does not exist.", "InvalidComponentJobOutput"
             )
     for name, item in spec["inputs"].items():
-        # What runs in a loop has inputs from there, too.
+        # A node in a loop also gets inputs from the loop.
         if name not in node.inputs and not is_part and item.get("optional") != "True" and "default" not in item:
             raise invalid_pipeline(f"Required input {name} of component job {key} has no value.", "InvalidComponentJobInput")
 
@@ -332,7 +332,7 @@ def _check_binding(azure: Azure, scope: Scope, nodes: Mapping[str, Node], expres
         match = JOB_OUTPUT.fullmatch(expression)
         source = nodes.get(match["node"]) if match else None
         if source and source.type in CONTROL:
-            # A loop has the outputs of what it repeats.
+            # A loop has the outputs of the node that it repeats.
             source = next((nodes[name] for name in source.parts if name in nodes), None)
         is_known = bool(source and match and match["output"] in find_spec(azure, source)[2]["outputs"])
     if not is_known:

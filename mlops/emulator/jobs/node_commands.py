@@ -13,7 +13,7 @@ from mlops.emulator.jobs.graph import Node, Scope
 __all__ = ["as_command"]
 
 ENVIRONMENT = "azureml://registries/azureml/environments/data-transfer/versions/1"
-"""Stands for the environment of a data transfer node, which names none."""
+"""Placeholder for the environment of a data transfer node, which doesn't have one."""
 SETTINGS = ("input_data", "mini_batch_size", "error_threshold", "mini_batch_error_threshold")
 
 
@@ -54,7 +54,7 @@ def _parallel(spec: Document, node: Node, scope: Scope) -> Document:
 
 
 def _resolve(value: Any, scope: Scope) -> str:
-    """Return a setting with the value of the pipeline's input that it is bound to; what is bound to the node's own inputs stays."""
+    """Return a setting, with the pipeline's input that it is bound to replaced by its value. Bindings to the node's own inputs stay."""
     return scope.literal(str(value)) if "parent.inputs." in str(value) else str(value)
 
 

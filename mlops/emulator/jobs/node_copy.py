@@ -13,7 +13,7 @@ FAIL_IF_CONFLICT = "fail_if_conflict"
 
 
 def main() -> str | None:
-    """Copy; return what has gone wrong, or None."""
+    """Copy the sources to the target, and return what went wrong, or None."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mode", choices=(FAIL_IF_CONFLICT, "merge_with_overwrite"), required=True)
     parser.add_argument("--to-file", action="store_true", help="the target is a file")

@@ -1,7 +1,8 @@
 """The program of a parallel node: its entry script's ``init`` once, and ``run`` for each mini-batch of its files.
 
 Rules of "How to use parallel job in pipelines" on learn.microsoft.com: each element that ``run`` returns is one success, a mini-batch that
-fails is repeated, and more failures than the thresholds allow end the job. The mini-batches run one after the other, on one node.
+fails is repeated, and the job fails if there are more failures than the thresholds
+allow. The mini-batches run one after the other, on one node.
 """
 
 from __future__ import annotations
@@ -17,27 +18,27 @@ from typing import Any
 __all__ = ["RETRIES", "SIZE", "main"]
 
 SIZE = 10
-"""Files in a mini-batch, if the node doesn't say it."""
+"""Number of files in a mini-batch if the node doesn't set it."""
 RETRIES = 3
 APPENDED = "parallel_run_step.txt"
-"""File of the results in a folder that they are appended to."""
+"""Name of the result file if results are appended to a folder."""
 TABLE = "MLTable"
 
 
 class Refused(Exception):
-    """The input is of a kind that does not run here."""
+    """The emulator does not run inputs of this kind."""
 
 
 def main() -> str | None:
-    """Run all mini-batches; return what has gone wrong, or None."""
+    """Run all mini-batches, and return what went wrong, or None."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--input", type=Path, required=True)
     parser.add_argument("--entry", required=True)
     parser.add_argument("--size", type=int, required=True)
-    parser.add_argument("--failed-items", type=int, required=True, help="failed items that are allowed; -1 for any number")
-    parser.add_argument("--failed-batches", type=int, required=True, help="failed mini-batches that are allowed; -1 for any number")
+    parser.add_argument("--failed-items", type=int, required=True, help="largest number of failed items; -1 for any number")
+    parser.add_argument("--failed-batches", type=int, required=True, help="largest number of failed mini-batches; -1 for any number")
     parser.add_argument("--retries", type=int, required=True)
-    parser.add_argument("--append-to", type=Path, help="file, or folder, of the results")
+    parser.add_argument("--append-to", type=Path, help="file or folder that the results are appended to")
     parser.add_argument("rest", nargs="*")
     arguments = parser.parse_args()
     try:
@@ -58,7 +59,7 @@ def main() -> str | None:
             (failed_batches, arguments.failed_batches, "mini-batches"),
         ):
             if 0 <= allowed < failed:
-                return f"{failed} {what} have failed, and {allowed} may."
+                return f"Failed {what}: {failed}; at most {allowed} may fail."
     if arguments.append_to:
         target = arguments.append_to / APPENDED if arguments.append_to.is_dir() else arguments.append_to
         target.write_text("".join(f"{row}\n" for row in results), encoding="utf-8")
@@ -84,7 +85,7 @@ def _list_files(path: Path) -> Iterator[Path]:
             ((kind, pattern),) = place.items()
             files = list(path.glob(pattern.removeprefix("./"))) if "://" not in pattern else []
             if not files:
-                raise Refused(f"There is nothing at the path {pattern} of {TABLE}, or it is not beside it.")
+                raise Refused(f"The path {pattern} in {TABLE} matches no file beside it.")
             for each in files:
                 yield from (file for file in each.rglob("*") if file.is_file()) if kind == "folder" else [each]
 
@@ -104,7 +105,7 @@ def _load(entry: str, rest: list[str]) -> Any:
 
 
 def _run(script: Any, batch: list[str], retries: int) -> list[str] | None:
-    """Return a row for each success of a mini-batch, or None if it has failed every time."""
+    """Return a row for each success of a mini-batch, or None if every attempt failed."""
     for _ in range(1 + retries):
         try:
             result = script.run(batch)

@@ -264,12 +264,12 @@ def describe_exit(program: str, code: int, output: Path) -> str:
 
 
 def is_virtual_cluster(compute_id: str | None) -> bool:
-    """Return whether a compute is a virtual cluster, which is no resource of a workspace."""
+    """Return whether a compute is a virtual cluster, which doesn't belong to a workspace."""
     return "/virtualclusters/" in (compute_id or "").lower()
 
 
 def not_run(what: str) -> JobFailure:
-    """Return the failure of what Azure takes and runs, as far as the emulator can tell, and the emulator only takes."""
+    """Return the failure of something that Azure would run, as far as the emulator can tell, but that the emulator only accepts."""
     return JobFailure("SystemError", f"The emulator does not run {what}. Azure does.", "NotImplementedByEmulator")
 
 

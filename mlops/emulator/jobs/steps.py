@@ -75,7 +75,7 @@ def step_tags(step: str, pipeline: str) -> dict[str, str]:
 
 @contextlib.asynccontextmanager
 async def record_status(azure: Azure, step: str) -> AsyncIterator[None]:
-    """Record that the run of a step begins, and how it ends. A request of the step that is refused is a failure of the step.
+    """Record that the run of a step begins, and how it ends. If a request of the step is refused, the step fails.
 
     Raises:
         JobCanceled: the job was canceled.

@@ -30,7 +30,7 @@ ALWAYS = {
     },
     "api": {"strict-transport-security": "max-age=15724800; includeSubDomains; preload"},
 }
-"""Service → headers of each of its answers, whatever the status."""
+"""Service → headers of all of its responses, whatever their status."""
 
 
 class RequestBudget:
@@ -56,7 +56,7 @@ def add_headers(azure: Azure, request: Request, host: str, response: Response, s
     if response.headers.get("content-type") == JSON:
         response.headers["content-type"] = f"{JSON}; charset=utf-8"
     response.headers.update(ALWAYS[host] | {"x-content-type-options": "nosniff", "x-request-time": f"{seconds:.3f}"})
-    # What is absent without a word, as a compute is, is not an error.
+    # A missing resource that is reported without a body, such as a compute, is not an error.
     is_error = response.status_code >= 400 and response.headers.get("content-length") != "0"
     response.headers.setdefault("x-ms-response-type", "error" if is_error else "standard")
     if host == "arm":

@@ -39,7 +39,7 @@ INTERNAL = (
     "HDInsightComponent", "HemeraComponent", "ParallelComponent", "ScopeComponent", "StarliteComponent",
     "ae365exepool", "aetherbridge", "hdinsight", "hemera", "scope", "starlite",
 )  # fmt: skip
-"""Types of components that only Microsoft's own users have, in the service's older and newer spelling."""
+"""Types of components that only exist inside Microsoft, in the service's older and newer spelling."""
 MOUNTED = ("CommandComponent", "DistributedComponent", "ParallelComponent")
 SCOPES = ("ScopeComponent", "scope")
 LITERALS = {"string": "String", "integer": "Integer", "float": "Float", "boolean": "Boolean", "enum": "Enum"}
@@ -143,7 +143,7 @@ def _normalize(spec: Document) -> Document:
 
 
 def _normalize_port(component: str, port: Document, mode: str) -> Document:
-    """Return an input or output as the service stores it. How it is read or written is up to the node, except for internal types."""
+    """Return an input or output as the service stores it. The node decides how it is read or written, except for internal types."""
     dropped = ("mode", "datastore_mode") if component == "spark" else ("mode",)
     normal = {key: value for key, value in port.items() if key not in dropped}
     if component not in INTERNAL:

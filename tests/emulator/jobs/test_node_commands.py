@@ -107,14 +107,18 @@ def run_parallel(files: Path, monkeypatch: pytest.MonkeyPatch, script: str, **op
     ("script", "options", "problem"),
     [
         ("def run(batch): return batch", {"failed_items": 0, "failed_batches": 0}, None),
-        ("def run(batch): return []", {"failed_items": 2}, "3 items have failed, and 2 may."),
+        ("def run(batch): return []", {"failed_items": 2}, "Failed items: 3; at most 2 may fail."),
         ("def run(batch): return []", {"failed_items": 3, "failed_batches": 0}, None),
-        ("def run(batch): return batch * ('a.csv' not in batch[0])", {"failed_items": 0}, "1 items have failed, and 0 may."),
-        ("def run(batch): 1 / ('a.csv' not in batch[0]); return batch", {"failed_batches": 0}, "1 mini-batches have failed, and 0 may."),
+        ("def run(batch): return batch * ('a.csv' not in batch[0])", {"failed_items": 0}, "Failed items: 1; at most 0 may fail."),
+        (
+            "def run(batch): 1 / ('a.csv' not in batch[0]); return batch",
+            {"failed_batches": 0},
+            "Failed mini-batches: 1; at most 0 may fail.",
+        ),
         ("def run(batch): 1 / 0", {}, None),
         ("count = [1]\ndef run(batch): count.append(1); 1 / (len(count) % 2); return batch", {"failed_batches": 0}, None),
         ("count = [1]\ndef run(batch): count.append(1); 1 / (len(count) % 2); return batch", {"failed_batches": 2, "retries": 0}, None),
-        ("count = [1]\ndef run(batch): count.append(1); 1 / (len(count) % 2)", {"failed_batches": 1, "retries": 0}, "2 mini-batches have"),
+        ("count = [1]\ndef run(batch): count.append(1); 1 / (len(count) % 2)", {"failed_batches": 1, "retries": 0}, "Failed mini-batches: 2"),
     ],
 )
 def test_the_thresholds(files: Path, monkeypatch: pytest.MonkeyPatch, script: str, options: dict[str, int], problem: str | None) -> None:
@@ -134,8 +138,8 @@ def test_a_table_of_results_is_appended_as_rows(files: Path, monkeypatch: pytest
         ("paths: [{pattern: ./*.csv}]", "a.csv b.csv"),
         ("paths: [{file: ./a.csv}, {folder: ./deep}]", "a.csv c.txt"),
         ("paths: [{pattern: ./*.csv}]\ntransformations: [read_delimited: {}]", "The emulator does not run parallel nodes over tables"),
-        ("paths: [{pattern: ./*.png}]", "There is nothing at the path ./*.png of MLTable"),
-        ("paths: [{file: 'https://example.com/a.csv'}]", "There is nothing at the path https://example.com/a.csv"),
+        ("paths: [{pattern: ./*.png}]", "The path ./*.png in MLTable matches no file"),
+        ("paths: [{file: 'https://example.com/a.csv'}]", "The path https://example.com/a.csv in MLTable"),
     ],
 )
 def test_an_mltable_names_the_files(files: Path, monkeypatch: pytest.MonkeyPatch, table: str, expected: str) -> None:

@@ -101,7 +101,7 @@ def _without_exit(call: Call, body: bytes, headers: Mapping[str, str]) -> Any:
 def _read_ids(headers: Mapping[str, str]) -> tuple[dict[str, str], str]:
     """Return the identifiers that a response repeats, and the names of those that are too long, which it doesn't repeat.
 
-    The older name of the client's comes first, if only one is sent.
+    If only one response header is sent, the older name of the client's identifier takes precedence.
     """
     trace = {"TraceId": headers["traceid"]} if "traceid" in headers else {}
     request = headers.get("x-request-id") or str(uuid.uuid4())
