@@ -364,3 +364,4 @@ def test_outliers_are_few_and_far() -> None:
     assert not find_outliers(np.array([1.0, 1.0, 1e9])).any(), "of three rows none is an outlier"
     assert find_outliers(np.array([1.0, 1.0, 1.0, 1e9])).tolist() == [False, False, False, True]
     assert not find_outliers(np.array([0.1] * 10 + [0.1 + 1e-9] * 2)).any(), "rounding"
+    assert not find_outliers(np.array([0.0] * 297 + [1.0, 2.0, 9.0])).any(), "small counts"
