@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
+
+from mlops.emulator.base.clock import now
 
 __all__ = ["AzureFault", "not_found", "not_implemented", "user_error"]
 
@@ -63,7 +64,7 @@ class AzureFault(Exception):
                 {"type": "Correlation", "info": {"value": {"operation": uuid.uuid4().hex, "request": uuid.uuid4().hex[:16]}}},
                 {"type": "Environment", "info": {"value": location}},
                 {"type": "Location", "info": {"value": location}},
-                {"type": "Time", "info": {"value": datetime.now(UTC).isoformat()}},
+                {"type": "Time", "info": {"value": now()}},
                 {"type": "InnerError", "info": {"value": chain}},
             ]
         return {"error": error}

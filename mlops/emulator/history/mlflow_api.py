@@ -69,7 +69,8 @@ async def relay(azure: Azure, request: Request) -> Answer:
     if content is not None:
         _check_limits(azure, path, content)
     if path == "experiments/create" and content and content.get("artifact_location"):
-        return _invalid("The workspace decides where artifacts are stored: leave artifact_location out.")
+        message = "The workspace decides where artifacts are stored: leave artifact_location out."
+        return JSONResponse({"error_code": "INVALID_PARAMETER_VALUE", "message": message}, status_code=400)
     search = None
     if path == "runs/search" and content is not None:
         content, search = mlflow_search.translate(content)
@@ -166,10 +167,6 @@ def _translate_answer(azure: Azure, answer: Any) -> Any:
 
 async def _search_by_duration(azure: Azure, sent: dict[str, Any], search: mlflow_search.DurationSearch) -> Answer:
     """Answer a search that needs the duration, which the server doesn't know: read all runs, and return a page of what remains."""
-    try:
-        size, begin = int(sent.get("max_results") or 1000), int(sent.get("page_token") or 0)
-    except ValueError:
-        return _invalid("max_results and page_token must be those of a search.")
     runs: list[dict[str, Any]] = []
     token = ""
     while True:
@@ -184,9 +181,7 @@ async def _search_by_duration(azure: Azure, sent: dict[str, Any], search: mlflow
         token = answer.get("next_page_token", "")
         if not token:
             break
-    runs = search.apply(runs)
-    answer = {"runs": runs[begin : begin + size]} | ({"next_page_token": str(begin + size)} if len(runs) > begin + size else {})
-    return JSONResponse(_translate_answer(azure, answer))
+    return JSONResponse(_translate_answer(azure, mlflow_search.page("runs", search.apply(runs), {"max_results": 1000} | sent)))
 
 
 def _check_limits(azure: Azure, path: str, content: dict[str, Any]) -> None:
@@ -276,10 +271,6 @@ def _artifact_uri(azure: Azure, name: str) -> str:
     run = runstore.get(azure, name)
     experiment = run["experiment_id"] if run else "0"
     return f"azureml://{API_HOST}/mlflow/v2.0{azure.workspace_id}/experiments/{experiment}/runs/{name}/artifacts"
-
-
-def _invalid(message: str) -> JSONResponse:
-    return JSONResponse({"error_code": "INVALID_PARAMETER_VALUE", "message": message}, status_code=400)
 
 
 _API = "/mlflow/{version}" + WS + "/api/2.0/"

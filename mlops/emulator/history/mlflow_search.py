@@ -9,13 +9,13 @@ from __future__ import annotations
 import dataclasses
 import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mlops.emulator.base.errors import not_implemented
 from mlops.emulator.wire import limits
 
-__all__ = ["DurationSearch", "translate"]
+__all__ = ["DurationSearch", "page", "translate"]
 
 CLAUSES = re.compile(r"\s+and\s+(?=(?:[^'\"]|'[^']*'|\"[^\"]*\")*$)", re.IGNORECASE)
 """Between two clauses of a filter, outside of quotes."""
@@ -110,3 +110,21 @@ def _translate_order(items: list[str]) -> tuple[list[str], bool | None]:
 def _duration(run: dict[str, Any]) -> int | None:
     begin, end = run["info"].get("start_time"), run["info"].get("end_time")
     return int(end) - int(begin) if begin and end else None
+
+
+def page(field: str, items: Sequence[Any], query: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a page of what a search has found, with the token of the next one.
+
+    Args:
+        field: its name in the answer.
+        items: everything that was found.
+        query: may have ``page_token`` and ``max_results``.
+
+    Raises:
+        AzureFault: 400, these are not those of a search.
+    """
+    try:
+        begin, size = int(query.get("page_token") or 0), int(query.get("max_results") or len(items))
+    except ValueError:
+        raise limits.mlflow_fault("max_results and page_token must be those of a search.") from None
+    return {field: items[begin : begin + size]} | ({"next_page_token": str(begin + size)} if len(items) > begin + size else {})

@@ -144,7 +144,7 @@ class MlflowServer:
 
     def link_artifacts(self, experiment: str, uuid: str, run: str) -> None:
         """Make the blobs of ``run`` the artifacts of the MLflow run ``uuid``."""
-        folder = blobs.path(self._azure, blobs.ARTIFACTS, f"ExperimentRun/dcid.{run}")
+        folder = blobs.path(self._azure, blobs.ARTIFACTS, blobs.artifact(run))
         folder.mkdir(parents=True, exist_ok=True)
         link = self._folder / "artifacts" / experiment / uuid / "artifacts"
         link.parent.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,7 @@ from typing import Any
 from starlette.requests import Request
 
 from mlops.emulator.base.azure import API_HOST, LOCATION, Azure
+from mlops.emulator.base.clock import now
 from mlops.emulator.base.errors import AzureFault, not_implemented, user_error
 from mlops.emulator.base.store import Document
 from mlops.emulator.history import artifacts, definitions, runstore
@@ -31,6 +32,12 @@ ASSET_TYPES = {
 DEFAULT_OUTPUT = "default"
 """The output that every job and every step has: the artifacts of its run."""
 PAGE = 100
+UNSET = (
+    "token", "tokenExpiryTimeUtc", "warnings", "lastStartTimeUtc", "effectiveStartTimeUtc", "cancelationReason", "completeUri",
+    "createdFrom", "primaryMetricName", "queueingInfo", "scheduleId", "scriptName", "runDefinition", "jobSpecification",
+    "retainForLifetimeOfWorkspace",
+)  # fmt: skip
+"""Fields of a run that are always null here."""
 
 
 async def get_run(azure: Azure, request: Request) -> Answer:
@@ -42,15 +49,15 @@ async def get_details(azure: Azure, request: Request) -> Answer:
     """Return a run with its definition and the URLs of its logs."""
     runstore.get_for_client(azure, request.path_params["run"])
     run = get_existing(azure, request.path_params["run"])
-    names = ("rootRunId", "runNumber", "status", "parentRunId", "startTimeUtc", "endTimeUtc", "error", "warnings", "tags", "properties")
-    more = (
+    names = (
+        "rootRunId", "runNumber", "status", "parentRunId", "startTimeUtc", "endTimeUtc", "error", "warnings", "tags", "properties",
         "parameters", "services", "inputDatasets", "outputDatasets", "revision", "runTypeV2", "settings", "computeRequest", "compute",
         "createdBy", "computeDuration", "effectiveStartTimeUtc", "userId", "statusRevision", "currentComputeTime", "lastStartTimeUtc",
         "lastModifiedBy", "lastModifiedUtc", "duration", "inputs", "outputs", "runId", "runUuid", "parentRunUuid", "rootRunUuid", "target",
         "dataContainerId",
     )  # fmt: skip
     details = to_run(azure, run)
-    return {name: details[name] for name in names + more} | {
+    return {name: details[name] for name in names} | {
         "createdTimeUtc": details["createdUtc"],
         "runDefinition": definitions.of_run(run),
         "logFiles": log_files(azure, run["name"]),
@@ -114,7 +121,7 @@ async def patch_run(azure: Azure, request: Request) -> Answer:
         if document["job"] is not None and edits.get("tags"):
             # Unlike MLflow's, this edit reaches the job too: the studio and ``jobs.update`` rely on it.
             document["job"]["tags"] = {**(document["job"].get("tags") or {}), **edits["tags"]}
-        document |= {"modified": runstore.now(), "revision": document["revision"] + 1}
+        document |= {"modified": now(), "revision": document["revision"] + 1}
     await runstore.send_tags(azure, run["name"], edits.get("tags") or {}, edits.get("displayName"))
     return to_run(azure, get_existing(azure, run["name"]))
 
@@ -182,7 +189,7 @@ def job_services(azure: Azure, run: Document) -> dict[str, Any]:
 
 def log_files(azure: Azure, run: str) -> dict[str, str]:
     """Return the name of each log → a URL that reads it."""
-    prefix = f"ExperimentRun/{artifacts.container_name(run)}/"
+    prefix = blobs.artifact(run) + "/"
     return {
         blob.name.removeprefix(prefix): blobs.sas_url(azure, blobs.ARTIFACTS, blob.name, "r")
         for folder in LOGS
@@ -207,14 +214,10 @@ def to_run(azure: Azure, run: Document) -> dict[str, Any]:
     root = runstore.get(azure, run["root"])
     user = {
         "userObjectId": run["author"],
-        "userPuId": None,
-        "userIdp": None,
-        "userAltSecId": None,
         "userIss": f"https://sts.windows.net/{azure.identity.tenant}/",
         "userTenantId": azure.identity.tenant,
         "userName": run["author"],
-        "upn": None,
-    }
+    } | dict.fromkeys(("userPuId", "userIdp", "userAltSecId", "upn"))
     kind = {"Pipeline": "azureml.PipelineRun", "Command": "azureml.scriptrun"}.get((run["job"] or {}).get("jobType", ""), "azureml.StepRun")
     compute = run["compute"]
     return {
@@ -223,23 +226,17 @@ def to_run(azure: Azure, run: Document) -> dict[str, Any]:
         "createdUtc": run["created"],
         "createdBy": user,
         "userId": run["author"],
-        "token": None,
-        "tokenExpiryTimeUtc": None,
         "error": run["error"],
-        "warnings": None,
         "revision": run["revision"],
         "statusRevision": run["revision"],
         "runUuid": run["uuid"],
         "parentRunUuid": parent["uuid"] if parent else None,
         "rootRunUuid": root["uuid"] if root else run["uuid"],
-        "lastStartTimeUtc": None,
         "currentComputeTime": None if run["end"] else "00:00:00",
         "computeDuration": _duration(run["start"], run["end"]),
-        "effectiveStartTimeUtc": None,
         "lastModifiedBy": user,
         "lastModifiedUtc": run["modified"],
         "duration": _duration(run["created"], run["end"]),
-        "cancelationReason": None,
         "runId": run["name"],
         "parentRunId": run["parent"],
         "experimentId": run["experiment_id"],
@@ -257,34 +254,25 @@ def to_run(azure: Azure, run: Document) -> dict[str, Any]:
         "parameters": run["parameters"],
         "actionUris": {"Cancel": _cancel_uri(azure, run), "Diagnose": ""},
         "cancelUri": _cancel_uri(azure, run),
-        "completeUri": None,
         "diagnosticsUri": "",
-        "createdFrom": None,
         "currentAttemptId": 1,
-        "primaryMetricName": None,
-        "queueingInfo": None,
-        "scheduleId": None,
         "uniqueChildRunComputeTargets": sorted(
             {child["compute"] for child in runstore.list_children(azure, run["name"]) if child["compute"]}
         ),
-        "scriptName": None,
         "target": compute,
         "tags": run["tags"],
         "settings": {},
         "services": {name: {"type": name, "endpoint": service["endpoint"]} for name, service in job_services(azure, run).items()},
         "inputDatasets": [],
         "outputDatasets": [],
-        "runDefinition": None,
-        "jobSpecification": None,
         "computeRequest": {"nodeCount": run["nodes"], "gpuCount": 0},
         "compute": dict.fromkeys(("vmSize", "instanceType", "priority", "region", "armId", "properties"))
         | {"target": compute, "targetType": "amlcompute", "instanceCount": run["nodes"], "gpuCount": 0}
         if compute
         else None,
-        "retainForLifetimeOfWorkspace": None,
         "inputs": {},
         "outputs": list_outputs(azure, run),
-    }
+    } | dict.fromkeys(UNSET)
 
 
 def list_outputs(azure: Azure, run: Document) -> dict[str, dict[str, str]]:

@@ -10,12 +10,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from mlops.emulator.base.azure import Azure
+from mlops.emulator.base.clock import now
 from mlops.emulator.base.store import Document
 from mlops.emulator.history import mlflow_server
 
 __all__ = [
     "ACTIVE", "TERMINAL", "add", "apply_status", "change", "create", "find_name", "get", "get_for_client", "list_all", "list_children",
-    "new_document", "now", "send_status", "send_tags", "set_status",
+    "new_document", "send_status", "send_tags", "set_status",
 ]  # fmt: skip
 
 TERMINAL = frozenset({"Completed", "Failed", "Canceled"})
@@ -24,11 +25,6 @@ ACTIVE = frozenset({"Running", "Finalizing"})
 MLFLOW = {"Completed": "FINISHED", "Failed": "FAILED", "Canceled": "KILLED"} | dict.fromkeys(
     ("Running", "Finalizing", "CancelRequested", "NotResponding"), "RUNNING"
 )
-
-
-def now() -> str:
-    """Return the current time in UTC, as ISO 8601."""
-    return datetime.now(UTC).isoformat()
 
 
 def new_document(**fields: Any) -> Document:

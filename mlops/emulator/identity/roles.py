@@ -12,7 +12,6 @@ import dataclasses
 import re
 import uuid
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from starlette.requests import Request
 
 from mlops.core.console import did_you_mean
 from mlops.emulator.base.azure import Azure
+from mlops.emulator.base.clock import now
 from mlops.emulator.base.errors import AzureFault
 from mlops.emulator.identity.builtin_roles import BUILTIN_ROLES
 from mlops.emulator.identity.permissions import Permission, find_permissions
@@ -227,7 +227,7 @@ def _refusal(claims: Claims, permission: Permission, host: str) -> AzureFault:
 def _storage_refusal(request: Request) -> AzureFault:
     code, identifier = "AuthorizationPermissionMismatch", str(uuid.uuid4())
     message = "This request is not authorized to perform this operation using this permission."
-    text = f"{message}\nRequestId:{identifier}\nTime:{datetime.now(UTC).isoformat()}"
+    text = f"{message}\nRequestId:{identifier}\nTime:{now()}"
     version = request.headers.get("x-ms-version", "")
     headers = {"x-ms-error-code": code, "x-ms-request-id": identifier, "x-ms-version": version, "content-type": "application/xml"}
     return AzureFault(

@@ -23,10 +23,10 @@ from mlops.emulator.jobs.body import AssetInput, Filled, JobProperties, Output, 
 from mlops.emulator.jobs.environment import job_environment
 from mlops.emulator.jobs.overlay import create_overlay
 from mlops.emulator.jobs.registration import register_outputs
-from mlops.emulator.jobs.scheduler import SERVERLESS, STD_LOG, JobFailure, Worker, describe_exit, is_virtual_cluster, not_run
+from mlops.emulator.jobs.scheduler import SERVERLESS, STD_LOG, JobFailure, Worker, check_compute, describe_exit, is_virtual_cluster, not_run
 from mlops.emulator.storage import blobs
 from mlops.emulator.wire.resources import Body
-from mlops.emulator.workspace import assets, compute, uris
+from mlops.emulator.workspace import assets, uris
 
 __all__ = ["CommandProperties", "compute_name", "execute", "run", "validate"]
 
@@ -97,9 +97,7 @@ def validate(azure: Azure, job: CommandProperties) -> None:
     """
     if job.limits and job.limits.timeout and job.limits.timeout_s is None:
         raise user_error(f"The time limit '{job.limits.timeout}' is not an ISO 8601 duration.")
-    name = compute_name(job)
-    if name != SERVERLESS and not is_virtual_cluster(job.compute_id) and compute.find(azure, name) is None:
-        raise user_error(f"Compute {name} not found.", "NotFound", "ComputeNotFound", status=404)
+    check_compute(azure, compute_name(job), job.compute_id)
     if not assets.has_environment(azure, job.environment_id):
         raise user_error(f"Environment {job.environment_id} not found.", "NotFound", "EnvironmentNotFound", status=404)
     if job.code_id:
@@ -140,7 +138,7 @@ async def execute(worker: Worker, document: Document, job: CommandProperties) ->
     async with worker.nodes(name, compute_name(job), job.resources.instance_count):
         values = await _argument_values(worker, job, document)
         folder = _create_working_folder(azure, name, job)
-        log = blobs.path(azure, blobs.ARTIFACTS, f"ExperimentRun/dcid.{name}/{STD_LOG}")
+        log = blobs.path(azure, blobs.ARTIFACTS, blobs.artifact(name, STD_LOG))
         log.parent.mkdir(parents=True, exist_ok=True)
         await runstore.set_status(azure, name, "Running")
         distribution = job.distribution.variables() if job.distribution else {}
@@ -223,7 +221,7 @@ def _create_working_folder(azure: Azure, name: str, job: CommandProperties) -> P
     else:
         folder.mkdir()
     for artifacts in ("outputs", "logs"):
-        target = blobs.path(azure, blobs.ARTIFACTS, f"ExperimentRun/dcid.{name}/{artifacts}")
+        target = blobs.path(azure, blobs.ARTIFACTS, blobs.artifact(name, artifacts))
         if not (folder / artifacts).exists():
             target.mkdir(parents=True, exist_ok=True)
             (folder / artifacts).symlink_to(target)

@@ -17,9 +17,9 @@ from mlops.emulator.base.azure import Azure
 from mlops.emulator.base.errors import AzureFault, not_implemented, user_error
 from mlops.emulator.base.store import Document
 from mlops.emulator.jobs.body import AssetInput, Filled, Input, JobProperties, LiteralInput
-from mlops.emulator.jobs.scheduler import SERVERLESS, is_virtual_cluster
+from mlops.emulator.jobs.scheduler import SERVERLESS, check_compute
 from mlops.emulator.wire.resources import Body, Labels, validate_body
-from mlops.emulator.workspace import components, compute, uris
+from mlops.emulator.workspace import components, uris
 
 __all__ = [
     "BUILT_IN", "CONTROL", "KINDS", "PATHS", "Node", "Scope", "asset_names", "check", "compute_id", "compute_name", "find_spec",
@@ -167,9 +167,8 @@ def check(azure: Azure, scope: Scope, nodes: Mapping[str, Document]) -> None:
             value = _text(item)
             uris.refuse_job_output(value)
             _check_text(scope, key, name, value, spec)
-        target, name = compute_id(scope, node), compute_name(scope, node)
-        if name != SERVERLESS and not is_virtual_cluster(target) and compute.find(azure, name) is None:
-            raise user_error(f"Compute {name} not found.", "NotFound", "ComputeNotFound", status=404)
+        target = compute_id(scope, node)
+        check_compute(azure, compute_name(scope, node), target)
         if spec["type"] == "pipeline":
             outputs: dict[str, str | None] = dict.fromkeys(spec["outputs"])
             values = _stand_ins(spec) | _literals(scope, node)

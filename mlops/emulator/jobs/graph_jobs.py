@@ -19,7 +19,7 @@ from mlops.emulator.jobs.command_jobs import CommandProperties
 from mlops.emulator.jobs.node_commands import as_command
 from mlops.emulator.jobs.registration import register_outputs
 from mlops.emulator.jobs.scheduler import JobFailure, Worker, not_run
-from mlops.emulator.jobs.steps import ExecutionLog, link_outputs, record_stages, record_status, step_properties, step_tags
+from mlops.emulator.jobs.steps import CHILD_FAILED, ExecutionLog, link_outputs, record_stages, record_status, step_properties, step_tags
 from mlops.emulator.wire.resources import validate_body
 from mlops.emulator.workspace import components, uris
 
@@ -126,11 +126,8 @@ class _Level:
                 self.log.write(f"Node {key} has failed: {failure.message}")
         if failed:
             first = next(iter(failed.values()))
-            message = (
-                "Pipeline has failed child jobs. For more details and logs, please go to the job detail page and check the child jobs."
-            )
             names = ", ".join(f"/{key}" for key in failed)
-            raise JobFailure(first.code, f"{message} Failed nodes: {names}. {first.message}", *first.inner)
+            raise JobFailure(first.code, f"{CHILD_FAILED} Failed nodes: {names}. {first.message}", *first.inner)
 
     async def _run_node(self, key: str, node: graph.Node) -> dict[str, str]:
         """Run a node and return the URI of each of its outputs."""

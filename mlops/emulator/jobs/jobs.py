@@ -8,7 +8,6 @@ import json
 import re
 
 import jwt
-from pydantic import ValidationError
 from starlette.requests import Request
 
 from mlops.emulator.base.azure import Azure
@@ -22,7 +21,7 @@ from mlops.emulator.jobs.command_jobs import CommandProperties
 from mlops.emulator.jobs.pipeline_jobs import PipelineProperties
 from mlops.emulator.wire import limits, operations
 from mlops.emulator.wire.app import WS, Answer, Route, read_json
-from mlops.emulator.wire.resources import put_response
+from mlops.emulator.wire.resources import put_response, validate_body
 from mlops.emulator.wire.versions import published_since
 from mlops.emulator.workspace.datastores import BLOB_STORE
 
@@ -111,11 +110,7 @@ async def _parse_body(request: Request) -> tuple[CommandProperties | PipelinePro
     kind = str(properties.get("jobType"))
     if kind not in KINDS:
         raise not_implemented(f"jobs of type {kind}, only {' and '.join(KINDS)} jobs")
-    try:
-        return KINDS[kind].model_validate(properties), properties
-    except ValidationError as problem:
-        errors = "; ".join(f"{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in problem.errors())
-        raise user_error(f"The request is invalid: {errors}") from None
+    return validate_body(properties, KINDS[kind]), properties
 
 
 async def _submit(azure: Azure, name: str, job: CommandProperties | PipelineProperties, properties: Document) -> None:

@@ -28,7 +28,7 @@ from mlops.emulator.jobs import graph, graph_jobs
 from mlops.emulator.jobs.body import AssetInput, Filled, JobProperties
 from mlops.emulator.jobs.registration import register_outputs
 from mlops.emulator.jobs.scheduler import SERVERLESS, STD_LOG, JobFailure, Worker, describe_exit
-from mlops.emulator.jobs.steps import ExecutionLog, link_outputs, record_stages, record_status, step_properties, step_tags
+from mlops.emulator.jobs.steps import CHILD_FAILED, ExecutionLog, link_outputs, record_stages, record_status, step_properties, step_tags
 from mlops.emulator.registry import catalog, registry
 from mlops.emulator.storage import blobs
 from mlops.emulator.wire.resources import Body, Labels, validate_body
@@ -234,8 +234,9 @@ async def _run_step(
             await _execute(worker, node, document, root, specification, log)
     except JobFailure as failure:
         log.write(f"Step {node.name} has failed: {failure.message}")
-        message = "Pipeline has failed child jobs. For more details and logs, please go to the job detail page and check the child jobs."
-        raise JobFailure(failure.code, f"{message} Failed nodes: /{node.name} ({name}). {failure.message}", *failure.inner) from failure
+        raise JobFailure(
+            failure.code, f"{CHILD_FAILED} Failed nodes: /{node.name} ({name}). {failure.message}", *failure.inner
+        ) from failure
     return outputs
 
 
@@ -245,7 +246,7 @@ async def _execute(
     azure = worker.azure
     folder = azure.folder("jobs", worker.name, node.name)
     (folder / "spec.json").write_text(json.dumps(specification, indent=2), encoding="utf-8")
-    output = blobs.path(azure, blobs.ARTIFACTS, f"ExperimentRun/dcid.{step['name']}/{STD_LOG}")
+    output = blobs.path(azure, blobs.ARTIFACTS, blobs.artifact(step["name"], STD_LOG))
     output.parent.mkdir(parents=True, exist_ok=True)
     environment = package_environment() | {
         "EMULATOR_MLFLOW_URI": mlflow_server.get_server(azure).url,

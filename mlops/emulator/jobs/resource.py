@@ -7,6 +7,7 @@ from typing import Any
 from mlops.emulator.base.azure import Azure, arm_id
 from mlops.emulator.base.store import Document
 from mlops.emulator.history import runs
+from mlops.emulator.storage import blobs
 from mlops.emulator.workspace.datastores import ARTIFACT_STORE
 
 __all__ = ["fill", "find_change", "render"]
@@ -50,7 +51,7 @@ def render(azure: Azure, run: Document) -> dict[str, Any]:
         if run["status"] == "Completed" and properties["jobType"] == "Command":
             output["uri"] = run["outputs"][name]["uri"]
     if properties["jobType"] == "Command":
-        uri = f"azureml://datastores/{ARTIFACT_STORE}/ExperimentRun/dcid.{run['name']}"
+        uri = f"azureml://datastores/{ARTIFACT_STORE}/{blobs.artifact(run['name'])}"
         properties["outputs"][runs.DEFAULT_OUTPUT] = _fill_output({"uri": uri, "jobOutputType": "uri_folder"})
     resource["properties"] = properties | {
         "displayName": run["display_name"],

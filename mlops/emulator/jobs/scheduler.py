@@ -18,13 +18,14 @@ from typing import Any, TypeVar
 
 from mlops.emulator.base.azure import LOCATION, Azure
 from mlops.emulator.base.children import Preload
-from mlops.emulator.base.errors import AzureFault
+from mlops.emulator.base.clock import now
+from mlops.emulator.base.errors import AzureFault, user_error
 from mlops.emulator.history import runstore
 from mlops.emulator.workspace import compute, quota
 
 __all__ = [
-    "SERVERLESS", "STD_LOG", "JobCanceled", "JobFailure", "Worker", "cancel", "describe_exit", "error_object", "is_finished",
-    "is_virtual_cluster", "not_run", "shutdown", "startup", "submit",
+    "SERVERLESS", "STD_LOG", "JobCanceled", "JobFailure", "Worker", "cancel", "check_compute", "describe_exit", "error_object",
+    "is_finished", "is_virtual_cluster", "not_run", "shutdown", "startup", "submit",
 ]  # fmt: skip
 
 SERVERLESS = "serverless"
@@ -256,6 +257,21 @@ class Worker:
             await self.pause()
 
 
+def check_compute(azure: Azure, name: str, target: str | None) -> None:
+    """Check that a job, or a node of a pipeline, can run on the compute that it names.
+
+    Args:
+        azure: the emulated Azure.
+        name: of the compute.
+        target: as the client has sent it.
+
+    Raises:
+        AzureFault: 404, it does not exist.
+    """
+    if name != SERVERLESS and not is_virtual_cluster(target) and compute.find(azure, name) is None:
+        raise user_error(f"Compute {name} not found.", "NotFound", "ComputeNotFound", status=404)
+
+
 def describe_exit(program: str, code: int, output: Path) -> str:
     """Return the error message for a process that exited with this code, with the end of its log."""
     tail = "\n".join(output.read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL_LINES:])
@@ -295,7 +311,7 @@ def error_object(failure: JobFailure) -> dict[str, Any]:
         "correlation": {"operation": uuid.uuid4().hex, "request": uuid.uuid4().hex[:16]},
         "environment": LOCATION,
         "location": LOCATION,
-        "time": runstore.now(),
+        "time": now(),
         "componentName": "CommonRuntime",
     }
 

@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator, Mapping
 
 from mlops.emulator.base.azure import Azure
+from mlops.emulator.base.clock import now
 from mlops.emulator.base.errors import AzureFault
 from mlops.emulator.base.store import Document
 from mlops.emulator.history import runstore
@@ -16,13 +17,15 @@ from mlops.emulator.storage import blobs
 __all__ = ["ExecutionLog", "link_outputs", "record_stages", "record_status", "step_properties", "step_tags"]
 
 EXECUTION_LOG = "logs/azureml/executionlogs.txt"
+CHILD_FAILED = "Pipeline has failed child jobs. For more details and logs, please go to the job detail page and check the child jobs."
+"""What the service says of a pipeline, before the names of the nodes that have failed."""
 
 
 class ExecutionLog:
     """``logs/azureml/executionlogs.txt``, the log that ``jobs.stream`` prints for a pipeline."""
 
     def __init__(self, azure: Azure, name: str) -> None:
-        self._path = blobs.path(azure, blobs.ARTIFACTS, f"ExperimentRun/dcid.{name}/{EXECUTION_LOG}")
+        self._path = blobs.path(azure, blobs.ARTIFACTS, blobs.artifact(name, EXECUTION_LOG))
         self._path.parent.mkdir(parents=True, exist_ok=True)
         for other in ("stderrlogs.txt", "stdoutlogs.txt"):
             (self._path.parent / other).touch()
@@ -30,7 +33,7 @@ class ExecutionLog:
     def write(self, text: str) -> None:
         """Append a line."""
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(f"[{runstore.now()[:19].replace('T', ' ')}Z] {text}\n")
+            file.write(f"[{now()[:19].replace('T', ' ')}Z] {text}\n")
 
 
 def step_properties(step: str, pipeline: str, component: str, name: str, version: str) -> dict[str, str]:
@@ -106,5 +109,5 @@ def link_outputs(azure: Azure, pipeline: str, step: Document, bindings: Mapping[
 def record_stages(azure: Azure, name: str) -> None:
     """Record in the properties of a pipeline when it ran."""
     with runstore.change(azure, name) as document:
-        stages = {"Initialization": None, "Execution": {"StartTime": document["start"], "EndTime": runstore.now(), "Status": "Finished"}}
+        stages = {"Initialization": None, "Execution": {"StartTime": document["start"], "EndTime": now(), "Status": "Finished"}}
         document["properties"]["azureml.pipelines.stages"] = json.dumps(stages)

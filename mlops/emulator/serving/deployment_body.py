@@ -8,13 +8,13 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from mlops.emulator.base.azure import LOCATION, Azure
-from mlops.emulator.base.errors import not_implemented, user_error
+from mlops.emulator.base.errors import not_implemented
 from mlops.emulator.base.store import Document
 from mlops.emulator.registry import catalog
 from mlops.emulator.serving import collection
 from mlops.emulator.serving.collection import DataCollector
 from mlops.emulator.wire.limits import ResourceTags
-from mlops.emulator.wire.resources import Body, SentResource, add_system_data, inference_error
+from mlops.emulator.wire.resources import Body, SentResource, add_system_data, check_location, inference_error
 from mlops.emulator.workspace import vm_sizes
 
 __all__ = ["Count", "Patch", "Put", "apply_patch", "build_document", "parse_duration", "probe_settings"]
@@ -104,14 +104,20 @@ class Properties(Body):
     scale_settings: Scale | None = None
 
 
-class Sku(Body):
-    """``Sku``: the number of instances."""
+class PartialSku(Body):
+    """``PartialSku``."""
 
-    name: Literal["Default"]
+    name: Literal["Default"] | None = None
     capacity: Count | None = None
     tier: str | None = None
     size: str | None = None
     family: str | None = None
+
+
+class Sku(PartialSku):
+    """``Sku``: the number of instances."""
+
+    name: Literal["Default"]
 
 
 class Put(SentResource):
@@ -123,16 +129,6 @@ class Put(SentResource):
     identity: dict[str, Any] | None = None
     kind: str | None = None
     tags: ResourceTags = None
-
-
-class PartialSku(Body):
-    """``PartialSku``."""
-
-    name: Literal["Default"] | None = None
-    capacity: Count | None = None
-    tier: str | None = None
-    size: str | None = None
-    family: str | None = None
 
 
 class Patch(Body):
@@ -211,8 +207,7 @@ def build_document(azure: Azure, body: Put, previous: Document | None, name: str
 
 def _validate(body: Put, capacity: int) -> None:
     properties = body.properties
-    if body.location.replace(" ", "").lower() != LOCATION:
-        raise user_error(f"The location {body.location} is not the workspace's location {LOCATION}.")
+    check_location(body.location)
     code = properties.code_configuration
     if code is not None and not (code.code_id and properties.environment_id):
         raise inference_error("A deployment with a scoring script must have codeConfiguration.codeId and environmentId.")

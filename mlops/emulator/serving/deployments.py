@@ -25,7 +25,7 @@ from mlops.emulator.serving.containers import ContainerSpec, Unhealthy
 from mlops.emulator.serving.deployment_body import Count, Patch, Put, apply_patch, build_document, parse_duration, probe_settings
 from mlops.emulator.serving.endpoints import BUSY, VERSIONS, is_valid_name, load_endpoint
 from mlops.emulator.wire import operations
-from mlops.emulator.wire.app import WS, Answer, Route
+from mlops.emulator.wire.app import WS, Answer, Route, arm_url
 from mlops.emulator.wire.resources import Body, conflict, inference_error, list_response, parse_body, render_resource
 from mlops.emulator.workspace import assets, quota, uris, vm_sizes
 
@@ -88,10 +88,9 @@ async def put_deployment(azure: Azure, request: Request) -> Answer:
         _check_changeable(previous)
     changed = build_document(azure, body, previous, name)
     await asyncio.to_thread(_locate, azure, changed)
-    location = f"https://management.azure.com{request.url.path}?api-version={request.query_params['api-version']}"
     path, state = _start_provisioning(azure, request, key, changed | {"endpoint": endpoint["name"]}, previous)
     # The response has the new values at once; until the operation has succeeded, reads have the previous ones.
-    return operations.accept(201, path, request.query_params["api-version"], _render(azure, changed | state), location)
+    return operations.accept(request, 201, path, _render(azure, changed | state), request.url.path)
 
 
 async def patch_deployment(azure: Azure, request: Request) -> Answer:
@@ -100,9 +99,7 @@ async def patch_deployment(azure: Azure, request: Request) -> Answer:
     body = await parse_body(request, Patch)
     _check_changeable(previous)
     path, _ = _start_provisioning(azure, request, key, apply_patch(azure, body, previous), previous)
-    version = request.query_params["api-version"]
-    location = f"https://management.azure.com{path.replace('mfeOperationsStatus', 'mfeOperationResults')}?api-version={version}"
-    return operations.accept(202, path, version, None, location)
+    return operations.accept(request, 202, path, None, path.replace("mfeOperationsStatus", operations.RESULTS))
 
 
 def _check_changeable(stored: Document) -> None:
@@ -117,14 +114,13 @@ def _check_changeable(stored: Document) -> None:
 
 def _start_provisioning(azure: Azure, request: Request, key: str, changed: Document, previous: Document | None) -> tuple[str, Document]:
     """Start an operation; return the path of its status, and what it changes in the document at once."""
-    version = request.query_params["api-version"]
     end = partial(_end, azure, key)
     path = operations.start(azure, "mfeOperationsStatus", "od:", _provision(azure, key, changed), changed["name"], end=end)
     state = {
         "state": "Updating" if previous else "Creating",
         "unrecoverable": previous is None,
         "endpoint": changed["endpoint"],
-        "operation": f"https://management.azure.com{path}?api-version={version}",
+        "operation": arm_url(request, path),
     }
     azure.store.put("deployment", key, (previous or changed) | state)
     return path, state

@@ -1,7 +1,6 @@
 """Managed online endpoints: the address, its keys, and the distribution of its traffic over deployments.
 
-Azure Machine Learning REST, ``onlineEndpoints`` of 2022-02-01-preview and 2023-04-01-preview. The percentages of traffic sum to 0 or 100,
-and only deployments that have Succeeded receive traffic. Up to half of it can be mirrored to one deployment that receives none itself.
+Azure Machine Learning REST, ``onlineEndpoints`` of 2022-02-01-preview and 2023-04-01-preview.
 """
 
 from __future__ import annotations
@@ -12,22 +11,24 @@ import time
 import uuid
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator
 from starlette.requests import Request
 from starlette.responses import Response
 
 from mlops.emulator.base.azure import LOCATION, SCORING_SUFFIX, Azure, arm_id
-from mlops.emulator.base.errors import AzureFault, not_implemented, user_error
+from mlops.emulator.base.errors import AzureFault, not_implemented
 from mlops.emulator.base.store import Document
 from mlops.emulator.identity import entra
 from mlops.emulator.serving import containers
+from mlops.emulator.serving.traffic import Traffic, validate_traffic
 from mlops.emulator.wire import operations
-from mlops.emulator.wire.app import WS, Answer, Route
+from mlops.emulator.wire.app import WS, Answer, Route, arm_url
 from mlops.emulator.wire.limits import ResourceTags
 from mlops.emulator.wire.resources import (
     Body,
     SentResource,
     add_system_data,
+    check_location,
     conflict,
     inference_error,
     list_response,
@@ -44,8 +45,6 @@ NAME_TAKEN = "There is already an endpoint with this name, Endpoint name needs t
 BUSY = ("Creating", "Updating", "Deleting")
 """Provisioning states in which an operation is in progress."""
 TOKEN_LIFETIME_S = 24 * 3600
-MAX_MIRRORED = 50
-"""Maximum percentage of the traffic that is mirrored (Microsoft, "Safe rollout for online endpoints")."""
 SYSTEM_PROPERTIES = ("azureml.onlineendpointid", "AzureAsyncOperationUri")
 """Entries of ``properties.properties`` that the service sets, whatever a client sends."""
 
@@ -53,7 +52,6 @@ NetworkAccess = Annotated[
     Literal["Enabled", "Disabled"], BeforeValidator(lambda value: value.capitalize() if isinstance(value, str) else value)
 ]
 """Microsoft's examples for Python send it in lower case."""
-Traffic = dict[str, Annotated[int, Field(ge=0, le=100)]]
 
 
 class Keys(Body):
@@ -171,7 +169,7 @@ async def put_endpoint(azure: Azure, request: Request) -> Answer:
             "auth_mode": properties.auth_mode,
             "description": properties.description,
             "properties": {k: v for k, v in (properties.properties or {}).items() if k not in SYSTEM_PROPERTIES},
-            **_validate_traffic(azure, key, properties.traffic or {}, properties.mirror_traffic or {}),
+            **validate_traffic(azure, key, properties.traffic or {}, properties.mirror_traffic or {}),
             "public_network_access": properties.public_network_access or "Enabled",
             "tags": body.tags or {},
             "principal": previous["principal"] if previous else str(uuid.uuid4()),
@@ -188,14 +186,14 @@ async def patch_endpoint(azure: Azure, request: Request) -> Answer:
     if stored["state"] in BUSY:
         raise conflict(f"Endpoint {stored['name']}", stored["state"])
     body = await parse_body(request, Patch)
-    _check_location(body.location)
+    check_location(body.location)
     if body.tags is not None:
         stored["tags"] = body.tags
     if properties := body.properties:
         if properties.traffic is not None or properties.mirror_traffic is not None:
             traffic = stored["traffic"] if properties.traffic is None else properties.traffic
             mirror = stored["mirror"] if properties.mirror_traffic is None else properties.mirror_traffic
-            stored |= _validate_traffic(azure, key, traffic, mirror)
+            stored |= validate_traffic(azure, key, traffic, mirror)
         stored["public_network_access"] = properties.public_network_access or stored["public_network_access"]
     return _render(azure, azure.store.put("endpoint", key, add_system_data(azure, stored, stored)))
 
@@ -301,40 +299,6 @@ def _render(azure: Azure, stored: Document) -> dict[str, Any]:
     )
 
 
-def _validate_traffic(azure: Azure, key: str, traffic: dict[str, int], mirror: dict[str, int]) -> dict[str, dict[str, int]]:
-    """Return ``traffic`` and ``mirror`` with the deployments' own names (the SDK converts them to lower case).
-
-    Raises:
-        AzureFault: 400, the service would refuse these percentages.
-    """
-    deployments = {stored["name"].lower(): stored for _, stored in azure.store.list("deployment", f"{key}/")}
-    live, mirrored = (_resolve_names(key, deployments, percentages) for percentages in (traffic, mirror))
-    total = sum(live.values())
-    if total not in (0, 100):
-        raise inference_error(f"Traffic percentages must sum to 0 or 100, but sum to {total}.")
-    receivers = [name for name, percent in mirrored.items() if percent]
-    if len(receivers) > 1:
-        raise inference_error(f"Traffic can be mirrored to only one deployment, not to [{', '.join(receivers)}].")
-    for name in receivers:
-        if mirrored[name] > MAX_MIRRORED:
-            raise inference_error(f"At most {MAX_MIRRORED} % of the traffic can be mirrored, not {mirrored[name]} %.")
-        if live.get(name):
-            raise inference_error(f"Deployment [{name}] can receive either live or mirrored traffic, not both.")
-    return {"traffic": live, "mirror": mirrored}
-
-
-def _resolve_names(key: str, deployments: dict[str, Document], percentages: dict[str, int]) -> dict[str, int]:
-    resolved: dict[str, int] = {}
-    for name, percent in percentages.items():
-        stored = deployments.get(name.lower())
-        if stored is None:
-            raise inference_error(f"Traffic refers to deployment [{name}], which does not exist in endpoint [{key}].")
-        if percent and stored["state"] != "Succeeded":
-            raise inference_error(f"Traffic refers to deployment [{name}], whose provisioning state is {stored['state']}, not Succeeded.")
-        resolved[stored["name"]] = percent
-    return resolved
-
-
 def _start_provisioning(azure: Azure, request: Request, key: str, changed: Document, previous: Document | None) -> Response:
     before = previous or changed
 
@@ -348,14 +312,12 @@ def _start_provisioning(azure: Azure, request: Request, key: str, changed: Docum
             raise AzureFault(500, "InternalServerError", f"Provisioning of endpoint {changed['name']} failed.")
         azure.store.put("endpoint", key, changed | {"state": "Succeeded", "operation": url, "unrecoverable": False})
 
-    version = request.query_params["api-version"]
     path = operations.start(azure, "mfeOperationsStatus", "oe:", provision(), changed["name"], end=end)
-    url = f"https://management.azure.com{path}?api-version={version}"
+    url = arm_url(request, path)
     state = {"state": "Updating" if previous else "Creating", "operation": url, "unrecoverable": previous is None}
     azure.store.put("endpoint", key, before | state | {"modified": changed["modified"]})
-    location = f"https://management.azure.com{request.url.path}?api-version={version}"
     # The response has the new values at once; until the operation has succeeded, reads have the previous ones.
-    return operations.accept(201, path, version, _render(azure, changed | state), location)
+    return operations.accept(request, 201, path, _render(azure, changed | state), request.url.path)
 
 
 async def _delete(azure: Azure, key: str) -> None:
@@ -369,18 +331,13 @@ async def _delete(azure: Azure, key: str) -> None:
 def _validate(body: Put, previous: Document | None) -> None:
     if previous is not None and previous["unrecoverable"]:
         raise inference_error(f"Specified endpoint [{previous['name']}] has not been created successfully. Please recreate the endpoint.")
-    _check_location(body.location)
+    check_location(body.location)
     if body.identity is not None and body.identity.type != "SystemAssigned":
         raise not_implemented(f"endpoints with an identity of type {body.identity.type}")
     if body.properties.compute is not None or (body.kind or "Managed") != "Managed":
         raise not_implemented("endpoints that are not managed")
     if previous is not None and previous["auth_mode"] != body.properties.auth_mode:
         raise not_implemented("changing the authMode of an endpoint")
-
-
-def _check_location(location: str | None) -> None:
-    if location is not None and location.replace(" ", "").lower() != LOCATION:
-        raise user_error(f"The location {location} is not the workspace's location {LOCATION}.")
 
 
 def _check_auth_mode(stored: Document, mode: str, what: str) -> None:

@@ -46,6 +46,9 @@ NO_DEPLOYMENT = (
     " deployment specific header to route."
 )
 
+SENTENCES = {408: "Request timed out.", 429: "Too many pending requests.", 500: "Internal server error.", 503: "Service unavailable."}
+"""HTTP status → what the front end says."""
+
 
 class LoadBalancer:
     """The source of random numbers by which requests are distributed. Seed it for a reproducible distribution."""
@@ -75,7 +78,7 @@ async def score(azure: Azure, request: Request) -> Answer:
     while True:
         container = await _wait_until_ready(azure, key, deployment, deadline)
         if container.in_flight >= 2 * container.spec.concurrency:
-            raise _front_end_error(429, "Too many pending requests.", deployment["name"])
+            raise _front_end_error(429, SENTENCES[429], deployment["name"])
         container.in_flight += 1
         try:
             response = await _relay(container, request, deployment["name"], deadline)
@@ -204,14 +207,9 @@ def _decode_token(azure: Azure, token: str, expected_audience: str) -> Claims | 
 
 
 def _inject_faults(azure: Azure, deployment: str) -> None:
-    if azure.faults.take("scoring-408", deployment):
-        raise _front_end_error(408, "Request timed out.", deployment)
-    if azure.faults.take("scoring-429", deployment):
-        raise _front_end_error(429, "Too many pending requests.", deployment)
-    if azure.faults.take("scoring-500", deployment):
-        raise _front_end_error(500, "Internal server error.", deployment)
-    if azure.faults.take("scoring-503", deployment):
-        raise _front_end_error(503, "Service unavailable.", deployment)
+    for status, sentence in SENTENCES.items():
+        if azure.faults.take(f"scoring-{status}", deployment):
+            raise _front_end_error(status, sentence, deployment)
     if azure.faults.take("scoring-424", deployment):
         raise _model_error(500, "Internal Server Error", deployment)
 
@@ -234,7 +232,7 @@ async def _wait_until_ready(azure: Azure, key: str, deployment: Document, deadli
         if deployment["state"] != "Succeeded" or (container is not None and container.has_failed):
             raise _front_end_error(503, "The deployment has no healthy container.", deployment["name"])
         if time.monotonic() > deadline:
-            raise _front_end_error(408, "Request timed out.", deployment["name"])
+            raise _front_end_error(408, SENTENCES[408], deployment["name"])
         await asyncio.sleep(containers.POLL_S)
 
 
@@ -250,7 +248,7 @@ async def _relay(container: Container, request: Request, deployment: str, deadli
         async with asyncio.timeout(deadline - time.monotonic()):
             return await container.client.send(relayed, stream=True)
     except TimeoutError:
-        raise _front_end_error(408, "Request timed out.", deployment) from None
+        raise _front_end_error(408, SENTENCES[408], deployment) from None
     except httpx.ConnectError:
         raise
     except httpx.HTTPError:

@@ -12,7 +12,6 @@ import hashlib
 import re
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import UTC, datetime
 from email.utils import formatdate
 from itertools import islice
 from pathlib import Path
@@ -23,13 +22,14 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from mlops.emulator.base.azure import BLOB_SUFFIX, Azure
+from mlops.emulator.base.clock import now
 from mlops.emulator.base.errors import AzureFault, not_implemented
 from mlops.emulator.storage import blocks, conditions, files, sas, shared_key, xml
 from mlops.emulator.storage.files import Blob, BlobError, path
 from mlops.emulator.storage.sas import SasError, sas_token, sas_url
 from mlops.emulator.wire.app import Answer, Handler, Route
 
-__all__ = ["ARTIFACTS", "ROUTES", "datastore_container", "path", "sas_token", "sas_url", "startup"]
+__all__ = ["ARTIFACTS", "ROUTES", "artifact", "datastore_container", "path", "sas_token", "sas_url", "startup"]
 
 ARTIFACTS = "azureml"
 """The container of run artifacts and logs."""
@@ -47,6 +47,11 @@ Operation = Callable[[Azure, Request, str, str], Awaitable[Response]]
 def datastore_container(azure: Azure) -> str:
     """Return the container of ``workspaceblobstore``."""
     return f"azureml-blobstore-{azure.identity.workspace_guid}"
+
+
+def artifact(run: str, path: str = "") -> str:
+    """Return the name of the blob in :data:`ARTIFACTS` that is an artifact of a run; without a path, the folder of all of them."""
+    return f"ExperimentRun/dcid.{run}" + (f"/{path}" if path else "")
 
 
 async def startup(azure: Azure) -> None:
@@ -353,7 +358,7 @@ def _common_headers(request: Request) -> dict[str, str]:
 
 def _error_response(request: Request, status: int, code: str, message: str, detail: str = "") -> AzureFault:
     common = _common_headers(request)
-    text = f"{message}\nRequestId:{common['x-ms-request-id']}\nTime:{datetime.now(UTC).isoformat()}"
+    text = f"{message}\nRequestId:{common['x-ms-request-id']}\nTime:{now()}"
     extra = f"<AuthenticationErrorDetail>{escape(detail)}</AuthenticationErrorDetail>" if detail else ""
     content = f'<?xml version="1.0" encoding="utf-8"?><Error><Code>{code}</Code><Message>{escape(text)}</Message>{extra}</Error>'
     return AzureFault(status, code, message, headers=common | {"x-ms-error-code": code, "content-type": "application/xml"}, body=content)

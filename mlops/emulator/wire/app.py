@@ -32,7 +32,7 @@ from mlops.emulator.wire.network import check_data_plane
 from mlops.emulator.wire.request_log import log_request
 from mlops.emulator.wire.versions import PUBLISHED
 
-__all__ = ["PROVIDER", "WS", "Answer", "App", "Claims", "Handler", "Route", "Router", "read_json"]
+__all__ = ["PROVIDER", "WS", "Answer", "App", "Claims", "Handler", "Route", "Router", "arm_url", "read_json"]
 
 PROVIDER = "/providers/Microsoft.MachineLearningServices"
 WS = "/subscriptions/{subscription}/resourceGroups/{group}" + PROVIDER + "/workspaces/{workspace}"
@@ -213,6 +213,11 @@ def host_role(host: str) -> str:
     if host.endswith(f".{SCORING_SUFFIX}"):
         return "scoring"
     return "api"
+
+
+def arm_url(request: Request, path: str) -> str:
+    """Return the URL of a path in Azure Resource Manager, with the api-version of a request."""
+    return f"https://management.azure.com{path}?api-version={request.query_params['api-version']}"
 
 
 async def read_json(request: Request) -> dict[str, Any]:

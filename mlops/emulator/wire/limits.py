@@ -10,12 +10,12 @@ import re
 import uuid
 from collections import Counter
 from collections.abc import Collection, Mapping
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from pydantic import AfterValidator
 
 from mlops.emulator.base.azure import LOCATION
+from mlops.emulator.base.clock import now
 from mlops.emulator.base.errors import AzureFault, user_error
 
 __all__ = ["AssetTags", "ResourceTags", "check_asset_tags", "check_metrics", "check_parameters", "check_run_tags", "mlflow_fault"]
@@ -112,7 +112,7 @@ def mlflow_fault(problem: str, error_code: str = "INVALID_PARAMETER_VALUE", stat
             "Correlation": {"operation": uuid.uuid4().hex, "request": uuid.uuid4().hex[:16]},
             "Environment": LOCATION,
             "Location": LOCATION,
-            "Time": datetime.now(UTC).isoformat(),
+            "Time": now(),
             "ComponentName": "mlflow",
             "statusCode": status,
             "error_code": error_code,

@@ -10,18 +10,18 @@ import asyncio
 import logging
 import uuid
 from collections.abc import Callable, Coroutine
-from datetime import UTC, datetime
 from typing import Any, Literal
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from mlops.emulator.base.azure import LOCATION, Azure
+from mlops.emulator.base.clock import now
 from mlops.emulator.base.errors import AzureFault, not_found
 from mlops.emulator.base.store import Document
-from mlops.emulator.wire.app import PROVIDER, Answer, Route
+from mlops.emulator.wire.app import PROVIDER, Answer, Route, arm_url
 
-__all__ = ["ROUTES", "accept", "fail_interrupted", "start", "start_cancellation", "start_deletion"]
+__all__ = ["RESULTS", "ROUTES", "accept", "fail_interrupted", "start", "start_cancellation", "start_deletion"]
 
 RESULTS: Literal["mfeOperationResults"] = "mfeOperationResults"
 """Resource type of an operation's result."""
@@ -69,7 +69,7 @@ def start(
     polls = azure.options.polls + (SLOW_POLLS if azure.faults.take("operation-slow", subject) else 0)
     name = name or str(uuid.uuid4())
     operation = f"{prefix}{azure.identity.workspace_guid}:{name}" if prefix else name
-    document = {"status": "InProgress", "polls": polls, "start": _now(), "end": None, "error": None}
+    document = {"status": "InProgress", "polls": polls, "start": now(), "end": None, "error": None}
     azure.store.put("operation", operation, document)
     if fault == APPLIED:
         work = _fail_after(work, subject)
@@ -80,14 +80,22 @@ def start(
     return f"/subscriptions/{azure.identity.subscription}{PROVIDER}/locations/{LOCATION}/{kind}/{operation}"
 
 
-def accept(status: int, path: str, version: str, content: Any, location: str | None = None) -> Response:
-    """Return the first response: 201 with the resource after PUT, 202 without a body after DELETE."""
+def accept(request: Request, status: int, path: str, content: Any, location: str = "") -> Response:
+    """Return the first response: 201 with the resource after PUT, 202 without a body after DELETE.
+
+    Args:
+        request: that started the operation.
+        status: HTTP status.
+        path: of the operation's status.
+        content: the body; None for none.
+        location: path of what the client gets in the end.
+    """
     is_compute = "computeOperationsStatus" in path
-    headers = {"Azure-AsyncOperation": _url(path, version) + ("&service=new" if is_compute else "")}
+    headers = {"Azure-AsyncOperation": arm_url(request, path) + ("&service=new" if is_compute else "")}
     if not is_compute:
         headers["x-ms-async-operation-timeout"] = "PT30M"
-    if location is not None:
-        headers["Location"] = location
+    if location:
+        headers["Location"] = arm_url(request, location)
     return (
         JSONResponse(content, status_code=status, headers=headers) if content is not None else Response(status_code=status, headers=headers)
     )
@@ -97,14 +105,14 @@ def start_deletion(
     azure: Azure, request: Request, prefix: str, work: Coroutine[Any, Any, None], subject: str, end: Callable[[str], object]
 ) -> Response:
     """Start a deletion: respond 202 with the URLs of its status and of its result. Arguments as for :func:`start`."""
-    path, version = start(azure, "mfeOperationsStatus", prefix, work, subject, end=end), request.query_params["api-version"]
-    return accept(202, path, version, None, _url(path.replace("mfeOperationsStatus", RESULTS), version))
+    path = start(azure, "mfeOperationsStatus", prefix, work, subject, end=end)
+    return accept(request, 202, path, None, path.replace("mfeOperationsStatus", RESULTS))
 
 
 def start_cancellation(azure: Azure, request: Request, work: Coroutine[Any, Any, None], job: str) -> Response:
     """Start the cancellation of a job: respond 202 with the URL of its result, which is all there is."""
-    path, version = start(azure, RESULTS, "jc:", work, job, name=job), request.query_params["api-version"]
-    headers = {"Location": _url(path, version), "x-ms-async-operation-timeout": "PT1H"}
+    path = start(azure, RESULTS, "jc:", work, job, name=job)
+    headers = {"Location": arm_url(request, path), "x-ms-async-operation-timeout": "PT1H"}
     return JSONResponse(None, status_code=202, headers=headers)
 
 
@@ -143,7 +151,7 @@ def fail_interrupted(azure: Azure) -> None:
         if document["status"] == "InProgress":
             fault = AzureFault(500, "OperationCanceled", "The emulator was stopped while the operation was in progress.")
             azure.store.put(
-                "operation", operation, document | {"status": "Failed", "end": _now(), "error": fault.envelope(LOCATION)["error"]}
+                "operation", operation, document | {"status": "Failed", "end": now(), "error": fault.envelope(LOCATION)["error"]}
             )
 
 
@@ -162,10 +170,6 @@ def _poll(azure: Azure, operation: str) -> Document:
     except KeyError:
         raise not_found(f"Operation {operation} not found.", "NotFound", "OperationNotFound") from None
     return document | {"is_done": is_done}
-
-
-def _url(path: str, version: str) -> str:
-    return f"https://management.azure.com{path}?api-version={version}"
 
 
 async def _end(fault: str, subject: str, end: Callable[[str], object]) -> None:
@@ -194,11 +198,7 @@ async def _finish(azure: Azure, operation: str, work: Coroutine[Any, Any, None],
         log.exception("operation %s", operation)
         error = AzureFault(500, "InternalServerError", f"{type(problem).__name__}: {problem}").envelope(LOCATION)["error"]
     with azure.store.change("operation", operation) as document:
-        document |= {"status": failed if error else "Succeeded", "end": _now(), "error": error}
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat()
+        document |= {"status": failed if error else "Succeeded", "end": now(), "error": error}
 
 
 _STATUS = "/subscriptions/{subscription}" + PROVIDER + "/locations/{location}"

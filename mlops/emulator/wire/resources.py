@@ -7,7 +7,6 @@ of the inference service behind it.
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
@@ -15,14 +14,15 @@ from pydantic.alias_generators import to_camel
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from mlops.emulator.base.azure import Azure
+from mlops.emulator.base.azure import LOCATION, Azure
+from mlops.emulator.base.clock import now
 from mlops.emulator.base.errors import AzureFault, user_error
 from mlops.emulator.base.store import Document
-from mlops.emulator.wire.app import read_json
+from mlops.emulator.wire.app import arm_url, read_json
 
 __all__ = [
-    "Body", "Labels", "SentResource", "add_system_data", "conflict", "inference_error", "list_response",
-    "now", "parse_body", "put_response", "render_resource", "validate_body",
+    "Body", "Labels", "SentResource", "add_system_data", "check_location", "conflict", "inference_error", "list_response",
+    "parse_body", "put_response", "render_resource", "validate_body",
 ]  # fmt: skip
 
 PROVIDER_TYPE = "Microsoft.MachineLearningServices/workspaces"
@@ -43,7 +43,7 @@ class SentResource(Body):
     system_data: dict[str, Any] | None = None
 
 
-B = TypeVar("B", bound=Body)
+B = TypeVar("B", bound=BaseModel)
 
 
 def _to_text(value: Any) -> Any:
@@ -70,11 +70,6 @@ def validate_body(content: Any, kind: type[B], path: str = "") -> B:
     except ValidationError as problem:
         errors = "; ".join(f"{path}{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in problem.errors())
         raise user_error(f"The request is invalid: {errors}") from None
-
-
-def now() -> str:
-    """Return the current time in UTC in ISO 8601, as in ``systemData``."""
-    return datetime.now(UTC).isoformat()
 
 
 def add_system_data(azure: Azure, previous: Document | None, content: dict[str, Any]) -> Document:
@@ -119,8 +114,17 @@ def put_response(request: Request, resource: dict[str, Any], *, is_new: bool) ->
     """Return the response to the PUT of an asset or a job: 201 with its address if it is new, and 200 without."""
     if not is_new:
         return JSONResponse(resource)
-    location = f"https://management.azure.com{request.url.path}?api-version={request.query_params['api-version']}"
-    return JSONResponse(resource, status_code=201, headers={"Location": location})
+    return JSONResponse(resource, status_code=201, headers={"Location": arm_url(request, request.url.path)})
+
+
+def check_location(location: str | None) -> None:
+    """Refuse a resource in another region than the workspace's.
+
+    Raises:
+        AzureFault: 400.
+    """
+    if location is not None and location.replace(" ", "").lower() != LOCATION:
+        raise user_error(f"The location {location} is not the workspace's location {LOCATION}.")
 
 
 def inference_error(sentence: str) -> AzureFault:

@@ -16,43 +16,37 @@ from urllib.parse import unquote, urlsplit
 import yaml
 from pydantic import Field
 from starlette.requests import Request
-from starlette.responses import Response
 
-from mlops.emulator.base.azure import BLOB_SUFFIX, Azure, arm_id
+from mlops.emulator.base.azure import BLOB_SUFFIX, Azure
 from mlops.emulator.base.errors import AzureFault, not_found, user_error
 from mlops.emulator.base.store import Document
 from mlops.emulator.storage import blobs
 from mlops.emulator.storage.files import BlobError
-from mlops.emulator.wire.app import WS, Answer, Route, read_json
-from mlops.emulator.wire.resources import Body, Labels, add_system_data, list_response, put_response, render_resource, validate_body
+from mlops.emulator.wire.app import WS, Answer, Route
+from mlops.emulator.wire.resources import Body, Labels, list_response, validate_body
 from mlops.emulator.wire.versions import published_since
 from mlops.emulator.workspace import curated
-from mlops.emulator.workspace.versions import read_archival, select_view
+from mlops.emulator.workspace.versions import Collection, select_view
 
 __all__ = ["ROUTES", "code_folder", "has_environment"]
 
-VERSIONS = published_since("2022-02-01-preview")
-KINDS = {"codes": "Code", "environments": "Environment"}
 PYTHON_PIN = re.compile(r"python *={1,2} *((\d+)(?:\.(\d+))?(?:\.(\d+))?)")
 LAST_REFUSED_PYTHON = (3, 7, 6)
 """The newest version of Python that a recording shows to be refused; 3.7.10 is accepted."""
-DEFAULTS: dict[str, dict[str, Any]] = {
-    "codes": {"provisioningState": "Succeeded"},
-    "environments": {
-        "environmentType": "UserCreated",
-        "osType": "Linux",
-        "image": None,
-        "condaFile": "",
-        "build": None,
-        "inferenceConfig": None,
-        "autoDeleteSetting": None,
-        "autoRebuild": "Disabled",
-        "provisioningState": "Succeeded",
-        "stage": "Development",
-        "intellectualProperty": None,
-    },
+ENVIRONMENT: Document = {
+    "environmentType": "UserCreated",
+    "osType": "Linux",
+    "image": None,
+    "condaFile": "",
+    "build": None,
+    "inferenceConfig": None,
+    "autoDeleteSetting": None,
+    "autoRebuild": "Disabled",
+    "provisioningState": "Succeeded",
+    "stage": "Development",
+    "intellectualProperty": None,
 }
-"""Kind → what the service adds to the properties of a version."""
+"""What the service adds to the properties of an environment."""
 
 
 class Common(Body):
@@ -87,7 +81,41 @@ class Environment(Common):
     intellectual_property: dict[str, Any] | None = None
 
 
-BODIES: dict[str, type[Code] | type[Environment]] = {"codes": Code, "environments": Environment}
+class JobAssets(Collection):
+    """Assets of jobs: their lists have one page, and no version is the default one."""
+
+    has_default = False
+
+    def _page(self, request: Request, items: list[dict[str, Any]]) -> dict[str, Any]:
+        items = select_view(request, items)
+        return list_response(items[: int(request.query_params.get("$top") or len(items))])
+
+
+class Codes(JobAssets):
+    """Code snapshots."""
+
+    async def list_versions(self, azure: Azure, request: Request) -> Answer:
+        """List the versions of an asset, newest first, or all assets' versions with the content hash in the query."""
+        content_hash = request.query_params.get("hash")
+        if content_hash is None:
+            return await super().list_versions(azure, request)
+        versions = [self._render(azure, key, stored) for key, stored in reversed(self.find_all(azure))]
+        return self._page(request, [each for each in versions if each["properties"]["properties"].get("hash_sha256") == content_hash])
+
+
+class Environments(JobAssets):
+    """Environments: those of users, and the curated ones, which are older than all others."""
+
+    def find_all(self, azure: Azure, name: str = "") -> list[tuple[str, Document]]:
+        """Return key and document of each version of a name, or of all names, oldest first; of a curated one the latest."""
+        own = super().find_all(azure, name)
+        names = list(curated.LATEST) if not name else [] if own or name not in curated.LATEST else [name]
+        return [(f"{each}/{curated.LATEST[each]}", curated.document(each, str(curated.LATEST[each]))) for each in names] + own
+
+    def get(self, azure: Azure, name: str, version: str) -> Document | None:
+        """Return the document of a version, or None."""
+        stored = super().get(azure, name, version)
+        return curated.document(name, version) if stored is None and curated.has(name, version) else stored
 
 
 async def start_pending_upload(azure: Azure, request: Request) -> Answer:
@@ -109,104 +137,6 @@ async def start_pending_upload(azure: Azure, request: Request) -> Answer:
     }
 
 
-async def list_versions(azure: Azure, request: Request) -> Answer:
-    """List the versions of an asset, newest first; of code, all assets' versions with the content hash in the query."""
-    kind, name = _kind(request), request.path_params["name"]
-    content_hash = request.query_params.get("hash")
-    versions: list[tuple[str, str, Document]] = [
-        (key.partition("/")[0], key.partition("/")[2], stored)
-        for key, stored in reversed(azure.store.list(kind, "" if content_hash else f"{name}/"))
-        if content_hash is None or (stored["properties"].get("properties") or {}).get("hash_sha256") == content_hash
-    ]
-    if not versions and kind == "environments" and (latest := curated.find_latest(name)):
-        versions = [(name, latest, curated.document(name, latest))]
-    items = select_view(request, [_resource(azure, kind, *version) for version in versions])
-    return list_response(items[: int(request.query_params.get("$top") or len(items))])
-
-
-async def get_version(azure: Azure, request: Request) -> Answer:
-    """Return one version."""
-    kind, name, version = _kind(request), request.path_params["name"], request.path_params["version"]
-    stored = _find(azure, kind, name, version)
-    if stored is None and kind == "environments":
-        raise _no_environment(name, version)
-    if stored is None:
-        raise not_found(f"Not found {KINDS[kind].lower()} {name}:{version}.", "NotFound", f"{KINDS[kind]}NotFound")
-    return _resource(azure, kind, name, version, stored)
-
-
-async def put_version(azure: Azure, request: Request) -> Answer:
-    """Create a version, or send an existing one again: 201 in both cases, but 200 for code in the default datastore.
-
-    What a version consists of can't be changed: another image is refused, another code URI is ignored.
-    """
-    kind, name, version = _kind(request), request.path_params["name"], request.path_params["version"]
-    body = validate_body((await read_json(request)).get("properties"), BODIES[kind], "properties.")
-    properties = body.model_dump(by_alias=True)
-    existing = azure.store.get(kind, f"{name}/{version}")
-    is_default_store = False
-    if isinstance(body, Environment):
-        properties["condaFile"] = _normalize_conda(body.conda_file)
-        if existing is not None and any(existing["properties"].get(key) != properties[key] for key in ("image", "condaFile", "build")):
-            raise user_error(
-                f"Environment {name} with version {version} is already registered and cannot be changed. Use another version.",
-                "BadArgument", "ArgumentInvalid", "UpdateEnvironmentFailed", status=409,
-            )  # fmt: skip
-    else:
-        # The service doesn't look at the files, and forgets that the SDK has called them anonymous.
-        _upload_path(azure, body.code_uri)
-        properties["isAnonymous"] = False
-        is_default_store = _container({"properties": properties}) == blobs.datastore_container(azure)
-    if existing is not None and not is_default_store:
-        properties = existing["properties"] | {name: properties[name] for name in ("description", "tags", "properties", "isArchived")}
-    stored = azure.store.put(kind, f"{name}/{version}", add_system_data(azure, existing, {"properties": properties}))
-    return put_response(request, _resource(azure, kind, name, version, stored), is_new=not is_default_store)
-
-
-async def get_container(azure: Azure, request: Request) -> Answer:
-    """Return an asset without its versions."""
-    kind, name = _kind(request), request.path_params["name"]
-    versions = azure.store.list(kind, f"{name}/")
-    if not versions and kind == "environments" and (latest := curated.find_latest(name)):
-        versions = [(f"{name}/{latest}", curated.document(name, latest))]
-    if not versions:
-        raise _no_environment(name, "") if kind == "environments" else not_found(f"Not found code {name}.", "NotFound", "CodeNotFound")
-    return _render_container(azure, kind, name, versions)
-
-
-async def list_containers(azure: Azure, request: Request) -> Answer:
-    """List all assets of a kind, newest first; of environments also the curated ones, which are older than all others."""
-    kind = _kind(request)
-    names: dict[str, list[tuple[str, Document]]] = {}
-    if kind == "environments":
-        latest = {name: str(version) for name, version in curated.LATEST.items()}
-        names = {name: [(f"{name}/{version}", curated.document(name, version))] for name, version in latest.items()}
-    for key, stored in azure.store.list(kind):
-        if not stored["properties"].get("isAnonymous"):
-            names.setdefault(key.partition("/")[0], []).append((key, stored))
-    return list_response(select_view(request, [_render_container(azure, kind, *named) for named in reversed(names.items())]))
-
-
-async def put_environment(azure: Azure, request: Request) -> Answer:
-    """Archive or restore all versions of an environment."""
-    name, is_archived = request.path_params["name"], await read_archival(request)
-    versions = azure.store.list("environments", f"{name}/")
-    if not versions:
-        raise _no_environment(name, "")
-    for key, stored in versions:
-        azure.store.put("environments", key, stored | {"properties": stored["properties"] | {"isArchived": is_archived}})
-    return _render_container(azure, "environments", name, azure.store.list("environments", f"{name}/"))
-
-
-async def delete_environment(azure: Azure, request: Request) -> Answer:
-    """Delete a version of an environment, or all of them. 204 if there is none."""
-    name, version = request.path_params["name"], request.path_params.get("version")
-    keys = [key for key, _ in azure.store.list("environments", f"{name}/") if version in (None, key.partition("/")[2])]
-    for key in keys:
-        azure.store.delete("environments", key)
-    return Response(status_code=200 if keys else 204)
-
-
 def code_folder(azure: Azure, asset: str) -> Path:
     """Return the snapshot of a code asset, by its ARM id.
 
@@ -214,9 +144,9 @@ def code_folder(azure: Azure, asset: str) -> Path:
         AzureFault: 404, the asset does not exist.
     """
     name, _, version = asset.rpartition("/codes/")[2].partition("/versions/")
-    stored = azure.store.get("codes", f"{name}/{version}")
+    stored = CODES.get(azure, name, version)
     if stored is None:
-        raise not_found(f"Not found code {name}:{version}.", "NotFound", "CodeNotFound")
+        raise _no_code(name, version)
     return _upload_path(azure, stored["properties"]["codeUri"])
 
 
@@ -229,19 +159,47 @@ def has_environment(azure: Azure, asset: str) -> bool:
         name, _, version = asset.removeprefix("azureml:").rpartition(":")
     if not name:  # NAME@LABEL, of which the service knows only the label latest
         name, _, label = version.partition("@")
-        return label == "latest" and (bool(azure.store.list("environments", f"{name}/")) or curated.find_latest(name) is not None)
-    return _find(azure, "environments", name, version) is not None
+        return label == "latest" and bool(ENVIRONMENTS.find_all(azure, name))
+    return ENVIRONMENTS.get(azure, name, version) is not None
 
 
-def _find(azure: Azure, kind: str, name: str, version: str) -> Document | None:
-    stored = azure.store.get(kind, f"{name}/{version}")
-    if stored is None and kind == "environments" and curated.has(name, version):
-        return curated.document(name, version)
-    return stored
+def _read_code(azure: Azure, name: str, version: str, sent: Any, existing: Document | None) -> Document:
+    body = validate_body(sent, Code, "properties.")
+    # The service doesn't look at the files, and forgets that the SDK has called them anonymous.
+    _upload_path(azure, body.code_uri)
+    properties = body.model_dump(by_alias=True) | {"isAnonymous": False}
+    return properties if existing is None or _is_in_default_store(azure, properties) else _keep_content(existing, properties)
+
+
+def _read_environment(azure: Azure, name: str, version: str, sent: Any, existing: Document | None) -> Document:
+    body = validate_body(sent, Environment, "properties.")
+    properties = body.model_dump(by_alias=True) | {"condaFile": _normalize_conda(body.conda_file)}
+    if existing is None:
+        return properties
+    if any(existing["properties"].get(key) != properties[key] for key in ("image", "condaFile", "build")):
+        raise user_error(
+            f"Environment {name} with version {version} is already registered and cannot be changed. Use another version.",
+            "BadArgument", "ArgumentInvalid", "UpdateEnvironmentFailed", status=409,
+        )  # fmt: skip
+    return _keep_content(existing, properties)
+
+
+def _keep_content(existing: Document, properties: Document) -> Document:
+    """Return the properties of a version that is sent again: what it consists of can't be changed."""
+    kept: Document = existing["properties"]
+    return kept | {name: properties[name] for name in ("description", "tags", "properties", "isArchived")}
+
+
+def _no_code(name: str, version: str) -> AzureFault:
+    return not_found(f"Not found code {name}{version and ':'}{version}.", "NotFound", "CodeNotFound")
 
 
 def _no_environment(name: str, version: str) -> AzureFault:
     return not_found(f"No environment exists for name: {name}, version: {version}, label: ", "NotFoundError")
+
+
+def _is_in_default_store(azure: Azure, properties: Document) -> bool:
+    return _container({"properties": properties}) == blobs.datastore_container(azure)
 
 
 def _container(stored: Document) -> str:
@@ -285,56 +243,27 @@ def _upload_path(azure: Azure, uri: str) -> Path:
         raise user_error(f"The code URI '{uri}' is not valid: {problem.message}") from None
 
 
-def _kind(request: Request) -> str:
-    kind: str = request.path_params["kind"].lower()
-    return kind
-
-
-def _render_container(azure: Azure, kind: str, name: str, versions: list[tuple[str, Document]]) -> dict[str, Any]:
-    key, newest = versions[-1]
-    numbers = [int(version) for version in (key.rpartition("/")[2] for key, _ in versions) if version.isdecimal()]
-    properties: dict[str, Any] = {
-        "description": None,
-        "tags": {},
-        "properties": {},
-        "isArchived": all(stored["properties"].get("isArchived") for _, stored in versions),
-        "latestVersion": key.rpartition("/")[2],
-        "nextVersion": str(max(numbers, default=0) + 1),
-    }
-    return render_resource(arm_id(azure, kind, name), kind, name, newest, properties=properties)
-
-
-def _resource(azure: Azure, kind: str, name: str, version: str, stored: Document) -> dict[str, Any]:
-    present = {key: value for key, value in stored["properties"].items() if value is not None}
-    properties = {"description": None, "tags": {}, "properties": {}, "isArchived": False, "isAnonymous": False} | DEFAULTS[kind] | present
-    return render_resource(arm_id(azure, kind, name, "versions", version), f"{kind}/versions", version, stored, properties=properties)
-
-
-def _routes(kind: str) -> list[Route]:
-    base = WS + "/" + kind + "/{name}"
-
-    def bind(handler: Any) -> Any:
-        async def handle(azure: Azure, request: Request) -> Answer:
-            request.path_params["kind"] = kind
-            answer: Answer = await handler(azure, request)
-            return answer
-
-        return handle
-
-    return [
-        Route("arm", "GET", WS + "/" + kind, bind(list_containers), VERSIONS),
-        Route("arm", "GET", base, bind(get_container), VERSIONS),
-        Route("arm", "GET", base + "/versions", bind(list_versions), VERSIONS),
-        Route("arm", "GET", base + "/versions/{version}", bind(get_version), VERSIONS),
-        Route("arm", "PUT", base + "/versions/{version}", bind(put_version), VERSIONS),
-    ]
-
-
+SINCE = "2022-02-01-preview"
+CODES = Codes(
+    "codes",
+    _read_code,
+    _no_code,
+    show=lambda properties: {"provisioningState": "Succeeded"} | properties,
+    is_new=lambda azure, stored, _: not _is_in_default_store(azure, stored["properties"]),
+    since=SINCE,
+)
+ENVIRONMENTS = Environments(
+    "environments",
+    _read_environment,
+    _no_environment,
+    show=lambda properties: ENVIRONMENT | properties,
+    is_new=lambda *_: True,
+    since=SINCE,
+)
+_UPLOAD = WS + "/codes/{name}/versions/{version}/startPendingUpload"
 ROUTES = [
-    *_routes("codes"),
-    Route("arm", "POST", WS + "/codes/{name}/versions/{version}/startPendingUpload", start_pending_upload, VERSIONS),
-    *_routes("environments"),
-    Route("arm", "PUT", WS + "/environments/{name}", put_environment, VERSIONS),
-    Route("arm", "DELETE", WS + "/environments/{name}", delete_environment, VERSIONS),
-    Route("arm", "DELETE", WS + "/environments/{name}/versions/{version}", delete_environment, VERSIONS),
+    # Code can't be archived or deleted.
+    *(route for route in CODES.routes() if route.method == "GET" or (route.method, route.handler) == ("PUT", CODES.put_version)),
+    Route("arm", "POST", _UPLOAD, start_pending_upload, published_since(SINCE)),
+    *ENVIRONMENTS.routes(),
 ]

@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from mlops.emulator.base.azure import LOCATION, Azure, arm_id, object_id
+from mlops.emulator.base.clock import now
 from mlops.emulator.base.errors import AzureFault, not_implemented
 from mlops.emulator.base.store import Document
 from mlops.emulator.history import runstore
@@ -27,7 +28,6 @@ from mlops.emulator.wire.resources import (
     add_system_data,
     conflict,
     list_response,
-    now,
     parse_body,
     render_resource,
     validate_body,
@@ -215,7 +215,7 @@ async def put_compute(azure: Azure, request: Request) -> Answer:
 
     path = operations.start(azure, "computeOperationsStatus", "", work, subject=name, end=end)
     # The answer shows the new values at once, but no node yet.
-    return operations.accept(201, path, request.query_params["api-version"], _resource(azure, stored))
+    return operations.accept(request, 201, path, _resource(azure, stored))
 
 
 async def delete_compute(azure: Azure, request: Request) -> Answer:
@@ -236,7 +236,7 @@ async def delete_compute(azure: Azure, request: Request) -> Answer:
 
     end("Deleting")
     path = operations.start(azure, "computeOperationsStatus", "", _remove(azure, stored), subject=stored["name"], end=end)
-    return operations.accept(202, path, request.query_params["api-version"], None)
+    return operations.accept(request, 202, path, None)
 
 
 async def post_operation(azure: Azure, request: Request) -> Answer:
@@ -250,7 +250,7 @@ async def post_operation(azure: Azure, request: Request) -> Answer:
     if stored["state"] in BUSY:
         raise conflict(f"Compute {name}", stored["state"])
     path = operations.start(azure, "computeOperationsStatus", "", instances.operate(azure, name, operation), subject=name)
-    return operations.accept(202, path, request.query_params["api-version"], None)
+    return operations.accept(request, 202, path, None)
 
 
 async def list_nodes(azure: Azure, request: Request) -> Answer:

@@ -7,8 +7,9 @@ from typing import Any, Literal
 from pydantic import Field
 
 from mlops.emulator.base.azure import LOCATION, Azure
+from mlops.emulator.base.clock import now
 from mlops.emulator.base.store import Document
-from mlops.emulator.wire.resources import Body, now, validate_body
+from mlops.emulator.wire.resources import Body, validate_body
 
 __all__ = ["KIND", "operate", "read", "render"]
 

@@ -13,13 +13,14 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 
 from mlops.emulator.base.azure import Azure
 from mlops.emulator.base.errors import AzureFault, not_implemented, user_error
 from mlops.emulator.base.store import Document
 from mlops.emulator.history import artifacts, runstore
+from mlops.emulator.history.mlflow_search import page
 from mlops.emulator.wire import limits
 from mlops.emulator.wire.app import WS, Answer, Handler, Route, read_json
 from mlops.emulator.wire.resources import add_system_data, validate_body
@@ -129,29 +130,26 @@ async def search_models(azure: Azure, request: Request) -> Answer:
         for key, stored in azure.store.list("model-container")
         if not stored["archived"] and name in (None, key)
     ]
-    return _page(request, "registered_models", _sort(models, request.query_params.getlist("order_by") or ["name"]))
+    return page("registered_models", _sort(models, request.query_params.getlist("order_by") or ["name"]), request.query_params)
 
 
 async def update_model(azure: Azure, request: Request) -> Answer:
     """Change the description of a registered model."""
     sent = await _read(request, SentModel)
-    stored = _change(azure, "model-container", sent.name, uris.get_model(azure, sent.name) | {"description": sent.description})
-    return {"registered_model": _render_model(azure, sent.name, stored)}
+    return {"registered_model": _render_model(azure, sent.name, _change_model(azure, sent.name, description=sent.description))}
 
 
 async def set_model_tag(azure: Azure, request: Request) -> Answer:
     """Set a tag of a registered model."""
     sent = await _read(request, SentTag)
-    stored = uris.get_model(azure, sent.name)
-    _change(azure, "model-container", sent.name, stored | {"tags": _tags([sent], stored["tags"])})
+    _change_model(azure, sent.name, tags=_tags([sent], uris.get_model(azure, sent.name)["tags"]))
     return {}
 
 
 async def delete_model_tag(azure: Azure, request: Request) -> Answer:
     """Delete a tag of a registered model."""
     sent = await _read(request, SentTag)
-    stored = uris.get_model(azure, sent.name)
-    _change(azure, "model-container", sent.name, stored | {"tags": _without(stored["tags"], sent.key)})
+    _change_model(azure, sent.name, tags=_without(uris.get_model(azure, sent.name)["tags"], sent.key))
     return {}
 
 
@@ -208,7 +206,7 @@ async def search_versions(azure: Azure, request: Request) -> Answer:
     if name is None:
         raise not_implemented("a search for model versions without the name of their model")
     versions = [_render_version(stored) for _, stored in reversed(azure.store.list("model", f"{name}/")) if not stored["archived"]]
-    return _page(request, "model_versions", _sort(versions, request.query_params.getlist("order_by")))
+    return page("model_versions", _sort(versions, request.query_params.getlist("order_by")), request.query_params)
 
 
 async def update_version(azure: Azure, request: Request) -> Answer:
@@ -269,12 +267,7 @@ def _serve(handler: Handler) -> Handler:
 
 async def _read(request: Request, kind: type[S]) -> S:
     """Return the validated query or body of a request."""
-    content = dict(request.query_params) if request.method == "GET" else await read_json(request)
-    try:
-        return kind.model_validate(content)
-    except ValidationError as problem:
-        errors = "; ".join(f"{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in problem.errors())
-        raise user_error(f"The request is invalid: {errors}") from None
+    return validate_body(dict(request.query_params) if request.method == "GET" else await read_json(request), kind)
 
 
 def _read_filter(request: Request) -> str | None:
@@ -300,14 +293,6 @@ def _sort(items: list[dict[str, Any]], order_by: Sequence[str]) -> list[dict[str
             raise user_error(f"Invalid order_by '{text}': supported are {', '.join(ORDERS)}, with ASC or DESC.")
         items = sorted(items, key=ORDERS[match[1].lower()], reverse=(match[2] or "").lower() == "desc")
     return items
-
-
-def _page(request: Request, field: str, items: list[dict[str, Any]]) -> dict[str, Any]:
-    try:
-        begin, size = int(request.query_params.get("page_token") or 0), int(request.query_params.get("max_results") or len(items))
-    except ValueError:
-        raise user_error("max_results and page_token must be those of a search.") from None
-    return {field: items[begin : begin + size]} | ({"next_page_token": str(begin + size)} if len(items) > begin + size else {})
 
 
 def _locate(azure: Azure, source: str) -> str:
@@ -350,6 +335,10 @@ def _without(tags: Mapping[str, Any], key: str) -> dict[str, Any]:
 
 def _get_version(azure: Azure, sent: SentVersion) -> Document:
     return uris.get_model_version(azure, sent.name, sent.version)
+
+
+def _change_model(azure: Azure, name: str, **changes: Any) -> Document:
+    return _change(azure, "model-container", name, uris.get_model(azure, name) | changes)
 
 
 def _change_version(azure: Azure, sent: SentVersion, **changes: Any) -> Document:

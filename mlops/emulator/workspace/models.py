@@ -26,6 +26,7 @@ from mlops.emulator.wire.versions import published_since
 from mlops.emulator.workspace import uris
 from mlops.emulator.workspace.datastores import containers
 from mlops.emulator.workspace.uris import get_model, get_model_version
+from mlops.emulator.workspace.versions import select_view
 
 __all__ = ["ROUTES", "VersionProperties", "check_name", "next_version", "register"]
 
@@ -172,13 +173,12 @@ async def list_versions(azure: Azure, request: Request) -> Answer:
     if order.lower() not in ORDERS:
         raise user_error(f"$orderBy '{order}' is not supported: write one of {', '.join(ORDERS)}.")
     get_model(azure, name)
-    versions = [stored for _, stored in azure.store.list("model", f"{name}/") if _matches(stored, query)]
+    matching = [to_version_resource(azure, stored) for _, stored in azure.store.list("model", f"{name}/") if _matches(stored, query)]
+    versions = select_view(request, matching)
     if ORDERS[order.lower()]:
         versions.reverse()
     begin = _number(query.get("offset") or query.get("$skip"), 0)
-    return list_response(
-        [to_version_resource(azure, stored) for stored in versions[begin : begin + _number(query.get("$top"), len(versions))]]
-    )
+    return list_response(versions[begin : begin + _number(query.get("$top"), len(versions))])
 
 
 async def put_container(azure: Azure, request: Request) -> Answer:
@@ -215,9 +215,9 @@ async def list_containers(azure: Azure, request: Request) -> Answer:
     """List all models, newest first."""
     query = request.query_params
     _check_query(query.keys(), {"count", "listViewType", "$skip"})
-    models = [(name, stored) for name, stored in reversed(azure.store.list("model-container")) if _is_in_view(stored, query)]
-    count = _number(query.get("count"), len(models))
-    return list_response([to_container_resource(azure, name, stored) for name, stored in models[:count]])
+    resources = [to_container_resource(azure, name, stored) for name, stored in reversed(azure.store.list("model-container"))]
+    models = select_view(request, resources)
+    return list_response(models[: _number(query.get("count"), len(models))])
 
 
 def to_version_resource(azure: Azure, stored: Document) -> dict[str, Any]:
@@ -298,8 +298,6 @@ def _read_flavors(sent: VersionProperties, files: Path, model_type: str) -> dict
 
 
 def _matches(stored: Document, query: Mapping[str, str]) -> bool:
-    if not _is_in_view(stored, query):
-        return False
     for field in ("tags", "properties"):
         for condition in filter(None, query.get(field, "").split(",")):
             key, equals, value = condition.partition("=")
@@ -307,13 +305,6 @@ def _matches(stored: Document, query: Mapping[str, str]) -> bool:
                 return False
     exact = {field: query.get(field) for field in ("stage", "version", "description")}
     return all(value is None or value == stored[field] for field, value in exact.items())
-
-
-def _is_in_view(stored: Document, query: Mapping[str, str]) -> bool:
-    view = query.get("listViewType", "ActiveOnly")
-    if view not in ("ActiveOnly", "ArchivedOnly", "All"):
-        raise user_error(f"listViewType '{view}' is none of ActiveOnly, ArchivedOnly, All.")
-    return view == "All" or bool(stored["archived"]) == (view == "ArchivedOnly")
 
 
 def _check_query(parameters: Iterable[str], supported: set[str]) -> None:

@@ -14,6 +14,7 @@ from mlops.emulator.base.azure import Azure
 from mlops.emulator.base.errors import not_implemented, user_error
 from mlops.emulator.base.store import Document
 from mlops.emulator.history import runs, runstore
+from mlops.emulator.storage import blobs
 from mlops.emulator.wire.app import WS, Answer, Route
 from mlops.emulator.wire.resources import Body, parse_body
 from mlops.emulator.workspace import data, uris
@@ -72,7 +73,7 @@ def _output_uri(run: Document, output: str) -> str:
     if output in run["outputs"]:
         uri: str = run["outputs"][output]["uri"]
         return uri
-    return f"azureml://datastores/{ARTIFACT_STORE}/paths/ExperimentRun/dcid.{run['name']}/"
+    return f"azureml://datastores/{ARTIFACT_STORE}/paths/{blobs.artifact(run['name'])}/"
 
 
 ROUTES = [

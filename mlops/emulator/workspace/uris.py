@@ -59,7 +59,7 @@ def resolve(azure: Azure, uri: str) -> Path:
         return datastore_path(azure, match["store"], match["path"])
     refuse_job_output(uri)
     if match := _RUN.fullmatch(uri):
-        return _blob_path(azure, blobs.ARTIFACTS, f"ExperimentRun/dcid.{match['job']}/{match['path']}", uri)
+        return _blob_path(azure, blobs.ARTIFACTS, blobs.artifact(match["job"], match["path"]), uri)
     if match := _REGISTRY_MODEL.fullmatch(uri):
         _check_registry_model(azure, match)
         return weights.ensure_standin(cast(weights.Kind, azure.options.weights), azure.options.cache)
@@ -151,7 +151,7 @@ def output_path(azure: Azure, job: str, output: str) -> Path:
     if run is None:
         raise not_found(f"Job {job} not found.", "NotFound", "JobNotFound")
     if output == "artifacts":
-        return blobs.path(azure, blobs.ARTIFACTS, f"ExperimentRun/dcid.{job}")
+        return blobs.path(azure, blobs.ARTIFACTS, blobs.artifact(job))
     if not run["outputs"].get(output, {}).get("uri"):
         raise not_found(f"Output {output} of job {job} not found.", "NotFound", "JobOutputNotFound")
     return resolve(azure, run["outputs"][output]["uri"])

@@ -21,7 +21,6 @@ from mlops.emulator.wire.versions import published_since
 
 __all__ = ["Collection", "read_archival", "select_view"]
 
-VERSIONS = published_since("2022-05-01")
 PARAMETERS = {"api-version", "$orderBy", "$top", "listViewType", "$skip", "stage", "hash", "hashVersion"}
 VIEWS = {"ActiveOnly": {False}, "ArchivedOnly": {True}, "All": {False, True}}
 PAGE = 40
@@ -65,7 +64,12 @@ class Collection:
         absent: returns the fault for a name or a version (empty for the name) that doesn't exist.
         version_of: returns the version that the service gives to an asset, whatever a client asks for, or None.
         show: returns the properties as a client sees them, from those of a version that aren't null.
+        is_new: returns whether the answer to a PUT says that the version was created, from its document and whether it existed.
+        since: the first api-version.
     """
+
+    has_default = True
+    """Whether :data:`DEFAULT` stands for the latest version."""
 
     def __init__(
         self,
@@ -75,10 +79,16 @@ class Collection:
         *,
         version_of: Callable[[str, Any], str | None] | None = None,
         show: Callable[[Document], Document] = lambda properties: properties,
+        is_new: Callable[[Azure, Document, bool], bool] = lambda _, stored, exists: (
+            not exists or bool(stored["properties"].get("isAnonymous"))
+        ),
+        since: str = "2022-05-01",
     ) -> None:
         self.kind = kind
+        self._versions = published_since(since)
         self._version_of = version_of
         self._show = show
+        self._is_new = is_new
         self._read = read
         self._absent = absent
 
@@ -86,14 +96,18 @@ class Collection:
         """Return the document of a version, or None."""
         return azure.store.get(self.kind, f"{name}/{version}")
 
+    def find_all(self, azure: Azure, name: str = "") -> list[tuple[str, Document]]:
+        """Return key and document of each version of a name, or of all names, oldest first."""
+        return azure.store.list(self.kind, f"{name}/" if name else "")
+
     def find_latest(self, azure: Azure, name: str) -> str | None:
         """Return the version that was created last, or None if there is none."""
-        versions = azure.store.list(self.kind, f"{name}/")
+        versions = self.find_all(azure, name)
         return versions[-1][0].partition("/")[2] if versions else None
 
     def next_version(self, azure: Azure, name: str) -> str:
         """Return the version that follows the highest number."""
-        versions = [key.partition("/")[2] for key, _ in azure.store.list(self.kind, f"{name}/")]
+        versions = [key.partition("/")[2] for key, _ in self.find_all(azure, name)]
         return str(max((int(version) for version in versions if version.isdecimal()), default=0) + 1)
 
     def store(self, azure: Azure, name: str, version: str, sent: Any) -> Document:
@@ -102,7 +116,7 @@ class Collection:
         Raises:
             AzureFault: 400 or 409, the properties are invalid, or the version exists and they can't be changed.
         """
-        existing = self.get(azure, name, version)
+        existing = azure.store.get(self.kind, f"{name}/{version}")
         content = {"properties": self._read(azure, name, version, sent, existing)}
         return azure.store.put(self.kind, f"{name}/{version}", add_system_data(azure, existing, content))
 
@@ -111,29 +125,29 @@ class Collection:
         base = f"{WS}/{self.kind}"
         version = base + "/{name}/versions/{version}"
         return [
-            Route("arm", "GET", base, self.list_names, VERSIONS),
-            Route("arm", "GET", base + "/{name}", self.get_name, VERSIONS),
-            Route("arm", "PUT", base + "/{name}", self.put_name, VERSIONS),
-            Route("arm", "DELETE", base + "/{name}", self.delete_name, VERSIONS),
-            Route("arm", "GET", base + "/{name}/versions", self.list_versions, VERSIONS),
-            Route("arm", "GET", version, self.get_version, VERSIONS),
-            Route("arm", "PUT", version, self.put_version, VERSIONS),
-            Route("arm", "DELETE", version, self.delete_version, VERSIONS),
+            Route("arm", "GET", base, self.list_names, self._versions),
+            Route("arm", "GET", base + "/{name}", self.get_name, self._versions),
+            Route("arm", "PUT", base + "/{name}", self.put_name, self._versions),
+            Route("arm", "DELETE", base + "/{name}", self.delete_name, self._versions),
+            Route("arm", "GET", base + "/{name}/versions", self.list_versions, self._versions),
+            Route("arm", "GET", version, self.get_version, self._versions),
+            Route("arm", "PUT", version, self.put_version, self._versions),
+            Route("arm", "DELETE", version, self.delete_version, self._versions),
         ]
 
     async def list_names(self, azure: Azure, request: Request) -> Answer:
         """List the names, newest first, without those of anonymous assets."""
         names: dict[str, list[tuple[str, Document]]] = {}
-        for key, stored in azure.store.list(self.kind):
+        for key, stored in self.find_all(azure):
             if not stored["properties"].get("isAnonymous"):
                 names.setdefault(key.partition("/")[0], []).append((key, stored))
-        items = [(self._render_name(azure, name, versions)) for name, versions in reversed(names.items())]
+        items = [self._render_name(azure, name, versions) for name, versions in reversed(names.items())]
         return self._page(request, items)
 
     async def get_name(self, azure: Azure, request: Request) -> Answer:
         """Return one name, with its latest and its next version."""
         name = request.path_params["name"]
-        versions = azure.store.list(self.kind, f"{name}/")
+        versions = self.find_all(azure, name)
         if not versions:
             raise self._absent(name, "")
         return self._render_name(azure, name, versions)
@@ -157,19 +171,18 @@ class Collection:
 
     async def list_versions(self, azure: Azure, request: Request) -> Answer:
         """List the versions of a name, newest first."""
-        name = request.path_params["name"]
-        versions = azure.store.list(self.kind, f"{name}/")
-        return self._page(request, [self._render(azure, name, key.partition("/")[2], stored) for key, stored in reversed(versions)])
+        versions = self.find_all(azure, request.path_params["name"])
+        return self._page(request, [self._render(azure, key, stored) for key, stored in reversed(versions)])
 
     async def get_version(self, azure: Azure, request: Request) -> Answer:
         """Return one version, or the default one: the latest."""
         name, version = request.path_params["name"], request.path_params["version"]
-        if version == DEFAULT:
+        if version == DEFAULT and self.has_default:
             version = self.find_latest(azure, name) or version
         stored = self.get(azure, name, version)
         if stored is None:
             raise self._absent(name, version)
-        return self._render(azure, name, version, stored)
+        return self._render(azure, f"{name}/{version}", stored)
 
     async def put_version(self, azure: Azure, request: Request) -> Answer:
         """Create a version, or change one where that is allowed."""
@@ -177,10 +190,10 @@ class Collection:
         sent = (await read_json(request)).get("properties")
         if self._version_of is not None:
             version = self._version_of(name, sent) or version
-        existing = self.get(azure, name, version)
+        exists = azure.store.get(self.kind, f"{name}/{version}") is not None
         stored = self.store(azure, name, version, sent)
-        is_new = existing is None or bool(stored["properties"].get("isAnonymous"))
-        return put_response(request, self._render(azure, name, version, stored), is_new=is_new)
+        resource = self._render(azure, f"{name}/{version}", stored)
+        return put_response(request, resource, is_new=self._is_new(azure, stored, exists))
 
     async def delete_version(self, azure: Azure, request: Request) -> Answer:
         """Delete a version. 204 if it does not exist."""
@@ -216,7 +229,8 @@ class Collection:
         }
         return render_resource(arm_id(azure, self.kind, name), self.kind, name, newest, properties=properties)
 
-    def _render(self, azure: Azure, name: str, version: str, stored: Document) -> dict[str, Any]:
+    def _render(self, azure: Azure, key: str, stored: Document) -> dict[str, Any]:
+        name, _, version = key.partition("/")
         defaults: dict[str, Any] = {"description": None, "tags": {}, "properties": {}, "isArchived": False, "isAnonymous": False}
         properties = defaults | self._show({key: value for key, value in stored["properties"].items() if value is not None})
         path = arm_id(azure, self.kind, name, "versions", version)
