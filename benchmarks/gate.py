@@ -27,7 +27,7 @@ import numpy as np
 from benchmarks import gate_speed
 from benchmarks.gate_methods import METHODS, miss_rates
 from benchmarks.gate_pairs import NOISES, Cell, evidence, pair
-from mlops.core.records import Interval, Outcome
+from mlops.core.judgement import Interval, Outcome
 from mlops.core.settings import Rule
 from mlops.judging.evidence import Evidence, Rows
 from mlops.judging.rules import judge_rule

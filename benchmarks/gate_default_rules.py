@@ -23,7 +23,7 @@ import numpy as np
 
 from benchmarks.gate import percent, table_head, table_row
 from mlops.core.config import load
-from mlops.core.records import Outcome, Verdict
+from mlops.core.judgement import Outcome, Verdict
 from mlops.core.settings import Rule
 from mlops.judging.evidence import Evidence
 from mlops.judging.verdict import decide

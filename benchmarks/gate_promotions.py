@@ -26,7 +26,8 @@ from benchmarks.gate import percent, table_head, table_row
 from benchmarks.gate_pairs import Floats, evidence
 from mlops.cloud.anchor import promotion_tags
 from mlops.core.config import load
-from mlops.core.records import Evaluated, Judged, Registered, Verdict
+from mlops.core.judgement import Verdict
+from mlops.core.records import Evaluated, Judged, Registered
 from mlops.core.settings import Rule
 from mlops.judging.evidence import Evidence
 from mlops.judging.statistics.spending import spend

@@ -29,7 +29,8 @@ from typing import Any
 import numpy as np
 
 from mlops.core.config import load
-from mlops.core.records import Judged, Judgement, Outcome, Verdict
+from mlops.core.judgement import Judgement, Outcome, Verdict
+from mlops.core.records import Judged
 from mlops.core.run import Run
 from mlops.dataset import chitchat
 from mlops.dataset.candidates import shorten

@@ -13,6 +13,7 @@ from mlops.cloud.endpoint_views import FAILED_STATES, DeploymentView, EndpointVi
 from mlops.cloud.endpoints import expiry_tags
 from mlops.cloud.standby import remove_standby
 from mlops.cloud.tags import EXPIRES, SERVED_MODEL, fit
+from mlops.cloud.traffic_change import nonzero
 from mlops.cloud.workspace import Workspace
 from mlops.core import console
 from mlops.core.errors import DeploymentFailed, MlopsError, TrafficError
@@ -153,7 +154,7 @@ def _find_or_create_deployment(
 
 
 def _check_traffic(before: Mapping[str, int], after: Mapping[str, int]) -> None:
-    old, new = ({name: share for name, share in traffic.items() if share} for traffic in (before, after))
+    old, new = nonzero(before), nonzero(after)
     if old != new:
         raise TrafficError(
             f"Traffic was {old} before the deployment and is {new} now; somebody else is changing it at the same time.",

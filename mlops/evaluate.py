@@ -27,7 +27,8 @@ from mlops.cloud.workspace import Workspace
 from mlops.core import console
 from mlops.core.errors import EvidenceError
 from mlops.core.evaluation_version import evaluation_version
-from mlops.core.records import Evaluated, FileDigest, ModelScores, Registered, Suite, Trained, Validated
+from mlops.core.record import FileDigest
+from mlops.core.records import Evaluated, ModelScores, Registered, Suite, Trained, Validated
 from mlops.core.reuse import reuse_key
 from mlops.core.run import Run, file_sha256
 from mlops.core.settings import Config

@@ -24,7 +24,8 @@ from mlops.cli import gate_files, gate_queries, stage
 from mlops.cloud.workspace import Workspace
 from mlops.core import console
 from mlops.core.errors import AzureError, UsageError
-from mlops.core.records import Evaluated, Judged, Trained, Verdict
+from mlops.core.judgement import Verdict
+from mlops.core.records import Evaluated, Judged, Trained
 from mlops.core.run import Run, write_atomically
 from mlops.core.settings import Config
 from mlops.github import override as overrides

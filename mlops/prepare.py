@@ -26,7 +26,8 @@ from mlops.dataset import fingerprint
 from mlops.dataset.candidates import Candidate, Reader, sample
 from mlops.dataset.checks import RETENTION, TARGET_SPLIT, TRAINING_SPLIT
 from mlops.dataset.conversation import SPLITS, decode
-from mlops.dataset.overlap import LeakIndex, Screen
+from mlops.dataset.leak_index import LeakIndex
+from mlops.dataset.overlap import Screen
 from mlops.dataset.processes import keep_processes
 from mlops.dataset.rows import Rows, SelectedRows
 from mlops.dataset.sources import Source, find_source

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import sys
 from collections.abc import Mapping
 
@@ -31,7 +30,7 @@ from mlops.cloud.tags import (
 )
 from mlops.cloud.workspace import Workspace
 from mlops.core import console
-from mlops.core.errors import ConfigError, RegistrationError
+from mlops.core.errors import RegistrationError
 from mlops.core.git import commit
 from mlops.core.records import Evaluated, Judged, Registered, Trained
 from mlops.core.reuse import reuse_key
@@ -39,9 +38,6 @@ from mlops.core.run import Run
 from mlops.core.settings import Config
 
 __all__ = ["EXCLUDED", "main", "register", "registration_key"]
-
-NAME = re.compile(r"[a-zA-Z0-9][-a-zA-Z0-9._]{0,254}")
-"""Names that Azure ML accepts for a model."""
 
 EXCLUDED = {"registration.name": "versions are looked up under this name"}
 """Settings that don't affect whether a registered version can be reused, and why."""
@@ -56,10 +52,6 @@ def register(config: Config, run: Run, workspace: Workspace) -> Registered:
     """
     judged, trained, evaluated = guard.require_admission(run, config, workspace), run.read(Trained), run.read(Evaluated)
     name = config.registration.name
-    if not NAME.fullmatch(name):
-        raise ConfigError(
-            f"registration.name {name!r} is not a valid model name.", "use letters, digits, '-', '.', '_', starting with a letter or digit"
-        )
     job = _require_completed_job(workspace, judged, trained)
     key = registration_key(config, trained)
     model = workspace.assets.find_model(name, {TRAINING_JOB: trained.job, REGISTRATION_KEY: key})

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from mlops.cli import stage
@@ -58,7 +57,7 @@ def smoke_test(config: Config, run: Run, workspace: Workspace) -> Smoked:
     if before is not None and before.settings == key and deployment.state == "Succeeded":
         console.info(f"  nothing to do: {before.deployment} passed at {before.created_at:%Y-%m-%d %H:%M} UTC")
         return before
-    sampled = questions(_data_file(run, prepared), config.smoke.requests, config.data.seed)
+    sampled = questions(run.directory / prepared.files[SPLIT].path, config.smoke.requests, config.data.seed)
     endpoint = workspace.endpoints.get(deployed.endpoint)
     client = workspace.endpoints.open_client(
         endpoint, timeout_s=max(config.smoke.max_latency_ms, config.endpoint.request_timeout_ms) / 1000 + 10
@@ -110,13 +109,6 @@ def smoke_test(config: Config, run: Run, workspace: Workspace) -> Smoked:
 def settings_key(config: Config) -> str:
     """Return the sha256 over everything that affects whether the test passes, except for the deployment and the data."""
     return reuse_key({"smoke": config.smoke}, EXCLUDED, seed=config.data.seed)
-
-
-def _data_file(run: Run, prepared: Prepared) -> Path:
-    try:
-        return run.directory / prepared.files[SPLIT].path
-    except KeyError:
-        raise RecordError(f"The prepared data has no split {SPLIT}.", "run `mlops prepare` with a data set that has one") from None
 
 
 def _row(question: Question, response: ScoringResponse) -> dict[str, Any]:

@@ -94,7 +94,7 @@ def train(config: Config, run: Run, workspace: Workspace) -> Trained:
         workspace.compute.check_unchanged(config.compute.name, validated.compute_size)
         pipeline = _build_pipeline(run, prepared, base, component, resolved)
         tags = {RUN_KEY: key, BASE_MODEL: base.id, COMPONENT: component.id, DATA_FINGERPRINT: prepared.fingerprint}
-        submitted = workspace.jobs.submit_pipeline(
+        submitted = workspace.jobs.submit(
             pipeline, name_hint=NAME_HINT, tags=tags, experiment=config.training.experiment, display_name=name
         )
         # Nothing may happen between submitting and waiting: an interrupt there would leave the job running.
@@ -227,8 +227,8 @@ def _build_pipeline(run: Run, prepared: Prepared, base: BaseModel, component: Co
         )
     literals = {name: typed(component.inputs[name], value) for name, value in resolved.overrides().items()}
     files = {
-        "train_file_path": Input(type="uri_file", path=_data_path(run, prepared, "train_sft")),
-        "test_file_path": Input(type="uri_file", path=_data_path(run, prepared, "test_sft")),
+        "train_file_path": Input(type="uri_file", path=str((run.directory / prepared.files["train_sft"].path).resolve())),
+        "test_file_path": Input(type="uri_file", path=str((run.directory / prepared.files["test_sft"].path).resolve())),
         "mlflow_model_path": Input(type="mlflow_model", path=base.id),
     }
 
@@ -246,13 +246,6 @@ def _build_pipeline(run: Run, prepared: Prepared, base: BaseModel, component: Co
     return job
 
 
-def _data_path(run: Run, prepared: Prepared, split: str) -> str:
-    try:
-        return str((run.directory / prepared.files[split].path).resolve())
-    except KeyError:
-        raise ConfigError(f"The prepared data has no split {split}.", "run `mlops prepare` with a data set that has one") from None
-
-
 def _read_metrics(workspace: Workspace, job: str) -> dict[str, float]:
     metrics = workspace.tracking.wait_for_metrics(job, FINAL_METRICS)
     if missing := set(FINAL_METRICS) - metrics.keys():
@@ -268,10 +261,7 @@ def _total_gpus(resolved: Parameters) -> int:
 
 def _print_parameters(resolved: Parameters) -> None:
     rows = [parameter for parameter in resolved.parameters if parameter.source != "default"]
-    width = max((len(row.name) for row in rows), default=0)
-    value_width = max((len(row.value) for row in rows), default=0)
-    for row in rows:
-        console.info(f"  {row.name:<{width}}  {row.value:<{value_width}}  {row.source}")
+    console.table([(row.name, row.value, row.source) for row in rows])
     console.info(f"  and {len(resolved.parameters) - len(rows)} inputs at the component's own defaults")
     if resolved.dropped:
         console.info(f"  dropped, because the component doesn't have these defaults of the model as inputs: {', '.join(resolved.dropped)}")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -20,7 +20,7 @@ from typing import TypeVar
 
 from mlops.cli import canary, stage
 from mlops.cloud import isolation, permissions, preflight, serving_images
-from mlops.cloud.assets import BaseModel, Component
+from mlops.cloud.assets import Assets, BaseModel, Component
 from mlops.cloud.compute import ComputeView
 from mlops.cloud.endpoint_views import FAILED_STATES
 from mlops.cloud.judge_model import JudgeModel, read_labeled_pairs
@@ -35,7 +35,7 @@ from mlops.core import console
 from mlops.core.errors import AzureError, ConfigError, DeploymentFailed, NotPromoted, ValidationFailed
 from mlops.core.records import Finding, Prepared, Suite, Validated
 from mlops.core.run import Run, write_atomically
-from mlops.core.settings import Config, Rule
+from mlops.core.settings import Config
 from mlops.dataset import suites
 from mlops.dataset.checks import RETENTION, TRAINING_SPLIT, check
 from mlops.dataset.conversation import SPLITS
@@ -44,10 +44,7 @@ from mlops.dataset.near_duplicates import check_near_duplicates
 from mlops.dataset.privacy import check_privacy
 from mlops.dataset.statistics import summarize
 from mlops.dataset.tokenizer import load_counter
-from mlops.judging.metrics import EVERY_KIND, parse
-from mlops.judging.selftest.mutations import REGRESSED
-from mlops.judging.validity import rule_problem
-from mlops.judging.wording import describe
+from mlops.judging.rule_checks import check_judge_rules, check_rules, count_kinds
 
 __all__ = ["main", "validate"]
 
@@ -89,12 +86,14 @@ def validate(config: Config, run: Run, workspace: Workspace) -> Validated:
     findings += check_privacy(files, locate)
     findings += check_near_duplicates(files, TRAINING_SPLIT, locate)
     answered = {
-        "target": _count_kinds(frozen["target"][0], config.evaluation.generate_rows),
+        "target": count_kinds(frozen["target"][0], config.evaluation.generate_rows),
         "retention": suites.count_tasks(frozen["retention"][0], config.evaluation.task_rows),
     }
-    findings += _check_rules(config, {name: _count_kinds(path) for name, (path, _) in frozen.items()}, answered)
+    findings += check_rules(config, {name: count_kinds(path) for name, (path, _) in frozen.items()}, answered)
+    findings += _check_suite_size(config, frozen["target"][1])
     findings += _check_judge(config, workspace)
-    snapshot = _check_workspace(config, workspace, findings, partial(check_prompt_lengths, files, origins, count))
+    trained = {split: files[split] for split in ("train_sft", "test_sft")}
+    snapshot = _check_workspace(config, workspace, findings, partial(check_prompt_lengths, trained, locate, count))
     _report(run, findings)
 
     model, component, cluster = snapshot.complete()
@@ -122,45 +121,18 @@ def validate(config: Config, run: Run, workspace: Workspace) -> Validated:
     return run.write(record)
 
 
-def _check_rules(config: Config, counts: Mapping[str, Counter[str]], answered: Mapping[str, Counter[str]]) -> list[Finding]:
-    """Find gate rules that can never hold, before the training is paid for.
-
-    Args:
-        config: the settings.
-        counts: suite → its rows, by kind.
-        answered: suite → its rows with a generated answer, by kind.
-    """
-    findings = []
-    for name, rule in config.gate.enabled_rules.items():
-        finding = partial(Finding, where=config.locate(f"gate.rules.{name}"))
-        if (problem := rule_problem(rule)) is not None:
-            findings.append(finding(rule="gate.rule", severity="error", message=f"{describe(rule)}: {problem}"))
-        elif (shortage := _find_row_shortage(rule, counts, answered)) is not None:
-            severity = "error" if rule.critical else "warning"
-            findings.append(finding(rule="gate.rows", severity=severity, message=f"{describe(rule)}: {shortage}"))
-    critical = [metric for rule in config.gate.enabled_rules.values() if rule.critical and (metric := parse(rule.metric)) is not None]
-    judged = {metric.suite for metric in critical if metric.column is not None and metric.column.name in REGRESSED}
-    for suite in counts.keys() - judged if critical else ():
-        message = (
-            f"no critical rule is about the likelihoods of the {suite} suite, so the gate's self-test would fail: add one about {suite}.nll"
-        )
-        findings.append(Finding(rule="gate.suite", severity="error", where=config.locate("gate.rules"), message=message))
-    if counts["target"].total() < (needed := canary.rows_needed(config)):
-        where, fix = config.locate("evaluation.target_rows"), "raise it (and the rows of test_sft), or set promotion.steps = [100]"
-        message = f"promote compares at least {needed} rows, but the target suite has {counts['target'].total()}: {fix}"
-        findings.append(Finding(rule="promotion.rows", severity="error", where=where, message=message))
-    return findings
+def _check_suite_size(config: Config, rows: int) -> list[Finding]:
+    """Check that the target suite has as many rows as promote has to compare."""
+    if rows >= (needed := canary.rows_needed(config)):
+        return []
+    where, fix = config.locate("evaluation.target_rows"), "raise it (and the rows of test_sft), or set promotion.steps = [100]"
+    message = f"promote compares at least {needed} rows, but the target suite has {rows}: {fix}"
+    return [preflight.make_finding("promotion.rows", where, message)]
 
 
 def _check_judge(config: Config, workspace: Workspace) -> list[Finding]:
     """Find a rule about the judge's metric without a judge, and a judge that can't be used."""
-    findings, settings = [], config.evaluation.judge
-    for name, rule in config.gate.enabled_rules.items():
-        metric = parse(rule.metric)
-        if metric is not None and metric.definition.by_judge and not settings.url:
-            where, severity = config.locate(f"gate.rules.{name}"), "error" if rule.critical else "warning"
-            message = f"{describe(rule)}: there is no judge to compute it: set evaluation.judge.url and evaluation.judge.model"
-            findings.append(Finding(rule="gate.judge", severity=severity, where=where, message=message))
+    findings, settings = check_judge_rules(config), config.evaluation.judge
     if settings.url:
         try:
             judge_digest(settings)
@@ -168,33 +140,8 @@ def _check_judge(config: Config, workspace: Workspace) -> list[Finding]:
             read_labeled_pairs(Path(settings.labeled_pairs))
         except ConfigError as problem:
             where = config.locate("evaluation.judge")
-            findings.append(Finding(rule="evaluation.judge", severity="error", where=where, message=problem.in_one_line))
+            findings.append(preflight.make_finding("evaluation.judge", where, problem.in_one_line))
     return findings
-
-
-def _find_row_shortage(rule: Rule, counts: Mapping[str, Counter[str]], answered: Mapping[str, Counter[str]]) -> str | None:
-    """Return why a valid rule can never have enough rows, or None."""
-    metric = parse(rule.metric)
-    assert metric is not None  # rule_problem has checked it
-    kinds = counts[metric.suite]
-    if metric.kind == EVERY_KIND and "" in kinds:
-        return f"{kinds['']:,} rows of the {metric.suite} suite have no kind, so it can't be judged kind by kind"
-    numbers = answered[metric.suite] if metric.is_sampled else kinds
-    names = kinds if metric.kind == EVERY_KIND else [metric.kind] if metric.kind else []
-    kind, rows = min(((name, numbers[name]) for name in names), key=lambda counted: counted[1], default=("", numbers.total()))
-    if rows >= rule.min_rows:
-        return None
-    of_what = f"{metric.suite} suite" + (f" of kind {kind}" if kind else "") + (" with an answer" if metric.is_sampled else "")
-    setting = {"target": "generate_rows", "retention": "task_rows"}[metric.suite] if metric.is_sampled else f"{metric.suite}_rows"
-    return (
-        f"it needs {rule.min_rows:,} rows, but there are {rows:,} in the {of_what}, so it could never be shown to hold: "
-        f"lower min_rows or raise evaluation.{setting}"
-    )
-
-
-def _count_kinds(suite: Path, limit: int | None = None) -> Counter[str]:
-    """Count the rows of a frozen suite, or the first ones, by kind; rows without a kind count as the empty kind."""
-    return Counter(json.loads(line).get("kind", "") for line in suite.read_bytes().splitlines()[:limit])
 
 
 @dataclass
@@ -234,21 +181,9 @@ def _check_workspace(
     obstacle = workspace.network.find_obstacle() if network.is_private else ""
     findings += preflight.check_network(network, obstacle, config.endpoint, locate)
     console.info(f"  reading {config.model.name} and {training.component} of registry {registry}")
-    version = config.model.version
-    model = _attempt(lambda: assets.get_base_model(registry, config.model.name, version), "model.missing", locate("model.name"), findings)
-    snapshot.model = model
-    needs_successor = model is None or model.archived or model.retired_on is not None
-    successors = assets.find_successors(registry, config.model.name) if needs_successor else []
-    if model is None:
-        missing = findings[-1]
-        message = f"{missing.message}. Models of this family that can be fine-tuned: {', '.join(successors) or 'none'}"
-        findings[-1] = missing.model_copy(update={"message": message})
-    else:
-        today = datetime.now(UTC).date()
-        findings += preflight.check_model(model, successors, config.model.allow_archived, today, locate("model.name"))
-
-        if limit := preflight.find_context_limit(model, training):
-            findings += check_lengths(*limit)
+    snapshot.model = model = _read_base_model(config, assets, findings)
+    if model is not None and (limit := preflight.find_context_limit(model, training)):
+        findings += check_lengths(*limit)
 
     component_version = training.component_version
     where = locate("training.component_version")
@@ -288,6 +223,21 @@ def _check_workspace(
     if not any(finding.severity == "error" for finding in findings):
         findings += _reserve_endpoint(config, workspace)
     return snapshot
+
+
+def _read_base_model(config: Config, assets: Assets, findings: list[Finding]) -> BaseModel | None:
+    """Return the base model, or None; findings are added, which name models that can replace one that is gone or soon will be."""
+    settings, where = config.model, config.locate("model.name")
+    model = _attempt(lambda: assets.get_base_model(settings.registry, settings.name, settings.version), "model.missing", where, findings)
+    needs_successor = model is None or model.archived or model.retired_on is not None
+    successors = assets.find_successors(settings.registry, settings.name) if needs_successor else []
+    if model is None:
+        missing = findings[-1]
+        message = f"{missing.message}. Models of this family that can be fine-tuned: {', '.join(successors) or 'none'}"
+        findings[-1] = missing.model_copy(update={"message": message})
+    else:
+        findings += preflight.check_model(model, successors, settings.allow_archived, datetime.now(UTC).date(), where)
+    return model
 
 
 def _check_endpoint(config: Config, workspace: Workspace) -> list[Finding]:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import mlops
 from mlops.core.config import load
-from mlops.core.records import Verdict
+from mlops.core.judgement import Verdict
 from mlops.report.markdown import list_metrics
 from mlops.report.screen import screen
 from tests.support.evidence import RULES, make_rows

@@ -12,7 +12,8 @@ import pytest
 from mlops.cli import guard
 from mlops.cloud.workspace import Workspace
 from mlops.core.errors import AzureError, ConfigError, EvidenceError, NotPromoted, RecordError, SelfTestFailed
-from mlops.core.records import Evaluated, Judged, Outcome, Override, Trained, Validated, Verdict
+from mlops.core.judgement import Outcome, Override, Verdict
+from mlops.core.records import Evaluated, Judged, Trained, Validated
 from mlops.core.run import Run
 from mlops.core.settings import Config, EndpointConfig, EvaluationConfig, GateConfig, Rule, TrainingConfig
 from mlops.gate import gate, main

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from mlops.__main__ import COMMANDS, main
-from mlops.core.records import RECORDS, Evaluated, Judged, Promoted, Registered, Smoked, TornDown, Trained, Validated, Verdict
+from mlops.core.judgement import Verdict
+from mlops.core.records import RECORDS, Evaluated, Judged, Promoted, Registered, Smoked, TornDown, Trained, Validated
 from mlops.emulator.base.azure import Options
 from mlops.emulator.base.fork_servers import ForkServers
 from mlops.emulator.server import Emulator

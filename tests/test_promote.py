@@ -49,7 +49,8 @@ from mlops.core.errors import (
     SmokeTestFailed,
     TrafficError,
 )
-from mlops.core.records import Deployed, Promoted, Registered, Smoked, TornDown, Verdict
+from mlops.core.judgement import Verdict
+from mlops.core.records import Deployed, Promoted, Registered, Smoked, TornDown
 from mlops.core.run import Run
 from mlops.core.settings import Config, EndpointConfig
 from mlops.dataset.questions import Question

@@ -9,21 +9,14 @@ import pytest
 
 from mlops.cloud.workspace import Workspace
 from mlops.core.errors import NotPromoted
-from mlops.core.records import Evaluated, Judged, Override, Registered, Trained, Verdict
+from mlops.core.judgement import Override, Verdict
+from mlops.core.records import Evaluated, Judged, Registered, Trained
 from mlops.core.run import Run
 from mlops.core.settings import Config
 from mlops.emulator.server import Emulator
 from mlops.emulator.workspace import uris
-from mlops.register import NAME, register
+from mlops.register import register
 from tests.support.deployments import RULES, behind_the_gate
-
-
-@pytest.mark.parametrize(
-    ("name", "is_valid"),
-    [("ultrachat-chat", True), ("a" * 255, True), ("a" * 256, False), ("-a", False), ("a b", False), ("", False), ("a\n", False)],
-)
-def test_names_that_azure_does_not_accept_are_refused(name: str, is_valid: bool) -> None:
-    assert bool(NAME.fullmatch(name)) is is_valid
 
 
 def test_the_version_is_when_the_job_was_created_or_the_next_free_one(

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.scenarios import shuffle_answers
-from mlops.core.records import Judged, Judgement, Outcome, Verdict
+from mlops.core.judgement import Judgement, Outcome, Verdict
+from mlops.core.records import Judged
 from mlops.emulator.base.azure import Options
 from mlops.emulator.base.fork_servers import ForkServers
 from mlops.emulator.server import Emulator

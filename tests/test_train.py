@@ -228,7 +228,7 @@ def test_a_wrong_parameter_is_refused_before_anything_is_submitted(
     opened: Callable[..., tuple[Config, Workspace]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, workspace = opened("training.parameters.num_train_epoch=1")
-    monkeypatch.setattr(Jobs, "submit_pipeline", None)
+    monkeypatch.setattr(Jobs, "submit", None)
     with pytest.raises(ConfigError, match="did you mean 'num_train_epochs'"):
         train(config, ready_to_train(tmp_path / "run"), workspace)
 

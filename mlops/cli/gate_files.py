@@ -10,7 +10,7 @@ import numpy as np
 
 from mlops.core import console
 from mlops.core.errors import UsageError
-from mlops.core.records import Judgement, Verdict
+from mlops.core.judgement import Judgement, Verdict
 from mlops.judging.score_files import judge_scores, read_rules
 from mlops.judging.score_rows import Scores, describe_rows, read_scores
 from mlops.judging.verdict import Decision

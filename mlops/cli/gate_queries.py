@@ -13,7 +13,8 @@ from mlops.cloud.workspace import Workspace
 from mlops.core import console
 from mlops.core.config import parse_override
 from mlops.core.errors import UsageError
-from mlops.core.records import Judged, Verdict
+from mlops.core.judgement import Verdict
+from mlops.core.records import Judged
 from mlops.core.run import Run
 from mlops.core.settings import Config, Rule
 from mlops.judging import judge

@@ -7,7 +7,8 @@ from mlops.cli.tries import recount_tries
 from mlops.cloud.workspace import Workspace
 from mlops.core import console
 from mlops.core.errors import NotPromoted
-from mlops.core.records import Judged, Override, Verdict
+from mlops.core.judgement import Override, Verdict
+from mlops.core.records import Judged
 from mlops.core.run import Run
 from mlops.core.settings import Config
 from mlops.github import override as overrides

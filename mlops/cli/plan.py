@@ -23,7 +23,8 @@ from mlops.core import console
 from mlops.core.config import environment_overrides
 from mlops.core.errors import UsageError
 from mlops.core.git import commit
-from mlops.core.records import Judged, Verdict
+from mlops.core.judgement import Verdict
+from mlops.core.records import Judged
 from mlops.core.run import Run, read_checked, write_atomically
 from mlops.core.settings import Config
 from mlops.github.client import run_url

@@ -35,7 +35,7 @@ from mlops.cloud.traffic_change import identify, nonzero
 from mlops.cloud.workspace import Workspace
 from mlops.core import console
 from mlops.core.errors import TrafficError
-from mlops.core.records import Verdict
+from mlops.core.judgement import Verdict
 from mlops.core.settings import Config
 
 __all__ = ["main", "rollback"]

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from mlops.cli import stage
 from mlops.core import console
 from mlops.core.config import json_schema
-from mlops.core.records import Record, describe
+from mlops.core.record import Record
 from mlops.core.run import Run
 
 __all__ = ["main", "schema"]
@@ -30,7 +30,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _rows(record: Record) -> Iterator[tuple[str, str]]:
-    for key, value in describe(record).items():
+    for key, value in record.model_dump(mode="json").items():
         if key in ("schema_version", "created_at", "inputs", "self_test"):
             continue
         if isinstance(value, list) and value and isinstance(value[0], Mapping):

@@ -31,7 +31,7 @@ from mlops.cloud.workspace import Workspace
 from mlops.core import console
 from mlops.core.config import load
 from mlops.core.errors import OUTPUT_CLOSED, Detached, Interrupted, MlopsError, StorageFailed, UsageError
-from mlops.core.records import Record
+from mlops.core.record import Record
 from mlops.core.run import Run
 from mlops.core.settings import Config
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from mlops.cloud.workspace import Workspace
 from mlops.core import console
 from mlops.core.errors import NotPromoted
-from mlops.core.records import Evaluated, Trained, Validated, Verdict
+from mlops.core.judgement import Verdict
+from mlops.core.records import Evaluated, Trained, Validated
 from mlops.core.run import Run
 from mlops.core.settings import Config
 from mlops.judging.judge import decide_as_try

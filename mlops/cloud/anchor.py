@@ -11,7 +11,8 @@ from mlops.cloud.endpoint_views import EndpointView
 from mlops.cloud.errors import NotFound
 from mlops.cloud.tags import ANCHOR, ANCHOR_ID, shorten_model
 from mlops.cloud.workspace import Workspace
-from mlops.core.records import Evaluated, Judged, Judgement, Outcome, Registered
+from mlops.core.judgement import Judgement, Outcome
+from mlops.core.records import Evaluated, Judged, Registered
 
 __all__ = ["ANCHOR_TAGS", "find_anchor", "promotion_tags", "read_anchor", "rollback_tags"]
 

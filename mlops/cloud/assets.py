@@ -8,13 +8,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC
-from functools import cached_property
 from typing import Any
 
 from mlops.cloud.creators import creator_of
 from mlops.cloud.entities import as_text
 from mlops.cloud.errors import NotFound, translate_errors
-from mlops.cloud.rest import Rest
 from mlops.cloud.session import Session
 from mlops.core.errors import AzureError
 
@@ -213,7 +211,7 @@ class Assets:
     def _raw_model(self, registry: str, name: str, version: str) -> Mapping[str, Any]:
         """Return the model's ``properties`` as the service sends them: the SDK's entity drops ``isArchived`` and ``systemMetadata``."""
         home = self._discover(registry)
-        body = self._rest.get(
+        body = self._session.rest.get(
             f"{home['primaryRegionResourceProviderUri']}mferp/managementfrontend/subscriptions/{home['subscriptionId']}"
             f"/resourceGroups/{home['resourceGroup']}/providers/Microsoft.MachineLearningServices/registries/{registry}"
             f"/models/{name}/versions/{version}",
@@ -224,12 +222,8 @@ class Assets:
 
     def _discover(self, registry: str) -> Mapping[str, str]:
         if registry not in self._discoveries:
-            self._discoveries[registry] = self._rest.get(_DISCOVERY.format(registry=registry), **{"api-version": "v1.0"})
+            self._discoveries[registry] = self._session.rest.get(_DISCOVERY.format(registry=registry), **{"api-version": "v1.0"})
         return self._discoveries[registry]
-
-    @cached_property
-    def _rest(self) -> Rest:
-        return Rest(self._session.credential)
 
 
 def _view(model: Any) -> RegisteredModel:

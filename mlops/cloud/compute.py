@@ -12,7 +12,6 @@ from mlops.cloud.creators import creator_of_json
 from mlops.cloud.entities import as_text
 from mlops.cloud.errors import Forbidden, NotFound, translate_errors
 from mlops.cloud.quota import Usage
-from mlops.cloud.rest import Rest
 from mlops.cloud.session import Session
 from mlops.cloud.tags import MARK, PIPELINE
 from mlops.cloud.vm_sizes import VmSize
@@ -21,8 +20,6 @@ from mlops.core.errors import AzureError, ConfigError
 from mlops.core.settings import ComputeConfig
 
 __all__ = ["ComputeView", "Computes"]
-
-_API_VERSION = "2024-04-01"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,9 +102,8 @@ class Computes:
         if session.config.endpoint.ephemeral or session.config.compute.trusted:
             return None
         # The SDK's entity has no systemData.
-        url = f"https://management.azure.com{session.arm_id}/computes/{name}"
         with translate_errors(f"reading the creator of compute {name}"):
-            data = Rest(session.credential).get(url, **{"api-version": _API_VERSION}).get("systemData") or {}
+            data = session.read_arm(f"/computes/{name}").get("systemData") or {}
         creator = creator_of_json(data)
         if session.trusts(creator):
             return None

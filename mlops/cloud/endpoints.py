@@ -193,13 +193,13 @@ class Endpoints:
                 raise self._failure(config.name, deployment, ErrorDetails(0, None, f"its state is {state}"))
             time.sleep(POLL_S)
 
-    def read_logs(self, endpoint: str, deployment: str, lines: int = LOG_LINES) -> str:
+    def read_logs(self, endpoint: str, deployment: str) -> str:
         """Return the last log lines of the containers: storage initializer (downloads the model) and inference server."""
         parts = []
         for container in ("storage-initializer", "inference-server"):
             try:
                 with translate_errors(f"reading the {container} log of {deployment}"):
-                    text = self._session.ml.online_deployments.get_logs(deployment, endpoint, lines, container_type=container)
+                    text = self._session.ml.online_deployments.get_logs(deployment, endpoint, LOG_LINES, container_type=container)
             except AzureError as problem:
                 text = f"(could not be read: {problem.what})"
             if text.strip():
@@ -309,7 +309,7 @@ class Endpoints:
         view = self.find(endpoint)
         if view is None:
             return LiveModels()
-        traffic = {name: share for name, share in view.traffic.items() if share}
+        traffic = nonzero(view.traffic)
         if not traffic:
             return LiveModels(standby=tuple(sorted({self._served_model(endpoint, each) for each in self.list_deployments(endpoint)})))
         shares: dict[str, int] = {}

@@ -7,13 +7,12 @@ The management front end of Azure ML puts a class such as ``UserError`` into ``e
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from mlops.cloud.failures import Kind, classify_request
-from mlops.cloud.grants import suggest_grant
+from mlops.cloud.grants import REFUSAL, suggest_grant
 from mlops.core.errors import AzureError, CredentialError, MlopsError
 
 __all__ = ["ErrorDetails", "Forbidden", "NotFound", "parse_error", "translate_errors"]
@@ -35,12 +34,9 @@ class Forbidden(AzureError):
     def __init__(self, what: str, fix: str = "", message: str = "", *, is_network: bool = False) -> None:
         super().__init__(what, fix)
         self.is_network = is_network
-        match = _MISSING_PERMISSION.search(message)
+        match = REFUSAL.search(message)
         self.permission = f"the action {match['action']} at scope {match['scope']}" if match else "a permission that Azure doesn't name"
         """What is missing, e.g. ``the action Microsoft.MachineLearningServices/locations/vmSizes/read at scope /subscriptions/…``."""
-
-
-_MISSING_PERMISSION = re.compile(r"perform action '(?P<action>[^']+)' over scope '(?P<scope>[^']+)'")
 
 
 class ErrorDetails:
@@ -58,11 +54,6 @@ class ErrorDetails:
         self.status = status
         self.codes = tuple(_codes(error))
         self.message = "; ".join(_messages(error)) or text.strip().splitlines()[0] if error or text.strip() else "no message"
-
-    def has_code(self, *codes: str) -> bool:
-        """Return whether the error has one of these codes, ignoring case."""
-        lowered = {code.lower() for code in codes}
-        return any(code.lower() in lowered for code in self.codes)
 
     def __str__(self) -> str:
         status = f"HTTP {self.status} " if self.status else ""

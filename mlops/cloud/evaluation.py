@@ -183,7 +183,6 @@ class Scoring:
             outputs={_OUTPUT: "uri_folder"},
             environment=self.environment,
             compute=self.compute,
-            environment_variables={},
             tags={RUN_KEY: subject.key, EVALUATION_VERSION: self.version, ROLE: subject.role}
             | ({MODEL_IDENTITY: subject.identity} if subject.identity else {}),
             experiment=self.experiment,

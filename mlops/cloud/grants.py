@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 
-__all__ = ["describe_grant", "suggest_grant"]
+__all__ = ["REFUSAL", "describe_grant", "suggest_grant"]
 
 BUILT_IN = (
     (r"Microsoft\.Storage/.*", "Storage Blob Data Contributor"),

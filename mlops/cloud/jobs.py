@@ -32,15 +32,10 @@ ACTIVE = frozenset({"NotStarted", "Starting", "Provisioning", "Preparing", "Queu
 OVER = frozenset({"Completed", "Failed", "Canceled", "CancelRequested"})
 """Statuses in which a job no longer costs money, or soon won't. In any other status (``NotResponding``, ``Paused``, a new one) it may."""
 
-_LITERAL_TYPES = frozenset({"string", "integer", "number", "boolean"})
-
 
 @dataclass(frozen=True)
 class JobInput:
-    """An input of a job: ``uri_file``, ``uri_folder``, ``mlflow_model``, … with a local path or an azureml:// URI.
-
-    For literals, ``type`` is ``string``, ``integer``, ``number`` or ``boolean`` and ``path`` is the value.
-    """
+    """An input of a job: ``uri_file``, ``uri_folder``, ``mlflow_model``, … with a local path or an azureml:// URI."""
 
     type: str
     path: str
@@ -97,7 +92,6 @@ class Jobs:
         outputs: Mapping[str, str],
         environment: str,
         compute: str,
-        environment_variables: Mapping[str, str],
         tags: Mapping[str, str],
         experiment: str,
         display_name: str,
@@ -113,20 +107,46 @@ class Jobs:
             job = command_job(
                 code=str(code),
                 command=command,
-                inputs={
-                    name: source.path if source.type in _LITERAL_TYPES else Input(type=source.type, path=source.path)
-                    for name, source in inputs.items()
-                },
+                inputs={name: Input(type=source.type, path=source.path) for name, source in inputs.items()},
                 outputs={name: Output(type=kind, mode="rw_mount") for name, kind in outputs.items()},
                 environment=environment,
                 compute=compute,
-                environment_variables=dict(environment_variables),
             )
-        return self._submit(job, name_hint, tags, experiment, display_name)
+        return self.submit(job, name_hint=name_hint, tags=tags, experiment=experiment, display_name=display_name)
 
-    def submit_pipeline(self, pipeline: Any, *, name_hint: str, tags: Mapping[str, str], experiment: str, display_name: str) -> str:
-        """Submit a pipeline built with ``azure.ai.ml.dsl`` and return the job's name. ``tags`` must contain :data:`RUN_KEY`."""
-        return self._submit(pipeline, name_hint, tags, experiment, display_name)
+    def submit(self, job: Any, *, name_hint: str, tags: Mapping[str, str], experiment: str, display_name: str) -> str:
+        """Submit a job or a pipeline of the SDK and return its name. ``tags`` must contain :data:`RUN_KEY`; the session's are added."""
+        key = tags[RUN_KEY]
+        attempts = sum(1 for _ in self._list_attempts(name_hint, key))
+        job.name = _make_name(name_hint, key, attempts + 1)
+        job.display_name = display_name
+        job.experiment_name = experiment
+        job.tags = {**self._session.tags, **tags}
+        try:
+            # The SDK prints a color code after each upload, even if it shows no progress.
+            quiet = contextlib.nullcontext() if sys.stderr.isatty() else contextlib.redirect_stderr(io.StringIO())
+            with translate_errors(f"submitting the job {display_name}"), quiet:
+                submitted = _view(self._session.ml.jobs.create_or_update(job))
+            # Azure accepts a job that exists already, whoever created it.
+            if not self._is_trusted(submitted):
+                raise AzureError(f"The name {submitted.name} is taken by a job of another identity.", "run the stage again")
+            self._cancelable.add(submitted.name)
+            console.info(f"  submitted {submitted.name}: {submitted.studio_url}")
+        except AzureError:
+            # Another runner may have submitted the same work first. Then a job of this name exists, and we can't change it.
+            rival = self._find_same_work(job.name, key)
+            if rival is None:
+                raise
+            console.info(f"  another runner has just submitted {rival.name}: {rival.studio_url}")
+            return rival.name
+        except KeyboardInterrupt:
+            # The request may have reached the service. Nobody would wait for the job that it started.
+            orphan = self._find_same_work(job.name, key)
+            if orphan is not None and self._session.is_from_this_run(orphan.tags):
+                console.warning(f"Interrupted: canceling job {orphan.name}, which was just submitted.")
+                self.cancel(orphan.name)
+            raise
+        return submitted.name
 
     def find(self, experiment: str, tags: Mapping[str, str], *, name_hint: str) -> list[JobView]:
         """Return the jobs of a key, newest attempt first. ``tags`` must contain :data:`RUN_KEY`; ``name_hint`` is the submit's.
@@ -183,39 +203,6 @@ class Jobs:
                 f"Job {job} could not be canceled and may still cost money: {problem.what}",
                 f"{problem.fix}; or " * bool(problem.fix) + f"cancel it in the studio, or run `az ml job cancel -n {job}`",
             ) from problem
-
-    def _submit(self, job: Any, name_hint: str, tags: Mapping[str, str], experiment: str, display_name: str) -> str:
-        key = tags[RUN_KEY]
-        attempts = sum(1 for _ in self._list_attempts(name_hint, key))
-        job.name = _make_name(name_hint, key, attempts + 1)
-        job.display_name = display_name
-        job.experiment_name = experiment
-        job.tags = {**self._session.tags, **tags}
-        try:
-            # The SDK prints a color code after each upload, even if it shows no progress.
-            quiet = contextlib.nullcontext() if sys.stderr.isatty() else contextlib.redirect_stderr(io.StringIO())
-            with translate_errors(f"submitting the job {display_name}"), quiet:
-                submitted = _view(self._session.ml.jobs.create_or_update(job))
-            # Azure accepts a job that exists already, whoever created it.
-            if not self._is_trusted(submitted):
-                raise AzureError(f"The name {submitted.name} is taken by a job of another identity.", "run the stage again")
-            self._cancelable.add(submitted.name)
-            console.info(f"  submitted {submitted.name}: {submitted.studio_url}")
-        except AzureError:
-            # Another runner may have submitted the same work first. Then a job of this name exists, and we can't change it.
-            rival = self._find_same_work(job.name, key)
-            if rival is None:
-                raise
-            console.info(f"  another runner has just submitted {rival.name}: {rival.studio_url}")
-            return rival.name
-        except KeyboardInterrupt:
-            # The request may have reached the service. Nobody would wait for the job that it started.
-            orphan = self._find_same_work(job.name, key)
-            if orphan is not None and self._session.is_from_this_run(orphan.tags):
-                console.warning(f"Interrupted: canceling job {orphan.name}, which was just submitted.")
-                self.cancel(orphan.name)
-            raise
-        return submitted.name
 
     def _find_same_work(self, name: str, key: str) -> JobView | None:
         try:

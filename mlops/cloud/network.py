@@ -9,14 +9,12 @@ from dataclasses import dataclass
 
 from mlops.cloud.errors import Forbidden, NotFound, translate_errors
 from mlops.cloud.outputs import Outputs
-from mlops.cloud.rest import Rest
 from mlops.cloud.run_history import RunHistory
 from mlops.cloud.session import Session
 from mlops.core.errors import AzureError
 
 __all__ = ["Network", "NetworkView", "describe_difference"]
 
-_API_VERSION = "2024-04-01"
 _PROBE = "mlops-network-probe"
 """Name of a run, and of a folder in the default datastore, that don't exist."""
 
@@ -43,10 +41,8 @@ class Network:
 
     def get(self) -> NetworkView:
         """Read the workspace's settings. The SDK's entity lacks its private endpoints."""
-        url = f"https://management.azure.com{self._session.arm_id}"
         with translate_errors("reading the network settings of the workspace"):
-            answer = Rest(self._session.credential).get(url, **{"api-version": _API_VERSION})
-        properties = answer["properties"]
+            properties = self._session.read_arm("")["properties"]
         isolation = (properties.get("managedNetwork") or {}).get("isolationMode") or "Disabled"
         return NetworkView(
             is_private=str(properties.get("publicNetworkAccess") or "Enabled").lower() == "disabled",

@@ -16,7 +16,6 @@ from typing import Any
 
 from mlops.cloud.errors import NotFound, translate_errors
 from mlops.cloud.jobs import JobView
-from mlops.cloud.rest import Rest
 from mlops.cloud.run_history import RunHistory
 from mlops.cloud.session import Session
 from mlops.core import console
@@ -63,7 +62,7 @@ class Outputs:
         collection = "models" if service == "modelregistry" else "dataversion"
         url = f"{self._session.data_plane}/{service}/v1.0{self._session.arm_id}/{collection}/batchGetResolvedUris"
         with translate_errors(f"looking up where output {output!r} of job {job} is"):
-            return str(Rest(self._session.credential).query(url, {"values": [asset]})["values"][asset][field])
+            return str(self._session.rest.query(url, {"values": [asset]})["values"][asset][field])
 
     def download(self, job: JobView, output: str, into: Path) -> Path:
         """Download a job's named output into a folder, replacing the folder if it exists, and return the folder.

@@ -15,7 +15,6 @@ from typing import Any
 
 from mlops.cloud.errors import translate_errors
 from mlops.cloud.grants import describe_grant
-from mlops.cloud.rest import Rest
 from mlops.cloud.session import Session
 from mlops.core import console
 from mlops.core.errors import AzureError
@@ -109,10 +108,9 @@ def check(session: Session, environment: str, has_cluster: Callable[[], bool]) -
         environment: one of :data:`ENVIRONMENTS`.
         has_cluster: whether the cluster exists, so that it need not be created.
     """
-    url = f"https://management.azure.com{session.arm_id}/providers/Microsoft.Authorization/permissions"
     try:
         with translate_errors("reading what our identity may do"):
-            granted = Rest(session.credential).get(url, **{"api-version": "2022-04-01"})["value"]
+            granted = session.read_arm("/providers/Microsoft.Authorization/permissions", "2022-04-01")["value"]
     except AzureError as problem:
         console.info(f"  not checked: whether our identity has all permissions ({READ_OWN} at {session.arm_id}): {problem.what}")
         return []

@@ -14,7 +14,6 @@ from functools import cached_property
 from typing import Any
 
 from mlops.cloud.errors import translate_errors
-from mlops.cloud.rest import Rest
 from mlops.cloud.session import Session
 
 __all__ = ["RunDetails", "RunHistory"]
@@ -43,10 +42,6 @@ class RunHistory:
         self._session = session
 
     @cached_property
-    def _rest(self) -> Rest:
-        return Rest(self._session.credential)
-
-    @cached_property
     def _url(self) -> str:
         return f"{self._session.data_plane}/history/v1.0{self._session.arm_id}"
 
@@ -57,7 +52,7 @@ class RunHistory:
             NotFound: there is no such run.
         """
         with translate_errors(f"reading the run {run}"):
-            return _details(self._rest.get(f"{self._url}/runs/{run}/details"))
+            return _details(self._session.rest.get(f"{self._url}/runs/{run}/details"))
 
     def get_outputs(self, run: str) -> dict[str, str]:
         """Return output → id of the asset that Azure has made of it; empty until the run is Completed.
@@ -68,17 +63,17 @@ class RunHistory:
             NotFound: there is no such run.
         """
         with translate_errors(f"reading the outputs of run {run}"):
-            metadata = self._rest.query(f"{self._url}/rundata", {"runId": run, "selectRunMetadata": True})["runMetadata"]
+            metadata = self._session.rest.query(f"{self._url}/rundata", {"runId": run, "selectRunMetadata": True})["runMetadata"]
         return {name: str(asset["assetId"]) for name, asset in (metadata["outputs"] or {}).items()}
 
     def list_children(self, run: str) -> list[RunDetails]:
         """Return the direct children, e.g. a pipeline's steps, oldest first."""
         children: list[Any] = []
         with translate_errors(f"listing the children of {run}"):
-            page = self._rest.get(f"{self._url}/runs/{run}/children")
+            page = self._session.rest.get(f"{self._url}/runs/{run}/children")
             children += page.get("value") or ()
             while next_link := page.get("nextLink"):
-                page = self._rest.get(next_link)
+                page = self._session.rest.get(next_link)
                 children += page.get("value") or ()
         children.sort(key=lambda child: (str(child.get("createdUtc") or child.get("createdTimeUtc") or ""), child.get("runNumber") or 0))
         return [_details(child) for child in children]

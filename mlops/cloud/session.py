@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from mlops.cloud.creators import creator_of_token
 from mlops.cloud.credential import MANAGEMENT_SCOPE, sign_in
 from mlops.cloud.errors import translate_errors
+from mlops.cloud.rest import Rest
 from mlops.cloud.retries import use_safe_retries
 from mlops.cloud.tags import MARK, OWNER, PIPELINE, RUN, TARGET, fit
 from mlops.core.errors import ConfigError
@@ -97,6 +98,15 @@ class Session:
         # Building a client raises the log level of its loggers.
         _silence_libraries()
         return client
+
+    @cached_property
+    def rest(self) -> Rest:
+        """For requests that the SDK has no public method for."""
+        return Rest(self.credential)
+
+    def read_arm(self, path: str, api_version: str = "2024-04-01") -> Any:
+        """Return the JSON of the workspace in Azure Resource Manager, or of what is at a path below it."""
+        return self.rest.get(f"https://management.azure.com{self.arm_id}{path}", **{"api-version": api_version})
 
     @cached_property
     def entity(self) -> Any:

@@ -13,9 +13,7 @@ from mlops.cloud.workspace import Workspace
 from mlops.core import console
 from mlops.core.settings import EndpointConfig
 
-__all__ = ["STANDBY_TAGS", "find_standby", "is_expired", "remove_standby", "standby_tags"]
-
-STANDBY_TAGS = (PREVIOUS, PREVIOUS_ID, PREVIOUS_UNTIL)
+__all__ = ["find_standby", "is_expired", "remove_standby", "standby_tags"]
 
 
 def standby_tags(settings: EndpointConfig, name: str, identity: str) -> dict[str, str]:

@@ -196,9 +196,9 @@ def columns(
     return _break_commands("\n".join(line.rstrip() for line in text.splitlines()))
 
 
-def table(rows: Iterable[Sequence[str]], header: Sequence[str] = (), *, indent: int = 2, numbers: bool = False, clip: bool = False) -> None:
+def table(rows: Iterable[Sequence[str]], header: Sequence[str] = ()) -> None:
     """Print text in columns as :func:`columns` arranges it, and with colors."""
-    if text := columns(rows, header, indent=indent, numbers=numbers, clip=clip, colored=True):
+    if text := columns(rows, header, colored=True):
         _print(text)
 
 

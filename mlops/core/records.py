@@ -7,14 +7,14 @@ that an outdated one is recognized (see :mod:`mlops.core.run`). Units are in the
 
 from __future__ import annotations
 
-import hashlib
 import json
-from datetime import UTC, datetime
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from mlops.core.judgement import Judgement, Override, Probe, Verdict
+from mlops.core.record import Frozen, Record
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,19 +25,12 @@ __all__ = [
     "CanaryMeasure",
     "Deployed",
     "Evaluated",
-    "FileDigest",
     "Finding",
-    "Interval",
     "Judged",
-    "Judgement",
     "ModelScores",
-    "Outcome",
-    "Override",
     "Parameter",
     "Prepared",
-    "Probe",
     "Promoted",
-    "Record",
     "Registered",
     "Sample",
     "Smoked",
@@ -46,50 +39,7 @@ __all__ = [
     "TornDown",
     "Trained",
     "Validated",
-    "Verdict",
 ]
-
-
-class Frozen(BaseModel):
-    """An immutable value without unknown fields. NaN and infinity survive a round trip through JSON."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings", protected_namespaces=())
-
-
-class Record(Frozen):
-    """The base of all records."""
-
-    stage: ClassVar[str]
-    """The command that writes it; its file is ``run/{stage}.json``."""
-    volatile: ClassVar[frozenset[str]] = frozenset({"created_at", "reused"})
-    """Fields that may differ between two equal results."""
-    made_from: ClassVar[tuple[str, ...]] = ()
-    """Stages that ``inputs`` must contain: without their digests a record can't be checked, so it is refused."""
-
-    schema_version: int = Field(2, ge=2, le=2)
-    """Increased, in a record's own class, when older records can't be read as newer ones. Any other version is refused."""
-    created_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
-    inputs: dict[str, str] = Field(default_factory=dict, description="stage → digest of the record this one was made from")
-    files: dict[str, FileDigest] = Field(default_factory=dict, description="name → file in the run directory")
-
-    def digest(self) -> str:
-        """Return the sha256 over everything but the volatile fields, at any depth: equal results have equal digests."""
-        content = _without(self.model_dump(mode="json"), self.volatile)
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _without(value: Any, names: frozenset[str]) -> Any:
-    if isinstance(value, dict):
-        return {key: _without(part, names) for key, part in value.items() if key not in names}
-    return [_without(part, names) for part in value] if isinstance(value, list) else value
-
-
-class FileDigest(Frozen):
-    """A file under ``run/`` and the digest of its content."""
-
-    path: str = Field(description="relative to run/")
-    sha256: str
-    rows: int | None = None
 
 
 class Prepared(Record):
@@ -261,121 +211,6 @@ class Evaluated(Record):
     notes: tuple[str, ...] = Field((), description="notes for readers of the comparison")
 
 
-class Verdict(StrEnum):
-    """The gate's verdict, with its exit code."""
-
-    PROMOTE = "PROMOTE"
-    HOLD = "HOLD"
-    REJECT = "REJECT"
-
-    @property
-    def exit_code(self) -> int:
-        """0, 10 or 20."""
-        return {"PROMOTE": 0, "HOLD": 10, "REJECT": 20}[self.value]
-
-
-class Outcome(StrEnum):
-    """The outcome of one rule."""
-
-    SHOWN = "shown"
-    """It holds."""
-    FAILED = "failed"
-    """The rule is shown not to hold."""
-    UNPROVEN = "unproven"
-    """The evidence is not sufficient."""
-    INVALID = "invalid"
-    """There is no valid evidence: missing, NaN, infinite, or from different rows."""
-
-
-class Interval(Frozen):
-    """A confidence interval."""
-
-    low: float
-    high: float
-    confidence: float
-
-
-class Judgement(Frozen):
-    """The outcome of one rule, with the numbers that it follows from."""
-
-    rule: str = Field(description="in words")
-    name: str = Field("", description="name of the rule in pipeline.toml; a rule for every kind has one judgement per kind")
-    metric: str
-    direction: Literal["lower", "higher"] = Field(description="whether lower or higher values are better")
-    test: str = Field(description="the statistical test; 'none' compares two numbers")
-    seed: int | None = Field(None, description="seed of the test's resampling")
-    confidence: float | None = Field(None, description="confidence of the two-sided intervals; each side is tested at (1 − confidence) / 2")
-    min_rows: int | None = Field(None, description="minimum number of rows to show anything")
-    baseline: Literal["champion", "anchor", "base", "none"]
-    compared_with: Literal["champion", "anchor", "base", "none"]
-    critical: bool
-    candidate: float | None
-    reference: float | None
-    difference: float | None = Field(description="candidate − baseline, in the metric's unit")
-    typical_difference: float | None = Field(
-        None, description="for wilcoxon: the typical row's difference (pseudo-median); nll and kl per token"
-    )
-    interval: Interval | None = Field(None, description="interval of the difference; for wilcoxon, of the typical difference")
-    margin: float | None = Field(description="tolerated loss (> 0) or required gain (< 0), in the metric's unit")
-    margin_kind: Literal["relative", "absolute"] | None = Field(None, description="None without a baseline")
-    distance: float | None = Field(
-        None,
-        description="distance from the margin, > 0 on the good side; a fraction of the baseline's value if the margin is relative, "
-        "otherwise in the metric's unit; for tail, the distance from max_share",
-    )
-    distance_interval: Interval | None = Field(
-        None,
-        description="interval of the distance, with the baseline's uncertainty: entirely above 0 shows the rule, entirely below 0 fails it",
-    )
-    p_value: float | None = Field(None, description="one-sided p-value of 'the rule holds': small if the rule is shown to fail")
-    p_holm: float | None = Field(None, description="p-value after Holm's correction over all critical rules that have one")
-    floor: float | None = Field(None, description="inclusive lower bound of the candidate's value")
-    ceiling: float | None = Field(None, description="inclusive upper bound of the candidate's value")
-    max_gain: float | None = Field(None, description="gains above this are suspicious, in the unit of the distance")
-    max_share: float | None = Field(None, description="for tail: the largest share of rows that may be worse by more than the margin")
-    n: int | None = Field(description="number of rows that were compared")
-    mde: float | None = Field(None, description="minimum detectable effect at 80 % power, in the metric's unit")
-    rows_needed: int | None = Field(
-        None, description="for an unproven rule: number of rows that would settle it at 80 % power if the distance stays the same"
-    )
-    outcome: Outcome
-    reason: str
-
-    @property
-    def title(self) -> str:
-        """The rule's name and what it requires."""
-        return f"{self.name}: {self.rule}" if self.name else self.rule
-
-
-class Probe(Frozen):
-    """One mutation of the evidence in the self-test, and whether the gate detected it."""
-
-    name: str
-    mutation: str = Field(description="how the evidence was changed")
-    expected: str
-    actual: str
-    result: Literal["detected", "missed", "not applicable"]
-
-
-class Override(Frozen):
-    """An override of a HOLD: who, when and why. A REJECT can't be overridden."""
-
-    reason: str = Field(min_length=10)
-    actor: str = Field(min_length=1, description="who requested the override")
-    approvers: tuple[str, ...] = Field((), description="who approved the job for the environment; empty outside GitHub")
-    environment: str = Field(
-        "", description="the GitHub environment; empty outside GitHub, where only a HOLD of an ephemeral target can be overridden"
-    )
-    workflow_run: str = Field("", description="URL")
-    overridden_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
-
-    @model_validator(mode="after")
-    def _approved(self) -> Override:
-        if bool(self.environment) != bool(self.approvers):
-            raise ValueError("an override in an environment has approvers, and one outside has none")
-        return self
-
-
 class Judged(Record):
     """The gate's decision."""
 
@@ -522,8 +357,3 @@ RECORDS: tuple[type[Record], ...] = (
     Prepared, Validated, Trained, Evaluated, Judged, Registered, Deployed, Smoked, Promoted, TornDown,
 )  # fmt: skip
 """The record classes, in the order of the stages."""
-
-
-def describe(record: Record) -> dict[str, Any]:
-    """Return the record as plain data for display."""
-    return record.model_dump(mode="json")

@@ -15,7 +15,8 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mlops.core.errors import RecordError, RunInUse
-from mlops.core.records import RECORDS, FileDigest, Record
+from mlops.core.record import FileDigest, Record
+from mlops.core.records import RECORDS
 
 __all__ = ["Run", "file_sha256", "read_checked", "write_atomically"]
 
@@ -78,7 +79,7 @@ class Run:
         Raises:
             RecordError: it is missing, unreadable, of another schema, or out of date. The message names the command that writes it.
         """
-        record = self._load(kind)
+        record = self.read_unchecked(kind)
         if absent := [stage for stage in kind.made_from if not record.inputs.get(stage)]:
             raise RecordError(
                 f"{self._file(kind)} doesn't say which records it was made from ({', '.join(absent)}), so it can't be checked.",
@@ -112,7 +113,10 @@ class Run:
         Raises:
             RecordError: it is missing, unreadable or of another schema.
         """
-        return self._load(kind)
+        path = self._file(kind)
+        if not path.exists():
+            raise RecordError(f"{path} is missing: an earlier stage has not finished.", f"run `mlops {kind.stage}`")
+        return read_checked(path, kind, f"run `mlops {kind.stage}` again")
 
     def require(self, kinds: Sequence[type[Record]]) -> None:
         """Check that records exist and are readable.
@@ -127,7 +131,7 @@ class Run:
                 f"{files} {'is' if len(missing) == 1 else 'are'} missing: an earlier stage has not finished.", f"run {commands}"
             )
         for kind in kinds:
-            self._load(kind)
+            self.read_unchecked(kind)
 
     def write(self, record: R) -> R:
         """Write a record atomically and return it."""
@@ -143,7 +147,7 @@ class Run:
         """Yield the existing records in the order of the stages, without checking them against each other."""
         for kind in RECORDS:
             if self.has(kind):
-                yield self._load(kind)
+                yield self.read_unchecked(kind)
 
     def record_failure(self, stage: str, message: str) -> None:
         """Record why a stage failed, for reports about the run."""
@@ -172,12 +176,6 @@ class Run:
 
     def _file(self, kind: type[Record]) -> Path:
         return self.directory / f"{kind.stage}.json"
-
-    def _load(self, kind: type[R]) -> R:
-        path = self._file(kind)
-        if not path.exists():
-            raise RecordError(f"{path} is missing: an earlier stage has not finished.", f"run `mlops {kind.stage}`")
-        return read_checked(path, kind, f"run `mlops {kind.stage}` again")
 
 
 def read_checked(path: Path, kind: type[M], fix: str) -> M:

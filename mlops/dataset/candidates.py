@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from mlops.dataset.checks import RULES
 from mlops.dataset.conversation import Conversation, InvalidRow, decode_written, encode
 from mlops.dataset.hashes import hash64, hash_conversation, hash_row_ends, hash_text
-from mlops.dataset.overlap import BATCH, LeakIndex, Match
+from mlops.dataset.leak_index import BATCH, LeakIndex, Match
 from mlops.dataset.processes import map_items
 from mlops.dataset.row_checks import check_row, is_clean
 from mlops.dataset.rows import Rows

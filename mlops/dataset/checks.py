@@ -22,7 +22,8 @@ from mlops.dataset.chunks import PARALLEL_BYTES, Chunk, map_chunks, split_file
 from mlops.dataset.conversation import Conversation, InvalidRow, Message, RetentionItem, decode, read_batches
 from mlops.dataset.conversation import lines as read_lines
 from mlops.dataset.hashes import TextHash, hash_text
-from mlops.dataset.overlap import BATCH, EvaluatedRows, LeakIndex, Leaks, Overlap, resolve
+from mlops.dataset.leak_index import BATCH, EvaluatedRows, LeakIndex, Overlap
+from mlops.dataset.overlap import Leaks, resolve
 from mlops.dataset.passages import RUN_WORDS
 from mlops.dataset.processes import keep_processes, map_items
 from mlops.dataset.repetitions import RowHashes, WholeRow

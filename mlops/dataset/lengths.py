@@ -9,7 +9,7 @@ counted.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from mlops.core.records import Finding
@@ -27,38 +27,30 @@ def estimate_tokens(text: str) -> int:
 
 
 def check_prompt_lengths(
-    files: Mapping[str, Path],
-    origins: Mapping[str, Path],
-    count: Callable[[str], int] | None,
-    limit: int,
-    source: str,
-    splits: Sequence[str] = ("train_sft", "test_sft"),
+    files: Mapping[str, Path], locate: Callable[[str, int], str], count: Callable[[str], int] | None, limit: int, source: str
 ) -> list[Finding]:
     """Find conversations whose first answer begins after the context length.
 
     Args:
         files: split → JSON Lines.
-        origins: split → the place of each row in its source, one per line.
+        locate: split and line → the place to report.
         count: counts the tokens of a text; None to estimate them.
         limit: in tokens.
         source: where the limit comes from, for the message.
-        splits: those to check.
 
     Returns:
         For each split at most one finding: an error if all of its conversations are affected, else a warning with their number.
     """
     findings = []
-    for split in splits:
+    for split, path in files.items():
         long, total = [], 0
-        for number, _, line in lines(files[split]):
+        for number, _, line in lines(path):
             total += 1
             # A token has at least one byte.
             if len(line) > limit and _is_too_long(line, limit, count or estimate_tokens):
                 long.append(number)
         if not long:
             continue
-        places = origins[split].read_text(encoding="utf-8").split("\n") if split in origins else []
-        where = places[long[0] - 1] if long[0] <= len(places) else f"{files[split]}:{long[0]}"
         everything = len(long) == total
         how = (
             "estimated; set model.tokenizer to count the tokens"
@@ -71,7 +63,9 @@ def check_prompt_lengths(
             f"this is the first one. The length is {how}. Shorten these prompts, set data.max_characters, "
             "or choose a model with a longer context"
         )
-        findings.append(Finding(rule="prompt.length", severity="error" if everything else "warning", where=where, message=message))
+        findings.append(
+            Finding(rule="prompt.length", severity="error" if everything else "warning", where=locate(split, long[0]), message=message)
+        )
     return findings
 
 

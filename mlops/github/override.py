@@ -12,7 +12,7 @@ from typing import Any
 
 from mlops.core import console
 from mlops.core.errors import CredentialError, GitHubRefused, UsageError
-from mlops.core.records import Override, Verdict
+from mlops.core.judgement import Override, Verdict
 from mlops.core.settings import Config
 from mlops.core.user import current_user
 from mlops.github.client import Repository, run_url

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mlops.core.records import Interval, Outcome
+from mlops.core.judgement import Interval, Outcome
 from mlops.core.settings import Rule
 from mlops.judging.evidence import Rows
 from mlops.judging.metric_table import Floats

@@ -11,7 +11,8 @@ import numpy as np
 
 from mlops.core.errors import ConfigError, EvidenceError, SelfTestFailed
 from mlops.core.evaluation_version import evaluation_version
-from mlops.core.records import Evaluated, Judged, ModelScores, Prepared, Probe, Suite, Trained, Validated
+from mlops.core.judgement import Probe
+from mlops.core.records import Evaluated, Judged, ModelScores, Prepared, Suite, Trained, Validated
 from mlops.core.reuse import reuse_key
 from mlops.core.run import Run, file_sha256
 from mlops.core.settings import Config, Rule

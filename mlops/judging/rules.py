@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from mlops.core.records import Judgement, Outcome
+from mlops.core.judgement import Judgement, Outcome
 from mlops.core.settings import Rule
 from mlops.judging.comparison import Comparison, MetricValues, compare_rows, compare_values, distance, gain
 from mlops.judging.evidence import Evidence, Reference, Rows

@@ -22,7 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from mlops.core import console
 from mlops.core.errors import ConfigError, SelfTestFailed
-from mlops.core.records import Judgement, Outcome
+from mlops.core.judgement import Judgement, Outcome
 from mlops.core.settings import Rule, RuleName
 from mlops.judging.evidence import Evidence, ModelEvidence, Rows
 from mlops.judging.metric_table import Column, Floats, MetricDefinition

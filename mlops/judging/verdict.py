@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
-from mlops.core.records import Judgement, Outcome, Verdict
+from mlops.core.judgement import Judgement, Outcome, Verdict
 from mlops.core.settings import Rule
 from mlops.judging.evidence import Evidence
 from mlops.judging.rules import expand, judge_rule

@@ -6,20 +6,9 @@ import json
 import re
 from collections.abc import Sequence
 
-from mlops.core.records import (
-    Deployed,
-    Evaluated,
-    Judged,
-    Outcome,
-    Prepared,
-    Promoted,
-    Record,
-    Smoked,
-    TornDown,
-    Trained,
-    Validated,
-    Verdict,
-)
+from mlops.core.judgement import Outcome, Verdict
+from mlops.core.record import Record
+from mlops.core.records import Deployed, Evaluated, Judged, Prepared, Promoted, Smoked, TornDown, Trained, Validated
 from mlops.core.run import Run
 from mlops.report.decision import decision, find_largest_change
 from mlops.report.markdown import (

@@ -5,7 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 
-from mlops.core.records import Evaluated, Judged, Judgement, Outcome, Record, Trained, Validated
+from mlops.core.judgement import Judgement, Outcome
+from mlops.core.record import Record
+from mlops.core.records import Evaluated, Judged, Trained, Validated
 from mlops.judging.metrics import parse
 from mlops.judging.wording import number, percent
 from mlops.report.markdown import find_record

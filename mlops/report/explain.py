@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from mlops.core import console
-from mlops.core.records import Interval, Judged, Judgement, Outcome, Probe, Verdict
+from mlops.core.judgement import Interval, Judgement, Outcome, Probe, Verdict
+from mlops.core.records import Judged
 from mlops.judging.wording import hidden_share, number, percent
 from mlops.report.markdown import meaning, override_line, self_test_line
 

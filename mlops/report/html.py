@@ -12,7 +12,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from mlops.core.records import Evaluated, Judged, Judgement, Outcome, Prepared, Record, Trained, Validated
+from mlops.core.judgement import Judgement, Outcome
+from mlops.core.record import Record
+from mlops.core.records import Evaluated, Judged, Prepared, Trained, Validated
 from mlops.core.run import Run, write_atomically
 from mlops.judging.metrics import HEADLINE
 from mlops.judging.wording import hidden_share, number

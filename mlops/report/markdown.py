@@ -7,7 +7,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
-from mlops.core.records import Evaluated, Judged, Judgement, Outcome, Prepared, Probe, Record, Verdict
+from mlops.core.judgement import Judgement, Outcome, Probe, Verdict
+from mlops.core.record import Record
+from mlops.core.records import Evaluated, Judged, Prepared
 from mlops.judging.metric_table import METRICS, SUITES
 from mlops.judging.metrics import HEADLINE, kind_metrics
 from mlops.judging.wording import hidden_share, number

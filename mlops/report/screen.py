@@ -6,7 +6,8 @@ import textwrap
 from collections.abc import Sequence
 
 from mlops.core import console
-from mlops.core.records import Deployed, Evaluated, Judged, Promoted, Record, Smoked, TornDown, Trained, Validated
+from mlops.core.record import Record
+from mlops.core.records import Deployed, Evaluated, Judged, Promoted, Smoked, TornDown, Trained, Validated
 from mlops.core.run import Run
 from mlops.judging.metrics import HEADLINE
 from mlops.judging.wording import number

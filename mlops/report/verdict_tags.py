@@ -14,7 +14,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from mlops.core import console
-from mlops.core.records import Evaluated, Judged, Outcome, Verdict
+from mlops.core.judgement import Outcome, Verdict
+from mlops.core.records import Evaluated, Judged
 from mlops.judging.wording import number
 
 __all__ = ["SUITE", "VERDICT", "Past", "find_outdated", "find_tries", "past", "screen", "tags"]

@@ -10,7 +10,7 @@ from mlops.cli import plan
 from mlops.cli.plan import JOBS, select_jobs
 from mlops.cli.run import STAGES
 from mlops.core.errors import UsageError
-from mlops.core.records import Verdict
+from mlops.core.judgement import Verdict
 from mlops.core.run import Run
 from tests.support.deployments import behind_the_gate
 

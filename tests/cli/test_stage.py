@@ -15,7 +15,8 @@ from mlops.__main__ import main
 from mlops.cli import stage
 from mlops.core import console
 from mlops.core.errors import INTERRUPTED, Detached, JobFailed, TrafficError
-from mlops.core.records import Judged, TornDown, Verdict
+from mlops.core.judgement import Verdict
+from mlops.core.records import Judged, TornDown
 from mlops.core.run import Run
 from mlops.core.settings import COORDINATES, Config
 

@@ -45,7 +45,7 @@ def submit(workspace: Workspace, folder: Path, key: str) -> JobView:
     folder.joinpath("nothing.txt").touch()
     workspace.compute.ensure(ComputeConfig(name="cluster"))
     job = workspace.jobs.submit_command(
-        name_hint="trust", code=folder, command="true", inputs={}, outputs={}, compute="cluster", environment_variables={},
+        name_hint="trust", code=folder, command="true", inputs={}, outputs={}, compute="cluster",
         environment="azureml://registries/azureml/environments/acft-hf-nlp-gpu/versions/112",
         tags={RUN_KEY: key}, experiment="trust", display_name="trust",
     )  # fmt: skip

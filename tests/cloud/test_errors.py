@@ -50,8 +50,6 @@ def test_codes_are_read_from_the_outermost_to_the_innermost() -> None:
     details = ErrorDetails(404, JOB_NOT_FOUND, "")
     assert details.codes == ("UserError", "NotFound", "JobNotFound")
     assert details.message == "Job j not found."
-    assert details.has_code("jobnotfound")
-    assert not details.has_code("OutOfQuota")
 
 
 def test_the_message_includes_details() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from mlops.cloud import watch
 from mlops.cloud.errors import NotFound
-from mlops.cloud.jobs import JobInput, Jobs, JobView, _make_name
+from mlops.cloud.jobs import Jobs, JobView, _make_name
 from mlops.cloud.outputs import _safe_path
 from mlops.cloud.session import Session
 from mlops.cloud.tags import RUN_KEY
@@ -52,12 +52,11 @@ def submit(workspace: Workspace, folder: Path, **variables: str) -> str:
     return workspace.jobs.submit_command(
         name_hint=HINT,
         code=code,
-        command="python script.py ${{outputs.result}} ${{inputs.word}}",
-        inputs={"word": JobInput("string", "hello")},
+        command=" ".join([*(f"{name}={value}" for name, value in variables.items()), "python script.py ${{outputs.result}} hello"]),
+        inputs={},
         outputs={"result": "uri_folder"},
         environment="azureml://registries/azureml/environments/acft-hf-nlp-gpu/versions/112",
         compute="cluster",
-        environment_variables=variables,
         tags={RUN_KEY: key(folder), "colour": "red"},
         experiment="experiment",
         display_name="a small job",

@@ -173,7 +173,7 @@ def test_a_table_is_wrapped_to_the_width_of_the_terminal(monkeypatch: pytest.Mon
 def test_a_log_has_whole_lines_whatever_the_environment_says(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     for name, value in (("FORCE_COLOR", "1"), ("TTY_COMPATIBLE", "1"), ("TTY_INTERACTIVE", "1"), ("COLUMNS", "20")):
         monkeypatch.setenv(name, value)
-    console.table([("a", LONG * 9 + "."), ("b", "")], ("name", "text"), clip=True)
+    console.table([("a", LONG * 9 + "."), ("b", "")], ("name", "text"))
     with console.Progress("rows", 1) as progress:
         progress.advance()
     assert capsys.readouterr().out.startswith(f"  name  text\n  a     {LONG * 9}.\n  b\n  1/1 rows (")
@@ -187,12 +187,12 @@ def test_markup_in_foreign_text_has_no_effect(monkeypatch: pytest.MonkeyPatch) -
     with console.step(MARKUP), console.Progress(MARKUP, 2) as progress:
         progress.advance()
         console.info(f"meanwhile {MARKUP}")
-    console.table([(MARKUP,), ("\x1b[31mred",)], (MARKUP,), indent=0)
+    console.table([(MARKUP,), ("\x1b[31mred",)], (MARKUP,))
     lines = screen.lines()
     assert lines[:2] == [MARKUP, f"▸ {MARKUP}"]
     assert f"meanwhile {MARKUP}" in lines
     assert any(f"1/2 {MARKUP} (" in line for line in lines)
-    assert lines[-4:-1] == [MARKUP, MARKUP, " [31mred"]
+    assert lines[-4:-1] == [f"  {MARKUP}", f"  {MARKUP}", "   [31mred"]
     assert errors.lines()[0] == f"error: {MARKUP}"
     assert "\x1b]8" not in screen.getvalue() + errors.getvalue(), "a link"
 
@@ -225,7 +225,7 @@ def test_progress_is_one_line_at_a_terminal(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_terminal_without_utf_8_gets_other_signs(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = open_screen(monkeypatch, 60, "ascii")
-    console.table([("a → b", LONG)], ("name", "text"), clip=True)
+    console.table([("a → b", LONG)], ("name", "text"))
     with console.step("work"), console.Progress("rows", total=2) as progress:
         progress.advance()
         console.info("1 × 2 ≥ é")

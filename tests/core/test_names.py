@@ -77,7 +77,8 @@ def test_a_value_that_would_fail_later_is_refused_at_its_place(key: str, value: 
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("registration.name", "my_model-1.0"), ("registration.name", "7b"), ("training.experiment", "a_b-c"),
+        ("registration.name", "my_model-1.0"), ("registration.name", "7b"), ("registration.name", "m" * 255),
+        ("training.experiment", "a_b-c"),
         ("compute.name", "gpu-cluster-big"),
         ("endpoint.name", "abc"), ("endpoint.name", "e" * 32), ("evaluation.champion_endpoint", ""), ("endpoint.deployment_prefix", "d"),
         ("endpoint.deployment_prefix", "d" * 21), ("tags.team", "search & ads"), ("data.max_rows.train_sft", "1"), ("data.percent", "100"),

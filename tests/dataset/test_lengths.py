@@ -14,6 +14,10 @@ from mlops.dataset.tokenizer import load_counter
 from tests.support.tiny import make_tokenizer
 
 
+def locate(split: str, line: int) -> str:
+    return f"{split}:{line}"
+
+
 def write(path: Path, prompts: list[str], system: str = "") -> dict[str, Path]:
     rows = []
     for number, prompt in enumerate(prompts):
@@ -39,20 +43,18 @@ def test_long_prompts_are_a_warning_and_only_long_ones_an_error(
     prompts: list[str], severity: str | None, text: str, tmp_path: Path
 ) -> None:
     files = write(tmp_path / "train.jsonl", prompts)
-    origins = tmp_path / "origins.txt"
-    origins.write_text("".join(f"source:{number + 10}\n" for number in range(len(prompts))))
-    findings = check_prompt_lengths(files, {"train_sft": origins}, None, 200, "the context of X", ("train_sft",))
+    findings = check_prompt_lengths(files, locate, None, 200, "the context of X")
     assert [finding.severity for finding in findings] == ([severity] if severity else [])
     if findings:
-        assert findings[0].where == f"source:{10 + prompts.index(LONG)}"
+        assert findings[0].where == f"train_sft:{1 + prompts.index(LONG)}"
         assert text in findings[0].message
         assert "200 tokens (the context of X)" in findings[0].message
 
 
 def test_the_answer_does_not_count_but_the_system_message_does(tmp_path: Path) -> None:
-    assert not check_prompt_lengths(write(tmp_path / "a.jsonl", [SHORT]), {}, None, 200, "x", ("train_sft",))
-    (finding,) = check_prompt_lengths(write(tmp_path / "b.jsonl", [SHORT], system=LONG), {}, None, 200, "x", ("train_sft",))
-    assert finding.where == f"{tmp_path}/b.jsonl:1"
+    assert not check_prompt_lengths(write(tmp_path / "a.jsonl", [SHORT]), locate, None, 200, "x")
+    (finding,) = check_prompt_lengths(write(tmp_path / "b.jsonl", [SHORT], system=LONG), locate, None, 200, "x")
+    assert finding.where == "train_sft:1"
 
 
 @given(st.text(st.characters(codec="utf-8"), max_size=200))
@@ -74,8 +76,8 @@ def test_with_a_tokenizer_the_tokens_are_counted(tmp_path: Path) -> None:
     tokens = count(prompt)
     assert tokens == len(make_tokenizer()(prompt)["input_ids"]) > estimate_tokens(prompt) + 100
     files = write(tmp_path / "train.jsonl", [prompt, SHORT])
-    assert not check_prompt_lengths(files, {}, None, tokens, "x", ("train_sft",))
-    assert not check_prompt_lengths(files, {}, count, tokens + 1, "x", ("train_sft",))
-    (finding,) = check_prompt_lengths(files, {}, count, tokens, "x", ("train_sft",))
+    assert not check_prompt_lengths(files, locate, None, tokens, "x")
+    assert not check_prompt_lengths(files, locate, count, tokens + 1, "x")
+    (finding,) = check_prompt_lengths(files, locate, count, tokens, "x")
     assert "1 of 2 prompts" in finding.message
     assert "counted by model.tokenizer" in finding.message

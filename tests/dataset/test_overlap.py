@@ -12,8 +12,10 @@ from mlops.core.records import Finding
 from mlops.dataset.checks import check
 from mlops.dataset.conversation import Message
 from mlops.dataset.hashes import hash_text
-from mlops.dataset.overlap import LeakIndex, Screen, find_leaks
+from mlops.dataset.leak_index import LeakIndex
+from mlops.dataset.overlap import Screen
 from mlops.dataset.passages import RUN_WORDS, STOCK_QUESTIONS
+from tests.support.leaks import find_leaks
 
 SYSTEM, USER, ASSISTANT = "system", "user", "assistant"
 QUESTION = "How do I keep basil alive on a windowsill?"

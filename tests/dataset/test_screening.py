@@ -17,12 +17,13 @@ from mlops.dataset import words as words_module
 from mlops.dataset.checks import check
 from mlops.dataset.conversation import Conversation, Message
 from mlops.dataset.hashes import hash_ends, normalize
-from mlops.dataset.overlap import LeakIndex, find_leaks
+from mlops.dataset.leak_index import LeakIndex
 from mlops.dataset.passages import Answers, RunIndex
 from mlops.dataset.row_checks import check_row, is_clean
 from mlops.dataset.screening import RUN_WORDS, filter_grams, find_grams, owners_of
 from mlops.dataset.words import CodedLines, code_words, hash_runs
 from tests.dataset.test_checks import BAD_ROWS, row, write
+from tests.support.leaks import find_leaks
 
 WORDS = ["a", "I", "to", "the", "7", "Straße", "naïve", "İstanbul", "x1", "antidisestablishmentarianism", "中文", "e\u0301"]
 words = st.sampled_from(WORDS)

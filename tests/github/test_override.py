@@ -14,7 +14,8 @@ from mlops.cli import guard
 from mlops.cloud.workspace import Workspace
 from mlops.core.config import load
 from mlops.core.errors import NotPromoted, UsageError
-from mlops.core.records import Judged, Verdict
+from mlops.core.judgement import Verdict
+from mlops.core.records import Judged
 from mlops.core.run import Run
 from mlops.core.settings import Config
 from mlops.emulator import github_api

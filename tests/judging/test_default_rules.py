@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mlops.core.config import load
-from mlops.core.records import Outcome, Verdict
+from mlops.core.judgement import Outcome, Verdict
 from mlops.judging.validity import rule_problem
 from mlops.judging.verdict import Decision, decide
 from tests.support.evidence import make_evidence, make_model, make_rows

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from mlops.core.records import Judgement, Outcome, Verdict
+from mlops.core.judgement import Judgement, Outcome, Verdict
 from mlops.core.settings import Rule
 from mlops.judging import comparison
 from mlops.judging.evidence import Evidence, ModelEvidence

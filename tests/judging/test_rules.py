@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlops.core.records import Outcome, Verdict
+from mlops.core.judgement import Outcome, Verdict
 from mlops.core.settings import Rule
 from mlops.judging.evidence import ModelEvidence
 from mlops.judging.metric_table import METRICS

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlops.core.records import Outcome, Verdict
+from mlops.core.judgement import Outcome, Verdict
 from mlops.judging.score_copies import describe_copies
 from mlops.judging.score_files import judge_scores, read_rules
 from mlops.judging.score_outliers import find_outliers

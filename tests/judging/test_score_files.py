@@ -11,7 +11,7 @@ import pytest
 
 from mlops.__main__ import main
 from mlops.core.errors import ConfigError, EvidenceError, SelfTestFailed
-from mlops.core.records import Outcome, Verdict
+from mlops.core.judgement import Outcome, Verdict
 from mlops.judging import score_files
 from mlops.judging.score_files import judge_scores, read_rules
 from mlops.judging.score_rows import describe_rows, read_scores

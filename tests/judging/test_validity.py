@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mlops.core.records import Outcome, Verdict
+from mlops.core.judgement import Outcome, Verdict
 from mlops.core.settings import Rule
 from mlops.judging.evidence import Evidence, ModelEvidence, Rows
 from mlops.judging.rules import judge_rule

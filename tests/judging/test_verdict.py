@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from mlops.core.errors import RecordError
-from mlops.core.records import Judged, Judgement, Outcome, Verdict
+from mlops.core.judgement import Judgement, Outcome, Verdict
+from mlops.core.records import Judged
 from mlops.core.run import Run
 from mlops.judging.verdict import combine, correct, decide
 from tests.support.evidence import RULES, make_evidence, make_model, make_rows, make_rule

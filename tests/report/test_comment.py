@@ -8,20 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from mlops.core.records import (
-    Deployed,
-    Evaluated,
-    FileDigest,
-    Judged,
-    Outcome,
-    Override,
-    Prepared,
-    Registered,
-    Sample,
-    Smoked,
-    TornDown,
-    Verdict,
-)
+from mlops.core.judgement import Outcome, Override, Verdict
+from mlops.core.record import FileDigest
+from mlops.core.records import Deployed, Evaluated, Judged, Prepared, Registered, Sample, Smoked, TornDown
 from mlops.core.run import Run
 from mlops.report.comment import LIMIT, MARKER
 from mlops.report.comment import text as render

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from mlops.core.records import Interval, Judged, Outcome, Probe, Verdict
+from mlops.core.judgement import Interval, Outcome, Probe, Verdict
+from mlops.core.records import Judged
 from mlops.report.explain import explain, probes, what_if
 from tests.support.evidence import make_rows, make_rule
 from tests.support.run_directories import judge_run, make_run

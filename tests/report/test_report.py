@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from mlops.core.records import Evaluated, Interval, Judged, Judgement, Outcome, Override, SplitStatistics, Validated, Verdict
+from mlops.core.judgement import Interval, Judgement, Outcome, Override, Verdict
+from mlops.core.records import Evaluated, Judged, SplitStatistics, Validated
 from mlops.core.run import Run
 from mlops.report import html, markdown
 from mlops.report.screen import screen

@@ -13,7 +13,8 @@ from pathlib import Path
 from mlops.cloud.tags import RUN_KEY, TRAINING_JOB, VERDICT
 from mlops.cloud.workspace import Workspace
 from mlops.core.evaluation_version import evaluation_version
-from mlops.core.records import Evaluated, ModelScores, Override, Prepared, Suite, Trained, Validated, Verdict
+from mlops.core.judgement import Override, Verdict
+from mlops.core.records import Evaluated, ModelScores, Prepared, Suite, Trained, Validated
 from mlops.core.run import Run
 from mlops.core.settings import ComputeConfig, Config, GateConfig, Rule
 from mlops.judging.judge import judge
@@ -76,7 +77,6 @@ def model_job(workspace: Workspace, folder: Path) -> str:
         outputs={"trained_model": "mlflow_model"},
         environment="azureml://registries/azureml/environments/acft-hf-nlp-gpu/versions/112",
         compute="cluster",
-        environment_variables={},
         tags={RUN_KEY: hashlib.sha256(b"copy").hexdigest()},
         experiment=EXPERIMENT,
         display_name="copy a model",

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from mlops.cloud.workspace import Workspace
-from mlops.core.records import Evaluated, Judged, Registered, Suite, Trained, Validated, Verdict
+from mlops.core.judgement import Verdict
+from mlops.core.records import Evaluated, Judged, Registered, Suite, Trained, Validated
 from mlops.core.settings import ComputeConfig, Config
 from mlops.emulator.history import runstore
 from mlops.emulator.server import Emulator

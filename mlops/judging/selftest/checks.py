@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
-from mlops.core.records import Interval, Judgement, Outcome, Verdict
+from mlops.core.judgement import Interval, Judgement, Outcome, Verdict
 from mlops.core.settings import Rule
 from mlops.judging.evidence import Evidence, Reference
 from mlops.judging.metrics import Metric
@@ -18,6 +18,7 @@ __all__ = [
     "check_all",
     "check_consistency",
     "check_count",
+    "check_decision",
     "check_outcomes",
     "check_reversed",
     "check_swapped",
@@ -90,6 +91,11 @@ def check_consistency(decision: Decision) -> str:
     failed = any(judgement.outcome is Outcome.FAILED for judgement in critical)
     expected = Verdict.REJECT if failed else Verdict.PROMOTE if shown else Verdict.HOLD
     return "" if decision.verdict is expected else f"the verdict is {decision.verdict}, but {expected} follows from the judgements"
+
+
+def check_decision(decision: Decision, rules: int) -> str:
+    """Check that there are as many judgements as rules, and that the verdict follows from them."""
+    return check_count(decision, rules) or check_consistency(decision)
 
 
 def check_all(decision: Decision, cases: Sequence[RuleCase], check: Callable[[RuleCase, Judgement], str]) -> str:

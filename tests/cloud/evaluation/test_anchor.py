@@ -13,7 +13,8 @@ from mlops.cloud.anchor import promotion_tags, read_anchor, rollback_tags
 from mlops.cloud.endpoint_views import EndpointView
 from mlops.cloud.tags import ANCHOR, ANCHOR_ID
 from mlops.cloud.workspace import Workspace
-from mlops.core.records import Evaluated, Interval, Judged, Judgement, ModelScores, Outcome, Registered
+from mlops.core.judgement import Interval, Judgement, Outcome
+from mlops.core.records import Evaluated, Judged, ModelScores, Registered
 from mlops.judging.judge import gather_evidence
 from mlops.judging.rules import judge_rule
 from tests.support.evaluation import ALL, MODEL_NAME, VERSIONS, Evaluation, Make

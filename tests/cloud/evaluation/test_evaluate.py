@@ -140,7 +140,6 @@ def test_the_real_scorer_scores_a_copy_of_the_base_model_like_the_base_model(
         outputs={"trained_model": "mlflow_model"},
         environment=evaluation.config.evaluation.environment,
         compute="cluster",
-        environment_variables={},
         tags={RUN_KEY: hashlib.sha256(b"copy base").hexdigest()},
         experiment="copies",
         display_name="copy the base model",

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mlops.core.records import Interval, Judgement, Outcome, Verdict
+from mlops.core.judgement import Interval, Judgement, Outcome, Verdict
 from mlops.core.settings import Rule
 from mlops.judging.evidence import Evidence, ModelEvidence
 from mlops.judging.metric_table import Floats

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mlops.core.records import Judgement, Outcome, Probe, Verdict
+from mlops.core.judgement import Judgement, Outcome, Probe, Verdict
 from mlops.core.settings import Rule
 from mlops.judging import comparison, validity, verdict
 from mlops.judging.evidence import Evidence, ModelEvidence, Rows
