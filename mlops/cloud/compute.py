@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -56,12 +57,19 @@ class Computes:
         self.not_permitted: dict[str, str] = {}
 
     def find(self, name: str) -> ComputeView | None:
-        """Return the cluster of this name, or None."""
-        try:
-            with translate_errors(f"reading compute {name}"):
-                return self._view(self._session.ml.compute.get(name), created=False)
-        except NotFound:
-            return None
+        """Return the cluster of this name, or None if the workspace's list does not have it, either.
+
+        A single 404 may be wrong, and to create a cluster that exists would change somebody's settings.
+        """
+        with suppress(NotFound):
+            return self._get(name)
+        with translate_errors("listing compute"):
+            exists = any(compute.name.lower() == name.lower() for compute in self._session.ml.compute.list())
+        return self._get(name) if exists else None
+
+    def _get(self, name: str) -> ComputeView:
+        with translate_errors(f"reading compute {name}"):
+            return self._view(self._session.ml.compute.get(name), created=False)
 
     def ensure(self, config: ComputeConfig) -> ComputeView:
         """Return the cluster of this name, creating it if there is none.

@@ -46,11 +46,13 @@ class Endpoints:
         self._session = session
 
     def find(self, endpoint: str) -> EndpointView | None:
-        """Return the endpoint of this name, or None."""
-        try:
+        """Return the endpoint of this name, or None if the workspace's list does not have it, either.
+
+        A single 404 may be wrong, and to create an endpoint that exists would take away its traffic.
+        """
+        with suppress(NotFound):
             return self.get(endpoint)
-        except NotFound:
-            return None
+        return self.get(endpoint) if any(view.name == endpoint for view in self.list_all()) else None
 
     def get(self, endpoint: str) -> EndpointView:
         """Read an endpoint.

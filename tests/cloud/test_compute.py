@@ -52,6 +52,10 @@ def test_a_cluster_that_somebody_else_created_is_used_and_named(
     assert workspace.compute.ensure(CLUSTER).foreign
     assert "cluster was created outside this pipeline" in capsys.readouterr().err
     assert emulator.azure.store.list("compute") == [before]
+    emulator.azure.faults.add("404@arm GET */computes/cluster")  # wrongly
+    assert workspace.compute.ensure(CLUSTER).foreign
+    assert not emulator.azure.faults.pending()
+    assert emulator.azure.store.list("compute") == [before]
 
 
 def test_a_foreign_cluster_is_not_cleaned_up_after_a_failed_creation(

@@ -65,6 +65,13 @@ def test_a_single_404_is_no_proof_that_a_deployment_is_gone(deployed: Workspace,
     assert deployed.endpoints.find_deployment("no-such-endpoint", "blue") is None
 
 
+def test_a_single_404_is_no_proof_that_an_endpoint_is_gone(deployed: Workspace, fault: Fault) -> None:
+    before = deployed.endpoints.get("rules")
+    fault("404@arm GET */onlineEndpoints/rules")
+    assert deployed.endpoints.find("rules") == before
+    assert deployed.endpoints.find("no-such-endpoint") is None
+
+
 def test_a_new_endpoint_of_the_same_name_has_another_identity(workspace: Workspace) -> None:
     config, identities = EndpointConfig(name="again"), {""}
     for _ in range(2):
