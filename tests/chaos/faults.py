@@ -68,7 +68,8 @@ KINDS = {
     ),
     "404": Kind(
         "it is not there, this time",
-        ("notfound", "not found", "no longer", "does not exist", "404", "is gone", "reports it deleted", NO_TENANT),
+        # A file that only seems to be missing is uploaded again, which Azure refuses.
+        ("notfound", "not found", "no longer", "does not exist", "404", "is gone", "reports it deleted", "blobalreadyexists", NO_TENANT),
     ),
     "409": Kind("another operation is in progress, two times", ("conflict",), writes_only=True),
     "429": Kind("throttled with Retry-After, two times", ("toomanyrequests", "throttled", "429")),
