@@ -157,7 +157,7 @@ def _verify(config: Config, workspace: Workspace, after: EndpointView, deployed:
     live = workspace.endpoints.get_live_model(deployed.endpoint)
     if live is None or live.lower() != deployed.model.lower():
         raise TrafficError(f"Endpoint {deployed.endpoint} serves {live}, not {deployed.model}.")
-    traffic.verify(workspace, after, deployed.deployment, config.endpoint.request_timeout_ms / 1000 + 10)
+    traffic.verify(workspace, after, deployed.deployment, config.endpoint.client_timeout_s())
 
 
 def _find_kept(workspace: Workspace, endpoint: EndpointView, new: str) -> str | None:

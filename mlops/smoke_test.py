@@ -57,11 +57,9 @@ def smoke_test(config: Config, run: Run, workspace: Workspace) -> Smoked:
     if before is not None and before.settings == key and deployment.state == "Succeeded":
         console.info(f"  nothing to do: {before.deployment} passed at {before.created_at:%Y-%m-%d %H:%M} UTC")
         return before
-    sampled = questions(run.directory / prepared.files[SPLIT].path, config.smoke.requests, config.data.seed)
+    sampled = questions(prepared.path(SPLIT, run.directory), config.smoke.requests, config.data.seed)
     endpoint = workspace.endpoints.get(deployed.endpoint)
-    client = workspace.endpoints.open_client(
-        endpoint, timeout_s=max(config.smoke.max_latency_ms, config.endpoint.request_timeout_ms) / 1000 + 10
-    )
+    client = workspace.endpoints.open_client(endpoint, timeout_s=config.endpoint.client_timeout_s(config.smoke.max_latency_ms))
 
     rows: list[dict[str, Any]] = []
     with console.Progress("answers", len(sampled)) as progress:

@@ -227,8 +227,8 @@ def _build_pipeline(run: Run, prepared: Prepared, base: BaseModel, component: Co
         )
     literals = {name: typed(component.inputs[name], value) for name, value in resolved.overrides().items()}
     files = {
-        "train_file_path": Input(type="uri_file", path=str((run.directory / prepared.files["train_sft"].path).resolve())),
-        "test_file_path": Input(type="uri_file", path=str((run.directory / prepared.files["test_sft"].path).resolve())),
+        "train_file_path": Input(type="uri_file", path=str(prepared.path("train_sft", run.directory).resolve())),
+        "test_file_path": Input(type="uri_file", path=str(prepared.path("test_sft", run.directory).resolve())),
         "mlflow_model_path": Input(type="mlflow_model", path=base.id),
     }
 

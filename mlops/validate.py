@@ -72,7 +72,7 @@ def validate(config: Config, run: Run, workspace: Workspace) -> Validated:
     if not retention.is_file():
         raise ConfigError(f"There is no retention suite {retention}.", "set evaluation.retention_suite in pipeline.toml to a file")
     count = load_counter(config.model.tokenizer) if config.model.tokenizer else None
-    files = {split: run.directory / prepared.files[split].path for split in SPLITS}
+    files = {split: prepared.path(split, run.directory) for split in SPLITS}
     origins = {split: run.directory / file.path for split in SPLITS if (file := prepared.files.get(f"origin.{split}"))}
     checked = check({**files, RETENTION: retention}, origins)
     findings = list(checked.findings)

@@ -73,8 +73,7 @@ class Rollout:
                 "raise evaluation.target_rows (and the rows of test_sft), or set promotion.steps = [100] in pipeline.toml",
             )
         self._first, self._rest = rows[: len(rows) - self._kept], iter(rows[len(rows) - self._kept :])
-        slowest_ms = max(config.smoke.max_latency_ms, config.endpoint.request_timeout_ms)
-        self._client = workspace.endpoints.open_client(endpoint, timeout_s=slowest_ms / 1000 + 10)
+        self._client = workspace.endpoints.open_client(endpoint, timeout_s=config.endpoint.client_timeout_s(config.smoke.max_latency_ms))
         if config.promotion.live_requests:
             self._live = self._read_live([build_payload(each.messages, config.evaluation.max_new_tokens) for each in rows])
         limit = LatencyLimit(config.promotion.latency_factor, config.promotion.latency_floor_ms, config.smoke.max_latency_ms)

@@ -66,7 +66,7 @@ def statistics(record: Prepared, run: Run, split: str) -> dict[str, Any]:
 def conversations(run: Run, record: Prepared, split: str) -> Iterator[tuple[str, Conversation]]:
     """Yield the conversations of a split with their places in the source."""
     places = (run.directory / record.files[f"origin.{split}"].path).read_text(encoding="utf-8").split("\n")
-    for number, row in read_jsonl(run.directory / record.files[split].path):
+    for number, row in read_jsonl(record.path(split, run.directory)):
         if isinstance(row, Conversation):
             yield places[number - 1], row
 

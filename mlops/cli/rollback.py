@@ -210,7 +210,7 @@ def _deploy_model(config: Config, workspace: Workspace, model: str) -> Deploymen
 
 
 def _check_answers(config: Config, workspace: Workspace, endpoint: EndpointView, deployment: str) -> None:
-    client = workspace.endpoints.open_client(endpoint, timeout_s=config.endpoint.request_timeout_ms / 1000 + 10)
+    client = workspace.endpoints.open_client(endpoint, timeout_s=config.endpoint.client_timeout_s())
     for question in QUESTIONS:
         response = client.invoke(build_payload(({"role": "user", "content": question},), max_new_tokens=8), deployment)
         if response.status != 200:
@@ -225,7 +225,7 @@ def _switch(config: Config, workspace: Workspace, endpoint: EndpointView, deploy
     tags = traffic.rolled_back_tags(config, workspace, endpoint, replaced, traffic.current_run(workspace))
     with traffic.restored_on_failure(workspace, endpoint, name):
         after = traffic.change_traffic(workspace, endpoint, name, identity=identity, back=True)
-        traffic.verify(workspace, after, name, config.endpoint.request_timeout_ms / 1000 + 10)
+        traffic.verify(workspace, after, name, config.endpoint.client_timeout_s())
         traffic.finish(workspace, after, tags)
     undo = f" To undo this: `mlops rollback --target {config.target} --to {replaced}`." if replaced else ""
     return f"Endpoint {endpoint.name} is back on {name}; {replaced or 'nothing'} is kept at 0 %.{undo}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from mlops.cloud import vm_sizes
 from mlops.cloud.creators import creator_of_json
 from mlops.cloud.entities import as_text
-from mlops.cloud.errors import Forbidden, NotFound, translate_errors
+from mlops.cloud.errors import Forbidden, find, translate_errors
 from mlops.cloud.quota import Usage
 from mlops.cloud.session import Session
 from mlops.cloud.tags import MARK, PIPELINE
@@ -57,19 +56,17 @@ class Computes:
         self.not_permitted: dict[str, str] = {}
 
     def find(self, name: str) -> ComputeView | None:
-        """Return the cluster of this name, or None if the workspace's list does not have it, either.
+        """Return the cluster of this name, or None. To create one that exists would change somebody's settings."""
 
-        A single 404 may be wrong, and to create a cluster that exists would change somebody's settings.
-        """
-        with suppress(NotFound):
-            return self._get(name)
-        with translate_errors("listing compute"):
-            exists = any(compute.name.lower() == name.lower() for compute in self._session.ml.compute.list())
-        return self._get(name) if exists else None
+        def get() -> ComputeView:
+            with translate_errors(f"reading compute {name}"):
+                return self._view(self._session.ml.compute.get(name), created=False)
 
-    def _get(self, name: str) -> ComputeView:
-        with translate_errors(f"reading compute {name}"):
-            return self._view(self._session.ml.compute.get(name), created=False)
+        def is_listed() -> bool:
+            with translate_errors("listing compute"):
+                return any(compute.name.lower() == name.lower() for compute in self._session.ml.compute.list())
+
+        return find(get, is_listed)
 
     def ensure(self, config: ComputeConfig) -> ComputeView:
         """Return the cluster of this name, creating it if there is none.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -18,7 +17,7 @@ from mlops.cloud.endpoint_views import (
     deployment_view,
     endpoint_view,
 )
-from mlops.cloud.errors import ErrorDetails, Forbidden, NotFound, parse_error, translate_errors
+from mlops.cloud.errors import ErrorDetails, Forbidden, find, parse_error, translate_errors
 from mlops.cloud.failures import classify
 from mlops.cloud.invoke import EndpointClient
 from mlops.cloud.network import describe_difference
@@ -46,13 +45,8 @@ class Endpoints:
         self._session = session
 
     def find(self, endpoint: str) -> EndpointView | None:
-        """Return the endpoint of this name, or None if the workspace's list does not have it, either.
-
-        A single 404 may be wrong, and to create an endpoint that exists would take away its traffic.
-        """
-        with suppress(NotFound):
-            return self.get(endpoint)
-        return self.get(endpoint) if any(view.name == endpoint for view in self.list_all()) else None
+        """Return the endpoint of this name, or None. To create one that exists would take away its traffic."""
+        return find(lambda: self.get(endpoint), lambda: any(view.name == endpoint for view in self.list_all()))
 
     def get(self, endpoint: str) -> EndpointView:
         """Read an endpoint.
@@ -126,15 +120,13 @@ class Endpoints:
             return [deployment_view(entity) for entity in self._session.ml.online_deployments.list(endpoint)]
 
     def find_deployment(self, endpoint: str, deployment: str) -> DeploymentView | None:
-        """Return a deployment, or None if the endpoint's list doesn't contain it either.
+        """Return a deployment, or None."""
 
-        A single 404 may be wrong, and is no reason to give up a live deployment or a standby.
-        """
-        with suppress(NotFound), translate_errors(f"reading deployment {deployment} of {endpoint}"):
-            return deployment_view(self._session.ml.online_deployments.get(deployment, endpoint))
-        with suppress(NotFound):
-            return next((view for view in self.list_deployments(endpoint) if view.name == deployment), None)
-        return None
+        def get() -> DeploymentView:
+            with translate_errors(f"reading deployment {deployment} of {endpoint}"):
+                return deployment_view(self._session.ml.online_deployments.get(deployment, endpoint))
+
+        return find(get, lambda: any(view.name == deployment for view in self.list_deployments(endpoint)))
 
     def deploy(self, config: EndpointConfig, deployment: str, model: str, tags: Mapping[str, str]) -> DeploymentView:
         """Create a deployment and wait until it is healthy. The endpoint's traffic does not change.

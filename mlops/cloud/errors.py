@@ -7,15 +7,17 @@ The management front end of Azure ML puts a class such as ``UserError`` into ``e
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any, TypeVar
 
 from mlops.cloud.failures import Kind, classify_request
 from mlops.cloud.grants import REFUSAL, suggest_grant
 from mlops.core.errors import AzureError, CredentialError, MlopsError
 
-__all__ = ["ErrorDetails", "Forbidden", "NotFound", "parse_error", "translate_errors"]
+__all__ = ["ErrorDetails", "Forbidden", "NotFound", "find", "parse_error", "translate_errors"]
+
+T = TypeVar("T")
 
 
 class NotFound(AzureError):
@@ -101,6 +103,21 @@ def translate_errors(action: str, fix: str = "") -> Iterator[None]:
         is_missing = type(problem).__name__ == "ResourceNotFoundError" or getattr(problem, "error_code", "") == "RESOURCE_DOES_NOT_EXIST"
         kind = NotFound if is_missing else AzureError
         raise kind(f"{type(problem).__name__} while {action}: {problem}", suggest_grant(str(problem)) or fix) from problem
+
+
+def find(get: Callable[[], T], is_listed: Callable[[], bool]) -> T | None:
+    """Return a resource, or None if it can't be read and isn't listed either: a single 404 may be wrong.
+
+    Raises:
+        NotFound: it is listed, but can't be read.
+    """
+    with suppress(NotFound):
+        return get()
+    try:
+        listed = is_listed()
+    except NotFound:  # what it would belong to does not exist
+        return None
+    return get() if listed else None
 
 
 def parse_error(problem: BaseException) -> ErrorDetails:

@@ -74,7 +74,7 @@ def recover(config: Config, workspace: Workspace, endpoint: EndpointView) -> End
         return _end(workspace, endpoint, live)
     try:
         check_deployment(workspace, endpoint.name, change.to, change.id)
-        verify(workspace, endpoint, change.to, config.endpoint.request_timeout_ms / 1000 + 10)
+        verify(workspace, endpoint, change.to, config.endpoint.client_timeout_s())
     except (RecordError, TrafficError) as problem:
         return _undo_abandoned(workspace, endpoint, change, problem.what)
     previous = max(change.was, key=lambda name: change.was[name], default=None)

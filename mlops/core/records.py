@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from mlops.core.errors import RecordError
 from mlops.core.judgement import Judgement, Override, Probe, Verdict
 from mlops.core.record import Frozen, Record
 
@@ -65,6 +66,16 @@ class Prepared(Record):
     formats: dict[str, str] = Field(default_factory=dict, description="split → layout of its rows in the source")
     notes: dict[str, int] = Field(default_factory=dict, description="what the layout ignored → number of rows")
 
+    def path(self, split: str, directory: Path) -> Path:
+        """Return the file of a split in the run directory.
+
+        Raises:
+            RecordError: there is none.
+        """
+        if split not in self.files:
+            raise RecordError(f"The prepared data has no split {split}.", "run `mlops prepare` with a data set that has one")
+        return directory / self.files[split].path
+
     def frame(self, split: str, directory: Path = Path("run")) -> pd.DataFrame:
         """Return a split as a DataFrame with the columns prompt, messages and prompt_id, as the tutorial looks at it.
 
@@ -74,7 +85,7 @@ class Prepared(Record):
         """
         import pandas as pd
 
-        with (directory / self.files[split].path).open("rb") as file:
+        with self.path(split, directory).open("rb") as file:
             return pd.DataFrame.from_records([json.loads(line) for line in file], columns=["prompt", "messages", "prompt_id"])
 
 

@@ -335,6 +335,10 @@ class EndpointConfig(Table):
     keep_previous: bool = Field(True, description="keep the old deployment at 0 %, ready for rollback; it costs as much as a live one")
     keep_previous_hours: float = Field(24.0, gt=0, description="`mlops reap --delete` may delete the old deployment after this time")
 
+    def client_timeout_s(self, at_least_ms: float = 0) -> float:
+        """Return how long a client waits for an answer, in seconds: longer than the endpoint does, and than ``at_least_ms``."""
+        return max(at_least_ms, self.request_timeout_ms) / 1000 + 10
+
 
 class BudgetConfig(Table):
     """The most that a run may cost, by the prices in this file. Checked before anything is paid for."""

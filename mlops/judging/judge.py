@@ -235,7 +235,7 @@ def _find_overlaps(run: Run, validated: Validated) -> dict[str, str]:
     """Return suite → which of its rows are in the training data. Checks the files again, because findings can be overridden."""
     files = {"target": "test_sft", "retention": RETENTION}
     paths = {name: run.directory / suite.path for name, suite in validated.suites.items()}
-    training = run.directory / run.read(Prepared).files[TRAINING_SPLIT].path
+    training = run.read(Prepared).path(TRAINING_SPLIT, run.directory)
     checked = check({TRAINING_SPLIT: training, **{files[name]: path for name, path in paths.items()}})
     overlaps = [finding for finding in checked.findings if finding.rule.startswith("overlap.") and finding.severity == "error"]
     by_suite: dict[str, str] = {}

@@ -5,7 +5,7 @@ import json
 import pytest
 from azure.core.exceptions import ClientAuthenticationError, HttpResponseError, ResourceNotFoundError, ServiceRequestError
 
-from mlops.cloud.errors import ErrorDetails, Forbidden, NotFound, translate_errors
+from mlops.cloud.errors import ErrorDetails, Forbidden, NotFound, find, translate_errors
 from mlops.core.errors import AzureError, ConfigError, CredentialError
 
 JOB_NOT_FOUND = {
@@ -143,3 +143,12 @@ def test_a_refusal_for_lack_of_a_permission_names_it(message: str, permission: s
     with pytest.raises(Forbidden) as caught, translate_errors("reading"):
         raise HttpResponseError(response=Response(403, body))
     assert caught.value.permission == permission
+
+
+def test_a_resource_that_is_listed_but_can_not_be_read_is_an_error() -> None:
+    def get() -> str:
+        raise NotFound("HTTP 404")
+
+    assert find(get, lambda: False) is None
+    with pytest.raises(NotFound):
+        find(get, lambda: True)
