@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import gc
 import inspect
 import os
 import signal
+import sys
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -59,11 +60,16 @@ LONGEST = (
 """Files that take the longest, which start first."""
 
 
+def stack_without_source(context: int = 0) -> list[inspect.FrameInfo]:
+    """``inspect.stack`` without source lines: azure-ai-ml calls it for each experimental object, and only needs the functions' names."""
+    frames = (frame for frame, _ in traceback.walk_stack(sys._getframe(1)))
+    return [inspect.FrameInfo(frame, frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name, None, None) for frame in frames]
+
+
 def pytest_configure() -> None:
     # Python looks for garbage after 700 new objects, which takes a tenth of the time of tests with large libraries.
     gc.set_threshold(50_000)
-    # azure-ai-ml inspects the call stack whenever an experimental object is created. It needs the functions' names, not their source.
-    pytest.MonkeyPatch().setattr(inspect, "stack", functools.partial(inspect.stack, 0))
+    pytest.MonkeyPatch().setattr(inspect, "stack", stack_without_source)
     # A shell that starts the tests in the background has them ignore SIGINT, and their children would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

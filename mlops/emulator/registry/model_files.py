@@ -18,7 +18,7 @@ def wrap_tokenizer(tokenizer: Any, template: str, context: int, **names: Any) ->
     )
 
 
-def write_generation_config(target: Path, configuration: dict[str, Any]) -> None:
-    """Save where answers end, and greedy decoding as the default."""
+def write_generation_config(target: Path, configuration: dict[str, Any], **settings: Any) -> None:
+    """Save where answers end, greedy decoding as the default, and further settings of transformers' ``GenerationConfig``."""
     ids = {name: configuration[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    (target / "generation_config.json").write_text(json.dumps({**ids, "do_sample": False}, indent=2), encoding="utf-8")
+    (target / "generation_config.json").write_text(json.dumps({**ids, "do_sample": False, **settings}, indent=2), encoding="utf-8")

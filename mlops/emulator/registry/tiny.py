@@ -117,8 +117,15 @@ def initialize(tiny: Tiny, target: Path) -> None:
         torch.manual_seed(SEED)
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**configuration))
     model.save_pretrained(target)
-    write_generation_config(target, configuration)
+    # Which token random weights favor depends on how the processor rounds. No answer is to be blank on one machine but not on another.
+    write_generation_config(target, configuration, begin_suppress_tokens=[tokenizer.eos_token_id], suppress_tokens=_blank_tokens(tokenizer))
     tokenizer.save_pretrained(target)
+
+
+def _blank_tokens(tokenizer: Any) -> list[int]:
+    """Return the tokens that a reader doesn't see, without the one that ends an answer."""
+    tokens = set(range(len(tokenizer))) - {tokenizer.eos_token_id}
+    return sorted(token for token in tokens if not tokenizer.decode([token], skip_special_tokens=True).strip())
 
 
 def _tiny_tokenizer(tiny: Tiny) -> Any:

@@ -53,6 +53,17 @@ def test_a_tiny_model_matches_its_tags(kind: Kind, cache: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", TINY)
+def test_an_answer_is_not_blank_even_if_the_weights_favor_a_special_token(kind: Kind, cache: Path) -> None:
+    import torch
+
+    model, tokenizer = load(ensure_standin(kind, cache))
+    torch.nn.init.zeros_(model.get_output_embeddings().weight)  # all tokens are equally likely, so the first wins, and it is a special one
+    prompt = tokenizer("What comes after 3?", return_tensors="pt")["input_ids"]
+    answer = model.generate(prompt, max_new_tokens=1)[0, prompt.shape[1] :]
+    assert tokenizer.decode(answer, skip_special_tokens=True).strip()
+
+
+@pytest.mark.parametrize("kind", TINY)
 def test_a_tiny_model_is_reproducible(kind: Kind, cache: Path, tmp_path: Path) -> None:
     here, there = ensure_standin(kind, cache), ensure_standin(kind, tmp_path)
     assert here.name == there.name
