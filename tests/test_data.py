@@ -82,8 +82,21 @@ def checked_items() -> list[RetentionItem]:
     return [item for item in items() if item.checks]
 
 
+def answer_passes(item: RetentionItem, answer: str) -> bool:
+    return passes(answer, item.checks or (), [message.content for message in item.messages[:-1]])
+
+
 def test_every_reference_answer_passes_its_checks() -> None:
-    assert [item.prompt for item in checked_items() if not passes(item.messages[-1].content, item.checks or ())] == []
+    assert [item.prompt for item in checked_items() if not answer_passes(item, item.messages[-1].content)] == []
+
+
+@pytest.mark.parametrize("share", [0.7, 1.0, 2.0])
+def test_a_repeated_question_does_not_pass(share: float) -> None:
+    def repeat(question: str) -> str:
+        words = question.split() * 2
+        return " ".join(words[: max(4, int(len(words) / 2 * share))])
+
+    assert [item.prompt for item in checked_items() if answer_passes(item, repeat(item.messages[-2].content))] == []
 
 
 @pytest.mark.parametrize("prompt", WRONG_ANSWERS)

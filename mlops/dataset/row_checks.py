@@ -87,7 +87,7 @@ def check_task(row: RetentionItem) -> Iterator[tuple[str, str]]:
     except ValueError as problem:
         yield "task.checks", str(problem)
         return
-    if row.messages and not passes(row.messages[-1].content, checks):
+    if row.messages and not passes(row.messages[-1].content, checks, [message.content for message in row.messages[:-1]]):
         yield "task.reference", f"the reference answer does not pass its own checks: {row.messages[-1].content[:60]!r}"
 
 

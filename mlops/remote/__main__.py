@@ -56,8 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         row |= _describe(answer) | {"rouge_l": answer.rouge_l}
         row |= check_answer(answer)
     for index, answer in zip(chosen, solutions, strict=True):
-        checks = retention.rows[index].checks
-        retention_rows[index] |= _describe(answer) | {"passed": float(answer.is_last and tasks.passes(answer.answer, checks))}
+        task = retention.rows[index]
+        prompt = [message["content"] for message in task.messages[:-1]]
+        retention_rows[index] |= _describe(answer) | {"passed": float(answer.is_last and tasks.passes(answer.answer, task.checks, prompt))}
     rows = target_rows + retention_rows
     metrics = aggregate(rows)
     for name, value in sorted(metrics.items()):

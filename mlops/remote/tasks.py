@@ -22,7 +22,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice, zip_longest
 from typing import Any
@@ -57,6 +57,8 @@ _ALTERNATIVE = re.compile(r",\s*(?:or\s+)?|\s+or\s+")
 _SENTENCE = re.compile(r"[^.!?]*\w[^.!?]*(?:[.!?]+|$)")
 _WRAPPED = re.compile(r"```(?:json)?\s*(.*?)\s*```|<tool_call>\s*(.*?)\s*</tool_call>", re.DOTALL)
 MAX_ALTERNATIVES = 2
+_ECHO_WORDS = 4
+"""A message with fewer words can be a part of a right answer."""
 _QUOTES, _FINAL = "\"'“”‘’`*", ".!? "
 _MARKERS = {"-": re.compile(r"[-*•]\s+\S"), "1.": re.compile(r"\d+[.)]\s+\S")}
 _JSON_TYPES: Mapping[str, tuple[type, ...]] = {
@@ -80,9 +82,27 @@ def parse_checks(value: Any) -> tuple[Check, ...]:
     return tuple(value)
 
 
-def passes(answer: str, checks: Sequence[Check]) -> bool:
-    """Return whether an answer passes all checks of its row."""
-    return all(TYPES[check["type"]].passes(answer.strip(), check) for check in checks)
+def passes(answer: str, checks: Sequence[Check], prompt: Iterable[str] = ()) -> bool:
+    """Return whether an answer passes all checks of its row. A message that it repeats answers nothing, and is not part of what is checked.
+
+    Args:
+        answer: the generated text.
+        checks: of the row.
+        prompt: the texts of the messages before the answer.
+    """
+    answer = _remove_echo(answer, prompt).strip()
+    return bool(answer) and all(TYPES[check["type"]].passes(answer, check) for check in checks)
+
+
+def _remove_echo(answer: str, prompt: Iterable[str]) -> str:
+    """Remove each message that an answer repeats word for word. Nothing remains of one that was cut off while it repeated a message."""
+    for message in prompt:
+        parts, repeated = message.split(), answer.split()
+        if len(parts) >= _ECHO_WORDS:
+            if len(repeated) >= _ECHO_WORDS and " ".join(parts).casefold().startswith(" ".join(repeated).casefold()):
+                return ""
+            answer = re.sub(r"\s+".join(map(re.escape, parts)), " ", answer, flags=re.IGNORECASE)
+    return answer
 
 
 def sample(kinds: Sequence[str | None], limit: int) -> list[int]:

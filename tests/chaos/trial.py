@@ -291,7 +291,8 @@ def _check_records(site: Site, observer: Observer) -> None:
 def _observe(site: Site, azure: Azure, stage: Stage) -> Observer:
     name = {"prod": "chaos", "first": "chaos-first", "pr": "chaos-pr"}[stage.target]
     endpoint = azure.store.get("endpoint", name) or {"tags": {}, "traffic": {}}
-    passed = {*_shares(endpoint), endpoint["tags"].get(PREVIOUS)}
+    was_live = json.loads(endpoint["tags"].get(CHANGE) or "{}").get("was", ())
+    passed = {*_shares(endpoint), *was_live, endpoint["tags"].get(PREVIOUS)}
     smoked = site.project / "run" / "smoke-test.json"
     if smoked.exists():
         passed.add(json.loads(smoked.read_text())["deployment"])

@@ -201,6 +201,27 @@ def test_an_answer_must_pass_all_checks() -> None:
     assert [passes(answer, checks) for answer in ("two words", "Two words", "two more words")] == [True, False, False]
 
 
+@pytest.mark.parametrize(
+    ("answer", "passed"),
+    [
+        ("Sofia counted them.", True),
+        ("The pears arrived at noon. Sofia counted them. Who counted the pears? Sofia.", True),
+        ("The pears arrived at noon. Sofia counted them. Who counted the pears?", False),
+        ("THE PEARS arrived at noon.\nSofia counted them. Who counted the pears?", False),
+        ("The pears arrived at noon. Sofia counted", False),
+        ("Be brief and exact.", False),
+    ],
+)
+def test_a_repeated_message_is_no_answer(answer: str, passed: bool) -> None:
+    checks = parse_checks([{"type": "contains", "any": ["Sofia", "exact"]}])
+    prompt = ["Be brief and exact.", "The pears arrived at noon. Sofia counted them.\n\nWho counted the pears?"]
+    assert passes(answer, checks, prompt) == passed
+
+
+def test_a_short_message_can_be_a_part_of_the_answer() -> None:
+    assert passes("Egypt, in January", parse_checks([{"type": "contains", "any": ["Egypt"]}]), ["Egypt"])
+
+
 def test_a_row_without_checks_is_not_a_task() -> None:
     assert parse_checks(None) == parse_checks([]) == ()
 
