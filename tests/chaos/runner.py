@@ -65,7 +65,7 @@ def main(folder: Path) -> None:
         for line in sys.stdin:
             trial = Trial.parse(line.rstrip("\n"))
             try:
-                result = trials.run(world, STAGES[trial.stage], trial, recorded[trial.stage]["summary"])
+                result = trials.run(world, STAGES[trial.stage], trial, recorded[trial.ends_like]["summary"])
             except RuntimeError as problem:
                 result = Result(str(trial), violations=[f"the trial itself failed: {problem}"])
             sys.stdout.write(json.dumps(dataclasses.asdict(result)) + "\n")

@@ -48,6 +48,12 @@ class Trial:
         point, _, kind = rest.rpartition(":")
         return cls(stage, Point.parse(point), kind)
 
+    @property
+    def ends_like(self) -> str:
+        """The stage after which the same is there in the end. A deployment that never answers is not made live by ``recover``."""
+        is_silent = self.point.request.startswith("scoring ") and self.kind in ("403", "500")
+        return "recover to the old" if self.stage == "recover to the new" and is_silent else self.stage
+
 
 @dataclasses.dataclass
 class Result:
