@@ -15,7 +15,7 @@ from mlops.cloud.failures import Kind, classify_request
 from mlops.cloud.grants import REFUSAL, suggest_grant
 from mlops.core.errors import AzureError, CredentialError, MlopsError
 
-__all__ = ["ErrorDetails", "Forbidden", "NotFound", "find", "parse_error", "translate_errors"]
+__all__ = ["ErrorDetails", "Forbidden", "NotFound", "find", "parse_error", "read_twice", "translate_errors"]
 
 T = TypeVar("T")
 
@@ -118,6 +118,17 @@ def find(get: Callable[[], T], is_listed: Callable[[], bool]) -> T | None:
     except NotFound:  # what it would belong to does not exist
         return None
     return get() if listed else None
+
+
+def read_twice(get: Callable[[], T]) -> T:
+    """Return a resource that no list would show cheaply. If it is not there, look once more: a single 404 may be wrong.
+
+    Raises:
+        NotFound: it was not there both times.
+    """
+    with suppress(NotFound):
+        return get()
+    return get()
 
 
 def parse_error(problem: BaseException) -> ErrorDetails:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from mlops.cloud.errors import NotFound
+from mlops.cloud.errors import NotFound, read_twice
 from mlops.cloud.jobs import JobInput, JobView
 from mlops.cloud.tags import EVALUATION_VERSION, MODEL_IDENTITY, ROLE, RUN_KEY
 from mlops.cloud.workspace import Workspace
@@ -197,8 +197,12 @@ class Scoring:
 
     def _collect(self, job: str, subject: Subject, *, reused: bool) -> ScoringOutput:
         """Download the output of a job and validate it."""
+
+        def download() -> Path:
+            return self.workspace.outputs.download(self.workspace.jobs.get(job), _OUTPUT, self.folder / subject.key[:16])
+
         try:
-            folder = self.workspace.outputs.download(self.workspace.jobs.get(job), _OUTPUT, self.folder / subject.key[:16])
+            folder = read_twice(download)
         except NotFound as problem:
             raise EvidenceError(f"Job {job} completed, but its scores are missing: {problem.what}", RETRY) from problem
         scored = ScoringOutput(job, folder, _read_result(folder, job), _read_rows(folder / "scores.jsonl", job), reused)

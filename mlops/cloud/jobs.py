@@ -8,7 +8,9 @@ the same work at the same moment use the same name: Azure keeps one job, and nob
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
+import itertools
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -19,7 +21,7 @@ from typing import Any
 
 from mlops.cloud.creators import creator_of
 from mlops.cloud.entities import as_text
-from mlops.cloud.errors import NotFound, translate_errors
+from mlops.cloud.errors import NotFound, read_twice, translate_errors
 from mlops.cloud.session import Session
 from mlops.cloud.tags import MARK, PIPELINE, RUN_KEY
 from mlops.core import console
@@ -222,13 +224,13 @@ class Jobs:
 
     def _list_attempts(self, name_hint: str, key: str) -> Iterator[JobView]:
         """List the jobs of a key, oldest first."""
-        number = 1
-        while True:
+        for number in itertools.count(1):
+            name = _make_name(name_hint, key, number)
             try:
-                yield self.get(_make_name(name_hint, key, number))
+                job = read_twice(functools.partial(self.get, name))
             except NotFound:
                 return
-            number += 1
+            yield job
 
 
 def _make_name(name_hint: str, key: str, attempt: int) -> str:

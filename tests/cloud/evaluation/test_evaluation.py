@@ -68,6 +68,15 @@ def test_a_stored_score_that_the_service_does_not_return_is_not_paid_for_again(m
     assert make(at="nowhere", folder="other").evaluate().models["candidate"].reused
 
 
+@pytest.mark.parametrize("request_", ["arm GET */jobs/mlops-score-*", "blob GET *scores/result.json", "blob GET *scores/scores.jsonl"])
+def test_a_single_404_is_no_proof_that_a_score_is_gone(request_: str, make: Make, fault: Fault) -> None:
+    jobs = {model.job for model in make(at="nowhere").evaluate().models.values()}
+    fault(f"404@{request_}")
+    again = make(at="nowhere", folder="other").evaluate().models
+    assert {model.job for model in again.values()} == jobs
+    assert all(model.reused for model in again.values())
+
+
 @pytest.mark.parametrize(
     ("how", "says"),
     [("empty", "its scores are missing"), ("foreign", "scored rows that"), ("other base", "compared with different base models")],
