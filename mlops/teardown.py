@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from mlops.cli import stage
 from mlops.cloud.endpoint_views import DeploymentView, EndpointView
-from mlops.cloud.errors import NotFound
+from mlops.cloud.errors import NotFound, find
 from mlops.cloud.tags import PREVIOUS, PREVIOUS_ID, RUN
 from mlops.cloud.traffic_change import read_change
 from mlops.cloud.workspace import Workspace
@@ -142,11 +142,12 @@ def _delete_idle_deployments(workspace: Workspace, endpoint: EndpointView, log: 
 
 
 def _list_deployments(workspace: Workspace, endpoint: str) -> list[DeploymentView]:
-    """List an endpoint's deployments; none if it has vanished since it was read."""
-    try:
-        return workspace.endpoints.list_deployments(endpoint)
-    except NotFound:
-        return []
+    """List an endpoint's deployments; none if it has vanished since it was read, which a single 404 does not show.
+
+    Otherwise others' deployments would be overlooked, and deleted with the endpoint.
+    """
+    deployments = find(lambda: workspace.endpoints.list_deployments(endpoint), lambda: workspace.endpoints.find(endpoint) is not None)
+    return deployments or []
 
 
 def _list_remaining(config: Config, workspace: Workspace) -> list[str]:

@@ -19,7 +19,7 @@ from mlops.cli.reap import reap
 from mlops.cli.recover import recover
 from mlops.cli.rollback import rollback
 from mlops.cloud import traffic
-from mlops.cloud.endpoint_views import EndpointView
+from mlops.cloud.endpoint_views import DeploymentView, EndpointView
 from mlops.cloud.endpoints import Endpoints
 from mlops.cloud.invoke import EndpointClient, ScoringResponse, build_payload
 from mlops.cloud.tags import (
@@ -60,7 +60,7 @@ from mlops.promote import promote
 from mlops.register import register
 from mlops.smoke_test import smoke_test
 from mlops.teardown import teardown
-from tests.support.deployments import RULES, behind_the_gate
+from tests.support.deployments import RULES, behind_the_gate, registered_model
 
 Settings = Callable[..., Config]
 Open = Callable[[Config], Workspace]
@@ -1080,6 +1080,35 @@ def test_teardown_does_not_delete_what_is_not_ours(stage: Stage) -> None:
     assert torn.deleted == ()
     assert "not created by this pipeline" in torn.refused[f"endpoint {stage.name}"]
     assert workspace.endpoints.find(stage.name) is not None
+
+
+def test_a_single_404_does_not_hide_deployments_that_are_not_ours(stage: Stage, fault: Fault, monkeypatch: pytest.MonkeyPatch) -> None:
+    from azure.ai.ml.entities import ManagedOnlineDeployment
+
+    config, workspace = stage.session(ephemeral=True)
+    workspace.endpoints.create(config.endpoint, {})
+    deployment = ManagedOnlineDeployment(
+        name="theirs",
+        endpoint_name=stage.name,
+        model=registered_model(workspace, stage.job),
+        instance_type=config.endpoint.instance_type,
+        instance_count=1,
+    )
+    workspace.session.ml.online_deployments.begin_create_or_update(deployment).result()
+    read, faults = Endpoints.list_deployments, ["404@arm GET */deployments"]
+
+    def list_deployments(self: Endpoints, endpoint: str) -> list[DeploymentView]:
+        if faults:
+            fault(faults.pop())
+        return read(self, endpoint)
+
+    with monkeypatch.context() as patch:
+        # The SDK lists the deployments when it reads the endpoint, so the fault is injected later.
+        patch.setattr(Endpoints, "list_deployments", list_deployments)
+        torn = teardown(config, Run(stage.tmp_path / "run"), workspace)
+    assert torn.deleted == ()
+    assert torn.refused[f"endpoint {stage.name}"] == "has deployments that this pipeline did not create: theirs"
+    assert workspace.endpoints.find_deployment(stage.name, "theirs") is not None
 
 
 def test_teardown_cancels_this_runs_jobs_and_no_others(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
