@@ -197,12 +197,9 @@ class Scoring:
 
     def _collect(self, job: str, subject: Subject, *, reused: bool) -> ScoringOutput:
         """Download the output of a job and validate it."""
-
-        def download() -> Path:
-            return self.workspace.outputs.download(self.workspace.jobs.get(job), _OUTPUT, self.folder / subject.key[:16])
-
+        into = self.folder / subject.key[:16]
         try:
-            folder = read_twice(download)
+            folder = read_twice(lambda: self.workspace.outputs.download(self.workspace.jobs.get(job), _OUTPUT, into))
         except NotFound as problem:
             raise EvidenceError(f"Job {job} completed, but its scores are missing: {problem.what}", RETRY) from problem
         scored = ScoringOutput(job, folder, _read_result(folder, job), _read_rows(folder / "scores.jsonl", job), reused)

@@ -1,14 +1,13 @@
 """Jobs: submit, find, cancel.
 
 A job's name is derived from what determines its result: ``mlops-{name_hint}-{first 16 of tags[RUN_KEY]}-{n}``, with n = 1 for the first
-attempt. Looking up the jobs of a key takes one GET per attempt instead of listing every job of the workspace, and two runners that submit
-the same work at the same moment use the same name: Azure keeps one job, and nobody pays twice.
+attempt. Looking up the jobs of a key takes one GET per attempt, and two for the first that does not exist, instead of listing every job of
+the workspace. Two runners that submit the same work at the same moment use the same name: Azure keeps one job, and nobody pays twice.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import io
 import itertools
 import re
@@ -207,11 +206,15 @@ class Jobs:
             ) from problem
 
     def _find_same_work(self, name: str, key: str) -> JobView | None:
+        job = self._look_up(name)
+        return job if job is not None and job.tags.get(RUN_KEY) == key and self._is_trusted(job) else None
+
+    def _look_up(self, name: str) -> JobView | None:
+        """Return the job of this name, or None."""
         try:
-            job = self.get(name)
+            return read_twice(lambda: self.get(name))
         except NotFound:
             return None
-        return job if job.tags.get(RUN_KEY) == key and self._is_trusted(job) else None
 
     def _is_trusted(self, job: JobView) -> bool:
         if self._session.trusts(job.creator):
@@ -224,12 +227,8 @@ class Jobs:
 
     def _list_attempts(self, name_hint: str, key: str) -> Iterator[JobView]:
         """List the jobs of a key, oldest first."""
-        for number in itertools.count(1):
-            name = _make_name(name_hint, key, number)
-            try:
-                job = read_twice(functools.partial(self.get, name))
-            except NotFound:
-                return
+        numbers = itertools.count(1)
+        while (job := self._look_up(_make_name(name_hint, key, next(numbers)))) is not None:
             yield job
 
 

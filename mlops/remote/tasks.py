@@ -98,9 +98,12 @@ def _remove_echo(answer: str, prompt: Iterable[str]) -> str:
     """Remove each message that an answer repeats word for word. Nothing remains of one that was cut off while it repeated a message."""
     for message in prompt:
         parts, repeated = message.split(), answer.split()
-        if len(parts) >= _ECHO_WORDS:
-            if len(repeated) >= _ECHO_WORDS and " ".join(parts).casefold().startswith(" ".join(repeated).casefold()):
-                return ""
+        if min(len(parts), len(repeated)) < _ECHO_WORDS:
+            continue
+        if " ".join(parts).casefold().startswith(" ".join(repeated).casefold()):
+            return ""
+        # Compiling the expression is slow, and an answer with fewer words than the message can't contain it.
+        if len(parts) <= len(repeated):
             answer = re.sub(r"\s+".join(map(re.escape, parts)), " ", answer, flags=re.IGNORECASE)
     return answer
 

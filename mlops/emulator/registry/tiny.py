@@ -124,8 +124,8 @@ def initialize(tiny: Tiny, target: Path) -> None:
 
 def _blank_tokens(tokenizer: Any) -> list[int]:
     """Return the tokens that a reader doesn't see, without the one that ends an answer."""
-    tokens = set(range(len(tokenizer))) - {tokenizer.eos_token_id}
-    return sorted(token for token in tokens if not tokenizer.decode([token], skip_special_tokens=True).strip())
+    blank = [token for token in range(len(tokenizer)) if not tokenizer.decode([token], skip_special_tokens=True).strip()]
+    return [token for token in blank if token != tokenizer.eos_token_id]
 
 
 def _tiny_tokenizer(tiny: Tiny) -> Any:

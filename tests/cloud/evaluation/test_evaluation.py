@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -187,13 +187,18 @@ def test_sigterm_cancels_the_jobs_of_this_run_and_no_others(
         mine.workspace.jobs.cancel(name)
 
 
-def test_an_interrupt_while_a_job_is_being_submitted_leaves_no_job_behind(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("faults", [(), ("404@arm GET */jobs/mlops-score-*",)], ids=["plain", "a single 404"])
+def test_an_interrupt_while_a_job_is_being_submitted_leaves_no_job_behind(
+    faults: Sequence[str], make: Make, fault: Fault, monkeypatch: pytest.MonkeyPatch
+) -> None:
     evaluation = make(at="nowhere", candidate="wait", base="wait")
     operations = evaluation.workspace.session.ml.jobs
     submit = operations.create_or_update
 
     def interrupted(job: object) -> None:
         submit(job)
+        for each in faults:
+            fault(each)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(operations, "create_or_update", interrupted)
